@@ -1,4 +1,4 @@
-"""``python -m stream`` is the console script ``stream-service``."""
+"""``python -m stream`` runs the console script ``stream-service``."""
 
 from stream.plugin import main
 

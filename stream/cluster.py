@@ -1,7 +1,7 @@
-"""The parts that components of one process share: etcd, leases, volumes, tables of projects.
+"""Resources shared by the components of a process: etcd, leases, volumes, tables of projects.
 
-Everything here is built once, at the composition of the process (`stream.components`), and opens
-nothing. The component that needs a shared service names it among its own services.
+Each is built once, at the composition of the process (`stream.components`), and opens nothing. A
+component that needs a shared service lists it among its own services.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Cluster", "Projects", "Volumes", "etcd_client", "join_cluster", "rea
 _STAGING_USERS = {"storage-reader", "storage-coordinator"}
 
 WORK_THREADS = 4
-"""Threads for compression, uploads and key services: more than cores, for most of them wait."""
+"""Threads for compression, uploads and key services: more than cores, since most of them wait."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,25 +49,25 @@ class Volumes:
     mirror: Mirror[Volume]
 
     def all(self) -> Sequence[Volume]:
-        """Every registered volume."""
+        """Return every registered volume."""
         return list(self.mirror.items.values())
 
     def find(self, volume_id: str) -> Volume | None:
-        """The volume with this id, or ``None`` while its writer is unavailable."""
+        """Return the volume with this id, or ``None`` while its writer is unavailable."""
         return self.mirror.items.get(f"{storage_prefix.WRITER_VOLUME}{volume_id}")
 
 
 @attrs.frozen(kw_only=True)
 class Cluster:
-    """What a component has in common with those of other processes.
+    """The cluster-wide resources of a component.
 
-    :ivar client: of etcd.
+    :ivar client: client of etcd.
     :ivar session: the lease of the node.
-    :ivar volumes: registered in the cluster.
-    :ivar repository: what happens to files and slices; needs `volumes`.
+    :ivar volumes: volumes registered in the cluster.
+    :ivar repository: changes of files and slices; needs `volumes`.
     :ivar work: threads for uploads and compression.
     :ivar templates: processes that evaluate templates.
-    :ivar group: makes this node's membership in a group, by the group's name.
+    :ivar group: returns this node's membership in a group, by the group's name.
     :ivar now: the time in UTC.
     """
 
@@ -82,7 +82,7 @@ class Cluster:
 
 
 def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
-    """Build what the components of this process share with the cluster."""
+    """Build the resources that this process shares with the cluster."""
     client = etcd_client(settings, reactor)
     session = Session(client, ttl=settings.distribution.ttl_seconds, reactor=reactor)
     volumes = Volumes(
@@ -123,7 +123,7 @@ def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
 
 
 def etcd_client(settings: Settings, reactor: Any) -> EtcdClient:
-    """Build the client of the etcd that *settings* name."""
+    """Build the client of the etcd in *settings*."""
     etcd = settings.etcd
     return EtcdClient(
         reactor,
@@ -138,7 +138,7 @@ def etcd_client(settings: Settings, reactor: Any) -> EtcdClient:
 
 @attrs.frozen(kw_only=True)
 class Projects:
-    """The tables of projects, and who says what the tokens of projects may do.
+    """The tables of projects, and the authority that verifies tokens.
 
     :ivar authority: works while its services and those of `targets` run.
     """
@@ -157,12 +157,12 @@ def reach_projects(
 ) -> Projects:
     """Build the targets and the project authority.
 
-    :param components: of this process.
+    Raises UserError: the settings of encryption or staging are invalid, or an installed target
+    can't be loaded.
 
-    Raises UserError if the settings of the encryption or of the staging storage can't work, or an
-    installed target can't be loaded.
+    :param components: components of this process.
     """
-    # A process that only takes records starts without all this.
+    # A process that only receives records starts without these imports.
     from stream.encryption import configured_encryptor
     from stream.target.protocol import TargetContext
     from stream.target.registry import installed_targets, optional_targets
@@ -186,7 +186,7 @@ def reach_projects(
 
 
 def _own_projects(context: TargetContext, targets: Sequence[Target]) -> Projects:
-    """Tokens are made here, and there are no tables of Keboola."""
+    """Build an authority with tokens of this service, without tables of Keboola."""
     from stream.authority.own import OwnAuthority
     from stream.target.registry import Targets
 
@@ -206,7 +206,7 @@ def _own_projects(context: TargetContext, targets: Sequence[Target]) -> Projects
 
 
 def _keboola_projects(context: TargetContext, targets: Sequence[Target]) -> Projects:
-    """The Storage API knows the tokens, and has tables."""
+    """Build the authority and tables of the Storage API."""
     from stream.target.keboola.authority import KeboolaAuthority
     from stream.target.keboola.client import StorageApi
     from stream.target.keboola.events import EventSender
@@ -244,9 +244,9 @@ def _keboola_projects(context: TargetContext, targets: Sequence[Target]) -> Proj
 def _staging(
     settings: Settings, components: Sequence[str], reactor: Any, cluster: Cluster
 ) -> StagingArea | None:
-    """Where slices for connections wait, if this process stores them there or reads them.
+    """Build the staging for connections, if this process stores or reads slices there.
 
-    An API node stores what it replays there, and can do all else without.
+    An API node uses it for replays, and works without it otherwise.
     """
     from stream.target.staged import StagingArea, staging_address
 

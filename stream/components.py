@@ -1,12 +1,13 @@
-"""The composition of a process: one function per component, and the order in which they start.
+"""The composition of a process: one function per component, and the order of their start.
 
-`build` is the table of contents. Each component's function names what the component is given, and
-returns the services that it needs, in the order of their start; a service that several components
-share starts once, with the first of them. What others need comes first. The order is also the
-reverse of stopping, so that a source answers its last request before the writer behind it stops.
-Nothing is opened before the services start.
+`build` is the table of contents. The function of a component takes the component's dependencies and
+returns its services in the order of their start. A service shared by several components starts
+once, with the first of them. Dependencies come first. Services stop in the reverse order, so that a
+source answers its last request before the writer behind it stops. Nothing is opened before the
+services start.
 
-A component's function imports what only this component needs: the others start without it.
+The function of a component imports modules that only this component needs, so that other processes
+start without them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ __all__ = ["build"]
 _log = Logger(namespace="stream")
 
 WORKER_STOP_SHARE = 0.9
-"""Share of the time for a stop that workers have: their supervisor has to end in time, too."""
+"""Workers' share of the time for a stop, since their supervisor has to end in time, too."""
 
 Replaced = Callable[[NameHeld], None]
 
@@ -72,12 +73,12 @@ def build(
 ) -> OrderedServices:
     """Build the services of *components*, in the order of starting.
 
-    :param workers: command lines by name of the processes that take records; a single one of them
-        is replaced by a source in this process.
-    :param log: what is logged with; the console can change it.
+    :param workers: command lines, by name, of the processes that receive records; a single one is
+        replaced by a source in this process.
+    :param log: the logger; the console can change its levels.
     """
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
-    # Not as a field beside the message: it would be there twice.
+    # Not also as a field, which would repeat it.
     _log.info("configuration: {log_settings}", log_settings=json.dumps(masked(settings)))
     metrics = Metrics()
     watch_descriptors(metrics)
@@ -116,10 +117,10 @@ def cluster_members(
     parts: Parts,
     on_replaced: Replaced,
 ) -> list[IService]:
-    """Build those of Stream's own components that run in this process and meet others in etcd.
+    """Build Stream's own components of this process, which communicate through etcd.
 
-    :param parts: is given what the console looks at.
-    :param on_replaced: called when another process holds a name of this one: it must end.
+    :param parts: receives the objects that the console inspects.
+    :param on_replaced: called when another process holds a name of this one, which must end.
     """
     cluster = join_cluster(settings, reactor, metrics)
     cluster.session.on_replaced.append(on_replaced)
@@ -157,7 +158,7 @@ def storage_writer(
     from stream.storage.writer.service import StorageWriterService
 
     local = settings.storage.level.local
-    # Volumes have a lease of their own: another time to live.
+    # Volumes have a lease of their own, with another time to live.
     session = Session(cluster.client, ttl=local.volume.registration.ttl_seconds, reactor=reactor)
     session.on_replaced.append(on_replaced)
     watch_lease(metrics, session, "volumes")
@@ -257,7 +258,7 @@ def storage_reader(
 def api(
     settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, projects: Projects
 ) -> list[IService]:
-    """Build the component that people and programs configure Stream with."""
+    """Build the component with the configuration API."""
     from stream.api.service import ApiService
 
     service = ApiService(
@@ -288,9 +289,9 @@ def api(
 def http_source(
     settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, parts: Parts
 ) -> list[IService]:
-    """Build the component that takes records.
+    """Build the component that receives records.
 
-    :param parts: a writer among them gets the rows by direct calls.
+    :param parts: a local writer among them is called directly.
     """
     from stream.rejected.server import RejectedServer
     from stream.sink.balancing import Balancer
@@ -390,14 +391,14 @@ def http_source(
 def source_workers(
     settings: Settings, reactor: Any, workers: Mapping[str, Sequence[str]], log: LogControl
 ) -> list[IService]:
-    """Build the supervisor of the processes that take records in place of this one."""
+    """Build the supervisor of the worker processes that receive records."""
     seconds = WORKER_STOP_SHARE * settings.stop_timeout.seconds
     supervisor = Supervisor(reactor, workers, os.environ, seconds)
     log.on_reopen.append(supervisor.hangup)
     return [supervisor]
 
 
-# What a machine of its own needs.
+# Components for a single machine.
 
 
 def etcd(settings: Settings, reactor: Any) -> list[IService]:
@@ -456,7 +457,7 @@ def _sandbox_objects(staging: SandboxStagingSettings) -> ObjectStaging | None:
     )
 
 
-# What every process has, and ways into it.
+# Services of every process.
 
 
 def tracing(settings: Settings, components: Sequence[str], reactor: Any) -> list[IService]:
@@ -480,11 +481,11 @@ def metrics_listener(
 
 
 def consoles(settings: Settings, reactor: Any, parts: Parts) -> list[IService]:
-    """Build the ways into the running process that are enabled."""
+    """Build the enabled consoles of the running process."""
     services: list[IService] = []
     manhole, pprof = settings.manhole, settings.pprof
     if manhole.enabled:
-        # Only here: SSH takes a while to import.
+        # Imported here, since SSH takes a while to import.
         from stream.ops.debug.manhole import ManholeService
 
         services.append(
@@ -504,7 +505,7 @@ def consoles(settings: Settings, reactor: Any, parts: Parts) -> list[IService]:
 
 
 def _count_damaged(metrics: Metrics) -> Callable[[SliceKey], None]:
-    """Count the slices in which a damaged file is found."""
+    """Count the slices with damaged files."""
     family = metrics.own("keboola_go_stream_storage_damaged")
     return lambda key: family.labels({"volume_id": key.volume_id}).add(1)
 
@@ -535,5 +536,5 @@ def _rejected_records(
 
 
 def _each_once(services: Iterable[IService]) -> list[IService]:
-    """*services* without repetitions, each where it is needed first."""
+    """Return *services* without repetitions, each at its first position."""
     return list(dict.fromkeys(services))

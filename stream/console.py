@@ -1,4 +1,4 @@
-"""The functions of the console of a running process, each with a sentence of help."""
+"""The functions of the console of a running process, each with a line of help."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WIDTH = 200
 
 
 class Text(str):
-    """Text that the console shows as it is."""
+    """Text that the console prints unchanged."""
 
     __slots__ = ()
 
@@ -43,9 +43,9 @@ class Text(str):
 
 @attrs.define
 class Parts:
-    """What this process consists of; ``None`` for what it hasn't.
+    """The parts of this process; ``None`` for missing ones.
 
-    :ivar client: of etcd.
+    :ivar client: client of etcd.
     """
 
     log: LogControl
@@ -65,7 +65,7 @@ class Console:
         self._reactor = reactor
 
     def namespace(self) -> Mapping[str, Any]:
-        """Names for the console."""
+        """Return the names available in the console."""
         functions: list[Callable[..., Any]] = [
             *(self.help, self.slices, self.pipelines, self.mirror, self.metrics, self.loglevel),
             *(self.drain, self.rotate, self.retry, self.profile),
@@ -73,7 +73,7 @@ class Console:
         return {function.__name__: function for function in functions}
 
     def help(self) -> Text:
-        """The functions of the console."""
+        """Show the functions of the console."""
         lines = []
         for name, function in self.namespace().items():
             parameters = ", ".join(
@@ -86,7 +86,7 @@ class Console:
         return Text("\n".join(lines))
 
     def slices(self) -> Text:
-        """The slices that aren't uploaded yet, as this process knows them, with their states."""
+        """Show the slices that aren't uploaded yet, as known to this process, with their states."""
         level = storage_prefix.slice_level(Level.LOCAL)
         states = {
             key.removeprefix(level): getattr(value, "state", value)
@@ -99,7 +99,7 @@ class Console:
         )
 
     def pipelines(self) -> Text:
-        """The slices that this process writes to: state, waiting bytes, stored records."""
+        """Show the slices that this process writes to: state, waiting bytes, stored records."""
         if self._parts.router is None:
             raise UserError("this process takes no records")
         return _table(
@@ -108,9 +108,9 @@ class Console:
         )
 
     def mirror(self, prefix: str = "", wide: bool = False) -> Text:
-        """The mirrored prefixes of etcd; or the content of those that begin with a prefix.
+        """Show the mirrored prefixes of etcd, or the content of those that begin with a prefix.
 
-        Lines are cut unless they may be *wide*; secrets are not shown.
+        Lines are truncated unless *wide* is set; secrets are not shown.
         """
         mirrors = sorted(self._mirrors(), key=lambda mirror: str(mirror.prefix))
         if not prefix:
@@ -127,7 +127,7 @@ class Console:
         return _table(line if wide else line[:_WIDTH] for line in found)
 
     def metrics(self, part: str = "") -> Text:
-        """The numbers of this process whose names contain a text."""
+        """Show the metrics of this process whose names contain a text."""
         self._parts.metrics.collect()
         page = self._parts.metrics.page().decode()
         return _table(
@@ -135,7 +135,7 @@ class Console:
         )
 
     def loglevel(self, namespace: str | None = None, level: str = "") -> Text:
-        """Set the log level of a namespace ("etcd", or "" for all); without any: the levels."""
+        """Set the log level of a namespace ("etcd", "" for all); without any, show them."""
         if namespace is not None:
             self._parts.log.set_level(namespace, level)
         return _table(
@@ -143,7 +143,7 @@ class Console:
         )
 
     def drain(self, volume: str, on: bool = True) -> Deferred[Text]:
-        """Open no new slices on a volume (its id or path); on=False takes it back."""
+        """Open no new slices on a volume (its id or path); on=False undoes it."""
         if self._parts.writer is None:
             raise UserError("this process has no volumes")
         draining = self._parts.writer.drain_volume(volume, on)
@@ -159,14 +159,14 @@ class Console:
         return _table(f"to be rotated: {file}" for file in self._parts.coordinator.rotate(key))
 
     def retry(self, sink: str) -> Deferred[Text]:
-        """Upload the slices of a sink now whose upload has failed."""
+        """Retry the failed uploads of a sink's slices now."""
         if self._parts.reader is None:
             raise UserError("this process uploads nothing")
         retrying = Deferred.fromCoroutine(self._parts.reader.retry(_sink_key(sink)))
         return retrying.addCallback(lambda keys: _table(f"to be uploaded: {key}" for key in keys))
 
     def profile(self, seconds: float = 10.0) -> Deferred[Text]:
-        """Where the process spends its time, sampled for some seconds."""
+        """Show where the process spends its time, sampled for some seconds."""
         sampling = in_own_thread(self._reactor, sample, seconds)
         return sampling.addCallback(lambda profile: Text(profile.summary()))
 

@@ -1,7 +1,7 @@
-"""Settings that follow from the command line: its components, ``dev`` and ``--port-offset``.
+"""Defaults that depend on the command line: its components, ``dev`` and ``--port-offset``.
 
-A local etcd or sandbox beside the other components is used by them without further settings, and
-what none of the chosen components uses need not be set. Anything a user sets wins.
+The other components use a local etcd or sandbox without further settings. Settings that no chosen
+component uses need not be set. Values set by the user take precedence.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from stream.settings.validate import OWN_ETCD
 __all__ = ["defaults_for", "port_offset", "shifted"]
 
 _UNUSED = "unused.invalid"
-"""Satisfies the rules of a required address in a process that never uses it."""
+"""Satisfies the validation of a required address in a process that never uses it."""
 
 _STORAGE_STOP_TIMEOUT = "9m50s"
-"""Whoever has data on disks may be given ten minutes to end, others one."""
+"""Components with data on disks have ten minutes for a stop, others one."""
 
 _USERS = {
     "etcd.endpoint": {
@@ -38,7 +38,7 @@ _USERS = {
     "storage.volumesPath": {"storage-writer", "storage-reader"},
 }
 _URLS = ("etcd.endpoint", "storageApiHost", "api.publicUrl", "source.http.publicUrl")
-"""Settings that lead to a port of this machine, if they aren't set."""
+"""Settings with a port of this machine, used if they aren't set."""
 
 _PORT = re.compile(r":(\d+)$")
 _MAX_PORT = 65535
@@ -53,16 +53,16 @@ def defaults_for(
     target: str = "",
     port_offset: int = 0,
 ) -> dict[str, object]:
-    """The values by setting key that are used where nothing else sets them.
+    """Return the default values by setting key.
+
+    Raises UserError: the offset leads beyond the last port.
 
     :param components: chosen components.
     :param flags: settings given by flag, by the flag's name.
     :param environ: the environment.
     :param is_dev: use the settings of ``stream-service dev``.
-    :param target: of ``stream-service dev``, empty for the sandbox.
-    :param port_offset: is added to each default port; 0 leaves them.
-
-    Raises UserError for an offset that leads beyond the last port.
+    :param target: target of ``stream-service dev``, empty for the sandbox.
+    :param port_offset: added to each default port; 0 for no change.
     """
     defaults: dict[str, object] = {"etcd.namespace": "stream/"}
     if {"storage-writer", "storage-reader"} & set(components):
@@ -85,7 +85,7 @@ def defaults_for(
 
 
 def port_offset(line: CommandLine) -> int:
-    """The number of ``--port-offset``. Raises UserError."""
+    """Return the value of ``--port-offset``. Raises UserError."""
     text = line.special.get("port-offset", "0")
     if not isinstance(text, str) or not (text.isascii() and text.isdigit()):
         raise UserError(f'invalid --port-offset "{text}": expected a number from 0 on, e.g. 100')
@@ -93,9 +93,9 @@ def port_offset(line: CommandLine) -> int:
 
 
 def shifted(address: str, offset: int) -> str:
-    """*address* (``host:port`` or a URL) with *offset* added to its port; port 0 stays.
+    """Return *address* (``host:port`` or a URL) with *offset* added to its port; port 0 stays.
 
-    Raises UserError if there is no such port.
+    Raises UserError: there is no such port.
     """
     found = _PORT.search(address)
     if found is None or found[1] == "0":
@@ -109,7 +109,7 @@ def shifted(address: str, offset: int) -> str:
 
 
 def _shifted_ports(defaults: Mapping[str, object], offset: int) -> dict[str, object]:
-    """The default addresses of this machine, shifted."""
+    """Return the default addresses of this machine, shifted."""
     found = {}
     built_in = Settings()
     for leaf in LEAVES:
@@ -123,6 +123,6 @@ def _shifted_ports(defaults: Mapping[str, object], offset: int) -> dict[str, obj
 
 
 def _given(key: str, flags: Mapping[str, object], environ: Mapping[str, str]) -> str:
-    """What flag or environment set, if anything; files aren't read yet."""
+    """Return the value set by flag or environment, if any; files aren't read yet."""
     leaf = LEAVES_BY_KEY[key]
     return str(flags.get(leaf.flag) or environ.get(leaf.env) or "")

@@ -1,8 +1,9 @@
 """``stream-service dev``: all components on this machine.
 
-With them run an etcd and a local Storage API, or tables of another target.
+It includes an etcd, and a local Storage API or tables of another target.
 
-`DEV_SETTINGS` replaces built-in defaults, so files, environment variables and flags still win.
+`DEV_SETTINGS` replaces built-in defaults, so files, environment variables and flags take
+precedence.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 COMMAND = "dev"
-"""The command, written where components are."""
+"""The name of the command, given like a component."""
 
 DATA = "var"
 """Directory of all data, relative to the working directory."""
@@ -45,12 +46,12 @@ DEV_SETTINGS: Mapping[str, object] = {
     "metrics.listen": "127.0.0.1:9000",
     "source.http.listen": "127.0.0.1:7000",
     "source.http.publicUrl": "http://127.0.0.1:7000",
-    # Nobody waits minutes for a terminal; what isn't uploaded yet is uploaded at the next start.
+    # A stop at a terminal must be fast; remaining slices are uploaded at the next start.
     "stopTimeout": "30s",
     "storage.volumesPath": f"{DATA}/volumes",
     "source.quarantine.path": f"{DATA}/rejected",
     "storage.level.local.writer.network.listen": "127.0.0.1:6000",
-    # A laptop has less room than a server.
+    # A laptop has less space than a server.
     "storage.level.local.writer.allocation.static": "10MB",
     # Rows are in the table within seconds.
     "storage.level.staging.operator.sliceRotationCheckInterval": "200ms",
@@ -66,10 +67,10 @@ DEV_SETTINGS: Mapping[str, object] = {
 
 
 Given = Callable[[str], str]
-"""What the user has set for a key by flag or environment, empty if nothing."""
+"""The user's value for a key from flag or environment, empty if it isn't set."""
 
 _POSTGRES_PORT = 5433
-"""Debian's own server has 5432."""
+"""Debian's own server uses 5432."""
 
 
 def _postgres_settings(data: str, port_offset: int, given: Given) -> Mapping[str, object]:
@@ -105,10 +106,10 @@ def _parquet_settings(data: str, port_offset: int, given: Given) -> Mapping[str,
 
 @attrs.frozen
 class DevTarget:
-    """What ``--target`` chooses: tables that aren't the sandbox's, in projects of their own.
+    """A choice of ``--target``: tables outside the sandbox, in projects of this service.
 
-    :ivar components: that the tables need, beside Stream's own and etcd.
-    :ivar settings: made of the data directory, the port offset, and what the user has set.
+    :ivar components: components for the tables, in addition to Stream's own and etcd.
+    :ivar settings: made of the data directory, the port offset, and the user's settings.
     """
 
     components: frozenset[str]
@@ -120,15 +121,17 @@ DEV_TARGETS: Mapping[str, DevTarget] = {
     "parquet": DevTarget(frozenset(), _parquet_settings),
     "postgres": DevTarget(frozenset({"postgres"}), _postgres_settings),
 }
-"""By the name of the target."""
+"""Development targets by name."""
 
 _OPTIONAL = frozenset({"sandbox"}).union(*(each.components for each in DEV_TARGETS.values()))
 
 
 def dev_components(names: Iterable[str], target: str) -> set[str]:
-    """Those of *names* that ``stream-service dev`` runs.
+    """Return the components in *names* that ``stream-service dev`` runs.
 
-    :param target: empty for the sandbox. Raises UserError for an unknown one.
+    Raises UserError: the target is unknown.
+
+    :param target: empty for the sandbox.
     """
     needed = _dev_target(target).components if target else frozenset({"sandbox"})
     return {name for name in names if name in needed or name not in _OPTIONAL}
@@ -147,12 +150,12 @@ def _dev_target(name: str) -> DevTarget:
 def dev_settings(
     port_offset: int = 0, target: str = "", given: Given = lambda key: ""
 ) -> dict[str, object]:
-    """`DEV_SETTINGS` for the instance with *port_offset* and *target*.
+    """Return `DEV_SETTINGS` for the instance with *port_offset* and *target*.
 
-    It has a data directory of its own. Ports are not shifted here, see `stream.defaults.shifted`,
-    but for those in connections.
+    It has a data directory of its own. Only ports in connections are shifted here; see
+    `stream.defaults.shifted` for the others.
 
-    Raises UserError for an unknown target.
+    Raises UserError: the target is unknown.
     """
     parts = (DATA, *((str(port_offset),) if port_offset else ()), *((target,) if target else ()))
     data = "/".join(parts)
@@ -173,7 +176,7 @@ def dev_settings(
 
 
 def create_volume(volumes_path: str) -> None:
-    """Create the volume ``default/001`` below *volumes_path*, unless a volume is there already."""
+    """Create the volume ``default/001`` below *volumes_path*, unless there is a volume."""
     root = Path(volumes_path)
     if not any(entry.is_dir() for entry in root.glob("[!.]*/*")):
         (root / _VOLUME).mkdir(parents=True, exist_ok=True)

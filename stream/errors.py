@@ -1,7 +1,7 @@
-"""The error a user sees: a status, a machine-readable name, a precise message and its layout.
+"""User-facing errors: status, machine-readable name, precise message and layout.
 
-Every layer raises `UserError` (or a subclass) for a caller's mistake; anything else that escapes is
-our fault and becomes a 500 whose body carries only an exception id. The layout of nested texts
+Every layer raises `UserError` (or a subclass) for a caller's mistake; any other exception is a
+defect and becomes a 500 with only an exception id in its body. The layout of nested texts
 (``Prefix:`` and bullets) is shared by the API, the HTTP source and the start-up errors.
 """
 
@@ -31,7 +31,7 @@ __all__ = [
 E = TypeVar("E", bound=BaseException)
 
 MAX_FAULTS = 20
-"""How many faults of one request are reported one by one."""
+"""Maximum number of faults of one request that are listed."""
 
 _ONE_LINE_LIMIT = 60
 _SHOWN_CHARACTERS = 100
@@ -42,12 +42,12 @@ _WORD_BREAK = re.compile(r"[_\s-]+(\w)")
 
 @attrs.frozen
 class Fault:
-    """One of the things that are wrong with a request.
+    """A fault of a request.
 
-    :ivar name: machine-readable, as of `UserError`.
-    :ivar message: without capital letter and final dot.
-    :ivar param: where it is: ``body.name``, ``limit``, ``X-StorageApi-Token``.
-    :ivar detail: what the message leaves open: what is allowed here, or what to do.
+    :ivar name: machine-readable, as in `UserError`.
+    :ivar message: without capital letter and full stop.
+    :ivar param: its position: ``body.name``, ``limit``, ``X-StorageApi-Token``.
+    :ivar detail: additional information: what is allowed here, or what to do.
     """
 
     name: str
@@ -59,25 +59,25 @@ class Fault:
 class UserError(Exception):
     """A caller's mistake.
 
-    Clients compare the members of an answer that they know, so what explains an error better is
-    in members of its own (`explained`), and only where the message leaves something open.
+    Clients compare the members that they know, so further explanations are in separate members
+    (`explained`), and only if the message isn't complete.
 
-    :param message: what is wrong, without capital letter and final dot (`sentence` adds them).
-    :param status: the HTTP status that answers it.
+    :param message: the fault, without capital letter and full stop (`sentence` adds them).
+    :param status: the HTTP status of the answer.
     :param name: machine-readable, lowerCamelCase, without the listener's prefix; a name with a dot
         comes from another API and is passed through unchanged.
     :param exception_id: the id under which another API logged the failure, if it returned one.
-    :param param: the part of the request that is wrong: ``body.name``, ``limit``.
-    :param detail: what the message leaves open: what is allowed, or what to do.
-    :param faults: all that is wrong, if there are several things; at most `MAX_FAULTS` are shown.
+    :param param: the invalid part of the request: ``body.name``, ``limit``.
+    :param detail: additional information: what is allowed, or what to do.
+    :param faults: all faults, if there are several; at most `MAX_FAULTS` are shown.
 
-    :ivar hint: what the caller probably meant to do, where that can be guessed; shown beside the
-        message, whose text others may rely on.
-    :ivar column: of the table that can't be rendered, where a record is the mistake.
-    :ivar unquoted: the message without what it repeats of a record, for those who may not see
-        records; empty if it repeats nothing.
-    :ivar unreachable: the service that could not be reached, where that is the failure; the caller
-        is asked to try again later.
+    :ivar hint: the caller's probable intention, if it can be guessed; in a separate member, since
+        clients may rely on the message.
+    :ivar column: the column without a value, if the fault is in a record.
+    :ivar unquoted: the message without quotes of a record, for users who may not see records; empty
+        if it quotes nothing.
+    :ivar unreachable: the unavailable service, if that is the failure; the answer asks for a later
+        retry.
     """
 
     status = 400
@@ -116,7 +116,7 @@ class UserError(Exception):
         self.exception_id = exception_id
 
     def copy(self) -> Self:
-        """The same error without a traceback, which holds whatever led to it."""
+        """Return the same error without a traceback, which would keep its frames alive."""
         made = type(self).__new__(type(self), *self.args)
         made.__dict__.update(self.__dict__)
         return made
@@ -140,9 +140,9 @@ class NestedError(UserError):
         self.children = tuple(children)
 
     def sentences(self, *, quoting: bool = True) -> str:
-        """The same layout with every message in sentence form (only the prefix lacks the dot).
+        """Return the same layout with sentences; only the prefix has no full stop.
 
-        :param quoting: with what messages repeat of a record.
+        :param quoting: include quotes of a record.
         """
         return format_nested(
             sentence(self.prefix), [_sentences(child, quoting) for child in self.children]
@@ -157,9 +157,9 @@ def _sentences(error: Exception | str, quoting: bool) -> str:
 
 
 def explained(error: UserError, prefix: str) -> dict[str, Any]:
-    """The members of an answer that explain *error* further, in their order; most have none.
+    """Return the members of an answer that explain *error* further; usually none.
 
-    :param prefix: of the listener, before names: ``stream.api.``.
+    :param prefix: the listener's prefix of names: ``stream.api.``.
     """
     members: dict[str, Any] = {}
     if error.param:
@@ -185,15 +185,16 @@ def _fault_members(fault: Fault, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def shortened(text: str, characters: int = _SHOWN_CHARACTERS) -> str:
-    """*text* as it is repeated in a message: at most so many *characters*, then an ellipsis."""
+    """Return *text* for a message: at most *characters* characters, then an ellipsis."""
     return text if len(text) <= characters else text[:characters] + "…"
 
 
 def without_frames(error: E) -> E:
-    """*error* without what led to it, and without the frames that either came through.
+    """Return *error* without its context, its cause and its frames.
 
-    These hold the request with its body; where they also hold who keeps the error, it would all
-    stay until the interpreter looks for reference cycles, which it rarely does under load.
+    Frames hold the request with its body. If they also hold the keeper of the error, all of it
+    would stay in memory until the garbage collector looks for reference cycles, which is rare under
+    load.
     """
     errors: list[BaseException] = [error]
     for each in errors:
@@ -206,7 +207,7 @@ def without_frames(error: E) -> E:
 
 
 def sentence(text: str) -> str:
-    """*text* with a capital first letter and, if it ends like a word, a final dot."""
+    """Return *text* with a capital first letter and, if it ends like a word, a full stop."""
     text = text.rstrip(" ")
     if text:
         text = text[0].upper() + text[1:]
@@ -214,14 +215,14 @@ def sentence(text: str) -> str:
 
 
 def record_error_name(name: str) -> str:
-    """An error's *name* as the producer of a record sees it: with the listener's prefix."""
+    """Return an error's *name* in answers to producers: with the listener's prefix."""
     return name if "." in name else _RECORD_PREFIX + name
 
 
 def record_message(error: UserError, *, quoting: bool = True) -> str:
-    """The text about *error* for a record's producer: sentences, unless it has a fixed text.
+    """Return the message of *error* for a producer: sentences, unless it has a fixed text.
 
-    :param quoting: with what it repeats of the record.
+    :param quoting: include quotes of the record.
     """
     if getattr(error, "verbatim", False):
         return str(error)
@@ -229,9 +230,9 @@ def record_message(error: UserError, *, quoting: bool = True) -> str:
 
 
 def format_nested(prefix: str, children: Sequence[str]) -> str:
-    """*prefix* and its causes: on one line if there is one short cause, else a bullet for each.
+    """Return *prefix* and its causes: on one line for a single short cause, else as bullets.
 
-    An empty *prefix* with one child is that child; with several, the bare bullets.
+    An empty *prefix* with one child is that child; with several, only the bullets.
     """
     if not prefix:
         return (
@@ -254,5 +255,5 @@ def _bullet(text: str) -> str:
 
 
 def camel_case(name: str) -> str:
-    """``missing_field`` as ``missingField``, ``deleted source not found`` likewise."""
+    """Convert ``missing_field`` to ``missingField``, and ``deleted source not found`` likewise."""
     return _WORD_BREAK.sub(lambda match: match[1].upper(), name)

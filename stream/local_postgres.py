@@ -1,9 +1,9 @@
-"""A real PostgreSQL as a child process, for one machine: started, watched over, stopped with us.
+"""A PostgreSQL server as a child process, for one machine: started, restarted and stopped with it.
 
-It is for trying Stream, not for data that anybody depends on: one user, loopback only.
+It is for trying Stream, not for valuable data: one user, loopback only.
 
-Note [Ordinary user]: PostgreSQL refuses to run as root. If we are root, its processes run as
-``postgres``, or else ``nobody``, who owns the data and may pass through the directories above them.
+Note [Ordinary user]: PostgreSQL refuses to run as root. If this process runs as root, the server
+runs as ``postgres`` or ``nobody``, which owns the data and may traverse the parent directories.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LOCKED_ATTEMPTS = 20
 
 
 def find_postgres() -> Path | None:
-    """The folder with the programs of a server: of the PATH, else the newest of Debian's."""
+    """Return the folder of a server's programs: from the PATH, or the newest of Debian's."""
     found = shutil.which("initdb")
     if found is not None and shutil.which("postgres") is not None:
         return Path(found).resolve().parent
@@ -62,7 +62,7 @@ def find_postgres() -> Path | None:
 
 
 def password_file(path: Path) -> Path:
-    """The file with the password of the server below *path*."""
+    """Return the file with the server's password below *path*."""
     return path / "password"
 
 
@@ -75,7 +75,7 @@ class _Owner:
 
     @classmethod
     def choose(cls) -> _Owner:
-        """Us, or another one if we are root."""
+        """Return the current user, or another one if it is root."""
         if os.geteuid() != 0:
             return cls(os.geteuid(), os.getegid())
         for name in ("postgres", "nobody"):
@@ -94,7 +94,7 @@ class _Owner:
 class LocalPostgres(Service):
     """A PostgreSQL server as a child process, for development.
 
-    :param listen: address on loopback.
+    :param listen: a loopback address.
     :param path: directory of the data and the password; kept between runs.
     """
 
@@ -112,7 +112,7 @@ class LocalPostgres(Service):
         self._owner = _Owner(0, 0)
 
     async def startService(self) -> None:
-        """Fires when the server takes connections. Raises UserError if it can't."""
+        """Start the server; fires when it accepts connections. Raises UserError if it can't."""
         super().startService()
         threads = self._reactor.getThreadPool()
         self._programs, self._owner = await deferToThreadPool(self._reactor, threads, self._prepare)
@@ -130,7 +130,7 @@ class LocalPostgres(Service):
         )
 
     async def _start(self) -> None:
-        # A server whose parent was killed takes a moment to end, and holds its data until then.
+        # A server whose parent was killed takes a moment to end, and locks its data until then.
         for _ in range(_LOCKED_ATTEMPTS):
             self._spawn()
             try:
@@ -153,7 +153,7 @@ class LocalPostgres(Service):
         return (fatal or self._last_lines or ["it said nothing"])[-1]
 
     def _prepare(self) -> tuple[Path, _Owner]:
-        """Make the data directory unless it is there. Waits for the disk. Raises UserError."""
+        """Create the data directory unless it exists; blocks. Raises UserError."""
         programs = find_postgres()
         if programs is None:
             raise UserError(
@@ -166,7 +166,8 @@ class LocalPostgres(Service):
             here = Path.cwd()
             for directory in (self._path, *self._path.parents):
                 if directory == self._path or here in directory.parents:
-                    directory.chmod(directory.stat().st_mode | 0o011)  # to pass, not to look
+                    # Permission to traverse, not to list
+                    directory.chmod(directory.stat().st_mode | 0o011)
         if not self._data.exists():
             self._make(programs, owner)
         return programs, owner
@@ -180,7 +181,7 @@ class LocalPostgres(Service):
         if not password.exists():
             password.write_text(f"{secrets.token_urlsafe(24)}\n", encoding="utf-8")
             password.chmod(0o600)
-        # Under another name: a directory that is half made must not be taken for a whole one.
+        # Under a temporary name, so that an incomplete directory isn't used.
         made = self._path / "data.new"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(mode=0o700)
@@ -240,7 +241,7 @@ class LocalPostgres(Service):
         self._reactor.spawnProcess(self._child, command[0], command, env=environment, path="/")
 
     def said(self, line: str) -> None:
-        """A line of the server's log."""
+        """Handle a line of the server's log."""
         self._last_lines = [*self._last_lines[-9:], line]
         _log.debug("PostgreSQL: {line}", line=line)
         if _READY in line:
@@ -248,7 +249,7 @@ class LocalPostgres(Service):
             self._changed.fire(True)
 
     def ended(self, reason: Failure) -> None:
-        """The server is gone; a running service starts it again."""
+        """Handle the end of the server; a running service starts it again."""
         self._child = None
         self._changed.fire(False)
         if not self.running or self._is_starting:
@@ -262,7 +263,7 @@ class LocalPostgres(Service):
         self._restart = self._reactor.callLater(delay, self._spawn)
 
     async def stopService(self) -> None:
-        """Fires when the server has ended; its clients are cut off."""
+        """Stop the server; fires when it has ended, without waiting for its clients."""
         super().stopService()
         if self._restart is not None and self._restart.active():
             self._restart.cancel()

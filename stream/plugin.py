@@ -1,6 +1,7 @@
-"""The front door: from a command line to services.
+"""The entry point: from a command line to services.
 
-``twistd stream --components=api,http-source`` and ``stream-service api http-source`` are the same.
+``twistd stream --components=api,http-source`` and ``stream-service api http-source`` are
+equivalent.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ NAMES = (
     "postgres",
     "sandbox",
 )
-"""Valid components: the service's own five, and what a machine of its own needs."""
+"""Valid components: the service's own five, and those for a single machine."""
 
 _PROGRAM = "stream-service"
 _HELP = """\
@@ -83,22 +84,22 @@ Examples:
 """
 _COMMANDS = ("check-takeover", "convert-to-original")
 UMASK = 0o077
-"""What a process makes is readable by its user alone."""
+"""Files of a process are readable only by its user."""
 _DAEMON_LOG = "twistd.log"
-"""Where twistd's daemons log by default."""
+"""The default log file of twistd's daemons."""
 
 
 class Options(usage.Options):
-    """The command line behind ``twistd stream``.
+    """The command line after ``twistd stream``.
 
     After `parseOptions` it has:
 
     :ivar components: the chosen components, in the order of `NAMES`.
-    :ivar is_dev: ``dev`` was among them: everything on this machine.
-    :ivar settings: checked settings.
-    :ivar is_worker: this process was started by another one.
-    :ivar workers: names and command lines of the processes that are to take records.
-    :ivar logs_elsewhere: twistd was asked to log with ``--logger`` or ``--syslog``.
+    :ivar is_dev: whether ``dev`` was among them: everything on this machine.
+    :ivar settings: the validated settings.
+    :ivar is_worker: whether another process started this one as a worker.
+    :ivar workers: names and command lines of the worker processes.
+    :ivar logs_elsewhere: whether twistd logs with ``--logger`` or ``--syslog``.
     """
 
     longdesc = "Every setting is a flag, an environment variable and a key of a configuration file."
@@ -140,7 +141,7 @@ class Options(usage.Options):
             chosen = chosen - {DEV} or dev_components(NAMES, target)
         offset = port_offset(line)
         environ = dict(os.environ)
-        # What is needed depends on the components: of unknown ones nothing is.
+        # Required settings depend on the components: unknown ones require none.
         known = [name for name in NAMES if name in chosen]
         runner = getattr(self, "parent", None) or {}
         self.logs_elsewhere = bool(runner.get("logger") or runner.get("syslog"))
@@ -167,7 +168,7 @@ class Options(usage.Options):
 
 
 def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The values of ``--components`` and the rest of the command line."""
+    """Return the values of ``--components`` and the rest of the command line."""
     named: list[str] = []
     rest: list[str] = []
     items = iter(argv)
@@ -184,9 +185,9 @@ def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
 def _runner_log_file(
     runner: Mapping[str, Any], flags: dict[str, str | list[str]]
 ) -> Mapping[str, object]:
-    """Apply twistd's own flags: its log file is ours; a daemon can't print.
+    """Apply twistd's own flags: its log file becomes the service's, since a daemon can't print.
 
-    :param flags: the flag for the log file is added, unless it is there.
+    :param flags: the flag for the log file is added if it is missing.
     """
     path = runner.get("logfile")
     if path and path != "-":
@@ -196,7 +197,7 @@ def _runner_log_file(
 
 
 def check_components(chosen: set[str]) -> tuple[str, ...]:
-    """*chosen* in the order of `NAMES`. Raises UserError for none and for unknown ones."""
+    """Return *chosen* in the order of `NAMES`. Raises UserError for none and for unknown ones."""
     valid = ", ".join(NAMES)
     unknown = sorted(chosen - set(NAMES))
     if unknown:
@@ -232,7 +233,7 @@ def _version() -> str:
 
 
 def _answer(text: str) -> NoReturn:
-    """Print *text* and exit; whoever reads it may stop early, as ``head`` does."""
+    """Print *text* and exit; a reader such as ``head`` may stop early."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -253,10 +254,10 @@ def _log_or_refuse(settings: Settings) -> LogControl:
 
 
 def makeService(options: Options) -> IService:
-    """The root service for the chosen components; nothing is opened before the reactor runs."""
-    # Data and keys are nobody else's. Children inherit it; twistd's own --umask comes later.
+    """Return the root service; nothing is opened before the reactor runs."""
+    # Data and keys must be private. Children inherit it; twistd's own --umask is applied later.
     os.umask(UMASK)
-    # Whoever rotates the logs may be early, and the default is to end.
+    # A log rotation may send the signal early, and the default is to end.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from twisted.internet import reactor
 
@@ -306,7 +307,7 @@ def makeService(options: Options) -> IService:
 
 
 def main() -> None:
-    """The console script: its arguments are component names and flags, or a command."""
+    """Run the console script: its arguments are component names and flags, or a command."""
     if len(sys.argv) > 1 and sys.argv[1] in _COMMANDS:
         from stream.takeover.command import run_command
 

@@ -1,4 +1,4 @@
-"""The process: signals, start and stop, and an exit code that separates failure from success."""
+"""The process: signals, start and stop, and an exit code that reports failures."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ _log = Logger()
 _REASONS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt"}
 ENOUGH_FILES = 10_000
 SWITCH_SECONDS = 0.0005
-"""After which a thread that computes lets the reactor go on, which waits for that after each call
-of the system: dozens of times in a turn."""
+"""Switch interval of the GIL: the reactor waits for it after each system call while a thread
+computes, dozens of times per turn.
+"""
 _MACOS_FILES = 10_240
 
 
 class Process(Service):
     """The root service of the plugin.
 
-    :param build: makes what is to run; called when the reactor runs.
-    :param stop_seconds: that a stop may take; then the process ends with 1.
+    :param build: returns the services to run; called when the reactor runs.
+    :param stop_seconds: time limit of a stop; afterwards the process ends with 1.
     :param ready: called when everything is ready.
     :param hangup: called on SIGHUP.
-    :param observer: of the log, in place of the runner's.
+    :param observer: log observer that replaces the runner's.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Process(Service):
         self.exit(reason, is_failure=True)
 
     def exit(self, reason: str, *, is_failure: bool = False) -> None:
-        """Stop; the first reason wins."""
+        """Stop; the first reason counts."""
         if self._exiting:
             return
         self._exiting = True
@@ -136,14 +137,14 @@ class Process(Service):
         if self._exiting:
             return
         reason = _REASONS[signal.Signals(number)]
-        self._limit.arm()  # the reactor may never come to it
+        self._limit.arm()  # The reactor may never process it.
         self._reactor.callFromThread(self.exit, reason)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._hangup)
 
     async def stopService(self) -> None:
-        """Fires when everything has drained."""
+        """Stop the services; fires when they have stopped."""
         super().stopService()
         self._garbage.stop()
         if self._main is not None:
@@ -162,16 +163,16 @@ def _taken(error: Any) -> str:
 
 
 def raise_file_limit() -> None:
-    """Raise the soft limit of open files to the hard one, and log what there is.
+    """Raise the soft limit of open files to the hard limit, and log it.
 
-    A connection is an open file, and the usual soft limit is for a person's shell.
+    Each connection is an open file, and the usual soft limit is meant for interactive shells.
     """
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (hard, _MACOS_FILES):
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (ValueError, OSError):
-            continue  # macOS: the hard limit is unlimited, which the soft one may not be
+            continue  # macOS: the hard limit is unlimited, which the soft limit can't be.
         limit = wanted
         break
     if 0 <= limit < ENOUGH_FILES:
@@ -181,13 +182,16 @@ def raise_file_limit() -> None:
 
 
 def _ignore_signals() -> None:
-    """Python gives its handlers up while it ends, and a late signal would become the exit code."""
+    """Ignore signals.
+
+    Python removes its handlers at exit, and a late signal would set the exit code.
+    """
     for number in (*_REASONS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _exit_with_failure() -> None:
-    """Twisted's runner ends with 0 whatever happened."""
+    """Exit with a failure code; Twisted's runner always ends with 0."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The quick start that a local run prints once it is ready: addresses, and a first record."""
+"""The quick start that a local run prints when it is ready: addresses, and a first record."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _PARQUET_QUERY = """{python} -c 'from pyarrow.dataset import dataset; print(data
 
 
 def quick_start(settings: Settings, components: Sequence[str] = ()) -> str:
-    """The text for *settings*, of a run of *components*."""
+    """Return the text for *settings*, of a run of *components*."""
     if "postgres" in components:
         return _of_postgres(settings)
     if _lake(settings) is not None and "sandbox" not in components:
@@ -112,7 +112,7 @@ def _of_postgres(settings: Settings) -> str:
 
 
 def _lake(settings: Settings) -> Connection | None:
-    """The connection of a development service with tables in a lake."""
+    """Return the connection of a development service with tables in a lake."""
     found = settings.target.connections.by_name.get("lake")
     return found if found is not None and found.type in ("iceberg", "parquet") else None
 
@@ -153,7 +153,7 @@ def _own(settings: Settings, *, tables: str, place: str, query: str, key: str = 
 
 
 def _own_command() -> str:
-    """How to call the service again, from the directory that it was started in."""
+    """Return the command of this service, relative to its working directory."""
     script = Path(sys.executable).with_name("stream-service")
     if not script.exists():
         return f"{sys.executable} -m stream"
@@ -161,13 +161,13 @@ def _own_command() -> str:
 
 
 def _relative(path: Path) -> str:
-    """As one writes it in the directory that the service was started in."""
+    """Return a path relative to the service's working directory."""
     here = Path.cwd()
     return str(path.relative_to(here) if here in path.parents else path)
 
 
 def announce(settings: Settings, components: Sequence[str]) -> None:
-    """Print the quick start of a run that has everything, to a person at a terminal only."""
+    """Print the quick start of a complete run, only on a terminal."""
     # The runner has replaced stdout.
     output = sys.__stdout__
     is_whole = {"api", "http-source"} <= set(components)

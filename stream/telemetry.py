@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["watch_descriptors", "watch_etcd", "watch_lease", "watch_source", "watch_threads"]
 
 _TREES = ("definition/", "storage/")
-"""Keys of definitions, files, slices and statistics form a tree; the others are a plain map."""
+"""Prefixes whose keys form a tree (definitions, files, slices and statistics); others are flat."""
 
 
 _DESCRIPTORS = (Path("/proc/self/fd"), Path("/dev/fd"))
-"""Where Linux and others list the open files of the process that looks."""
+"""Directories with the open files of the current process, on Linux and others."""
 
 
 def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
@@ -46,13 +46,13 @@ def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
 
 
 def watch_lease(metrics: Metrics, session: Session, of: str) -> None:
-    """Export whether *session* has the lease that *of* names: ``node`` or ``volumes``."""
+    """Export whether *session* has the lease of *of*: ``node`` or ``volumes``."""
     gauge: Gauge = metrics.own("stream_etcd_lease_held").labels({"lease": of})
     metrics.on_collect(lambda: gauge.set(session.lease_id is not None))
 
 
 def watch_threads(metrics: Metrics, pools: Mapping[str, ThreadPool]) -> None:
-    """Export how many jobs wait for a thread of each of *pools*, by name."""
+    """Export the number of jobs that wait for a thread of each of *pools*, by name."""
 
     def collect() -> None:
         family = metrics.own("stream_threads_waiting")
@@ -63,14 +63,14 @@ def watch_threads(metrics: Metrics, pools: Mapping[str, ThreadPool]) -> None:
 
 
 def watch_descriptors(metrics: Metrics) -> None:
-    """Export how many files are open. Counted when the page is made, outside of the reactor."""
+    """Export the number of open files, counted when scraped, outside of the reactor."""
     used, total = metrics.descriptor_gauges()
     used.set_function(count_descriptors)
     total.set_function(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def count_descriptors() -> int:
-    """How many files this process has open; 0 where the system doesn't say."""
+    """Return the number of open files of this process; 0 if the system can't report it."""
     for directory in _DESCRIPTORS:
         try:
             return sum(1 for _ in directory.iterdir())

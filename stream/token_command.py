@@ -1,7 +1,7 @@
-"""``stream-service token``: tokens of projects of their own, made, listed and revoked by operators.
+"""``stream-service token``: creates, lists and revokes tokens of this service's projects.
 
-It reads and writes etcd itself, with the settings of the service: whoever may do that owns the
-service anyway. So it needs no token and no running API.
+It reads and writes etcd directly, with the settings of the service: access to etcd is full access
+to the service. So it needs no token and no running API.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ _CONNECT_SECONDS = "5s"
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """What is to be done.
+    """The requested operation.
 
     :ivar verb: ``create``, ``list`` or ``revoke``.
-    :ivar token_id: of the token to revoke.
-    :ivar expires_in: of a token to create; ``None`` if it doesn't expire.
-    :ivar settings: say where etcd is.
+    :ivar token_id: id of the token to revoke.
+    :ivar expires_in: lifetime of a token to create; ``None`` if it doesn't expire.
+    :ivar settings: settings with the address of etcd.
     """
 
     verb: str
@@ -76,11 +76,11 @@ class Request:
 
 
 def read_request(argv: Sequence[str], environ: Mapping[str, str], *, is_dev: bool) -> Request:
-    """The request on a command line, behind the word ``token``.
-
-    :param is_dev: etcd is that of ``stream-service dev``.
+    """Return the request on a command line, after the word ``token``.
 
     Raises UserError or SettingsError.
+
+    :param is_dev: use the etcd of ``stream-service dev``.
     """
     given, rest = _own_flags(argv)
     line = parse_argv(rest)
@@ -101,7 +101,7 @@ def read_request(argv: Sequence[str], environ: Mapping[str, str], *, is_dev: boo
     if project is None:
         raise UserError("--project must be a number from 1 on")
     offset = port_offset(line)
-    components = ("http-source",)  # it needs etcd, and nothing else that has no default
+    components = ("http-source",)  # it needs only etcd, whose settings have defaults
     defaults = defaults_for(components, line.flags, environ, is_dev=is_dev, port_offset=offset)
     defaults["etcd.connectTimeout"] = _CONNECT_SECONDS
     return Request(
@@ -116,7 +116,7 @@ def read_request(argv: Sequence[str], environ: Mapping[str, str], *, is_dev: boo
 
 
 def _own_flags(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The flags of this command, and the rest of the line."""
+    """Return the flags of this command, and the rest of the line."""
     given: dict[str, str] = {}
     rest: list[str] = []
     items = iter(argv)
@@ -144,7 +144,7 @@ def _time(text: str | None) -> timedelta | None:
 
 
 def run(argv: Sequence[str], *, is_dev: bool = False) -> int:
-    """Carry out the command line behind ``token``; the exit code."""
+    """Run the command line after ``token``; return the exit code."""
     if not argv or {"--help", "-h"} & set(argv):
         print(_HELP, end="")
         return 0

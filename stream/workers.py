@@ -1,7 +1,7 @@
-"""How the worker processes of an http-source are started: the same command with other names.
+"""Command lines of the worker processes of an http-source: the same command with other names.
 
 A worker is a source node of its own in etcd, with its own lease, its own share of slices and its
-own files in them. All workers listen on the same address; the kernel spreads connections.
+own files in them. All workers listen on the same address; the kernel distributes connections.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def worker_commands(
     config_files: Sequence[str],
     preset: Sequence[str] = (),
 ) -> dict[str, list[str]]:
-    """Names and command lines of the workers.
+    """Return names and command lines of the workers.
 
-    :param settings: of the parent.
-    :param flags: that the parent was given; the environment and files are read again.
-    :param preset: arguments that choose other defaults: ``dev``, ``--port-offset=…``.
+    :param settings: settings of the parent.
+    :param flags: flags of the parent; the environment and files are read again.
+    :param preset: arguments that select other defaults: ``dev``, ``--port-offset=…``.
     """
     commands = {}
     for number in range(1, settings.source.http.workers + 1):
@@ -51,7 +51,7 @@ def worker_commands(
 
 
 def _port_after(listen: str, number: int) -> str:
-    """*listen* with a port of its own for each worker; any free port stays any."""
+    """Return *listen* with a separate port for each worker; port 0 stays."""
     host, port = split_address(listen)
     shown = f"[{host}]" if ":" in host else host
     return f"{shown}:{port + number if port else 0}"

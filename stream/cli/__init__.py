@@ -1,1 +1,1 @@
-"""The command `stream`: sources, sinks and records from a terminal or a script."""
+"""The command `stream`: manages sources, sinks and records from a terminal or a script."""

@@ -1,4 +1,4 @@
-"""``python -m stream.cli`` is the command `stream`."""
+"""``python -m stream.cli`` runs the command `stream`."""
 
 from stream.cli.main import main
 

@@ -1,8 +1,8 @@
 """Columns of a mapping on the command line. Pure.
 
 ``NAME:TYPE[=VALUE][:DATATYPE][,OPTION…]``, for example ``id:uuid,key``, ``user:path=user.name``,
-``count:path=count:integer,default=1`` and ``label:template=std.asciiUpper(Body('item'))``. Of a
-template everything behind ``=`` is its text.
+``count:path=count:integer,default=1`` and ``label:template=std.asciiUpper(Body('item'))``.
+Everything after ``=`` is the text of a template.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["COLUMN_TYPES", "DATA_TYPES", "column_of"]
 
 COLUMN_TYPES = ("uuid", "datetime", "ip", "body", "headers", "path", "template")
 DATA_TYPES = ("string", "boolean", "integer", "double", "timestamp", "date", "json", "uuid")
-"""Beside ``decimal(p,s)``."""
+"""Data types other than ``decimal(p,s)``."""
 
 _DECIMAL = re.compile(r"decimal\(\d+,\s?\d+\)")
 _OPTION = re.compile(r",(?:(?:key|raw|json|nullable)(?=,|$)|default=)")
@@ -24,10 +24,10 @@ _FORM = "NAME:TYPE, for example id:uuid or user:path=user.name"
 
 
 def column_of(text: str) -> dict[str, Any]:
-    """The column that *text* describes, as the API takes it.
+    """Return the column that *text* describes, as in the API.
 
-    Texts at paths and of templates are stored without the quotes of JSON, unless it says ``json``.
-    Raises ValueError with a text that says what is wrong.
+    Raises ValueError: says what is wrong. Texts at paths and of templates are stored without JSON's
+    quotes, unless the option ``json`` is set.
     """
     name, separator, rest = text.partition(":")
     if not separator or not name or not rest:
@@ -66,7 +66,7 @@ def column_of(text: str) -> dict[str, Any]:
 
 
 def _options(text: str) -> tuple[str, dict[str, str]]:
-    """*text* without the options at its end, and those; ``default=`` takes all that follows."""
+    """Split *text* from its trailing options; ``default=`` takes the whole rest."""
     found: dict[str, str] = {}
     match = _OPTION.search(text)
     if match is None:
@@ -87,7 +87,7 @@ def _options(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _value_and_type(text: str) -> tuple[str | None, str]:
-    """The value behind ``=``, if there is one, and the data type behind the last colon."""
+    """Return the value after ``=``, if any, and the data type after the last colon."""
     value, _, last = text.rpartition(":")
     is_type = last in DATA_TYPES or _DECIMAL.fullmatch(last) is not None
     if text.startswith(":") and not is_type:

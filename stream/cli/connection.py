@@ -1,4 +1,4 @@
-"""The API that a command calls."""
+"""The connection of a command to the API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["connect", "source_url"]
 
 
 def connect() -> Api:
-    """The API of the present credentials. Raises ClientError if there are none."""
+    """Return the API client for the current credentials. Raises ClientError if there are none."""
     from stream.client.api import Api
 
     found = credentials()
@@ -21,9 +21,9 @@ def connect() -> Api:
 
 
 def source_url(source: str) -> str:
-    """The URL that takes records of *source*: its id, which is looked up, or the URL itself.
+    """Return the URL for records of *source*, which is an id or the URL itself.
 
-    Raises ClientError if the source takes no records over HTTP.
+    Raises ClientError: the source doesn't accept records over HTTP.
     """
     from stream.client.errors import ClientError
 

@@ -1,7 +1,7 @@
-"""Where the address and the token of the service come from, and where they are kept.
+"""The address and the token of the service: their sources, and their file.
 
-The file is ``credentials.json`` in the configuration directory of the operating system, readable
-for its owner alone. The environment wins.
+The file is ``credentials.json`` in the operating system's configuration directory, readable only by
+its owner. Environment variables take precedence.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MAX_BYTES = 64 * 1024
 class Credentials:
     """The API, the token and the branch that a command uses.
 
-    :ivar url: of the API.
-    :ivar token: for it.
-    :ivar branch: in which commands look for sources.
+    :ivar url: URL of the API.
+    :ivar token: token for the API.
+    :ivar branch: branch of the sources.
     """
 
     url: str
@@ -39,18 +39,18 @@ class Credentials:
 
 
 class _NotSignedIn(ClientError):
-    """There is no address or no token."""
+    """The address or the token is missing."""
 
 
 def credentials_path() -> Path:
-    """Where they are kept."""
+    """Return the path of the credentials file."""
     return Path(click.get_app_dir("stream")) / "credentials.json"
 
 
 def credentials(environ: Mapping[str, str] = os.environ) -> Credentials:
-    """The present ones. Raises ClientError if there are none.
+    """Return the current credentials. Raises ClientError if there are none.
 
-    A kept token is never sent to another address than the one that it was kept with.
+    A stored token is never sent to another address than the one stored with it.
     """
     kept = _kept()
     url = environ.get("STREAM_API_URL", "")
@@ -69,11 +69,11 @@ def credentials(environ: Mapping[str, str] = os.environ) -> Credentials:
 
 
 def keep(found: Credentials) -> Path:
-    """Write *found* to the file; returns where that is."""
+    """Write *found* to the file; return its path."""
     path = credentials_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     text = json.dumps(attrs.asdict(found), indent=2) + "\n"
-    # mkstemp makes the file with mode 0600.
+    # mkstemp creates the file with mode 0600.
     handle, temporary = tempfile.mkstemp(prefix=".credentials-", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -89,7 +89,7 @@ def keep(found: Credentials) -> Path:
 
 
 def forget() -> bool:
-    """Remove the file; whether there was one."""
+    """Remove the file; return whether it existed."""
     try:
         credentials_path().unlink()
     except FileNotFoundError:

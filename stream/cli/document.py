@@ -1,7 +1,7 @@
-"""Files that say which sources and sinks there are: YAML, read so that errors name a line.
+"""Files of sources and sinks in YAML, parsed so that errors include the line.
 
-The members are those of the API's requests. Which ones there are is taken from the OpenAPI document
-of the service, so a newer service may have more of them.
+The members are those of the API's requests. They are taken from the OpenAPI document of the
+service, so a newer service may support more.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ __all__ = ["Document", "DocumentError", "check", "parse_document", "schemas_of"]
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_NODES = 500_000
-"""Values in a file, those behind an alias counted each time."""
+"""Maximum number of values in a file; values behind an alias are counted each time."""
 MAX_DEPTH = 50
 MAX_KEY_CHARACTERS = 200
 MAX_NUMBER_CHARACTERS = 100
 _PLACE_CHARACTERS = 100
-"""The place of a value counts as one more value for each of so many characters."""
+"""The path of a value counts as one more value per this number of characters."""
 
 
 class DocumentError(Exception):
     """A file that can't be used.
 
-    :ivar faults: texts, each with the line.
+    :ivar faults: messages, each with the line.
     """
 
     def __init__(self, faults: list[str]) -> None:
@@ -41,9 +41,9 @@ class DocumentError(Exception):
 class Document:
     """A file of definitions, parsed, with the line of each value.
 
-    :ivar value: what the file says.
-    :ivar lines: the line of each value by its place, such as ``sources[0].name``.
-    :ivar name: of the file.
+    :ivar value: content of the file.
+    :ivar lines: the line of each value by its path, such as ``sources[0].name``.
+    :ivar name: name of the file.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Document:
     lines: Mapping[str, int]
 
     def at(self, place: str) -> str:
-        """``file:line`` of *place*, or of what it is in."""
+        """Return ``file:line`` of *place*, or of its nearest parent."""
         while place and place not in self.lines:
             cut = max(place.rfind("."), place.rfind("["))
             place = place[: max(cut, 0)]
@@ -59,7 +59,7 @@ class Document:
 
 
 def parse_document(name: str, text: str) -> Document:
-    """Read the YAML *text* of the file *name*. Raises DocumentError."""
+    """Parse the YAML *text* of the file *name*. Raises DocumentError."""
     if len(text) > MAX_BYTES:
         raise DocumentError([f"{name}: the file is larger than {MAX_BYTES} bytes"])
     try:
@@ -84,7 +84,7 @@ def parse_document(name: str, text: str) -> Document:
 
 
 class _Reader:
-    """Makes plain values of nodes, and notes where each was."""
+    """Converts nodes to plain values, and records their positions."""
 
     def __init__(self, name: str, loader: yaml.SafeLoader) -> None:
         self._name = name
@@ -115,7 +115,7 @@ class _Reader:
             raise DocumentError([f"{self._name}:{line}: a number is too long"])
         try:
             value = self._loader.construct_object(node)
-        except (ValueError, KeyError, OverflowError):  # of a tag that the text doesn't fit
+        except (ValueError, KeyError, OverflowError):  # of a tag that doesn't match the text
             raise DocumentError([f"{self._name}:{line}: the value does not fit its tag"]) from None
         if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
             raise DocumentError([f"{self._name}:{line}: JSON has no such value"])
@@ -139,9 +139,9 @@ class _Reader:
 
 
 def schemas_of(openapi: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schemas of the bodies that create a source and a sink, of an OpenAPI 3 document.
+    """Return the schemas of the bodies that create a source and a sink, from an OpenAPI 3 document.
 
-    Empty ones, with which everything is allowed, if the document doesn't have them.
+    If they are missing, returns empty schemas, which allow everything.
     """
     source = "/v1/branches/{branchId}/sources"
     found = []
@@ -184,9 +184,9 @@ _DISABLED = {"type": "boolean"}
 
 
 def check(document: Document, source: dict[str, Any], sink: dict[str, Any]) -> None:
-    """Hold *document* against the schemas of a *source* and a *sink*.
+    """Check *document* against the schemas of a *source* and a *sink*.
 
-    Raises DocumentError with all that is wrong.
+    Raises DocumentError: lists all problems.
     """
     whole = {
         "type": "object",
@@ -210,7 +210,7 @@ def check(document: Document, source: dict[str, Any], sink: dict[str, Any]) -> N
 
 
 def _entity(schema: dict[str, Any], id: str, more: dict[str, Any]) -> dict[str, Any]:
-    """The *schema* of a request, with the members that only files have."""
+    """Return the *schema* of a request, with the members that only files have."""
     if not schema:
         return {"type": "object", "required": [id]}
     required = [id, *(name for name in schema.get("required", ()) if name != id)]

@@ -1,4 +1,4 @@
-"""How the command ends, for scripts. `docs/cli.md` has the same table."""
+"""The exit codes of the command. `docs/cli.md` has the same table."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = [
 ]
 
 FAILED = 1
-"""Anything that has no code of its own."""
+"""Any failure without a code of its own."""
 USAGE = 2
-"""The command line or a file that it names is wrong."""
+"""The command line, or a file that it names, is invalid."""
 NOT_ALLOWED = 3
 NOT_FOUND = 4
 CONFLICT = 5
-"""Something exists already, or others change it at the same time."""
+"""An object already exists, or is being changed concurrently."""
 UNAVAILABLE = 6
-"""No answer, or the service asks to come back later."""
+"""There is no answer, or the service asks for a later retry."""
 REJECTED = 7
-"""Everything was sent, but some records were rejected."""
+"""All records were sent, but some were rejected."""
 CHANGES = 8
 """`apply --dry-run` would change something."""
 INTERRUPTED = 130
@@ -38,7 +38,7 @@ _BY_STATUS = {401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 409: CONFLICT,
 
 
 def exit_code_of(error: ClientError) -> int:
-    """The exit code for *error*."""
+    """Return the exit code for *error*."""
     own = getattr(error, "exit_code", None)
     if isinstance(own, int):
         return own

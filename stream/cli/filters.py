@@ -1,10 +1,9 @@
-"""Conditions on records, in a small part of the language of jq. Pure.
+"""Filters of records, in a small subset of jq. Pure.
 
-``.user.name == "Ada" and (.count > 3 or not .paid)``: paths begin with a dot and lead into the
-body, or with ``$`` and lead into what the service says of the record (``$ip``,
-``$headers.user-agent``). Values are compared with ``== != < <= > >= contains startswith``; a path
-alone asks whether there is something that is neither null nor false. Nothing is called, and no time
-is spent beyond the length of the text.
+``.user.name == "Ada" and (.count > 3 or not .paid)``: paths begin with a dot and refer to the body,
+or with ``$`` and refer to the request (``$ip``, ``$headers.user-agent``). Values are compared with
+``== != < <= > >= contains startswith``; a path alone tests whether its value is neither null nor
+false. There are no function calls, and the time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_CHARACTERS = 4096
 MAX_DEPTH = 50
 
 Condition = Callable[[Any, Mapping[str, Any]], Any]
-"""Given the body and the record, a value."""
+"""Returns a value, given the body and the record."""
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -40,13 +39,13 @@ _MISSING = object()
 
 
 class FilterFault(Exception):
-    """A condition that can't be read; its text says where and why."""
+    """An invalid condition; the message says where and why."""
 
 
 def compile_filter(text: str) -> Callable[[Mapping[str, Any]], bool]:
-    """The function that says whether a record, as a tail shows it, meets the condition *text*.
+    """Return a function that tests whether a record meets the condition *text*.
 
-    Raises FilterFault.
+    Raises FilterFault: the condition is invalid.
     """
     if len(text) > MAX_CHARACTERS:
         raise FilterFault(f"The filter is longer than {MAX_CHARACTERS} characters.")
@@ -87,7 +86,7 @@ class _Parser:
         return ("end", "", len(self._text))
 
     def _take(self, *words: str) -> str:
-        """The next token, if it is one of *words*; else an empty text."""
+        """Return the next token if it is one of *words*, else an empty text."""
         kind, value, _ = self._peek()
         if kind in ("operator", "word") and value in words:
             self._next += 1
@@ -182,7 +181,7 @@ def _member(found: Any, name: str, ignore_case: bool) -> Any:
         return _MISSING
     if name in found or not ignore_case:
         return found.get(name, _MISSING)
-    # Names of headers have no case.
+    # Header names are case-insensitive.
     return next((value for key, value in found.items() if key.lower() == name.lower()), _MISSING)
 
 

@@ -1,4 +1,4 @@
-"""The flow of records through sinks, from answers of the API. Pure."""
+"""The flow of records through sinks, computed from answers of the API. Pure."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stream.client.events import Event
 __all__ = ["SinkFlow", "flows", "live_counts", "rates"]
 
 Key = tuple[str, str]
-"""Source and sink."""
+"""Source id and sink id."""
 
 
 @attrs.frozen
 class SinkFlow:
-    """The state of one sink between its records and its table.
+    """The state of one sink, from its records to its table.
 
-    :ivar files: those that are not imported, by state.
-    :ivar oldest: when the oldest record came that is not in the table yet.
-    :ivar read_at: on a monotonic clock.
+    :ivar files: number of files that are not imported, by state.
+    :ivar oldest: receive time of the oldest record that is not in the table yet.
+    :ivar read_at: monotonic time of the reading.
     """
 
     key: Key
@@ -39,7 +39,7 @@ class SinkFlow:
     read_at: float
 
     def row(self, per_second: float | None, now: float) -> dict[str, Any]:
-        """What is shown of it.
+        """Return the shown row.
 
         :param now: seconds since the epoch.
         """
@@ -69,7 +69,7 @@ def _age(moment: str | None, now: float) -> float | None:
 def flows(
     source: Mapping[str, Any], state_of: Callable[[Any], str], read_at: float
 ) -> list[SinkFlow]:
-    """The flows of the sinks of *source*, an entry of the aggregation."""
+    """Return the flows of the sinks of *source*, an entry of the aggregation."""
     return [
         _flow(source["sourceId"], sink, state_of(sink), read_at)
         for sink in source.get("sinks") or ()
@@ -99,7 +99,7 @@ def _flow(source_id: str, sink: Mapping[str, Any], state: str, read_at: float) -
 
 
 def _error(files: Sequence[Mapping[str, Any]], rejected: Mapping[str, Any]) -> str:
-    """The problem to check first: what blocks files, then the last rejected record."""
+    """Return the most important problem: one that blocks files, or the last rejected record."""
     for file in files:
         if file.get("retryReason"):
             return f"attempt {file.get('retryAttempt', '?')}: {file['retryReason']}"
@@ -108,7 +108,7 @@ def _error(files: Sequence[Mapping[str, Any]], rejected: Mapping[str, Any]) -> s
 
 
 def rates(before: Iterable[SinkFlow], now: Iterable[SinkFlow]) -> dict[Key, float]:
-    """Records a second between two readings."""
+    """Return records per second between two readings."""
     earlier = {flow.key: flow for flow in before}
     found = {}
     for flow in now:
@@ -120,9 +120,9 @@ def rates(before: Iterable[SinkFlow], now: Iterable[SinkFlow]) -> dict[Key, floa
 
 
 def live_counts(events: Iterable[Event]) -> dict[Key, float]:
-    """Records a second of each sink from the first two counters of the live events.
+    """Return records per second of each sink from the first two counters of the live events.
 
-    Raises ValueError if they end before.
+    Raises ValueError: the events end before.
     """
     first: dict[Key, int] = {}
     began = 0.0
@@ -139,7 +139,7 @@ def live_counts(events: Iterable[Event]) -> dict[Key, float]:
         if not began:
             first, began = counts, at
         elif at > began:
-            # A sink without a change is left out of later events.
+            # Sinks without changes are left out of later events.
             return {
                 key: max(0, counts.get(key, count) - count) / (at - began)
                 for key, count in first.items()

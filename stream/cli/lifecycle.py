@@ -1,4 +1,4 @@
-"""What sources and sinks have in common: switching, deleting, versions."""
+"""Commands shared by sources and sinks: enabling, deletion, versions, settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENTITY_COLUMNS: tuple[Column, ...] = (
 
 
 def path_of(ids: dict[str, str]) -> tuple[str, ...]:
-    """The path in the API of a source, or of a sink.
+    """Return the API path of a source or sink.
 
     :param ids: ``source`` and, for a sink, ``sink``.
     """
@@ -58,7 +58,7 @@ def _title(ids: dict[str, str]) -> str:
 def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
     """Add the commands to *group*.
 
-    :param names: of the arguments: ``source``, or ``source`` and ``sink``.
+    :param names: names of the arguments: ``source``, or ``source`` and ``sink``.
     """
     what = names[-1]
     with_ids = _with_ids(names)
@@ -92,7 +92,7 @@ def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
 
     @group.command(help=f"Delete a {what}. It can be undeleted, and tables stay.")
     @with_ids
-    @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+    @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
     def delete(yes: bool, **ids: str) -> None:
         if not yes:
             click.confirm(f"Delete {_title(ids).lower()}?", abort=True)
@@ -115,7 +115,7 @@ def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
     @group.command(help=f"Show the settings of a {what}, or change them with KEY=VALUE.")
     @with_ids
     @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-    @click.option("--all", "show_all", is_flag=True, help="Also those that have their default.")
+    @click.option("--all", "show_all", is_flag=True, help="Also show settings with default values.")
     @output_option
     def settings(changes: tuple[str, ...], show_all: bool, output: str, **ids: str) -> None:
         with connect() as api:

@@ -1,6 +1,6 @@
 """The command line ``stream``.
 
-Subcommands are imported when they are called, so that it starts in a fraction of a second.
+Subcommands are imported when they are called, so that the command starts fast.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ except ImportError:
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
-    "apply": ("definitions:apply", "Make sources and sinks what a file says."),
-    "export": ("definitions:export", "Print sources and sinks as such a file."),
-    "login": ("login:login", "Keep the address and the token of a service."),
+    "apply": ("definitions:apply", "Apply the sources and sinks in a file."),
+    "export": ("definitions:export", "Print sources and sinks as a file for apply."),
+    "login": ("login:login", "Store the address and the token of a service."),
     "logout": ("login:logout", "Forget them."),
     "push": ("push:push", "Send the records of a file to a source."),
-    "rejected": ("rejected:rejected", "See, test, replay and delete rejected records."),
+    "rejected": ("rejected:rejected", "Show, test, replay and delete rejected records."),
     "sink": ("sinks:sink", "List, create and change sinks."),
     "source": ("sources:source", "List, create and change sources."),
-    "status": ("status:status", "Show what flows, and what is stuck."),
-    "tail": ("tail:tail", "Watch the records of a source as they arrive."),
+    "status": ("status:status", "Show the flow of records, and problems."),
+    "tail": ("tail:tail", "Show the records of a source as they arrive."),
     "tasks": ("tasks:tasks", "Show the newest changes and how they ended."),
     "completion": ("completion:completion", "Print the completion for a shell."),
 }
-"""Name, where it is below `stream.cli.commands`, and the line in the list of commands."""
+"""Commands by name: the module below `stream.cli.commands`, and the line in the list of commands.
+"""
 
 
 class _Lazy(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A command group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -67,9 +68,9 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="stream")
 def cli() -> None:
-    """Sources, sinks and records of a Stream service.
+    """Manage sources, sinks and records of a Stream service.
 
-    STREAM_API_URL and STREAM_API_TOKEN win over what `stream login` has kept.
+    STREAM_API_URL and STREAM_API_TOKEN take precedence over `stream login`.
     """
 
 
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line; return the exit code."""
     try:
         result: Any = cli.main(arguments, prog_name="stream", standalone_mode=False)
     except click.exceptions.Exit as ended:

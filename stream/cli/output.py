@@ -1,7 +1,7 @@
 """The output of commands: tables for people, JSON and YAML for programs.
 
-Texts of records and of the service are shown without control characters, since a terminal would
-obey them.
+Control characters in texts of records and of the service are escaped, since a terminal would
+interpret them.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ FORMATS = ("table", "json", "yaml")
 F = TypeVar("F", bound=Callable[..., Any])
 
 Column = tuple[str, Callable[[Any], Any]]
-"""The head of a column, and its value for a row."""
+"""The title of a column, and its value for a row."""
 
 _NESTED = re.compile(r"\s*\n[\s-]*")
-# Halves of surrogate pairs, with which nothing can be printed, are among them.
+# Includes half surrogate pairs, which can't be printed.
 _OTHERS = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROLS = re.compile(f"[\x00-\x1f{_OTHERS}]")
 _CONTROLS_IN_LINES = re.compile(f"[\x00-\x09\x0b-\x1f{_OTHERS}]")
 _UNESCAPED = re.compile(f"[{_OTHERS}]")
-"""What JSON and YAML leave in their texts as it is."""
+"""Control characters that JSON and YAML don't escape."""
 
 
 def output_option(function: F) -> F:
@@ -54,36 +54,36 @@ def output_option(function: F) -> F:
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
-        help="How the result is printed.",
+        help="Format of the output.",
     )(function)
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """*text* with its control characters written out.
+    """Return *text* with its control characters escaped.
 
-    :param lines: line breaks stay.
+    :param lines: keep line breaks.
     """
     pattern = _CONTROLS_IN_LINES if lines else _CONTROLS
     return pattern.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def dump_json(value: Any, *, indent: int | None = None) -> str:
-    """*value* as JSON that a terminal shows and doesn't obey."""
+    """Return *value* as JSON without control characters for terminals."""
     return _escaped(json.dumps(value, indent=indent, ensure_ascii=False))
 
 
 def _escaped(text: str) -> str:
-    """JSON, or YAML whose texts with control characters have double quotes, without these."""
+    """Escape control characters in JSON, or in YAML whose texts with them are double-quoted."""
     return _UNESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def one_line(text: str | None) -> str:
-    """*text*, a message of the service with nested parts, without its line breaks."""
+    """Return *text*, a message of the service with nested parts, without line breaks."""
     return _NESTED.sub(" ", text or "")
 
 
 def dump_yaml(value: Any) -> str:
-    """*value* as YAML, members in their order, long texts in one line."""
+    """Return *value* as YAML, with members in order and long texts on one line."""
     import yaml
 
     return _escaped(
@@ -102,7 +102,7 @@ def _dumper() -> type[Any]:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Lists are indented below their key; texts of several lines are blocks."""
+        """A YAML dumper with lists indented below their key, and multi-line texts as blocks."""
 
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
             super().increase_indent(flow, False)
@@ -110,7 +110,7 @@ def _dumper() -> type[Any]:
     def text(dumper: Any, value: str) -> Any:
         style = "|" if "\n" in value else None
         if _CONTROLS_IN_LINES.search(value):
-            style = '"'  # other line breaks than \n would be folded into blanks
+            style = '"'  # other line breaks than \n would be folded into spaces
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
@@ -120,7 +120,7 @@ def _dumper() -> type[Any]:
 def print_as(output: str, value: Any, columns: Sequence[Column] | None = None) -> None:
     """Print *value* in the format *output*.
 
-    :param columns: of the table of a list; an object is shown as a table of its members.
+    :param columns: columns of the table for a list; an object is shown as a table of its members.
     """
     if output == "json":
         click.echo(dump_json(value, indent=2))
@@ -168,7 +168,7 @@ def _cell(value: Any) -> str:
 
 
 def print_table(rows: Sequence[Any], columns: Sequence[Column]) -> None:
-    """Print *rows* with aligned columns; to a file or a pipe in full width."""
+    """Print *rows* with aligned columns, in full width to a file or a pipe."""
     from rich.cells import cell_len
 
     cells = [[_cell(value(row)) for _, value in columns] for row in rows]
@@ -192,12 +192,12 @@ def _cut(line: str, limit: int | None) -> str:
 
 
 def number_text(number: float | None) -> str:
-    """*number* with separators of thousands."""
+    """Return *number* with thousands separators."""
     return "" if number is None else f"{number:,.0f}"
 
 
 def bytes_text(size: float | None) -> str:
-    """*size* bytes in a unit that suits."""
+    """Return *size* bytes with a suitable unit."""
     if size is None:
         return ""
     for unit in ("B", "KB", "MB", "GB"):
@@ -208,7 +208,7 @@ def bytes_text(size: float | None) -> str:
 
 
 def age_text(seconds: float | None) -> str:
-    """*seconds* as ``12 s``, ``3 min``, ``5 h`` or ``2 d``."""
+    """Return *seconds* as ``12 s``, ``3 min``, ``5 h`` or ``2 d``."""
     if seconds is None:
         return ""
     for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):

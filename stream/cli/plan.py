@@ -1,8 +1,8 @@
-"""The changes that bring the service to the state that a file describes. Pure.
+"""The plan of `stream apply`: the changes that lead to the state in a file. Pure.
 
-Note [What a file manages]: a member that the file leaves out stays as it is. ``settings`` are all
-overrides of a source or sink, if they are there. Sources and sinks that the file doesn't have stay,
-unless sinks are to be pruned.
+Note [Managed members]: a member that the file leaves out stays unchanged. ``settings``, if present,
+are all overrides of a source or sink. Sources and sinks that aren't in the file are kept, unless
+sinks are pruned.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SINK_MEMBERS = ("sinkId", "type", "name", "description", "allowedSignals", "tab
 class Change:
     """One call of the API.
 
-    :ivar path: below the branch.
-    :ivar title: what is changed, for people.
-    :ivar before: what is there, as far as it is changed; ``None`` if there is nothing.
-    :ivar after: what is there then; ``None`` if there is nothing.
+    :ivar path: API path below the branch.
+    :ivar title: description of the change, for people.
+    :ivar before: the changed members before; ``None`` if the object doesn't exist.
+    :ivar after: the changed members afterwards; ``None`` if the object is deleted.
     """
 
     action: Action
@@ -45,9 +45,9 @@ class Change:
     after: Any = None
 
     def diff(self, dump: Any) -> list[str]:
-        """Lines that begin with ``+``, ``-`` or a blank.
+        """Return the difference as lines that begin with ``+``, ``-`` or a space.
 
-        :param dump: writes a value as lines of text.
+        :param dump: formats a value as lines of text.
         """
         before = [] if self.before is None else dump(self.before).splitlines()
         after = [] if self.after is None else dump(self.after).splitlines()
@@ -59,11 +59,11 @@ class Change:
 def plan(
     wanted: Sequence[Plain], present: Mapping[str, Plain], *, prune: bool = False
 ) -> list[Change]:
-    """The changes, in the order in which they are to be made.
+    """Return the changes in the order in which they have to be made.
 
-    :param wanted: the sources of the file.
-    :param present: sources by id, as `exported` gives them, with their sinks.
-    :param prune: whether sinks that the file doesn't have are deleted.
+    :param wanted: the sources in the file.
+    :param present: existing sources by id, as returned by `exported`, with their sinks.
+    :param prune: whether sinks that aren't in the file are deleted.
     """
     changes: list[Change] = []
     for source in wanted:
@@ -129,7 +129,7 @@ def _different(given: Plain, present: Plain) -> Plain:
 
 
 def _patch(different: Plain, present: Plain) -> Plain:
-    """Only what differs: of a table, too."""
+    """Return the differing members; also within the table."""
     table = different.get("table")
     if not isinstance(table, dict) or not isinstance(present.get("table"), dict):
         return different
@@ -137,7 +137,7 @@ def _patch(different: Plain, present: Plain) -> Plain:
 
 
 def _normal(value: Any, name: str) -> Any:
-    """*value* without what says no more than if it were left out."""
+    """Return *value* without members that equal their defaults."""
     if name == "mapping" and isinstance(value, dict):
         columns = value.get("columns")
         if isinstance(columns, list):
@@ -199,12 +199,12 @@ def _is_same_setting(one: Any, other: Any) -> bool:
 def exported(
     source: Plain, sinks: Sequence[Plain], settings: Mapping[str, Sequence[Plain]]
 ) -> Plain:
-    """A source as a file has it.
+    """Return a source in the form of a file.
 
     :param source: as the API shows it.
-    :param sinks: of the source, likewise.
-    :param settings: by the id of the sink, and of the source by ``""``, as the API lists them; of
-        those that are left out nothing is said.
+    :param sinks: sinks of the source, likewise.
+    :param settings: as listed by the API, by the id of the sink, or ``""`` for the source; those of
+        other objects are left out.
     """
     result = _exported(source, _SOURCE_MEMBERS, settings.get(""))
     if sinks:

@@ -1,1 +1,1 @@
-"""Observability: the log, the metrics and their listener, and the ids to find things by."""
+"""Observability: the log, the metrics and their listener, and ids for searching the log."""

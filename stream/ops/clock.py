@@ -1,8 +1,8 @@
-"""The two clocks of a process: one that only grows, and the one on the wall.
+"""The two clocks of a process: monotonic time and wall-clock time.
 
-The reactor runs on the first (`stream.ops.process.reactor`): timeouts, leases, back-off and
-durations don't care what somebody sets the machine's time to. Whatever is stored or shown as a date
-comes from the second, which may be stepped back and forth at any moment.
+The reactor uses monotonic time (`stream.ops.process.reactor`), so timeouts, leases, back-off and
+durations don't depend on the machine's time. Stored and shown dates use wall-clock time, which may
+be stepped at any moment.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ WALL_CLOCK = "wallSeconds"
 
 
 def wall_clock(reactor: Any) -> Callable[[], float]:
-    """The clock for timestamps, seconds since the epoch, that goes with *reactor*.
+    """Return the clock for timestamps, seconds since the epoch, that belongs to *reactor*.
 
-    A reactor without one of its own counts seconds since the epoch, as Twisted's do by default and
-    those of tests do whose time is virtual.
+    A reactor without one counts seconds since the epoch, as Twisted's do by default, and reactors
+    of tests with virtual time.
     """
     clock: Callable[[], float] = getattr(reactor, WALL_CLOCK, reactor.seconds)
     return clock
 
 
 def keep_monotonic(reactor: Any) -> None:
-    """Have *reactor*, which somebody else has installed, count by the monotonic clock.
+    """Make *reactor*, installed elsewhere, use the monotonic clock.
 
-    What it is to do later keeps its distance from now.
+    Pending calls keep their remaining delay.
     """
     if reactor.seconds is time.monotonic:
         return

@@ -1,7 +1,7 @@
-"""System calls that make files and directories durable. They block.
+"""System calls that make files and directories durable. Blocks.
 
-Note [Full sync]: macOS keeps what `fsync` has written in the memory of the disk, where a loss of
-power reaches it; only ``F_FULLFSYNC`` waits for the disk itself. It has no `fdatasync`.
+Note [Full sync]: on macOS, `fsync` leaves data in the cache of the disk, where a loss of power
+destroys it; only ``F_FULLFSYNC`` waits for the disk itself. There is no `fdatasync`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _NEEDED = ("pwritev", "pread", "ftruncate", "fsync")
 
 
 def _full_sync() -> int | None:
-    """See Note [Full sync]."""
+    """Sync a file to the disk itself on macOS; see Note [Full sync]."""
     return getattr(fcntl, "F_FULLFSYNC", None)
 
 
 def sync_data(descriptor: int, system: Any = os) -> None:
-    """Make the bytes of a file durable, and what is needed to find them.
+    """Make the content of a file durable, with the metadata needed to read it.
 
-    :param system: the module that asks the operating system.
+    :param system: the module with the system calls.
     """
     full = _full_sync()
     if full is not None:
@@ -38,7 +38,7 @@ def sync_data(descriptor: int, system: Any = os) -> None:
 
 
 def sync_file(descriptor: int, system: Any = os) -> None:
-    """Make a file or a directory durable with all that is known of it."""
+    """Make a file or a directory durable with all its metadata."""
     full = _full_sync()
     if full is not None:
         fcntl.fcntl(descriptor, full)
@@ -56,7 +56,7 @@ def sync_directory(path: Path) -> None:
 
 
 def require_durable_files() -> None:
-    """Raises UserError on a platform where records can't be stored as they are promised to be."""
+    """Check that the platform can store records durably. Raises UserError."""
     missing = [name for name in _NEEDED if not hasattr(os, name)]
     if missing:
         raise UserError(

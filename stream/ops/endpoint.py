@@ -1,4 +1,4 @@
-"""From an address in the settings to something that can listen there."""
+"""Twisted endpoints for addresses in the settings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ __all__ = ["server_endpoint"]
 def server_endpoint(
     reactor: Any, listen: str, *, backlog: int = 511, shared: bool = False
 ) -> IStreamServerEndpoint:
-    """The endpoint for *listen*, ``host:port``; without a host it is every IPv4 interface.
+    """Return the endpoint for *listen*, ``host:port``; without a host it is every IPv4 interface.
 
-    :param shared: whether other processes may listen on the same address. It is taken at once then,
-        and the kernel spreads connections over all that listen.
+    Raises ValueError: *listen* isn't an address. Raises CannotListenError: a shared address is in
+    use.
 
-    Raises ValueError for what isn't an address, and CannotListenError for a shared one in use.
+    :param shared: whether other processes may listen on the same address. The address is then bound
+        at once, and the kernel distributes connections over the processes.
     """
     host, port = split_address(listen)
     if shared:
@@ -55,5 +56,5 @@ def _shared_endpoint(reactor: Any, host: str, port: int, backlog: int) -> IStrea
     except OSError as error:
         listening.close()
         raise CannotListenError(host, port, error) from error
-    # the endpoint closes the descriptor when it listens with a copy of it
+    # the endpoint closes the descriptor when it listens on a copy
     return AdoptedStreamServerEndpoint(reactor, listening.detach(), family)

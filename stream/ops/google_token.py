@@ -1,4 +1,4 @@
-"""Access tokens of Google Cloud, by the library `google-auth` of the extra ``gcp``. Blocks."""
+"""Access tokens of Google Cloud, from the library `google-auth` of the extra ``gcp``. Blocks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
 
 
 class TokenUnavailable(Exception):
-    """There is no token; the text holds no secret."""
+    """There is no token; the message contains no secret."""
 
 
 def google_token(scope: str, key: Mapping[str, Any] | None = None) -> Callable[[], str]:
-    """A function that gives a valid token, from any thread.
-
-    :param scope: what the token is for.
-    :param key: of a service account; without one the application's default credentials are used.
+    """Return a thread-safe function that returns a valid token.
 
     Raises `TokenUnavailable`; so does the function.
+
+    :param scope: scope of the token.
+    :param key: key of a service account; by default the application's default credentials are used.
     """
     try:
         auth = import_module("google.auth")

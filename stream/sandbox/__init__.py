@@ -1,8 +1,8 @@
-"""A local stand-in for the Storage API: the whole product runs without a network.
+"""A local emulation of the Storage API, for running the whole product without a network.
 
-It answers the calls the product makes, takes staged files from a local folder or an object store,
-and loads them into SQLite tables that can be queried while it runs. Nothing else in the product
-knows of it; it is met through its URL.
+It implements the calls of the product, accepts staged files in a local folder or an object store,
+and loads them into SQLite tables that can be queried while it runs. The rest of the product uses it
+only through its URL.
 """
 
 from stream.sandbox.auth import FixedToken

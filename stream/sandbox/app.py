@@ -1,4 +1,4 @@
-"""The routes of all resources as one Klein application, and the site that serves it."""
+"""The routes of all resources as one Klein application, and its site."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def health_route() -> Route:
 
 
 def build_app(gate: Gate, routes: Iterable[Route]) -> Klein:
-    """An application in which *gate* answers each of *routes*, and misses have the same form."""
+    """Build an application in which *gate* answers each of *routes*.
+
+    Answers to unknown routes have the same form.
+    """
     app = Klein()
     for route in routes:
         app.route(route.path, methods=[route.method], endpoint=route.name)(_endpoint(gate, route))
@@ -56,16 +59,16 @@ def _endpoint(gate: Gate, route: Route) -> Any:
 
 
 class _QuietSite(Site):
-    """A site that keeps no access log: what matters is logged where it happens."""
+    """A site without an access log: important events are logged where they occur."""
 
     noisy = False
 
     def log(self, request: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class SandboxSite(WrappingFactory):
-    """Serves an application, and can hang up on idle clients."""
+    """Serves an application, and can disconnect idle clients."""
 
     noisy = False
 
@@ -74,6 +77,6 @@ class SandboxSite(WrappingFactory):
         super().__init__(site)
 
     def hang_up(self) -> None:
-        """Close the connections, after what was written to them is sent."""
+        """Close the connections after their pending data is sent."""
         for connection in list(self.protocols):
             connection.loseConnection()

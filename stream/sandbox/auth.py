@@ -1,9 +1,8 @@
 """The caller and its rights.
 
-Two kinds of tokens: *configured* ones, among them the project administrator's master token, and
-*sink tokens*, which the API hands out once and keeps as a hash. A master token of an ``admin``
-may do everything; one with another role may only read; any other token reaches the buckets it was
-given.
+There are two kinds of tokens: *configured* ones, such as the project administrator's master token,
+and *sink tokens*, which the API returns once and stores as a hash. A master token of an ``admin``
+may do everything; one with another role may only read; any other token may access its own buckets.
 """
 
 from __future__ import annotations
@@ -56,9 +55,9 @@ class FixedToken:
 
 @attrs.frozen
 class Token:
-    """A caller whose token was found to be valid.
+    """A caller with a valid token.
 
-    :ivar id: a number; in the API it is a text for the token itself.
+    :ivar id: a number; the API shows it as a text with the token itself.
     :ivar expires: seconds since the epoch, 0 for never.
     """
 
@@ -74,12 +73,12 @@ class Token:
 
     @property
     def number(self) -> int:
-        """The id as it stands where the token is named as the creator of something."""
+        """The id in the form used for the creator of an object."""
         return int(self.id)
 
     @property
     def can_manage(self) -> bool:
-        """Return whether it may make and remove buckets and tokens."""
+        """Whether it may create and delete buckets and tokens."""
         return self.is_master and self.admin is not None and self.admin["role"] == "admin"
 
     def require_manage(self) -> None:
@@ -91,9 +90,9 @@ class Token:
             raise access_denied("only the master token of an administrator can do this")
 
     def require_bucket(self, bucket_id: str, *, write: bool) -> None:
-        """Check that the token reaches a bucket.
+        """Check that the token may access a bucket.
 
-        Raises UserError: 403, the token doesn't reach the bucket.
+        Raises UserError: 403, the token has no access to the bucket.
         """
         if self.can_manage or (self.is_master and not write):
             return
@@ -102,13 +101,12 @@ class Token:
             raise access_denied(f'the token has no access to the bucket "{bucket_id}"')
 
     def require_file(self, owner_id: str, *, write: bool = False) -> None:
-        """Check that the token reaches a file.
+        """Check that the token may access a file.
 
-        Raises UserError: 403, the file is another token's and this one can't read all files.
+        Raises UserError: 403, the file belongs to another token, and this one can't read all files.
 
-
-        A token that replaced another must be able to finish with its files, so for a token that
-        isn't master the right to read all of them includes their removal.
+        A token that replaced another must be able to finish its files, so for a token that isn't
+        master the right to read all files includes their deletion.
         """
         if self.can_manage or owner_id == self.id:
             return
@@ -117,27 +115,27 @@ class Token:
 
 
 def access_denied(message: str) -> UserError:
-    """403: the token may not do this."""
+    """Return the error 403: the token is not allowed to do this."""
     return UserError(message, status=403, name="accessDenied")
 
 
 def token_invalid() -> UserError:
-    """401: the token isn't known."""
+    """Return the error 401: the token is unknown."""
     return UserError("Invalid access token", status=401, name="storage.tokenInvalid")
 
 
 def hash_token(token: str) -> bytes:
-    """The digest of a sink token, which is kept and by which tokens are compared."""
+    """Return the digest of a sink token, which is stored and compared."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def new_sink_token(project_id: int, token_id: int) -> str:
-    """``<project>-<id>-<secret>``, with 240 random bits."""
+    """Return ``<project>-<id>-<secret>``, with 240 random bits."""
     return f"{project_id}-{token_id}-{secrets.token_urlsafe(30)}"
 
 
 def sink_token_id(token: str, project_id: int) -> int | None:
-    """The id a sink token of the project claims to have, if it looks like one."""
+    """Return the id in a sink token of the project, if it has the form of one."""
     match = _SINK_TOKEN.fullmatch(token)
     if match is None or int(match[1]) != project_id:
         return None
@@ -145,13 +143,13 @@ def sink_token_id(token: str, project_id: int) -> int | None:
 
 
 class FixedTokens:
-    """The configured tokens, found in constant time."""
+    """The configured tokens, compared in constant time."""
 
     def __init__(self, tokens: Iterable[FixedToken], created: str) -> None:
         self._tokens = [(hash_token(fixed.token), _caller(fixed, created)) for fixed in tokens]
 
     def find(self, token: str) -> Token | None:
-        """The caller with that token. Every configured one is compared, in constant time."""
+        """Return the caller with that token; all tokens are compared, in constant time."""
         digest, found = hash_token(token), None
         for expected, caller in self._tokens:
             if hmac.compare_digest(digest, expected):
@@ -159,7 +157,7 @@ class FixedTokens:
         return found
 
     def by_id(self, token_id: str) -> Token | None:
-        """The fixed token with this id."""
+        """Return the fixed token with this id."""
         return next((caller for _, caller in self._tokens if caller.id == token_id), None)
 
 

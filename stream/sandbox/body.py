@@ -1,4 +1,4 @@
-"""Members of a JSON request body, read one by one with their type and bounds checked.
+"""Members of a JSON request body, each read with checks of its type and limits.
 
 `Body` raises `UserError` (400, code ``storage.validation``) naming the member.
 """
@@ -16,12 +16,12 @@ __all__ = ["MAX_BODY_BYTES", "Body", "invalid"]
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_TEXT_CHARS = 64 * 1024
-MAX_ITEMS = 2000  # as many columns as SQLite allows in a table
+MAX_ITEMS = 2000  # SQLite's maximum number of columns in a table
 _MAX_INTEGER = 2**63 - 1
 
 
 def invalid(message: str) -> UserError:
-    """The refusal of a body's content."""
+    """Return the error for invalid content of a body."""
     return UserError(message, status=400, name="storage.validation")
 
 
@@ -33,7 +33,7 @@ class Body:
 
     @classmethod
     def parse(cls, data: bytes) -> Body:
-        """The object in *data*; no bytes at all are the empty object."""
+        """Parse the object in *data*; an empty body is an empty object."""
         if not data:
             return cls({})
         try:
@@ -50,7 +50,7 @@ class Body:
     def text(
         self, name: str, default: str | None = None, *, max_chars: int = MAX_TEXT_CHARS
     ) -> str:
-        """A string; required, and not empty, if there is no default."""
+        """Return a string; required, and not empty, if there is no default."""
         value = self._members.get(name)
         if value is None or (value == "" and default is None):
             if default is None:
@@ -63,7 +63,7 @@ class Body:
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean, also as 0 or 1."""
+        """Return a boolean, also as 0 or 1."""
         value = self._members.get(name, default)
         if value not in (0, 1):
             raise invalid(f'"{name}" is not a boolean')
@@ -72,14 +72,14 @@ class Body:
     def integer(
         self, name: str, default: int | None = None, *, least: int = 0, most: int = _MAX_INTEGER
     ) -> int:
-        """A whole number between *least* and *most*."""
+        """Return an integer between *least* and *most*."""
         value = self._members.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise invalid(f'"{name}" is not a whole number from {least} to {most}')
         return value
 
     def number(self, name: str, default: float, *, least: float, most: float) -> float:
-        """A number between *least* and *most*."""
+        """Return a number between *least* and *most*."""
         value = self._members.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise invalid(f'"{name}" is not a number')
@@ -88,7 +88,7 @@ class Body:
         return float(value)
 
     def texts(self, name: str) -> list[str]:
-        """A list of strings; empty if it is missing."""
+        """Return a list of strings; empty if it is missing."""
         values = self._list(name)
         for value in values:
             if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
@@ -96,7 +96,7 @@ class Body:
         return values
 
     def objects(self, name: str) -> list[Body]:
-        """A list of objects; empty if it is missing."""
+        """Return a list of objects; empty if it is missing."""
         values = self._list(name)
         for value in values:
             if not isinstance(value, dict):
@@ -104,7 +104,7 @@ class Body:
         return [Body(value) for value in values]
 
     def text_map(self, name: str) -> dict[str, str]:
-        """An object of strings; empty if it is missing or, as some clients send it, ``[]``."""
+        """Return an object of strings; empty if it is missing or, from some clients, ``[]``."""
         value = self._members.get(name) or {}
         if not isinstance(value, dict) or len(value) > MAX_ITEMS:
             raise invalid(f'"{name}" is not an object')

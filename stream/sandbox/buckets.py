@@ -16,13 +16,13 @@ from stream.sandbox.project import Project
 
 __all__ = ["Buckets", "find_bucket", "forget_bucket", "no_bucket"]
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,94}")  # with "c-" in front, 96 in all
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,94}")  # with the prefix "c-", 96 in all
 _STAGES = ("in", "out", "sys")
 _COLUMNS = ("id", "stage", "name", "description", "created", "changed")
 
 
 class Buckets:
-    """Routes of buckets. Removing one is a job; *wake* notifies the runner."""
+    """The operations on buckets. Deletion is a job; *wake* notifies the runner."""
 
     def __init__(self, project: Project, wake: Callable[[], None]) -> None:
         self._project = project
@@ -30,7 +30,7 @@ class Buckets:
         self._wake = wake
 
     def routes(self) -> list[Route]:
-        """The routes of this part of the API."""
+        """Return the routes of this part of the API."""
         path = "/v2/storage/branch/<branch>/buckets"
         return [
             Route("getBucket", "GET", f"{path}/<bucket>", self.get),
@@ -39,7 +39,7 @@ class Buckets:
         ]
 
     async def get(self, call: Call) -> Reply:
-        """A bucket."""
+        """Return a bucket."""
         self._project.require_branch(call)
         bucket_id = call.args["bucket"]
         if not call.token.is_master:
@@ -101,12 +101,12 @@ class Buckets:
 
 
 def no_bucket(bucket_id: str) -> UserError:
-    """404: there is no such bucket."""
+    """Return the error 404: there is no such bucket."""
     return not_found(f'bucket "{bucket_id}" not found', "storage.buckets.notFound")
 
 
 def find_bucket(meta: sqlite3.Connection, bucket_id: str) -> dict[str, Any] | None:
-    """The bucket, as a reply shows it; ``None`` if there is none."""
+    """Return the bucket as shown in a reply; ``None`` if there is none."""
     row = meta.execute(
         f"SELECT {', '.join(_COLUMNS)},"
         " (SELECT coalesce(sum(rows_count), 0) FROM tables WHERE bucket_id = buckets.id)"
@@ -144,9 +144,9 @@ def _ask_for_removal(
 
 
 def forget_bucket(meta: sqlite3.Connection, job: Job, now: str) -> list[str]:
-    """Remove the bucket and finish *job*; returns the ids of the tables that went with it.
+    """Remove the bucket and finish *job*; return the ids of its tables.
 
-    Raises UserError: a table was made in it since, and the removal isn't forced.
+    Raises UserError: a table was created in it since, and the deletion isn't forced.
     """
     bucket_id = job.target
     table_ids = _table_ids(meta, bucket_id)

@@ -1,4 +1,4 @@
-"""Tables as ``meta.sqlite`` knows them: definition, metadata, row count.
+"""The catalog of tables in ``meta.sqlite``: definition, metadata, row count.
 
 Functions take a connection and run inside a transaction of that file.
 """
@@ -26,7 +26,7 @@ _SELECT = (
 
 @attrs.frozen
 class Table:
-    """A table in the catalogue."""
+    """A table in the catalog."""
 
     id: str
     bucket_id: str
@@ -47,12 +47,12 @@ def _table(row: Sequence[Any]) -> Table:
 
 
 def no_table(table_id: str) -> UserError:
-    """404: there is no such table."""
+    """Return the error 404: there is no such table."""
     return not_found(f'table "{table_id}" not found', "storage.tables.notFound")
 
 
 def find_table(meta: sqlite3.Connection, table_id: str) -> Table:
-    """The table with this id.
+    """Return the table with this id.
 
     Raises UserError: 404, there is no such table.
     """
@@ -63,18 +63,18 @@ def find_table(meta: sqlite3.Connection, table_id: str) -> Table:
 
 
 def list_tables(meta: sqlite3.Connection) -> list[Table]:
-    """All tables, in the order of their ids."""
+    """Return all tables, in the order of their ids."""
     return [_table(row) for row in meta.execute(f"{_SELECT} ORDER BY id")]
 
 
 def table_exists(meta: sqlite3.Connection, table_id: str) -> bool:
-    """Return whether a table has that id in any case of its letters."""
+    """Return whether a table has that id, ignoring case."""
     sql = "SELECT 1 FROM tables WHERE id = ? COLLATE NOCASE"
     return meta.execute(sql, (table_id,)).fetchone() is not None
 
 
 def add_table(meta: sqlite3.Connection, table: Table) -> None:
-    """Add a table to the catalogue.
+    """Add a table to the catalog.
 
     Raises UserError: 400, it exists; 404, its bucket doesn't.
     """
@@ -101,7 +101,7 @@ def add_table(meta: sqlite3.Connection, table: Table) -> None:
 
 
 def forget_table(meta: sqlite3.Connection, table_id: str) -> None:
-    """Remove a table from the catalogue.
+    """Remove a table from the catalog.
 
     Raises UserError: 404, there is no such table.
     """
@@ -110,7 +110,7 @@ def forget_table(meta: sqlite3.Connection, table_id: str) -> None:
 
 
 def note_import(meta: sqlite3.Connection, table_id: str, applied: Applied, now: str) -> None:
-    """Note an import: when it was, and how many rows the table has."""
+    """Record the time of an import, and the number of rows in the table."""
     meta.execute(
         "UPDATE tables SET rows_count = ?, last_import = ?, changed = ? WHERE id = ?",
         (applied.table_rows, now, now, table_id),
@@ -124,7 +124,7 @@ def put_metadata(
     values: Sequence[tuple[str, str]],
     now: str,
 ) -> list[dict[str, Any]]:
-    """Set values by provider and key; returns all metadata of the table."""
+    """Set values by provider and key; return all metadata of the table."""
     find_table(meta, table_id)
     meta.executemany(
         "INSERT INTO table_metadata (table_id, provider, key, value, timestamp)"
@@ -136,7 +136,7 @@ def put_metadata(
 
 
 def metadata(meta: sqlite3.Connection, table_id: str) -> list[dict[str, Any]]:
-    """The metadata of a table, oldest first."""
+    """Return the metadata of a table, oldest first."""
     rows = meta.execute(
         "SELECT id, key, value, provider, timestamp FROM table_metadata WHERE table_id = ?"
         " ORDER BY id",
@@ -150,5 +150,5 @@ def metadata(meta: sqlite3.Connection, table_id: str) -> list[dict[str, Any]]:
 def find_with_metadata(
     meta: sqlite3.Connection, table_id: str
 ) -> tuple[Table, list[dict[str, Any]]]:
-    """A table with its metadata."""
+    """Return a table with its metadata."""
     return find_table(meta, table_id), metadata(meta, table_id)

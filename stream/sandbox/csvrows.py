@@ -1,15 +1,15 @@
-"""CSV bytes → batches of rows, streaming, in bounded memory.
+"""A streaming CSV parser with bounded memory: bytes to batches of rows.
 
-Reads RFC 4180 (any mix of quoted and plain fields, line ends LF or CRLF, separators and line ends
-inside quotes) and therefore also what sinks write: every field quoted, LF after each row. The
-standard library's reader does the parsing, in strict mode; what is added here are the bounds, the
-number of fields, and two decisions:
+It reads RFC 4180 (any mix of quoted and plain fields, line ends LF or CRLF, separators and line
+ends inside quotes), which includes the form that sinks write: every field quoted, LF after each
+row. It adds to the standard library's strict reader the limits, the check of the number of fields,
+and two decisions:
 
 * **Bytes that aren't UTF-8** become U+FFFD. A TEXT column can't hold them, and a BLOB among texts
-  would surprise every query; one damaged value must not refuse a whole load either. NUL characters
-  are kept.
-* **An empty line** is a row with one empty field, which is what it means in a table of one column
-  and a wrong number of fields in any other.
+  would surprise every query; one damaged value must not refuse a whole load. NUL characters are
+  kept.
+* **An empty line** is a row with one empty field: valid in a table of one column, and a wrong
+  number of fields in any other.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from typing import BinaryIO, cast
 __all__ = ["MAX_ROW_CHARS", "CsvError", "row_batches"]
 
 MAX_ROW_CHARS = 32 * 1024 * 1024
-"""The longest row, quotes included; also the longest field, which it contains."""
+"""Maximum length of a row, including quotes, and so of a field."""
 
-# The reader's own limit of 128 KiB per field is global to the process; it is only ever raised.
+# The reader's limit of 128 KiB per field is global to the process; it is only ever raised.
 csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
 
 
 class CsvError(Exception):
-    """The bytes aren't CSV rows of the expected width; names the row (from 1) and the fault."""
+    """The bytes aren't CSV rows of the expected width.
+
+    The message contains the row (from 1) and the fault.
+    """
 
 
 class _Lines:
-    """The physical lines of a stream; `taken` counts the characters since it was last zeroed."""
+    """The physical lines of a stream; `taken` counts the characters since it was last reset."""
 
     def __init__(self, stream: BinaryIO, max_chars: int) -> None:
         self.taken = 0
         self._max_chars = max_chars
-        # newline="\n": a line ends at LF only, and nothing is translated, so that CR and CRLF
-        # inside quotes survive. The wrapper's decoder carries characters cut between two reads.
+        # newline="\n": a line ends only at LF, without translation, so that CR and CRLF inside
+        # quotes survive. The wrapper's decoder handles characters split between two reads.
         self._text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n")
 
     def __iter__(self) -> Iterator[str]:
@@ -51,7 +54,7 @@ class _Lines:
             yield line
 
     def release(self) -> None:
-        """Release the stream without closing it."""
+        """Detach the stream without closing it."""
         self._text.detach()
 
 
@@ -67,13 +70,13 @@ def row_batches(
 ) -> Iterator[list[list[str]]]:
     """Yield the rows of *stream* in non-empty batches; the stream is left open.
 
-    Raises CsvError: for malformed quoting, a wrong number of fields, or a row that is too long.
-    Rows before it may have been yielded.
+    Raises CsvError: malformed quoting, a wrong number of fields, or a row that is too long. Earlier
+    rows may have been yielded.
 
     :param stream: a readable binary file, at its beginning.
-    :param fields: how many fields each row has to have.
-    :param max_rows: a batch has no more rows than this, and ends with the row that makes it longer
-        than *max_chars* characters.
+    :param fields: required number of fields in each row.
+    :param max_rows: maximum number of rows in a batch, which also ends when it exceeds *max_chars*
+        characters.
     """
     lines = _Lines(stream, max_row_chars)
     reader = csv.reader(lines, delimiter=delimiter, quotechar=enclosure, strict=True)
@@ -103,5 +106,5 @@ def row_batches(
 def _reason(error: Exception) -> str:
     if isinstance(error, CsvError):
         return str(error)
-    # The reader's texts ("unexpected end of data") are about the parse, not about the row.
+    # The reader's messages ("unexpected end of data") are about the parser, not about the row.
     return f"is not valid CSV: {cast(str, error.args[0])}"

@@ -1,7 +1,7 @@
-"""One SQLite file: a single writing connection on its own thread, reading connections on others.
+"""A SQLite file with one writing connection in its own thread, and several reading ones.
 
-In WAL mode readers, in this process or outside, neither wait for the writer nor hold it up. All
-writes of a file queue for its one thread, so a transaction never meets a lock held by ourselves.
+In WAL mode readers, in this process or outside, neither wait for the writer nor block it. All
+writes of a file are queued for its one thread, so a transaction never meets a lock of this process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Database", "SchemaError"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_BUSY_TIMEOUT_SECONDS = 30.0  # an outside writer, or a checkpoint an outside reader holds up
+_BUSY_TIMEOUT_SECONDS = 30.0  # an outside writer, or a checkpoint blocked by an outside reader
 _WAL_KEPT_BYTES = 64 * 1024 * 1024
 
 
@@ -32,9 +32,9 @@ class SchemaError(Exception):
 
 
 class Database:
-    """A SQLite file whose schema is ``sql/<family>-<version>.sql``, applied in order at `open`.
+    """A SQLite file whose schema is ``sql/<family>-<version>.sql``, applied in order by `open`.
 
-    Work is a plain function that takes a connection first; it runs in a thread.
+    Work is a plain function whose first argument is a connection; it runs in a thread.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Database:
         self._read_connections: list[sqlite3.Connection] = []
 
     def _make_pools(self) -> None:
-        """A pool that was stopped can't be started again."""
+        """Create the thread pools; a stopped pool can't be started again."""
         self._writer_pool = ThreadPool(1, 1, name=f"sandbox-{self._family}-writer")
         self._reader_pool = ThreadPool(0, self._readers, name=f"sandbox-{self._family}-reader")
         self._is_open = False
@@ -67,10 +67,10 @@ class Database:
             raise
 
     async def close(self) -> None:
-        """Fires when both files of the database are closed; work that was queued has been done."""
+        """Close the database after the queued work; fires when both files are closed."""
         if not self._is_open:
             return
-        # Readers first: the last connection to close is the one that tidies the log away.
+        # Readers first: the last connection to close removes the log.
         self._stop_readers()
         if self._writer is not None:
             await deferToThreadPool(self._reactor, self._writer_pool, self._writer.close)
@@ -84,7 +84,7 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run *work* in a transaction of its own; an exception undoes all that it did."""
+        """Run *work* in a transaction; an exception rolls it back."""
 
         def transaction() -> T:
             connection = self._writer
@@ -107,7 +107,7 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run *work* on a read-only connection, all of it seeing the same state."""
+        """Run *work* on a read-only connection, in one snapshot."""
 
         def snapshot() -> T:
             connection = self._read_connection()
@@ -128,7 +128,7 @@ class Database:
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            # FULL: a reported success survives the loss of power, not only the end of the process.
+            # FULL: a reported success survives a loss of power, not only the end of the process.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
             connection.execute("PRAGMA foreign_keys = ON")

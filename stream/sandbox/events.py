@@ -1,4 +1,4 @@
-"""Events: kept for people and tests to look at, the newest `KEPT_EVENTS`."""
+"""Events: the newest `KEPT_EVENTS` are kept, for people and tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Events:
         self._store = project.store
 
     def routes(self) -> list[Route]:
-        """The routes of this part of the API."""
+        """Return the routes of this part of the API."""
         return [
             Route("createEvent", "POST", "/v2/storage/events", self.create),
             Route("listEvents", "GET", "/v2/storage/events", self.list_newest),
@@ -55,9 +55,9 @@ class Events:
         return json_reply({"id": event_id, "uuid": event_uuid}, 201)
 
     async def list_newest(self, call: Call) -> Reply:
-        """Newest first, with ``params`` and ``results`` decoded; ``?component=`` narrows the list.
+        """List events, newest first; ``?component=`` filters them.
 
-        A token that isn't master sees the events it sent.
+        A token that isn't master sees only its own events.
         """
         limit = call.query_number("limit", 100, least=1, most=1000)
         owner = None if call.token.is_master else call.token.id
@@ -66,7 +66,7 @@ class Events:
 
 
 def _json_text(body: Body, name: str) -> str:
-    """A member that holds JSON as a string; text that isn't JSON is kept as a JSON string."""
+    """Return a member that holds JSON as a string; other text is stored as a JSON string."""
     text = body.text(name, "null", max_chars=MAX_TEXT_CHARS) or "null"
     try:
         return orjson.dumps(orjson.loads(text)).decode()

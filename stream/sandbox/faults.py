@@ -1,8 +1,7 @@
-"""Failures on demand: the next calls of a route are delayed or answered with an error.
+"""Fault injection: the next calls of a route are delayed or answered with an error.
 
 Tests of a client's retries use it through ``POST /_local/faults``. A route is named as in the table
-of routes (``createBucket``); ``*`` is every route of the API, and ``job`` is not a route but the
-import jobs themselves.
+of routes (``createBucket``); ``*`` is every route of the API, and ``job`` stands for import jobs.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ MAX_DELAY_SECONDS = 600.0
 class Fault:
     """A fault that replaces or delays a call.
 
-    :param status: answer with this status; 0 leaves the answer alone (a delay only). An import job
-        ends with an error whatever the number.
+    :param status: answer with this status; 0 for a delay only. An import job always ends with an
+        error.
     :param delay: seconds to wait first.
-    :param after_effect: do the work, then answer with the error all the same.
-    :param expires_in: for ``prepareFile``: life of the credentials in seconds, may be negative.
-    :param rows_with: for import jobs: those with a row that has this text in a value are refused,
-        as a target refuses a value that it has no room for; nothing happens to others.
+    :param after_effect: do the work, then answer with the error.
+    :param expires_in: for ``prepareFile``: lifetime of the credentials in seconds, may be negative.
+    :param rows_with: for import jobs: a job with this text in a value of a row is refused, as by a
+        target with a value that doesn't fit; other jobs are unaffected.
     """
 
     route: str
@@ -44,24 +43,24 @@ class Fault:
     rows_with: str = ""
 
     def error(self) -> UserError:
-        """The answer, for a fault that has a status."""
+        """Return the error, for a fault that has a status."""
         return UserError(self.message, status=self.status, name=self.code)
 
 
 class Faults:
-    """The faults that wait to happen, first in, first out for each route."""
+    """The pending faults, first in, first out for each route."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Fault, int]] = []
 
     def add(self, fault: Fault, times: int) -> None:
-        """Let *fault* happen to the next *times* calls of its route."""
+        """Inject *fault* into the next *times* calls of its route."""
         if len(self._waiting) >= MAX_FAULTS:
             raise invalid(f"there are already {MAX_FAULTS} faults waiting")
         self._waiting.append((fault, times))
 
     def take(self, route: str) -> Fault | None:
-        """The fault for this call of *route*, which uses it up."""
+        """Remove and return the fault for this call of *route*."""
         for position, (fault, times) in enumerate(self._waiting):
             if fault.route == route or (fault.route == ANY and route != JOB):
                 if times > 1:
@@ -72,11 +71,11 @@ class Faults:
         return None
 
     def clear(self) -> None:
-        """Remove the faults that wait."""
+        """Remove the pending faults."""
         self._waiting.clear()
 
     def waiting(self) -> list[dict[str, object]]:
-        """The faults that still wait, as JSON."""
+        """Return the pending faults as JSON."""
         return [
             {
                 "route": fault.route,
@@ -94,7 +93,7 @@ class Faults:
 
 
 def parse_fault(body: Body, routes: frozenset[str]) -> tuple[Fault, int]:
-    """The fault a request describes and how many times it shall happen (default 1)."""
+    """Return the fault in a request, and its number of times (default 1)."""
     route = body.text("route")
     if route not in routes | {ANY, JOB}:
         raise invalid(f'unknown route "{route}"')

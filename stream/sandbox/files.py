@@ -1,7 +1,7 @@
-"""Staged files: ``files/prepare``, list, get and delete; and the removal of old ones.
+"""Staged files: ``files/prepare``, list, get, delete, and the removal of old ones.
 
-With the provider ``local`` a client gets a folder and writes there, objects that become visible
-when complete; with the others it gets a bucket of an object store (`stream.sandbox.objects`).
+With the provider ``local``, a client writes objects to a folder, where they become visible when
+complete; with the others it gets a bucket of an object store (`stream.sandbox.objects`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Files:
         self._store = project.store
 
     def routes(self) -> list[Route]:
-        """The routes of this part of the API."""
+        """Return the routes of this part of the API."""
         path = "/v2/storage/branch/<branch>/files"
         return [
             Route("prepareFile", "POST", f"{path}/prepare", self.prepare),
@@ -47,7 +47,7 @@ class Files:
         ]
 
     async def prepare(self, call: Call) -> Reply:
-        """A new file and where its objects go. The folder exists when this is answered."""
+        """Create a file and return the location of its objects; the folder exists afterwards."""
         self._project.require_branch(call)
         if call.token.is_master and not call.token.can_manage:
             raise access_denied("this token can only read")
@@ -81,7 +81,7 @@ class Files:
         return json_reply(self._detail(file) | {"localUploadParams": upload}, 201)
 
     async def list_all(self, call: Call) -> Reply:
-        """The newest files that the token may read."""
+        """List the newest files that the token may read."""
         self._project.require_branch(call)
         limit = call.query_number("limit", 100, least=1, most=1000)
         owner = None if call.token.is_master or call.token.can_read_all_files else call.token.id
@@ -89,7 +89,7 @@ class Files:
         return json_reply([self._detail(file) for file in files])
 
     async def get(self, call: Call) -> Reply:
-        """A file, on request with credentials to read it."""
+        """Return a file, on request with credentials to read it."""
         self._project.require_branch(call)
         file = await self._find(call)
         call.token.require_file(file["token_id"])
@@ -114,7 +114,7 @@ class Files:
         return Reply(status=204)
 
     async def remove_old(self) -> int:
-        """Remove files that nobody will ask for any more; returns how many."""
+        """Remove expired files; return their number."""
         now = self._store.now()
         ids = await self._store.meta.write(forget_old_files, now)
         await self._remove(ids)
@@ -154,7 +154,7 @@ class Files:
 
 
 def no_file(file_id: int) -> UserError:
-    """404: there is no such file."""
+    """Return the error 404: there is no such file."""
     return not_found(f'file "{file_id}" not found', "storage.files.notFound")
 
 
@@ -172,7 +172,7 @@ def _create(meta: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, Any]
 
 
 def find_file(meta: sqlite3.Connection, file_id: int) -> dict[str, Any] | None:
-    """The file with this id; ``None`` if there is none."""
+    """Return the file with this id; ``None`` if there is none."""
     row = meta.execute(f"{_SELECT} WHERE id = ?", (file_id,)).fetchone()
     return dict(zip(_COLUMNS, row, strict=True)) if row is not None else None
 
@@ -180,7 +180,7 @@ def find_file(meta: sqlite3.Connection, file_id: int) -> dict[str, Any] | None:
 def list_files(
     meta: sqlite3.Connection, limit: int, owner: str | None = None
 ) -> list[dict[str, Any]]:
-    """The last files, newest first; only those that *owner* prepared, if it is given."""
+    """Return the last files, newest first; only those prepared by *owner*, if it is given."""
     rows = meta.execute(
         f"{_SELECT} WHERE ?1 IS NULL OR token_id = ?1 ORDER BY id DESC LIMIT ?2", (owner, limit)
     )
@@ -188,12 +188,12 @@ def list_files(
 
 
 def note_file_import(meta: sqlite3.Connection, file_id: int, now: float) -> None:
-    """Note when a file was imported."""
+    """Record the time when a file was imported."""
     meta.execute("UPDATE files SET imported_at = ? WHERE id = ?", (now, file_id))
 
 
 def forget_old_files(meta: sqlite3.Connection, now: float) -> list[int]:
-    """Forget files past their time, except those a job still has to read; returns their ids."""
+    """Forget expired files, except those that a job still has to read; return their ids."""
     rows = meta.execute(
         "SELECT id FROM files WHERE (created_at < ? OR imported_at < ?) AND NOT permanent"
         " AND id NOT IN"
@@ -207,5 +207,5 @@ def forget_old_files(meta: sqlite3.Connection, now: float) -> list[int]:
 
 
 def forget_files(meta: sqlite3.Connection, ids: list[int]) -> None:
-    """Remove files from the catalogue."""
+    """Remove files from the catalog."""
     meta.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])

@@ -1,7 +1,7 @@
-"""From a request to a reply: the bounds, the caller, the faults, and the shape of errors.
+"""Request handling: limits, caller, faults, and the form of errors.
 
-Resources are tables of `Route`; the `Gate` stands before all of them. It is the one place that
-turns exceptions into statuses, and it knows every call that is still being worked on.
+Resources are tables of `Route`; the `Gate` processes the requests of all of them. It is the one
+place that converts exceptions to statuses, and it tracks all calls in progress.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ class Reply:
 
 
 def _content(request: object) -> bytes:
-    """The body of *request*, all of which has come."""
+    """Return the complete body of *request*."""
     content: BinaryIO | None = getattr(request, "content", None)
     return content.read() if content is not None else b""
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:
-    """A reply whose body is a value as JSON."""
+    """Return a reply with a value as JSON."""
     return Reply(orjson.dumps(value), status)
 
 
 def not_found(message: str, code: str) -> UserError:
-    """An error of status 404."""
+    """Return an error of status 404."""
     return UserError(message, status=404, name=code)
 
 
 @attrs.frozen
 class Call:
-    """One request, checked so far as all routes have in common.
+    """One request after the checks shared by all routes.
 
-    :ivar content: the body, read at once: a client that hangs up closes the request's file.
+    :ivar content: the body, read at once: a client that disconnects closes the request's file.
     """
 
     request: server.Request
@@ -83,17 +83,17 @@ class Call:
 
     @property
     def token(self) -> Token:
-        """The caller; routes that want a token always have one."""
+        """The caller; routes that require a token always have one."""
         if self.caller is None:
             raise token_invalid()
         return self.caller
 
     def body(self) -> Body:
-        """The body of the request, parsed."""
+        """The parsed body of the request."""
         return Body.parse(self.content)
 
     def query(self, name: str) -> str | None:
-        """The last value of a query parameter."""
+        """Return the last value of a query parameter."""
         values = self.request.args.get(name.encode())
         return values[-1].decode("utf-8", "replace") if values else None
 
@@ -102,7 +102,7 @@ class Call:
         return self.query(name) in ("1", "true")
 
     def query_number(self, name: str, default: int, *, least: int, most: int) -> int:
-        """A number of the query, checked against its limits."""
+        """Return a number of the query, checked against its limits."""
         text = self.query(name)
         if text is None:
             return default
@@ -113,7 +113,7 @@ class Call:
         return int(text)
 
     def id(self, name: str, code: str) -> int:
-        """A numeric path segment; one that can't be an id names nothing: 404 with *code*."""
+        """Return a numeric path segment; an invalid one raises 404 with *code*."""
         text = self.args[name]
         if not (text.isascii() and text.isdigit() and len(text) < 20) or int(text) > _MAX_ID:
             raise not_found(f'"{text}" not found', code)
@@ -124,7 +124,7 @@ class Call:
 class Route:
     """A method and path of the API.
 
-    :param name: what the route is called where faults are asked for.
+    :param name: name of the route for fault injection.
     :param path: below the host, with ``<segment>`` for a variable one.
     """
 
@@ -136,7 +136,7 @@ class Route:
 
 
 class BoundedRequest(server.Request):
-    """A request that drops, rather than stores, what goes beyond `MAX_BODY_BYTES`."""
+    """A request that drops data beyond `MAX_BODY_BYTES`."""
 
     too_large = False
     _received = 0
@@ -158,10 +158,10 @@ Authenticate = Callable[[str], Awaitable[Token | None]]
 
 
 class Gate:
-    """Lets calls through to their handlers, and waits for them in the end.
+    """Passes calls to their handlers, and waits for them at the end.
 
     :ivar loopback: whether only this machine can connect; set once the port is known.
-    :ivar hosts: names under which a browser may address the pages.
+    :ivar hosts: allowed host names of the pages.
     """
 
     _log = Logger()
@@ -179,7 +179,7 @@ class Gate:
     def serve(
         self, route: Route, request: server.Request, args: Mapping[str, str]
     ) -> Deferred[Any]:
-        """Answer *request*. A client that hangs up does not interrupt the work it asked for."""
+        """Answer *request*. A client that disconnects does not interrupt its work."""
         if self._stopping:
             request.setHeader(b"connection", b"close")
             return ensureDeferred(self._refuse(request, "the sandbox is stopping"))
@@ -189,7 +189,8 @@ class Gate:
             self._answer(route, Call(cast(Any, request), args, _content(request)))
         )
         self._calls.add(work)
-        # The router cancels what it was given when the client goes; it is given this, not the work.
+        # The router cancels its Deferred when the client disconnects; it gets this one, not the
+        # work's.
         answer: Deferred[bytes] = Deferred()
 
         def done(reply: Reply) -> None:
@@ -207,9 +208,9 @@ class Gate:
         return answer
 
     def error_reply(self, error: BaseException, route: str = "") -> Reply:
-        """The three-member body of an error; the text of our own faults stays in the log."""
+        """Return the three-member body of an error; messages of defects are only logged."""
         exception_id = f"sandbox-{uuid.uuid4().hex}"
-        if isinstance(error, CancelledError):  # a delay cut short by `drain`
+        if isinstance(error, CancelledError):  # a delay interrupted by `drain`
             error = UserError("the sandbox is stopping", status=503, name="storage.unavailable")
         if isinstance(error, UserError):
             status, code, message = error.status, error.name, error.message
@@ -227,7 +228,7 @@ class Gate:
         )
 
     async def drain(self) -> None:
-        """Take no more calls; fires when those that were taken are answered."""
+        """Refuse new calls; fires when the accepted ones are answered."""
         self._stopping = True
         for delay in list(self._delays):
             delay.cancel()
@@ -281,7 +282,7 @@ class Gate:
                 raise token_invalid()
             return
         # Any website can make a browser on this machine call a loopback port, under a name of the
-        # website's own if it controls the name server. Such calls carry that name or an origin.
+        # website's own if it controls its DNS. Such calls have that name or an origin.
         host = request.getRequestHostname().decode("ascii", "replace").lower()
         origin = request.getHeader("origin")
         if not (host in self.hosts or host == "localhost" or _is_loopback(host)):

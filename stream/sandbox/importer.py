@@ -1,7 +1,7 @@
-"""A staged file → rows of a table: first a plan, then one transaction that carries it out.
+"""Import of a staged file into a table: first a plan, then one transaction that applies it.
 
-The transaction of `load` holds the deletions, the rows, the new count and the mark of the job, so
-whatever happens to the process a job is applied as a whole once, or not at all.
+The transaction of `load` contains the deletions, the rows, the new count and the mark of the job,
+so after any crash a job is applied as a whole once, or not at all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DAMAGED = (EOFError, igzip.BadGzipFile, cast(type[Exception], isal_zlib.error))
 
 
 class ImportRefused(Exception):
-    """The job can't be done as asked; *message* and *code* become the job's error."""
+    """The job can't be done as requested; *message* and *code* become the job's error."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class ImportInterrupted(Exception):
 
 @attrs.frozen
 class ImportPlan:
-    """All that a load needs to know.
+    """The parameters of a load.
 
     :param columns: in the order of the fields.
     :param objects: the CSV objects, gzip or plain.
@@ -75,7 +75,7 @@ class ImportPlan:
 
 
 def object_url(path: Path) -> str:
-    """The ``file://`` URL of a staged object."""
+    """Return the ``file://`` URL of a staged object."""
     return "file://" + quote(str(path), safe="/:")
 
 
@@ -86,13 +86,13 @@ def plan_import(
     sliced: bool,
     prefixes: Sequence[str] = (),
 ) -> ImportPlan:
-    """Complete *plan* with the objects that lie in *folder*, after checking its columns.
+    """Check the columns of *plan*, and add the objects in *folder*.
 
     Raises ImportRefused: the columns aren't the table's, or something is missing or malformed.
 
-    :param folder: where the file's objects are; nothing outside is read.
-    :param sliced: whether a manifest lists the objects; if not, there is one, the file itself.
-    :param prefixes: what the manifest's URLs may begin with besides the folder's own URL.
+    :param folder: the folder of the file's objects; nothing outside is read.
+    :param sliced: whether a manifest lists the objects; otherwise the file itself is the only one.
+    :param prefixes: allowed prefixes of the manifest's URLs in addition to the folder's own URL.
     """
     _check_columns(plan.columns, table_columns)
     if not sliced:
@@ -114,13 +114,13 @@ def plan_import(
 def load(
     data: sqlite3.Connection, plan: ImportPlan, interrupted: Callable[[], bool]
 ) -> rows.Applied:
-    """Carry out *plan* inside the caller's transaction on ``data.sqlite``.
+    """Apply *plan* inside the caller's transaction on ``data.sqlite``.
 
-    A job that was applied before changes nothing and gives its earlier result.
+    A job that was already applied changes nothing and returns its earlier result.
 
     Raises ImportRefused, ImportInterrupted: the caller's transaction has to be rolled back.
 
-    :param interrupted: asked after each batch whether to give up.
+    :param interrupted: called after each batch; returns whether to stop.
     """
     applied = rows.find_applied(data, plan.job_id)
     if applied is not None:
@@ -136,7 +136,7 @@ def load(
                 f'table "{plan.table_id}" was deleted', "storage.tables.notFound"
             ) from error
         raise
-    # With a key, some rows took the place of others.
+    # With a key, some rows replaced others.
     count = rows.count_rows(data, plan.table_id, None if plan.primary_key else loaded)
     applied = rows.Applied(loaded, count)
     rows.mark_applied(data, plan.job_id, applied)
@@ -180,13 +180,13 @@ def _refuse_rows(text: str, batch: Sequence[Sequence[str]], before: int) -> None
 
 @contextmanager
 def _open_object(path: Path) -> Iterator[BinaryIO]:
-    # Never through a link: it could lead out of the file's own folder.
+    # Never through a link, which could lead out of the file's own folder.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as plain:
         packed = path.name.endswith(".gz") or plain.peek(2)[:2] == _GZIP_MAGIC
         if not packed or not plain.peek(1):
             yield plain
             return
-        # Reads all members of a file, one after the other.
+        # Reads all gzip members of a file in sequence.
         with igzip.IGzipFile(fileobj=plain, mode="rb") as unpacked:
             yield cast(BinaryIO, unpacked)
 
@@ -228,11 +228,11 @@ def _listing(folder: Path) -> list[Path]:
 
 
 def manifest_names(folder: Path, prefixes: Sequence[str] = ()) -> list[str]:
-    """The names of the objects that the manifest in *folder* lists, each a plain name.
+    """Return the names of the objects in the manifest in *folder*, each a plain name.
 
-    Raises ImportRefused: it is missing or malformed, or leads out of the file.
+    Raises ImportRefused: the manifest is missing or malformed, or leads out of the file.
 
-    :param prefixes: what the URLs may begin with besides the folder's own URL.
+    :param prefixes: allowed prefixes of URLs in addition to the folder's own URL.
     """
     try:
         with (folder / MANIFEST).open("rb") as stream:
@@ -254,7 +254,7 @@ def manifest_names(folder: Path, prefixes: Sequence[str] = ()) -> list[str]:
 
 
 def _object_name(url: Any, folder: Path, prefixes: Sequence[str]) -> str:
-    """The name of the object at *url*, which has to lie directly in *folder* or a prefix."""
+    """Return the name of the object at *url*, which has to be directly in *folder* or a prefix."""
     if not isinstance(url, str):
         raise _bad_manifest("has an URL that is not a string")
     # Clients differ in what they escape, in the folder's path as in the name.

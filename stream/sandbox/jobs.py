@@ -1,4 +1,4 @@
-"""Jobs: rows of ``jobs`` from waiting to success or error, ``GET jobs`` and ``GET jobs/{id}``.
+"""Jobs: rows of ``jobs`` with their states, ``GET jobs`` and ``GET jobs/{id}``.
 
 Functions that take a connection run inside a transaction of ``meta.sqlite``.
 """
@@ -78,7 +78,7 @@ def _job(row: Sequence[Any]) -> Job:
 
 
 def find(meta: sqlite3.Connection, job_id: int) -> Job | None:
-    """The job with this id; ``None`` if there is none."""
+    """Return the job with this id; ``None`` if there is none."""
     row = meta.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()
     return _job(row) if row is not None else None
 
@@ -92,7 +92,7 @@ def create_job(
     now: str,
     file_id: int | None = None,
 ) -> Job:
-    """A new waiting job. It starts once the transaction is committed and the runner was woken."""
+    """Create a waiting job, which starts when the transaction is committed."""
     job_id = meta.execute(
         "INSERT INTO jobs (operation, params, status, target, token_id, created, file_id)"
         " VALUES (?, ?, 'waiting', ?, ?, ?, ?)",
@@ -105,10 +105,10 @@ def create_job(
 
 
 def claim(meta: sqlite3.Connection, operations: Sequence[str], now: str) -> Job | None:
-    """The oldest waiting job of *operations*, now processing.
+    """Claim the oldest waiting job of *operations*, now processing.
 
-    Jobs with one target follow each other: loads of a table are applied in the order they were
-    asked for, which decides what an upsert leaves behind.
+    Jobs with one target run in sequence: loads of a table are applied in the order of their
+    requests, which determines the result of an upsert.
     """
     marks = ", ".join("?" * len(operations))
     row = meta.execute(
@@ -122,7 +122,7 @@ def claim(meta: sqlite3.Connection, operations: Sequence[str], now: str) -> Job 
 
 
 def release(meta: sqlite3.Connection, job_id: int) -> None:
-    """Let a processing job wait again: it was interrupted and has left no trace."""
+    """Return a processing job to the queue: it was interrupted without effects."""
     meta.execute(
         "UPDATE jobs SET status = 'waiting', started = NULL WHERE id = ? AND status = 'processing'",
         (job_id,),
@@ -146,7 +146,7 @@ def fail_job(meta: sqlite3.Connection, job_id: int, error: Mapping[str, Any], no
 
 
 def unfinished(meta: sqlite3.Connection) -> list[Job]:
-    """Jobs that are waiting or processing, oldest first."""
+    """Return jobs that are waiting or processing, oldest first."""
     rows = meta.execute(
         f"SELECT {_COLUMNS} FROM jobs WHERE status IN ('waiting', 'processing') ORDER BY id"
     )
@@ -154,13 +154,13 @@ def unfinished(meta: sqlite3.Connection) -> list[Job]:
 
 
 def recent(meta: sqlite3.Connection, limit: int) -> list[Job]:
-    """The last jobs, newest first."""
+    """Return the last jobs, newest first."""
     rows = meta.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY id DESC LIMIT ?", (limit,))
     return [_job(row) for row in rows]
 
 
 def trim(meta: sqlite3.Connection) -> None:
-    """Forget finished jobs beyond the newest `KEPT_JOBS`."""
+    """Remove finished jobs beyond the newest `KEPT_JOBS`."""
     meta.execute(
         "DELETE FROM jobs WHERE status IN ('success', 'error')"
         " AND id <= (SELECT max(id) FROM jobs) - ?",
@@ -169,12 +169,12 @@ def trim(meta: sqlite3.Connection) -> None:
 
 
 def job_reply(job: Job, project: Project, status: int = 200) -> Reply:
-    """A reply that shows a job."""
+    """Return a reply that shows a job."""
     return json_reply(job_detail(job, project), status)
 
 
 def job_detail(job: Job, project: Project) -> dict[str, Any]:
-    """*job* as the API shows it; ``results`` is an empty list until there are any."""
+    """Return *job* as the API shows it; ``results`` is an empty list until there are any."""
     detail = {
         "id": job.id,
         "status": job.status,
@@ -199,14 +199,14 @@ class Jobs:
         self._project = project
 
     def routes(self) -> list[Route]:
-        """The routes of this part of the API."""
+        """Return the routes of this part of the API."""
         return [
             Route("listJobs", "GET", "/v2/storage/jobs", self.list_all),
             Route("getJob", "GET", "/v2/storage/jobs/<job>", self.get),
         ]
 
     async def list_all(self, call: Call) -> Reply:
-        """The jobs that the caller may see, newest first."""
+        """List the jobs that the caller may see, newest first."""
         limit = call.query_number("limit", 20, least=1, most=MAX_LISTED_JOBS)
         offset = call.query_number("offset", 0, least=0, most=KEPT_JOBS)
         found = await self._project.store.meta.read(recent, KEPT_JOBS)
@@ -214,7 +214,7 @@ class Jobs:
         return json_reply([job_detail(job, self._project) for job in seen[offset : offset + limit]])
 
     async def get(self, call: Call) -> Reply:
-        """A job of the token's project."""
+        """Return a job of the token's project."""
         job_id = call.id("job", "storage.jobs.notFound")
         job = await self._project.store.meta.read(find, job_id)
         if job is None:
@@ -224,7 +224,7 @@ class Jobs:
 
 
 def _may_see(token: Token, job: Job) -> bool:
-    # The token that replaces a sink's token follows the jobs its predecessor began.
+    # The token that replaces a sink's token follows the jobs of its predecessor.
     bucket_id = ".".join(job.target.split(".")[:2])
     return token.is_master or token.id == job.token_id or bucket_id in token.bucket_permissions
 

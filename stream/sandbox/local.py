@@ -1,4 +1,4 @@
-"""For tests on this machine: faults on demand, and emptying everything."""
+"""Control for tests on this machine: fault injection, and a reset."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["LocalControl"]
 
 
 class LocalControl:
-    """``/_local/…``; only a sandbox that nobody else can reach has it.
+    """``/_local/…``; available only if no other machine can connect.
 
-    :param fault_routes: names of the routes that can fail on demand.
+    :param fault_routes: names of the routes with fault injection.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class LocalControl:
         self._one_reset = DeferredLock()
 
     def routes(self) -> list[Route]:
-        """The routes of this part of the API."""
+        """Return the routes of this part of the API."""
         faults = "/_local/faults"
         return [
             Route("listFaults", "GET", faults, self.list_faults, Access.LOCAL),
@@ -48,11 +48,11 @@ class LocalControl:
         ]
 
     async def list_faults(self, call: Call) -> Reply:
-        """The faults that wait."""
+        """List the pending faults."""
         return json_reply({"faults": self._faults.waiting()})
 
     async def add_fault(self, call: Call) -> Reply:
-        """Add a fault that the next matching requests meet."""
+        """Add a fault for the next matching requests."""
         fault, times = parse_fault(call.body(), self._fault_routes)
         self._faults.add(fault, times)
         return json_reply({"faults": self._faults.waiting()}, 201)
@@ -63,9 +63,9 @@ class LocalControl:
         return Reply(status=204)
 
     async def reset(self, call: Call) -> Reply:
-        """Remove buckets, tables, files, jobs, events, sink tokens and waiting faults.
+        """Remove buckets, tables, files, jobs, events, sink tokens and pending faults.
 
-        Ids go on from where they were, so that no old one means something new.
+        Ids continue from their current values, so that no id is reused.
         """
         async with self._one_reset:
             await self._runner.stop()
@@ -79,8 +79,8 @@ class LocalControl:
     async def _empty(self) -> None:
         store = self._project.store
         self._faults.clear()
-        # The catalogue first: rows that nobody knows are tidied away at the next start, a table
-        # that is known and has lost its rows would be an error to all who ask for it.
+        # The catalog first: unknown rows are removed at the next start, but a known table without
+        # its rows would be an error to all callers.
         await store.meta.write(_empty_meta)
         await store.data.write(rows.drop_all)
         await store.in_thread(remove_objects, store.staging)

@@ -1,7 +1,7 @@
-"""Staging in an object store: what a client gets, and how an import gets at the objects.
+"""Staging in an object store: credentials for clients, and access for imports.
 
-The sandbox gives out credentials and reads with its own; the client's objects are copied into the
-file's local folder for the time of an import.
+The sandbox issues credentials and reads with its own; a client's objects are copied into the file's
+local folder for the duration of an import.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ObjectStaging:
     secret: str = attrs.field(default="", repr=False)
 
     def prepared(self, file_id: int, *, sliced: bool, now: float, life: float) -> dict[str, Any]:
-        """The members of a prepared file's reply that say where to upload, for *life* seconds."""
+        """Return the upload parameters of a prepared file's reply, valid for *life* seconds."""
         key, expiration = _prefix(file_id) + ("" if sliced else _DATA), iso_time(now + life)
         members: dict[str, Any] = {"provider": self.provider, "region": self.region}
         if self.provider == "aws":
@@ -93,7 +93,7 @@ class ObjectStaging:
         return members
 
     def url_prefix(self, file_id: int) -> str:
-        """The prefix of the URLs of a file's objects."""
+        """Return the prefix of the URLs of a file's objects."""
         container = {
             "aws": f"s3://{self.bucket}/",
             "azure": f"azure://{self.key_id}.blob.core.windows.net/{self.bucket}/",
@@ -102,7 +102,7 @@ class ObjectStaging:
         return container + _prefix(file_id)
 
     def fetch(self, file_id: int, folder: Path, *, sliced: bool) -> None:
-        """Copy the objects of a file into *folder*. Waits for disk and network.
+        """Copy the objects of a file into *folder*; blocks.
 
         Raises ImportRefused: an object is missing, or the manifest is malformed.
         """
@@ -116,19 +116,19 @@ class ObjectStaging:
             _download(store, _prefix(file_id) + name, folder / name)
 
     def remove(self, file_id: int, folder: Path) -> None:
-        """Remove the objects of a file, as far as its manifest lists them, and its manifest."""
+        """Remove the objects of a file listed in its manifest, and the manifest."""
         store, keys = self._open(), [MANIFEST, _DATA]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _download(store, _prefix(file_id) + MANIFEST, folder / MANIFEST)
             keys += manifest_names(folder, (self.url_prefix(file_id),))
         except ImportRefused:
-            pass  # nothing was staged, or it is unknown what
+            pass  # nothing was staged, or the objects are unknown
         for name in keys:
             try:
                 obstore.delete(store, _prefix(file_id) + name)
             except (BaseError, FileNotFoundError):
-                continue  # it isn't there, or the store will forget it by its own rules
+                continue  # it is missing, or the store will expire it by its own rules
 
     def _open(self) -> S3Store | AzureStore | GCSStore:
         options: ClientConfig = {
@@ -164,7 +164,7 @@ class ObjectStaging:
         )
 
     def _shared_access_signature(self, start: float, end: float) -> str:
-        """A signature that lets its holder read and write in the container, and nothing else."""
+        """Return a signature that allows reading and writing in the container, and nothing else."""
         scheme = urlsplit(self.endpoint).scheme
         begins, ends = (iso_time(moment).replace("+0000", "Z") for moment in (start - 60, end))
         fields: Mapping[str, str] = {

@@ -1,6 +1,6 @@
-"""Pages for a browser: what is in the project, and the newest rows of a table.
+"""Web pages: the content of the project, and the newest rows of a table.
 
-Nothing is fetched from anywhere, and every value is escaped.
+They load no external resources, and every value is escaped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HEADERS = {
 
 @attrs.frozen
 class Link:
-    """A cell that leads to another page."""
+    """A cell with a link to another page."""
 
     text: str
     target: str
@@ -57,14 +57,14 @@ class Pages:
         self._store = project.store
 
     def routes(self) -> list[Route]:
-        """The routes of the pages."""
+        """Return the routes of the pages."""
         return [
             Route("overviewPage", "GET", "/", self.overview, Access.PAGE),
             Route("tablePage", "GET", "/tables/<table>", self.table, Access.PAGE),
         ]
 
     async def overview(self, call: Call) -> Reply:
-        """The page of tables, files and recent events."""
+        """Return the page of tables, files and recent events."""
         tables, files, recent = await self._store.meta.read(_overview)
         table_rows = [
             (
@@ -114,7 +114,7 @@ class Pages:
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """An HTML table; values longer than `MAX_VALUE_CHARS` are cut."""
+    """Return an HTML table; values longer than `MAX_VALUE_CHARS` are truncated."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     lines = ["<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows]
     if not lines:

@@ -1,7 +1,7 @@
-"""Tokens of programs: ``resolve-storage-token`` of the platform's auth bridge.
+"""Programmatic tokens: ``resolve-storage-token`` of the platform's auth bridge.
 
-A service shows the token of a program and that of its own service account, and gets a token of the
-project that stands for the program: a short-lived master token.
+A service sends the token of a program and that of its own service account, and gets a token of the
+project for the program: a short-lived master token.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _BEARER = "Bearer "
 class Program:
     """A program that is known to the platform.
 
-    :param token: of the program, ``kbc_at_…`` or ``kbc_pat_…``.
-    :param role: which it has in the project.
+    :param token: token of the program, ``kbc_at_…`` or ``kbc_pat_…``.
+    :param role: its role in the project.
     """
 
     token: str = attrs.field(repr=False, validator=attrs.validators.min_len(1))
@@ -44,8 +44,8 @@ class Program:
 class Programs:
     """The exchange of programmatic tokens for tokens of the project.
 
-    :param service_account: token of the one service that may exchange; ``""`` for none.
-    :param life: of the tokens that are given.
+    :param service_account: token of the only service that may exchange; ``""`` for none.
+    :param life: lifetime of the issued tokens.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Programs:
         self._life = life.total_seconds()
 
     def routes(self) -> list[Route]:
-        """The routes of this part of the API."""
+        """Return the routes of this part of the API."""
         return [Route("resolveProgramToken", "POST", _PATH, self.resolve, Access.PUBLIC)]
 
     async def resolve(self, call: Call) -> Reply:
-        """A token of the project for a programmatic one."""
+        """Exchange a programmatic token for a token of the project."""
         account = _bearer(call, "X-Kubernetes-Authorization")
         if not self._service_account or not hmac.compare_digest(
             hash_token(account), hash_token(self._service_account)
@@ -104,7 +104,7 @@ class Programs:
         return json_reply(reply)
 
     def _find(self, text: str) -> Program | None:
-        """Every program is compared, in constant time."""
+        """Return the program; all tokens are compared, in constant time."""
         digest, found = hash_token(text), None
         for expected, program in self._programs:
             if hmac.compare_digest(digest, expected):
@@ -113,7 +113,7 @@ class Programs:
 
 
 def _bearer(call: Call, name: str) -> str:
-    """Raises UserError: 400, the header isn't there."""
+    """Return the bearer token. Raises UserError: 400, the header is missing."""
     value = call.request.getHeader(name) or ""
     if not value.startswith(_BEARER):
         raise UserError(f'"{name}" is missing from header', name="authBridge.missingHeader")

@@ -1,4 +1,4 @@
-"""What all resources share: the store, the project's identity and its settings."""
+"""State shared by all resources: the store, the project's identity and its settings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from stream.sandbox.store import Store
 __all__ = ["DEFAULT_CREDENTIALS_LIFE", "Project"]
 
 DEFAULT_CREDENTIALS_LIFE = timedelta(hours=12)
-"""A file is rotated when its credentials have 30 min left, so their life must be much longer."""
+"""A file is rotated 30 min before its credentials expire, so their lifetime must be much longer."""
 
 
 @attrs.define
 class Project:
     """One project with one branch.
 
-    :param base_url: under which clients reach the sandbox; set once the port is known.
-    :param credentials_life: how long an upload may start after its file was prepared.
-    :param objects: where files are staged; in the store's folder, if None.
+    :param base_url: URL of the sandbox for clients; set once the port is known.
+    :param credentials_life: how long after its preparation an upload of the file may start.
+    :param objects: the object store for staged files; ``None`` for the store's folder.
     """
 
     store: Store

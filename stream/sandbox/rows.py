@@ -1,7 +1,7 @@
-"""The rows' side, ``data.sqlite``: one table per storage table, named by its id, all TEXT.
+"""The rows in ``data.sqlite``: one table per storage table, named by its id, all TEXT.
 
 Functions take a connection and run inside a transaction of that file. Names come from clients, so
-they reach SQL text through `quoted` only; values are always bound.
+they are inserted into SQL only by `quoted`; values are always bound.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = [
 class Applied:
     """The result of a job.
 
-    :param loaded_rows: rows it read.
-    :param table_rows: rows of the table after it.
+    :param loaded_rows: number of rows it read.
+    :param table_rows: number of rows in the table afterwards.
     """
 
     loaded_rows: int
@@ -40,7 +40,7 @@ class Applied:
 
 
 def quoted(name: str) -> str:
-    """*name* as an SQL identifier."""
+    """Return *name* as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -51,7 +51,7 @@ def _list(names: Iterable[str]) -> str:
 def create_table(
     data: sqlite3.Connection, table_id: str, columns: Sequence[str], primary_key: Sequence[str]
 ) -> None:
-    """Make an empty table; what a crash left under that name goes first."""
+    """Create an empty table, after dropping the remains of a crash with that name."""
     drop_tables(data, [table_id])
     definitions = [f"{quoted(column)} TEXT NOT NULL" for column in columns]
     if primary_key:
@@ -68,7 +68,7 @@ def drop_tables(data: sqlite3.Connection, table_ids: Iterable[str]) -> None:
 
 
 def drop_all(data: sqlite3.Connection) -> None:
-    """Remove every table and every trace of jobs."""
+    """Remove every table and every mark of jobs."""
     drop_tables(data, _tables(data))
     data.execute("DELETE FROM _row_counts")
     forget_applied(data)
@@ -77,10 +77,10 @@ def drop_all(data: sqlite3.Connection) -> None:
 def repair(
     data: sqlite3.Connection, known: Collection[tuple[str, Sequence[str], Sequence[str]]]
 ) -> list[str]:
-    """Drop tables that aren't *known* (id, columns, primary key) and make those that are missing.
+    """Drop tables that aren't *known* (id, columns, primary key) and create missing ones.
 
-    A table is made here before it is known, and forgotten before it is dropped here, so after a
-    crash this puts an end to what was begun. Returns the ids that were dropped.
+    A table is created here before it is known, and forgotten before it is dropped here, so after a
+    crash this finishes incomplete operations. Returns the ids of the dropped tables.
     """
     present = set(_tables(data))
     dropped = sorted(present - {table_id for table_id, _, _ in known})
@@ -92,13 +92,13 @@ def repair(
 
 
 def _tables(data: sqlite3.Connection) -> list[str]:
-    # Ids of storage tables have two dots; a table made by hand in this file is left alone.
+    # Ids of storage tables have two dots; a table made by hand in this file is kept.
     rows = data.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
     return [name for (name,) in rows if name.count(".") == 2]
 
 
 def insert_statement(table_id: str, columns: Sequence[str], primary_key: Sequence[str]) -> str:
-    """SQL that adds a row, or replaces the one with the same key."""
+    """Return SQL that adds a row, or replaces the one with the same key."""
     marks = ", ".join("?" * len(columns))
     sql = f"INSERT INTO {quoted(table_id)} ({_list(columns)}) VALUES ({marks})"
     if not primary_key:
@@ -109,7 +109,7 @@ def insert_statement(table_id: str, columns: Sequence[str], primary_key: Sequenc
 
 
 def count_rows(data: sqlite3.Connection, table_id: str, added: int | None) -> int:
-    """Rows of the table after *added* more, or counted if that isn't known; keeps the number."""
+    """Return the table's row count after adding *added*, counted if unknown; stores the number."""
     if added is None:
         count = data.execute(f"SELECT count(*) FROM {quoted(table_id)}").fetchone()[0]
     else:
@@ -124,7 +124,7 @@ def count_rows(data: sqlite3.Connection, table_id: str, added: int | None) -> in
 
 
 def mark_applied(data: sqlite3.Connection, job_id: int, applied: Applied) -> None:
-    """Note, in the transaction that loads its rows, that a job has been applied."""
+    """Record, in the transaction that loads its rows, that a job has been applied."""
     data.execute(
         "INSERT INTO _applied_jobs (job_id, loaded_rows, table_rows) VALUES (?, ?, ?)",
         (job_id, applied.loaded_rows, applied.table_rows),
@@ -132,7 +132,7 @@ def mark_applied(data: sqlite3.Connection, job_id: int, applied: Applied) -> Non
 
 
 def find_applied(data: sqlite3.Connection, job_id: int) -> Applied | None:
-    """What a job has already applied; ``None`` if nothing."""
+    """Return the result of an applied job; ``None`` if it wasn't applied."""
     row = data.execute(
         "SELECT loaded_rows, table_rows FROM _applied_jobs WHERE job_id = ?", (job_id,)
     ).fetchone()
@@ -140,7 +140,7 @@ def find_applied(data: sqlite3.Connection, job_id: int) -> Applied | None:
 
 
 def forget_applied(data: sqlite3.Connection) -> None:
-    """Forget all marks; for when the end of every job that has one is recorded."""
+    """Remove all marks; called when the end of every marked job is recorded."""
     data.execute("DELETE FROM _applied_jobs")
 
 
@@ -153,9 +153,9 @@ def preview(
     max_chars: int,
     newest: bool = False,
 ) -> list[tuple[str, ...]]:
-    """Some rows in the order they were loaded, or the *newest* first.
+    """Return some rows in the order of loading, or the *newest* first.
 
-    Ends early with the row that makes the answer longer than *max_chars* characters.
+    Ends early when the rows exceed *max_chars* characters.
     """
     order = "DESC" if newest else "ASC"
     cursor = data.execute(

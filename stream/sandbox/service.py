@@ -1,4 +1,4 @@
-"""The sandbox as a service: a local stand-in for the Storage API on a port of its own."""
+"""The sandbox as a service: a local emulation of the Storage API on a port of its own."""
 
 from __future__ import annotations
 
@@ -43,22 +43,23 @@ TIDY_INTERVAL_SECONDS = 600.0
 class SandboxService(Service):
     """One project with one branch, its tables in SQLite.
 
-    `startService` fires when the files are open, interrupted jobs have been put right and the port
-    listens; `stopService` when every call is answered, a running import has ended or been rolled
-    back, and the files are closed. The service can be started again.
+    `startService` fires when the files are open, interrupted jobs are repaired and the port
+    listens. `stopService` fires when every call is answered, a running import has ended or been
+    rolled back, and the files are closed. The service can be started again.
 
     :param reactor: the reactor.
-    :param listen: ``host:port``; port 0 is any free one. No host is every address.
-    :param path: the directory of the databases and staged files; made if it isn't there.
+    :param listen: ``host:port``; port 0 is any free one. Without a host it listens on every
+        address.
+    :param path: the directory of the databases and staged files; created if it is missing.
     :param token: the master token of the project's administrator.
-    :param public_url: what the URLs in answers begin with, if not the address listened to.
-    :param extra_tokens: more configured tokens.
-    :param programs: whose tokens may be exchanged.
+    :param public_url: prefix of the URLs in answers; by default the listening address.
+    :param extra_tokens: further configured tokens.
+    :param programs: programs whose tokens may be exchanged.
     :param service_account: the token of the service that may exchange them.
-    :param program_life: of the tokens that programs get.
+    :param program_life: lifetime of the tokens that programs get.
     :param credentials_life: how long upload credentials are valid.
-    :param objects: where files are staged, if not in a folder of *path*.
-    :ivar url: the address, ``http://127.0.0.1:8001``, while it runs.
+    :param objects: the object store for staged files; by default a folder of *path*.
+    :ivar url: the address while it runs, such as ``http://127.0.0.1:8001``.
     """
 
     _log = Logger()
@@ -174,7 +175,7 @@ class SandboxService(Service):
             await self._gate.drain()
             await self._runner.stop()
             self._tidying.stop()
-            await self._tidied  # fires when a run that is under way has ended
+            await self._tidied  # fires when a current run has ended
             self._site.hang_up()
         finally:
             await self._project.store.close()

@@ -42,21 +42,21 @@ T = TypeVar("T")
 
 
 class Reactor(IReactorTime, IReactorFromThreads):
-    """What the store asks of a reactor: the time, and a way back from its threads."""
+    """The part of a reactor that the store uses: the time, and calls from threads."""
 
 
 def iso_time(seconds: float) -> str:
-    """*seconds* since the epoch in the API's form, ``2006-01-02T15:04:05+0000``."""
+    """Return *seconds* since the epoch in the API's form, ``2006-01-02T15:04:05+0000``."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
 
 
 def project_folder(path: Path, project_id: int) -> Path:
-    """Where everything of a project lies."""
+    """Return the folder of a project."""
     return path.absolute() / f"project-{project_id}"
 
 
 def tables_file(path: Path, project_id: int) -> Path:
-    """The SQLite file with the project's tables."""
+    """Return the SQLite file with the project's tables."""
     return project_folder(path, project_id) / "data.sqlite"
 
 
@@ -74,20 +74,20 @@ class Store:
         self._lock: int | None = None
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return self._wall_clock()
 
     def now_iso(self) -> str:
-        """The present time in ISO 8601."""
+        """Return the current time in ISO 8601."""
         return iso_time(self.now())
 
     async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run *work* where it may wait for the disk."""
+        """Run *work* in a thread."""
         assert self._files_pool is not None, "the store is open"
         return await deferToThreadPool(self._reactor, self._files_pool, work, *args, **kwargs)
 
     async def open(self) -> None:
-        """Lock the directory and open what is in it, creating what is missing.
+        """Lock the directory and open its files, creating missing ones.
 
         Raises UserError: another process uses it, or the two databases don't belong together.
         """
@@ -105,7 +105,7 @@ class Store:
             raise
 
     async def close(self) -> None:
-        """Close the files and give the directory back. Does nothing the second time."""
+        """Close the files and unlock the directory. Does nothing the second time."""
         await self.data.close()
         await self.meta.close()
         if self._lock is not None:
@@ -138,8 +138,8 @@ def _store_id(meta: sqlite3.Connection, now: str) -> str:
 
 
 def _belong_to(data: sqlite3.Connection, store_id: str) -> None:
-    # With a meta.sqlite that isn't its own, the rows' tables would look like leftovers, and job
-    # ids would start again, so that new jobs would be taken for applied ones.
+    # With another meta.sqlite, the rows' tables would look like leftovers, and job ids would start
+    # again, so that new jobs would be mistaken for applied ones.
     row = data.execute("SELECT id FROM _store").fetchone()
     if row is None:
         data.execute("INSERT INTO _store (id) VALUES (?)", (store_id,))

@@ -1,4 +1,4 @@
-"""Tables: definition, metadata, import, preview and removal."""
+"""Tables: definition, metadata, import, preview and deletion."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ MAX_PREVIEW_CHARS = 16 * 1024 * 1024
 
 
 class Tables:
-    """Routes of tables.
+    """The operations on tables.
 
-    :param catalogue_lock: held by whoever changes which tables exist, in either database.
+    :param catalogue_lock: held while the set of tables changes, in either database.
     :param wake: notifies the runner of a new job.
     """
 
@@ -46,7 +46,7 @@ class Tables:
         self._wake = wake
 
     def routes(self) -> list[Route]:
-        """The routes of this part of the API."""
+        """Return the routes of this part of the API."""
         branch = "/v2/storage/branch/<branch>"
         table = f"{branch}/tables/<table>"
         definition = f"{branch}/buckets/<bucket>/tables-definition"
@@ -60,7 +60,7 @@ class Tables:
         ]
 
     async def get(self, call: Call) -> Reply:
-        """A table with its metadata."""
+        """Return a table with its metadata."""
         table_id = self._reach(call, write=False)
         table, metadata = await self._store.meta.read(catalogue.find_with_metadata, table_id)
         return json_reply(table_detail(table, self._project) | {"metadata": metadata})
@@ -81,7 +81,7 @@ class Tables:
 
     async def delete(self, call: Call) -> Reply:
         """Delete a table with its rows."""
-        # Nothing refers to a table here, so "force" has nothing to add.
+        # No object refers to a table here, so "force" has no effect.
         table_id = self._reach(call, write=True)
         await self._lock.acquire()
         try:
@@ -129,9 +129,9 @@ class Tables:
         return job_reply(job, self._project, 202)
 
     async def preview(self, call: Call) -> Reply:
-        """The first rows as CSV with a header, or as JSON.
+        """Return the first rows as CSV with a header, or as JSON.
 
-        `MAX_PREVIEW_CHARS` may end them early.
+        They may end early at `MAX_PREVIEW_CHARS`.
         """
         table_id = self._reach(call, write=False)
         limit = call.query_number("limit", 100, least=1, most=MAX_PREVIEW_ROWS)
@@ -143,7 +143,7 @@ class Tables:
         return Reply(text, content_type="text/csv; charset=utf-8")
 
     def _reach(self, call: Call, *, write: bool) -> str:
-        """The id in the path, once the branch and the caller's right to its bucket are checked."""
+        """Check the branch and the caller's right; return the table's id."""
         self._project.require_branch(call)
         table_id = call.args["table"]
         parts = table_id.split(".")
@@ -154,7 +154,7 @@ class Tables:
 
 
 def table_detail(table: Table, project: Project) -> dict[str, Any]:
-    """*table* as the API shows it, without metadata."""
+    """Return *table* as the API shows it, without metadata."""
     base = f"{project.base_url}/v2/storage/branch/{project.branch_id}"
     return {
         "uri": f"{base}/tables/{table.id}",
@@ -184,7 +184,7 @@ def _definition(body: Body) -> tuple[str, list[str], list[str]]:
     primary_key = body.texts("primaryKeysNames")
     if not columns:
         raise invalid(f'"columns" is empty; a table has 1 to {MAX_ITEMS} columns')
-    # SQLite's column names ignore case.
+    # SQLite's column names are case-insensitive.
     if len({column.lower() for column in columns}) < len(columns):
         raise invalid('"columns" has a name twice')
     if any("\0" in column for column in columns):

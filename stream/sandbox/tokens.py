@@ -1,4 +1,4 @@
-"""The index, branches, and tokens: verify, create, delete; and the look-up of a caller's token."""
+"""The index, branches, and tokens: verify, create, delete, and authentication of callers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MAX_DESCRIPTION_CHARS = 255
 
 
 class Tokens:
-    """Routes about who calls, and `authenticate` for the gate.
+    """The operations on the caller, and `authenticate` for the gate.
 
-    Tokens of programs are in `stream.sandbox.programs`.
+    Programmatic tokens are in `stream.sandbox.programs`.
     """
 
     def __init__(self, project: Project) -> None:
@@ -36,7 +36,7 @@ class Tokens:
         self._meta = project.store.meta
 
     def routes(self) -> list[Route]:
-        """The routes of this part of the API."""
+        """Return the routes of this part of the API."""
         return [
             Route("index", "GET", "/v2/storage/", self.index, Access.PUBLIC),
             Route("verifyToken", "GET", "/v2/storage/tokens/verify", self.verify),
@@ -47,7 +47,7 @@ class Tokens:
         ]
 
     async def authenticate(self, text: str) -> Token | None:
-        """The caller whose token *text* is, or None."""
+        """Return the caller whose token is *text*, or None."""
         fixed = self._project.fixed_tokens.find(text)
         if fixed is not None:
             return fixed
@@ -64,12 +64,12 @@ class Tokens:
         return 0 < token.expires <= self._project.store.now()
 
     async def give(self, token: Token) -> tuple[Token, str]:
-        """*token* with an id, and its secret. Forgets the tokens that have expired."""
+        """Return *token* with an id, and its secret; remove expired tokens."""
         project = self._project
         return await self._meta.write(_create, token, project.project_id, project.store.now())
 
     async def index(self, call: Call) -> Reply:
-        """What the service offers, in the form of the Storage API's index."""
+        """Return the index in the form of the Storage API."""
         reply = {
             "api": "storage",
             "version": "v2",
@@ -80,11 +80,11 @@ class Tokens:
         return json_reply(reply)
 
     async def verify(self, call: Call) -> Reply:
-        """The token of the request and its rights."""
+        """Return the token of the request and its rights."""
         return json_reply(self.detail(call.token))
 
     async def create(self, call: Call) -> Reply:
-        """Create a token with the rights of the body."""
+        """Create a token with the rights in the body."""
         call.token.require_manage()
         body, creator = call.body(), call.token
         token = Token(
@@ -111,11 +111,11 @@ class Tokens:
         return Reply(status=204)
 
     async def list_branches(self, call: Call) -> Reply:
-        """The branches of the project: one."""
+        """List the branches of the project: one."""
         return json_reply([self._branch()])
 
     async def get_branch(self, call: Call) -> Reply:
-        """The branch that the path names."""
+        """Return the branch that the path names."""
         self._project.require_branch(call)
         return json_reply(self._branch())
 
@@ -129,7 +129,7 @@ class Tokens:
         }
 
     def detail(self, token: Token) -> dict[str, Any]:
-        """*token* as the API shows it."""
+        """Return *token* as the API shows it."""
         project = self._project
         detail: dict[str, Any] = {
             "id": token.id,
@@ -144,7 +144,7 @@ class Tokens:
             "canManageTokens": token.can_manage,
             "canReadAllFileUploads": token.can_read_all_files,
             "canPurgeTrash": token.can_purge_trash,
-            # An empty map is an empty list here, as it is in the original's answers.
+            # An empty map is an empty list here, as in the original's answers.
             "bucketPermissions": dict(token.bucket_permissions) or [],
             "owner": {
                 "id": project.project_id,
@@ -184,7 +184,7 @@ def _create(
         (now,),
     )
     detail = orjson.dumps(attrs.asdict(token)).decode()
-    # The id is part of the token, so the hash follows in a second step of the transaction.
+    # The id is part of the token, so the hash is set in a second step of the transaction.
     token_id = meta.execute(
         "INSERT INTO tokens (hash, detail) VALUES (x'', ?)", (detail,)
     ).lastrowid

@@ -1,8 +1,8 @@
 """The settings: one typed tree, read from files, environment and flags.
 
-`load` gives a checked `Settings`; `LEAVES` is the flat table of everything that can be set. The
-class of a section is named after it; what a source or sink may replace for itself is in
-`stream.settings.overrides`.
+`load` returns validated `Settings`; `LEAVES` is the flat table of all settings. The class of a
+section is named after it; `stream.settings.overrides` has the settings that a source or sink may
+override.
 """
 
 from stream.settings.address import split_address

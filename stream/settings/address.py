@@ -1,4 +1,4 @@
-"""Addresses as settings write them: ``host:port``, ``[::1]:port``, ``:port``."""
+"""Addresses in settings: ``host:port``, ``[::1]:port``, ``:port``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MAX_HOST = 253
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """The host (without brackets, empty for every interface) and the port of *text*.
+    """Return the host (without brackets, empty for every interface) and the port of *text*.
 
-    Raises ValueError.
+    Raises ValueError: *text* is no address.
     """
     host, colon, port = text.rpartition(":")
     if not colon:
@@ -36,7 +36,7 @@ def is_host(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches *host*; of names only ``localhost`` counts."""
+    """Return whether *host* is a loopback address, or the name ``localhost``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Connections: named ways to databases and stores, as operators declare them."""
+"""Connections: named databases and stores, declared by operators."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,47}")
 class Connection:
     """One connection.
 
-    :ivar name: by which sinks refer to it.
-    :ivar type: of the target that uses it.
-    :ivar projects: ids of those that may use it; none means all.
-    :ivar options: everything else; may be secret.
+    :ivar name: name that sinks refer to.
+    :ivar type: type of the target that uses it.
+    :ivar projects: ids of projects that may use it; empty for all.
+    :ivar options: all other members; may be secret.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Connection:
 
 @attrs.frozen
 class Connections:
-    """All connections by their names. Its text is YAML or JSON."""
+    """All connections by name. The text form is YAML or JSON."""
 
     by_name: Mapping[str, Connection] = attrs.field(factory=dict, hash=False)
 
     @classmethod
     def parse(cls, raw: object) -> Self:
-        """Read a mapping from names to connections, or its text.
+        """Parse a mapping from names to connections, or its text.
 
-        Raises ValueError with a reason that repeats no value, since any may be secret.
+        Raises ValueError: the message contains no values, since any may be secret.
         """
         if isinstance(raw, str):
             try:
@@ -58,7 +58,7 @@ class Connections:
         return cls({name: _connection(name, plain) for name, plain in raw.items()})
 
     def of_type(self, type: str) -> Iterator[Connection]:
-        """The connections of the target named *type*."""
+        """Return the connections of the target named *type*."""
         return (each for each in self.by_name.values() if each.type == type)
 
     def __bool__(self) -> bool:

@@ -1,7 +1,7 @@
-"""What files, variables and flags say, turned into typed values.
+"""Conversion of values from files, variables and flags to typed values.
 
-Typing is lenient: text becomes a number or a boolean where one is wanted, and the other way round.
-Empty text is the empty value of the type.
+Conversion is lenient: text is converted to a number or a boolean if needed, and vice versa. Empty
+text is the empty value of the type.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 
 
 def convert(kind: type, raw: object) -> Any:
-    """*raw* (text, number, boolean, list or mapping) as a value of *kind*, see `Leaf.type`.
+    """Convert *raw* (text, number, boolean, list or mapping) to a value of *kind*; see `Leaf.type`.
 
-    Raises ValueError with the reason; it never repeats *raw* itself, which may be secret.
+    Raises ValueError: the message never contains *raw* itself, which may be secret.
     """
     if kind is tuple:
         return _list(raw)

@@ -1,8 +1,8 @@
-"""How a setting is declared: one attrs field carries everything that is known about it.
+"""Declaration of settings: one attrs field has all the metadata of a setting.
 
 `setting` makes the field of a leaf, `group` that of a section. `leaves_of` walks a settings class
-and gives the flat table from which flags, environment variables, files, dumps, help and the
-settings of sources and sinks are made.
+and returns the flat table for flags, environment variables, files, dumps, help and the settings of
+sources and sinks.
 """
 
 from __future__ import annotations
@@ -62,21 +62,21 @@ class Leaf:
 
     :ivar key: path in a configuration file, e.g. ``source.http.maxConnections``.
     :ivar path: names of the attributes that lead to the value.
-    :ivar flag: name on the command line, without the dashes in front.
+    :ivar flag: name on the command line, without the leading dashes.
     :ivar env: name of the environment variable.
     :ivar type: ``str``, ``int``, ``bool``, ``bytes``, ``tuple``, `Duration`, `ByteSize`
         or `Connections`.
     :ivar usage: a sentence for people.
-    :ivar rule: what the value must obey.
-    :ivar published_rule: the rule as the API publishes it; differs where we allow more
-        than clients of the original know.
-    :ivar secret: the value is never shown.
-    :ivar override: who may replace the value for one source or sink: ``user`` anybody who may
-        change the source; ``unlisted`` likewise, but the API lists it only where it is replaced,
-        for clients that know the original's list; ``protected`` nobody through the API; ``None``
-        nobody, and it isn't listed there.
-    :ivar unsigned: an integer that the API calls ``uint64``.
-    :ivar former: the key that the setting had before, which is still understood; empty if none.
+    :ivar rule: the constraints of the value.
+    :ivar published_rule: the rule as the API publishes it; it differs if this service allows more
+        than the original's clients know.
+    :ivar secret: whether the value is never shown.
+    :ivar override: who may override the value for a source or sink: ``user`` for users who may
+        change the source; ``unlisted`` likewise, but the API lists it only if it is overridden, for
+        clients that know the original's list; ``protected`` for no API user; ``None`` for nobody,
+        and it isn't listed.
+    :ivar unsigned: whether the API shows the integer's type as ``uint64``.
+    :ivar former: the setting's former key, which is still accepted; empty if none.
     """
 
     key: str
@@ -105,7 +105,7 @@ class Leaf:
         return self.type is tuple
 
     def get(self, settings: object) -> Any:
-        """The value of this leaf in *settings*."""
+        """Return the value of this leaf in *settings*."""
         value = settings
         for name in self.path:
             value = getattr(value, name)
@@ -125,13 +125,13 @@ def setting(
     shown_default: str | None = None,
     former: str = "",
 ) -> Any:
-    """The attrs field of one leaf.
+    """Return the attrs field of one leaf.
 
-    :param default: the built-in value, of the type that the annotation names.
+    :param default: the built-in value, of the annotated type.
     :param usage: a sentence for people.
     :param rule: comma-separated conditions, see `stream.settings.rules`.
     :param key: last segment of the path, if it isn't the attribute's name in lowerCamelCase.
-    :param shown_default: what help says instead of a default that depends on the machine.
+    :param shown_default: text in the help for a default that depends on the machine.
 
     The other parameters are those of `Leaf`.
     """
@@ -142,7 +142,7 @@ def setting(
 
 
 def group(cls: type[T], *, key: str | None = None) -> T:
-    """The attrs field of a section.
+    """Return the attrs field of a section.
 
     :param key: segment of the path, if it isn't the attribute's name in lowerCamelCase.
     """
@@ -150,12 +150,12 @@ def group(cls: type[T], *, key: str | None = None) -> T:
 
 
 def env_name(key: str) -> str:
-    """The environment variable of the setting with this *key*."""
+    """Return the environment variable of the setting with this *key*."""
     return ENV_PREFIX + flag_name(key).upper().replace("-", "_")
 
 
 def flag_name(key: str) -> str:
-    """``storage.statistics.cache.L2.enabled`` as ``storage-statistics-cache-l2-enabled``.
+    """Return ``storage.statistics.cache.L2.enabled`` as ``storage-statistics-cache-l2-enabled``.
 
     A run of capitals is one word: ``debugHTTPClient`` becomes ``debug-httpclient``.
     """
@@ -163,7 +163,7 @@ def flag_name(key: str) -> str:
 
 
 def leaves_of(cls: type) -> tuple[Leaf, ...]:
-    """The settings below *cls* in the order of their declaration."""
+    """Return the settings below *cls* in the order of their declaration."""
     return tuple(_walk(cls, "", ()))
 
 
@@ -213,7 +213,7 @@ def _camel(name: str) -> str:
 
 
 def with_values(tree: T, values: Mapping[tuple[str, ...], Any]) -> T:
-    """A copy of *tree* (a settings class' instance) with the values at the given paths replaced."""
+    """Return *tree*, a settings instance, with the values at the given paths replaced."""
     here: dict[str, Any] = {}
     below: dict[str, dict[tuple[str, ...], Any]] = {}
     for path, value in values.items():

@@ -1,6 +1,6 @@
-"""The settings in force, printed: JSON for machines, commented YAML to start a file from.
+"""Dump of the effective settings: JSON for machines, commented YAML as a template for files.
 
-Secrets are masked, sections without a meaning are left out, the order is that of the declaration.
+Secrets are masked, inapplicable sections are left out, and the order is that of the declaration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INDENT = "    "
 
 
 def masked(settings: Settings) -> dict[str, Any]:
-    """*settings* as nested dicts of plain values without secrets, for the log at the start."""
+    """Return *settings* as nested dicts of plain values without secrets, for the start-up log."""
     tree: dict[str, Any] = {}
     for leaf in LEAVES:
         if applies(leaf, settings):
@@ -36,7 +36,7 @@ def masked(settings: Settings) -> dict[str, Any]:
 
 
 def dump(settings: Settings, form: str) -> str:
-    """*settings* as text, without a final newline.
+    """Return *settings* as text, without a final newline.
 
     :param form: ``json``, ``yaml`` or ``yml``; another one raises SettingsError.
     """
@@ -57,7 +57,7 @@ def _plain(leaf: Leaf, settings: Settings) -> Any:
         return None
     if isinstance(value, str):
         return hide_secrets(value)
-    # ByteSize is an int, but people write sizes and durations as text.
+    # ByteSize is an int, but sizes and durations are written as text.
     return value if type(value) in {bool, int} else str(value)
 
 
@@ -94,7 +94,7 @@ def _yaml_value(indent: str, name: str, value: Any) -> list[str]:
 
 
 def _scalar(value: Any) -> str:
-    # Some characters break lines for YAML, which would read a blank instead.
+    # Some characters are line breaks in YAML, which would be read as spaces.
     is_odd = isinstance(value, str) and not value.isprintable()
     style = '"' if is_odd else None
     text: str = yaml.safe_dump(value, allow_unicode=not is_odd, default_style=style, width=2**31)

@@ -1,7 +1,7 @@
-"""The command line, read the way its users know it.
+"""The parser of the command line, compatible with the original's.
 
-``--name value`` and ``--name=value``, a boolean without a value, flags and components mixed in any
-order, ``--`` ends the flags.
+``--name value`` and ``--name=value``, a boolean without a value, flags and components in any order,
+``--`` ends the flags.
 """
 
 from __future__ import annotations
@@ -84,15 +84,15 @@ class CommandLine:
 
     @property
     def config_files(self) -> tuple[str, ...]:
-        """The files of ``--config-file``, in their order."""
+        """The files of ``--config-file``, in order."""
         paths = self.special.get("config-file", [])
         return tuple(path.strip() for text in paths for path in text.split(",") if path.strip())
 
 
 def parse_argv(argv: Sequence[str]) -> CommandLine:
-    """Take a command line (without the program's name) apart.
+    """Parse a command line (without the program's name).
 
-    Raises SettingsError for an unknown flag and for a flag without its value.
+    Raises SettingsError: a flag is unknown or lacks its value.
     """
     flags: dict[str, str | list[str]] = {}
     arguments: list[str] = []
@@ -123,7 +123,7 @@ def parse_argv(argv: Sequence[str]) -> CommandLine:
 
 
 def unknown_flag(flag: str) -> SettingsError:
-    """The error for *flag*, written with its dashes."""
+    """Return the error for *flag*, written with its dashes."""
     special = [f"--{name}" for name in (*SPECIAL_FLAGS, "components")]
     meant = close(flag, special) if flag.startswith("--") else None
     hint = f", did you mean {meant}?" if meant else ""

@@ -1,7 +1,7 @@
 """The settings under ``storage.level``: local disks, staging, target.
 
-This is what one source or sink may partly replace, see `stream.settings.overrides`; a file is
-opened with its own copy of `StorageLevel`.
+A source or sink may override some of them; see `stream.settings.overrides`. A file is opened with
+its own copy of `StorageLevel`.
 """
 
 # ruff: noqa: RUF009 — `setting` and `group` make attrs fields
@@ -194,7 +194,7 @@ class TargetLevelSettings:
     """The settings of the level ``target``."""
 
     operator: TargetOperatorSettings = group(TargetOperatorSettings)
-    # "import" is a word of the language, so the attribute has an underscore; the key has not.
+    # "import" is a keyword, so the attribute has an underscore; the key has not.
     import_: ImportSettings = group(ImportSettings)
 
 

@@ -1,4 +1,4 @@
-"""The name that somebody probably meant: of a setting, or of anything else."""
+"""Suggestions for misspelled names of settings and other things."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COMPARED_CHARACTERS = 100
 
 
 def nearest(name: str) -> str:
-    """The existing name that resembles *name* most, in the same form.
+    """Return the existing name that is most similar to *name*, in the same form.
 
     :param name: a key (``source.http.lisen``), a variable (``STREAM_NODEID``) or a flag
         (``--node_id``, or without the dashes).
@@ -34,12 +34,12 @@ def nearest(name: str) -> str:
 
 
 def close(name: str, others: Iterable[str] = ()) -> str | None:
-    """`nearest`, or one of *others* that is nearer, unless nothing resembles *name*."""
+    """Return `nearest`, or one of *others* that is nearer, unless nothing is similar to *name*."""
     return closest(name, [nearest(name), *others])
 
 
 def closest(name: str, others: Iterable[str]) -> str | None:
-    """The one of *others* that resembles *name* most, unless none does.
+    """Return the one of *others* that is most similar to *name*, if any.
 
     :param name: of any length; only its beginning is compared.
     """
@@ -51,7 +51,7 @@ def closest(name: str, others: Iterable[str]) -> str | None:
 
 
 def _resemblance(wanted: str, known: str) -> tuple[float, float]:
-    # The last segment breaks ties: "listen" resembles "api.listen" more than "api.task".
+    # The last segment breaks ties: "listen" is more similar to "api.listen" than to "api.task".
     last_wanted, last_known = wanted.rpartition(".")[2], known.rpartition(".")[2]
     return (
         difflib.SequenceMatcher(None, wanted, known, autojunk=False).ratio(),

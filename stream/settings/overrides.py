@@ -1,7 +1,7 @@
-"""Settings that a source or a sink may replace for itself, most of them below ``storage.level``.
+"""Settings that a source or a sink may override, most of them below ``storage.level``.
 
-An override is a pair of a key and the raw JSON value as its user sent it. A file is opened with the
-service's settings, over which its source's overrides are laid, and over those its sink's.
+An override is a pair of a key and the raw JSON value sent by its user. A file is opened with the
+service's settings, overridden first by those of its source and then by those of its sink.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 Overrides = Sequence[tuple[str, object]]
 
 OVERRIDABLE: tuple[Leaf, ...] = tuple(leaf for leaf in LEAVES if leaf.override is not None)
-"""The leaves in the order of their declaration, which is that of error texts."""
+"""The leaves in the order of their declaration, which is also the order of error texts."""
 
 _BY_KEY = {leaf.key: leaf for leaf in OVERRIDABLE}
 STORAGE_LEVEL = ("storage", "level")
@@ -64,8 +64,8 @@ class SettingItem:
     """One row of the settings of a source or sink.
 
     :ivar value: plain: text for sizes and durations.
-    :ivar default_value: what the service's settings say.
-    :ivar overwritten: there is an override, even if it equals the default.
+    :ivar default_value: the value in the service's settings.
+    :ivar overwritten: whether there is an override, even if it equals the default.
     """
 
     key: str
@@ -79,24 +79,24 @@ class SettingItem:
 
 
 def _renamed(overrides: Overrides) -> Iterator[tuple[str, object]]:
-    """*overrides* with the present keys of settings that had others before."""
+    """Return *overrides* with the current keys of renamed settings."""
     for key, raw in overrides:
         leaf = LEAVES_BY_FORMER_KEY.get(key)
         yield (key if leaf is None else leaf.key), raw
 
 
 class _Unset:
-    """An override that sets nothing: null, or empty text for a size or a duration."""
+    """An override without effect: null, or empty text for a size or a duration."""
 
 
 _UNSET = _Unset()
 
 
 def describe(settings: Settings, overrides: Overrides) -> list[SettingItem]:
-    """All overridable settings, sorted by key; unlisted ones only if they are overridden.
+    """Return all overridable settings, sorted by key; unlisted ones only if they are overridden.
 
-    :param settings: the service's.
-    :param overrides: of this source or sink alone.
+    :param settings: settings of the service.
+    :param overrides: overrides of this source or sink alone.
     """
     given = dict(_renamed(overrides))
     effective = merge(settings, overrides, below=())
@@ -117,13 +117,13 @@ def describe(settings: Settings, overrides: Overrides) -> list[SettingItem]:
 
 
 def merge(tree: T, *override_lists: Overrides, below: tuple[str, ...] = STORAGE_LEVEL) -> T:
-    """*tree* with the overrides of each list laid over it, later lists win.
+    """Return *tree* with the overrides of each list applied; later lists take precedence.
 
-    :param below: attributes that lead to *tree* from the service's settings; overrides of what
-        isn't there are left out.
+    Stored overrides were validated on receipt. One that is no longer valid is left out, so that it
+    can't block the opening of a file.
 
-    Stored overrides were checked when they came. One that is no longer understood is left out, so
-    that it can't keep a file from being opened.
+    :param below: attributes that lead to *tree* from the service's settings; overrides of other
+        settings are left out.
     """
     values: dict[tuple[str, ...], Any] = {}
     for overrides in override_lists:
@@ -141,16 +141,16 @@ def merge(tree: T, *override_lists: Overrides, below: tuple[str, ...] = STORAGE_
 
 
 def patched(stored: Overrides, patch: Overrides) -> list[tuple[str, object]]:
-    """The overrides to store, sorted by key; a null in *patch* removes the stored override."""
+    """Return the overrides to store, sorted by key; a null in *patch* removes an override."""
     merged = {**dict(_renamed(stored)), **dict(_renamed(patch))}
     return [(key, merged[key]) for key in sorted(merged) if merged[key] is not None]
 
 
 def check_patch(items: Overrides) -> None:
-    """Refuse a patch that may not be stored.
+    """Check a patch.
 
-    Raises UserError 400 that lists everything that is wrong with keys and values, or 403 if the
-    only fault is that keys are protected.
+    Raises UserError: 400 that lists all invalid keys and values, or 403 if the only fault is that
+    keys are protected.
     """
     items = list(_renamed(items))
     counts = Counter(key for key, _ in items)
@@ -181,7 +181,7 @@ def check_patch(items: Overrides) -> None:
 
 
 class _Invalid(Exception):
-    """A value doesn't fit its setting; the text is for the user."""
+    """A value doesn't match its setting; the text is for the user."""
 
 
 def _check(leaf: Leaf, raw: object) -> None:
@@ -190,7 +190,7 @@ def _check(leaf: Leaf, raw: object) -> None:
         limit = f"{_MAX_ITEMS} items, {_MAX_TEXT} characters"
         raise _Invalid(f'invalid "{leaf.key}" value: it is longer than {limit}')
     value = _read(leaf, raw)
-    # Of a protected setting it matters more that it is protected than that it is out of range.
+    # That a setting is protected matters more than a value out of range.
     if value is _UNSET or leaf.override == "protected":
         return
     problem = leaf.rule.violation(value, zero_is_a_number=True)
@@ -200,7 +200,7 @@ def _check(leaf: Leaf, raw: object) -> None:
 
 
 def _read(leaf: Leaf, raw: object) -> Any:
-    """The typed value of *raw*, or `_UNSET`. Raises _Invalid."""
+    """Return the typed value of *raw*, or `_UNSET`. Raises _Invalid."""
     if raw is None:
         return _UNSET
     if leaf.type in {Duration, ByteSize} and isinstance(raw, str):
@@ -233,7 +233,7 @@ def _read_text(leaf: Leaf, raw: str) -> Duration | ByteSize:
 
 
 def _read_number(leaf: Leaf, raw: Any) -> int | Duration | ByteSize:
-    """A count, bytes or nanoseconds; the fraction is cut off."""
+    """Return a count, bytes or nanoseconds; the fraction is truncated."""
     largest = _MAX_BYTES if leaf.type is ByteSize or leaf.unsigned else _MAX_NANOSECONDS
     if not math.isfinite(raw) or not -largest <= raw <= largest:
         shown = _cut(str(raw), _MAX_SHOWN_VALUE)

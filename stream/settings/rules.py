@@ -1,7 +1,6 @@
-"""The rule of a value, written as ``required,min=1,max=100``.
+"""Rules of values, written as ``required,min=1,max=100``.
 
-The text of a rule is part of what the API and the dump show, so it is kept as it was declared.
-Conditions:
+The API and the dump show the text of a rule, so it is kept as declared. Conditions:
 
 - ``required``: not zero, not empty.
 - ``min=``, ``max=`` for numbers (and the length of lists), ``minBytes=``, ``maxBytes=`` for sizes,
@@ -14,7 +13,7 @@ Conditions:
   loopback. ``networks``: a list of IP addresses or networks.
 - ``gtefield=name``: not less than that sibling. Only `stream.settings.validate` knows siblings.
 
-Numbers, durations and sizes below zero never pass, whatever the rule says.
+Negative numbers, durations and sizes are always invalid.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Rule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the text form. Raises ValueError for a condition that doesn't exist."""
+        """Parse the text form. Raises ValueError for an unknown condition."""
         conditions = []
         for part in filter(None, text.split(",")):
             name, _, argument = part.partition("=")
@@ -63,13 +62,13 @@ class Rule:
         return ("required", "") in self.conditions
 
     def argument(self, name: str) -> str | None:
-        """The argument of the condition *name*, None if the rule doesn't have it."""
+        """Return the argument of the condition *name*, None if the rule doesn't have it."""
         return dict(self.conditions).get(name)
 
     def violation(self, value: Any, *, zero_is_a_number: bool = False) -> str | None:
-        """What is wrong with *value*, as the end of a sentence about it; None if nothing is.
+        """Return what is wrong with *value*, as the end of a sentence; None if nothing is.
 
-        :param zero_is_a_number: compare zero with the bounds instead of calling it missing.
+        :param zero_is_a_number: compare zero with the bounds instead of treating it as missing.
         """
         empty = not value or (isinstance(value, Duration) and value.nanoseconds == 0)
         if empty and self.required and not zero_is_a_number:
@@ -87,7 +86,7 @@ class Rule:
 
 
 def is_url(text: str) -> bool:
-    """Return whether *text* is an absolute http(s) URL with a host and nothing secret in it."""
+    """Return whether *text* is an absolute http(s) URL with a host and without secrets."""
     try:
         parts = urlsplit(text)
         return (
@@ -128,7 +127,7 @@ def _one_of(value: Any, words: str) -> str | None:
 
 
 def _length(value: Any, length: str) -> str | None:
-    # Nothing at all is for "required" to complain about.
+    # Only "required" reports an empty value.
     return None if len(value) in {0, int(length)} else f"is invalid: must be {length} bytes long"
 
 

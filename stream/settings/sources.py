@@ -1,6 +1,6 @@
-"""Where values come from: configuration files, environment variables, flags.
+"""Sources of values: configuration files, environment variables, flags.
 
-Each source gives raw values by key; nothing is converted here.
+Each source returns raw values by key, without conversion.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SECTIONS = {
     for depth in range(1, len(parts))
 }
 # Variables with our prefix that aren't settings: the list of files, the directory of the single
-# file, tests, the command `stream` and the load scripts run from the same shell, and what
-# Kubernetes puts into each pod for a service named stream-….
+# file, tests, the command `stream` and the load scripts run from the same shell, and those that
+# Kubernetes sets in each pod for a service named stream-….
 _OTHER_VARIABLES = re.compile(
     r"STREAM_(CONFIG_FILE|BUNDLE_DIR|TEST_.*|API_URL|API_TOKEN|API_BRANCH|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
     r"|(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))"
@@ -42,9 +42,9 @@ _OTHER_VARIABLES = re.compile(
 
 @attrs.frozen
 class Raw:
-    """A value as it was given.
+    """An unconverted value.
 
-    :ivar origin: where it is from, for error texts.
+    :ivar origin: its source, for error texts.
     """
 
     leaf: Leaf
@@ -57,10 +57,10 @@ class ConfigFileError(Exception):
 
 
 class _TextLoader(yaml.SafeLoader):
-    """Reads each scalar as the text it is; types are known from the settings, not from YAML.
+    """Reads each scalar as text; types are known from the settings, not from YAML.
 
-    So ``1.10`` isn't shortened and ``no`` stays what was written. Only null is recognised. A key
-    that is there twice is an error: whoever wrote it expects both to count.
+    So ``1.10`` isn't shortened and ``no`` stays a text. Only null is recognized. A duplicate key is
+    an error, since its author expects both to count.
     """
 
     yaml_implicit_resolvers = {
@@ -80,10 +80,9 @@ class _TextLoader(yaml.SafeLoader):
 
 
 def from_file(path: str) -> tuple[list[Raw], list[str]]:
-    """The values in the file at *path*, and a text for each key that doesn't exist.
+    """Return the values in the file at *path*, and a text for each unknown key.
 
-    A null, and the mask that a dump shows in place of a secret, set nothing.
-    Raises ConfigFileError.
+    A null, and the mask of a secret in a dump, set nothing. Raises ConfigFileError.
     """
     values: list[Raw] = []
     unknown: list[str] = []
@@ -100,7 +99,7 @@ def from_file(path: str) -> tuple[list[Raw], list[str]]:
 
 
 def from_env(environ: Mapping[str, str]) -> tuple[list[Raw], list[str]]:
-    """The values in the environment, and a text for each ``STREAM_`` variable of no setting."""
+    """Return the values in the environment, and a text for each unknown ``STREAM_`` variable."""
     values: list[Raw] = []
     unknown: list[str] = []
     for name, value in environ.items():
@@ -115,7 +114,7 @@ def from_env(environ: Mapping[str, str]) -> tuple[list[Raw], list[str]]:
 
 
 def from_flags(flags: Mapping[str, str | Sequence[str]]) -> tuple[list[Raw], list[str]]:
-    """The values on the command line, and the flags (with dashes) that don't exist."""
+    """Return the values on the command line, and the unknown flags (with dashes)."""
     values: list[Raw] = []
     unknown: list[str] = []
     for name, value in flags.items():
@@ -178,11 +177,11 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _RepeatedKey(ValueError):
-    """Its text names the key."""
+    """A duplicate key; its text names the key."""
 
 
 def _where(error: Exception) -> str:
-    """The reason and the place, without the excerpt of the file, which may hold a secret."""
+    """Return the reason and the position, without the excerpt, which may contain a secret."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{error.problem}, line {mark.line + 1}, column {mark.column + 1}"

@@ -24,7 +24,7 @@ __all__ = [
 
 @attrs.frozen
 class StatisticsSyncSettings:
-    """The settings of how statistics are stored."""
+    """The settings of storing statistics."""
 
     interval: Duration = setting(
         duration("1s"),

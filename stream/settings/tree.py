@@ -1,4 +1,4 @@
-"""The settings of the service: a typed tree, each leaf declared once, and the table made of it."""
+"""The settings of the service: a typed tree, each leaf declared once, and its flat table."""
 
 # ruff: noqa: RUF009 — `setting` and `group` make attrs fields
 
@@ -391,7 +391,7 @@ class HTTPSourceSettings:
 
 @attrs.frozen
 class QuarantinePlaceSettings:
-    """Where a source node keeps the records that can't be rendered, and answers for them."""
+    """The location of a source node's rejected records, and the listener that answers for them."""
 
     path: str = setting(
         "",
@@ -442,7 +442,7 @@ class TableSinkSettings:
 
 @attrs.frozen
 class QuarantineSettings:
-    """The settings of the quarantine of records that can't be rendered."""
+    """The settings of the quarantine of records that can't be mapped."""
 
     enabled: bool = setting(
         True,
@@ -476,7 +476,7 @@ class SinkSettings:
 
 @attrs.frozen
 class TargetStagingSettings:
-    """Where slices wait for the import, for targets that bring no staging storage of their own."""
+    """The staging for targets without their own: the place where slices wait for the import."""
 
     url: str = setting(
         "",
@@ -563,7 +563,7 @@ class AzureEncryptionSettings:
 
 @attrs.frozen
 class EncryptionSettings:
-    """How stored tokens are encrypted; only the section of the chosen provider has a meaning."""
+    """The encryption of stored tokens; only the section of the chosen provider applies."""
 
     provider: str = setting(
         "none",
@@ -578,7 +578,7 @@ class EncryptionSettings:
 
 @attrs.frozen
 class SandboxStagingSettings:
-    """Where the sandbox lets files be staged: in its own directory, or in an object store."""
+    """The staging of the sandbox: its own directory, or an object store."""
 
     provider: str = setting(
         "local",
@@ -624,7 +624,7 @@ class LocalPostgresSettings:
 
 @attrs.frozen
 class Settings:
-    """Everything that can be set. Made by `stream.settings.load`, which also checks it."""
+    """All settings. Made by `stream.settings.load`, which also validates them."""
 
     debug_log: bool = setting(False, "Log details that help to find a fault.")
     debug_http_client: bool = setting(
@@ -678,4 +678,4 @@ class Settings:
 LEAVES: tuple[Leaf, ...] = leaves_of(Settings)
 LEAVES_BY_KEY: dict[str, Leaf] = {leaf.key: leaf for leaf in LEAVES}
 LEAVES_BY_FORMER_KEY: dict[str, Leaf] = {leaf.former: leaf for leaf in LEAVES if leaf.former}
-"""Settings that had another key before; what was written then still sets them."""
+"""Settings by their former key, which is still accepted."""

@@ -42,9 +42,9 @@ _MIN_WIDTH, _MAX_WIDTH = 60, 100
 
 
 def help_text(program: str, introduction: str, width: int = _MAX_WIDTH) -> str:
-    """The introduction, how settings are combined, and all flags by section.
+    """Return the introduction, how settings are combined, and all flags by section.
 
-    :param introduction: what the program does, its usage and examples; ``{program}`` is replaced.
+    :param introduction: purpose, usage and examples of the program; ``{program}`` is replaced.
     :param width: columns of the terminal.
     """
     wrap = TextWrapper(
@@ -68,7 +68,7 @@ def help_text(program: str, introduction: str, width: int = _MAX_WIDTH) -> str:
 
 
 def section_of(leaf: Leaf) -> str:
-    """The section of help and reference: the first name of a key, more of ``storage.level.…``."""
+    """Return a key's section: its first part, or more of ``storage.level.…``."""
     names = leaf.key.split(".")[:-1]
     if not names:
         return GENERAL
@@ -78,7 +78,7 @@ def section_of(leaf: Leaf) -> str:
 
 
 def type_name(leaf: Leaf) -> str:
-    """How help calls the type of *leaf*; empty for a bool, whose flag needs no value."""
+    """Return the help's type name of *leaf*; empty for a bool, whose flag needs no value."""
     return _TYPE_NAMES[leaf.type]
 
 

@@ -1,4 +1,4 @@
-"""Normalising of values and the checks of a whole tree, field by field and across fields."""
+"""Normalization of values, and checks of a whole tree, field by field and across fields."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from stream.settings.tree import LEAVES, LEAVES_BY_KEY, EncryptionSettings, Sett
 __all__ = ["OWN_ETCD", "applies", "normalise", "problems_of"]
 
 OWN_ETCD = "127.0.0.1:2379"
-"""Where the etcd of ``etcd.dataDir`` listens, and where it is looked for, if no endpoint is set."""
+"""Default address of the etcd of ``etcd.dataDir``, for its listener and its clients."""
 
 PROVIDERS = ("keboola", "stream")
-"""Of tokens."""
+"""Providers of tokens."""
 
 _PROVIDER_SECTIONS = ("aes", "gcp", "aws", "azure")
 
 
 def applies(leaf: Leaf, settings: Settings) -> bool:
-    """Return whether *leaf* has a meaning: of the encryption sections only the chosen one has."""
+    """Return whether *leaf* applies: of the encryption sections only the chosen one does."""
     section, _, name = leaf.key.partition(".")
     provider, dot, _ = name.partition(".")
     return section != "encryption" or not dot or provider == settings.encryption.provider
 
 
 def normalise(settings: Settings) -> Settings:
-    """*settings* in the form that the service uses.
+    """Return *settings* in the form that the service uses.
 
-    Addresses are tidied, secrets of providers that are not chosen are removed, and the endpoint of
-    a node's own etcd is added if it was left out.
+    Addresses are normalized, secrets of providers that are not chosen are removed, and the endpoint
+    of a node's own etcd is added if it was left out.
     """
     endpoint = settings.etcd.endpoint.strip(" \t/")
     host = settings.storage_api_host.strip().rstrip("/")
@@ -52,9 +52,9 @@ def normalise(settings: Settings) -> Settings:
 
 
 def problems_of(settings: Settings, unreadable: Collection[str] = ()) -> list[str]:
-    """What is wrong with *settings*, one text for each problem.
+    """Return what is wrong with *settings*, one text for each problem.
 
-    :param unreadable: keys whose problem is already known, they are not checked.
+    :param unreadable: keys whose problem is already known; they are not checked.
     """
     own = dict(_own_checks(settings))
     problems = [text for key, text in own.items() if text and key not in unreadable]
@@ -69,7 +69,7 @@ def problems_of(settings: Settings, unreadable: Collection[str] = ()) -> list[st
 
 
 def _own_checks(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Keys that their rule isn't applied to, each with its problem (empty if all is well)."""
+    """Return keys that their rule isn't applied to, each with its problem (empty if valid)."""
     for key, problem in (
         ("etcd.endpoint", 'invalid "etcd": etcd endpoint is not set'),
         ("etcd.namespace", 'invalid "etcd": etcd namespace is not set'),
@@ -126,7 +126,7 @@ def _public_url(text: str) -> str:
     trimmed = text.strip().rstrip("/")
     if not trimmed or urlsplit(trimmed).scheme in {"http", "https"}:
         return trimmed
-    # A host with a port would be taken for a scheme; anything with "://" is left to the rule.
+    # A host with a port would be parsed as a scheme; a value with "://" is checked by the rule.
     return trimmed if "://" in trimmed else f"https://{trimmed.lstrip('/')}"
 
 

@@ -1,4 +1,4 @@
-"""The columns of a table with types, as targets store them with each file."""
+"""The columns of a typed table, as targets store them with each file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ColumnRecord", "columns_of"]
 
 @attrs.frozen
 class ColumnRecord(Record):
-    """A column of a table: its name, its type (`stream.mapping.types`) and what it takes."""
+    """A column of a table: its name, its type (`stream.mapping.types`) and its options."""
 
     name: str
     type: str = "string"
@@ -21,7 +21,7 @@ class ColumnRecord(Record):
 
 
 def columns_of(mapping: Mapping) -> tuple[ColumnRecord, ...]:
-    """The columns that the rows of *mapping* have."""
+    """Return the columns of the rows of *mapping*."""
     return tuple(
         ColumnRecord(column.name, column.data_type or "string", column.primary_key, column.nullable)
         for column in mapping.columns

@@ -1,4 +1,4 @@
-"""Running imports of each sink, by records in etcd: how many there are in the whole cluster."""
+"""Running imports of each sink, counted cluster-wide by records in etcd."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from stream.values.codec import Record, encode, field
 __all__ = ["WAIT_SECONDS", "JobRecord", "JobSlots", "RunningJobs"]
 
 WAIT_SECONDS = 10.0
-"""How soon a file that finds no free slot is tried again, unless an import of its sink ends."""
+"""Delay after which a file without a free slot is retried, unless an import of its sink ends."""
 
 
 @attrs.frozen
 class JobRecord(Record):
-    """An import job that is running, as far as known; it takes one of the sink's slots."""
+    """A running import job; it occupies one of the sink's slots."""
 
     key: JobKey = field(flatten=True)
 
 
 class RunningJobs(Service):
-    """How many import jobs each sink has running, from their records.
+    """The number of running import jobs per sink, from their records.
 
-    :param prefix: of the keys of the records, without the key of the job.
-    :param limit: jobs that a sink may have at the same time.
+    :param prefix: prefix of the records' keys, without the key of the job.
+    :param limit: maximum number of concurrent jobs per sink.
     """
 
     def __init__(self, client: EtcdClient, prefix: str, limit: int) -> None:
@@ -55,7 +55,7 @@ class RunningJobs(Service):
 
     @property
     def records(self) -> list[JobRecord]:
-        """The records of all jobs that run."""
+        """Return the records of all running jobs."""
         return list(self._mirror.items.values())
 
     def _changed(self, batch: Batch[JobRecord]) -> None:
@@ -68,10 +68,10 @@ class RunningJobs(Service):
 class JobSlots:
     """Slots for imports that run in a process of Stream itself.
 
-    A record of a running import is under the lease of its node, so it ends with the node.
+    A running import's record is under the lease of its node, so it ends with the node.
 
     :param target: name of the target.
-    :param limit: imports that a sink may have at the same time.
+    :param limit: maximum number of concurrent imports per sink.
     """
 
     def __init__(self, client: EtcdClient, session: Session, target: str, limit: int) -> None:
@@ -83,10 +83,7 @@ class JobSlots:
 
     @asynccontextmanager
     async def taken(self, job: JobKey) -> AsyncIterator[None]:
-        """Take a slot of the sink for as long as the context lasts.
-
-        Raises `Requeue` if all are taken.
-        """
+        """Occupy a slot of the sink in the context. Raises `Requeue` if all are occupied."""
         key = f"{self._prefix}{job}"
         registration = await self._session.register(key, encode(JobRecord(job)))
         try:
@@ -99,7 +96,7 @@ class JobSlots:
         await registration.remove()
 
     async def _check(self, key: str, sink: SinkKey) -> None:
-        """Those that came first have the slots: of two that come together one may be too many."""
+        """Check that this import is among the first: two concurrent ones may exceed the limit."""
         found = await self._client.range(f"{self._prefix}{sink}/")
         oldest = sorted(found.kvs, key=lambda kv: kv.create_revision)[: self._limit]
         if key not in (kv.key for kv in oldest):

@@ -1,4 +1,4 @@
-"""Whether connections answer: tried when somebody asks, and remembered for a while."""
+"""Availability of connections: tried on request, and cached."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["PROBE_SECONDS", "REMEMBERED_SECONDS", "ConnectionState", "Probes"]
 _log = Logger()
 
 REMEMBERED_SECONDS = 10.0
-"""For how long an answer, or its absence, is shown without trying again."""
+"""How long an answer, or its absence, is shown without another attempt."""
 PROBE_SECONDS = 5.0
-"""After this long without an answer a connection doesn't answer."""
+"""Timeout after which a connection counts as unavailable."""
 
 
 @attrs.frozen(kw_only=True)
 class ConnectionState:
-    """What is known of a connection.
+    """The state of a connection.
 
-    :ivar is_available: whether it answers; ``None`` if its target can't say.
+    :ivar is_available: whether it answers; ``None`` if unknown.
     :ivar message: why it doesn't answer, for every user of the project.
     """
 
@@ -43,7 +43,7 @@ class ConnectionState:
 
 
 class Probes:
-    """Tries connections: each once for all who ask at the same time.
+    """Tries connections; concurrent requests share one attempt.
 
     :param now: the time in UTC.
     """
@@ -57,7 +57,7 @@ class Probes:
         self._running: set[str] = set()
 
     async def states(self, connections: Sequence[Connection]) -> Sequence[ConnectionState]:
-        """The states of *connections*, which are tried at the same time."""
+        """Return the states of *connections*, which are tried concurrently."""
         return await gatherResults([self._state(each) for each in connections], consumeErrors=True)
 
     def _state(self, connection: Connection) -> Deferred[ConnectionState]:
@@ -72,7 +72,7 @@ class Probes:
             return done
         waiters = self._asking[name] = Waiters()
         waiting = waiters.wait()
-        # Runs on its own: a caller that goes away must not take the answer from the others.
+        # Runs on its own: a caller that disconnects must not cancel it for the others.
         Deferred.fromCoroutine(self._probed(connection)).addCallback(self._answered, name)
         return waiting
 
@@ -81,7 +81,7 @@ class Probes:
         self._asking.pop(name).fire(state)
 
     async def _probed(self, connection: Connection) -> ConnectionState:
-        """Never fails."""
+        """Try a connection; never fails."""
         is_available: bool | None = False
         message = ""
         try:
@@ -106,7 +106,7 @@ class Probes:
             return None
         name = connection.name
         if name in self._running:
-            raise TimeoutError  # the last attempt hasn't ended yet, and holds a thread
+            raise TimeoutError  # The last attempt hasn't ended yet, and occupies a thread.
         self._running.add(name)
         answer: Deferred[None] = Deferred()
 

@@ -1,9 +1,9 @@
-"""What Stream asks of a target, a kind of table that files are imported into.
+"""The interface of a target, a kind of table that files are imported into.
 
-The storage model (files, slices, states, rotation, statistics, retries) knows no target: it calls
-these methods. A target is found by the type of a sink's table, see `stream.target.registry`. Its
-methods are called by any node, repeatedly, and at the same time; all that it keeps, it keeps in
-etcd or in the target itself.
+The storage model (files, slices, states, rotation, statistics, retries) doesn't depend on a target;
+it calls these methods. A target is selected by the type of a sink's table; see
+`stream.target.registry`. Its methods may be called by any node, repeatedly, and concurrently. It
+keeps its state in etcd or in the target system.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class TargetContext:
-    """What a target may use of the process; nothing of it is open when the target is made.
+    """Resources of the process for targets; none is started when the target is made.
 
-    :ivar client: of etcd.
+    :ivar client: client of etcd.
     :ivar session: the lease of the node, for locks.
-    :ivar encryptor: of secrets that are stored in etcd.
+    :ivar encryptor: encrypts secrets stored in etcd.
     :ivar pool: threads for uploads and compression; started with the process.
     :ivar now: the time in UTC.
-    :ivar staging: for slices of targets that bring no staging storage of their own; ``None`` in a
-        process that neither uploads nor imports nor replays, or where no connection is declared.
+    :ivar staging: staging for targets without staging storage of their own; ``None`` in a process
+        that neither uploads nor imports nor replays, or without declared connections.
     """
 
     settings: Settings
@@ -71,7 +71,7 @@ class TargetContext:
 
 
 class StagingReplaced(Exception):
-    """The file has got other staging storage while a slice was uploaded to the one before."""
+    """The file's staging storage was replaced during the upload of a slice."""
 
 
 @attrs.frozen
@@ -79,8 +79,8 @@ class Staged:
     """A slice in staging storage that is about to be marked as uploaded.
 
     :ivar lock: required by the transaction that marks it; ``None`` if none is needed.
-    :ivar check: awaited in this transaction. Raises `StagingReplaced` unless the file of the slice
-        is imported from where the slice was uploaded to.
+    :ivar check: awaited in this transaction. Raises `StagingReplaced` unless the file is imported
+        from the storage that the slice was uploaded to.
     """
 
     lock: Lock | None
@@ -91,11 +91,11 @@ class Staged:
 class Quarantine:
     """Rows of a file that its target has refused.
 
-    :ivar records_count: rows that are in quarantine, or will be.
+    :ivar records_count: number of rows that are or will be quarantined.
     :ivar reason: why the target refused them.
-    :ivar is_finished: every refused row has been found and stored.
-    :ivar file_id: of the file in the project's file storage that holds them, once it is stored.
-    :ivar table: that holds them, for targets that keep them in one.
+    :ivar is_finished: whether every refused row has been found and stored.
+    :ivar file_id: id of the file in the project's file storage with the rows, once stored.
+    :ivar table: the table with the rows, for targets with quarantine tables.
     """
 
     records_count: int
@@ -120,11 +120,11 @@ PREVIEW_CHARACTERS = 1000
 
 
 class Target(FileProvider, Protocol):
-    """A kind of table. `FileProvider` is the part that makes what a new file needs.
+    """A kind of table. `FileProvider` is the part that prepares new files.
 
     :ivar name: the ``type`` of its tables, and the ``provider`` in the records of files.
     :ivar services: started before the target is used, in this order, and stopped after it.
-    :ivar import_services: the same, where files are imported (the coordinator).
+    :ivar import_services: services of nodes that import files (coordinators).
     """
 
     @property
@@ -139,62 +139,62 @@ class Target(FileProvider, Protocol):
     def import_services(self) -> Sequence[IService]:
         """The services that a coordinator runs for imports."""
 
-    # The reader: slices into staging storage.
+    # Reader: upload of slices.
 
     def upload(self, slice_: Slice, chunks: Chunks) -> AbstractAsyncContextManager[Staged]:
-        """Store the rows of *slice_* in staging storage; the same again if it is repeated.
+        """Store the rows of *slice_* in staging storage; repeated calls store the same.
 
         The caller marks the slice as uploaded inside the context.
 
-        :param chunks: the compressed bytes; read in a thread.
+        Raises StagingError: says whether a retry can help.
 
-        Raises `StagingError`, which says whether a repetition can help.
+        :param chunks: returns the compressed bytes; read in a thread.
         """
 
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """Notify the project of an upload that was tried; problems are only logged."""
+        """Notify the project of an attempted upload; problems are only logged."""
 
-    # The coordinator: files into tables.
+    # Coordinator: import of files.
 
     def may_import(self, file: FileKey) -> bool:
-        """Return whether the target takes one more file of the sink now."""
+        """Return whether the target accepts one more file of the sink now."""
 
     async def import_file(self, file: File) -> int:
-        """Import the file: each of its rows once, however often this is called or killed.
+        """Import each row of the file once, regardless of repeated calls and crashes.
 
-        :returns: how many of its rows are in quarantine instead, because the target refused them.
+        Raises `Requeue` if the work doesn't fit into one attempt.
 
-        Raises `Requeue` if there is more to do than fits into one attempt.
+        :returns: the number of its rows that were refused and are quarantined.
         """
 
     def running_jobs(self) -> Sequence[JobKey]:
-        """Jobs of the target that count as running; each keeps a sink from other imports."""
+        """Return the running jobs of the target; each occupies a slot of its sink."""
 
     async def forget_finished(self, job: JobKey) -> bool:
-        """Delete the record of a job that doesn't run any more; false if it is kept."""
+        """Delete the record of a job that isn't running; return False if it is kept."""
 
     def file_records(self, file: FileKey) -> Sequence[str]:
-        """Keys in etcd that are deleted with the file, each `file_record` of some kind."""
+        """Return the etcd keys that are deleted with the file, each from `file_record`."""
 
     async def delete_staged(self, file: FileKey) -> None:
-        """Remove what is staged of *file*, whose records are deleted next; may be repeated.
+        """Remove the staged objects of *file*, whose records are deleted next; idempotent.
 
-        Raises `StagingError` if something is left; the records stay then, and it is called again.
+        Raises StagingError: something is left; the records are kept then, and the call is repeated.
         """
 
-    # The API: what people see and delete.
+    # API: views and deletion.
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """The files of a sink, or of a branch, with rows that the target has refused."""
+        """Return the files of a sink, or of a branch, with refused rows."""
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
         """Delete the tables of *sinks* that were deleted for good.
 
-        :param token: of the user who asks.
+        Raises UserError: lists what could not be deleted; everything else is deleted.
 
-        Raises UserError listing what could not be deleted; the rest is deleted all the same.
+        :param token: token of the user.
         """
 
 
@@ -203,39 +203,38 @@ class Previewing(Protocol):
     """A `Target` that can read its tables; not all can."""
 
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
-        """The first rows of the table of *sink*, with the columns of its mapping.
+        """Return the first rows of the table of *sink*, with the columns of its mapping.
+
+        Raises UserError: 404 ``tableNotFound`` if there is no table.
 
         :param sink: with the content of its mapping.
-        :param token: of the user who asks.
-
-        Raises UserError, 404 ``tableNotFound`` if there is no table.
+        :param token: token of the user.
         """
 
 
 @runtime_checkable
 class Probing(Protocol):
-    """A `Target` that can say whether a connection of its type answers; not all can."""
+    """A `Target` that can check whether a connection of its type answers; not all can."""
 
     async def probe(self, connection: str) -> None:
         """Try the *connection*, within seconds.
 
-        Raises UserError if it doesn't answer. Every user of the project sees the message, so it
-        names neither host nor user; the log has the details.
+        Raises UserError: it doesn't answer. Every user of the project sees the message, so it
+        contains neither host nor user; the log has the details.
         """
 
 
 def file_record(target: str, kind: str, file: FileKey) -> str:
-    """The key in etcd of what a target keeps of a file.
+    """Return the etcd key of a target's record of a file.
 
     :param target: its name.
-    :param kind: one of `RECORD_KINDS`, so that the records can also be deleted by a process that
-        has the target not installed.
+    :param kind: one of `RECORD_KINDS`, so that a process without the target can delete the records.
     """
     return f"storage/{target}/{kind}/{file}"
 
 
 RECORD_KINDS = ("file", "quarantine")
-"""``file``: where it is imported to; ``quarantine``: its rows that were refused."""
+"""``file``: the destination; ``quarantine``: the refused rows."""
 
 TargetFactory = Callable[[TargetContext], Target]
-"""Makes a target; opens nothing."""
+"""Makes a target without opening anything."""

@@ -1,8 +1,8 @@
-"""The rows of a staged file, one by one, also when some of them are malformed.
+"""Reads the rows of a staged file one by one, even if some are malformed.
 
-What sinks write is strict: every value between quotes, quotes in values doubled, one line feed
-behind a row. A row that isn't like this ends where the next one that is begins, so one malformed
-row takes no other with it. Blocks; holds one row and one block of bytes.
+Sinks write a strict form: every value is quoted, quotes in values are doubled, and a line feed ends
+each row. A malformed row ends where the next valid one begins, so it affects no other row. Blocks;
+keeps one row and one block of bytes in memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from stream.storage.volumes.damage import recover
 __all__ = ["Damage", "Row", "RowSplitter", "read_rows"]
 
 MAX_ROW_BYTES = 8 * 1024 * 1024
-"""A row that hasn't ended by then is malformed; the longest row that a sink may be allowed to write
-has 4 MB."""
+"""Length at which an unfinished row is malformed; a sink may be configured for at most 4 MB."""
 
 _BLOCK_BYTES = 256 * 1024
 _GZIP_CONTAINER = 31
@@ -30,10 +29,10 @@ _VALUE = rb'"(?:[^"]++|"")*+"'
 
 @attrs.frozen
 class Row:
-    """One row, as it was staged.
+    """One staged row.
 
-    :ivar text: with its line feed.
-    :ivar is_malformed: not what sinks write.
+    :ivar text: the row with its line feed.
+    :ivar is_malformed: whether it isn't in the form that sinks write.
     """
 
     text: bytes
@@ -42,16 +41,16 @@ class Row:
 
 @attrs.frozen
 class Damage:
-    """From and to where a compressed object can't be decompressed."""
+    """The start and end of a part of a compressed object that can't be decompressed."""
 
     start: int
     end: int
 
 
 class RowSplitter:
-    """Cuts bytes into rows of *columns* values.
+    """Splits bytes into rows of *columns* values.
 
-    :param max_row: bytes.
+    :param max_row: maximum length of a row in bytes.
     """
 
     def __init__(self, columns: int, max_row: int = MAX_ROW_BYTES) -> None:
@@ -61,13 +60,13 @@ class RowSplitter:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Row]:
-        """The rows that end in *data*."""
+        """Return the rows that end in *data*."""
         self._buffer += data
-        # A short rest may be the beginning of a row; it is checked again with what follows it.
+        # A short rest may be the beginning of a row; it is checked again with the next data.
         return self._cut(is_end=False)
 
     def end(self) -> Iterator[Row]:
-        """The rows that are left: nothing follows. Then rows may be fed again."""
+        """Return the remaining rows at the end of the data, and reset the splitter."""
         return self._cut(is_end=True)
 
     def _cut(self, *, is_end: bool) -> Iterator[Row]:
@@ -86,7 +85,7 @@ class RowSplitter:
         self._buffer = bytearray(buffer[position:])
 
     def _next_start(self, buffer: bytes, position: int) -> int:
-        """Where the next whole row begins behind a malformed one; else the end of *buffer*."""
+        """Return the start of the next whole row after a malformed one, or the end of *buffer*."""
         start = position
         while True:
             feed = buffer.find(b'\n"', start)
@@ -98,9 +97,9 @@ class RowSplitter:
 
 
 def read_rows(file: BinaryIO, compression: str, splitter: RowSplitter) -> Iterator[Row | Damage]:
-    """What is in a staged object, in its order.
+    """Iterate over the rows of a staged object, in order.
 
-    :param file: the whole object, without a buffer; its position is changed.
+    :param file: the whole object, unbuffered; its position is changed.
     :param compression: ``none``, ``gzip`` or ``zstd``.
     """
     if compression == "none":
@@ -125,7 +124,7 @@ def _rows(blocks: Iterable[bytes], splitter: RowSplitter) -> Iterator[Row]:
 
 
 def _decompressed(file: BinaryIO, compression: str, start: int, end: int) -> Iterator[bytes]:
-    """What the parts between two places hold, which `recover` has found to be whole."""
+    """Decompress the parts between two positions that `recover` has found to be intact."""
     file.seek(start)
     left = end - start
     part = _new(compression)

@@ -1,4 +1,4 @@
-"""The targets of a process by their names, and how other packages add theirs.
+"""The targets of a process by name, and the entry points for other packages.
 
 A package adds a target by an entry point of the group ``stream.targets``. Its name is the name of
 the target, its object a `TargetFactory`::
@@ -50,13 +50,13 @@ _OPTIONAL = {
     "iceberg": ("pyiceberg", "stream.target.iceberg.target", "IcebergTarget"),
     "parquet": ("pyarrow", "stream.target.parquet.target", "ParquetTarget"),
 }
-"""Targets of this package that need an extra of the same name: its library, module and class."""
+"""Targets of this package that need an extra of the same name, with library, module and class."""
 
 
 def optional_targets(context: TargetContext) -> list[Target]:
-    """Make those targets of this package whose libraries are installed.
+    """Make the targets of this package whose libraries are installed.
 
-    Raises UserError if their settings can't be used, or ask for one that isn't installed.
+    Raises UserError: their settings are invalid, or need one that isn't installed.
     """
     made: list[Target] = []
     for name, (library, module, factory) in _OPTIONAL.items():
@@ -76,9 +76,9 @@ def _not_installed(name: str) -> UserError:
 
 
 def installed_targets(context: TargetContext) -> list[Target]:
-    """Make the targets that other installed packages add.
+    """Make the targets of other installed packages.
 
-    Raises UserError if one of them can't be loaded, or has another name than its entry point.
+    Raises UserError: one can't be loaded, or its name differs from that of its entry point.
     """
     made: list[Target] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
@@ -101,10 +101,10 @@ def installed_targets(context: TargetContext) -> list[Target]:
 
 
 class Targets:
-    """The targets of this process; each call goes to the one that its sink or file belongs to.
+    """The targets of this process; each call is forwarded to the target of its sink or file.
 
     :param targets: with different names. Raises UserError if two have the same.
-    :param staging: of those that bring none of their own.
+    :param staging: staging for targets without their own.
     :param checks: started before the targets.
     """
 
@@ -128,7 +128,7 @@ class Targets:
         return iter(self._targets.values())
 
     def named(self, name: str) -> Target:
-        """The target with this name. Raises UserError if this process has none."""
+        """Return the target with this name. Raises UserError if this process doesn't have it."""
         target = self._targets.get(name)
         if target is None and name in _OPTIONAL:
             raise _not_installed(name)
@@ -141,7 +141,7 @@ class Targets:
         return target
 
     def check_type(self, name: str) -> None:
-        """Raises UserError unless *name* is the type of tables of a target of this process."""
+        """Check that *name* is the type of a target of this process. Raises UserError."""
         if name not in self._targets and name not in _OPTIONAL:
             known = ", ".join(f'"{each}"' for each in sorted({*self._targets, *_OPTIONAL}))
             raise UserError(
@@ -154,15 +154,15 @@ class Targets:
 
     @property
     def services(self) -> list[IService]:
-        """What is started before any target is used."""
+        """The services that are started before any target is used."""
         return [*self._checks, *(service for target in self for service in target.services)]
 
     @property
     def import_services(self) -> list[IService]:
-        """What is started, too, where files are imported."""
+        """The additional services of nodes that import files."""
         return [service for target in self for service in target.import_services]
 
-    # What a new file needs: `stream.storage.store.prepared.FileProvider`.
+    # New files: `stream.storage.store.prepared.FileProvider`.
 
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
@@ -190,28 +190,28 @@ class Targets:
     # Imports.
 
     def of_file(self, file: File) -> Target:
-        """The target that *file* is imported into."""
+        """Return the target that *file* is imported into."""
         return self.named(file.target.provider)
 
     def may_import(self, file: File) -> bool:
-        """Return whether the target of *file* takes one more file of its sink now."""
+        """Return whether the target of *file* accepts one more file of its sink now."""
         return self.of_file(file).may_import(file.key)
 
     async def import_file(self, file: File) -> int:
         """Import *file*; see `Target.import_file`."""
         return await self.of_file(file).import_file(file)
 
-    # The cleanup.
+    # Cleanup.
 
     def file_records(self, file: File) -> Sequence[str]:
-        """Keys in etcd that are deleted with *file*, also of a target that isn't installed."""
+        """Return the etcd keys that are deleted with *file*, even if its target isn't installed."""
         target = self._targets.get(file.target.provider)
         if target is not None:
             return target.file_records(file.key)
         return [file_record(file.target.provider, kind, file.key) for kind in RECORD_KINDS]
 
     async def delete_staged(self, file: File) -> None:
-        """Remove what is staged of *file*; see `Target.delete_staged`."""
+        """Remove the staged objects of *file*; see `Target.delete_staged`."""
         target = self._targets.get(file.target.provider)
         if target is not None:
             await target.delete_staged(file.key)
@@ -225,30 +225,30 @@ class Targets:
         if self._staging is not None:
             await self._staging.remove(file.key)
 
-    # What people see and delete.
+    # Views and deletion.
 
     async def quarantines(
         self, below: BranchKey | SinkKey, files: Iterable[FileOutline]
     ) -> Mapping[FileKey, Quarantine]:
-        """The files of a sink, or of a branch, with rows that their target has refused.
+        """Return the files of a sink, or of a branch, with rows that their target has refused.
 
-        :param files: whose targets are asked.
+        :param files: files whose targets are asked.
         """
         return await self.quarantines_of(below, {file.target.provider for file in files})
 
     async def quarantines_of(
         self, below: BranchKey | SinkKey, names: Iterable[str]
     ) -> Mapping[FileKey, Quarantine]:
-        """The same, of the targets with these *names*."""
+        """Return the quarantines of the targets with these *names*."""
         found: dict[FileKey, Quarantine] = {}
         for name in names:
             found |= await self.named(name).quarantines(below)
         return found
 
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
-        """The first rows of the table of *sink*; see `Previewing.preview`.
+        """Return the first rows of the table of *sink*; see `Previewing.preview`.
 
-        Raises UserError if its target can't read.
+        Raises UserError: its target can't read tables.
         """
         target = self._of(sink)
         if not isinstance(target, Previewing):

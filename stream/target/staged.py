@@ -1,8 +1,8 @@
-"""Staging for targets that bring none of their own: a bucket or folder that all nodes reach.
+"""Staging for targets without their own: a bucket or folder that all nodes can access.
 
-Note [One place]: readers store slices there, and coordinators read them, so both must mean the same
-place. Each of these nodes notes under its lease which place it has: the URL of a bucket, or an id
-that is in the folder itself. A node that has another one than the others doesn't start.
+Note [One place]: readers store slices there, and coordinators read them, so all must use the same
+place. Each of these nodes records its place under its lease: the URL of a bucket, or an id stored
+in the folder itself. A node whose place differs from the others' doesn't start.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_PIECE_BYTES = 256 * 1024
-"""The most that `decompressed` gives at once: a few bytes of gzip may hold a thousand times as
-many."""
+"""Maximum size of the pieces of `decompressed`: gzip may expand by a factor of a thousand."""
 
 PLACES = "runtime/staging/node/"
-"""Prefix of what nodes note of their places."""
+"""Prefix of the nodes' records of their places."""
 
 _ID_NAME = ".stream-staging"
 _INPUT_BYTES = 64 * 1024
@@ -58,12 +57,12 @@ _WHERE = '"target.staging.url" (STREAM_TARGET_STAGING_URL)'
 def staging_address(
     settings: TargetStagingSettings, components: Sequence[str], volumes_path: str
 ) -> BucketAddress:
-    """Where slices wait for their import.
+    """Return the address of the staging area.
 
-    :param components: of this process. One that uploads and imports needs no setting: its slices
-        are in the folder ``staging`` beside the one of its volumes.
+    Raises UserError: the settings are invalid, or are required and missing.
 
-    Raises UserError if the settings can't be used, or are needed and missing.
+    :param components: components of this process. A process that uploads and imports needs no
+        setting: its slices are in the folder ``staging`` beside the one of its volumes.
     """
     if not settings.url:
         if {"storage-reader", "storage-coordinator"} <= set(components):
@@ -91,7 +90,7 @@ def staging_address(
 class StagingArea:
     """Objects below one address, in a folder for each file.
 
-    :param pool: a started pool, when it is used.
+    :param pool: a thread pool, started before use.
     """
 
     def __init__(self, address: BucketAddress, reactor: Any, pool: ThreadPool) -> None:
@@ -100,9 +99,9 @@ class StagingArea:
         self._pool = pool
 
     async def put(self, slice_: Slice, chunks: Chunks) -> None:
-        """Store the rows of *slice_*, whole and durable. Raises StagingError.
+        """Store the rows of *slice_* durably and as a whole. Raises StagingError.
 
-        Cancelling gives the upload up at its next chunk; its thread may run on for a moment.
+        Cancellation stops the upload at its next chunk; its thread may run for another moment.
         """
         given_up = threading.Event()
         try:
@@ -115,11 +114,11 @@ class StagingArea:
             given_up.set()
 
     def read(self, slice_: Slice) -> Iterator[bytes]:
-        """The rows of *slice_* as they were stored; blocks. Raises StagingError."""
+        """Return the stored rows of *slice_*; blocks. Raises StagingError."""
         return self._open().chunks(_name(slice_))
 
     async def remove(self, file: FileKey) -> None:
-        """Remove all objects of *file*; nothing, if there are none. Raises StagingError."""
+        """Remove all objects of *file*, if any. Raises StagingError."""
 
         def remove() -> None:
             bucket = self._open()
@@ -128,7 +127,7 @@ class StagingArea:
         await deferToThreadPool(self._reactor, self._pool, remove)
 
     def place(self) -> str:
-        """What is the same for all nodes that have this place; blocks. Raises UserError."""
+        """Return the identity of the place, equal on all nodes; blocks. Raises UserError."""
         if self.address.scheme != "file":
             return f"{self.address.scheme}://{self.address.bucket}/{self.address.prefix}"
         try:
@@ -136,7 +135,7 @@ class StagingArea:
             own = str(uuid_utils.uuid7())
             written = Path(self.address.prefix, f"{_ID_NAME}-{own}")
             written.write_text(own, encoding="ascii")
-            with suppress(FileExistsError):  # whoever is first gives the folder its id, as a whole
+            with suppress(FileExistsError):  # The first node gives the folder its id, atomically.
                 written.with_name(_ID_NAME).hardlink_to(written)
             written.unlink()
             return (bucket.read(_ID_NAME) or b"").decode("ascii", "replace")
@@ -156,7 +155,7 @@ def _name(slice_: Slice) -> str:
 
 @attrs.frozen(kw_only=True)
 class StagingPlace(Record):
-    """The note that a node writes about its staging place."""
+    """A node's record of its staging place."""
 
     node_id: str
     place: str
@@ -164,7 +163,10 @@ class StagingPlace(Record):
 
 
 class StagingCheck(Service):
-    """See Note [One place]. Its start fails with UserError if another node has another place."""
+    """Checks that all nodes use the same place; see Note [One place].
+
+    Its start raises UserError if another node has another place.
+    """
 
     def __init__(
         self, area: StagingArea, client: EtcdClient, session: Session, node_id: str, reactor: Any
@@ -177,7 +179,7 @@ class StagingCheck(Service):
         self._registration: Registration | None = None
 
     async def startService(self) -> None:
-        """Fires when no node is known to have another place."""
+        """Record the place; fires when no node is known to have another place."""
         super().startService()
         address = self._area.address
         own = StagingPlace(
@@ -198,18 +200,18 @@ class StagingCheck(Service):
                 )
 
     async def stopService(self) -> None:
-        """Fires when the node's place isn't noted any more."""
+        """Remove the record; fires when it is removed."""
         super().stopService()
         if self._registration is not None:
             await self._registration.remove()
 
 
 def decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
-    """What *chunks* of a staged object hold, in pieces of at most `MAX_PIECE_BYTES`.
+    """Decompress the *chunks* of a staged object into pieces of at most `MAX_PIECE_BYTES`.
+
+    Raises StagingError: the object is damaged.
 
     :param compression: ``none`` or ``gzip``, of any number of members.
-
-    Raises StagingError if the object is damaged.
     """
     if compression == "none":
         for chunk in chunks:
@@ -219,7 +221,7 @@ def decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
     is_begun = False
     try:
         for chunk in chunks:
-            # What is behind a piece is copied with it, so the input comes in small parts.
+            # Data after a piece is copied with it, so the input is split into small parts.
             for part in _pieces(chunk, _INPUT_BYTES):
                 rest = part
                 while True:

@@ -120,7 +120,7 @@ def test_somebody_was_first_with_another_change(
 
     api.before = first
     assert run([*_APPLY, "--yes"]) == 5
-    assert "Look at the differences again" in capsys.readouterr().err
+    assert "Check the differences again" in capsys.readouterr().err
     assert api.sources["shop"]["name"] == "Other"
 
 

@@ -1,1 +1,1 @@
-"""The subcommands, a module each; `stream.cli.main` imports only the one that is called."""
+"""The subcommands, one module each; `stream.cli.main` imports only the one that is called."""

@@ -42,15 +42,20 @@ _DONE = {
 
 
 @click.command()
-@click.option("-f", "--file", "path", required=True, help="YAML, - for the standard input.")
-@click.option("--dry-run", is_flag=True, help="Only show what would change; exit code 8 if any.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--prune", is_flag=True, help="Delete sinks of these sources that the file lacks.")
+@click.option("-f", "--file", "path", required=True, help="YAML file; - for the standard input.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only show the changes; exit code 8 if there are any."
+)
+@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@click.option(
+    "--prune", is_flag=True, help="Delete sinks of these sources that aren't in the file."
+)
 @output_option
 def apply(path: str, dry_run: bool, yes: bool, prune: bool, output: str) -> int | None:
-    """Make sources and sinks what a file says.
+    """Apply the sources and sinks in a file.
 
-    Shows the differences, asks, and makes the changes. A second time there are none.
+    Shows the differences, asks for confirmation, and makes the changes. Applying the same file
+    again changes nothing.
     """
     try:
         document = parse_document(path, _text(path))
@@ -85,7 +90,7 @@ def _apply(
     if not yes:
         if path == "-" or not sys.stdin.isatty():
             raise click.UsageError(
-                "Without a terminal nobody can confirm the changes: use --yes to make them."
+                "Without a terminal the changes can't be confirmed: use --yes to make them."
             )
         click.confirm("Make these changes?", abort=True, err=True)
     _make(api, found, changes, quiet=output != "table")
@@ -110,11 +115,11 @@ def _openapi(api: Api) -> Any:
     try:
         return api.document()
     except ServiceError:
-        return {}  # what is wrong is then found by the API
+        return {}  # the API reports what is wrong
 
 
 def _present(api: Api, wanted: Sequence[Plain]) -> dict[str, Plain]:
-    """Those sources that the file has, as they are."""
+    """Return the current state of the sources in the file."""
     ids = {source["sourceId"] for source in wanted}
     with_settings = {
         (source["sourceId"], entity.get("sinkId", ""))
@@ -163,10 +168,10 @@ def _plain(change: Change) -> Plain:
 def _make(
     api: Api, found: list[Change], changes: Callable[[], list[Change]], *, quiet: bool
 ) -> None:
-    """Make the changes; see Note [Others at the same time].
+    """Make the changes; see Note [Concurrent changes].
 
-    Note [Others at the same time]: whoever comes second gets a conflict, or an error because a task
-    of the other one has the object. What is there is read again then, and what is still missing of
+    Note [Concurrent changes]: the later of two concurrent changes gets a conflict, or an error
+    because a task holds the object. Then the current state is read again, and the missing part of
     the confirmed changes is made. A change that was not confirmed is never made.
     """
     from stream.values.backoff import Backoff
@@ -190,13 +195,13 @@ def _make(
                 return
             if any((change.path, change.body) not in confirmed for change in found):
                 raise Conflict(
-                    "Others have changed these sources at the same time, in another way. "
-                    "Look at the differences again."
+                    "These sources were changed concurrently in another way. "
+                    "Check the differences again."
                 ) from error
 
 
 class Conflict(ClientError):
-    """Others change the same objects."""
+    """Another caller is changing the same objects."""
 
     exit_code = CONFLICT
 
@@ -204,15 +209,15 @@ class Conflict(ClientError):
 @click.command()
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 def export(sources: tuple[str, ...]) -> None:
-    """Print SOURCES, by default all, and their sinks as a file for `stream apply`.
+    """Print SOURCES (by default all) and their sinks as a file for `stream apply`.
 
-    Secrets of URLs are not in it.
+    The file doesn't contain secrets of URLs.
     """
     with connect() as api:
         found = list(api.pages("sources", "sources"))
         missing = [name for name in sources if name not in {x["sourceId"] for x in found}]
         if missing:
-            api.get("sources", missing[0])  # raises what the service says
+            api.get("sources", missing[0])  # raises the error of the service
         result = []
         for source in found:
             source_id = source["sourceId"]

@@ -17,16 +17,14 @@ _LOCAL = "http://127.0.0.1:8000"
 
 
 @click.command()
-@click.option("--url", envvar="STREAM_API_URL", help="Of the API.  [default: asked for]")
-@click.option(
-    "--branch", default="default", show_default=True, help="In which sources are looked for."
-)
+@click.option("--url", envvar="STREAM_API_URL", help="URL of the API.  [default: asked for]")
+@click.option("--branch", default="default", show_default=True, help="Branch of the sources.")
 @click.option("--token-stdin", is_flag=True, help="Read the token from the standard input.")
 def login(url: str | None, branch: str, token_stdin: bool) -> int | None:
-    """Keep the address and the token of a service.
+    """Store the address and the token of a service.
 
-    The token is asked for, tried, and kept in the configuration directory of the operating system,
-    in a file that only you can read.
+    Asks for the token, verifies it, and stores it in the operating system's configuration
+    directory, in a file that only you can read.
     """
     from stream.client.api import Api, is_private
 
@@ -42,7 +40,7 @@ def login(url: str | None, branch: str, token_stdin: bool) -> int | None:
         click.echo("Error: the token is empty, or has characters that no token has.", err=True)
         return USAGE
     if not is_private(url):
-        click.echo("Warning: without https:// everybody between can read the token.", err=True)
+        click.echo("Warning: without https:// the token can be read on its way.", err=True)
     with Api(url, token, branch=branch) as api:
         listed = api.get("sources", limit=1)
         if not isinstance(listed, dict) or "sources" not in listed:
@@ -55,5 +53,5 @@ def login(url: str | None, branch: str, token_stdin: bool) -> int | None:
 
 @click.command()
 def logout() -> None:
-    """Forget the address and the token."""
+    """Delete the stored address and token."""
     click.echo("Forgotten." if forget() else "Nothing was kept.")

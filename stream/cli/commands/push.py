@@ -42,23 +42,37 @@ _TICK_SECONDS = 0.5
 @click.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("file", metavar="FILE")
-@click.option("--format", "format", type=click.Choice(FORMATS), help="By default as it looks.")
-@click.option("--state", "state_name", metavar="FILE", help="Note how far it is; go on from there.")
-@click.option("--rejected", "rejected_name", metavar="FILE", help="Write rejected records there.")
+@click.option(
+    "--format",
+    "format",
+    type=click.Choice(FORMATS),
+    help="Format of the input; detected by default.",
+)
+@click.option(
+    "--state",
+    "state_name",
+    metavar="FILE",
+    help="File with the progress; a later push resumes from it.",
+)
+@click.option("--rejected", "rejected_name", metavar="FILE", help="File for rejected records.")
 @click.option(
     "--batch-records",
     type=click.IntRange(1, 10_000),
-    help=f"Of one request.  [default: {BATCH_RECORDS}]",
+    help=f"Records per request.  [default: {BATCH_RECORDS}]",
 )
 @click.option(
     "--batch-bytes",
     type=click.IntRange(1, 16_000_000),
-    help=f"Of one request.  [default: {BATCH_BYTES}]",
+    help=f"Bytes per request.  [default: {BATCH_BYTES}]",
 )
 @click.option("--parallel", type=click.IntRange(1, 32), default=4, show_default=True)
 @click.option("--retry-for", type=click.FloatRange(0), default=300, show_default=True, metavar="S")
 @click.option("--max-rejected", type=click.IntRange(0), default=10_000, show_default=True)
-@click.option("--compress/--no-compress", default=None, help="By default unless it is local.")
+@click.option(
+    "--compress/--no-compress",
+    default=None,
+    help="Compress requests; by default unless the source is local.",
+)
 @click.option("--delimiter", default=",", show_default=True, help="Of CSV.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @output_option
@@ -78,14 +92,15 @@ def push(
     quiet: bool,
     output: str,
 ) -> int:
-    """Send the records of FILE to a SOURCE: its id, or its URL.
+    """Send the records of FILE to a SOURCE, given by its id or URL.
 
-    FILE, or - for the standard input, is NDJSON, a JSON array, or CSV with a header, plain or
-    compressed with gzip or zstd, of any size. The exit code is 7 if records were rejected.
+    FILE, or - for the standard input, is NDJSON, a JSON array, or CSV with a header, uncompressed
+    or compressed with gzip or zstd, of any size. The exit code is 7 if records were rejected.
 
-    With --state the push can be stopped in any way and repeated: it goes on where it was, and sends
-    what is in doubt again under the same idempotency keys. A source node knows them for 10 minutes
-    by default, until it is restarted: what goes on later may store a few batches twice.
+    With --state an interrupted push can be repeated: it resumes where it stopped, and sends
+    uncertain records again under the same idempotency keys. A source node remembers keys for 10
+    minutes by default, until it is restarted. A push that resumes later may store a few batches
+    twice.
     """
     from stream.client.delivery import Delivery, Stopped
 
@@ -156,7 +171,7 @@ def _failed(text: str, code: int) -> int:
 
 
 def _going_on(state: State, is_kept: bool, is_noted: bool) -> str:
-    """The summary of an interrupted push: its progress, and the effect of the same command."""
+    """Return the summary of an interrupted push: its progress, and how to resume it."""
     place = f"{'element' if state.format == 'json' else 'line'} {state.place}"
     if not is_kept:
         return f"Everything before {place} was sent; with --state a push can go on from there."
@@ -173,7 +188,7 @@ def _state(
     batch_records: int | None,
     batch_bytes: int | None,
 ) -> State:
-    """The state to begin with: the kept one, or a new one."""
+    """Return the initial state: the stored one, or a new one."""
     kept = None if path is None else states.load(path)
     source = states.source_digest(url)
     if kept is None:
@@ -186,7 +201,7 @@ def _state(
             batch_bytes=batch_bytes or BATCH_BYTES,
             place=0 if format == "json" else 1,
         )
-    begin = f"Name another file than {path} for the state, or remove it to begin again."
+    begin = f"Use another file than {path} for the state, or remove it to start from the beginning."
     if kept.source != source:
         raise StateFault(f"The state is of another source, or its secret was changed. {begin}")
     if not given.has_head(kept.head):
@@ -207,7 +222,7 @@ def _state(
 
 def _items(given: Input, pushed: Pushed, delimiter: str, *, is_kept: bool) -> Iterator[Item | None]:
     state = pushed.state
-    # With a state batches are cut by records alone, so that they are the same ones the next time.
+    # With a state, batches are cut by records alone, so that a repeated push has the same ones.
     ticks = None if is_kept or state.format != "ndjson" else _TICK_SECONDS
     parts = given.parts(state.offset, ticks=ticks)
     limit = MAX_RECORD_BYTES
@@ -239,7 +254,7 @@ def _items(given: Input, pushed: Pushed, delimiter: str, *, is_kept: bool) -> It
 
 @contextmanager
 def _rejections(name: str | None) -> Iterator[Callable[[Rejection], None]]:
-    """Writes rejected records to the file *name*, a JSON document in each line."""
+    """Write rejected records to the file *name*, one JSON document per line."""
     if name is None:
         yield lambda _: None
         return
@@ -261,7 +276,7 @@ def _rejections(name: str | None) -> Iterator[Callable[[Rejection], None]]:
 
 @contextmanager
 def _shown(given: Input, pushed: Pushed, quiet: bool) -> Iterator[Shown]:
-    """The progress, and a signal to stop that is handled like Ctrl-C."""
+    """Show the progress, and handle a stop signal like Ctrl-C."""
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if quiet or not sys.stderr.isatty():

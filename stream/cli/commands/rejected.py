@@ -56,14 +56,14 @@ _REPLAYED: tuple[Column, ...] = (
 
 
 def _row_text(row: Any) -> str:
-    """A row that a mapping would make, as ``name=value``."""
+    """Return a row of a mapping as ``name=value``."""
     columns = row.get("columns", ()) if isinstance(row, dict) else ()
     return "  ".join(f"{column.get('name')}={column.get('value')}" for column in columns)
 
 
 @click.group()
 def rejected() -> None:
-    """See, test, replay and delete the records that a sink has rejected."""
+    """Show, test, replay and delete the records that a sink has rejected."""
 
 
 def _path(source: str, sink: str, *rest: str) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ def _path(source: str, sink: str, *rest: str) -> tuple[str, ...]:
 
 
 def _call(method: str, path: tuple[str, ...], **options: Any) -> Any:
-    """Call the API; a service that has no rejected records is named as such."""
+    """Call the API; report a service without rejected records as such."""
     with connect() as api:
         try:
             if method == "GET":
@@ -103,9 +103,11 @@ _sink = click.argument("sink", metavar="SINK")
 @_source
 @_sink
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
-@click.option("--since", help="Time of UTC: 2026-05-01T10:00:00.000Z")
-@click.option("--reason", help="Only those with this reason.")
-@click.option("--of-column", "column", metavar="COLUMN", help="Only those that it could not take.")
+@click.option("--since", help="UTC time: 2026-05-01T10:00:00.000Z")
+@click.option("--reason", help="Only records with this reason.")
+@click.option(
+    "--of-column", "column", metavar="COLUMN", help="Only records with an error in this column."
+)
 @output_option
 def list_rejected(
     source: str,
@@ -116,7 +118,7 @@ def list_rejected(
     column: str | None,
     output: str,
 ) -> None:
-    """List the newest rejected records of a SINK, and how many there are of each reason."""
+    """List the newest rejected records of a SINK, and their number by reason."""
     given = {"limit": limit, "since": since, "reason": reason, "column": column}
     parameters = {name: value for name, value in given.items() if value is not None}
     found = _call("GET", _path(source, sink), **parameters)
@@ -136,10 +138,10 @@ def list_rejected(
 @_source
 @_sink
 @click.argument("id")
-@click.option("--body", "only_body", is_flag=True, help="Print the body alone, byte for byte.")
+@click.option("--body", "only_body", is_flag=True, help="Print only the body, byte for byte.")
 @output_option
 def show(source: str, sink: str, id: str, only_body: bool, output: str) -> None:
-    """Show the rejected record ID of a SINK as a whole."""
+    """Show the rejected record ID of a SINK."""
     found = _call("GET", _path(source, sink, id))
     if only_body:
         body = found.get("body", "")
@@ -153,10 +155,14 @@ def show(source: str, sink: str, id: str, only_body: bool, output: str) -> None:
 @_source
 @_sink
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--column", "columns", multiple=True, help="As of `stream sink create`.")
-@click.option("--mapping", "mapping_name", metavar="FILE", help="Of `apply`, or with columns.")
+@click.option("--column", "columns", multiple=True, help="A column, as in `stream sink create`.")
+@click.option(
+    "--mapping", "mapping_name", metavar="FILE", help="File of `apply`, or one with columns."
+)
 @click.option("--reason", help="Only records with this reason.")
-@click.option("--of-column", "column", metavar="COLUMN", help="Only those that it could not take.")
+@click.option(
+    "--of-column", "column", metavar="COLUMN", help="Only records with an error in this column."
+)
 @output_option
 def test(
     source: str,
@@ -168,9 +174,9 @@ def test(
     column: str | None,
     output: str,
 ) -> int:
-    """Try a mapping on the rejected records of a SINK. Nothing is stored.
+    """Test a mapping with the rejected records of a SINK. Nothing is stored.
 
-    Without --column and --mapping the present mapping is tried. The exit code is 7 if records are
+    Without --column and --mapping the current mapping is tested. The exit code is 7 if records are
     rejected again.
     """
     mapping = _mapping(columns, mapping_name, source, sink)
@@ -219,7 +225,7 @@ def _mapping(
 
 
 def _within(value: Any, member: str, id_member: str, id: str) -> Any:
-    """The entry with *id* in the list *member* of *value*, if that has one."""
+    """Return the entry with *id* in the list *member* of *value*, if *value* has that member."""
     entries = value.get(member) if isinstance(value, dict) else None
     if not isinstance(entries, list):
         return value
@@ -241,7 +247,7 @@ def _results(found: dict[str, Any], output: str, columns: tuple[Column, ...], su
 
 
 def _name_missing(found: dict[str, Any]) -> None:
-    """Name the nodes that could not be asked."""
+    """Print the names of unavailable nodes."""
     for node in found.get("nodes") or ():
         if not node.get("available", True):
             click.echo(
@@ -273,11 +279,13 @@ def _selection(
 
 
 _ids = click.argument("ids", nargs=-1, metavar="[ID]...")
-_reason = click.option("--reason", help="Those with this reason.")
-_column = click.option("--of-column", "column", metavar="COLUMN", help="That it could not take.")
-_since = click.option("--since", help="Not older: 2026-05-01T10:00:00.000Z")
+_reason = click.option("--reason", help="Records with this reason.")
+_column = click.option(
+    "--of-column", "column", metavar="COLUMN", help="Records with an error in this column."
+)
+_since = click.option("--since", help="Records received at or after: 2026-05-01T10:00:00.000Z")
 _until = click.option("--until", help="Not newer.")
-_all = click.option("--all", "all", is_flag=True, help="All of the sink.")
+_all = click.option("--all", "all", is_flag=True, help="All rejected records of the sink.")
 
 
 @rejected.command()
@@ -301,7 +309,7 @@ def replay(
     all: bool,
     output: str,
 ) -> int:
-    """Map rejected records again with the present mapping, and store what works, once each.
+    """Map rejected records again with the current mapping, and store each row once.
 
     The exit code is 7 if records are rejected again.
     """
@@ -327,7 +335,7 @@ def replay(
 @_since
 @_until
 @_all
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
 def delete(
     source: str,
     sink: str,

@@ -22,7 +22,7 @@ _SINKS: tuple[Column, ...] = (
 
 
 def table_name(table: dict[str, Any]) -> str:
-    """How a table is called in lists."""
+    """Return the name of a table in lists."""
     if "tableId" in table:
         return str(table["tableId"])
     names = ("connection", "schema", "namespace", "table", "path")
@@ -58,7 +58,7 @@ def sink() -> None:
 
 @sink.command("list")
 @click.argument("source", metavar="SOURCE")
-@click.option("--deleted", is_flag=True, help="Those that can be undeleted.")
+@click.option("--deleted", is_flag=True, help="List deleted sinks, which can be undeleted.")
 @output_option
 def list_sinks(source: str, deleted: bool, output: str) -> None:
     """List the sinks of a SOURCE."""
@@ -70,17 +70,19 @@ def list_sinks(source: str, deleted: bool, output: str) -> None:
 @sink.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("name")
-@click.option("--id", "sink_id", help="By default made from the name.")
+@click.option("--id", "sink_id", help="Id of the sink; by default made from the name.")
 @click.option("--description", default="", help="For people.")
-@click.option("--table", help="in.c-shop.orders; the name of a table in a database or catalog.")
+@click.option("--table", help="Table: in.c-shop.orders, or a name in a database or catalog.")
 @click.option("--type", "table_type", default="keboola", show_default=True, help="Kind of table.")
-@click.option("--connection", help="Of all kinds but keboola.")
-@click.option("--schema", help="Of a table in a database.")
-@click.option("--namespace", help="Of an Iceberg table.")
+@click.option("--connection", help="Connection of a table outside Keboola.")
+@click.option("--schema", help="Schema of a table in a database.")
+@click.option("--namespace", help="Namespace of an Iceberg table.")
 @click.option("--path", help="Folder of Parquet files.")
-@click.option("--partition-by", multiple=True, help="Of a table in a lake: day(at).")
+@click.option("--partition-by", multiple=True, help="Partition of a table in a lake: day(at).")
 @_column_option
-@click.option("--signal", "signals", multiple=True, help="logs, metrics, traces of an OTLP source.")
+@click.option(
+    "--signal", "signals", multiple=True, help="Signal of an OTLP source: logs, metrics or traces."
+)
 @output_option
 def create(
     source: str,
@@ -109,7 +111,7 @@ def create(
         "path": path,
         "partitionBy": list(partition_by),
     }
-    # Which of them a kind of table needs is what the API knows.
+    # The API knows which of them a kind of table needs.
     place = {member: value for member, value in given.items() if value}
     body: dict[str, Any] = {
         "type": "table",
@@ -142,7 +144,7 @@ def update(
     columns: tuple[dict[str, Any], ...],
     output: str,
 ) -> None:
-    """Change a SINK. Columns that are given replace all columns."""
+    """Change a SINK. Given columns replace all columns."""
     given = {"name": name, "description": description}
     body: dict[str, Any] = {member: value for member, value in given.items() if value is not None}
     if columns:

@@ -26,7 +26,7 @@ def source() -> None:
 
 
 @source.command("list")
-@click.option("--deleted", is_flag=True, help="Those that can be undeleted.")
+@click.option("--deleted", is_flag=True, help="List deleted sources, which can be undeleted.")
 @output_option
 def list_sources(deleted: bool, output: str) -> None:
     """List sources."""
@@ -37,12 +37,12 @@ def list_sources(deleted: bool, output: str) -> None:
 
 @source.command()
 @click.argument("name")
-@click.option("--id", "source_id", help="By default made from the name.")
+@click.option("--id", "source_id", help="Id of the source; by default made from the name.")
 @click.option("--type", type=click.Choice(("http", "otlp")), default="http", show_default=True)
 @click.option("--description", default="", help="For people.")
 @output_option
 def create(name: str, source_id: str | None, type: str, description: str, output: str) -> None:
-    """Create a source with a NAME, and show it with the URL that takes records."""
+    """Create a source with a NAME, and show it with its URL for records."""
     body: dict[str, Any] = {"type": type, "name": name, "description": description}
     if source_id:
         body["sourceId"] = source_id
@@ -71,16 +71,19 @@ def update(source: str, name: str | None, description: str | None, output: str) 
 @source.command()
 @click.argument("source", metavar="SOURCE")
 def url(source: str) -> None:
-    """Print the URL that takes the records of a SOURCE; whoever has it may send."""
+    """Print the URL for the records of a SOURCE; it contains the secret."""
     with connect() as api:
         click.echo(visible(_url(api.get("sources", source))))
 
 
 @source.command("rotate-secret")
 @click.argument("source", metavar="SOURCE")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
 def rotate_secret(source: str, yes: bool) -> None:
-    """Give a SOURCE another URL, and print it. The old one stops working at once."""
+    """Replace the secret in the URL of a SOURCE, and print the new URL.
+
+    The old URL stops working at once.
+    """
     if not yes:
         click.confirm(f'Does no producer need the old URL of "{source}"?', abort=True)
     with connect() as api:
@@ -95,7 +98,7 @@ def _url(found: dict[str, Any]) -> str:
 
 
 def made_id(made: dict[str, Any], member: str) -> str:
-    """The id of what a change has made: of the object itself, or in the outputs of its task."""
+    """Return the id of a created object, from the object itself or the outputs of its task."""
     found = made.get(member) or (made.get("outputs") or {}).get(member)
     if not found:
         raise ClientError(f"The service has created it, but does not say its {member}.")

@@ -47,14 +47,14 @@ _COLUMNS: tuple[Column, ...] = (
 
 @click.command()
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @output_option
 def status(sources: tuple[str, ...], watch: bool, output: str) -> None:
-    """Show what flows, and what is stuck.
+    """Show the flow of records, and problems.
 
-    For each sink: records a second, how many came and are in the table, how many wait and since
-    when the oldest of them does (OLDEST), files on their way, rejected records and the last error.
-    Counts are those of etcd, which are a few seconds old.
+    For each sink: records per second, received and imported records, waiting records and the age of
+    the oldest one (OLDEST), files on their way, rejected records and the last error. Counts come
+    from etcd and are a few seconds old.
     """
     with connect() as api:
         before = _read(api, sources)
@@ -79,7 +79,7 @@ def _read(api: Api, sources: Sequence[str]) -> list[SinkFlow]:
     found = list(api.pages("sources", "aggregation", "sources"))
     missing = set(sources) - {source["sourceId"] for source in found}
     for source_id in sorted(missing):
-        api.get("sources", source_id)  # raises what the service says
+        api.get("sources", source_id)  # raises the error of the service
     return [
         flow
         for source in found
@@ -89,7 +89,7 @@ def _read(api: Api, sources: Sequence[str]) -> list[SinkFlow]:
 
 
 def _live(api: Api) -> dict[tuple[str, str], float] | None:
-    """Records a second by source and sink from the live counters, if the service has them."""
+    """Return records per second by source and sink, if the service has live counters."""
     try:
         return live_counts(api.events("live"))
     except ServiceError as error:

@@ -18,15 +18,17 @@ __all__ = ["tail"]
 
 _LONGEST_SECONDS = 3600
 _SHORTEST_SECONDS = 0.2
-"""A rest that is not worth another call."""
+"""Remaining time that doesn't justify another call."""
 _ATTEMPTS = 5
 
 
 @click.command()
 @click.argument("source", metavar="SOURCE")
-@click.option("--filter", "text", help='Of these only: .user.name == "Ada" and .count > 3')
+@click.option(
+    "--filter", "text", help='Show only matching records: .user.name == "Ada" and .count > 3'
+)
 @click.option("--rate", type=click.IntRange(1, 100), default=10, show_default=True)
-@click.option("--limit", type=click.IntRange(1), help="End after so many shown records.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after this number of shown records.")
 @click.option("--duration", type=click.IntRange(1), help="Seconds.  [default: until Ctrl-C]")
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True)
 def tail(
@@ -37,11 +39,11 @@ def tail(
     duration: int | None,
     output: str,
 ) -> None:
-    """Watch the records of a SOURCE as they arrive.
+    """Show the records of a SOURCE as they arrive.
 
-    It is a sample of --rate records a second and source node; --filter chooses among those. Paths
-    lead into the body; $ip, $timestamp and $headers.NAME are what is known beside it. With
-    --output json each record is a line.
+    Shows a sample of --rate records per second and source node; --filter selects among those. Paths
+    refer to the body; $ip, $timestamp and $headers.NAME to the request. With --output json each
+    record is a line.
     """
     try:
         meets = compile_filter(text) if text else None
@@ -96,7 +98,7 @@ _EXPECTED_ENDS = ("duration", "limit")
 
 
 def _ended(data: str) -> None:
-    """Raises ClientError if the tail has ended for another reason than its time."""
+    """Raise ClientError if the tail has ended before its time."""
     try:
         reason = str(json.loads(data).get("reason", ""))
     except (ValueError, AttributeError, RecursionError):

@@ -1,1 +1,1 @@
-"""The parts of `stream push`: inputs, their records, the state, and the sending."""
+"""The parts of `stream push`: inputs, records, state, and sending."""

@@ -25,7 +25,7 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _QUEUED_PARTS = 8
 _ZSTD_BYTES = 8 * 1024
-"""Compressed bytes at a time: what they become has no other bound."""
+"""Compressed bytes per read, since the size of their output isn't limited otherwise."""
 _SUFFIXES = {
     ".csv": "csv",
     ".json": "json",
@@ -41,10 +41,10 @@ class Input:
 
     :param name: a path, or ``-``.
 
-    :ivar size: bytes of the file; ``None`` if that isn't known.
-    :ivar head: a digest of how the input begins, and of how many bytes; empty for a pipe.
+    :ivar size: size of the file in bytes; ``None`` if unknown.
+    :ivar head: a digest of the beginning of the input, and its length; empty for a pipe.
 
-    Raises OSError if there is no such file.
+    Raises OSError: there is no such file.
     """
 
     def __init__(self, name: str) -> None:
@@ -72,7 +72,7 @@ class Input:
             self._raw.close()
 
     def has_head(self, head: str) -> bool:
-        """Whether the input begins as the one of which *head* is, even if it has grown since."""
+        """Return whether the input has the beginning with *head*, even if it has grown since."""
         if not head or self._is_pipe:
             return True
         count = int(head.partition(":")[0])
@@ -83,27 +83,27 @@ class Input:
 
     @property
     def position(self) -> int:
-        """Bytes of the file that were read, compressed as they are."""
+        """The number of bytes read from the file, before decompression."""
         return 0 if self._is_pipe else int(self._raw.tell())
 
     def format(self) -> str:
-        """The format by the name of the file, else by how the input begins."""
+        """Return the format by the name of the file, or by the beginning of the input."""
         name = self.name.lower()
         for suffix in (".gz", ".gzip", ".zst", ".zstd"):
             name = name.removesuffix(suffix)
         found = _SUFFIXES.get(Path(name).suffix)
         begin = self._decoded_begin().removeprefix(b"\xef\xbb\xbf").lstrip()
         if found in (None, "json"):
-            # A file *.json may as well have a document in each line.
+            # A file *.json may also have one document per line.
             return "json" if begin.startswith(b"[") else "ndjson"
         return found
 
     def parts(self, offset: int = 0, *, ticks: float | None = None) -> Iterator[bytes]:
-        """The decompressed bytes behind the first *offset* ones.
+        """Iterate over the decompressed bytes after the first *offset* ones.
 
-        :param ticks: an empty part comes when a pipe gives nothing for so many seconds.
+        Raises InputFault: the input is no text, or can't be decompressed.
 
-        Raises InputFault if the input is no text, or can't be decompressed.
+        :param ticks: seconds without data from a pipe after which an empty part is returned.
         """
         if self._magic.startswith(_GZIP):
             parts = _read(gzip.GzipFile(fileobj=self._raw, mode="rb"))
@@ -119,7 +119,7 @@ class Input:
         return self._checked(parts, offset)
 
     def _checked(self, parts: Iterator[bytes], offset: int) -> Iterator[bytes]:
-        """*parts* behind the first *offset* bytes, if they are text."""
+        """Return *parts* after the first *offset* bytes, checked to be text."""
         is_first = True
         for part in parts:
             if is_first and part:
@@ -136,7 +136,7 @@ class Input:
             raise InputFault("The input is shorter than what was pushed of it before.")
 
     def _decoded_begin(self) -> bytes:
-        """Some bytes of the beginning, decompressed."""
+        """Return some bytes from the beginning, decompressed."""
         magic = self._magic
         try:
             if magic.startswith(_GZIP):
@@ -144,7 +144,7 @@ class Input:
             if magic.startswith(_ZSTD):
                 return next(_zstd_parts(io.BufferedReader(io.BytesIO(magic))), b"")
         except Exception:
-            return b""  # found again, and reported, where the input is read
+            return b""  # the error is reported when the input is read
         return magic
 
     def _check(self, part: bytes) -> None:
@@ -171,9 +171,9 @@ def _read(stream: Any) -> Iterator[bytes]:
 
 
 def _zstd_parts(raw: Any) -> Iterator[bytes]:
-    """The decompressed zstd frames of *raw*.
+    """Decompress the zstd frames of *raw*.
 
-    The library's own reader accepts a cut frame as whole.
+    The library's own reader accepts a truncated frame.
     """
     try:
         import zstandard
@@ -204,7 +204,7 @@ def _digest(head: bytes) -> str:
 
 
 def _with_ticks(parts: Iterator[bytes], seconds: float) -> Iterator[bytes]:
-    """*parts*, read by a thread, and an empty one whenever none comes for *seconds*."""
+    """Return *parts*, read by a thread, and an empty part after each *seconds* without one."""
     waiting: queue.Queue[bytes | Exception | None] = queue.Queue(_QUEUED_PARTS)
 
     def read() -> None:

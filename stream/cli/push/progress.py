@@ -1,4 +1,4 @@
-"""The progress of a push on a terminal."""
+"""The progress display of a push on a terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Bar(Shown):
 
 @contextmanager
 def progress(given: Input, pushed: Pushed) -> Iterator[Shown]:
-    """A bar with the records and their rate; of a pipe only those."""
+    """Show a bar with the records and their rate; only these for a pipe."""
     columns = [TextColumn("{task.fields[counts]}")]
     bar = Progress(
         *([BarColumn(), TimeRemainingColumn(), *columns] if given.size is not None else columns),

@@ -1,6 +1,6 @@
-"""Records in a stream of bytes: lines, elements of a JSON array, rows of CSV. Pure.
+"""Parsers of records in a stream of bytes: lines, elements of a JSON array, rows of CSV. Pure.
 
-Nothing here holds more than a record and a piece of the input, so the input may be of any size.
+They keep only one record and one piece of the input in memory, so the input may have any size.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ __all__ = [
 ]
 
 MAX_RECORD_BYTES = 1024 * 1024
-"""A source takes no larger ones by default."""
+"""Maximum size of a record: by default, a source accepts no larger ones."""
 
 _CUT_CHARACTERS = 3
-"""More than can be missing between a number that was read and its rest: ``e+``."""
+"""More characters than can be missing at the end of a number: ``e+``."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BOM = codecs.BOM_UTF8
 _ERROR_DISTANCE = 100
-"""An error so many characters before the end of what was read is not one of a missing rest."""
+"""An error this many characters before the end of the data isn't caused by missing data."""
 
 
 class InputFault(Exception):
-    """The input can't be read any further; what is before is not concerned."""
+    """The input can't be parsed further; earlier records are valid."""
 
 
 class Item(NamedTuple):
-    """A record, or the reason why there is none.
+    """A record, or the reason why it is invalid.
 
-    :ivar place: its line, from 1; of an array its index, from 0.
+    :ivar place: its line, from 1; in an array its index, from 0.
     :ivar record: JSON on one line; empty if there is a problem.
-    :ivar end: bytes of the input up to and with it.
-    :ivar after: the place of what follows there.
+    :ivar end: position of its end in the input.
+    :ivar after: place of the next record.
     :ivar problem: why it can't be sent.
     """
 
@@ -57,11 +57,11 @@ class Item(NamedTuple):
 def ndjson_lines(
     parts: Iterable[bytes], *, line: int = 1, offset: int = 0, limit: int = MAX_RECORD_BYTES
 ) -> Iterator[Item | None]:
-    """The lines of *parts* that are not blank; ``None`` where a part is empty.
+    """Iterate over the lines of *parts* that are not blank; ``None`` for an empty part.
 
     :param line: number of the first line.
-    :param offset: bytes before it.
-    :param limit: bytes of a line at most.
+    :param offset: number of bytes before it.
+    :param limit: maximum length of a line in bytes.
     """
     rest = b""
     skipped = 0
@@ -80,7 +80,7 @@ def ndjson_lines(
                 yield Item(line, b"", offset, line + 1, _too_long(limit))
                 skipped = 0
             elif record := text.strip():
-                # A line break of old systems would cut the record in two.
+                # A carriage return would split the record.
                 if b"\r" in record:
                     record = record.replace(b"\r", b" ")
                 yield Item(line, record, offset, line + 1)
@@ -99,7 +99,7 @@ def _too_long(limit: int) -> str:
 
 
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
-"""Only where values end is asked; numbers are copied as they are."""
+"""Finds only the ends of values; numbers are copied unchanged."""
 
 
 def array_elements(
@@ -110,13 +110,13 @@ def array_elements(
     is_inside: bool = False,
     limit: int = MAX_RECORD_BYTES,
 ) -> Iterator[Item]:
-    """The elements of the JSON array in *parts*.
+    """Iterate over the elements of the JSON array in *parts*.
 
-    :param index: of the first element.
-    :param offset: bytes before *parts*.
-    :param is_inside: *parts* begin behind an element, before the comma.
+    Raises InputFault: it is no array.
 
-    Raises InputFault where it is no array.
+    :param index: index of the first element.
+    :param offset: number of bytes before *parts*.
+    :param is_inside: whether *parts* begin after an element, before the comma.
     """
     text = _Text(parts, offset)
     if not is_inside:
@@ -150,9 +150,9 @@ def _broken(text: _Text, index: int, mark: str) -> InputFault:
 
 
 class _Text:
-    """The input as text, as far as it is needed.
+    """The input as text, read on demand.
 
-    :ivar offset: bytes of the input before the present place.
+    :ivar offset: number of bytes before the current position.
     """
 
     def __init__(self, parts: Iterable[bytes], offset: int) -> None:
@@ -165,7 +165,7 @@ class _Text:
         self.offset = offset
 
     def next_character(self) -> str:
-        """The next one that is no white space; empty at the end."""
+        """Return the next character that is no white space; empty at the end."""
         while True:
             match = _SPACE.match(self._text, self._at)
             assert match is not None
@@ -177,16 +177,16 @@ class _Text:
                 return ""
 
     def skip(self, count: int) -> None:
-        """Go over *count* characters of ASCII."""
+        """Skip *count* ASCII characters."""
         self._at += count
         self.offset += count
 
     def take_value(self, index: int, limit: int) -> bytes:
-        """The JSON value that begins here, on one line."""
+        """Return the JSON value at the current position, on one line."""
         while True:
             try:
                 _, end = _decoder.raw_decode(self._text, self._at)
-                # Of a number the rest may not be there yet: 1.5 was cut behind 1 or 1. then.
+                # A number may be incomplete: 1.5 could be cut after 1 or 1.
                 rest = self._text[end : end + _CUT_CHARACTERS]
                 if len(rest) == _CUT_CHARACTERS or (rest and rest[0] not in ".eE"):
                     break
@@ -244,17 +244,17 @@ def csv_rows(
     delimiter: str = ",",
     limit: int = MAX_RECORD_BYTES,
 ) -> Iterator[Item]:
-    """The rows of the CSV in *parts* as JSON objects, whose members are texts.
+    """Iterate over the rows of the CSV in *parts* as JSON objects with texts as members.
 
-    :param header: names of the members; by default the first row has them.
+    Raises InputFault: it is no CSV.
+
+    :param header: names of the members; by default those in the first row.
     :param take_header: called with them.
     :param line: number of the first line.
-    :param offset: bytes before *parts*.
-
-    Raises InputFault where it is no CSV.
+    :param offset: number of bytes before *parts*.
     """
     lines = _Lines(parts, offset, limit)
-    # The limit is one for the whole process; the lines bound a row.
+    # The limit applies to the whole process; rows are limited by the lines.
     csv.field_size_limit(max(csv.field_size_limit(), limit))
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     first = line
@@ -294,9 +294,9 @@ def _header(row: list[str]) -> list[str]:
 
 
 class _Lines:
-    """Lines of text for the reader of CSV, with their ends.
+    """Lines of text with line ends, for the CSV reader.
 
-    :ivar offset: bytes of the input up to the last line that was taken.
+    :ivar offset: number of bytes up to the last line that was read.
     """
 
     def __init__(self, parts: Iterable[bytes], offset: int, limit: int) -> None:

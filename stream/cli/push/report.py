@@ -1,4 +1,4 @@
-"""The report of rejected records of a push: bounded, however many there are. Pure."""
+"""The bounded report of rejected records of a push. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OTHER = "Other reasons."
 
 @attrs.define
 class Reason:
-    """One reason why records were rejected, with the first of their places.
+    """A reason why records were rejected, with the first places.
 
-    :ivar places: the first of its records: lines, or indexes in an array.
+    :ivar places: the first records with it: lines, or indexes in an array.
     """
 
     message: str
@@ -30,9 +30,9 @@ class Reason:
 
 
 class Report:
-    """Counts of reasons, each with its first places.
+    """Counts of reasons, each with the first places.
 
-    :ivar count: rejections in all; a record that two sinks reject counts twice here.
+    :ivar count: total number of rejections; a record that two sinks reject counts twice here.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Report:
         self.count = 0
 
     def add(self, message: str, name: str, places: Iterable[int]) -> None:
-        """Records at *places* were rejected."""
+        """Add a rejection of the records at *places*."""
         key = (name, message)
         if key not in self._reasons and len(self._reasons) >= MAX_REASONS:
             key = ("", OTHER)
@@ -53,11 +53,11 @@ class Report:
 
     @property
     def reasons(self) -> list[Reason]:
-        """The most frequent first."""
+        """Return the reasons, the most frequent first."""
         return sorted(self._reasons.values(), key=lambda reason: -reason.count)
 
     def lines(self, place_name: str) -> list[str]:
-        """The report for people.
+        """Return the report for people.
 
         :param place_name: ``line`` or ``element``.
         """
@@ -72,5 +72,5 @@ class Report:
         return texts
 
     def plain(self) -> list[dict[str, Any]]:
-        """The report for programs."""
+        """Return the report for programs."""
         return [attrs.asdict(reason) for reason in self.reasons]

@@ -1,9 +1,9 @@
-"""Reads records, sends batches of them over a few connections, and notes how far it is.
+"""Reads records, sends them in batches over a few connections, and stores the progress.
 
-Note [How far a push is]: batches are sent by several threads and end in any order. The state says
-where the last batch ends before which everything is decided. What was decided behind it is sent
-again after a crash, under the same keys: where a batch is cut depends on the records alone, and its
-key on the run and its number.
+Note [Progress]: several threads send batches, which end in any order. The state contains the
+position up to which everything is decided. Batches decided after it are sent again after a crash,
+under the same keys: the boundaries of batches depend on the records alone, and a key on the run and
+the batch's number.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = ["Pushed", "Rejection", "Sends", "TooManyRejected", "push_records"]
 
 _SAVE_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
-"""How long batches on their way are waited for when the push is stopped."""
+"""How long a stopped push waits for batches in flight."""
 
 
 class Sends(Protocol):
-    """The delivery of a batch, see `Delivery`."""
+    """The delivery of a batch; see `Delivery`."""
 
     def send(self, records: Sequence[bytes], key: str) -> Delivered:
         """Send *records* under *key* until they are decided."""
         ...
 
     def close(self) -> None:
-        """Break off what is on its way."""
+        """Abort the requests in flight."""
         ...
 
 
@@ -56,7 +56,7 @@ class TooManyRejected(ClientError):
 class Rejection:
     """A record that was rejected.
 
-    :ivar record: as it was sent; empty if it could not be read.
+    :ivar record: the record as sent; empty if it was unreadable.
     """
 
     place: int
@@ -68,10 +68,10 @@ class Rejection:
 
 @attrs.define
 class Pushed:
-    """How far it is.
+    """The progress of a push.
 
-    :ivar state: what was decided, from the first run on.
-    :ivar accepted, rejected: of this run.
+    :ivar state: the decided records since the first run.
+    :ivar accepted, rejected: counts of this run.
     """
 
     state: State
@@ -81,7 +81,7 @@ class Pushed:
 
     @property
     def sent(self) -> int:
-        """Records of this run that are decided."""
+        """The number of decided records of this run."""
         return self.accepted + self.rejected
 
 
@@ -109,17 +109,18 @@ def push_records(
 ) -> None:
     """Send *items*, and keep *pushed* up to date.
 
-    :param items: records; ``None`` means that what is there is sent now.
-    :param stop: set when *delivery* is to give up.
-    :param state_path: where the state is kept.
-    :param max_rejected: stop when more are rejected; 0 for no bound.
+    Reraises errors of reading, sending or writing the state, after the batches in flight are
+    decided and the state is written.
 
-    Raises whatever reading, sending or writing the state raises, after what was on its way is
-    decided and the state written.
+    :param items: records; ``None`` means that the current batch is sent now.
+    :param stop: set when *delivery* has to give up.
+    :param state_path: path of the state file.
+    :param max_rejected: stop when more records are rejected; 0 for no limit.
     """
     push = _Push(delivery, pushed, state_path, on_rejected, progress, max_rejected)
     if state_path is not None:
-        # Before the first batch: a run that is killed at once is repeated under the same keys.
+        # Before the first batch, so that a run that is killed at once is repeated with the same
+        # keys.
         states.save(state_path, pushed.state)
     threads = ThreadPoolExecutor(parallel, thread_name_prefix="stream-push")
     try:
@@ -131,7 +132,7 @@ def push_records(
     except BaseException:
         stop.set()
         push.drain()
-        with suppress(states.StateFault):  # what has failed first is reported
+        with suppress(states.StateFault):  # the first failure is reported
             push.save()
         raise
     finally:
@@ -165,7 +166,7 @@ class _Push:
         self._running.append((batch, future))
 
     def settle(self, at_most: int) -> None:
-        """Wait until at most so many batches are on their way, in their order."""
+        """Wait until at most *most* batches are in flight, in order."""
         while self._running and (len(self._running) > at_most or self._running[0][1].done()):
             batch, future = self._running[0]
             delivered = future.result()
@@ -220,7 +221,7 @@ class _Push:
         )
 
     def save(self) -> None:
-        """Write the state, unless it is written. Raises StateFault if that is impossible."""
+        """Write the state if it has changed. Raises StateFault if that fails."""
         self._saved_at = time.monotonic()
         if self._state_path is not None and self._pushed.state != self._saved:
             states.save(self._state_path, self._pushed.state)
@@ -236,7 +237,7 @@ def _has_ended_well(future: Future[Delivered]) -> bool:
 
 
 def _batches(items: Iterable[Item | None], state: State) -> Iterable[_Batch]:
-    """Batches of *items*: cut by number and bytes, and where an item is ``None``."""
+    """Iterate over batches of *items*, split by count and bytes, and where an item is ``None``."""
     batcher = Batcher(state.batch_records, state.batch_bytes)
     places = array("Q")
     problems: list[Item] = []

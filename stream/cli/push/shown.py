@@ -1,4 +1,4 @@
-"""The progress display of a push."""
+"""The progress display of a push without a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Shown"]
 
 
 class Shown:
-    """Shows nothing but why it takes longer: a file or a pipe gets no progress."""
+    """Shows only the reasons for delays: output to a file or pipe has no progress bar."""
 
     def update(self, pushed: Pushed) -> None:
-        """Show how far it is."""
+        """Show the progress."""
 
     def notify(self, text: str) -> None:
-        """Show why it takes longer."""
+        """Show the reason for a delay."""
         click.echo(visible(text), err=True)

@@ -1,8 +1,7 @@
-"""How far a push is, in a file that survives a crash.
+"""The progress of a push, in a crash-safe file.
 
-The file is replaced as a whole: a new one is written, synced and renamed. So a full disk, or a
-crash at any moment, leaves the older state, from which the push repeats a few batches under the
-same keys.
+The file is replaced atomically: a new one is written, synced and renamed. So after a crash, or with
+a full disk, the older state remains, and the push repeats a few batches under the same keys.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ _MAX_BYTES = 1024 * 1024
 
 
 class StateFault(Exception):
-    """The state can't be used; its text says why and what to do."""
+    """An unusable state; the message says why and what to do."""
 
 
 @attrs.frozen
 class State:
     """The progress of a run, from which a later run resumes.
 
-    :ivar run: random, the beginning of all keys.
+    :ivar run: random prefix of all keys.
     :ivar source: a digest of the URL of the source.
-    :ivar head: of the input, see `Input.head`.
-    :ivar batch_records, batch_bytes: where batches are cut; other ones would have other keys.
+    :ivar head: head of the input; see `Input.head`.
+    :ivar batch_records, batch_bytes: limits of batches; other limits would change the keys.
     :ivar batch: number of the next batch.
-    :ivar offset: bytes of the input that are decided.
-    :ivar place: of the next record.
-    :ivar header: of a CSV file.
+    :ivar offset: number of decided bytes of the input.
+    :ivar place: place of the next record.
+    :ivar header: header of a CSV file.
     """
 
     run: str
@@ -56,17 +55,17 @@ class State:
 
 
 def source_digest(url: str) -> str:
-    """A digest of the URL of a source, from which its secret cannot be found."""
+    """Return a digest of the URL of a source, which doesn't reveal its secret."""
     return blake2b(url.encode(), digest_size=16).hexdigest()
 
 
 def new_state(**members: Any) -> State:
-    """A state with keys of its own."""
+    """Return a new state with keys of its own."""
     return State(run=secrets.token_hex(12), **members)
 
 
 def load(path: Path) -> State | None:
-    """The state in *path*, ``None`` if there is none. Raises StateFault if it can't be read."""
+    """Return the state in *path*, or ``None``. Raises StateFault if it is unreadable."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES)
@@ -92,7 +91,7 @@ def load(path: Path) -> State | None:
 
 
 def save(path: Path, state: State) -> None:
-    """Write *state* durably. Raises StateFault if that is impossible; an older state stays then."""
+    """Write *state* durably. Raises StateFault if that fails; the older state is kept then."""
     text = json.dumps({"version": _VERSION, **attrs.asdict(state)}) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

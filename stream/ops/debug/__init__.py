@@ -1,1 +1,1 @@
-"""Ways to look into a running process: SSH console, debug listener, profiler, development mode."""
+"""Debugging of a running process: SSH console, debug listener, profiler, development mode."""

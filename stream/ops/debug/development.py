@@ -1,8 +1,8 @@
-"""Development mode: Python and Twisted show where a mistake was made, not only that it was.
+"""Development mode: Python and Twisted report where a mistake was made.
 
-It is Python's own (``python -X dev``, ``PYTHONDEVMODE=1``), which warns of what is never closed and
-prints where every thread was when the process crashes. Twisted remembers besides where each
-Deferred and delayed call came from, and what keeps the reactor busy is logged while it does.
+It is Python's own mode (``python -X dev``, ``PYTHONDEVMODE=1``), which warns of unclosed resources
+and prints the stacks of all threads after a crash. In addition, Twisted records where each Deferred
+and delayed call was created, and calls that block the reactor are logged while they run.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["BUSY_SECONDS", "BusyReactorWatch", "development_services"]
 _log = Logger()
 
 BUSY_SECONDS = 0.5
-"""Whoever keeps the reactor this long is named."""
+"""Duration from which on a blocked reactor is logged."""
 
 _BEAT_SECONDS = 0.1
 
 
 def development_services(reactor: Any) -> list[IService]:
-    """The services that development mode adds; none without it."""
+    """Return the services of development mode; none without it."""
     if not sys.flags.dev_mode:
         return []
     setDebugging(True)
@@ -43,9 +43,9 @@ def development_services(reactor: Any) -> list[IService]:
 
 
 class BusyReactorWatch(Service):
-    """Logs what the reactor's thread is in when it hasn't come back for `BUSY_SECONDS`.
+    """Logs the stack of the reactor's thread when it is blocked for `BUSY_SECONDS`.
 
-    A thread looks, since the reactor can't. Each busy period is logged once.
+    A thread watches the reactor. Each busy period is logged once.
 
     :param now: seconds, the same clock in both threads.
     :param has_thread: false for tests, which call `look` themselves.
@@ -87,7 +87,7 @@ class BusyReactorWatch(Service):
             self._thread.join()
 
     def look(self) -> bool:
-        """Log where a busy reactor's thread is, once; return whether it was logged."""
+        """Log the stack of a busy reactor's thread once; return whether it was logged."""
         last = self._last_beat
         seconds = self._now() - last
         frame = sys._current_frames().get(self._watched)
@@ -110,5 +110,5 @@ class BusyReactorWatch(Service):
 
 
 def _printed(frame: FrameType) -> str:
-    """Innermost first: what is cut off at the end matters least."""
+    """Return the stack, innermost frame first, since the end may be truncated."""
     return "".join(reversed(traceback.format_stack(frame)))

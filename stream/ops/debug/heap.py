@@ -1,4 +1,4 @@
-"""The use of the process's memory: objects by type, or allocations during a period."""
+"""Memory use of the process: objects by type, or allocations during a period."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _KIBIBYTE = 1024
 
 
 def objects() -> str:
-    """The number of objects of each type.
+    """Return the number of objects of each type.
 
-    Only objects that the garbage collector tracks are counted; most numbers and texts aren't.
+    Only objects tracked by the garbage collector are counted; most numbers and texts aren't.
     """
     counts = Counter(type(found) for found in gc.get_objects())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -33,9 +33,9 @@ def objects() -> str:
 
 
 def allocations(seconds: float) -> str:
-    """Where memory was allocated within so many seconds that is still in use at their end.
+    """Return where memory was allocated within *seconds* that is still in use afterwards.
 
-    Everything is slower meanwhile. Call it in a thread of its own, one at a time.
+    Slows the process down meanwhile. Call it in a thread of its own, one at a time.
     """
     tracemalloc.start()
     try:

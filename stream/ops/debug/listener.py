@@ -47,7 +47,7 @@ class DebugListener(Service):
     """The HTTP listener that answers with profiles of the process.
 
     :param endpoint: where to listen.
-    :param address: the same for people.
+    :param address: the same for the log.
     """
 
     name = "debug"
@@ -69,13 +69,13 @@ class DebugListener(Service):
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
-        """Fires when the port is open."""
+        """Open the port; fires when it is open."""
         super().startService()
         self.port = await self._endpoint.listen(self._site)
         _log.info('PProf profiler enabled, listening on "{address}"', address=self._address)
 
     async def stopService(self) -> None:
-        """Fires when the port is closed."""
+        """Close the port; fires when it is closed."""
         super().stopService()
         port, self.port = self.port, None
         if port is not None:
@@ -83,7 +83,7 @@ class DebugListener(Service):
 
 
 def _no_access_log(request: Any) -> None:
-    """Log nothing: whoever looks often would fill the log."""
+    """Do nothing: frequent requests would fill the log."""
 
 
 def _text(request: Request, text: str | bytes, status: int = 200) -> bytes:
@@ -98,9 +98,9 @@ def _argument(request: Request, name: bytes) -> str:
 
 
 def _from_here(request: Request) -> bool:
-    """Whether the request names this machine: a page in a browser that was led here names another.
+    """Return whether the request names this machine, unlike one that a website has redirected.
 
-    Whoever lets other machines in by ``pprof.listen`` has decided so.
+    An operator who allows other machines by ``pprof.listen`` has decided so.
     """
     host = request.getRequestHostname().decode("latin-1").strip("[]")
     own = getattr(request.getHost(), "host", "")
@@ -141,7 +141,7 @@ class _Pprof(_Local):
         return _text(request, "not found\n", 404)
 
     def _look(self, request: Request, look: Callable[[float], str]) -> bytes | int:
-        """Answer what *look* has seen within the seconds that are asked for."""
+        """Answer with the result of *look* for the requested seconds."""
         try:
             seconds = float(_argument(request, b"seconds") or _DEFAULT_SECONDS)
         except ValueError:
@@ -170,7 +170,7 @@ class _Pprof(_Local):
 
 
 def _waiting(reactor: Any) -> str:
-    """The calls that the reactor will make, the next one first, and what it has open."""
+    """Return the reactor's pending calls, the next one first, and its open files."""
     now = reactor.seconds()
     calls = sorted(reactor.getDelayedCalls(), key=lambda call: call.getTime())
     lines = [f"{len(calls)} delayed calls:"]

@@ -1,13 +1,13 @@
 """A Python console of the running process, over SSH.
 
-Whoever gets in can do whatever the process can. So it listens on loopback alone, takes public keys
-and no passwords, forwards no ports and runs no commands, and writes each line to the log before it
-is carried out.
+Users of the console can do whatever the process can. So it listens only on loopback, accepts public
+keys and no passwords, forwards no ports, runs no commands, and logs each line before it is
+executed.
 
-Note [Endless lines]: what is typed runs in the reactor's thread, which does nothing else meanwhile.
-So that a loop without an end doesn't stop the service for ever, the kernel sends a signal after
-some seconds, again and again, whose handler raises in whatever Python code runs then. One call of C
-code can't be interrupted by it.
+Note [Endless lines]: a line is executed in the reactor's thread, which does nothing else meanwhile.
+So that an endless loop doesn't stop the service, the kernel repeatedly sends a signal after some
+seconds, whose handler raises an exception in the running Python code. It can't interrupt a single
+call of C code.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ _log = Logger(namespace="stream.manhole")
 MAX_SESSIONS = 8
 MAX_LINE_BYTES = 16 * 1024
 MAX_SECONDS = 5.0
-"""That a line may run: shorter than every lease, so that nobody takes the node for dead."""
+"""Time limit of a line: shorter than every lease, so that the node doesn't count as dead."""
 
 
 class ManholeService(Service):
     """The SSH server whose shell is the Python console of the process.
 
     :param endpoint: where to listen.
-    :param address: the same for people.
-    :param host_key: file with the private key that the server shows.
+    :param address: the same for the log.
+    :param host_key: file with the server's private key.
     :param authorized_keys: file with one public key a line, read again at each login.
     :param namespace: names that the console knows.
-    :param line_seconds: that a line may run.
+    :param line_seconds: time limit of a line.
 
-    startService fails with UserError if a file can't be read, or others may change or read it.
+    startService fails with UserError if a file can't be read, or its permissions are too open.
     """
 
     name = "manhole"
@@ -88,7 +88,7 @@ class ManholeService(Service):
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
-        """Fires when the port is open."""
+        """Open the port; fires when it is open."""
         super().startService()
         key = read_host_key(self._host_key)
         check_authorized_keys(self._authorized_keys)
@@ -103,7 +103,7 @@ class ManholeService(Service):
         )
 
     async def stopService(self) -> None:
-        """Fires when nobody is connected any more."""
+        """Close the port; fires when no session is open."""
         super().stopService()
         port, self.port = self.port, None
         if port is not None:
@@ -113,7 +113,7 @@ class ManholeService(Service):
 
 
 class _Transport(SSHServerTransport):
-    """One connection, known to its factory."""
+    """A connection, registered with its factory."""
 
     factory: Any
     transport: Any
@@ -127,12 +127,12 @@ class _Transport(SSHServerTransport):
         super().connectionLost(reason)
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
-        """The client disconnects and says why: not an error of the server."""
+        """Log that the client disconnected, which isn't an error of the server."""
         _log.debug("a client disconnected: {reason}", reason=description.decode("utf-8", "replace"))
 
 
 class _Factory(ConchFactory):
-    """Bounds the number of connections, and can end them."""
+    """Limits the number of connections, and can close them."""
 
     protocol = _Transport
     noisy = False
@@ -155,9 +155,9 @@ class _Factory(ConchFactory):
 
 
 class _Session(TerminalSession):
-    """A shell alone: no commands, no forwarding.
+    """A session that offers only the console: no commands, no forwarding.
 
-    :ivar person: whose it is.
+    :ivar person: the user.
     """
 
     person: Person
@@ -169,7 +169,7 @@ class _Session(TerminalSession):
         note(self.person, '"{user}" has opened a console with the key {key}')
 
     def closed(self) -> None:
-        """Called however it ends."""
+        """Log the end of the session; always called."""
         if self._proto is not None:
             note(self.person, '"{user}" has left the console')
 
@@ -183,10 +183,10 @@ class _Session(TerminalSession):
         raise ConchError("there is only the console")
 
     def windowChanged(self, newWindowSize: Any) -> None:
-        """Lines are not laid out for the window."""
+        """Do nothing: lines don't depend on the window's size."""
 
     def eofReceived(self) -> None:
-        """The end of the input is the end of the session, which the client is notified of, too."""
+        """End the session at the end of the input, and notify the client."""
 
 
 class _Realm(TerminalRealm):
@@ -209,7 +209,7 @@ class _Realm(TerminalRealm):
 
 @contextmanager
 def _interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise KeyboardInterrupt in what takes longer. See Note [Endless lines]."""
+    """Raise KeyboardInterrupt in a line that takes longer; see Note [Endless lines]."""
 
     def interrupt(number: int, frame: Any) -> NoReturn:
         raise KeyboardInterrupt(f"interrupted after {seconds:g} s, the service is blocked")
@@ -224,7 +224,7 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
 
 
 class _Interpreter(ManholeInterpreter):
-    """Runs lines, each for a while only."""
+    """Runs lines with a time limit."""
 
     def __init__(self, console: _Console, namespace: dict[str, Any], seconds: float) -> None:
         super().__init__(console, namespace)
@@ -235,7 +235,7 @@ class _Interpreter(ManholeInterpreter):
             super().runcode(*args, **kwargs)
 
     def displayhook(self, obj: Any) -> None:
-        """What is there already is shown at once."""
+        """Show an available value at once."""
         if isinstance(obj, Deferred) and obj.called and not isinstance(obj.result, Deferred):
             obj.addErrback(self._failed)
             obj = obj.result
@@ -247,7 +247,7 @@ class _Interpreter(ManholeInterpreter):
     def excepthook(
         self, excType: type[BaseException], excValue: BaseException, excTraceback: Any
     ) -> None:
-        """An unknown name is reported without the stack of our code."""
+        """Show an error; for an unknown name, without a stack."""
         if isinstance(excValue, UserError):
             self.write(f"{excType.__name__}: {excValue}\n")
         else:
@@ -258,7 +258,7 @@ class _Console(Manhole):
     """The console of one session; its lines are logged.
 
     :param leaves: called when the user ends the session.
-    :param seconds: that a line may run.
+    :param seconds: time limit of a line.
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class _Console(Manhole):
         self.setInsertMode()
 
     def terminalSize(self, width: int, height: int) -> None:
-        """Nothing is drawn again: what was shown stays."""
+        """Do nothing: the output isn't redrawn."""
         self.width, self.height = width, height
 
     def handle_QUIT(self) -> None:
@@ -300,5 +300,5 @@ class _Console(Manhole):
         note(self._person, 'console of "{user}": {line}', line=text)
         try:
             super().lineReceived(line)
-        except SystemExit:  # "exit()" is how people leave a Python console
+        except SystemExit:  # "exit()" is the usual way to leave a Python console
             self.handle_QUIT()

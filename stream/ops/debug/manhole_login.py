@@ -1,4 +1,4 @@
-"""Authentication for the console: keys in files, and the people they belong to."""
+"""Authentication for the console: authorized keys in a file, and the users they identify."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def _check_file(path: str, setting: str, forbidden: int) -> None:
 
 
 def check_authorized_keys(path: str) -> None:
-    """Raises UserError if the file can't be read, or others may change it."""
+    """Check that the file is readable and not writable by others. Raises UserError."""
     _check_file(path, "manhole.authorizedKeys", _OTHERS_WRITE)
 
 
 def read_host_key(path: str) -> Key:
-    """The server's private key. Raises UserError if it can't be used, or others may read it."""
+    """Return the server's private key. Raises UserError if it is invalid, or readable by others."""
     _check_file(path, "manhole.hostKey", _OTHERS_READ | _OTHERS_WRITE)
     try:
         key: Key = Key.fromFile(path)
@@ -70,7 +70,7 @@ def read_host_key(path: str) -> Key:
 class AuthorizedKeys:
     """The keys in a file, for any login name.
 
-    A key with options in front of it is ignored, since the options would not be obeyed.
+    A key with options is ignored, since the options would not be enforced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,21 +97,21 @@ def _public_key(line: bytes) -> Key | None:
     kind, *_ = line.split()
     try:
         key: Key = Key.fromString(line, type="public_openssh")
-    except Exception:  # conch's reader raises whatever its parts do
+    except Exception:  # conch's reader raises the errors of its parts
         return None
-    return key if kind == key.sshType() else None  # else the line begins with options
+    return key if kind == key.sshType() else None  # otherwise the line begins with options
 
 
 def fingerprint_of(key: Key) -> str:
-    """The fingerprint in the form of ``ssh-keygen -l``."""
+    """Return the fingerprint in the form of ``ssh-keygen -l``."""
     return f"SHA256:{key.fingerprint(FingerprintFormats.SHA256_BASE64).rstrip('=')}"
 
 
 @attrs.frozen
 class Person:
-    """The person that has logged in.
+    """A user that has logged in.
 
-    :ivar name: as given at the login; anybody may give any.
+    :ivar name: as given at the login; not verified.
     :ivar key: fingerprint of the key, which identifies the user.
     """
 
@@ -120,12 +120,12 @@ class Person:
 
 
 def note(person: Person, text: str, **fields: Any) -> None:
-    """The log of commands of *person*."""
+    """Return the logger for commands of *person*."""
     _log.warn(text, user=person.name, key=person.key, **fields)
 
 
 class KeyChecker(SSHPublicKeyChecker):
-    """Knows people by their keys."""
+    """Authenticates users by their keys."""
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Person]:
         name = credentials.username.decode("utf-8", "replace")
@@ -136,7 +136,7 @@ class KeyChecker(SSHPublicKeyChecker):
 
         def refused(failure: Failure) -> Failure:
             failure.trap(UnauthorizedLogin)
-            if failure.check(ValidPublicKey):  # a question only, whether to sign
+            if failure.check(ValidPublicKey):  # the client only asks whether to sign
                 return failure
             _log.warn('refused the login of "{user}" with the key {key}', user=name, key=key)
             return failure

@@ -1,7 +1,7 @@
-"""Where the process spends its time: its stacks, sampled many times a second by a thread.
+"""A sampling profiler: a thread records the stacks of the process many times a second.
 
-Looking costs the process little, and what it shows is true of the process as it runs; a tracing
-profiler would slow down every call.
+Sampling costs little and shows the process as it runs; a tracing profiler would slow down every
+call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Profile:
     """The stacks that a sampling profiler has seen, with their counts.
 
     :ivar stacks: how often each stack was seen, outermost function first.
-    :ivar samples: how often was looked.
+    :ivar samples: number of samples.
     """
 
     def __init__(self) -> None:
@@ -35,20 +35,20 @@ class Profile:
         self.samples = 0
 
     def add(self, stack: tuple[str, ...]) -> None:
-        """Count a stack once more."""
+        """Count a stack."""
         self.stacks[stack] += 1
 
     def folded(self) -> str:
-        """One line for each stack, as flame graph tools read it."""
+        """Return one line for each stack, in the format of flame graph tools."""
         return "".join(f"{';'.join(stack)} {count}\n" for stack, count in sorted(self._items()))
 
     def _items(self) -> list[tuple[tuple[str, ...], int]]:
         return list(self.stacks.items())
 
     def summary(self) -> str:
-        """The functions in which most time was spent, themselves and with what they called.
+        """Return the functions with the most time, in themselves and including their callees.
 
-        Threads that wait for work are left out; the reactor waits in ``doPoll``.
+        Waiting threads are left out; the reactor waits in ``doPoll``.
         """
         own: Counter[str] = Counter()
         whole: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Profile:
 
 
 def sample(seconds: float) -> Profile:
-    """Look at all threads for so long; call it in a thread of its own.
+    """Sample all threads for *seconds*; call it in a thread of its own.
 
     :param seconds: at most `MAX_SECONDS`.
     """
@@ -84,7 +84,7 @@ def sample(seconds: float) -> Profile:
 
 
 def thread_stacks() -> str:
-    """The present stack of each thread."""
+    """Return the current stack of each thread."""
     parts = []
     for name, frame in _frames(-1):
         parts.append(f"{name}:\n" + "".join(f"    {line}\n" for line in _stack(frame)))

@@ -1,1 +1,1 @@
-"""The log: lines, levels, throttling, and the ids by which an entry is found."""
+"""The log: lines, levels, throttling, and ids for finding an entry."""

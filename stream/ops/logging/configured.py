@@ -1,4 +1,4 @@
-"""The log that the settings ask for."""
+"""The log that the settings describe."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["configured_log"]
 
 
 def configured_log(settings: Settings) -> LogControl:
-    """The log that *settings* ask for.
+    """Return the log that *settings* describe.
 
-    Raises UserError if they name a namespace that nobody logs under.
+    Raises UserError: they name a namespace without loggers.
     """
     levels = {"twisted": "warn", "log_legacy": "warn"}
     if not settings.log.access_log:
@@ -21,7 +21,7 @@ def configured_log(settings: Settings) -> LogControl:
     if settings.etcd.debug_log:
         levels["stream.etcd.transport"] = "debug"
     form: Any = None if settings.log.format == "auto" else settings.log.format
-    # Who shares the address, or the log file, with others shares the output, too.
+    # Processes that share the address, or the log file, share the output, too.
     is_shared = settings.source.http.share_port or settings.log.file
     return LogControl(
         settings.log.file,

@@ -1,8 +1,8 @@
-"""The log of the process: where lines go, from which level on, and how both change at run time.
+"""The log of the process: its output and levels, which can change at run time.
 
-Note [Reopening]: a log file is renamed by whoever rotates it, and SIGHUP makes the process
-open a new one under the old name. The file is opened for appending, so several processes may share
-it, and one that is truncated instead of renamed goes on from its beginning.
+Note [Reopening]: a log rotation renames the file, and SIGHUP makes the process open a new one under
+the old name. The file is opened for appending, so several processes may share it, and a truncated
+file is continued from its beginning.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ _OWN_NAMES = (
 """Names of loggers that aren't modules."""
 _CLOSE = 0.6
 _BUFFER_BYTES = 1024 * 1024
-"""A line of up to this size is written by one call, so that lines of processes don't mix."""
+"""A line of up to this size is written by one call, so that lines of processes don't interleave."""
 
 
 def parse_levels(levels: Sequence[str]) -> dict[str, str]:
-    """``namespace=level`` items as a mapping.
+    """Parse ``namespace=level`` items to a mapping.
 
-    Raises UserError for what isn't one, and for a namespace that nobody logs under.
+    Raises UserError: an item is invalid, or a namespace has no loggers.
     """
     parsed = {}
     for item in levels:
@@ -76,7 +76,7 @@ def parse_levels(levels: Sequence[str]) -> dict[str, str]:
 
 
 def check_namespace(namespace: str) -> None:
-    """Raises UserError, with the nearest name, unless something logs under *namespace* or below."""
+    """Check that *namespace* has loggers. Raises UserError with the nearest name."""
     known = known_namespaces()
     if not known.isdisjoint(_names(namespace)) or namespace.split(".")[0] in _LIBRARIES:
         return
@@ -88,7 +88,7 @@ def check_namespace(namespace: str) -> None:
 
 @cache
 def known_namespaces() -> frozenset[str]:
-    """The names that loggers of the service have, and all above them."""
+    """Return the names of the service's loggers, and their parents."""
     names = {*_OWN_NAMES, "stream"}
     names |= {module.name for module in walk_packages(stream.__path__, _PACKAGE, onerror=_ignore)}
     return frozenset(
@@ -99,21 +99,21 @@ def known_namespaces() -> frozenset[str]:
 
 
 def _ignore(name: str) -> None:
-    """A package that can't be imported, since a library is missing, has no loggers."""
+    """Ignore a package that can't be imported because a library is missing: it has no loggers."""
 
 
 class LogControl:
     """The log's output and levels, which can be changed while the process runs.
 
-    :param path: of the log file; empty for standard output.
+    :param path: path of the log file; empty for standard output.
     :param form: ``None``: the short form for a terminal, else JSON.
-    :param default: level of all namespaces without one of their own.
-    :param levels: levels by namespace; what is said of ``a`` counts for ``a.b``, too.
-    :param node: shown in each line, where several processes write to one place.
+    :param default: level of namespaces without their own.
+    :param levels: levels by namespace; the level of ``a`` applies to ``a.b``, too.
+    :param node: name in each line, if several processes write to one output.
 
     Raises UserError if the file can't be opened.
 
-    :ivar on_reopen: called when the file is to be opened again, to notify other writers.
+    :ivar on_reopen: called when the file is reopened, to notify other writers.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LogControl:
         node: str = "",
     ) -> None:
         self.on_reopen: list[Callable[[], None]] = []
-        # The runner may change the working directory before the file is opened again.
+        # The runner may change the working directory before the file is reopened.
         self._path = str(Path(path).absolute()) if path else ""
         self._stream: TextIO = self._open()
         form = form or ("json" if path else form_for(self._stream))
@@ -152,7 +152,7 @@ class LogControl:
         return FilteringLogObserver(self._observer, predicates)
 
     def _is_for_people(self, event: LogEvent) -> Any:
-        """On a terminal, what is not made for people counts as debug."""
+        """Return an event's level on a terminal: events without a text for people are debug."""
         is_info = event.get("log_level") is LogLevel.info and not event.get("log_terminal")
         namespace = event.get("log_namespace") or ""
         if is_info and self._predicate.logLevelForNamespace(namespace) is not LogLevel.debug:
@@ -160,22 +160,22 @@ class LogControl:
         return PredicateResult.maybe
 
     def install(self) -> None:
-        """Take the place of what Twisted's runner has set up."""
+        """Replace the observers set up by Twisted's runner."""
         for old in list(globalLogPublisher._observers):
             globalLogPublisher.removeObserver(old)
         globalLogPublisher.addObserver(self.observer)
 
     def levels(self) -> Mapping[str, str]:
-        """The levels in force by namespace; the empty one is that of all others."""
+        """Return the effective levels by namespace; the empty one is the default."""
         return {"": self._default, **self._levels}
 
     def set_level(self, namespace: str, level: str) -> None:
-        """Log *namespace* and what is below it from *level* on; until the process ends.
+        """Set the level of *namespace* and its children, until the process ends.
 
-        :param namespace: as in the field ``component`` of a line (``etcd.client``), or as the code
-            names it (``stream.etcd.client``); empty for all that have no level of their own.
+        Raises UserError: the level is unknown, or the namespace has no loggers.
 
-        Raises UserError for a level that there isn't, and for a namespace that nobody logs under.
+        :param namespace: as in the field ``component`` of a line (``etcd.client``), or as in the
+            code (``stream.etcd.client``); empty for the default.
         """
         if level not in LEVELS:
             raise UserError(f'unknown level "{level}", expected one of {", ".join(LEVELS)}')
@@ -196,7 +196,7 @@ class LogControl:
             self._predicate.setLogLevelForNamespace(name, LEVELS[level])
 
     def reopen(self) -> None:
-        """See Note [Reopening]; if the file can't be opened, the old one is written on."""
+        """Reopen the file; see Note [Reopening]. If that fails, the old one is continued."""
         if not self._path:
             return
         for tell in self.on_reopen:
@@ -213,7 +213,7 @@ class LogControl:
 
     def _open(self) -> TextIO:
         if not self._path:
-            return sys.__stdout__ or sys.stdout  # the runner has put its log in stdout's place
+            return sys.__stdout__ or sys.stdout  # the runner has replaced stdout by its log
         try:
             path = Path(self._path)
             if not path.exists():
@@ -224,7 +224,7 @@ class LogControl:
 
 
 def _names(namespace: str) -> tuple[str, ...]:
-    """Most loggers are named after their module, and lines show it without the package."""
+    """Return the names of a logger: most have their module's, and lines omit the package."""
     if namespace == "stream" or namespace.startswith("stream."):
         return (namespace,)
     return namespace, f"stream.{namespace}"

@@ -12,8 +12,8 @@ _REQUEST_ID_LENGTH = 15
 
 
 def random_id(length: int) -> str:
-    """*length* random digits and letters, unpredictable."""
-    # One draw for all of them, with bits to spare so that none is likelier than another.
+    """Return *length* random digits and letters, unpredictable."""
+    # One draw for all characters, with enough bits that all are equally likely.
     number = secrets.randbits(8 * length)
     drawn = []
     for _ in range(length):
@@ -23,14 +23,14 @@ def random_id(length: int) -> str:
 
 
 def request_id() -> str:
-    """A new id of one request."""
+    """Return a new id of a request."""
     return random_id(_REQUEST_ID_LENGTH)
 
 
 def exception_id(service: str, request: str | None = None) -> str:
-    """The id under which a failure is logged and which its response contains.
+    """Return the id under which a failure is logged, and which its response contains.
 
-    :param service: what failed, e.g. ``keboola-stream-api``.
+    :param service: the service that failed, e.g. ``keboola-stream-api``.
     :param request: the id of the request that failed, a new one if there is none.
     """
     return f"{service}-{request or request_id()}"

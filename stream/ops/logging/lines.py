@@ -1,12 +1,12 @@
-"""The log: events of `twisted.logger` as lines, JSON for machines or text for people.
+"""Log lines: events of `twisted.logger` as JSON for machines or text for people.
 
 Code logs a template and fields, ``_log.info("opened volume {volume_id}", volume_id=…)``. A line has
-the finished message and every field, so that nothing must be parsed out of a message again. Fields
-whose name says that they hold a secret are masked, also in the message and inside of fields, and so
-is what looks like a secret in any text (`stream.values.redaction`).
+the formatted message and every field, so that messages need not be parsed. Fields with the name of
+a secret are masked, also in the message and inside of fields, and so is any text with the form of a
+secret (`stream.values.redaction`).
 
-A terminal shows less (`stream.ops.logging.terminal`). An event at level info is shown there only if
-it carries ``log_terminal``, a template of its own for people: ``log_terminal="{count} rows"``.
+A terminal shows less (`stream.ops.logging.terminal`). It shows an event at level info only if the
+event has ``log_terminal``, a template for people: ``log_terminal="{count} rows"``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LEVEL_ORDER = (
     LogLevel.error,
     LogLevel.critical,
 )
-# What the legacy log adds to an event, and what is in a line under another name.
+# Members that the legacy log adds to an event, and members with another name in a line.
 _NO_FIELDS = frozenset(
     {"component", "format", "isError", "message", "printed", "system", "time", "why", "failure"}
 )
@@ -56,8 +56,8 @@ _FORMATTER = Formatter()
 _MAX_DEPTH = 6
 _MAX_CHARS = 32 * 1024
 _LONGEST_SECRET_CHARS = 4096
-"""Characters read behind the shown part of a text, so that no beginning of a secret is shown."""
-# Fields by which logs are searched have the names that those searches know.
+"""Characters read after the shown part of a text, so that the beginning of a secret isn't shown."""
+# Fields with the names that existing log searches use.
 _DOTTED = frozenset(
     {
         *("project_id", "branch_id", "source_id", "sink_id", "file_id", "slice_id", "job_id"),
@@ -69,7 +69,7 @@ _DOTTED = frozenset(
 )
 _KEYED = {"source_id", "sink_id", "file_id", "slice_id"}
 _PARTS = ("project.id", "branch.id", "source.id", "sink.id")
-"""Keys of these fields begin with the ids that a search goes by."""
+"""Keys of these fields begin with ids that are searched for."""
 _LEAST_PARTS = 3
 _RENAMED = {
     "node_id": "nodeId",
@@ -82,7 +82,7 @@ _RENAMED = {
 
 
 def form_for(stream: TextIO) -> Form:
-    """The short form if a person is looking, else JSON."""
+    """Return the form for a terminal if *stream* is one, else JSON."""
     return "terminal" if stream.isatty() else "json"
 
 
@@ -90,8 +90,8 @@ def form_for(stream: TextIO) -> Form:
 class LineObserver:
     """Writes one line for each event.
 
-    :param has_colour: of the form for a terminal.
-    :param node: name of the node in each line, if lines of several nodes come together.
+    :param has_colour: whether the form for a terminal is colored.
+    :param node: name of the node in each line, if the output is shared by several nodes.
     :ivar minimum: events below this level are dropped.
     """
 
@@ -137,7 +137,7 @@ class LineObserver:
 
 
 def _without_repetition(event: LogEvent, line: dict[str, Any]) -> dict[str, Any]:
-    """*line* without fields that its message shows, and without ids that a longer key contains."""
+    """Return *line* without fields that are in its message, and ids that a longer key contains."""
     template = event.get("log_format") or ""
     try:
         named = {
@@ -153,12 +153,12 @@ def _without_repetition(event: LogEvent, line: dict[str, Any]) -> dict[str, Any]
 
 
 def line_name(field: str) -> str:
-    """The name in a line of the *field* of an event."""
+    """Return the name in a line of the *field* of an event."""
     return field.replace("_", ".", 1) if field in _DOTTED else _RENAMED.get(field, field)
 
 
 def _line(event: LogEvent, level: Any) -> dict[str, Any]:
-    """The members of a line, in their order."""
+    """Return the members of a line, in order."""
     masked = {name: MASK if is_secret_name(name) else value for name, value in event.items()}
     moment = event.get("log_time")
     line: dict[str, Any] = {
@@ -192,7 +192,7 @@ def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _value(value: Any, depth: int = 0) -> Any:
-    """*value* as JSON knows it, with secrets inside of it masked."""
+    """Return *value* as JSON, with secrets masked."""
     if isinstance(value, str):
         return _short(value)
     if value is None or isinstance(value, bool | float):
@@ -210,14 +210,12 @@ def _value(value: Any, depth: int = 0) -> Any:
     try:
         return _short(str(value))
     except Exception:
-        # A log line must come out whatever is in it.
+        # A log line must be written whatever it contains.
         return f"<unprintable {type(value).__name__}>"
 
 
 def _short(text: str) -> str:
-    """*text* without secrets. What others send may be quoted in a line, but doesn't make it as
-    long as they like.
-    """
+    """Return *text* without secrets, limited in length: a line may quote text of other parties."""
     if len(text) <= _MAX_CHARS:
         return hide_secrets(text)
     shown = hide_secrets(text[: _MAX_CHARS + _LONGEST_SECRET_CHARS])[:_MAX_CHARS]
@@ -225,7 +223,7 @@ def _short(text: str) -> str:
 
 
 def _component(namespace: str | None) -> str:
-    """The part of the product that a logger belongs to: its module, without the package."""
+    """Return the component of a logger: its module, without the package."""
     if not namespace or namespace in _DEFAULT_NAMESPACES:
         return ""
     return namespace.removeprefix(_PACKAGE)

@@ -1,4 +1,4 @@
-"""Lines of the log for a person at a terminal: a time without its date, a message, colour. Pure."""
+"""Log lines for a terminal: a time without its date, a message, color. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COLOURS = {"debug": _DIM, "warn": _YELLOW, "error": _RED}
 
 
 def terminal_lines(line: Mapping[str, Any], *, has_colour: bool) -> str:
-    """The text of *line*, with a final newline; a stack follows on lines of its own.
+    """Return the text of *line* with a final newline; a stack follows on separate lines.
 
     At level info only the message is shown. At other levels the component and the fields follow.
 
-    :param line: the members of a line of the log; its time is shown in the local time zone.
+    :param line: the members of a log line; its time is shown in the local time zone.
     """
     rest = dict(line)
     moment = datetime.fromisoformat(rest.pop("time")).astimezone()
@@ -43,10 +43,10 @@ def terminal_lines(line: Mapping[str, Any], *, has_colour: bool) -> str:
 
 
 def encodable(text: str) -> str:
-    """*text* with what UTF-8 can't express escaped."""
+    """Return *text* with characters escaped that UTF-8 can't encode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def visible(text: str) -> str:
-    """*text* on one line and without commands to the terminal."""
+    """Return *text* on one line and without terminal control sequences."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), encodable(text))

@@ -1,4 +1,4 @@
-"""Throttling of the log: one line per object and interval, with a count of those left out. Pure."""
+"""Log throttling: one line per object and interval, with a count of suppressed ones. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 __all__ = ["LogThrottle"]
 
 MAX_KEYS = 10_000
-"""Objects that are remembered; above this number all are forgotten."""
+"""Maximum number of remembered objects; above it all are forgotten."""
 
 
 class LogThrottle:
-    """The throttle of a message that many objects could log again and again.
+    """The throttle of a message that may be logged for many objects.
 
     :param seconds: interval in which an object is logged at most once.
     :param clock: seconds.
@@ -23,7 +23,7 @@ class LogThrottle:
         self._known: dict[str, tuple[float, int]] = {}
 
     def due(self, key: str) -> int | None:
-        """``None`` if it isn't time, else how often it wasn't since the last time that it was."""
+        """Return ``None`` to suppress a line, else the number of lines suppressed before it."""
         now = self._clock()
         until, left_out = self._known.get(key, (now, 0))
         if now < until:

@@ -1,1 +1,1 @@
-"""Metrics: families, the registry, the list of all names, and the listener that serves them."""
+"""Metrics: families, the registry, the list of all names, and their listener."""

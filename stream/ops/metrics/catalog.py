@@ -1,6 +1,7 @@
-"""The families that the original product doesn't have: what the promise to producers needs.
+"""Metric families that the original service doesn't have, for the guarantees to producers.
 
-They are registered when the process starts, so that a dashboard finds each of them on every page.
+They are registered at the start of the process, so that a dashboard finds each of them in every
+scrape.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _SYNC_BUCKETS_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 
 class Definition:
     """The declaration of one metric family.
 
-    :ivar name: as scraped, a counter's without ``_total``.
-    :ivar buckets: of a histogram, upper bounds.
+    :ivar name: as scraped, but without a counter's ``_total``.
+    :ivar buckets: upper bounds of a histogram.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The kind of a failure, as metrics classify it."""
+"""The classification of failures in metrics."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["error_type"]
 
 
 def error_type(problem: BaseException | None) -> str:
-    """The value of the label ``error_type`` for *problem*; empty if there is none.
+    """Return the label ``error_type`` of *problem*; empty if there is none.
 
-    A class of errors can name its kind itself in an attribute ``error_type``.
+    An error class can define its type in an attribute ``error_type``.
     """
     if problem is None:
         return ""
@@ -28,7 +28,7 @@ def error_type(problem: BaseException | None) -> str:
     return problem.name if isinstance(problem, UserError) else "other"
 
 
-# In this order: a timeout of the network is a failure of the network, too.
+# The order matters: a network timeout is also a network failure.
 _KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (defer.CancelledError, "context_canceled"),
     (error.TimeoutError, "net_timeout"),

@@ -1,10 +1,10 @@
-"""Metric families: counters, gauges and histograms with labels, cheap enough for each record.
+"""Metric families with labels: counters, gauges and histograms, cheap enough for each record.
 
 The library's own metrics take a lock and walk all buckets on each observation. Here a child is a
-plain object that one thread, the reactor's, adds to; the library is used for what it is good at,
-the text format, when the page is asked for. Adding from another thread can lose a count, so work
-that is done in threads is counted where its Deferred fires. Reading is safe from any thread, so
-that a page of many thousands of lines need not be made in the reactor's.
+plain object that one thread, the reactor's, adds to; the library only formats the page when it is
+scraped. Adding from another thread can lose a count, so work in threads is counted where its
+Deferred fires. Reading is thread-safe, so that a page of many thousands of lines need not be
+rendered in the reactor's thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEFAULT_BUCKETS_MS = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000
 
 
 class Counter:
-    """A number that only grows."""
+    """A number that only increases."""
 
     __slots__ = ("value",)
 
@@ -37,7 +37,7 @@ class Counter:
 
 
 class Gauge:
-    """A number that goes up and down, set or asked for when the page is made."""
+    """A number that goes up and down, set, or computed when the page is rendered."""
 
     __slots__ = ("_ask", "_value")
 
@@ -54,15 +54,15 @@ class Gauge:
         self._value += amount
 
     def set_function(self, ask: Callable[[], float]) -> None:
-        """Call *ask*, which must not block, whenever the value is wanted.
+        """Call *ask*, which must not block, whenever the value is read.
 
-        If it raises OSError (a volume may be gone), the value is not a number.
+        If it raises OSError (a volume may be gone), the value is NaN.
         """
         self._ask = ask
 
     @property
     def value(self) -> float:
-        """The present value; NaN if it can't be read."""
+        """The current value; NaN if it can't be read."""
         if self._ask is None:
             return self._value
         try:
@@ -72,7 +72,7 @@ class Gauge:
 
 
 class Histogram:
-    """A distribution: how many observations are not above each bound, and their sum."""
+    """A distribution: the number of observations up to each bound, and their sum."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -82,12 +82,12 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Add *value*, *times* times."""
+        """Add *value* *times* times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Upper bounds as text with the number of observations not above them."""
+        """Return upper bounds as text, with the number of observations up to them."""
         bounds = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
         return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
@@ -96,11 +96,11 @@ C = TypeVar("C", Counter, Gauge, Histogram)
 
 
 class Family(Generic[C]):
-    """All metrics of one name; each set of label values has a child of its own.
+    """All metrics of one name, with a child for each set of label values.
 
     A collector for the library's registry.
 
-    :param name: as scraped, a counter's without ``_total``.
+    :param name: as scraped, but without a counter's ``_total``.
     :param make: makes a child.
     """
 
@@ -114,9 +114,9 @@ class Family(Generic[C]):
         self._children: dict[tuple[str, ...], C] = {}
 
     def labels(self, values: Mapping[str, str]) -> C:
-        """The child with these label values, made if need be; a label not given is empty.
+        """Return the child with these label values, made on first use; a missing label is empty.
 
-        Keep the child where it is used often. Raises ValueError for a label the family lacks.
+        Raises ValueError: the family lacks a label. Callers should keep a child that is used often.
         """
         key = tuple(values.get(name, "") for name in self.label_names)
         child = self._children.get(key)
@@ -128,7 +128,7 @@ class Family(Generic[C]):
         return child
 
     def forget(self, values: Mapping[str, str]) -> None:
-        """Drop the children whose labels have these values: what they count is gone for good."""
+        """Drop the children whose labels have these values."""
         if not set(values) <= set(self.label_names):
             return
         wanted = [(self.label_names.index(name), value) for name, value in values.items()]
@@ -137,7 +137,7 @@ class Family(Generic[C]):
                 del self._children[key]
 
     def replace(self, children: Mapping[tuple[str, ...], C]) -> None:
-        """Have these children alone, by their label values in the order of the names."""
+        """Replace all children, by their label values in the order of the names."""
         self._children = dict(children)
 
     @property
@@ -146,11 +146,11 @@ class Family(Generic[C]):
         return type(self._make()).__name__.lower()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry need not know the samples in advance."""
+        """Return nothing: the registry need not know the samples in advance."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """The family with the samples of all children, for the registry."""
+        """Return the family with the samples of all children, for the registry."""
         children = list(self._children.items())
         sample = self._make()
         if isinstance(sample, Counter):

@@ -1,4 +1,4 @@
-"""The answers to "are you there" and "are you ready"."""
+"""Liveness and readiness checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["HealthCheck", "Readiness"]
 
 
 class HealthCheck(Resource):
-    """Answers a fixed text, whatever host the request names; being able to is all it says."""
+    """Answers a fixed text for any host; an answer means that the process is alive."""
 
     isLeaf = True
 
@@ -27,7 +27,7 @@ class HealthCheck(Resource):
 class Readiness(Resource):
     """Answers 200 when all components are ready, and 503 while they start or stop.
 
-    :param is_ready: whether they are.
+    :param is_ready: returns whether they are ready.
     """
 
     isLeaf = True

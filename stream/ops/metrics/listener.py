@@ -1,4 +1,4 @@
-"""The HTTP listener of the metrics and, as every node has it, of the health check."""
+"""The HTTP listener of metrics, health and readiness, which every node has."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _log = Logger(namespace="stream.metrics")  # as an attribute of a class it would
 
 _IDLE_TIMEOUT_SECONDS = 60
 _MAX_WAITING = 100
-"""Requests for a page that isn't begun; each is an open connection."""
+"""Maximum number of requests for a page that isn't begun; each is an open connection."""
 
 
 class MetricsListener(Service):
     """Serves ``/metrics``, ``/health-check`` and ``/ready``.
 
-    startService returns a Deferred that fires when the port is open, or with the reason why it
-    can't be opened. stopService returns one that fires when the port is closed.
+    startService fires when the port is open, or fails if it can't be opened. stopService fires when
+    the port is closed.
     """
 
     name = "metrics"
@@ -48,14 +48,13 @@ class MetricsListener(Service):
         address: str,
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        """
-        :param endpoint: where to listen.
-        :param address: the same for people, in the log.
-        :param is_ready: whether all components of the process are ready.
+        """:param endpoint: where to listen.
+        :param address: the same for the log.
+        :param is_ready: returns whether all components of the process are ready.
         """
         self._endpoint = endpoint
         self._address = address
-        # One thread: a page is made after the other, and never on the reactor's time.
+        # One thread: pages are rendered one after another, and never in the reactor's thread.
         self._threads = ThreadPool(0, 1, name="metrics")
         root = _Root()
         self._page = MetricsPage(reactor, self._threads, metrics)
@@ -65,7 +64,7 @@ class MetricsListener(Service):
         self._site = Site(root, reactor=reactor, timeout=_IDLE_TIMEOUT_SECONDS)
         self._site.displayTracebacks = False
         self._site.noisy = False
-        # The requests of a probe are of no interest in the log.
+        # Requests of probes aren't logged.
         self._site.log = _no_access_log  # type: ignore[method-assign]
         self.port: IListeningPort | None = None
 
@@ -99,14 +98,17 @@ class MetricsListener(Service):
 
 
 class _Root(Resource):
-    """What is there besides the pages: nothing."""
+    """The root resource, without content."""
 
     def getChild(self, path: bytes, request: HTTPRequest) -> IResource:
         return notFound()
 
 
 class MetricsPage(Resource):
-    """The metrics in text form. It may be long, so it is made in a thread, for all who ask."""
+    """The metrics in text form.
+
+    The page may be long, so a thread renders it once for all waiting requests.
+    """
 
     isLeaf = True
 
@@ -118,7 +120,7 @@ class MetricsPage(Resource):
         self._page = SharedPage(reactor, self._make)
 
     def drained(self) -> Deferred[None]:
-        """Fires when no page is being made."""
+        """Return a Deferred that fires when no page is being rendered."""
         return self._page.drained()
 
     def _make(self) -> Deferred[bytes]:
@@ -160,4 +162,4 @@ def _send(request: Request, page: bytes) -> None:
 
 
 def _no_access_log(request: HTTPRequest) -> None:
-    """Log nothing."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""How late the reactor is: the first thing to look at when everything is slow."""
+"""The lag of the reactor, the first metric to check when everything is slow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INTERVAL_SECONDS = 0.5
 
 
 class ReactorLag(Service):
-    """Asks the reactor for a call now and then and measures how late it comes."""
+    """Schedules calls periodically and measures their delay."""
 
     name = "reactor-lag"
 

@@ -1,7 +1,7 @@
-"""The metrics of the service, in a registry of their own without any of the process or runtime.
+"""The metrics of the service, in a registry without those of the process or runtime.
 
-`Metrics` has a family for each name that dashboards know, and methods that add what happened.
-A family that nothing was added to shows only its help. Durations are in milliseconds.
+`Metrics` has a family for each name that dashboards use, and methods that record events. A family
+without values shows only its help. Durations are in milliseconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OPERATIONS: tuple[Operation, ...] = (
     "filecleanup",
     "jobcleanup",
 )
-# A call of a client, with its repetitions; the decoding of its answer; one physical request.
+# A call of a client with its retries; the decoding of its answer; one physical request.
 Call = Literal["client_request", "client_request_parse", "http_request"]
 _CALLS: tuple[Call, ...] = ("client_request", "client_request_parse", "http_request")
 _OPERATION_BUCKETS_MS = (
@@ -100,8 +100,8 @@ class VolumeLabels:
 class CallLabels:
     """The labels of a call to another service.
 
-    :ivar http_result_type: what the answer is read as.
-    :ivar http_url_path: with placeholders in place of ids: there must not be too many of them.
+    :ivar http_result_type: type of the answer's content.
+    :ivar http_url_path: with placeholders instead of ids, to limit the number of values.
     :ivar http_status_code: 0 if there was no answer.
     """
 
@@ -117,7 +117,7 @@ class CallLabels:
 
 
 class SourceMeter:
-    """Counts the records of one source; kept by whoever handles them.
+    """Counts the records of one source; kept by the handler of its requests.
 
     :param clock: seconds since the epoch.
     """
@@ -138,9 +138,9 @@ class SourceMeter:
         self._usual: tuple[Sequence[float], list[int], Histogram, Counter] | None = None
 
     def stored(self, at: int, size: int) -> None:
-        """One record of *size* bytes was answered: `answered`, written out for the usual case.
+        """Count one answered record of *size* bytes: `answered`, optimized for the usual case.
 
-        :param at: when it was received, milliseconds since the epoch.
+        :param at: receive time, milliseconds since the epoch.
         """
         bounds, counts, durations, sizes = self._usual or self._make_usual()
         elapsed = self._clock() * 1000 - at
@@ -151,9 +151,9 @@ class SourceMeter:
         sizes.value += size
 
     def answered(self, at: int, size: int, *, failed: bool = False, records: int = 1) -> None:
-        """*records* records were answered, *size* bytes in all.
+        """Count *records* answered records, *size* bytes in total.
 
-        :param at: when they were received, milliseconds since the epoch.
+        :param at: receive time, milliseconds since the epoch.
         """
         durations, sizes = self._children.get(failed) or self._make(failed)
         durations.observe(max(0.0, self._clock() * 1000 - at), records)
@@ -184,7 +184,7 @@ class SinkMeter:
     def record(
         self, milliseconds: float, encoded: int, *, error_type: str = "", records: int = 1
     ) -> None:
-        """*records* records, *encoded* bytes in all, were written in *milliseconds* each."""
+        """Count *records* written records, *encoded* bytes in total, *milliseconds* each."""
         children = self._children.get(error_type)
         if children is None:
             labels = {**self._labels, "error_type": error_type}
@@ -215,14 +215,14 @@ class Metrics:
         self._collectors: list[Callable[[], None]] = []
 
     def on_collect(self, collect: Callable[[], None]) -> None:
-        """Have *collect* called, in the reactor's thread, whenever a page is wanted.
+        """Call *collect*, in the reactor's thread, before each scrape.
 
-        It takes over what was counted elsewhere, and must be quick.
+        It copies counts from elsewhere, and must be fast.
         """
         self._collectors.append(collect)
 
     def collect(self) -> None:
-        """Bring up to date what is only counted when somebody looks; in the reactor's thread."""
+        """Update the metrics that are computed on demand; in the reactor's thread."""
         for collect in self._collectors:
             try:
                 collect()
@@ -230,30 +230,30 @@ class Metrics:
                 _log.failure("cannot collect metrics")
 
     def page(self) -> bytes:
-        """Everything in the Prometheus text format; call `collect` before. From any thread."""
+        """Return all metrics in the Prometheus text format; call `collect` before. Thread-safe."""
         return generate_latest(self.registry)
 
     def families(self) -> Iterable[Family[Any]]:
-        """All families, in the order of their definition."""
+        """Return all families, in the order of their definition."""
         return self._families.values()
 
     def own(self, name: str) -> Family[Any]:
-        """The family *name* of `stream.ops.metrics.catalog`."""
+        """Return the family *name* of `stream.ops.metrics.catalog`."""
         return self._families[name]
 
     def moved(self, name: str, sink: SinkLabels, records: int, *, target: str) -> None:
-        """*records* of *sink* have come as far as the counter *name* counts.
+        """Count *records* of *sink* in the counter *name*.
 
         :param target: name of the target of its table.
         """
         self._families[name].labels({**sink.as_labels(), "target": target}).add(records)
 
     def counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Family[Counter]:
-        """The counter *name* (scraped with ``_total``), registered when it is asked for first."""
+        """Return the counter *name* (scraped with ``_total``), registered on first use."""
         return self._registered(Family(name, help_text, labels, Counter))
 
     def gauge(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Family[Gauge]:
-        """The gauge *name*, registered when it is asked for first."""
+        """Return the gauge *name*, registered on first use."""
         return self._registered(Family(name, help_text, labels, Gauge))
 
     def histogram(
@@ -263,26 +263,26 @@ class Metrics:
         labels: Sequence[str] = (),
         buckets: Sequence[float] = DEFAULT_BUCKETS_MS,
     ) -> Family[Histogram]:
-        """The histogram *name*, registered when it is asked for first."""
+        """Return the histogram *name*, registered on first use."""
         bounds = tuple(buckets)
         return self._registered(Family(name, help_text, labels, lambda: Histogram(bounds)))
 
     def source_meter(
         self, source: SourceLabels, source_type: str, clock: Callable[[], float]
     ) -> SourceMeter:
-        """The meter of the records of *source*; *clock* gives seconds since the epoch."""
+        """Return the meter of the records of *source*; *clock* returns seconds since the epoch."""
         labels = {**source.as_labels(), "source_type": source_type}
         return SourceMeter(self._source_duration, self._source_bytes, labels, clock)
 
     def sink_meter(self, sink: SinkLabels, sink_type: str) -> SinkMeter:
-        """The meter of the records of *sink*."""
+        """Return the meter of the records of *sink*."""
         labels = {**sink.as_labels(), "sink_type": sink_type}
         return SinkMeter(self._sink_duration, self._sink_bytes, labels)
 
     def forget(self, labels: SourceLabels) -> None:
-        """Drop everything about a source (with its sinks) or a sink that was deleted.
+        """Drop all metrics of a deleted sink, or of a deleted source with its sinks.
 
-        Meters made for it before no longer show.
+        Their existing meters are no longer shown.
         """
         values = labels.as_labels()
         for family in self._families.values():
@@ -300,12 +300,12 @@ class Metrics:
         compressed: int = 0,
         uncompressed: int = 0,
     ) -> None:
-        """A rotation, upload, import or cleanup ended.
+        """Record the end of a rotation, upload, import or cleanup.
 
-        :param target: name of the target of what was worked on.
-        :param condition: what a rotation was triggered by.
+        :param target: name of the target of the item.
+        :param condition: the trigger of a rotation.
         :param error_type: empty after a success.
-        :param compressed: bytes that were worked on, counted after a success only.
+        :param compressed: processed bytes, counted only after a success.
         :param uncompressed: the same before compression.
         """
         labels = {
@@ -323,17 +323,17 @@ class Metrics:
     def operation_failed(
         self, sink: SinkLabels, operation: Operation, attempt: int = 1, *, target: str
     ) -> None:
-        """An operation failed for the *attempt*-th time."""
+        """Count the *attempt*-th failure of an operation."""
         labels = {**sink.as_labels(), "operation": operation, "target": target}
         self._operation_failures[operation].labels(labels).observe(attempt)
 
     def volume_space(self, volume: VolumeLabels, used: float, total: float) -> None:
-        """The disk of *volume* has *total* bytes, of which *used* are taken."""
+        """Set the *total* and *used* bytes of the disk of *volume*."""
         self._disk_used.labels(volume.as_labels()).set(used)
         self._disk_total.labels(volume.as_labels()).set(total)
 
     def descriptor_gauges(self) -> tuple[Gauge, Gauge]:
-        """Of the files that the process has open, and of those that it may open."""
+        """Return the gauges of open files, and of their limit."""
         return self._descriptors_used.labels({}), self._descriptors_total.labels({})
 
     def task_started(self, task_type: str) -> None:
@@ -348,10 +348,10 @@ class Metrics:
         error_type: str = "",
         application_error: bool = False,
     ) -> None:
-        """A task that was started ended.
+        """Record the end of a running task.
 
         :param error_type: empty after a success.
-        :param application_error: the failure was ours, not the user's.
+        :param application_error: whether the failure was a defect, not the user's mistake.
         """
         self._tasks_running.labels({"task_type": task_type}).add(-1)
         labels = {"task_type": task_type, "is_success": "false" if error_type else "true"}
@@ -363,29 +363,29 @@ class Metrics:
     def mirror_size(
         self, kind: Literal["map", "tree"], prefix: str, keys: int, memory: int
     ) -> None:
-        """The mirror of *prefix* holds *keys* keys, about *memory* bytes."""
+        """Set the size of the mirror of *prefix*: *keys* keys, about *memory* bytes."""
         self._mirror_keys[kind].labels({"prefix": prefix}).set(keys)
         self._mirror_memory[kind].labels({"prefix": prefix}).set(memory)
 
     def call_started(self, call: Call, method: str, host: str) -> None:
-        """A call of another service began."""
+        """Count the start of a call of another service."""
         labels = {"http_method": method, "http_url_host": host}
         self._calls_in_flight[call].labels(labels).add(1)
 
     def call_finished(self, call: Call, labels: CallLabels, milliseconds: float) -> None:
-        """A call that was started ended."""
+        """Record the end of a started call."""
         in_flight = {"http_method": labels.http_method, "http_url_host": labels.http_url_host}
         self._calls_in_flight[call].labels(in_flight).add(-1)
         self._call_duration[call].labels(labels.as_labels()).observe(milliseconds)
 
     def bytes_transferred(self, labels: CallLabels, sent: int, received: int) -> None:
-        """The bodies of one physical request and its response had these sizes."""
+        """Count the sizes of the bodies of one physical request and its response."""
         values = labels.as_labels()
         self._request_bytes.labels(values).add(sent)
         self._response_bytes.labels(values).add(received)
 
     def reactor_lag(self, milliseconds: float) -> None:
-        """The reactor came to something *milliseconds* later than it should have."""
+        """Record that the reactor ran a call *milliseconds* late."""
         self._reactor_lag.labels({}).observe(milliseconds)
 
     def _registered(self, family: Family[C]) -> Family[C]:

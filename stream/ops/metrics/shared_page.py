@@ -1,4 +1,4 @@
-"""A page that takes long to make, made for all who wait for it together, and not too often."""
+"""A page that takes long to render, rendered once for all waiting requests, with pauses."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from stream.concurrency.waiters import Waiters
 __all__ = ["MIN_PAUSE_SECONDS", "SharedPage"]
 
 MIN_PAUSE_SECONDS = 1.0
-"""Between the end of one rendering and the start of the next; as long as the rendering took, if
-that is more. So rendering takes at most half of a processor, however many ask."""
+"""Minimum pause between two renderings; at least as long as the last rendering took.
+
+So rendering uses at most half of a processor, regardless of the number of requests.
+"""
 
 
 class SharedPage:
-    """Makes the page. Everybody gets one that was begun after they asked.
+    """Renders the page. Each request gets one whose rendering began after it.
 
-    :param reactor: for time.
-    :param make: makes the page, e.g. in a thread.
+    :param reactor: source of the time.
+    :param make: renders the page, e.g. in a thread.
     """
 
     def __init__(self, reactor: Any, make: Callable[[], Deferred[bytes]]) -> None:
@@ -36,17 +38,17 @@ class SharedPage:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a page that isn't begun."""
+        """The number of requests that wait for a page that isn't begun."""
         return len(self._waiting)
 
     def get(self) -> Deferred[bytes]:
-        """The page; fails if it can't be made. Cancelled, it isn't waited for any more."""
+        """Return the page; fails if it can't be rendered. A cancelled request no longer waits."""
         page = self._waiting.wait()
         self._begin()
         return page
 
     def drained(self) -> Deferred[None]:
-        """Fires when no page is being made; those who wait for the next one get it before."""
+        """Return a Deferred that fires when no page is being rendered or waited for."""
         if self._next is not None:
             self._next.cancel()
             self._start()
@@ -55,7 +57,7 @@ class SharedPage:
         return self._drained.wait()
 
     def _begin(self) -> None:
-        """Make the page now or when its time comes, if anybody waits for it."""
+        """Render the page now or after the pause, if a request waits for it."""
         if self._is_making or self._next is not None or not self._waiting:
             return
         pause = self._not_before - self._reactor.seconds()

@@ -1,4 +1,4 @@
-"""Settings of the C library's allocator, so that memory which is freed goes back to the system."""
+"""Settings of the C library's allocator, so that freed memory is returned to the system."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import ctypes
 __all__ = ["LARGE_BYTES", "MAX_HEAPS", "give_memory_back"]
 
 LARGE_BYTES = 512 * 1024
-"""What is larger has pages of its own, which the system gets back when it is freed. By itself the
-allocator raises this bound with each large block that is freed, up to 32 MiB: from then on decoded
-bodies come out of the heaps, and what is small and stays behind them keeps all of their pages."""
+"""Blocks larger than this have pages of their own, which are returned to the system when freed.
+
+By default the allocator raises this threshold with each large freed block, up to 32 MiB: from then
+on decoded bodies are allocated in the heaps, and small blocks that remain between them keep all
+pages occupied.
+"""
 
 MAX_HEAPS = 2
-"""For all threads: each heap keeps what it once had. Python's lock leaves few to share them."""
+"""Maximum number of heaps for all threads: each heap keeps its peak size.
+
+Due to the GIL, few threads need them at once.
+"""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -20,9 +26,9 @@ _M_ARENA_MAX = -8
 
 
 def give_memory_back() -> bool:
-    """Set the allocator up; before threads are started.
+    """Configure the allocator, before threads are started.
 
-    :returns: whether there is one that can be: glibc's.
+    :returns: whether it is glibc's, which can be configured.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

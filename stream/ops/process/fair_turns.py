@@ -1,16 +1,16 @@
-"""In which order, and for how long, a turn of the reactor serves the connections that are ready.
+"""Fair scheduling of ready connections within a turn of the reactor.
 
-Twisted serves all of them, so a turn takes as long as all clients together ask for: sixteen of them
-with requests of 30 ms each keep everybody waiting for half a second, several times for one record.
+Twisted serves all ready connections, so a turn takes as long as all clients together need: sixteen
+clients with requests of 30 ms each delay all others by half a second, several times for one record.
 
-Note [Light and busy]: a connection is *light* if it was served in an earlier period, and has used
-little time since, or not much and nothing for a while: one that sends as fast as it is served, or
-ahead, is ready again at once. Light ones are served first. All others, the new ones and the busy
-ones, share a small part of each turn. What is left over is still ready at the next turn, for epoll
-is level-triggered, and those served least recently come first. So a producer that keeps a
-connection open and sends now and then isn't delayed by clients that send much, nor by clients that
-open a connection for each request; and nobody is left out for long, since each turn serves at least
-one of the others.
+Note [Light and busy]: a connection is *light* if it was served in an earlier period and has used
+little time since, or a moderate amount followed by a rest: a client that sends as fast as it is
+served, or pipelines requests, is ready again at once. Light connections are served first. All
+others, new and busy ones, share a small part of each turn. The rest is still ready in the next
+turn, since epoll is level-triggered, and connections served least recently come first. So a
+producer that keeps a connection open and sends now and then isn't delayed by clients that send
+much, or that open a connection for each request. No connection starves, since each turn serves at
+least one of the others.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ __all__ = [
 ]
 
 PERIOD_SECONDS = 1.0
-"""For which used time is counted."""
+"""Length of the periods in which used time is counted."""
 
 LIGHT_SHARE = 0.03
-"""Seconds that a light connection may use in the present period and the one before."""
+"""Maximum time of a light connection in the current and the previous period, in seconds."""
 
 REST_SECONDS = 0.02
-"""Between the last service of a connection and when it is ready again, for it to have rested."""
+"""Minimum time between the last service of a connection and its next readiness for a rest."""
 
 RESTED_SHARE = 0.2
-"""Seconds that a light connection that has rested may use; see `LIGHT_SHARE`."""
+"""Maximum time of a light connection that has rested, in seconds; see `LIGHT_SHARE`."""
 
 LIGHT_SECONDS = 0.02
-"""Of a turn for light connections together. It is overrun by one of them at most."""
+"""Time per turn for all light connections; exceeded by at most one of them."""
 
 BUSY_SECONDS = 0.005
-"""The same for all others."""
+"""Time per turn for all other connections."""
 
 Ready = tuple[Any, int, int]
-"""A connection that is ready, its descriptor, and its events."""
+"""A ready connection, its descriptor, and its events."""
 
 _ATTRIBUTE = "_used_turns"
 
 
 class _Used:
-    """The reactor's time that a connection has used.
+    """The reactor's time used by a connection.
 
     :ivar since: the period in which it was served first.
     :ivar period: the last period in which it was served.
-    :ivar seconds: used in that period.
-    :ivar before: used in the period before that one.
-    :ivar last: how many had been served when it was served last, or when it came.
-    :ivar ended: when it had been served last.
+    :ivar seconds: time used in that period.
+    :ivar before: time used in the period before that one.
+    :ivar last: total number of services at its last service, or at its start.
+    :ivar ended: time of its last service.
     :ivar ready: the last turn in which it was ready.
     :ivar rested: whether it wasn't ready for a while before.
     """
@@ -80,14 +80,14 @@ class _Used:
         self.rested = False
 
     def enter(self, period: int) -> None:
-        """Go on to *period*."""
+        """Start *period*."""
         if period != self.period:
             self.before = self.seconds if period == self.period + 1 else 0.0
             self.seconds = 0.0
             self.period = period
 
     def is_light(self, turn: int, now: float) -> bool:
-        """Return whether it is, being ready in this *turn*; see Note [Light and busy]."""
+        """Return whether the connection, ready in *turn*, is light; see Note [Light and busy]."""
         if self.ready != turn - 1:
             self.rested = now - self.ended >= REST_SECONDS
         self.ready = turn
@@ -96,7 +96,7 @@ class _Used:
 
 
 _Entry = tuple[int, Ready, _Used]
-"""When it was served last, and what it is."""
+"""A connection with the time of its last service."""
 
 _last_served = itemgetter(0)
 
@@ -104,7 +104,7 @@ _last_served = itemgetter(0)
 class FairTurns:
     """Serves ready connections.
 
-    What a connection has used is noted in an attribute of it, and goes with it.
+    The time used by a connection is stored in one of its attributes.
 
     :param clock: seconds.
     """
@@ -115,7 +115,7 @@ class FairTurns:
         self._turn = 0
 
     def serve(self, ready: Sequence[Ready], serve: Callable[[Ready], None]) -> None:
-        """Call *serve* for some of *ready*, at least for one; the rest is to come again.
+        """Call *serve* for some of *ready*, at least for one; the others stay ready.
 
         See Note [Light and busy].
         """
@@ -143,7 +143,7 @@ class FairTurns:
         now: float,
         serve: Callable[[Ready], None],
     ) -> float:
-        """Serve *ready* for so many *seconds*; the time then."""
+        """Serve *ready* for at most *seconds*; return the time afterwards."""
         end = now + seconds
         ready.sort(key=_last_served)
         for _, each, used in ready:

@@ -1,15 +1,15 @@
-"""When the interpreter looks for reference cycles that nobody holds any more.
+"""Tuning of the garbage collector, which looks for reference cycles.
 
-By itself it looks at a part of all objects whenever 700 more have been made than given back, and at
-all of them, which blocks the reactor for 60 ms, several times a second under load: each
-request that waits for the disk is a dozen objects, so a few hundred of them look like a leak. They
-aren't one; what is finished is given back at once, by counting references. So it looks rarely, and
-not at what is there from the start; and now and then in any case, since a circle may hold a large
-buffer.
+By default it examines a part of all objects whenever 700 more have been created than freed, and
+sometimes all objects, which blocks the reactor for 60 ms several times a second under load: each
+request that waits for the disk consists of a dozen objects, so a few hundred requests look like a
+leak. They aren't one: finished requests are freed at once by reference counting. So the collector
+runs rarely and skips the objects that exist since the start. It still runs at intervals, since a
+cycle may hold a large buffer.
 
-What has survived such a look isn't checked again for a while: with ten thousand connections that
-would take a fifth of a second each time. Nearly all circles are found before, since they are made
-and left within a request.
+Objects that survive a collection aren't examined again for a while: with ten thousand connections
+that would take a fifth of a second each time. Nearly all cycles are found before, since they are
+created and abandoned within a request.
 """
 
 from __future__ import annotations
@@ -24,26 +24,28 @@ from twisted.internet.task import LoopingCall
 __all__ = ["GcTuning", "without_collector"]
 
 NEW_OBJECTS = 10_000
-"""More than hundreds of waiting requests have."""
+"""More objects than hundreds of waiting requests have."""
 
 YOUNG_LOOKS = 3
-"""After so many looks at new objects those that survived them are checked: a few ten thousand."""
+"""Number of collections of new objects before the survivors are examined: a few ten thousand."""
 
 OLD_LOOKS = 1000
-"""The same for all objects since the last of our own looks, which comes long before."""
+"""The same for all objects since the last full collection of this module, which comes long before.
+"""
 
 SECONDS = 30.0
-"""How long a circle of new objects is kept at most."""
+"""Maximum time for which a cycle of new objects is kept."""
 
 FULL_LOOKS = 60
-"""After so many of our own looks all objects are checked, even those from the start."""
+"""Number of this module's collections before all objects are examined, even those from the start.
+"""
 
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Don't look for circles meanwhile, nor afterwards at what is there then.
+    """Disable the collector in the context, and exempt all objects that exist afterwards.
 
-    Imports make a million objects that stay, and each look at them is in vain.
+    Imports create a million permanent objects, and examining them finds nothing.
     """
     if not gc.isenabled():
         yield
@@ -57,7 +59,7 @@ def without_collector() -> Iterator[None]:
 
 
 class GcTuning:
-    """The times of the collector, from `start` to `stop`."""
+    """The schedule of the collector, from `start` to `stop`."""
 
     def __init__(self, reactor: Any) -> None:
         self._threshold = gc.get_threshold()
@@ -66,9 +68,9 @@ class GcTuning:
         self._looking.clock = reactor
 
     def start(self) -> None:
-        """Exempt all present objects from collections, and collect new ones rarely.
+        """Exempt all current objects from collections, and collect new ones rarely.
 
-        Nothing is collected before: that takes a twelfth of the time of a start, and imports leave
+        Nothing is collected before: that takes a twelfth of the start-up time, and imports leave
         few reference cycles.
         """
         gc.freeze()
@@ -83,7 +85,7 @@ class GcTuning:
         gc.freeze()
 
     def stop(self) -> None:
-        """As the interpreter has it by itself. May be called without a start."""
+        """Restore the interpreter's defaults. May be called without a start."""
         if self._looking.running:
             self._looking.stop()
             gc.set_threshold(*self._threshold)

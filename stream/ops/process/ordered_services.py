@@ -23,23 +23,25 @@ __all__ = ["OrderedServices"]
 _log = Logger()
 
 SLOW_STOP_SECONDS = 15.0
-"""How often the log says which service a stop still waits for."""
+"""Interval of logging which service a stop still waits for."""
 
 START_SECONDS = 5.0
-"""How long a stop waits for a service that is just being started. Most are ready by then, and give
-back what they have taken; one that waits for another service is abandoned."""
+"""How long a stop waits for a service that is being started.
+
+Most are ready by then and release their resources; one that waits for another service is abandoned.
+"""
 
 
 class OrderedServices(Service):
-    """Starts its services in order, each when the one before is ready; stops them in reverse.
+    """Starts its services in order, each when the previous one is ready; stops them in reverse.
 
-    If one can't start, those already started are stopped and the failure is passed on. A stop while
-    they start ends the start: it waits for the service that is being started and stops it, too.
+    If a service can't start, the started ones are stopped and the failure is passed on. A stop
+    during the start waits for the service that is being started, and stops it, too.
 
     :ivar is_ready: whether all have started and none is being stopped.
-    :ivar is_unclean: whether the stop of one has failed.
-    :ivar on_failure: called with the failure of a start before those already started are stopped,
-        which may take a while; and with what `fail` is given.
+    :ivar is_unclean: whether the stop of a service has failed.
+    :ivar on_failure: called with the failure of a start, before the started services are stopped,
+        which may take a while; and with the argument of `fail`.
     """
 
     def __init__(self, services: Sequence[IService], reactor: Any) -> None:
@@ -58,16 +60,16 @@ class OrderedServices(Service):
         return tuple(self._services)
 
     def fail(self, failure: Failure) -> None:
-        """Report that the services can't continue, although they have started."""
+        """Report that the services can't continue after their start."""
         for tell in self.on_failure:
             tell(failure)
 
     def append(self, service: IService) -> None:
-        """Add a service behind the others; only before the start."""
+        """Add a service after the others; only before the start."""
         self._services.append(service)
 
     async def startService(self) -> None:
-        """Fires when all are ready, or when a stop has ended the start."""
+        """Start the services; fires when all are ready, or when a stop has ended the start."""
         super().startService()
         for service in self._services:
             failure = await self._start(service)
@@ -85,7 +87,7 @@ class OrderedServices(Service):
     async def _start(self, service: IService) -> Failure | None:
         starting = self._starting = Deferred()
         failure = None
-        # Not the present span: what a service does for ever isn't a part of its start.
+        # Not the current span: permanent work of a service isn't a part of its start.
         span = begin(f"keboola.go.stream.dependencies.{type(service).__name__}")
         try:
             await maybeDeferred(service.startService)
@@ -112,7 +114,7 @@ class OrderedServices(Service):
         await self._stop_started()
 
     def _stop_started(self) -> Deferred[None]:
-        """Fires when all are stopped, whoever has begun with it."""
+        """Stop the started services; fires when all are stopped, also for repeated calls."""
         return self._one_by_one.run(self._stop_in_reverse)
 
     async def _stop_in_reverse(self) -> None:

@@ -1,9 +1,9 @@
-"""The end of a stop that doesn't end: whoever hangs is named, and the process goes.
+"""Time limit of a stop: the blocking code is logged, and the process ends.
 
-Note [Two limits]: the reactor gives up first and logs why. If the reactor itself hangs, in
-a loop that somebody typed into the console for one, or a thread keeps the interpreter from ending,
-the thread of `faulthandler` does the same a moment later: it needs neither the reactor nor the
-interpreter's lock. Both print what each thread is doing, and end with 1.
+Note [Two limits]: the reactor gives up first and logs the reason. If the reactor itself is blocked,
+for example by a loop typed into the console, or a thread prevents the interpreter from ending, the
+thread of `faulthandler` ends the process a moment later: it needs neither the reactor nor the GIL.
+Both print the stack of each thread, and exit with 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STDERR = 2
 class ShutdownWatchdog:
     """The end of a process whose stop takes too long.
 
-    :param seconds: that a stop may take from its first signal on.
+    :param seconds: time limit of a stop from its first signal on.
     """
 
     def __init__(self, seconds: float, reactor: Any) -> None:
@@ -35,7 +35,7 @@ class ShutdownWatchdog:
         self._is_armed = False
 
     def arm(self) -> None:
-        """The stop begins; may be called by a signal handler, and again."""
+        """Start the time limit; may be called by a signal handler, and repeatedly."""
         if not self._is_armed:
             self._is_armed = True
             faulthandler.dump_traceback_later(
@@ -43,7 +43,7 @@ class ShutdownWatchdog:
             )
 
     def watch(self) -> None:
-        """The reactor has begun to stop."""
+        """Watch the stop, which the reactor has begun."""
         self.arm()
         self._reactor.callLater(self._seconds, self._give_up)
 

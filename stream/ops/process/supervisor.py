@@ -1,7 +1,7 @@
 """Child processes that do the same work in parallel: started, watched, stopped.
 
-A child reports over a pipe that it is ready, and ends when its standard input does: so it never
-outlives the parent, however that ends. A child that ends unasked is started again after a while.
+A child reports over a pipe that it is ready. It ends when its standard input does, so it never
+outlives the parent. A child that ends unexpectedly is restarted after a delay.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["READY_DESCRIPTOR", "ParentWatch", "Supervisor", "tell_ready"]
 _log = Logger(namespace="supervisor")
 
 READY_DESCRIPTOR = 3
-"""Of the pipe in the child."""
+"""File descriptor of the pipe in the child."""
 
 _STDIN = 0
 _FIRST_DELAY_SECONDS = 1.0
@@ -35,15 +35,15 @@ _MAX_DELAY_SECONDS = 30.0
 
 
 def tell_ready() -> None:
-    """In the child: everything is ready."""
+    """Report, in the child, that it is ready."""
     os.write(READY_DESCRIPTOR, b"ready")
     os.close(READY_DESCRIPTOR)
 
 
 class ParentWatch(FileDescriptor):
-    """In the child: notices that the parent is gone.
+    """Notices, in the child, that the parent has ended.
 
-    :param gone: called when it is, once.
+    :param gone: called once when it has.
     """
 
     def __init__(self, reactor: Any, gone: Callable[[], None]) -> None:
@@ -51,7 +51,7 @@ class ParentWatch(FileDescriptor):
         self._gone = gone
 
     def fileno(self) -> int:
-        """The descriptor that is watched: standard input."""
+        """Return the watched descriptor: standard input."""
         return _STDIN
 
     def doRead(self) -> None:
@@ -71,11 +71,11 @@ class ParentWatch(FileDescriptor):
 
 
 class Supervisor(Service):
-    """The parent process of the workers: it starts, watches and stops them.
+    """The parent of the worker processes: starts, watches and stops them.
 
-    :param commands: what to run, one child for each: its name and its command line.
-    :param environment: of every child.
-    :param stop_timeout: seconds that children have to drain; after that they are killed.
+    :param commands: name and command line of each child.
+    :param environment: environment of every child.
+    :param stop_timeout: seconds for children to drain; after that they are killed.
     """
 
     def __init__(
@@ -93,15 +93,18 @@ class Supervisor(Service):
         ]
 
     async def startService(self) -> None:
-        """Fires when every child is ready; fails with UserError if one ends before that."""
+        """Start the children; fires when every child is ready.
+
+        Fails with UserError if one ends before that.
+        """
         super().startService()
-        # Whoever stops the process now doesn't know this service yet.
+        # A stop during the start doesn't know this service yet.
         self._early = self._reactor.addSystemEventTrigger("before", "shutdown", self._stop_early)
         try:
             ready = [child.start() for child in self._children]
             for success, result in await DeferredList(ready, consumeErrors=True):
                 if not success:
-                    with suppress(UserError):  # why it didn't start says more
+                    with suppress(UserError):  # the reason of the failed start is more informative
                         await self.stopService()
                     cast(Any, result).raiseException()
         finally:
@@ -110,11 +113,11 @@ class Supervisor(Service):
                 self._reactor.removeSystemEventTrigger(early)
 
     def _stop_early(self) -> Deferred[None]:
-        self._early = None  # what has been called can't be removed
+        self._early = None  # a call in progress can't be removed
         return Deferred.fromCoroutine(self.stopService())
 
     async def stopService(self) -> None:
-        """Make every child drain; fires when all have ended.
+        """Drain the children; fires when all have ended.
 
         Fails with UserError if one had to be killed.
         """
@@ -130,13 +133,13 @@ class Supervisor(Service):
             child.kill()
 
     def hangup(self) -> None:
-        """Pass SIGHUP on; a child that isn't ready yet doesn't know it, and opens what is new."""
+        """Pass SIGHUP on to ready children; others open the new files anyway."""
         for child in self._children:
             child.hangup()
 
 
 class _Child(Child):
-    """One child, through all its lives."""
+    """One child process, including its restarts."""
 
     def __init__(
         self, reactor: Any, name: str, command: Sequence[str], environment: Mapping[str, str]
@@ -153,7 +156,7 @@ class _Child(Child):
         self._again: IDelayedCall | None = None
 
     def start(self) -> Deferred[None]:
-        """Fires when the child is ready for the first time."""
+        """Start the child; fires when it is ready for the first time."""
         self._stopping = False
         ready = self._ready = Deferred()
         self._spawn()
@@ -169,7 +172,7 @@ class _Child(Child):
                 env=dict(self._environment),
                 childFDs={_STDIN: "w", 1: 1, 2: 2, READY_DESCRIPTOR: "r"},
             )
-        except OSError as error:  # no room for a further process, for one
+        except OSError as error:  # for example, the limit of processes is reached
             self._lost(str(error))
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
@@ -192,7 +195,7 @@ class _Child(Child):
         self._lost(reason.getErrorMessage())
 
     def _lost(self, how: str) -> None:
-        """The child is not there: start it again, if it has been ready before."""
+        """Restart a child that has ended, if it was ready before."""
         if self._stopping:
             self._tell_ready(UserError(f"{self._name} was stopped"))
         elif self._ready is not None:
@@ -218,7 +221,7 @@ class _Child(Child):
         return self.ended()
 
     def kill(self) -> None:
-        """Nothing else has helped."""
+        """Kill the child as the last resort."""
         if self.is_running:
             _log.error("{name} did not drain in time, killing it", name=self._name)
             self.signal("KILL")

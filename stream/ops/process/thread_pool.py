@@ -1,4 +1,4 @@
-"""Threads that must not keep the process from ending: a disk or a far end may hang for ever."""
+"""Thread pools that don't block the end of the process: a disk or a remote end may hang forever."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ __all__ = ["AbandonableThreadPool", "ThreadPoolService", "in_own_thread"]
 _log = Logger()
 
 LEAVE_SECONDS = 5.0
-"""How long a stop waits for threads whose work was given up."""
+"""How long a stop waits for threads with abandoned work."""
 
 T = TypeVar("T")
 
 
 class _Thread(Thread):
-    """The interpreter doesn't wait for it at its end."""
+    """A thread for which the interpreter doesn't wait at its end."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options, daemon=True)
 
 
 class AbandonableThreadPool(ThreadPool):
-    """A pool that can be left with a job that never ends."""
+    """A pool that can be abandoned with a job that never ends."""
 
     threadFactory = _Thread
 
     async def leave(self, reactor: Any, seconds: float) -> bool:
-        """Stop the pool. Fires when the last job has ended, or after *seconds*; whether it has."""
+        """Stop the pool; fires when the last job has ended, or after *seconds*.
+
+        The result is whether it has ended.
+        """
         try:
             await self._ended(reactor).addTimeout(seconds, reactor)
         except TimeoutError:
@@ -60,7 +63,7 @@ class AbandonableThreadPool(ThreadPool):
 class ThreadPoolService(Service):
     """A bounded thread pool that lives as long as the node.
 
-    A thread that still waits for a far end then (an upload that was given up) is abandoned: it
+    At the stop, a thread that waits for a remote end (such as a cancelled upload) is abandoned: it
     ends with the process.
     """
 
@@ -73,14 +76,14 @@ class ThreadPoolService(Service):
         self.pool.start()
 
     async def stopService(self) -> None:
-        """Fires when no thread runs any more, or those left have had some time."""
+        """Stop the pool; fires when no thread is running, or after a time limit."""
         super().stopService()
         if not await self.pool.leave(self._reactor, LEAVE_SECONDS):
             _log.warn("abandoned threads that do not end", pool=self.pool.name)
 
 
 def in_own_thread(reactor: Any, work: Callable[..., T], *args: Any) -> Deferred[T]:
-    """Run *work*, which takes long and may be left at any time, in a thread of its own."""
+    """Run *work*, which takes long and may be abandoned at any time, in a thread of its own."""
     result: Deferred[T] = Deferred()
 
     def run() -> None:

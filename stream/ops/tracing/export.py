@@ -1,7 +1,7 @@
-"""Spans on their way to the collector; imported only if spans are sent.
+"""Export of spans to a collector; imported only if spans are sent.
 
-A thread of the library sends them in batches from a queue of bounded length. While the collector is
-unavailable they are lost, and that is said once, not with every batch.
+A thread of the library sends them in batches from a bounded queue. While the collector is
+unavailable, spans are dropped, which is logged once instead of with every batch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 __all__ = ["QUEUE_LENGTH", "TellingExporter", "make_provider"]
 
 QUEUE_LENGTH = 2048
-"""Spans that wait to be sent; those beyond are dropped."""
+"""Maximum number of queued spans; further ones are dropped."""
 
 _EXPORT_SECONDS = 3.0
-"""For a batch, with its repetitions: a stop may have to wait for one."""
+"""Time limit of a batch with its retries: a stop may have to wait for one."""
 _MAX_ATTRIBUTE_CHARS = 1024
 
 
 class TellingExporter(SpanExporter):
-    """Reports when spans begin to be lost, and when they no longer are.
+    """Reports when spans begin to be lost, and when sending succeeds again.
 
-    :param inner: sends them.
+    :param inner: sends the spans.
     :param lost: called by the sending thread with the first loss.
     :param regained: called by the sending thread with the number of spans lost meanwhile.
     """
@@ -43,7 +43,7 @@ class TellingExporter(SpanExporter):
         self._is_last = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send *spans*, or lose them."""
+        """Send *spans*; lost ones are counted."""
         if self._is_last and self._lost:
             return SpanExportResult.FAILURE  # a stop doesn't wait for an unavailable collector
         result = self._inner.export(spans)
@@ -58,15 +58,15 @@ class TellingExporter(SpanExporter):
         return result
 
     def stop_soon(self) -> None:
-        """From now on nothing is tried again."""
+        """Disable retries from now on."""
         self._is_last = True
 
     def shutdown(self) -> None:
-        """Stop the exporter inside."""
+        """Stop the inner exporter."""
         self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Export what waits, as the exporter inside does."""
+        """Flush the inner exporter."""
         return self._inner.force_flush(timeout_millis)
 
 
@@ -78,14 +78,14 @@ def make_provider(
     lost: Callable[[], None],
     regained: Callable[[int], None],
 ) -> tuple[TracerProvider, TellingExporter]:
-    """The tracer provider and the processor of its spans.
+    """Return the tracer provider and the processor of its spans.
 
     :param endpoint: URL of the collector.
-    :param percent: of how many operations in a hundred spans are sent.
-    :param node_id: who sends them.
-    :param components: what runs in this process.
+    :param percent: percentage of operations whose spans are sent.
+    :param node_id: id of this node.
+    :param components: components of this process.
     """
-    # The library writes a warning for each batch, and to stderr at that.
+    # The library logs a warning for each batch, even to stderr.
     quiet = logging.getLogger("opentelemetry")
     quiet.propagate = False
     quiet.addHandler(logging.NullHandler())

@@ -1,11 +1,11 @@
-"""Spans of OpenTelemetry for what isn't done with each record: operations, tasks, calls, requests.
+"""OpenTelemetry spans of work that isn't done per record: operations, tasks, calls, requests.
 
-The process has one tracer or none, as it has one log. Without one `span` gives back an object that
-does nothing, and the libraries aren't even imported. Spans are sent by a thread of their own, in
-batches; an unavailable collector costs spans and nothing else.
+The process has at most one tracer, like its log. Without one, `span` returns an object that does
+nothing, and the libraries aren't imported. Spans are sent in batches by a separate thread; an
+unavailable collector costs only spans.
 
-Which span is the present one is kept in a context variable, so that it goes along with a coroutine
-through all its waits.
+The current span is stored in a context variable, so that it follows a coroutine through all its
+waits.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _LOW_64_BITS = 2**64 - 1
 
 
 class Span:
-    """A span that somebody has begun and ends."""
+    """A span that is ended explicitly."""
 
     def __init__(self, otel: Any) -> None:
         self._otel = otel
 
     def active(self) -> AbstractContextManager[Any]:
-        """What is begun within is below the span."""
+        """Make the span the parent of spans in the context."""
         return _OFF if self._otel is None else _activated(self._otel)
 
     def set(self, name: str, value: str | int) -> None:
@@ -54,7 +54,7 @@ class Span:
     def failed(self, problem: str) -> None:
         """Mark the span as failed.
 
-        :param problem: a few words, without anything that others have sent.
+        :param problem: a few words, without data from other parties.
         """
         if self._otel is not None:
             from opentelemetry.trace import Status, StatusCode
@@ -62,7 +62,7 @@ class Span:
             self._otel.set_status(Status(StatusCode.ERROR, problem))
 
     def end(self, problem: str = "") -> None:
-        """The end; with *problem* it was a failure."""
+        """End the span; with *problem* as failed."""
         if self._otel is None:
             return
         if problem:
@@ -75,17 +75,17 @@ _OFF: AbstractContextManager[Span] = nullcontext(_NO_SPAN)
 
 
 def begin(name: str, attributes: Attributes | None = None) -> Span:
-    """Begin a span that isn't the present one, nor below it."""
+    """Begin a span that neither becomes the current one nor is its child."""
     return _NO_SPAN if _tracer is None else Span(_started(name, attributes or {}, "internal", None))
 
 
 def received(
     name: str, attributes: Attributes, *, traceparent: str = "", tracestate: str = ""
 ) -> Span:
-    """Begin the span of a request that has come.
+    """Begin the span of a received request.
 
     :param traceparent: W3C header of the request.
-    :param tracestate: the other one.
+    :param tracestate: the second W3C header.
     """
     if _tracer is None:
         return _NO_SPAN
@@ -103,9 +103,9 @@ def span(
     *,
     is_root: bool = False,
 ) -> AbstractContextManager[Span]:
-    """What is done within is a span, below the present one if there is one.
+    """Create a span for the context, as a child of the current one, if any.
 
-    :param is_root: it begins a trace of its own, whoever's turn has brought it about.
+    :param is_root: whether it begins a trace of its own, regardless of the current span.
     """
     return _OFF if _tracer is None else _span(name, attributes or {}, kind, is_root)
 
@@ -121,7 +121,7 @@ def _span(name: str, attributes: Attributes, kind: Kind, is_root: bool) -> Itera
         with opened.active():
             yield opened
     except BaseException as error:
-        opened.end(type(error).__name__)  # its text may quote what others have sent
+        opened.end(type(error).__name__)  # the message may quote data of other parties
         raise
     else:
         opened.end()
@@ -149,14 +149,14 @@ def _started(name: str, attributes: Attributes, kind: Kind, context: Any) -> Any
 
 
 def _shown(name: str, value: str | int) -> str | int:
-    """The value of an attribute, without secrets."""
+    """Return the value of an attribute without secrets."""
     if is_secret_name(name):
         return MASK
     return hide_secrets(value) if isinstance(value, str) else value
 
 
 def outgoing_headers() -> Mapping[str, str]:
-    """Headers, B3 and W3C, that pass the span to another service."""
+    """Return the headers, B3 and W3C, that pass the span to another service."""
     present = _present.get()
     if present is None:
         return _NOTHING
@@ -174,7 +174,7 @@ def outgoing_headers() -> Mapping[str, str]:
 
 
 def log_ids() -> Mapping[str, str]:
-    """Fields of a line of the log that lead to the present span, if there is one."""
+    """Return the fields of a log line that identify the current span, if any."""
     if _tracer is None:
         return _NOTHING
     present = _present.get()
@@ -188,12 +188,12 @@ def log_ids() -> Mapping[str, str]:
 
 
 class TracingService(Service):
-    """Sends spans while it runs.
+    """The service that sends spans.
 
     :param endpoint: URL of the collector.
-    :param percent: of how many operations in a hundred spans are sent.
-    :param node_id: who sends them.
-    :param components: what runs in this process.
+    :param percent: percentage of operations whose spans are sent.
+    :param node_id: id of this node.
+    :param components: components of this process.
 
     startService raises UserError if the libraries aren't installed.
     """
@@ -234,7 +234,7 @@ class TracingService(Service):
         _log.info('spans are sent to "{endpoint}"', endpoint=self._endpoint)
 
     def stopService(self) -> Deferred[None]:
-        """Fires when the last spans are sent, or can't be."""
+        """Stop sending; fires when the last spans are sent, or can't be."""
         global _tracer
         super().stopService()
         _tracer = None

@@ -1,4 +1,4 @@
-"""Connections to catalogs of Iceberg, as the settings declare them."""
+"""Connections to Iceberg catalogs, as declared in the settings."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Catalog:
     """A catalog whose tables sinks may write to.
 
     :ivar declared: the connection in the settings.
-    :ivar name: of the catalog; one of type ``sql`` keeps it with each table.
-    :ivar plain: properties of pyiceberg without those of the credential file; may be secret.
-    :ivar credential_file: a JSON object of further properties, read at each use.
-    :ivar commit_retries: how often a commit that met another one is tried again.
-    :ivar workers: processes that import at the same time on one node.
+    :ivar name: name of the catalog; a catalog of type ``sql`` stores it with each table.
+    :ivar plain: pyiceberg properties without those of the credential file; may be secret.
+    :ivar credential_file: a JSON object with further properties, read at each use.
+    :ivar commit_retries: maximum number of retries of a commit that conflicted with another.
+    :ivar workers: maximum number of concurrent import processes on one node.
     """
 
     declared: Connection
@@ -40,7 +40,10 @@ class Catalog:
     workers: int = 2
 
     def properties(self) -> dict[str, str]:
-        """Those of pyiceberg; blocks. Raises UserError if the credentials can't be read."""
+        """Return the pyiceberg properties; blocks.
+
+        Raises UserError if the credentials can't be read.
+        """
         if not self.credential_file:
             return dict(self.plain)
         try:
@@ -60,7 +63,7 @@ class Catalog:
 
 
 def declared_catalogs(connections: list[Connection]) -> Mapping[str, Catalog]:
-    """The catalogs that *connections* declare, by name. Raises UserError with what is wrong."""
+    """Return the catalogs that *connections* declare, by name. Raises UserError with the reason."""
     return {connection.name: _catalog(connection) for connection in connections}
 
 

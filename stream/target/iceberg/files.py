@@ -1,7 +1,7 @@
-"""Files of a warehouse that is a folder: whole and durable. Only for worker processes.
+"""Durable, atomic files of a warehouse in a folder. Only for worker processes.
 
-pyiceberg's own way writes under the final name and syncs nothing; a crash of the machine could
-leave a table whose newest files are empty.
+pyiceberg writes under the final name without syncing; after a crash of the machine, the newest
+files of a table could be empty.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["DurableFileIO"]
 
 
 class DurableFileIO(PyArrowFileIO):
-    """pyiceberg's access to files, with another way of writing to folders."""
+    """pyiceberg's file access, with durable writes to folders."""
 
     def new_output(self, location: str) -> Any:
-        """The file at *location*, to be written."""
+        """Return the file at *location*, to be written."""
         scheme, _, path = self.parse_location(location, self.properties)
         if scheme != "file":
             return super().new_output(location)
@@ -64,7 +64,7 @@ def _make_folders(folder: Path) -> None:
 
 
 class _Stream:
-    """Bytes that get their name when the stream is closed."""
+    """A stream whose file is named when it is closed."""
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""What a table must look like for its columns. Only for worker processes."""
+"""The schema of an Iceberg table for given columns. Only for worker processes."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _FIRST_PARTITION_ID = 1000
 
 
 def iceberg_type(data_type: str) -> IcebergType:
-    """The type of a column in Iceberg's words."""
+    """Return the Iceberg type of a column."""
     size = decimal_size(data_type)
     return DecimalType(*size) if size is not None else _TYPES[data_type]
 
 
 def new_schema(columns: Sequence[ColumnRecord]) -> Schema:
-    """That of a new table. Only columns of the key refuse NULL."""
+    """Return the schema of a new table. Only key columns are required."""
     fields = [
         NestedField(number, column.name, iceberg_type(column.type), required=column.is_key)
         for number, column in enumerate(columns, 1)
@@ -58,7 +58,7 @@ def new_schema(columns: Sequence[ColumnRecord]) -> Schema:
 
 
 def new_spec(partitions: Sequence[Partition], schema: Schema) -> PartitionSpec:
-    """How a new table is partitioned."""
+    """Return the partition spec of a new table."""
     return PartitionSpec(
         *(
             PartitionField(
@@ -80,11 +80,11 @@ def _transform(partition: Partition) -> Transform[Any, Any]:
 def differences(
     table: Table, columns: Sequence[ColumnRecord], partitions: Sequence[Partition] | None
 ) -> list[str]:
-    """All that keeps rows of *columns* from *table*, for people; nothing if they fit.
+    """Return all reasons why rows of *columns* don't fit *table*, for people.
 
-    Columns that the table lacks are no difference: they can be added, unless they are keys.
+    Missing columns are no difference unless they are keys: they can be added.
 
-    :param partitions: ``None`` if any will do.
+    :param partitions: ``None`` to accept any.
     """
     schema = table.schema()
     found = {field.name: field for field in schema.fields}

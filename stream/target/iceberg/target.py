@@ -31,7 +31,7 @@ NAME = "iceberg"
 _WORK = "stream.target.iceberg.work"
 _TRANSFORMS = ("identity", *TIME_TRANSFORMS, "bucket", "truncate")
 _CATALOG_SECONDS = 120.0
-"""How long a question to a catalog may take, with the start of a process."""
+"""Time limit of a request to a catalog, including the start of a process."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
@@ -46,7 +46,7 @@ class IcebergTarget(LakeTarget[Catalog]):
         limit = max((catalog.workers for catalog in catalogs.values()), default=1)
         workers = Workers(context.reactor, _WORK, limit)
         super().__init__(context, NAME, catalogs, workers, places=("namespace", "table"))
-        # Whoever defines a sink doesn't wait for imports.
+        # The definition of a sink doesn't wait for imports.
         self._questions = Workers(context.reactor, _WORK, 1)
         self.services = (workers, self._questions)
         self._reactor = context.reactor

@@ -1,12 +1,12 @@
-"""Files into tables of Iceberg. Only for worker processes.
+"""Import of files into Iceberg tables. Only for worker processes.
 
-Note [Iceberg commits]: the rows of a file become data files whose names follow from its import id,
-and one commit adds them all. The summary of its snapshot has the id (`FILE_ID`). Before a commit,
-and whenever another one was first, the id is looked for in the snapshots of the table: if it is
-there, so are the rows, and nothing is added. A commit requires that the table's newest snapshot is
-the one that was checked. So two commits of one file can't both succeed, not even one whose answer
-was lost and which arrives late. Files of a commit that didn't happen belong to no snapshot, so no
-reader sees them; a repetition writes them again.
+Note [Iceberg commits]: the rows of a file become data files whose names are derived from its import
+id, and one commit adds them all. The summary of its snapshot contains the id (`FILE_ID`). Before a
+commit, and after each conflict, the id is searched in the snapshots of the table. If it is found,
+the rows are already in the table, and nothing is added. A commit requires that the table's newest
+snapshot is the one that was checked. So two commits of one file can't both succeed, not even a late
+one whose answer was lost. Files of a failed commit belong to no snapshot, so no reader sees them; a
+retry writes them again.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ from stream.values.redaction import hide_secrets
 __all__ = ["FILE_ID", "TRANSFORMS", "work"]
 
 FILE_ID = "stream.file-id"
-"""In the summary of a snapshot: the import id of the file whose rows it adds."""
+"""Member of a snapshot's summary: the import id of the file whose rows it adds."""
 MADE_BY = "stream.made-by"
-"""A property of tables that were made for a sink."""
+"""Property of tables that were made for a sink."""
 TRANSFORMS = ("identity", *TIME_TRANSFORMS, "bucket", "truncate")
 
 _FIRST_WAIT = 0.05
@@ -80,7 +80,7 @@ limit_memory()
 
 
 def work(job: dict[str, Any], slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Do *job*, by its ``do``: ``ensure``, ``has``, ``import``, ``drop`` or ``probe``."""
+    """Run *job* by its ``do``: ``ensure``, ``has``, ``import``, ``drop`` or ``probe``."""
     try:
         properties = {**job["properties"], "py-io-impl": f"{__package__}.files.DurableFileIO"}
         catalog = load_catalog(job["catalog"], **properties)
@@ -107,10 +107,10 @@ def _refusal(job: dict[str, Any], error: Exception) -> str:
 
 
 class _Job:
-    """What all jobs need to know of a table.
+    """The part of a job that describes its table.
 
-    :ivar columns: of the rows.
-    :ivar import_id: of the file; ``""`` if it is about none.
+    :ivar columns: columns of the rows.
+    :ivar import_id: import id of the file; ``""`` if the job has none.
     """
 
     def __init__(self, catalog: Catalog, job: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class _Job:
         return ".".join(self.identifier)
 
     def table(self) -> Table:
-        """The table; it is made if it is missing."""
+        """Return the table; a missing one is made."""
         try:
             return self.catalog.load_table(self.identifier)
         except (NoSuchTableError, NoSuchNamespaceError):
@@ -154,7 +154,7 @@ class _Job:
             return self.catalog.load_table(self.identifier)
 
     def check(self, table: Table, *, with_partitions: bool) -> None:
-        """Raises UserError with all that keeps the rows from *table*."""
+        """Check that the rows fit *table*. Raises UserError with all reasons."""
         partitions = None
         if with_partitions and self.partition_by:
             partitions = read_partitions(self.partition_by, self.columns, TRANSFORMS)
@@ -168,7 +168,7 @@ class _Job:
 
 
 def _ensure(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Make the table, or add the columns that it lacks."""
+    """Make the table, or add missing columns."""
     for attempt in range(job.commit_retries + 1):
         table = job.table()
         job.check(table, with_partitions=True)
@@ -189,7 +189,7 @@ def _ensure(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
 
 
 def _has(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Return whether the table has the file; a table that was dropped is made again."""
+    """Return whether the table has the file; a dropped table is made again."""
     return {"has": _is_in(job.table(), job.import_id)}
 
 
@@ -214,7 +214,7 @@ def _drop(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
 
 
 def _import(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Add the rows; see Note [Iceberg commits]."""
+    """Import the rows; see Note [Iceberg commits]."""
     table = job.table()
     job.check(table, with_partitions=False)
     missing = {column.name for column in job.columns} - {f.name for f in table.schema().fields}
@@ -241,7 +241,7 @@ def _import(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
 class _DataFiles:
     """The data files of a file.
 
-    :ivar added: those that are stored.
+    :ivar added: the stored ones.
     """
 
     def __init__(self, table: Table, job: _Job) -> None:
@@ -254,15 +254,15 @@ class _DataFiles:
         self.arrow_schema: pa.Schema = schema_to_pyarrow(self._schema)
         codec = table.properties.get("write.parquet.compression-codec", "zstd")
         self.codec = _CODECS.get(codec.lower(), "zstd")
-        # Other bytes under the name of a file that a snapshot may have are never written: what
-        # decides about the bytes is a part of the name.
+        # A name that a snapshot may refer to is never used for other bytes: everything that
+        # determines the bytes is a part of the name.
         deciding = f"{pa.__version__} {self.codec} {GROUP_BYTES} {self.arrow_schema} {self._spec}"
         self._variant = hashlib.sha256(deciding.encode()).hexdigest()[:8]
         self._columns = {field.field_id: place for place, field in enumerate(self._fields)}
         self.added: list[DataFile] = []
 
     def converted(self, group: pa.Table) -> pa.Table:
-        """Rows of CSV's types as the table's."""
+        """Convert rows from CSV's types to the table's."""
         columns = [
             _uuids(column) if field.type == pa.uuid() else column.cast(field.type)
             for field, column in zip(self.arrow_schema, group.columns, strict=True)
@@ -270,7 +270,7 @@ class _DataFiles:
         return pa.Table.from_arrays(columns, schema=self.arrow_schema)
 
     def partition_values(self, rows: pa.Table) -> list[pa.Array]:
-        """For each field of the table's partitions, the value of each row."""
+        """Return the value of each row for each partition field of the table."""
         values = []
         for field in self._spec.fields:
             place = self._columns.get(field.source_id)
@@ -283,7 +283,7 @@ class _DataFiles:
         return values
 
     def store(self, parts: Sequence[Part]) -> None:
-        """Write whole parts into the warehouse."""
+        """Store whole parts in the warehouse."""
         places = self._table.location_provider()
         properties = self._table.properties
         for part in parts:
@@ -328,11 +328,11 @@ class _DataFiles:
 
 
 def _uuids(column: pa.ChunkedArray) -> pa.Array:
-    """Texts of UUIDs as 16 bytes each."""
+    """Return texts of UUIDs as 16 bytes each."""
     texts = column.combine_chunks()
     digits = pc.replace_substring(pc.fill_null(texts, _NO_UUID), "-", "")
     places, data = digits.buffers()[1:]
-    del places  # the texts have the same length and follow each other
+    del places  # the texts have the same length and are contiguous
     stored = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(16),
         len(digits),
@@ -342,12 +342,12 @@ def _uuids(column: pa.ChunkedArray) -> pa.Array:
 
 
 class _Append(_FastAppendFiles):
-    """Looks for the file again whenever another commit was first.
+    """Searches the file again whenever another commit was first.
 
-    pyiceberg repeats a commit that met another one by itself, with a wait that the properties of
-    the table say. Before that it calls `_validate_concurrency`.
+    pyiceberg itself retries a conflicting commit, with a delay set by properties of the table.
+    Before each retry it calls `_validate_concurrency`.
 
-    :ivar conflicts: how often that was so.
+    :ivar conflicts: number of conflicts.
     """
 
     conflicts = 0
@@ -358,26 +358,26 @@ class _Append(_FastAppendFiles):
             raise _AlreadyThere
 
     def _clean_all_uncommitted(self) -> None:
-        """Remove the manifests of a commit that failed; not if the table has it all the same.
+        """Remove the manifests of a failed commit, unless the table contains it.
 
-        An answer may be lost on the way and the commit be sent again, by a proxy for instance; it
-        is refused then, since it was done. Its snapshot without its manifests would make the table
+        If an answer is lost and the commit is sent again, for example by a proxy, it is refused
+        although it was applied. Without its manifests, its snapshot would make the table
         unreadable.
         """
         try:
             table = self._transaction._table.refresh()
         except Exception:
-            return  # a few small files may remain; nobody knows whether they are needed
+            return  # A few small files may remain: it is unknown whether they are needed.
         if table.snapshot_by_id(self._snapshot_id) is None:
             super()._clean_all_uncommitted()
 
 
 class _AlreadyThere(ValidationException):
-    """The table has the file."""
+    """The table already has the file."""
 
 
 def _commit(job: _Job, table: Table, files: _DataFiles) -> int:
-    """One commit, at last; how often it was tried again. See Note [Iceberg commits]."""
+    """Commit once; return the number of retries. See Note [Iceberg commits]."""
     conflicts = 0
     for attempt in range(job.commit_retries + 1):
         if attempt:

@@ -1,4 +1,4 @@
-"""Keboola Storage API: the client, its values and its errors."""
+"""The target Keboola: the client of the Storage API, its values and errors."""
 
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError

@@ -17,9 +17,9 @@ __all__ = ["KeboolaAuthority"]
 
 
 class KeboolaAuthority:
-    """A `stream.authority.ProjectAuthority`: the Storage API verifies tokens and takes events.
+    """A `stream.authority.ProjectAuthority`: the Storage API verifies tokens and receives events.
 
-    :param exchange: of tokens of programs; ``None`` if it isn't configured.
+    :param exchange: exchanges programmatic tokens; ``None`` if it isn't configured.
     """
 
     challenge = ""
@@ -38,11 +38,11 @@ class KeboolaAuthority:
         self._exchange = exchange
 
     async def verify(self, token: Token) -> TokenInfo:
-        """The project and rights of a token, as Keboola verifies it."""
+        """Return the project and rights of a token, verified by Keboola."""
         return await self._verifier.verify(token)
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
-        """A token of the project for a programmatic one; Keboola exchanges it."""
+        """Exchange a programmatic token for a token of the project at Keboola."""
         if self._exchange is None:
             raise UserError(
                 "programmatic token exchange is not configured (no service account token path)",
@@ -51,15 +51,15 @@ class KeboolaAuthority:
         return await self._exchange.exchange(token, project_id)
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
-        """A branch of the token's project, by its id."""
+        """Return a branch of the token's project, by its id."""
         return await self._api.branch(token, branch_id)
 
     async def branches(self, token: Token) -> Sequence[Branch]:
-        """The branches of the token's project."""
+        """Return the branches of the token's project."""
         return await self._api.branches(token)
 
     async def create_branch(self, token: Token, name: str, by: By) -> Branch:
-        """Refuses: branches of such a project are created in Keboola."""
+        """Refuse: branches of such a project are created in Keboola."""
         raise UserError(
             "branches of this project are made in Keboola, not here",
             status=404,

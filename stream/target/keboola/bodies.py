@@ -1,4 +1,4 @@
-"""Request bodies of the Storage API, as the service sends them. Pure."""
+"""Request bodies of the Storage API. Pure."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _BUCKET_PREFIX = "c-"
 
 
 def bucket_body(bucket_id: str, *, server_adds_prefix: bool) -> dict[str, Any]:
-    """For a new bucket *bucket_id* (``in.c-name``).
+    """Return the body for a new bucket *bucket_id* (``in.c-name``).
 
-    Raises ValueError: not a stage and a name.
+    Raises ValueError: it isn't a stage and a name.
 
-    :param server_adds_prefix: whether the server puts ``c-`` before the name it is given.
+    :param server_adds_prefix: whether the server adds ``c-`` to the given name.
     """
     stage, dot, name = bucket_id.partition(".")
     if not dot or stage not in ("in", "out", "sys") or not name or "." in name:
@@ -42,7 +42,7 @@ def bucket_body(bucket_id: str, *, server_adds_prefix: bool) -> dict[str, Any]:
 
 
 def token_body(source_id: str, sink_id: str, bucket_id: str) -> dict[str, Any]:
-    """For a sink's own token: it may write to one bucket and read prepared files."""
+    """Return the body for a sink's token: it may write to one bucket and read prepared files."""
     return {
         "description": f"[_internal] Stream Sink {source_id}/{sink_id}",
         "bucketPermissions": {bucket_id: "write"},
@@ -53,7 +53,7 @@ def token_body(source_id: str, sink_id: str, bucket_id: str) -> dict[str, Any]:
 
 
 def table_body(name: str, columns: Sequence[str], primary_key: Sequence[str]) -> dict[str, Any]:
-    """For a new table: every column is text."""
+    """Return the body for a new table: every column is text."""
     return {
         "primaryKeysNames": list(primary_key),
         "columns": [{"name": column, "basetype": "STRING"} for column in columns],
@@ -62,7 +62,7 @@ def table_body(name: str, columns: Sequence[str], primary_key: Sequence[str]) ->
 
 
 def metadata_body(source_id: str, sink_id: str) -> dict[str, Any]:
-    """Marks a table as written by a sink."""
+    """Return the body that marks a table as written by a sink."""
     return {
         "provider": _METADATA_PROVIDER,
         "metadata": [
@@ -73,7 +73,7 @@ def metadata_body(source_id: str, sink_id: str) -> dict[str, Any]:
 
 
 def file_body(source_id: str, sink_id: str, opened_at: datetime) -> dict[str, Any]:
-    """For the staging file of the file opened at *opened_at*."""
+    """Return the body for the staging file of the file opened at *opened_at*."""
     return {
         "name": f"{source_id}_{sink_id}_{opened_at.astimezone(UTC):%Y%m%d%H%M%S}",
         "federationToken": True,
@@ -84,7 +84,7 @@ def file_body(source_id: str, sink_id: str, opened_at: datetime) -> dict[str, An
 
 
 def quarantine_file_body(source_id: str, sink_id: str, opened_at: datetime) -> dict[str, Any]:
-    """For the file with the rows that the target has refused: kept until somebody deletes it."""
+    """Return the body for the file with refused rows: it is kept until a user deletes it."""
     body = file_body(source_id, sink_id, opened_at)
     return {
         **body,
@@ -95,7 +95,7 @@ def quarantine_file_body(source_id: str, sink_id: str, opened_at: datetime) -> d
 
 
 def import_body(file_id: int, columns: Sequence[str]) -> dict[str, Any]:
-    """For the import of a staging file; its slices have no header."""
+    """Return the body for the import of a staging file; its slices have no header."""
     return {
         "dataFileId": file_id,
         "incremental": 1,

@@ -1,4 +1,4 @@
-"""A call: attempts, waits and the budget around them, and the error a caller sees in the end."""
+"""A call with its attempts, delays and time budget, and its final error."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _STORAGE = ("v2", "storage")
 
 
 def base_url(host_or_url: str) -> DecodedURL:
-    """The root of the API: ``https://`` is assumed when *host_or_url* names no scheme.
+    """Return the root of the API: ``https://`` is assumed when *host_or_url* has no scheme.
 
-    Raises ValueError: neither http nor https, or no host.
+    Raises ValueError: the scheme is neither http nor https, or there is no host.
     """
     text = host_or_url if "://" in host_or_url else f"https://{host_or_url}"
     url = DecodedURL.from_text(text.rstrip("/"))
@@ -41,11 +41,11 @@ def base_url(host_or_url: str) -> DecodedURL:
 
 @attrs.frozen
 class Call:
-    """What to ask.
+    """A request to the API.
 
     :param method: the HTTP method.
-    :param path: segments under ``/v2/storage/``; they are escaped here.
-    :param is_of_platform: the path is that of another API on the same host.
+    :param path: segments under ``/v2/storage/``; `Caller` escapes them.
+    :param is_of_platform: whether the path is that of another API on the same host.
     :param token: ``None`` for the one unauthenticated call.
     :param query: query parameters in order.
     :param body: sent as JSON; ``None`` for no body.
@@ -63,7 +63,7 @@ class Call:
 
 @attrs.frozen
 class Answer:
-    """A successful reply, with what is needed to complain about its content."""
+    """A successful reply, with the data for reporting unexpected content."""
 
     call: Call
     url: str
@@ -72,11 +72,11 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body of the answer, parsed."""
+        """Return the parsed body of the answer."""
         return self.reply.json
 
     def unexpected(self, what: str) -> StorageApiError:
-        """The error for a success whose content makes no sense."""
+        """Return the error for a successful answer with unexpected content."""
         return StorageApiError(
             f"unexpected reply: {what}",
             method=self.call.method,
@@ -93,11 +93,11 @@ class Answer:
 class Caller:
     """Makes calls against one API root.
 
-    :param reactor: keeps time.
+    :param reactor: source of the time.
     :param root: from `base_url`.
     :param transport: makes the exchanges.
-    :param budget: seconds one call may take in all.
-    :param metrics: measure the calls.
+    :param budget: time limit of a call in seconds, including retries.
+    :param metrics: metrics of calls.
     :param wire_log: called with each exchange.
     """
 
@@ -119,7 +119,7 @@ class Caller:
         self._budget = budget
 
     async def make(self, call: Call, *, budget: float | None = None) -> Answer:
-        """Make *call*, repeating it as far as its idempotency and the budget allow.
+        """Make *call*, with retries if its idempotency and the budget allow.
 
         Raises StorageApiError: the last failure.
 
@@ -166,7 +166,7 @@ class Caller:
                 or not may_retry(outcome, idempotent=call.idempotent)
                 or self._reactor.seconds() + delay >= deadline
             ):
-                raise problem from None  # the context would show the reason in tracebacks
+                raise problem from None  # The context would show the reason in tracebacks.
             _log.debug(
                 "repeating {method} {url} in {delay} s: {problem}",
                 method=call.method,
@@ -198,19 +198,19 @@ class Caller:
 
 
 def _ids(problem: StorageApiError) -> dict[str, str]:
-    """Under which the API knows a failure, for a line of the log."""
+    """Return the API's ids of a failure, for the log."""
     ids = {"exception_id": problem.exception_id or "", "request_id": problem.request_id}
     return {name: id for name, id in ids.items() if id}
 
 
 def _shown(call: Call, text: str) -> str:
-    """What the other side said, without the call's token in it."""
+    """Return a text of the API without the call's token."""
     return hide_secrets(text, secrets_of(call.token))
 
 
 def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> StorageApiError:
     unusable = failed.outcome is Outcome.UNUSABLE
-    # The reason quotes an answer that isn't HTTP, and that may quote the request.
+    # The reason quotes an answer that isn't HTTP, which may quote the request.
     return StorageApiError(
         f'request {call.method} "{url}" failed: {_shown(call, failed.reason)}',
         method=call.method,
@@ -237,7 +237,7 @@ def _refusal(call: Call, url: str, reply: Reply, retried: bool) -> StorageApiErr
         message,
         method=call.method,
         url=url,
-        # A redirect is not ours to pass on: to our own caller it is a bad gateway.
+        # A redirect isn't passed on: to our own caller it is a bad gateway.
         status=reply.status if reply.status >= 400 else 502,
         code=text("code"),
         exception_id=text("exceptionId") or None,

@@ -1,4 +1,4 @@
-"""Measures calls of the Storage API: whole calls with their repetitions, and each request."""
+"""Metrics of Storage API calls: whole calls with their retries, and each request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORDS = frozenset({"verify", "prepare", "buckets", "tables", "files"})
 
 
 def path_template(path: Sequence[str]) -> str:
-    """*path* with placeholders in place of ids, so that there are few different ones."""
+    """Return *path* with placeholders instead of ids, so that there are few different ones."""
     parts = [
         "{id}" if before in _BEFORE_ID and part not in _WORDS else part
         for before, part in zip(("", *path), path, strict=False)
@@ -46,7 +46,7 @@ _RESULTS = {
 
 
 def result_type(method: str, template: str) -> str:
-    """What the answer to a call is read as.
+    """Return the type of an answer's content.
 
     :param template: from `path_template`.
     """
@@ -60,8 +60,8 @@ def result_type(method: str, template: str) -> str:
 class MeasuredCall:
     """A call of the Storage API, from its first request to its last answer.
 
-    :ivar status: of the last answer, 0 if there was none.
-    :ivar reply: of the present request.
+    :ivar status: status of the last answer, 0 if there was none.
+    :ivar reply: answer to the current request.
     """
 
     method: str
@@ -71,11 +71,11 @@ class MeasuredCall:
 
     @property
     def attributes(self) -> Mapping[str, str | int]:
-        """For its spans."""
+        """Return the attributes of its spans."""
         return {"http.method": self.method, "http.route": self.path}
 
     def replied(self, reply: Reply) -> None:
-        """Record the answer to the present request."""
+        """Record the answer to the current request."""
         self.reply = reply
         self.status = reply.status
 
@@ -83,8 +83,8 @@ class MeasuredCall:
 class CallMeter:
     """The metrics and spans of calls of the Storage API.
 
-    :param reactor: keeps time.
-    :param host: of the API.
+    :param reactor: source of the time.
+    :param host: host of the API.
     """
 
     def __init__(self, metrics: Metrics, reactor: Any, host: str) -> None:
@@ -94,7 +94,7 @@ class CallMeter:
 
     @contextmanager
     def call(self, method: str, path: Sequence[str]) -> Iterator[MeasuredCall]:
-        """Measure a call with its repetitions."""
+        """Measure a call with its retries."""
         measured = MeasuredCall(method, path_template(path))
         started = self._reactor.seconds()
         self._metrics.call_started("client_request", method, self._host)

@@ -1,4 +1,4 @@
-"""The Storage API: one method for each call the service makes."""
+"""The client of the Storage API: one method for each call."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ _SEARCHED_PAGES = 10
 
 
 class StorageApi:
-    """A client of one Storage API; it holds no token, each call gets the one it acts for.
+    """A client of one Storage API; it holds no token, each call gets the token to use.
 
-    Every method raises `StorageApiError` when the call fails; those that wait for a job also
-    `JobFailed` and `JobDeadlineExceeded`. Tokens are given as `Token` or as text.
+    Every method raises `StorageApiError` when the call fails; methods that wait for a job also
+    raise `JobFailed` and `JobDeadlineExceeded`. Tokens are passed as `Token` or as text.
 
-    Raises ValueError: an address that can't be used.
+    Raises ValueError: the address is invalid.
 
-    :param reactor: connects and keeps time.
+    :param reactor: used for connections and time.
     :param host_or_url: ``host``, ``host:port`` (then https is used), or a URL.
     :param pool: kept connections; by default a pool of its own.
-    :param budget: seconds one call may take, repetitions included.
+    :param budget: time limit of a call in seconds, including retries.
     :param connect_timeout: seconds.
-    :param metrics: measure the calls.
+    :param metrics: metrics of calls.
     :param log_exchanges: log each request with its answer, without their secrets.
     """
 
@@ -95,7 +95,7 @@ class StorageApi:
         await self._transport.close()
 
     async def index(self) -> Index:
-        """What the API offers; needs no token. Asked at most every five minutes."""
+        """Return the index of the API; needs no token. Cached for five minutes."""
         now = self._reactor.seconds()
         if self._index is None or self._index[0] <= now:
             call = Call("GET", ("",), query=(("exclude", "components"),))
@@ -104,12 +104,12 @@ class StorageApi:
         return self._index[1]
 
     async def verify_token(self, token: Token | str) -> TokenInfo:
-        """Whose *token* is."""
+        """Return the owner and rights of *token*."""
         call = Call("GET", ("tokens", "verify"), Token.of(token))
         return _read(await self._caller.make(call), values.token_info)
 
     async def resolve_program_token(self, token: ProgramToken, project_id: int) -> ProjectToken:
-        """The token of a project for the program whose *token* it is."""
+        """Exchange a program's *token* for a token of the project."""
         call = Call(
             "POST",
             ("manage", "internal", "auth-bridge", "resolve-storage-token"),
@@ -120,7 +120,7 @@ class StorageApi:
         return _read(await self._caller.make(call), values.project_token)
 
     async def branches(self, token: Token | str) -> tuple[Branch, ...]:
-        """All branches of the token's project."""
+        """Return all branches of the token's project."""
         call = Call("GET", ("dev-branches",), Token.of(token))
         return _read(
             await self._caller.make(call),
@@ -128,19 +128,22 @@ class StorageApi:
         )
 
     async def branch(self, token: Token | str, branch_id: int) -> Branch:
-        """One branch."""
+        """Return one branch."""
         call = Call("GET", ("dev-branches", str(branch_id)), Token.of(token))
         return _read(await self._caller.make(call), values.branch)
 
     async def get_bucket(self, token: Token | str, branch_id: int, bucket_id: str) -> Bucket:
-        """A bucket, or a `StorageApiError` whose ``is_not_found`` is true."""
+        """Return a bucket.
+
+        Raises `StorageApiError`, whose ``is_not_found`` is true if it is missing.
+        """
         call = Call("GET", _bucket(branch_id, bucket_id), Token.of(token))
         return _read(await self._caller.make(call), Bucket.from_reply)
 
     async def create_bucket(self, token: Token | str, branch_id: int, bucket_id: str) -> Bucket:
-        """Create a bucket. If a repetition finds it there already, that is success.
+        """Create a bucket. If a retry finds it, that is a success.
 
-        Raises ValueError: not a bucket id.
+        Raises ValueError: the id isn't that of a bucket.
         """
         prefixed = _WHOLE_BUCKET_NAMES not in (await self.index()).features
         call = Call(
@@ -168,7 +171,7 @@ class StorageApi:
     ) -> None:
         """Delete a bucket and wait for it.
 
-        :param force: with everything in it; without, one that isn't empty is refused.
+        :param force: delete it with its content; otherwise a bucket that isn't empty is refused.
         :param timeout: seconds to wait for the job.
         """
         query = (("async", "1"), *_forced(force))
@@ -181,7 +184,7 @@ class StorageApi:
     async def create_token(
         self, token: Token | str, *, source_id: str, sink_id: str, bucket_id: str
     ) -> SinkToken:
-        """Create a sink's own token. Never repeated once it was sent."""
+        """Create a sink's own token. Never retried after it was sent."""
         call = Call(
             "POST",
             ("tokens",),
@@ -196,14 +199,17 @@ class StorageApi:
         await self._delete(Call("DELETE", ("tokens", token_id), Token.of(token)))
 
     async def get_table(self, token: Token | str, branch_id: int, table_id: str) -> Table:
-        """A table, or a `StorageApiError` whose ``is_not_found`` is true."""
+        """Return a table.
+
+        Raises `StorageApiError`, whose ``is_not_found`` is true if it is missing.
+        """
         call = Call("GET", _table(branch_id, table_id), Token.of(token))
         return _read(await self._caller.make(call), Table.from_reply)
 
     async def preview_table(
         self, token: Token | str, branch_id: int, table_id: str, limit: int
     ) -> tuple[Sequence[str], Sequence[Sequence[str | None]]]:
-        """The columns and the first rows of a table."""
+        """Return the columns and the first rows of a table."""
         path = (*_table(branch_id, table_id), "data-preview")
         query = (("format", "json"), ("limit", str(limit)))
         return _read(await self._caller.make(Call("GET", path, Token.of(token), query)), _preview)
@@ -220,7 +226,7 @@ class StorageApi:
     ) -> Table:
         """Create a table of text columns and wait for it.
 
-        If a repetition finds it there already, the table is returned as it is.
+        If a retry finds it, the table is returned as it is.
 
         :param timeout: seconds to wait for the job.
         """
@@ -248,7 +254,7 @@ class StorageApi:
     async def delete_table(
         self, token: Token | str, branch_id: int, table_id: str, *, force: bool = False
     ) -> None:
-        """Delete a table; *force* also when something depends on it."""
+        """Delete a table; with *force* even if other objects depend on it."""
         call = Call("DELETE", _table(branch_id, table_id), Token.of(token), _forced(force))
         await self._delete(call)
 
@@ -273,7 +279,7 @@ class StorageApi:
         sink_id: str,
         opened_at: datetime,
     ) -> FileUpload:
-        """Create a staging file with upload credentials. Never repeated once it was sent."""
+        """Create a staging file with upload credentials. Never retried after it was sent."""
         call = Call(
             "POST",
             ("branch", str(branch_id), "files", "prepare"),
@@ -292,7 +298,7 @@ class StorageApi:
         sink_id: str,
         opened_at: datetime,
     ) -> FileUpload:
-        """Create a file for refused rows, which doesn't expire. Never repeated once it was sent."""
+        """Create a file for refused rows, which doesn't expire. Never retried after it was sent."""
         call = Call(
             "POST",
             ("branch", str(branch_id), "files", "prepare"),
@@ -305,18 +311,18 @@ class StorageApi:
     async def file_to_read(
         self, token: Token | str, branch_id: int, file_id: int
     ) -> FileUpload | None:
-        """Where the objects of a file can be read, with credentials; ``None``: unknown."""
+        """Return the location of a file's objects with read credentials; ``None`` if unknown."""
         path = ("branch", str(branch_id), "files", str(file_id))
         call = Call("GET", path, Token.of(token), (("federationToken", "1"),))
         return _read(await self._caller.make(call), FileUpload.from_detail)
 
     async def delete_file(self, token: Token | str, branch_id: int, file_id: int) -> None:
-        """Delete a staging file; one that isn't there counts as deleted."""
+        """Delete a staging file; a missing one counts as deleted."""
         call = Call("DELETE", ("branch", str(branch_id), "files", str(file_id)), Token.of(token))
         try:
             await self._caller.make(call)
         except StorageApiError as problem:
-            # The server's list of files lags behind, so its 404 says little either way.
+            # The server's list of files lags behind, so its 404 proves nothing.
             if not problem.is_not_found:
                 raise
 
@@ -329,9 +335,9 @@ class StorageApi:
         file_id: int,
         columns: Sequence[str],
     ) -> Job:
-        """Start the import of a staging file. Never repeated once it was sent.
+        """Start the import of a staging file. Never retried after it was sent.
 
-        When the error's ``maybe_applied`` is true, the import may be running all the same.
+        When the error's ``maybe_applied`` is true, the import may nevertheless be running.
         """
         call = Call(
             "POST",
@@ -343,15 +349,15 @@ class StorageApi:
         return _read(await self._caller.make(call), Job.from_reply)
 
     async def get_job(self, token: Token | str, job_id: int, *, budget: float | None = None) -> Job:
-        """A job as it is now.
+        """Return the current state of a job.
 
-        :param budget: seconds, if fewer than usual.
+        :param budget: time limit in seconds, if lower than usual.
         """
         call = Call("GET", ("jobs", str(job_id)), Token.of(token))
         return _read(await self._caller.make(call, budget=budget), Job.from_reply)
 
     async def find_import(self, token: Token | str, file_id: int) -> Job | None:
-        """The newest job that imports a file and hasn't failed, among the newest jobs."""
+        """Return the newest job that imports a file and hasn't failed, among the newest jobs."""
         for page in range(_SEARCHED_PAGES):
             query = (("limit", str(_JOBS_PAGE)), ("offset", str(page * _JOBS_PAGE)))
             answer = await self._caller.make(Call("GET", ("jobs",), Token.of(token), query))
@@ -391,7 +397,7 @@ class StorageApi:
         raise AssertionError("the delays have no end")
 
     async def send_event(self, token: Token | str, event: Event) -> str:
-        """Send an event; its id. Never repeated once it was sent."""
+        """Send an event; return its id. Never retried after it was sent."""
         call = Call("POST", ("events",), Token.of(token), body=event.to_json(), idempotent=False)
         return _read(await self._caller.make(call), lambda reply: str(reply["uuid"]))
 
@@ -399,7 +405,7 @@ class StorageApi:
         try:
             await self._caller.make(call)
         except StorageApiError as problem:
-            # After a repetition, "not found" is the work of the first attempt.
+            # After a retry, "not found" results from the first attempt.
             gone = problem.is_not_found and problem.code_ends_with("notFound")
             if not (problem.retried and gone):
                 raise
@@ -435,6 +441,6 @@ def _read(answer: Answer, read: Callable[[Any], T]) -> T:
     try:
         return read(answer.json)
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
-        # Only the kind of the problem: its text may quote secrets of the reply.
+        # Only the type of the problem: its message may quote secrets of the reply.
         member = f" {problem}" if isinstance(problem, KeyError) else ""
         raise answer.unexpected(f"{type(problem).__name__}{member}") from None

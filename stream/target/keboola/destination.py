@@ -1,4 +1,4 @@
-"""The bucket and table of a sink: made if missing, compared if there, removed on demand."""
+"""The bucket and table of a sink: created if missing, checked if present, deleted on request."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ALREADY_EXISTS = "alreadyexists"
 
 
 def bucket_of(table_id: str) -> str:
-    """``in.c-bucket`` of ``in.c-bucket.table``."""
+    """Return ``in.c-bucket`` of ``in.c-bucket.table``."""
     return table_id.rpartition(".")[0]
 
 
 async def ensure_bucket(api: StorageApi, token: Token, branch_id: int, bucket_id: str) -> None:
-    """Create the bucket unless it exists, or another sink creates it at this moment."""
+    """Create the bucket unless it exists, or another sink is creating it."""
     try:
         await api.get_bucket(token, branch_id, bucket_id)
         return
@@ -47,7 +47,7 @@ async def ensure_bucket(api: StorageApi, token: Token, branch_id: int, bucket_id
 async def ensure_table(api: StorageApi, token: Token, sink: Sink) -> None:
     """Create the sink's table, or check that it has the mapping's columns; then mark it.
 
-    Raises UserError if columns or primary key differ; the table is never altered.
+    Raises UserError: columns or primary key differ; the table is never altered.
     """
     branch_id, table_id = sink.key.branch_id, sink.table.table_id
     columns = [column.name for column in sink.table.mapping.columns]
@@ -88,12 +88,12 @@ async def _get_or_create(
 
 
 def _exists(error: UserError) -> bool:
-    """Return whether somebody else was faster."""
+    """Return whether another sink was faster."""
     return error.name.lower().endswith(_ALREADY_EXISTS)
 
 
 def _marks(table: Table) -> tuple[str | None, str | None]:
-    """Ids of the source and the sink that wrote to the table last."""
+    """Return the ids of the source and the sink that wrote to the table last."""
     return table.metadata_value(_SOURCE_MARK), table.metadata_value(_SINK_MARK)
 
 
@@ -115,11 +115,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 async def delete_destinations(api: StorageApi, token: str, sinks: Sequence[Sink]) -> None:
-    """Delete the tables of *sinks*, and each bucket that is empty then.
+    """Delete the tables of *sinks*, and each bucket that is empty afterwards.
 
-    A table that carries the marks of another sink, or none, is somebody else's by now: it stays.
+    A table with the marks of another sink, or without marks, has another owner and is kept.
 
-    Raises `NestedError` listing what could not be deleted; the rest is deleted all the same.
+    Raises NestedError: lists what could not be deleted; everything else is deleted.
     """
     user = Token.of(token)
     problems: list[Exception] = []

@@ -1,4 +1,4 @@
-"""How a failed Storage API call looks to callers, to users and in the log."""
+"""Errors of Storage API calls, for callers, users and the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNREACHABLE = "storageApiUnreachable"
 
 
 def name_of_status(status: int) -> str:
-    """The error name of an HTTP *status* that came without a machine code: ``gatewayTimeout``."""
+    """Return the error name of an HTTP *status* without a machine code: ``gatewayTimeout``."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -30,19 +30,19 @@ def name_of_status(status: int) -> str:
 
 
 class StorageApiError(UserError):
-    """The Storage API refused a call, answered nonsense, or could not be reached.
+    """The Storage API refused a call, returned an unexpected answer, or is unavailable.
 
-    ``message`` is the API's own text and ``name`` its machine code; ``str()`` adds what an operator
-    needs to find the call. Neither holds the token.
+    ``message`` is the API's own text and ``name`` its machine code; ``str()`` adds details that
+    identify the call. None of them contains the token.
 
     :param method: the HTTP method of the call.
     :param url: the whole URL (it carries no secret).
     :param status: the API's status, or 502 / 504 when there was no usable answer.
     :param code: the API's machine code, ``""`` if it returned none.
     :param answered: whether the API answered at all.
-    :param retried: whether at least one repetition was made.
-    :param maybe_applied: whether the call may have had its effect although it failed.
-    :param request_id: under which the API knows the request, ``""`` if it returned none.
+    :param retried: whether the call was retried.
+    :param maybe_applied: whether the call may have been applied although it failed.
+    :param request_id: the API's id of the request, ``""`` if it returned none.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class StorageApiError(UserError):
         return "net" if self.name == UNREACHABLE else self.name
 
     def during(self, context: str) -> StorageApiError:
-        """The same failure with *context* before its message."""
+        """Return the same error with *context* before its message."""
         return self._with(f"{context}: {self.message}")
 
     def as_bad_gateway(self) -> StorageApiError:
-        """The same failure of a call that isn't the caller's own: to him it is a bad gateway."""
+        """Return the same failure of a call on behalf of another caller: a bad gateway."""
         return self._with(self.message, 502)
 
     def _with(self, message: str, status: int = 0) -> StorageApiError:
@@ -118,12 +118,12 @@ class StorageApiError(UserError):
         )
 
     def code_ends_with(self, ending: str) -> bool:
-        """Return whether the machine code ends with *ending*, in whatever case."""
+        """Return whether the machine code ends with *ending*, in any case."""
         return self.code.lower().endswith(ending.lower())
 
     @property
     def is_not_found(self) -> bool:
-        """Return whether the API answered that the thing does not exist."""
+        """Return whether the API answered that the object does not exist."""
         return self.answered and self.status == 404
 
 
@@ -141,10 +141,10 @@ _NOT_ABOUT_ROWS = (
 
 
 def is_about_rows(code: str) -> bool:
-    """Whether an import that failed with *code* was refused because of what is in the file's rows.
+    """Return whether *code* means that an import was refused because of its rows.
 
-    Then repeating it is useless, and other rows of the file may be fine. Every code that isn't
-    known to mean this doesn't: a table that is missing, a permission, a fault of the target.
+    Then a retry doesn't help, and other rows of the file may be accepted. All codes not known to
+    mean this are treated as other failures: a missing table, a permission, a fault of the target.
     """
     text = code.lower().removeprefix("storage.")
     return text.startswith(_ABOUT_DATA) and not text.endswith(_NOT_ABOUT_ROWS)
@@ -178,10 +178,10 @@ class JobFailed(UserError):
 
 
 class JobDeadlineExceeded(UserError):
-    """A storage job was still running when the caller's time was over; it may yet succeed.
+    """A storage job was still running at the deadline; it may yet succeed.
 
     :param job_id: the job, so that waiting can be resumed.
-    :param status: the last status seen.
+    :param status: the last known status.
     """
 
     error_type = "deadline_exceeded"

@@ -1,4 +1,4 @@
-"""Events: what the service writes to the project's event log. Pure."""
+"""Events in the project's event log. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Event", "EventParams", "EventStatistics"]
 
 @attrs.frozen
 class EventParams:
-    """What an event is about.
+    """The subject of an event.
 
     :param sink_id: ``""`` in events of a source.
     :param source_name: left out when empty.
@@ -28,7 +28,7 @@ class EventParams:
     source_name: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The event as JSON for the API."""
+        """Return the event's parameters as JSON for the API."""
         params: dict[str, Any] = {
             "branchId": self.branch_id,
             "projectId": self.project_id,
@@ -43,7 +43,7 @@ class EventParams:
 
 @attrs.frozen
 class EventStatistics:
-    """Amounts of a slice or file; sizes in bytes."""
+    """Counts and sizes of a slice or file; sizes in bytes."""
 
     first_record_at: datetime
     last_record_at: datetime
@@ -54,7 +54,7 @@ class EventStatistics:
     staging_size: int
 
     def to_json(self) -> dict[str, Any]:
-        """The event as JSON for the API."""
+        """Return the statistics as JSON for the API."""
         return {
             "firstRecordAt": format_time(self.first_record_at),
             "lastRecordAt": format_time(self.last_record_at),
@@ -73,9 +73,9 @@ class Event:
     :param component: for example ``keboola.stream.sliceUpload``.
     :param message: for people.
     :param duration: seconds; the API gets whole ones.
-    :param params: what it is about.
+    :param params: the subject.
     :param error: why the operation failed; ``None`` if it didn't.
-    :param statistics: what was moved; left out when nothing was, and in failures.
+    :param statistics: the moved data; left out if there was none, and in failures.
     """
 
     component: str
@@ -86,7 +86,7 @@ class Event:
     statistics: EventStatistics | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The request's body: params and results are JSON inside strings."""
+        """Return the request's body: params and results are JSON inside strings."""
         return {
             "component": self.component,
             "message": self.message,

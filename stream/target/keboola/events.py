@@ -1,4 +1,4 @@
-"""Events about sources, slices and files, sent on the side; a failure to send fails no work."""
+"""Events about sources, slices and files, sent in the background; failures are only logged."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _log = Logger()
 
 
 class EventSender:
-    """The events that users see in Keboola.
+    """Sends events that users see in Keboola.
 
-    :param timeout: seconds that sending may take; it doesn't hold up the work.
+    :param timeout: time limit of sending in seconds; the work doesn't wait for it.
     """
 
     def __init__(self, api: StorageApi, timeout: float, reactor: Any) -> None:
@@ -45,8 +45,8 @@ class EventSender:
         """Send an event about work on a sink.
 
         :param operation: e.g. ``sliceUpload``.
-        :param done: what was done, for people, e.g. ``Slice upload``.
-        :param seconds: how long it took.
+        :param done: name of the operation for people, e.g. ``Slice upload``.
+        :param seconds: its duration.
         """
         event = Event(
             component=f"keboola.stream.{operation}",
@@ -59,7 +59,7 @@ class EventSender:
         self._send(token, event)
 
     def send_source_change(self, token: Token, change: SourceChange) -> None:
-        """Send what was done to a source, or why it failed."""
+        """Send the event about a change of a source, or its failure."""
         key = change.key
         event = Event(
             component=f"keboola.stream.source{change.verb.capitalize()}",

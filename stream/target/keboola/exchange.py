@@ -1,8 +1,8 @@
-"""Tokens of programs: exchanged for a Storage API token of the project that the program names.
+"""Programmatic tokens: exchanged for a Storage API token of the project that the program names.
 
-A program proves who it is to the platform, not to a project. The platform gives this service, which
-shows the token of its own service account, a short-lived token of the project. That one is used
-from then on, as if the caller had sent it.
+A program authenticates to the platform, not to a project. This service, authenticated by the token
+of its own service account, gets a short-lived token of the project from the platform. That token is
+then used as if the caller had sent it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ __all__ = ["TokenExchange"]
 _log = Logger()
 
 _MARGIN = timedelta(minutes=6)
-"""A token that expires sooner isn't given to another request: a task may work for five minutes."""
+"""Minimum remaining lifetime of a token for use by another request: a task may take five minutes.
+"""
 _MAX_FILE_BYTES = 64 * 1024
 _PASSED_ON = frozenset({400, 401, 403})
 
 
 class TokenExchange:
-    """Exchanges tokens of programs, see `RememberedAnswers`.
+    """Exchanges programmatic tokens; see `RememberedAnswers`.
 
-    :param reactor: keeps time.
+    :param reactor: source of the time.
     :param api: makes the exchange.
-    :param path: of the file with the token of the service account. It is read for each exchange,
-        since the platform replaces the token.
+    :param path: path of the file with the token of the service account. It is read for each
+        exchange, since the platform replaces the token.
     """
 
     def __init__(
@@ -61,18 +62,18 @@ class TokenExchange:
         )
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
-        """The token of the project that stands for the *token* of a program.
+        """Exchange a program's *token* for a token of the project.
 
         Raises StorageApiError: 400, 401 or 403 as the platform has answered, else 502. Raises
-        UserError: 401, nothing that can be a token; 500, the service account has none; 503, too
-        many unknown tokens are being exchanged.
+        UserError: 401, the text can't be a token; 500, the service account has none; 503, too many
+        unknown tokens are being exchanged.
         """
         subject = ProgramToken(token)
         key = hashlib.sha256(b"%d/%b" % (project_id, subject.fingerprint())).digest()
         return await self._answers.get(key, lambda: self._ask(subject, project_id))
 
     def _life(self, token: ProjectToken) -> float:
-        """Seconds for which a *token* may be given to other requests."""
+        """Return the seconds for which a *token* may be given to other requests."""
         if token.expires_at is None:
             return CACHE_SECONDS
         left = token.expires_at - self._now() - _MARGIN
@@ -116,7 +117,7 @@ class TokenExchange:
         return text
 
     def _read(self) -> str:
-        """Waits for the disk. Raises OSError, or ValueError if there is no token in the file."""
+        """Read the token; blocks. Raises OSError, or ValueError if the file has no token."""
         with self._path.open("rb") as file:
             text = file.read(_MAX_FILE_BYTES).decode("ascii").strip()
         if not text or not text.isprintable():

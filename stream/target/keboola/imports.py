@@ -1,10 +1,10 @@
-"""Files into tables: the import job, started once and joined by every later attempt.
+"""Import of files into tables: the job is started once, and joined by every later attempt.
 
-Note [Once-only import]: the job's id is stored before anybody waits for it, so whoever comes next
-joins the same job; storing is tried for as long as an import may take. The call that starts the job
-is never repeated blindly: that it will be made is stored before it, so whoever finds no id after a
-crash or a lost answer looks for the job of the file among the newest ones first. If the API doesn't
-show them to the sink's token, a second import is the lesser evil: no import would be a loss.
+Note [Once-only import]: the job's id is stored before anything waits for it, so every later attempt
+joins the same job; storing is retried for as long as an import may take. The call that starts the
+job is never retried blindly: the intention is stored before it. An attempt that finds no id after a
+crash or a lost answer first looks for the file's job among the newest ones. If the API doesn't show
+them to the sink's token, a second import is the lesser evil: no import would be a loss.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ __all__ = ["FileImporter"]
 _log = Logger()
 
 _SHARE_OF_SPLIT = 1 / 3
-"""Of the time for an import: after it an attempt at refused rows starts no more jobs."""
+"""Share of an import's time after which an attempt at refused rows starts no more jobs."""
 
 _NOT_SHOWN = (400, 403, 404, 405, 501)
-"""Answers of an API that doesn't list its jobs, or not to the sink's token."""
+"""Statuses of an API that doesn't list its jobs, or not for the sink's token."""
 
 
 class FileImporter:
-    """The import of files into tables of Keboola.
+    """The import of files into Keboola tables.
 
     :param job_timeout: seconds to wait for a job in one attempt.
     """
@@ -89,11 +89,11 @@ class FileImporter:
         self._job_timeout = job_timeout
 
     async def import_file(self, file: File) -> int:
-        """Import the file; safe to be repeated after any failure or crash.
+        """Import the file; idempotent after any failure or crash.
 
-        :returns: how many of its rows are in quarantine instead, because the target refused them.
+        Raises `Requeue` if the work doesn't fit into one attempt.
 
-        Raises `Requeue` if there is more to do than fits into one attempt.
+        :returns: the number of its rows that were refused and are quarantined.
         """
         if file.staging.is_empty:
             token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
@@ -101,7 +101,7 @@ class FileImporter:
             return 0
 
         async def import_(token: Token) -> int:
-            # Read again each time: the attempt before may have started the job.
+            # Read again each time: the previous attempt may have started the job.
             return await self._import_rows(
                 token, file, await load_file_record(self._client, file.key)
             )
@@ -120,7 +120,7 @@ class FileImporter:
         return refused
 
     async def _import_rows(self, token: Token, file: File, record: FileRecord) -> int:
-        """Import the file as a whole; if its rows are refused, what of it is accepted."""
+        """Import the file as a whole; if rows are refused, import the accepted ones."""
         split = await self._quarantine.load(file.key)
         if split is None:
             try:
@@ -169,7 +169,7 @@ class FileImporter:
     async def _import(self, token: Token, record: FileRecord, save: Save) -> None:
         """Import the staging file of *record*; see Note [Once-only import].
 
-        :param save: keeps changes of *record*.
+        :param save: stores changes of *record*.
         """
         job_id = record.storage_job_id
         if job_id is not None:
@@ -197,7 +197,7 @@ class FileImporter:
         await self._forget_job(record.sink_key, job_id)
 
     async def _start_job(self, token: Token, record: FileRecord, save: Save) -> int:
-        """Note [Once-only import]."""
+        """Start the job; see Note [Once-only import]."""
         job = await self._started_before(token, record) if record.import_asked else None
         if job is None:
             await self._asking(record, save)
@@ -220,7 +220,7 @@ class FileImporter:
             await atomic(self._client, store)
 
     async def _started_before(self, token: Token, record: FileRecord) -> Job | None:
-        """The job that an earlier attempt started without learning or storing its id."""
+        """Return the job that an earlier attempt started without storing its id."""
         try:
             job = await self._api.find_import(token, record.file_id)
         except StorageApiError as error:
@@ -254,7 +254,7 @@ class FileImporter:
                 await atomic(self._client, store)
                 return
             except (EtcdUnavailable, AtomicConflict) as error:
-                # Each of these comes only after several seconds of attempts.
+                # Each of these occurs only after several seconds of attempts.
                 if self._reactor.seconds() >= deadline:
                     raise
                 _log.error(
@@ -264,7 +264,7 @@ class FileImporter:
                 )
 
     async def _forget_job(self, sink: SinkKey, job_id: int) -> None:
-        """Free the sink's slot at once; if that fails, the cleanup does it later."""
+        """Release the sink's slot at once; after a failure, the cleanup does it later."""
         try:
             await self._client.delete(job_record_key(JobKey.of(sink, str(job_id))))
         except EtcdError as error:
@@ -275,7 +275,7 @@ class FileImporter:
             )
 
     async def forget_finished(self, record: JobRecord) -> bool:
-        """Delete the record of a job that doesn't run any more; false if it is kept.
+        """Delete the record of a job that isn't running; return False if it is kept.
 
         It is kept while the job runs, and while that is unknown: a disabled sink has no token.
         """

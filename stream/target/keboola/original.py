@@ -1,7 +1,7 @@
-"""Tokens and credentials as the original service has them inside its encrypted values. Pure.
+"""Tokens and credentials in the original service's encrypted values. Pure.
 
-It encrypts Go structs, so the names are those of Go; what is stored in clear, and everything here,
-has the names of the Storage API.
+It encrypts Go structs, so their names are Go's; plain records, and this module, use the names of
+the Storage API.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _API_TIME = "%Y-%m-%dT%H:%M:%S+0000"
 
 @attrs.frozen
 class _Fields:
-    """A Go struct and its object in JSON.
+    """A Go struct and its JSON object.
 
     :ivar fields: name in Go, name in JSON (``None``: the members are those of the parent), type.
     """
@@ -44,7 +44,7 @@ class _Fields:
     fields: tuple[tuple[str, str | None, Any], ...]
 
     def type(self) -> StructType:
-        """The struct as gob describes it."""
+        """Return the struct as gob describes it."""
         return StructType(
             self.name,
             tuple(
@@ -199,22 +199,22 @@ _UPLOAD = _Fields(
 
 
 def token_from_go(value: Struct) -> dict[str, Any]:
-    """A token as the Storage API shows it. Raises GobError."""
+    """Return the token in the Storage API's form. Raises GobError."""
     return _TOKEN.to_json(value)
 
 
 def token_to_go(plain: Mapping[str, Any]) -> bytes:
-    """The gob of a token. Raises GobError if a member can't be what the original has there."""
+    """Return the gob of a token. Raises GobError if a member is invalid in the original."""
     return _encoded(_TOKEN, plain)
 
 
 def upload_from_go(value: Struct) -> dict[str, Any]:
-    """A staging file as the Storage API prepared it. Raises GobError."""
+    """Return the staging file in the Storage API's form. Raises GobError."""
     return _UPLOAD.to_json(value)
 
 
 def upload_to_go(plain: Mapping[str, Any]) -> bytes:
-    """The gob of a staging file. Raises GobError as `token_to_go` does."""
+    """Return the gob of a staging file. Raises GobError as `token_to_go` does."""
     return _encoded(_UPLOAD, plain)
 
 
@@ -240,7 +240,7 @@ def _to_json(found: Any) -> Any:
 def _from_json(item: Any, part: Any) -> Any:
     if part is TIME:
         return parse_iso_time(item)
-    if part is _PERMISSIONS:  # an empty object comes as an empty list
+    if part is _PERMISSIONS:  # An empty object is sent as an empty list.
         pairs = item.items() if isinstance(item, Mapping) else ()
         return [
             (dict(zip(("Stage", "BucketName"), bucket.split(".", 1), strict=False)), permission)

@@ -1,4 +1,4 @@
-"""The token of a program, on its way to be exchanged."""
+"""The token of a program, before its exchange."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def _check(_instance: object, _attribute: object, value: str) -> None:
 
 @attrs.frozen(repr=False)
 class ProgramToken(Token):
-    """The token of a program, which has to be exchanged before it can be used.
+    """The token of a program, which has to be exchanged before use.
 
-    :param service_account: the token of those who may exchange it; no header can hold another.
+    :param service_account: the token that authorizes the exchange; it must fit into a header.
     """
 
     service_account: str = attrs.field(default="", validator=_check)
 
     def on_behalf_of(self, service_account: str) -> ProgramToken:
-        """The same token, to be exchanged by a service account.
+        """Return the same token, to be exchanged by a service account.
 
         :param service_account: its token.
         """
@@ -41,5 +41,5 @@ class ProgramToken(Token):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no text may show."""
+        """The secrets that no text may show."""
         return self.value, self.service_account

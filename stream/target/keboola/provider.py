@@ -1,8 +1,7 @@
 """Staging files, tables and tokens for the files of sinks; see `stream.storage.store.prepared`.
 
-What is undone when a file isn't opened after all: the staging file and the new token. A table or
-bucket that was made on the way stays, since another sink may have found it in the meantime; the
-next attempt finds it, too.
+If a file isn't opened after all, its staging file and the new token are deleted. A new table or
+bucket is kept, since another sink may use it meanwhile; the next attempt finds it, too.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _TOKEN_REFUSED = 401
 
 
 async def load_sink_token(client: EtcdClient, encryptor: Encryptor, sink: SinkKey) -> Token:
-    """The token that the sink works with. Raises UserError 404 if there is none."""
+    """Return the token that the sink uses. Raises UserError 404 if there is none."""
     stored = await client.get(token_record_key(sink))
     if stored is None:
         raise UserError(
@@ -64,7 +63,7 @@ async def load_sink_token(client: EtcdClient, encryptor: Encryptor, sink: SinkKe
 
 
 async def load_file_record(client: EtcdClient, file: FileKey) -> FileRecord:
-    """Raises UserError 404 if the file has no record."""
+    """Return the file's record. Raises UserError 404 if there is none."""
     stored = await client.get(file_record_key(file))
     if stored is None:
         raise UserError(
@@ -78,10 +77,10 @@ async def load_file_record(client: EtcdClient, file: FileKey) -> FileRecord:
 async def with_sink_token(
     client: EtcdClient, encryptor: Encryptor, sink: SinkKey, use: Callable[[Token], Awaitable[T]]
 ) -> T:
-    """What *use* gives with the sink's token.
+    """Call *use* with the sink's token; return its result.
 
-    A user's change of the sink replaces the token, and the one before is deleted at once, however
-    long somebody works with it; so a refused token that was replaced meanwhile is no failure.
+    A user's change of the sink replaces the token, and the previous one is deleted at once, even if
+    it is in use. So a refusal of a token that was replaced meanwhile is retried with the new one.
 
     :param use: may run several times.
     """
@@ -99,10 +98,10 @@ async def with_sink_token(
 
 @attrs.define
 class _Made:
-    """What was made remotely for a file, in order, so that it can be undone.
+    """Remote resources of a file, in the order of their creation, for rollback.
 
-    :ivar user: the token of the user who asked; ``None`` in the background.
-    :ivar sink_token: the token to work with: the new one, or the stored one in the background.
+    :ivar user: the token of the user; ``None`` in the background.
+    :ivar sink_token: the token to use: the new one, or the stored one in the background.
     :ivar new_token_id: id of the token made for the user.
     :ivar replaced: id of the sink's earlier token, obsolete once the new one is stored.
     """
@@ -116,13 +115,13 @@ class _Made:
 
 @attrs.frozen
 class _KeboolaFile(PreparedFile):
-    """A prepared file that remembers how to undo itself."""
+    """A prepared file with its rollback."""
 
     made: _Made = attrs.field(repr=False, eq=False)
 
 
 class KeboolaFileProvider:
-    """A `stream.storage.store.prepared.FileProvider` over the Storage API."""
+    """A `stream.storage.store.prepared.FileProvider` that uses the Storage API."""
 
     def __init__(
         self, client: EtcdClient, api: StorageApi, encryptor: Encryptor, reactor: Any
@@ -160,7 +159,7 @@ class KeboolaFileProvider:
         return _KeboolaFile(file, sink.table, PROVIDER, upload.expiration, tuple(records), made)
 
     async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
-        """With the columns that the rows of *file* have, whatever the sink has now."""
+        """Renew the staging with the columns of *file*, regardless of the sink's current ones."""
 
         def renew(stored: Token) -> Awaitable[PreparedFile]:
             return self._renew(sink, file, _Made(None, stored))
@@ -181,7 +180,10 @@ class KeboolaFileProvider:
         return _KeboolaFile(file, sink.table, PROVIDER, upload.expiration, records, made)
 
     async def _ensure_token(self, sink: Sink, made: _Made) -> list[tuple[str, bytes]]:
-        """The stored token in the background, a new one for a user; the records to be put."""
+        """Return the stored token in the background, or a new one for a user.
+
+        The result includes the records to put.
+        """
         if made.user is None:
             return []
         created = await self._new_token(sink, made.user, made)
@@ -189,7 +191,7 @@ class KeboolaFileProvider:
         return [(token_record_key(sink.key), encode_record(record))]
 
     async def _new_token(self, sink: Sink, user: Token, made: _Made) -> SinkToken:
-        """A token of the sink's own, made again since its bucket may have changed."""
+        """Make a token for the sink, since its bucket may have changed."""
         bucket_id = bucket_of(sink.table.table_id)
         _, before = await together(
             ensure_bucket(self._api, user, sink.key.branch_id, bucket_id),
@@ -204,7 +206,7 @@ class KeboolaFileProvider:
         return created
 
     async def _ensure_file(self, sink: Sink, opened_at: datetime, made: _Made) -> FileUpload:
-        """The table and the staging file, prepared concurrently: neither needs the other."""
+        """Prepare the table and the staging file concurrently: neither needs the other."""
         assert made.sink_token is not None
         _, upload = await together(
             ensure_table(self._api, made.sink_token, sink),
@@ -225,12 +227,12 @@ class KeboolaFileProvider:
         return upload
 
     async def discard(self, prepared: PreparedFile) -> None:
-        """Undo, unless the file is open after all: etcd's answer may have been lost."""
+        """Roll back, unless the file is open: etcd's answer may have been lost."""
         assert isinstance(prepared, _KeboolaFile)
         try:
             stored = await self._client.get(file_record_key(prepared.key))
         except EtcdError as error:
-            # Better a token and a file too many than a sink whose token is gone.
+            # A superfluous token and file are better than a sink whose token is deleted.
             _log.warn(
                 "cannot undo the preparation of the file {file_id}: {error}",
                 file_id=str(prepared.key),
@@ -258,9 +260,9 @@ class KeboolaFileProvider:
             await self._delete_token(made.user, made.replaced)
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
-        """The token record goes with the transaction, the token itself after it.
+        """Delete the sink's token after the transaction has deleted its record.
 
-        Only the user may delete tokens, the sink's own can't.
+        Only the user's token may delete tokens, the sink's own can't.
         """
         stored = await change.txn.get(token_record_key(sink.key))
         if stored is None:

@@ -1,23 +1,22 @@
-"""Rows that the target refuses: found, put into quarantine, and everything else imported.
+"""Quarantine of refused rows: they are found and stored, and all other rows are imported.
 
-Note [Quarantine]. An import job takes a file as a whole or not at all, so one bad row would keep
-all others of its file out of the table. When a job fails because of the rows
-(`stream.target.keboola.errors.is_about_rows`), the rows are read back from staging storage. Rows
-that aren't even CSV as sinks write it are left out at once; the others are imported by halves: a
-half that is accepted is done, one that is refused is halved again, down to the single row. So each
-bad row costs about 2·log2(n) jobs, and all rows that can be imported are, in their order.
+Note [Quarantine]. An import job accepts a file as a whole or not at all, so one bad row would block
+all others of its file. When a job fails because of the rows
+(`stream.target.keboola.errors.is_about_rows`), the rows are read back from staging storage.
+Malformed rows are left out at once. The others are imported by bisection: an accepted half is done,
+a refused one is halved again, down to single rows. So each bad row costs about 2·log2(n) jobs, and
+all acceptable rows are imported in their order.
 
-What is decided is kept in etcd, in one record of the file: ranges of rows that are still to be
-decided (the last is next), ranges that are refused, and the staging file and the job of the
-current range. A range leaves the record in the transaction that records its outcome, and its job
-is started by the rules of an ordinary import (Note [Once-only import] in
-`stream.target.keboola.imports`), each range with a staging file of its own. So a coordinator that
-continues after a crash imports nothing twice and leaves nothing out. Rows have the same numbers
-whenever the staged objects are read, since these never change.
+The progress is stored in etcd, in one record of the file: the undecided ranges of rows (the last
+one is next), the refused ranges, and the staging file and the job of the current range. A range is
+removed in the transaction that records its outcome. Its job is started like an ordinary import
+(Note [Once-only import] in `stream.target.keboola.imports`), each range with a staging file of its
+own. So a coordinator that continues after a crash imports no row twice and skips none. Row numbers
+are stable, since staged objects never change.
 
-In the end the refused rows are stored in a file of their own in the project's file storage, which
-doesn't expire: whoever may use the sink's project can read it, whatever happens to this service's
-disks. Only then the file counts as imported.
+In the end the refused rows are stored in a file in the project's file storage, which doesn't
+expire: all users of the project can read it, independently of this service's disks. Only then does
+the file count as imported.
 """
 
 from __future__ import annotations
@@ -70,15 +69,19 @@ __all__ = [
 _log = Logger()
 
 MAX_JOBS = 300
-"""Import jobs for one file before refused ranges aren't halved any more; those that are left are
-each tried once. Nine bad rows among 50,000 need about that many."""
+"""Maximum number of import jobs for one file before bisection ends.
+
+Each remaining range is then tried once. Nine bad rows among 50,000 need about that many jobs.
+"""
 
 MAX_REFUSED = 100
-"""Refused ranges of one file before others aren't halved any more: so many bad rows have a cause
-that isn't in a single row, such as a column of the table that has become narrower."""
+"""Maximum number of refused ranges of one file before bisection ends.
+
+So many bad rows have a cause beyond single rows, such as a table column that has become narrower.
+"""
 
 OBJECT = "rows.ndjson"
-"""The object with the refused rows."""
+"""Name of the object with the refused rows."""
 
 _PART_OBJECT = "rows.csv.gz"
 _MAX_REASON_CHARS = 500
@@ -91,19 +94,19 @@ _DAMAGED = "the staged object is damaged here, its compressed data can't be read
 
 
 class Save(Protocol):
-    """Keeps changes of a file's record, in a transaction."""
+    """Stores changes of a file's record in a transaction."""
 
     def __call__(self, txn: AtomicTxn, /, **changes: Any) -> Awaitable[None]:
         """:param changes: members of `FileRecord`."""
 
 
 Import = Callable[[Token, FileRecord, Save], Awaitable[None]]
-"""Imports one staging file, once only. Raises `JobFailed`."""
+"""Imports one staging file once. Raises `JobFailed`."""
 
 
 @attrs.frozen
 class RowRange(Record):
-    """Rows of the file from *start* up to, but without, *end*; malformed ones have no number."""
+    """Rows of the file from *start* up to *end* (exclusive); malformed rows have no number."""
 
     start: int
     end: int
@@ -111,7 +114,7 @@ class RowRange(Record):
 
 @attrs.frozen
 class RefusedRange(Record):
-    """Rows that the target has refused, and why."""
+    """A range of refused rows, and the reason."""
 
     start: int
     end: int
@@ -132,17 +135,17 @@ class Part(Record):
 
 @attrs.frozen(kw_only=True)
 class QuarantineRecord(Record):
-    """How far the rows of a refused file are decided; see Note [Quarantine].
+    """The progress of a refused file; see Note [Quarantine].
 
     :ivar reason: why the target refused the file.
-    :ivar ranges: not decided yet; the last is next.
-    :ivar part: of the last range, once its rows are staged.
-    :ivar jobs: parts that were staged.
-    :ivar malformed: rows that are left out of all ranges.
-    :ivar missing: rows in damaged parts of objects, by what was counted before.
-    :ivar is_damaged: there are such parts.
-    :ivar file_id: of the file with the refused rows.
-    :ivar is_done: everything is decided, and the file with the refused rows is stored.
+    :ivar ranges: undecided ranges; the last one is next.
+    :ivar part: part of the last range, once its rows are staged.
+    :ivar jobs: number of staged parts.
+    :ivar malformed: number of rows that are left out of all ranges.
+    :ivar missing: number of rows in damaged parts of objects, from the earlier count.
+    :ivar is_damaged: whether there are such parts.
+    :ivar file_id: id of the file with the refused rows.
+    :ivar is_done: whether all rows are decided and the refused ones are stored.
     """
 
     key: FileKey = field(flatten=True)
@@ -159,17 +162,17 @@ class QuarantineRecord(Record):
 
     @property
     def records_count(self) -> int:
-        """Rows that are in quarantine, or will be."""
+        """The number of rows that are or will be quarantined."""
         return self.malformed + self.missing + sum(r.end - r.start for r in self.refused)
 
     @property
     def is_empty(self) -> bool:
-        """Return whether there is nothing to be put into quarantine."""
+        """Whether no row has to be quarantined."""
         return not (self.refused or self.malformed or self.is_damaged)
 
     @property
     def shown(self) -> Quarantine:
-        """As people see it."""
+        """Return the quarantine as shown to users."""
         return Quarantine(
             records_count=self.records_count,
             reason=self.refused[0].reason if self.refused else self.reason,
@@ -179,22 +182,22 @@ class QuarantineRecord(Record):
 
 
 def quarantine_record_key(file: FileKey) -> str:
-    """The key in etcd of the quarantine of a file."""
+    """Return the etcd key of the quarantine of a file."""
     return f"storage/keboola/quarantine/{file}"
 
 
 async def read_quarantines(
     client: EtcdClient, below: BranchKey | SinkKey
 ) -> dict[FileKey, QuarantineRecord]:
-    """The files of a sink, or of a branch, whose rows the target has refused."""
+    """Return the files of a sink, or of a branch, with refused rows."""
     found = await client.range(f"storage/keboola/quarantine/{below}/")
     return {record.key: record for _, record in readable(QuarantineRecord, found.kvs)}
 
 
 def first_ranges(rows: int, *, others_left_out: bool) -> tuple[RowRange, ...]:
-    """The ranges of rows that are tried first.
+    """Return the ranges of rows that are tried first.
 
-    :param others_left_out: something isn't among the *rows* that was when the file was refused.
+    :param others_left_out: whether some of the refused file's rows are missing in *rows*.
     """
     if not rows:
         return ()
@@ -203,7 +206,7 @@ def first_ranges(rows: int, *, others_left_out: bool) -> tuple[RowRange, ...]:
 
 
 def halves(whole: RowRange) -> tuple[RowRange, ...]:
-    """The two halves, the first at the end; a single row is itself."""
+    """Return the two halves, the first at the end; a single row is returned itself."""
     if whole.end - whole.start == 1:
         return (whole,)
     middle = (whole.start + whole.end) // 2
@@ -211,7 +214,7 @@ def halves(whole: RowRange) -> tuple[RowRange, ...]:
 
 
 def after_refusal(record: QuarantineRecord, reason: str) -> QuarantineRecord:
-    """The record when the target has refused its last range: halved, or in quarantine."""
+    """Return the record after the target has refused its last range: halved, or quarantined."""
     *others, refused = record.ranges
     may_halve = record.jobs < MAX_JOBS and len(record.refused) < MAX_REFUSED
     if refused.end - refused.start > 1 and may_halve:
@@ -221,7 +224,7 @@ def after_refusal(record: QuarantineRecord, reason: str) -> QuarantineRecord:
 
 
 class RowQuarantine:
-    """The quarantine of rows that a table refuses.
+    """Quarantines rows that a table refuses.
 
     :param pool: a started pool; rows are read, and parts stored, in its threads.
     """
@@ -241,14 +244,14 @@ class RowQuarantine:
         self._reactor = reactor
 
     async def load(self, key: FileKey) -> QuarantineRecord | None:
-        """``None`` if no rows of the file were refused."""
+        """Return the record; ``None`` if no rows of the file were refused."""
         stored = await self._client.get(quarantine_record_key(key))
         return decode(QuarantineRecord, stored.value) if stored else None
 
     async def begin(
         self, token: Token, file: File, record: FileRecord, error: JobFailed
     ) -> QuarantineRecord:
-        """Look at the rows of a file that was refused for them."""
+        """Read the rows of a refused file, and create its record."""
         counted = (await one_file_statistics(self._client, file.key)).total.records_count
         async with self._staged(token, file, record) as staged:
             found = await self._in_thread(staged.look)
@@ -279,13 +282,13 @@ class RowQuarantine:
         import_: Import,
         until: float,
     ) -> int:
-        """Decide what is left to be decided; safe to be repeated after any failure or crash.
+        """Decide the remaining ranges; idempotent after any failure or crash.
 
-        :param record: of the file as a whole.
-        :param until: when no further range is begun, in seconds of the reactor's clock.
-        :returns: rows in quarantine.
+        Raises `Requeue`: the time is over, or another node works on the file.
 
-        Raises `Requeue`: the time is over, or somebody else works on the file.
+        :param record: record of the file as a whole.
+        :param until: no further range is begun after this time of the reactor's clock.
+        :returns: number of quarantined rows.
         """
         if split.is_done:
             return split.records_count
@@ -313,7 +316,7 @@ class RowQuarantine:
         split: QuarantineRecord,
         import_: Import,
     ) -> QuarantineRecord:
-        """Import the rows of the last range, or learn that they are refused."""
+        """Import the rows of the last range, or record their refusal."""
         if split.part is None:
             split = await self._stage(token, record, staged, split)
         part = split.part
@@ -360,9 +363,9 @@ class RowQuarantine:
     async def _keep(
         self, token: Token, record: FileRecord, staged: _StagedRows, split: QuarantineRecord
     ) -> QuarantineRecord:
-        """Store the refused rows, if there are any, in a file that doesn't expire."""
+        """Store the refused rows, if any, in a file that doesn't expire."""
         if not split.is_empty:
-            if split.file_id is not None:  # of an attempt that didn't come to its end
+            if split.file_id is not None:  # of an incomplete attempt
                 await self._delete(token, record, split.file_id)
             upload = await self._api.prepare_quarantine_file(token, **_prepared_for(split.key))
             split = await self._change(split, attrs.evolve(split, file_id=upload.id))
@@ -372,7 +375,7 @@ class RowQuarantine:
         return await self._change(split, attrs.evolve(split, is_done=True))
 
     async def _change(self, old: QuarantineRecord, new: QuarantineRecord) -> QuarantineRecord:
-        """Replace *old* by *new*. Raises `Requeue` if somebody else has changed it."""
+        """Replace *old* by *new*. Raises `Requeue` if another node has changed it."""
 
         async def body(txn: AtomicTxn) -> None:
             stored = await txn.get(quarantine_record_key(old.key))
@@ -387,7 +390,7 @@ class RowQuarantine:
         return new
 
     async def _delete(self, token: Token, record: FileRecord, file_id: int) -> None:
-        """Delete a staging file that is of no use any more; else it expires."""
+        """Delete a staging file that is no longer needed; after a failure it expires."""
         try:
             await self._api.delete_file(token, record.file_key.branch_id, file_id)
         except UserError as error:
@@ -403,7 +406,7 @@ class RowQuarantine:
     async def _staged(
         self, token: Token, file: File, record: FileRecord
     ) -> AsyncIterator[_StagedRows]:
-        """The rows of the file, copied from staging storage to temporary files."""
+        """Return the rows of the file, copied from staging storage to temporary files."""
         slices = await read_slices(self._client, file.key)
         names = sorted(
             slice_.staging.path
@@ -420,7 +423,7 @@ class RowQuarantine:
             yield _StagedRows(objects, file.staging.compression.type, len(record.columns))
 
     async def _to_read(self, token: Token, record: FileRecord) -> FileUpload:
-        """Credentials to read, or those to write if the API gives no others."""
+        """Return read credentials, or the upload credentials if the API returns no others."""
         found = None
         with suppress(StorageApiError):
             found = await self._api.file_to_read(token, record.file_key.branch_id, record.file_id)
@@ -428,7 +431,7 @@ class RowQuarantine:
 
 
 async def _save_part(txn: AtomicTxn, record: QuarantineRecord, **changes: Any) -> None:
-    """A `Save` for the current part."""
+    """Return a `Save` for the current part."""
     stored = await txn.get(quarantine_record_key(record.key))
     current = decode(QuarantineRecord, stored.value) if stored else None
     if current is None or current.part is None or not _is_same_work(current, record):
@@ -438,7 +441,7 @@ async def _save_part(txn: AtomicTxn, record: QuarantineRecord, **changes: Any) -
 
 
 def _is_same_work(one: QuarantineRecord, other: QuarantineRecord) -> bool:
-    """Return whether both are about the same part of the same range."""
+    """Return whether both describe the same part of the same range."""
     if one.part is None or other.part is None:
         return False
     return one.part.file_id == other.part.file_id and one.ranges == other.ranges
@@ -455,7 +458,7 @@ def _prepared_for(key: FileKey) -> dict[str, Any]:
 
 @attrs.frozen
 class _Found:
-    """What a look at all rows has found."""
+    """The result of reading all rows."""
 
     rows: int
     malformed: int
@@ -467,7 +470,7 @@ class _Found:
 
 
 class _StagedRows:
-    """The rows of a file's objects, read again each time. Blocks."""
+    """The rows of a file's objects, read again for each use. Blocks."""
 
     def __init__(self, objects: Mapping[str, BinaryIO], compression: str, columns: int) -> None:
         self._objects = objects
@@ -487,7 +490,7 @@ class _StagedRows:
         return _Found(rows, malformed, damaged > 0)
 
     def _all(self) -> Iterator[tuple[str, int, Row | Damage]]:
-        """Everything, with the name of its object and the number of the next good row."""
+        """Iterate over all rows, with their object's name and the number of the next good row."""
         number = 0
         for name, file in self._objects.items():
             splitter = RowSplitter(self._columns)
@@ -497,7 +500,7 @@ class _StagedRows:
                     number += 1
 
     def part(self, range_: RowRange) -> Iterator[bytes]:
-        """The rows of *range_* as a gzip file."""
+        """Return the rows of *range_* as a gzip file."""
         packer = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_CONTAINER)
         for _, number, found in self._all():
             if number >= range_.end:
@@ -509,7 +512,7 @@ class _StagedRows:
         yield packer.flush()
 
     def refused(self, split: QuarantineRecord, record: FileRecord) -> Iterator[bytes]:
-        """A JSON document in a line for each row in quarantine, and for damaged bytes."""
+        """Return a JSON document per line for each quarantined row, and for damaged bytes."""
         ranges = sorted(split.refused, key=lambda each: each.start)
         shared = {"file": str(record.file_key), "table": record.table_id}
         for name, number, found in self._all():
@@ -546,7 +549,7 @@ def _reason(refused: RefusedRange) -> str:
 
 
 def _line(members: Mapping[str, Any], text: bytes) -> bytes:
-    """One row in quarantine, as text if it is any."""
+    """Return the line of a quarantined row, as text if it is valid."""
     try:
         content: dict[str, Any] = {"row": text.decode()}
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""What the bridge to the Storage API stores in etcd: sink tokens, upload credentials, running jobs.
+"""Etcd records of the target Keboola: sink tokens, upload credentials, running jobs.
 
-Tokens and credentials are sealed by the configured encryption; each is bound to its record.
+Tokens and credentials are encrypted as configured; each is bound to its record.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ JOBS = "storage/keboola/job/"
 
 
 def token_record_key(sink: SinkKey) -> str:
-    """The key in etcd of the token of a sink."""
+    """Return the etcd key of the token of a sink."""
     return f"storage/keboola/secret/token/{sink}"
 
 
 def file_record_key(file: FileKey) -> str:
-    """The key in etcd of the record of a file."""
+    """Return the etcd key of the record of a file."""
     return f"storage/keboola/file/{file}"
 
 
 def job_record_key(job: JobKey) -> str:
-    """The key in etcd of the record of a job."""
+    """Return the etcd key of the record of a job."""
     return f"{JOBS}{job}"
 
 
 def job_records_of(sink: SinkKey) -> str:
-    """The prefix of the records of a sink's running jobs."""
+    """Return the prefix of the records of a sink's running jobs."""
     return f"{JOBS}{sink}/"
 
 
 @attrs.frozen
 class TokenRecord(Record):
-    """The token that a sink works with in the background."""
+    """The token that the service uses for a sink in the background."""
 
     key: SinkKey = field(flatten=True)
     token: SinkToken | None = field(default=None, keep_none=True, repr=False)
@@ -67,12 +67,12 @@ class TokenRecord(Record):
 
     @classmethod
     async def seal(cls, sink: SinkKey, token: SinkToken, encryptor: Encryptor) -> TokenRecord:
-        """The record of a token, encrypted if encryption is configured."""
+        """Return the record of a token, encrypted if encryption is configured."""
         encrypted = await encryptor.encrypt(to_plain(token), {"sink": str(sink)})
         return cls(sink, None if encrypted else token, token.id, encrypted)
 
     async def unseal(self, encryptor: Encryptor) -> SinkToken:
-        """Raises UserError if it can't be opened and isn't there in clear."""
+        """Return the token. Raises UserError if it can't be decrypted and there is no plain one."""
         if not self.encrypted_token and self.token is not None:
             return self.token
         try:
@@ -90,14 +90,14 @@ class TokenRecord(Record):
 
 @attrs.frozen
 class KeyOfFile(Record):
-    """The key of a file as an object of its own, in another record."""
+    """The key of a file as a separate object in another record."""
 
     key: FileKey = field(flatten=True)
 
 
 @attrs.frozen
 class KeyOfSink(Record):
-    """The key of a sink as an object of its own, in another record."""
+    """The key of a sink as a separate object in another record."""
 
     key: SinkKey = field(flatten=True)
 
@@ -113,10 +113,10 @@ def _known_file_id(file_id: int, record: Any) -> int:
 
 @attrs.frozen(kw_only=True)
 class FileRecord(Record):
-    """The staging file of a file: where and how to upload, which import job runs.
+    """The staging file of a file: its upload parameters and its import job.
 
-    :ivar storage_job_id: the import job, once started.
-    :ivar import_asked: whether an import job may have been started, though its id isn't known.
+    :ivar storage_job_id: id of the import job, once started.
+    :ivar import_asked: whether an import job may have been started although its id is unknown.
     """
 
     file: KeyOfFile = field(name="FileKey")
@@ -154,7 +154,7 @@ class FileRecord(Record):
         upload: FileUpload,
         encryptor: Encryptor,
     ) -> FileRecord:
-        """The record of a file, its upload credentials encrypted if encryption is configured."""
+        """Return the record of a file, with encrypted credentials if encryption is configured."""
         encrypted = await encryptor.encrypt(to_plain(upload), {"file": str(file)})
         return cls(
             file=KeyOfFile(file),
@@ -170,7 +170,7 @@ class FileRecord(Record):
         )
 
     async def unseal(self, encryptor: Encryptor) -> FileUpload:
-        """Raises UserError if the credentials can't be opened."""
+        """Return the upload credentials. Raises UserError if they can't be decrypted."""
         if not self.encrypted_upload and self.upload is not None:
             return self.upload
         try:
@@ -185,15 +185,15 @@ class FileRecord(Record):
 
 
 def decode_token(data: bytes) -> TokenRecord:
-    """The record of a token, decoded."""
+    """Decode the record of a token."""
     return decode(TokenRecord, data)
 
 
 def decode_file(data: bytes) -> FileRecord:
-    """The record of a file, decoded."""
+    """Decode the record of a file."""
     return decode(FileRecord, data)
 
 
 def encode_record(record: TokenRecord | FileRecord | JobRecord) -> bytes:
-    """A record, encoded for etcd."""
+    """Encode a record for etcd."""
     return encode(record)

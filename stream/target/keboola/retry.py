@@ -1,4 +1,4 @@
-"""When a Storage API call is worth repeating, and how long to wait first. Pure decisions."""
+"""The retry policy of Storage API calls: whether and when. Pure decisions."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ _MAX_POLL_DELAY = 3.0
 
 
 class Outcome(enum.Enum):
-    """What is known after a failed attempt that got no answer."""
+    """The outcome of a failed attempt without an answer."""
 
-    NOT_SENT = "not sent"  # nothing left this machine: a repetition is always safe
-    UNKNOWN_HOST = "unknown host"  # nothing left either, but trying again soon won't help
-    LOST = "lost"  # the request, or a part of it, was sent and no answer came
-    UNUSABLE = "unusable"  # an answer came that can't be read
+    NOT_SENT = "not sent"  # nothing was sent: a retry is always safe
+    UNKNOWN_HOST = "unknown host"  # nothing was sent either, but an early retry won't help
+    LOST = "lost"  # the request, or a part of it, was sent and not answered
+    UNUSABLE = "unusable"  # the answer is unreadable
 
 
 def call_backoff() -> Backoff:
-    """The waits before the repetitions of one call."""
+    """Return the delays before the retries of one call."""
     return Backoff(_FIRST_DELAY, _MAX_DELAY)
 
 
 def may_retry(outcome: Outcome | int, *, idempotent: bool) -> bool:
-    """Whether a call that ended with *outcome* (an `Outcome`, or a status) may be made again.
+    """Return whether a call that ended with *outcome* may be retried.
 
-    A call that is not *idempotent* is repeated only when it certainly had no effect: nothing was
-    sent, or the API refused it for its rate (429). Any 5xx may come after the work was done.
+    *outcome* is an `Outcome`, or a status. A call that is not *idempotent* is retried only when it
+    certainly had no effect: nothing was sent, or the API refused it for its rate (429). Any 5xx may
+    follow the completed work.
     """
     if isinstance(outcome, Outcome):
         return outcome is Outcome.NOT_SENT or (idempotent and outcome is Outcome.LOST)
@@ -56,7 +57,7 @@ def may_retry(outcome: Outcome | int, *, idempotent: bool) -> bool:
 
 
 def job_poll_delays() -> Iterator[float]:
-    """Seconds to wait between two looks at a running job, doubling up to 3 s, without end."""
+    """Return the seconds between two checks of a running job, doubling up to 3 s, without end."""
     backoff = Backoff(_FIRST_POLL_DELAY, _MAX_POLL_DELAY)
     while True:
         yield backoff.next()

@@ -17,11 +17,11 @@ _log = Logger()
 class StorageApiService(Service):
     """The connections to the Storage API.
 
-    It asks the Storage API what it offers at the start, so that the first change needn't, and
+    The service loads the API's index at the start, so that the first change doesn't have to, and
     closes the connections at the end.
 
-    The start doesn't wait for the answer: an API that is unavailable keeps no component from its
-    other work, and what needs the index asks again.
+    The start doesn't wait for the answer: an unavailable API blocks no component, and later calls
+    load the index again.
     """
 
     def __init__(self, api: StorageApi) -> None:

@@ -1,4 +1,4 @@
-"""Keboola's tables as a target: files of the Storage API, imported by its jobs."""
+"""Keboola's tables as a target: Storage API files, imported by its jobs."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ __all__ = ["KeboolaTarget"]
 
 
 class KeboolaTarget:
-    """A `stream.target.protocol.Target` over the Storage API.
+    """A `stream.target.protocol.Target` that uses the Storage API.
 
-    :param api: of all projects.
+    :param api: the Storage API of all projects.
     :param events: notify projects of the outcomes of their slices and files.
     :ivar provider: makes tokens, tables and staging files.
     :ivar uploader: stores slices in staging files.
@@ -110,34 +110,34 @@ class KeboolaTarget:
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """Send the event about an upload, if users are to see it."""
+        """Send the event about an upload, if users see such events."""
         await self.uploader.report(slice_, seconds, error, statistics)
 
     def may_import(self, file: FileKey) -> bool:
-        """Return whether the sink has fewer running jobs than it may have."""
+        """Return whether the sink has a free slot for a job."""
         return self._jobs.allow(file)
 
     async def import_file(self, file: File) -> int:
-        """Import a file; return how many of its rows are in quarantine."""
+        """Import a file; return the number of its quarantined rows."""
         return await self.importer.import_file(file)
 
     def running_jobs(self) -> Sequence[JobKey]:
-        """The keys of the jobs that run."""
+        """Return the keys of the running jobs."""
         return [record.key for record in self._jobs.records]
 
     async def forget_finished(self, job: JobKey) -> bool:
-        """Delete the record of a job that has finished; false if it runs still."""
+        """Delete the record of a finished job; return False if it is running."""
         return await self.importer.forget_finished(JobRecord(job))
 
     def file_records(self, file: FileKey) -> Sequence[str]:
-        """The keys in etcd of what the target keeps of a file."""
+        """Return the etcd keys of the target's records of a file."""
         return (file_record_key(file), quarantine_record_key(file))
 
     async def delete_staged(self, file: FileKey) -> None:
-        """Staging files expire in the project's file storage."""
+        """Do nothing: staging files expire in the project's file storage."""
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """The quarantines below a branch or sink that hold rows or aren't finished."""
+        """Return the quarantines below a branch or sink that hold rows or aren't finished."""
         return {
             key: record.shown
             for key, record in (await read_quarantines(self._client, below)).items()
@@ -145,7 +145,7 @@ class KeboolaTarget:
         }
 
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
-        """The columns are those of the table, which may have more than the mapping."""
+        """Return the first rows with all columns of the table, which may exceed the mapping's."""
         table = sink.table.table_id
         try:
             columns, rows = await self._api.preview_table(token, sink.key.branch_id, table, limit)

@@ -1,4 +1,4 @@
-"""One HTTP exchange with the Storage API: request out, whole bounded reply back, or why not."""
+"""One HTTP exchange with the Storage API: a request, and its whole bounded answer or error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
-# The one private name: the agent raises it and exports no public alias.
+# The only private name: the agent raises it and exports no public alias.
 from twisted.web._newclient import RequestNotSent  # isort: skip
 
 from stream.target.keboola.retry import Outcome
@@ -40,7 +40,7 @@ _JSON_MEDIA_TYPE = re.compile(r"application/([a-zA-Z0-9.\-]+\+)?json")
 _TOLD_HEADERS = ("content-type", "date", "retry-after", "x-request-id")
 _MAX_TOLD_CHARS = 200
 _IDLE_CONNECTIONS_PER_HOST = 8
-# Shorter than the idle limit of any usual load balancer, so that we close first.
+# Shorter than the idle timeout of usual load balancers, so that this side closes first.
 _IDLE_SECONDS = 30.0
 
 
@@ -52,9 +52,9 @@ class Reply:
     :param phrase: its reason phrase.
     :param json: the decoded body, ``None`` if there was none or it was not JSON.
     :param sent: bytes of the request's body.
-    :param received: bytes of the answer's body, as it is without its compression.
-    :param parse_seconds: how long reading the JSON took.
-    :param headers: those of the answer that help to find out what happened, by lowercase name.
+    :param received: bytes of the answer's body after decompression.
+    :param parse_seconds: duration of parsing the JSON.
+    :param headers: headers of the answer for diagnosis, by lower-case name.
     """
 
     status: int
@@ -67,14 +67,14 @@ class Reply:
 
     @property
     def request_id(self) -> str:
-        """Under which the server, or what stands before it, knows the request; ``""`` if untold."""
+        """The id of the request at the server or its proxy; ``""`` if it is missing."""
         return self.headers.get("x-request-id", "")
 
 
 class ExchangeFailed(Exception):
-    """No usable answer.
+    """There was no usable answer.
 
-    :param outcome: what is known about the request's fate.
+    :param outcome: the outcome of the request.
     """
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
@@ -84,7 +84,7 @@ class ExchangeFailed(Exception):
 
 
 def persistent_pool(reactor: Any) -> HTTPConnectionPool:
-    """A pool of kept connections with limits that fit one Storage API host."""
+    """Return a pool of kept connections with limits for one Storage API host."""
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = _IDLE_CONNECTIONS_PER_HOST
     pool.cachedConnectionTimeout = _IDLE_SECONDS  # type: ignore[assignment]
@@ -93,12 +93,12 @@ def persistent_pool(reactor: Any) -> HTTPConnectionPool:
 
 
 class Transport:
-    """Two agents over one reactor: with kept connections, and with a new one for each request.
+    """Two agents: one with kept connections, and one with a new connection for each request.
 
-    A kept connection may turn out closed just when a request is written to it, and then nobody
-    knows whether the request arrived. Calls that must not be made twice get a new connection.
+    A kept connection may turn out to be closed just when a request is written to it; then it is
+    unknown whether the request arrived. Calls that must not be made twice get a new connection.
 
-    :param reactor: connects and keeps time.
+    :param reactor: used for connections and time.
     :param pool: kept connections.
     :param connect_timeout: seconds.
     """
@@ -126,7 +126,7 @@ class Transport:
     ) -> Reply:
         """Send one request and read the answer.
 
-        Raises ExchangeFailed: no usable answer came in time.
+        Raises ExchangeFailed: there was no usable answer in time.
 
         :param body: sent as JSON; ``None`` for no body.
         :param timeout: seconds for the whole exchange.
@@ -180,9 +180,9 @@ class Transport:
 
 
 class _JsonBody(FileBodyProducer):
-    """A request's body that knows whether a connection has asked for it.
+    """A request body that records whether it was requested by a connection.
 
-    :ivar started: whether the request, or a part of it, may have left.
+    :ivar started: whether the request, or a part of it, may have been sent.
     """
 
     def __init__(self, body: Any) -> None:
@@ -209,12 +209,12 @@ def _decoded(response: IResponse, data: bytes) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError as problem:
         if response.code >= 400:
-            return None  # the status says enough
+            return None  # the status is enough
         raise ExchangeFailed(Outcome.UNUSABLE, f"the reply is not JSON: {problem}") from None
 
 
 def _explained(problem: Exception) -> Exception:
-    """The `ExchangeFailed` that stands for a failure of the agent, or the cancellation itself."""
+    """Return the `ExchangeFailed` for a failure of the agent, or the cancellation itself."""
     causes = _causes(problem)
     for cause in causes:
         if isinstance(cause, CancelledError):
@@ -259,7 +259,7 @@ class _BoundedBody(Protocol):
         if self._finished:
             return
         self._finished = True
-        # Without a length the end of the connection is the end of the body; JSON shows the rest.
+        # Without a length, the end of the connection is the end of the body; JSON shows the rest.
         if reason.check(ResponseDone, PotentialDataLoss):
             self.done.callback(b"".join(self._parts))
         else:

@@ -1,4 +1,4 @@
-"""Slices into staging storage: the object, then the manifest that lists it."""
+"""Upload of slices to staging storage: the object, then the manifest that lists it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UPLOADED = {SliceState.UPLOADED, SliceState.IMPORTED}
 class SliceUploader:
     """The upload of slices to the staging storage of Keboola.
 
-    :param pool: a started pool; its size bounds the uploads that run at once.
+    :param pool: a started pool; its size limits concurrent uploads.
     :param lock_timeout: seconds to wait for another upload of the same file to list its slice.
     """
 
@@ -56,9 +56,9 @@ class SliceUploader:
         self._lock_timeout = lock_timeout
 
     async def upload(self, slice_: Slice, chunks: Chunks) -> StagingStore:
-        """Store the slice's object; the same object again if it is repeated.
+        """Store the slice's object; a repeated call stores the same object.
 
-        Raises `StagingError`, which says whether a repetition can help.
+        Raises StagingError: says whether a retry can help.
         """
         record = await load_file_record(self._client, slice_.key.file_key)
         upload = await record.unseal(self._encryptor)
@@ -70,10 +70,12 @@ class SliceUploader:
 
     @asynccontextmanager
     async def listed(self, store: StagingStore, slice_: Slice) -> AsyncIterator[Lock]:
-        """Write the manifest with this slice in it; the caller marks the slice as uploaded inside.
+        """Write the manifest with this slice.
 
-        The lock lasts until then, or two uploads of a file would leave each other out. So the
-        transaction that marks the slice should require the lock that this yields.
+        The caller marks the slice as uploaded in the context.
+
+        The lock is held until then; otherwise two uploads of a file would omit each other. So the
+        transaction that marks the slice should require the yielded lock.
         """
         name = f"upload.bridge.keboola.manifest.{slice_.key.file_key}"
         lock = await self._session.lock(name, timeout=self._lock_timeout)
@@ -88,10 +90,10 @@ class SliceUploader:
             yield lock
 
     async def check_current(self, txn: AtomicTxn, store: StagingStore, slice_: Slice) -> None:
-        """Raises `StagingReplaced` unless *store* is where the file of the slice is imported from.
+        """Check that the file of the slice is imported from *store*. Raises `StagingReplaced`.
 
-        In the transaction that marks the slice as uploaded, so that it isn't marked for what lies
-        where nobody looks any more.
+        Runs in the transaction that marks the slice as uploaded, so that a slice in replaced
+        storage isn't marked.
         """
         stored = await txn.get(file_record_key(slice_.key.file_key))
         if stored is None or decode_file(stored.value).file_id != store.upload.id:
@@ -100,7 +102,7 @@ class SliceUploader:
     async def report(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """Send the event about an upload that was tried; problems are only logged."""
+        """Send the event about an attempted upload; problems are only logged."""
         try:
             token = await load_sink_token(self._client, self._encryptor, slice_.key.sink_key)
         except (UserError, EtcdError) as problem:

@@ -1,8 +1,8 @@
-"""What the Storage API answers, as values.
+"""The Storage API's answers as values.
 
-Each ``from_reply``, and the functions for values of `stream.authority`, takes decoded JSON and
-raises ValueError, KeyError or TypeError (or AttributeError) for something else; the client turns
-that into one error.
+Each ``from_reply``, and the functions for values of `stream.authority`, converts decoded JSON and
+raises ValueError, KeyError or TypeError (or AttributeError) if it is invalid; the client converts
+these into one error.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ __all__ = [
 
 @attrs.frozen
 class Index:
-    """What the API offers."""
+    """The index of the API."""
 
     features: frozenset[str]
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Index:
-        """The index of the Storage API from its reply."""
+        """Return the index of the Storage API from its reply."""
         return cls(features=frozenset(map(str, reply.get("features") or ())))
 
 
 def token_info(reply: Mapping[str, Any]) -> TokenInfo:
-    """Whose a token is and what it may do."""
+    """Return the owner and rights of a token."""
     admin, owner = reply.get("admin"), reply["owner"]
     return TokenInfo(
         id=str(reply["id"]),
@@ -65,7 +65,7 @@ def token_info(reply: Mapping[str, Any]) -> TokenInfo:
 
 
 def project_token(reply: Mapping[str, Any]) -> ProjectToken:
-    """A token of a project that was given to a program."""
+    """Return a token of a project that was issued for a program."""
     expires_at = reply.get("expiresAt")
     try:
         token = Token(str(reply["storageToken"]))
@@ -79,7 +79,7 @@ def project_token(reply: Mapping[str, Any]) -> ProjectToken:
 
 
 def branch(reply: Mapping[str, Any]) -> Branch:
-    """A development branch of a project."""
+    """Return a development branch of a project."""
     return Branch(
         id=int(reply["id"]),
         name=str(reply.get("name") or ""),
@@ -95,13 +95,13 @@ class Bucket:
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Bucket:
-        """A bucket from its reply."""
+        """Return a bucket from its reply."""
         return cls(id=str(reply["id"]))
 
 
 @attrs.frozen
 class SinkToken(Record):
-    """A token made for one sink; it can be stored as it is, with all that the reply says of it.
+    """A token made for one sink; it is stored with all members of the reply.
 
     :param token: the secret.
     """
@@ -112,7 +112,7 @@ class SinkToken(Record):
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> SinkToken:
-        """A sink's token from its reply."""
+        """Return a sink's token from its reply."""
         return cls(
             id=str(reply["id"]),
             description=str(reply.get("description") or ""),
@@ -149,7 +149,7 @@ class Table:
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Table:
-        """A table from its reply."""
+        """Return a table from its reply."""
         return cls(
             id=str(reply["id"]),
             columns=tuple(map(str, reply["columns"])),
@@ -165,7 +165,7 @@ class Table:
         )
 
     def metadata_value(self, key: str) -> str | None:
-        """The value stored under *key*, or ``None``."""
+        """Return the value stored under *key*, or ``None``."""
         return next((entry.value for entry in self.metadata if entry.key == key), None)
 
 
@@ -196,13 +196,13 @@ class Job:
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Job:
-        """A job from its reply."""
+        """Return a job from its reply."""
         status, results = str(reply["status"]), reply.get("results")
         problem = reply.get("error") or {}
         return cls(
             id=int(reply["id"]),
             status=status,
-            # An empty object comes as an empty list.
+            # An empty object is sent as an empty list.
             results=dict(results) if isinstance(results, Mapping) else {},
             error=JobError(
                 message=str(problem.get("message") or "no reason given"),
@@ -221,7 +221,7 @@ class Job:
 
 
 def _imported_file(parameters: object) -> int | None:
-    """The file is named as in the request, or as the source of the import."""
+    """Return the imported file, named in the request or as the source of the import."""
     if not isinstance(parameters, Mapping):
         return None
     source = parameters.get("source")

@@ -15,12 +15,12 @@ CACHE_SECONDS = 30.0
 
 
 class TokenVerifier:
-    """Verifies tokens through the Storage API, see `RememberedAnswers`.
+    """Verifies tokens through the Storage API; see `RememberedAnswers`.
 
-    :param reactor: keeps time.
-    :param api: asked for tokens that aren't remembered.
-    :param seconds: how long an answer is good.
-    :param entries: how many answers of each kind are kept; the oldest go first.
+    :param reactor: source of the time.
+    :param api: asked for tokens that aren't cached.
+    :param seconds: how long an answer is valid.
+    :param entries: maximum number of answers of each kind; the oldest are removed first.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class TokenVerifier:
         )
 
     async def verify(self, token: Token | str) -> TokenInfo:
-        """Whose *token* is.
+        """Return the owner and rights of *token*.
 
-        Raises StorageApiError: it was refused, or the API can't be asked. Raises UserError: 503,
+        Raises StorageApiError: it was refused, or the API is unavailable. Raises UserError: 503,
         too many unknown tokens are being verified.
         """
         token = Token.of(token)

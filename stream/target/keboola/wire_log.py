@@ -1,4 +1,4 @@
-"""Requests and answers of the Storage API in the log, whole but for their secrets."""
+"""The log of Storage API requests and answers, complete except for secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_CHARS = 10_000
 
 
 class WireLog:
-    """Called with each exchange of a call.
+    """Logs each exchange of a call.
 
     :param enabled: whether anything is logged.
     """
@@ -30,7 +30,7 @@ class WireLog:
     def request(
         self, method: str, url: str, headers: Mapping[str, str], body: Any, token: Token | None
     ) -> None:
-        """A request is about to be sent."""
+        """Log a request that is about to be sent."""
         if self._enabled:
             _log.info(
                 "request {method} {url} {headers} {body}",
@@ -41,7 +41,7 @@ class WireLog:
             )
 
     def reply(self, method: str, url: str, reply: Reply, token: Token | None) -> None:
-        """It was answered."""
+        """Log an answer."""
         if self._enabled:
             _log.info(
                 "answer {status} to {method} {url} {headers} {body}",
@@ -54,7 +54,7 @@ class WireLog:
             )
 
     def failure(self, method: str, url: str, failed: ExchangeFailed, token: Token | None) -> None:
-        """It was not."""
+        """Log a failure."""
         if self._enabled:
             _log.info(
                 "no answer to {method} {url}: {reason}",

@@ -1,1 +1,1 @@
-"""What targets of data lakes share: partitions, and processes that turn rows into Parquet."""
+"""Shared parts of data lake targets: partitions, and processes that convert rows to Parquet."""

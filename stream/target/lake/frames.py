@@ -1,7 +1,8 @@
-"""What goes over the pipes between a node and a process that writes to a lake. Pure.
+"""The protocol between a node and its lake worker processes. Pure.
 
 A job is a line of JSON on the process's input, its answer a line on its output. The rows of a job's
-slices come over a pipe of their own: blocks behind their length, an empty one behind each slice.
+slices are sent over a separate pipe: blocks, each after its length, and an empty one after each
+slice.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from stream.errors import UserError
 __all__ = ["INPUT", "MAX_LINE", "OUTPUT", "ROWS", "answer_of", "failure", "framed", "slices_of"]
 
 INPUT, OUTPUT, ROWS = 0, 1, 3
-"""Descriptors of the process."""
+"""File descriptors of the process."""
 
 MAX_LINE = 4 * 1024 * 1024
-"""Bytes of a job or of its answer."""
+"""Maximum length of a job or of its answer in bytes."""
 
 _LENGTH = struct.Struct("<I")
 _END = _LENGTH.pack(0)
@@ -27,10 +28,10 @@ _BLOCK_BYTES = 256 * 1024
 
 
 def framed(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks of one slice as they go over the pipe.
+    """Return the blocks of one slice as sent over the pipe.
 
-    They don't depend on how the slice is cut into *chunks*, which the network decides: where
-    blocks end decides which rows come into one row group, and so about the bytes of objects.
+    They don't depend on the *chunks* of the slice, which the network determines: the ends of blocks
+    determine the rows of each row group, and so the bytes of objects.
     """
     kept = bytearray()
     for chunk in chunks:
@@ -44,11 +45,11 @@ def framed(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def slices_of(read: Callable[[int], bytes], count: int) -> Iterator[Iterator[bytes]]:
-    """The blocks of each of *count* slices; each is to be read to its end before the next.
+    """Iterate over the blocks of each of *count* slices; read each to its end before the next.
 
-    :param read: from the pipe, so many bytes; fewer only at its end.
+    Raises EOFError: the pipe ends before the slices do.
 
-    Raises EOFError if the pipe ends before the slices do.
+    :param read: reads the given number of bytes from the pipe; fewer only at its end.
     """
 
     def exactly(size: int) -> bytes:
@@ -66,7 +67,7 @@ def slices_of(read: Callable[[int], bytes], count: int) -> Iterator[Iterator[byt
 
 
 def failure(error: UserError | str) -> bytes:
-    """The answer of a job that failed: what a user may see, or what only the log says."""
+    """Return the answer of a failed job: a message for the user, or only for the log."""
     if isinstance(error, UserError):
         shown: dict[str, Any] = {
             "message": error.message,
@@ -80,7 +81,7 @@ def failure(error: UserError | str) -> bytes:
 
 
 def answer_of(line: bytes) -> dict[str, Any]:
-    """What a job gave. Raises UserError, or RuntimeError for a fault of ours."""
+    """Return the result of a job. Raises UserError, or RuntimeError for a defect."""
     plain: dict[str, Any] = json.loads(line)
     if "error" in plain:
         shown = plain["error"]

@@ -1,4 +1,4 @@
-"""Options that connections of several targets have."""
+"""Connection options of several targets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from stream.settings.connections import Connection
 __all__ = ["MAX_WORKERS", "whole_number"]
 
 MAX_WORKERS = 16
-"""Processes of one node that import at the same time."""
+"""Maximum number of concurrent import processes on one node."""
 
 
 def whole_number(connection: Connection, option: str, default: int, most: int) -> int:
-    """The option of *connection*, a number from 1 to *most*. Raises UserError."""
+    """Return an option of *connection*, a number from 1 to *most*. Raises UserError."""
     value = connection.options.get(option, default)
     if not str(value).isdecimal() or not 1 <= int(value) <= most:
         raise UserError(

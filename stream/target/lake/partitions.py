@@ -1,4 +1,4 @@
-"""What ``partitionBy`` of a table says: transforms of columns. Pure."""
+"""The option ``partitionBy`` of a table: transforms of columns. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream.target.columns import ColumnRecord
 __all__ = ["TIME_TRANSFORMS", "Partition", "read_partitions"]
 
 TIME_TRANSFORMS = ("year", "month", "day", "hour")
-"""From a time or a date to its period, in UTC."""
+"""Transforms from a time or a date to its period, in UTC."""
 
 _WITH_NUMBER = ("bucket", "truncate")
 _CALL = re.compile(r"([a-z]+)\((?:\s*(\d{1,9})\s*,)?\s*(.+?)\s*\)")
@@ -24,10 +24,10 @@ _MAX_NUMBER = 2**31 - 1
 
 @attrs.frozen
 class Partition:
-    """One of the things that a table is partitioned by.
+    """A partition field of a table.
 
     :ivar transform: ``identity``, ``year``, ``month``, ``day``, ``hour``, ``bucket``, ``truncate``.
-    :ivar number: of buckets, or the width to which values are truncated.
+    :ivar number: number of buckets, or the width to which values are truncated.
     """
 
     transform: str
@@ -36,7 +36,7 @@ class Partition:
 
     @property
     def name(self) -> str:
-        """Of the partition's field: ``at_day``; of a column as it is, the column's name."""
+        """The name of the partition's field: ``at_day``; for ``identity``, the column's name."""
         return self.column if self.transform == "identity" else f"{self.column}_{self.transform}"
 
     def __str__(self) -> str:
@@ -49,12 +49,12 @@ class Partition:
 def read_partitions(
     text: str, columns: Sequence[ColumnRecord], transforms: Sequence[str]
 ) -> tuple[Partition, ...]:
-    """The partitions that *text*, a JSON array of texts, names.
+    """Return the partitions in *text*, a JSON array of texts.
 
-    :param columns: of the table.
-    :param transforms: that the target has.
+    Raises UserError: the first invalid one.
 
-    Raises UserError with the first that can't be.
+    :param columns: columns of the table.
+    :param transforms: transforms supported by the target.
     """
     named: list[str] = json.loads(text) if text else []
     if len(named) > _MAX_PARTITIONS:

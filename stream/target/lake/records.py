@@ -1,4 +1,4 @@
-"""What is stored in etcd of a file that goes into a lake."""
+"""The etcd record of a file for a lake."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["FileRecord"]
 
 @attrs.frozen(kw_only=True)
 class FileRecord(Record):
-    """The destination of a file. Rows are imported by these columns, whatever the sink has then.
+    """The destination of a file. Rows are imported by these columns, even if the sink has changed.
 
-    :ivar import_id: part of the names of all objects of the file; of no other file anywhere.
-    :ivar place: the members of the sink's table that say where it is; a later version may add some.
-    :ivar partition_by: as the sink's table had it, a JSON array of texts; ``""`` if it had none.
+    :ivar import_id: unique id, a part of the names of all objects of the file.
+    :ivar place: members of the sink's table with its location; a later version may add some.
+    :ivar partition_by: the sink table's partitions, a JSON array of texts; ``""`` for none.
     :ivar time_column: a timestamp that columns of type ``datetime`` fill; ``""`` if there is none.
     """
 

@@ -1,7 +1,7 @@
-"""CSV rows of slices as tables of Arrow, with types. Only for worker processes.
+"""CSV rows of slices as typed Arrow tables. Only for worker processes.
 
-Memory is bounded by the blocks and by `GROUP_BYTES`, whatever a file holds. pyarrow's own reader of
-streams isn't used: it reads 32 blocks ahead.
+Memory is limited by the blocks and by `GROUP_BYTES`, regardless of the file's size. pyarrow's own
+stream reader isn't used: it reads 32 blocks ahead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stream.target.staged import decompressed
 __all__ = ["GROUP_BYTES", "arrow_type", "limit_memory", "read_groups"]
 
 GROUP_BYTES = 6 * 1024 * 1024
-"""Of Arrow's memory in one row group."""
+"""Maximum Arrow memory of a row group."""
 
 _TYPES = {
     "string": pa.string(),
@@ -34,7 +34,7 @@ _TYPES = {
 
 
 def limit_memory() -> None:
-    """Return freed memory at once, and limit the threads: each has memory of its own."""
+    """Return freed memory at once, and limit the threads: each has a memory arena of its own."""
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(0)
@@ -45,7 +45,7 @@ def limit_memory() -> None:
 
 
 def arrow_type(data_type: str) -> pa.DataType:
-    """The type of a column's values; UUIDs and JSON are texts."""
+    """Return the Arrow type of a column's values; UUIDs and JSON are texts."""
     size = decimal_size(data_type)
     return pa.decimal128(*size) if size is not None else _TYPES[data_type]
 
@@ -57,11 +57,11 @@ def read_groups(
     compression: str,
     max_rows: int,
 ) -> Iterator[pa.Table]:
-    """All rows in their order, in tables of at most *max_rows*, and of bounded size.
+    """Iterate over all rows in order, in tables of at most *max_rows*, and of limited size.
+
+    Raises StagingError: a slice is damaged. Raises ValueError: a row is invalid.
 
     :param slices: the stored bytes of each slice.
-
-    Raises StagingError for a damaged slice, and ValueError for a row that isn't one.
     """
     chunks = (chunk for slice_ in slices for chunk in decompressed(slice_, compression))
     yield from _grouped(_batches(prefetched(whole_rows(chunks)), columns), max_rows)
@@ -69,9 +69,9 @@ def read_groups(
 
 def _batches(blocks: Iterator[bytes], columns: Sequence[ColumnRecord]) -> Iterator[pa.RecordBatch]:
     names = [column.name for column in columns]
-    # A row of one column that is NULL is an empty line.
+    # In a table of one column, a row with NULL is an empty line.
     parse = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-    # NULL is an empty cell without quotes; in quotes it is an empty text.
+    # NULL is an empty cell without quotes; a quoted one is an empty text.
     convert = csv.ConvertOptions(
         column_types={column.name: arrow_type(column.type) for column in columns},
         null_values=[""],

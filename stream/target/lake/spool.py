@@ -1,8 +1,8 @@
-"""Parquet files that are written before they are stored. Only for worker processes.
+"""Parquet files that are written to disk before they are stored. Only for worker processes.
 
-A file of a sink may have rows of many partitions, in any order. Each has a Parquet file on the
-local disk until it is whole: object stores take no pieces, and a piece in memory for each partition
-may be more than there is. The files have no names, so nothing remains of a process that is killed.
+A file may have rows of many partitions, in any order. Each partition has a Parquet file on the
+local disk until it is complete: object stores don't support appends, and one buffer per partition
+may exceed the memory. The files have no names, so a killed process leaves nothing.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = ["COMPRESSIONS", "MAX_OPEN", "Part", "Spool", "split"]
 
 COMPRESSIONS = ("zstd", "snappy", "gzip", "none")
 MAX_OPEN = 200
-"""Parts that are written at the same time, or wait on the disk; then all are stored."""
+"""Maximum number of parts that are being written or wait on the disk; then all are stored."""
 _READ_BYTES = 1024 * 1024
 _DEFAULT_FOLDER = "/var/tmp"
 
 Key = tuple[Any, ...]
-"""The values that the rows of a part are partitioned by."""
+"""The partition values of a part's rows."""
 
 
 @attrs.frozen(kw_only=True)
 class Part:
     """One Parquet file on the disk.
 
-    :ivar number: of the part among those of its file, from 0; the same for the same rows.
-    :ivar metadata: of pyarrow, the Parquet file's footer.
+    :ivar number: number of the part in its file, from 0; the same for the same rows.
+    :ivar metadata: the Parquet file's footer, of pyarrow.
     """
 
     key: Key
@@ -45,7 +45,7 @@ class Part:
     file: BinaryIO
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes from the first on; may be called again."""
+        """Iterate over its bytes; may be called again."""
         self.file.seek(0)
         while chunk := self.file.read(_READ_BYTES):
             yield chunk
@@ -63,7 +63,7 @@ class Spool:
     """Parts that are being written.
 
     :param schema: of pyarrow.
-    :param store: is called with whole parts, which are gone afterwards.
+    :param store: called with whole parts, which are deleted afterwards.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Spool:
 
     def _new(self) -> _Open:
         file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-        # The writer closes what it gets, and with it the only name that the file has.
+        # The writer closes its stream, and with it the only reference to the file.
         kept = pa.PythonFile(_Unclosed(file), mode="w")
         writer = pq.ParquetWriter(
             kept,
@@ -127,7 +127,7 @@ class Spool:
 
 
 class _Unclosed:
-    """A file that stays open when it is closed."""
+    """A stream that ignores `close`."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -158,9 +158,9 @@ class _Unclosed:
 def split(
     table: pa.Table, keys: Sequence[pa.Array | pa.ChunkedArray]
 ) -> Iterator[tuple[Key, pa.Table]]:
-    """The rows of *table* by their *keys*, in the order in which the keys first occur.
+    """Split the rows of *table* by their *keys*, in the order of the keys' first occurrence.
 
-    :param keys: a value for each row, for each thing that is partitioned by.
+    :param keys: a value for each row, for each partition field.
     """
     if not keys:
         yield (), table

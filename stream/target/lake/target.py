@@ -32,10 +32,11 @@ C = TypeVar("C", bound=Declared)
 class LakeTarget(StagedTarget[C, FileRecord]):
     """A `stream.target.protocol.Target`.
 
-    :param name: of the target.
-    :param places: members of a sink's table that say where it is; the others of ``optional`` may.
-    :param connections: by their names.
-    :param workers: do the work of the target.
+    :param name: name of the target.
+    :param places: required members of a sink's table with its location; those of ``optional`` are
+        optional.
+    :param connections: connections by name.
+    :param workers: worker processes of the target.
     """
 
     def __init__(
@@ -54,13 +55,13 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         self._members = {"connection", *places, *optional}
         self.services = (workers,)
 
-    # What each of them does in its own way.
+    # Implemented by each target.
 
     @abstractmethod
     def _check(
         self, connection: C, place: Mapping[str, str], columns: Sequence[ColumnRecord]
     ) -> None:
-        """Raises UserError for what no such table can have, without looking at it."""
+        """Check the definition of a table without reading it. Raises UserError."""
 
     @abstractmethod
     async def _ensure(
@@ -70,31 +71,31 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         columns: Sequence[ColumnRecord],
         owner: SinkKey,
     ) -> None:
-        """Make the table if it is missing, add columns that it lacks.
+        """Make the table if it is missing, or add missing columns.
 
-        Raises UserError with all that keeps *columns* from the table, and what to do.
+        Raises UserError: all reasons why *columns* don't fit the table, and what to do.
         """
 
     @abstractmethod
     async def _has(self, connection: C, record: FileRecord) -> bool:
-        """Return whether the whole file is in its table; the table is there then in any case."""
+        """Return whether the whole file is in its table; a missing table is made."""
 
     @abstractmethod
     async def _import(
         self, connection: C, record: FileRecord, compression: str, rows: Sequence[StagedRows]
     ) -> None:
-        """Import the file: each of its rows once, whoever imports it at the same time."""
+        """Import each row of the file once, even if several nodes import it concurrently."""
 
     @abstractmethod
     async def _drop(self, connection: C, place: Mapping[str, str], owner: SinkKey) -> bool:
-        """Delete the table if it was made for the sink; false if it stays."""
+        """Delete the table if it was made for the sink; return False if it is kept."""
 
     # What a new file needs.
 
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        """Look at the table only for a user: a file can be opened while the lake is unavailable."""
+        """Check the table only for a user: a file can be opened while the lake is unavailable."""
         sink = await with_mapping(self._client, sink)
         connection = self._connection(sink)
         mapping = sink.table.mapping.mapping
@@ -144,16 +145,16 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         try:
             await self._import(connection, record, file.staging.compression.type, rows)
         except StagingError:
-            # Another node may have imported the file meanwhile, and removed what was staged.
+            # Another node may have imported the file meanwhile, and removed the staged objects.
             if await self._has(connection, record):
                 return False, 0
             raise
         return True, 0
 
-    # The API.
+    # API.
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """No row is refused: values are checked when they come in."""
+        """Return nothing: no row is refused, since values are checked by the mapping."""
         return {}
 
     async def _drop_table(self, sink: Sink, connection: C) -> bool:
@@ -162,7 +163,7 @@ class LakeTarget(StagedTarget[C, FileRecord]):
 
 
 def plain_columns(columns: Sequence[ColumnRecord]) -> list[dict[str, Any]]:
-    """*columns* as a job has them."""
+    """Return *columns* as plain values for a job."""
     return [
         {"name": c.name, "type": c.type, "isKey": c.is_key, "isNullable": c.is_nullable}
         for c in columns

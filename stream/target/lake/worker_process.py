@@ -1,7 +1,7 @@
-"""The process that writes to a lake; `stream.target.lake.workers` starts it and talks to it.
+"""The process that writes to a lake; started by `stream.target.lake.workers`.
 
-It does one job after the other. Its arguments are the module whose ``work`` does them, and the id
-of the node's process. It ends with its input, and with the node.
+It runs one job after another. Its arguments are the module with the function ``work``, and the id
+of the node's process. It ends when its input or the node ends.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from stream.values.redaction import hide_secrets
 __all__ = ["NICENESS", "Work", "main"]
 
 NICENESS = 5
-"""The node's own work goes first."""
+"""Lower priority than the node."""
 
 MAX_SHOWN = 2000
-"""Characters of an unexpected error."""
+"""Maximum length of an unexpected error in characters."""
 
 _PR_SET_PDEATHSIG = 1
 
 Work = Callable[[dict[str, Any], Iterator[Iterator[bytes]]], dict[str, Any]]
-"""Does a job with the slices of its file; what it gives is the answer."""
+"""Runs a job with the slices of its file; the result is the answer."""
 
 
 def _die_with_parent(parent: int) -> None:
@@ -64,14 +64,14 @@ def _answer(work: Work, job: dict[str, Any], rows: Callable[[int], bytes]) -> by
 
 
 def main() -> None:
-    """Serve the node."""
+    """Run the process."""
     module, parent = sys.argv[1:3]
     _die_with_parent(int(parent))
     work: Work = importlib.import_module(module).work
     jobs = open(INPUT, "rb", buffering=0)  # noqa: PTH123, SIM115
     lines = io.BufferedReader(jobs, MAX_LINE)
     rows = io.BufferedReader(open(ROWS, "rb", buffering=0), 256 * 1024)  # noqa: PTH123, SIM115
-    # What a library prints is no answer.
+    # Output of a library must not be mistaken for an answer.
     output = os.dup(OUTPUT)
     os.dup2(2, OUTPUT)
     while line := lines.readline(MAX_LINE):

@@ -1,10 +1,10 @@
-"""Processes that write to a lake: conversion takes processor time that a reactor hasn't.
+"""Pool of processes that write to a lake, since conversion would block the reactor.
 
-Note [Workers]: libraries that write Parquet and catalogs are large, take a second to load, and hold
-the interpreter's lock. So they run in processes of their own. A process does one job at a time and
-is kept for the next; it ends after some time without one, after some number of jobs, and after one
-that failed with rows. Credentials go over its input, never on its command line. Whoever gives a job
-up kills its process: what it had stored by then, a repetition stores again.
+Note [Workers]: libraries for Parquet and catalogs are large, take a second to load, and hold the
+GIL. So they run in separate processes. A process runs one job at a time and is kept for the next.
+It ends when it is idle for some time, after a number of jobs, and after a job with rows that
+failed. Credentials are sent over its input, never on its command line. A cancelled job's process is
+killed; a retry stores its objects again.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ __all__ = ["Workers"]
 _log = Logger()
 
 IDLE_SECONDS = 60.0
-"""How long a process waits for its next job."""
+"""How long an idle process is kept."""
 MAX_JOBS = 200
-"""Of one process; libraries that leak are contained."""
+"""Maximum number of jobs of a process, which limits memory leaks of libraries."""
 STOP_SECONDS = 2.0
 
 _MAIN = (
-    f"import os; os.nice({worker_process.NICENESS}); "  # before all that takes time
+    f"import os; os.nice({worker_process.NICENESS}); "  # before everything that takes time
     f"from {worker_process.__name__} import main; main()"
 )
 _PASSED = ("AWS_", "AZURE_", "GOOGLE_", "PYICEBERG_", "SSL_CERT_", "TMPDIR", "HTTP_PROXY")
-"""Beginnings of variables that libraries of object stores read."""
+"""Prefixes of environment variables that libraries of object stores read."""
 
 
 def _environment() -> dict[str, str]:
@@ -54,7 +54,7 @@ def _environment() -> dict[str, str]:
         if name in os.environ:
             kept[name] = os.environ[name]
     paths = os.pathsep.join(filter(None, sys.path))
-    # Freed memory goes back to the system, and a thread has no heap of its own.
+    # Freed memory is returned to the system, and threads have no heap of their own.
     return {
         **kept,
         "PYTHONPATH": paths,
@@ -70,7 +70,7 @@ class _Ended(RuntimeError):
 class _Worker(Child):
     """One process.
 
-    :ivar jobs: that it has done.
+    :ivar jobs: number of completed jobs.
     """
 
     def __init__(self, reactor: Any, module: str) -> None:
@@ -97,7 +97,7 @@ class _Worker(Child):
             os.close(rows)
 
     def ask(self, job: Mapping[str, Any]) -> Deferred[bytes]:
-        """Send *job*. Fires with the line of its answer, or fails when the process ends."""
+        """Send *job*; fires with the line of its answer, or fails when the process ends."""
         answer: Deferred[bytes] = Deferred(lambda _: self.signal("KILL"))
         self._answer = answer
         self.jobs += 1
@@ -147,12 +147,12 @@ class _Worker(Child):
 
 
 class Workers(Service):
-    """Processes that do jobs, at most *limit* at the same time; others wait for their turn.
+    """Processes that run jobs, at most *limit* concurrently; further jobs are queued.
 
-    How many may wait is bounded by who asks: a coordinator imports so many files at once, and a
-    task of the API defines one sink.
+    The callers limit the queue: a coordinator imports a limited number of files at once, and a task
+    of the API defines one sink.
 
-    :param module: of the function `stream.target.lake.worker_process.Work`, named ``work``.
+    :param module: module with the function ``work``, a `stream.target.lake.worker_process.Work`.
     """
 
     def __init__(self, reactor: Any, module: str, limit: int) -> None:
@@ -168,7 +168,7 @@ class Workers(Service):
         self._threads.startService()
 
     async def stopService(self) -> None:
-        """Fires when no process runs any more; jobs that were not done fail."""
+        """Stop; fires when no process is running; pending jobs fail."""
         super().stopService()
         for worker in list(self._idle):
             self._take(worker)
@@ -182,8 +182,8 @@ class Workers(Service):
     ) -> dict[str, Any]:
         """What the process answers to *job* with the rows of *slices*.
 
-        Raises UserError as the process says, and RuntimeError for faults that only the log is to
-        show. Errors of reading a slice are raised as they are.
+        Raises UserError: reported by the process. Raises RuntimeError: a fault that is only logged.
+        Errors of reading a slice are raised unchanged.
         """
         turn = _Turn(self._turns)
         try:
@@ -204,7 +204,7 @@ class Workers(Service):
                 fed = worker.feed(self._reactor, self._threads.pool, slices)
                 fed.addErrback(self._not_fed, answer)
             line = await answer
-            is_clean = not slices  # of a job that failed, rows may be left in the pipe
+            is_clean = not slices  # rows of a failed job may be left in the pipe
             result = answer_of(line)
             if fed is not None:
                 await fed  # the process has read everything
@@ -215,7 +215,10 @@ class Workers(Service):
 
     @staticmethod
     def _not_fed(failure: Failure, answer: Deferred[bytes]) -> None:
-        """A slice can't be read; if it was the pipe, the process says more by its end."""
+        """Handle an error of sending rows.
+
+        If the pipe failed, the end of the process explains more.
+        """
         if not failure.check(BrokenPipeError) and not answer.called:
             answer.errback(failure)
 
@@ -246,9 +249,9 @@ class Workers(Service):
 
 
 class _Turn:
-    """A place among those that may work; ended once, whether it had begun or not.
+    """A place in the queue; ended once, whether it had begun or not.
 
-    :ivar begun: fires when the turn has come.
+    :ivar begun: fires when the job may run.
     """
 
     def __init__(self, turns: Slots) -> None:

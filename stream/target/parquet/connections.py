@@ -1,4 +1,4 @@
-"""Connections to folders and buckets of Parquet files, as the settings declare them."""
+"""Connections to folders and buckets of Parquet files, as declared in the settings."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MAX_ROW_GROUP = 100_000_000
 
 @attrs.frozen(kw_only=True)
 class Archive:
-    """A place that sinks may write to.
+    """A folder or bucket that sinks may write to.
 
     :ivar declared: the connection in the settings.
-    :ivar row_group_rows: at most so many rows are in one row group.
+    :ivar row_group_rows: maximum number of rows in a row group.
     :ivar codec: one of `CODECS`.
-    :ivar workers: processes that import at the same time on one node.
+    :ivar workers: maximum number of concurrent import processes on one node.
     """
 
     declared: Connection
@@ -36,7 +36,7 @@ class Archive:
 
 
 def declared_archives(connections: list[Connection]) -> Mapping[str, Archive]:
-    """The places that *connections* declare, by name. Raises UserError with what is wrong."""
+    """Return the archives that *connections* declare, by name. Raises UserError with the reason."""
     return {connection.name: _archive(connection) for connection in connections}
 
 

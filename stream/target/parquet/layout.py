@@ -1,4 +1,4 @@
-"""Where the objects of a table are, and what its description says. Pure.
+"""The object names of a table, and its description. Pure.
 
 ::
 
@@ -36,14 +36,14 @@ __all__ = [
 
 TABLE = "_table.json"
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-"""The folder of rows without a value, as Hive names it."""
+"""The folder of rows without a value, with Hive's name."""
 
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._=-]{0,99}){0,9}")
 _FORMATS = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "hour": "%Y-%m-%d-%H"}
 
 
 def check_path(path: str) -> None:
-    """Raises UserError unless *path* can be the folder of a table."""
+    """Check that *path* can be the folder of a table. Raises UserError."""
     if _PATH.fullmatch(path) is None:
         raise UserError(
             f'the path "{shortened(path)}" of the table must be names of letters, digits, ".", '
@@ -53,22 +53,22 @@ def check_path(path: str) -> None:
 
 
 def manifests(path: str) -> str:
-    """The folder of the manifests of a table."""
+    """Return the folder of the manifests of a table."""
     return f"{path}/_manifest"
 
 
 def manifest_name(path: str, import_id: str) -> str:
-    """Of the object that says that a file is whole, and what it is made of."""
+    """Return the name of a file's manifest, which lists its objects and marks it as complete."""
     return f"{manifests(path)}/{import_id}.json"
 
 
 def pending_name(path: str, import_id: str) -> str:
-    """Of the object that lists what is stored of a file that isn't whole yet."""
+    """Return the name of the list of objects of an incomplete file."""
     return f"{manifests(path)}/pending/{import_id}.json"
 
 
 def folder_of(path: str, partitions: Sequence[Partition], key: Sequence[Any]) -> str:
-    """The folder of the rows with these values, each the start of its period."""
+    """Return the folder of the rows with these values, each the start of its period."""
     folder = path
     for partition, value in zip(partitions, key, strict=True):
         folder += f"/{quote(partition.name, safe='')}={_shown(partition, value)}"
@@ -78,16 +78,16 @@ def folder_of(path: str, partitions: Sequence[Partition], key: Sequence[Any]) ->
 def _shown(partition: Partition, value: date | datetime | None) -> str:
     if value is None:
         return NULL_PARTITION
-    # strftime of years before 1000 has no leading zeros.
+    # strftime has no leading zeros for years before 1000.
     text = value.strftime(_FORMATS[partition.transform].replace("%Y", ""))
     return f"{value.year:04}{text}"
 
 
 @attrs.frozen(kw_only=True)
 class Description:
-    """What a table is, as ``_table.json`` says.
+    """The description of a table in ``_table.json``.
 
-    :ivar columns: types by name, in the order in which they came.
+    :ivar columns: types by name, in order of addition.
     :ivar partitions: as texts.
     :ivar made_by: the sink for which it was made.
     """
@@ -100,7 +100,7 @@ class Description:
     def of(
         cls, columns: Sequence[ColumnRecord], partitions: Sequence[Partition], made_by: str
     ) -> Description:
-        """That of a new table."""
+        """Return the description of a new table."""
         return cls(
             columns={column.name: column.type for column in columns},
             partitions=tuple(map(str, partitions)),
@@ -109,7 +109,7 @@ class Description:
 
     @classmethod
     def read(cls, body: bytes) -> Description:
-        """The description that an object holds. Raises ValueError."""
+        """Return the description in an object. Raises ValueError."""
         try:
             plain = json.loads(body)
             return cls(
@@ -121,7 +121,7 @@ class Description:
             raise ValueError(f"no description of a table: {error}") from None
 
     def body(self) -> bytes:
-        """What the object holds."""
+        """Return the object of the description."""
         plain = {
             "columns": [{"name": name, "type": type} for name, type in self.columns.items()],
             "partitionBy": list(self.partitions),
@@ -132,7 +132,7 @@ class Description:
     def differences(
         self, columns: Sequence[ColumnRecord], partitions: Sequence[Partition]
     ) -> list[str]:
-        """All that keeps rows of *columns* from this table, for people; nothing if they fit."""
+        """Return all reasons why rows of *columns* don't fit the table, for people."""
         texts = [
             f'column "{column.name}" is {self.columns[column.name]}, the mapping has {column.type}'
             for column in columns
@@ -146,6 +146,6 @@ class Description:
         return texts
 
     def with_columns(self, columns: Sequence[ColumnRecord]) -> Description:
-        """This with those of *columns* that it lacks; their objects have them from now on."""
+        """Return the description with missing *columns* added, for later objects."""
         added = {c.name: c.type for c in columns if c.name not in self.columns}
         return attrs.evolve(self, columns={**self.columns, **added})

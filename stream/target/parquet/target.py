@@ -40,10 +40,10 @@ NAME = "parquet"
 _WORK = "stream.target.parquet.work"
 _PROBED = "_stream_probe"
 _NO_STORE = "the store does not answer, or refuses the credentials"
-"""Read to see whether the store answers; there is no such object."""
+"""Name of a missing object that is read to check whether the store answers."""
 _LOCK_SECONDS = 30.0
 _OWN = re.compile(r"(.*/)?([0-9a-f-]{36}-\d+\.parquet|_manifest/(pending/)?[0-9a-f-]{36}\.json)")
-"""Objects that Stream has written below the path of a table."""
+"""Objects written by Stream below the path of a table."""
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class ParquetTarget(LakeTarget[Archive]):
             if changed != described:
                 bucket.put_bytes(name, changed.body())
 
-        # Two sinks may describe the same table at the same time.
+        # Two sinks may describe the same table concurrently.
         lock = f"target.{NAME}.{connection.declared.name}.{path}"
         async with await self._session.lock(lock, timeout=_LOCK_SECONDS):
             await self._run(connection, ensure)
@@ -118,7 +118,7 @@ class ParquetTarget(LakeTarget[Archive]):
                 return True
             name = f"{path}/{TABLE}"
             if bucket.read(name) is None:
-                # Deleted since the file was opened: its rows need a place all the same.
+                # Deleted since the file was opened: its rows need a table nevertheless.
                 partitions = _partitions(record.partition_by, record.columns)
                 owner = str(record.key.sink_key)
                 bucket.put_bytes(name, Description.of(record.columns, partitions, owner).body())
@@ -156,7 +156,7 @@ class ParquetTarget(LakeTarget[Archive]):
             bucket.remove(
                 [each for each in bucket.names(path) if _OWN.fullmatch(each.removeprefix(below))]
             )
-            bucket.remove([name])  # last: who repeats this must find it
+            bucket.remove([name])  # last: a retry must find it
             return True
 
         return await self._run(connection, drop)
@@ -196,7 +196,7 @@ class ParquetTarget(LakeTarget[Archive]):
             ) from None
 
     async def _run(self, connection: Archive, work: Callable[[Bucket], T]) -> T:
-        """What *work* gives, in a thread. Raises UserError, which says what to do."""
+        """Return the result of *work*, run in a thread. Raises UserError with what to do."""
 
         def run() -> T:
             try:

@@ -1,10 +1,12 @@
-"""Files into Parquet objects. Only for worker processes; see `stream.target.lake.worker_process`.
+"""Import of files into Parquet objects. Only for worker processes.
+
+See `stream.target.lake.worker_process`.
 
 Note [Parquet imports]: the objects of a file are named by its import id and the number of the part,
-which follow from its rows alone: a repetition replaces each object by the same one. Before objects
-are stored, their names go into a list of pending ones. So another version of this program, which
-may cut parts differently, removes those that it doesn't write again, and what a file that is given
-up has left can be removed. The manifest is written last: a file with a manifest is whole, and
+which depend on its rows alone: a retry replaces each object by the same one. Before objects are
+stored, their names are written to a list of pending ones. So another version of this program, which
+may split parts differently, removes those that it doesn't write again, and the objects of an
+abandoned file can be removed. The manifest is written last: a file with a manifest is complete, and
 importing it again does nothing.
 """
 
@@ -30,7 +32,7 @@ limit_memory()
 
 
 def work(job: dict[str, Any], slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Import the file that *job* describes; ``isNew`` is false if it was imported before."""
+    """Import the file that *job* describes; ``isNew`` is false if it was already imported."""
     bucket = open_bucket(BucketAddress(**job["address"]), job["credentials"])
     columns = [ColumnRecord(each["name"], each["type"]) for each in job["columns"]]
     partitions = read_partitions(job["partitionBy"], columns, TIME_TRANSFORMS)
@@ -51,10 +53,10 @@ def work(job: dict[str, Any], slices: Iterator[Iterator[bytes]]) -> dict[str, An
 
 
 def _period(values: pa.ChunkedArray, partition: Partition) -> pa.Array:
-    """The start of each value's period, in UTC."""
+    """Return the start of each value's period, in UTC."""
     array = values.combine_chunks()
     if pa.types.is_timestamp(array.type):
-        # Without a zone nothing looks for a database of zones.
+        # Without a zone, no time zone database is needed.
         array = array.view(pa.timestamp("us"))
     return pc.floor_temporal(array, unit=partition.transform)
 
@@ -82,7 +84,7 @@ class _Objects:
         self._times: dict[Any, tuple[Any, Any]] = {}
 
     def note(self, key: Any, rows: pa.Table) -> None:
-        """Remember the first and the last time of *rows*."""
+        """Record the first and the last time of *rows*."""
         if self._time_column:
             found = pc.min_max(rows[self._time_column].combine_chunks().cast(pa.int64())).as_py()
             if found["min"] is not None:
@@ -90,7 +92,7 @@ class _Objects:
                 self._times[key] = min(least, found["min"]), max(most, found["max"])
 
     def store(self, parts: Sequence[Part]) -> None:
-        """Put whole parts into the store."""
+        """Store whole parts."""
         names = [
             f"{folder_of(self._path, self._partitions, part.key)}"
             f"/{self._import_id}-{part.number}.parquet"
@@ -121,7 +123,7 @@ class _Objects:
         return {"minTime": f"{least.replace(' ', 'T')}Z", "maxTime": f"{most.replace(' ', 'T')}Z"}
 
     def finish(self, described: dict[str, Any]) -> int:
-        """Write the manifest; how many rows it lists."""
+        """Write the manifest; return the number of rows in it."""
         self._bucket.remove(sorted(self._before - set(self._names)))
         times = [each for each in self._stored if "minTime" in each]
         body: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Work with a connection in a thread, which can be given up from outside of it."""
+"""Blocking work with a connection in a thread, which can be cancelled from outside."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Attempt", "Work"]
 T = TypeVar("T")
 
 Work = Callable[[psycopg.Connection, Callable[[], bool]], T]
-"""Uses a connection, and ends when the function that it gets says that it was given up."""
+"""Uses a connection, and ends when the given function reports that it was cancelled."""
 
 CANCEL_SECONDS = 10.0
-"""How long the server may take to accept that a statement is cancelled."""
+"""Time limit for the server to accept the cancellation of a statement."""
 
 
 class Attempt:
-    """One piece of work."""
+    """One cancellable piece of work."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class Attempt:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The context of the work. Raises InterruptedError if it was given up before."""
+        """The context of the work. Raises InterruptedError if it was cancelled before."""
         try:
             if self._given_up.is_set():
                 raise InterruptedError("the work was given up before it began")
@@ -41,7 +41,7 @@ class Attempt:
 
     @contextmanager
     def using(self, connection: psycopg.Connection) -> Iterator[None]:
-        """The context in which *connection* is open. Raises InterruptedError as `running`."""
+        """The context in which *connection* is open. Raises InterruptedError as `running` does."""
         with self._lock:
             self._connection = connection
         try:
@@ -49,20 +49,20 @@ class Attempt:
                 raise InterruptedError("the work was given up while it connected")
             yield
         finally:
-            with self._lock:  # nobody may cancel on a connection that is closed
+            with self._lock:  # a closed connection must not be cancelled
                 self._connection = None
 
     def is_given_up(self) -> bool:
-        """Return whether nobody waits for the work any more."""
+        """Whether the work was cancelled."""
         return self._given_up.is_set()
 
     def give_up(self) -> bool:
-        """Nobody waits for the work any more; whether it may still run."""
+        """Cancel the work; return whether it may still run."""
         self._given_up.set()
         return not self._has_ended.is_set()
 
     def cancel(self) -> None:
-        """Cancel the statement that runs, if any; blocks. Raises `psycopg.Error`."""
+        """Cancel the running statement, if any; blocks. Raises `psycopg.Error`."""
         with self._lock:
             if self._connection is not None:
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)

@@ -1,4 +1,4 @@
-"""Connections to databases as the settings declare them."""
+"""Connections to databases, as declared in the settings."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ SELECT set_config('tcp_keepalives_idle', '30', false),
     set_config('tcp_keepalives_interval', '10', false),
     set_config('tcp_keepalives_count', '3', false)
 """
-"""First statement of each connection. A node may disappear without a word in the middle of an
-import, and whoever imports the file next waits for the end of its transaction: the server ends it
-after a minute, while by itself it asks after two hours."""
+"""First statement of each connection: TCP keep-alive within a minute.
+
+A node may disappear silently in the middle of an import, and the next import of the file waits for
+the end of its transaction. By default the server would end it after two hours.
+"""
 
 _OPTIONS = ("dsn", "passwordFile", "poolSize", "schema")
 _MAX_POOL = 64
@@ -35,8 +37,8 @@ class Database:
     :ivar declared: the connection in the settings.
     :ivar conninfo: for libpq, without the password of `password_file`; may be secret.
     :ivar password_file: read at each connect, so that a password can be replaced.
-    :ivar pool_size: connections that this process opens at the same time.
-    :ivar schema: of tables whose definition names none.
+    :ivar pool_size: maximum number of open connections of this process.
+    :ivar schema: default schema of tables.
     """
 
     declared: Connection
@@ -51,7 +53,7 @@ class Database:
         return self.declared.name
 
     def parameters(self) -> dict[str, Any]:
-        """Those of a connect. Raises UserError if the password can't be read."""
+        """Return the connection parameters. Raises UserError if the password can't be read."""
         if not self.password_file:
             return {}
         try:
@@ -67,7 +69,7 @@ class Database:
 
 
 def declared_databases(connections: list[Connection]) -> Mapping[str, Database]:
-    """The databases that *connections* declare, by name. Raises UserError with what is wrong."""
+    """Return the databases in *connections*, by name. Raises UserError with the reason."""
     return {connection.name: _database(connection) for connection in connections}
 
 

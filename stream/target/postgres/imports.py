@@ -1,9 +1,9 @@
-"""Files into tables: one transaction, which the database itself remembers. Everything here blocks.
+"""Import of files into tables: one transaction, recorded in the database itself. Blocks.
 
 Note [Ledger]: a file is imported in one transaction that first writes the id of the import to the
-table ``_stream_imports``. If the id is there already, so are the rows, and nothing is done. Two
-transactions with the same id exclude each other: the second waits until the first has ended.
-So a file is imported once, however often it is tried and whoever dies. Old ids are removed.
+table ``_stream_imports``. If the id exists, so do the rows, and nothing is done. Two transactions
+with the same id exclude each other: the second waits until the first has ended. So a file is
+imported once, regardless of retries and crashes. Old ids are removed.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ _TABLE_KINDS = ("r", "p")
 
 @contextmanager
 def _committed(connection: psycopg.Connection) -> Iterator[None]:
-    """One transaction. Raises `psycopg.OperationalError` unless it is committed.
+    """Run one transaction. Raises `psycopg.OperationalError` unless it is committed.
 
-    psycopg leaves a transaction without an error if the connection has ended before its commit.
+    psycopg ends a transaction without an error if the connection has ended before its commit.
     """
     with connection.transaction() as transaction:
         yield
@@ -80,15 +80,15 @@ def ensure_table(
     columns: Sequence[ColumnRecord],
     owner: str,
 ) -> None:
-    """Make the table and the ledger if they are missing, add columns that the table lacks.
+    """Make the table and the ledger if they are missing; add missing columns.
 
-    :param owner: the sink, noted at a table that is made.
+    :param owner: the sink, recorded with a new table.
 
-    Raises UserError with all that keeps *columns* from the table, and what to do.
+    Raises UserError: all reasons why *columns* don't fit the table, and what to do.
     """
     check_names(schema, table, columns)
     with _committed(connection):
-        # Two sinks may make the same table, or the ledger, at the same time.
+        # Two sinks may make the same table, or the ledger, concurrently.
         connection.execute(_LOCK, [f"stream {schema}"])
         encoding = connection.execute("SHOW server_encoding").fetchone()
         if encoding != ("UTF8",):
@@ -120,11 +120,11 @@ def preview_rows(
     limit: int,
     owner: str,
 ) -> Preview:
-    """The first rows of a table.
+    """Return the first rows of a table.
+
+    Raises UserError: it is missing, or was made for another project.
 
     :param owner: the sink that asks.
-
-    Raises UserError if it isn't there, or was made for another project.
     """
     relation = connection.execute(_RELATION, [schema, table]).fetchone()
     if relation is not None:
@@ -196,10 +196,10 @@ def _fit_columns(
 
 @attrs.frozen
 class Imported:
-    """What an import has done.
+    """The outcome of an import.
 
-    :ivar is_new: false if the file was imported before.
-    :ivar refused: its rows that are in quarantine.
+    :ivar is_new: false if the file was already imported.
+    :ivar refused: its quarantined rows.
     """
 
     is_new: bool
@@ -216,11 +216,11 @@ def import_rows(
 
     See Note [Ledger], and Note [Refused rows] of `stream.target.postgres.refusals`.
 
-    :param slices: the rows of each slice as CSV, in their order: of rows with the same key the
-        later wins. They may be read twice.
-    :param is_given_up: asked again and again; if it is true the import is undone.
+    :param slices: the rows of each slice as CSV, in order: the last row with a key wins. They may
+        be read twice.
+    :param is_given_up: polled; the import is rolled back when it returns true.
 
-    Raises `psycopg.Error`, and InterruptedError if it was given up.
+    Raises `psycopg.Error`, and InterruptedError if it was cancelled.
     """
     ledger = sql.Identifier(record.schema, LEDGER)
     with _committed(connection):
@@ -234,15 +234,15 @@ def import_rows(
         if not entry.rowcount:
             return Imported(False, read_refused(connection, record))
         if connection.execute(_RELATION, [record.schema, record.table]).fetchone() is None:
-            # Dropped since the file was opened: its rows need a place all the same.
+            # Dropped since the file was opened: its rows need a table nevertheless.
             connection.execute(create_table(record.schema, record.table, record.columns))
-        # What is staged is removed when the rows are known to be in the table, so they must be on
-        # the server's disk by then, whatever the database does for others.
+        # Staged rows are removed when they are known to be in the table, so they must be on the
+        # server's disk by then, regardless of the database's settings.
         connection.execute(
             "SELECT set_config('synchronous_commit', 'local', true) "
             "WHERE current_setting('synchronous_commit') = 'off'"
         )
-        # What is checked at the commit only would refuse the file as a whole.
+        # Constraints checked only at the commit would refuse the file as a whole.
         connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
         def copy(table: sql.Identifier) -> int:
@@ -269,7 +269,7 @@ def _rows_into_table(
     copy: Callable[[sql.Identifier], int],
     is_given_up: Callable[[], bool],
 ) -> tuple[int, Refused]:
-    """All rows, and those of them that the table has refused."""
+    """Insert all rows; return those that the table has refused."""
     if not any(column.is_key for column in record.columns):
         try:
             with connection.transaction():
@@ -288,7 +288,7 @@ def _copy(
     slices: Sequence[Callable[[], Iterator[bytes]]],
     is_given_up: Callable[[], bool],
 ) -> int:
-    """The rows of all slices into *table*; how many."""
+    """Copy the rows of all slices into *table*; return their number."""
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
         table, sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
     )
@@ -305,7 +305,7 @@ def _copy(
 
 
 def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: str) -> bool:
-    """Drop the table if it was made for the sink *owner*; false if it stays."""
+    """Drop the table if it was made for the sink *owner*; return False if it is kept."""
     with _committed(connection):
         found = connection.execute(_RELATION, [schema, table]).fetchone()
         if found is None or found[2] != _mark(owner):
@@ -315,9 +315,9 @@ def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: s
 
 
 def _check_project(comment: str | None, schema: str, table: str, owner: str) -> None:
-    """Raises UserError if a table with this *comment* was made for a sink of another project.
+    """Check that a table with this *comment* wasn't made for another project. Raises UserError.
 
-    Projects may have a connection together, but not the rows of each other.
+    Projects may share a connection, but not each other's rows.
     """
     is_marked = comment is not None and comment.startswith(_mark(""))
     project = owner.partition("/")[0]

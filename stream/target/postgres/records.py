@@ -1,4 +1,4 @@
-"""What is stored of a file in etcd: where it is imported to, and what its rows hold."""
+"""The etcd record of a file: its destination, and the columns of its rows."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ NAME = "postgres"
 
 
 def quarantine_record_key(file: FileKey) -> str:
-    """The key in etcd of the quarantine of a file."""
+    """Return the etcd key of the quarantine of a file."""
     return file_record(NAME, "quarantine", file)
 
 
 @attrs.frozen(kw_only=True)
 class FileRecord(Record):
-    """The destination of a file. Rows are imported by these columns, whatever the sink has then.
+    """The destination of a file. Rows are imported by these columns, even if the sink has changed.
 
-    :ivar import_id: under which the database remembers the import; of no other file anywhere.
+    :ivar import_id: unique id of the import in the database.
     """
 
     key: FileKey = field(flatten=True)
@@ -50,7 +50,7 @@ class QuarantineRecord(Record):
     """Rows of an imported file that its table has refused. The rows are in the database.
 
     :ivar reason: why the first of them was refused.
-    :ivar table: that has them, with its schema.
+    :ivar table: the table that contains them, with its schema.
     """
 
     key: FileKey = field(flatten=True)
@@ -62,6 +62,6 @@ class QuarantineRecord(Record):
 async def read_quarantines(
     client: EtcdClient, below: BranchKey | SinkKey
 ) -> dict[FileKey, QuarantineRecord]:
-    """The files of a sink, or of a branch, with rows in quarantine."""
+    """Return the files of a sink, or of a branch, with quarantined rows."""
     found = await client.range(f"storage/{NAME}/quarantine/{below}/")
     return {record.key: record for _, record in readable(QuarantineRecord, found.kvs)}

@@ -1,13 +1,13 @@
-"""Rows that a table refuses: found, kept in a table beside it, and all others moved into it.
+"""Rows that a table refuses: they are stored in a quarantine table, all others are imported.
 
-Note [Refused rows]. Values are checked when they come in, so a table that Stream has made takes
-every row. A table of the user may refuse more: by a CHECK, a foreign key, a further unique index, a
-trigger. One such row would keep all others of its file out of the table. So the rows are first
-copied to a table of the transaction, as text, which refuses nothing. If they can't be moved from
-there in one statement, they are moved by halves, each in a savepoint; a half that is refused is
-halved again, down to the single row. What is refused goes to the table `QUARANTINE` in the schema
-of the table. All this is within the transaction of the import, so after a crash none of it has
-happened, and nobody has to know how far it had come. Everything here blocks.
+Note [Refused rows]. Values are checked by the mapping, so a table that Stream has made accepts
+every row. A table of the user may refuse more: by a CHECK, a foreign key, another unique index, a
+trigger. One such row would block all others of its file. So the rows are first copied as text to a
+temporary table of the transaction, which accepts everything. If they can't be moved from there in
+one statement, they are moved by bisection, each half in a savepoint; a refused half is halved
+again, down to single rows. Refused rows are moved to the table `QUARANTINE` in the schema of the
+table. All this happens within the transaction of the import, so after a crash it is rolled back,
+and no progress has to be stored. Blocks.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ __all__ = [
 ]
 
 MAX_TRIES = 10_000
-"""Statements for the rows of one file before refused ranges aren't halved any more; those that are
-left are each tried once. Three hundred refused rows in a million need about that many."""
+"""Maximum number of statements for the rows of one file before bisection ends.
+
+Each remaining range is then tried once. Three hundred refused rows in a million need about that
+many.
+"""
 
 _ROW_CLASSES = ("22", "23", "44", "54", "P0")
-"""Classes of errors that are about rows: data, constraints, the condition of a view, limits such as
-the size of an entry of an index, what a trigger raises."""
+"""Classes of errors caused by rows: data, constraints, the condition of a view, limits such as the
+size of an index entry, errors raised by triggers.
+"""
 
 _ROWS = sql.Identifier("_stream_rows")
 _ORDER = sql.Identifier(ORDER_COLUMN)
@@ -51,7 +55,7 @@ _MAX_REASON_CHARS = 500
 class Refused:
     """The rows of a file that the table refused.
 
-    :ivar count: rows of a file in quarantine.
+    :ivar count: number of quarantined rows.
     :ivar reason: why the first of them was refused.
     """
 
@@ -65,7 +69,7 @@ NONE_REFUSED = Refused()
 
 @attrs.frozen
 class StagedRows:
-    """The rows of a file in a table of the transaction, as text, in their order.
+    """The rows of a file in a table of the transaction, as text, in order.
 
     :ivar count: their number; they are numbered from 1.
     """
@@ -75,12 +79,12 @@ class StagedRows:
 
 
 def is_about_rows(error: psycopg.Error) -> bool:
-    """Return whether other rows of the same file may be accepted all the same."""
+    """Return whether other rows of the same file may nevertheless be accepted."""
     return (error.sqlstate or "")[:2] in _ROW_CLASSES
 
 
 def reason_of(error: psycopg.Error) -> str:
-    """What PostgreSQL said, in one line, without values of rows."""
+    """Return PostgreSQL's message on one line, without values of rows."""
     text = error.diag.message_primary or str(error)
     return " ".join(text.split())[:_MAX_REASON_CHARS]
 
@@ -92,7 +96,7 @@ def stage_rows(
 ) -> StagedRows:
     """Copy the rows of a file to a table of the transaction.
 
-    :param copy: copies them to the columns of *record* of a table; gives their number.
+    :param copy: copies them to the columns of *record* of a table; returns their number.
     """
     columns = sql.SQL(", ").join(
         sql.SQL("{} text").format(sql.Identifier(column.name)) for column in record.columns
@@ -113,7 +117,7 @@ def move_rows(
 ) -> Refused:
     """Move *staged* rows into their table; see Note [Refused rows].
 
-    Raises `psycopg.Error` that isn't about rows, and InterruptedError if it was given up.
+    Raises `psycopg.Error` that isn't about rows, and InterruptedError if it was cancelled.
     """
     whole = (1, staged.count + 1)
     error = _try_to_move(connection, staged, None)
@@ -142,7 +146,7 @@ def move_rows(
 
 
 def _halves(start: int, end: int) -> list[tuple[int, int]]:
-    """The two halves of a range, the first at the end; nothing for a single row."""
+    """Return the two halves of a range, the first at the end; nothing for a single row."""
     middle = (start + end) // 2
     return [(middle, end), (start, middle)] if middle > start else []
 
@@ -150,7 +154,7 @@ def _halves(start: int, end: int) -> list[tuple[int, int]]:
 def _try_to_move(
     connection: psycopg.Connection, staged: StagedRows, range_: tuple[int, int] | None
 ) -> psycopg.Error | None:
-    """Move the rows of a range, or all; the error if they are refused."""
+    """Move the rows of a range, or all; return the error if they are refused."""
     try:
         with connection.transaction():
             connection.execute(_move(staged.record, range_))
@@ -162,8 +166,11 @@ def _try_to_move(
 
 
 def _move(record: FileRecord, range_: tuple[int, int] | None) -> sql.Composed:
-    """Rows into the table; with a primary key in the order of their keys, so that two imports that
-    meet in some rows wait for each other in the same order."""
+    """Move rows into the table.
+
+    With a primary key they are ordered, so that two imports with common rows wait for each other in
+    the same order.
+    """
     names = _listed(record.columns)
     keys = [column for column in record.columns if column.is_key]
     rows = sql.SQL("SELECT {}, {} FROM {}{}").format(
@@ -216,7 +223,7 @@ def _ensure_quarantine(connection: psycopg.Connection, schema: str) -> None:
     if _has_quarantine(connection, schema):
         return
     table = sql.Identifier(schema, QUARANTINE)
-    # Until the end of the import: two of them may find it missing at the same time.
+    # Until the end of the import: two imports may find it missing concurrently.
     connection.execute(_LOCK, [f"stream quarantine {schema}"])
     if _has_quarantine(connection, schema):
         return
@@ -272,7 +279,7 @@ def _keep(
 
 
 def read_refused(connection: psycopg.Connection, record: FileRecord) -> Refused:
-    """The rows in quarantine of a file that was imported before."""
+    """Return the quarantined rows of a file that was already imported."""
     if not _has_quarantine(connection, record.schema):
         return NONE_REFUSED
     found = connection.execute(

@@ -1,4 +1,4 @@
-"""What a table must look like for its columns, and the statements that make it so. Pure."""
+"""The definition of a table for given columns, and its SQL statements. Pure."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = [
 ]
 
 LEDGER = "_stream_imports"
-"""The table that remembers imports, one in each schema with tables of sinks."""
+"""The table of imports, one in each schema with tables of sinks."""
 
 QUARANTINE = "_stream_quarantine"
-"""The table with rows that tables of the same schema have refused."""
+"""The quarantine table for refused rows of tables in the same schema."""
 
 ORDER_COLUMN = "_stream_order"
-"""The number of a row while it is on its way into its table."""
+"""The column with the number of a staged row."""
 
 MAX_NAME_BYTES = 63
-"""PostgreSQL cuts longer names."""
+"""PostgreSQL truncates longer names."""
 
 _TYPES = {
     "string": "text",
@@ -51,10 +51,10 @@ _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 
 @attrs.frozen
 class FoundColumn:
-    """A column of a table that exists.
+    """A column of an existing table.
 
-    :ivar type: as PostgreSQL writes it.
-    :ivar needs_value: it is NOT NULL and has no default.
+    :ivar type: as formatted by PostgreSQL.
+    :ivar needs_value: whether it is NOT NULL without a default.
     """
 
     name: str
@@ -64,13 +64,13 @@ class FoundColumn:
 
 
 def sql_type(data_type: str) -> str:
-    """The type in PostgreSQL's own words."""
+    """Return the PostgreSQL type."""
     size = decimal_size(data_type)
     return f"numeric({size[0]},{size[1]})" if size is not None else _TYPES[data_type]
 
 
 def check_names(schema: str, table: str, columns: Sequence[ColumnRecord]) -> None:
-    """Raises UserError for a name that PostgreSQL can't have, or would cut."""
+    """Check that PostgreSQL accepts the names and doesn't truncate them. Raises UserError."""
     for what, name in (
         ("schema", schema),
         ("table", table),
@@ -94,7 +94,7 @@ def check_names(schema: str, table: str, columns: Sequence[ColumnRecord]) -> Non
 
 
 def create_table(schema: str, table: str, columns: Sequence[ColumnRecord]) -> sql.Composed:
-    """The statement that makes the table. Only columns of the primary key refuse NULL."""
+    """Return the statement that makes the table. Only primary key columns are NOT NULL."""
     parts = [_definition(column) for column in columns]
     keys = [sql.Identifier(column.name) for column in columns if column.is_key]
     if keys:
@@ -105,7 +105,7 @@ def create_table(schema: str, table: str, columns: Sequence[ColumnRecord]) -> sq
 
 
 def add_columns(schema: str, table: str, columns: Sequence[ColumnRecord]) -> sql.Composed:
-    """The statement that adds *columns* to the table; rows that are there have NULL in them."""
+    """Return the statement that adds *columns* to the table; existing rows get NULL."""
     added = [sql.SQL("ADD COLUMN {}").format(_definition(column)) for column in columns]
     return sql.SQL("ALTER TABLE {} {}").format(
         sql.Identifier(schema, table), sql.SQL(", ").join(added)
@@ -119,14 +119,14 @@ def _definition(column: ColumnRecord) -> sql.Composed:
 def missing(
     columns: Sequence[ColumnRecord], found: Mapping[str, FoundColumn]
 ) -> list[ColumnRecord]:
-    """Those of *columns* that the table lacks, and that can be added: no part of its key."""
+    """Return the missing *columns* that can be added: not those of the key."""
     return [column for column in columns if column.name not in found and not column.is_key]
 
 
 def differences(
     columns: Sequence[ColumnRecord], found: Mapping[str, FoundColumn], key: Sequence[str]
 ) -> list[str]:
-    """All that keeps rows of *columns* from the table, for people; nothing if they fit.
+    """Return all reasons why rows of *columns* don't fit the table, for people.
 
     :param found: the columns of the table by name.
     :param key: names of the columns of its primary key.

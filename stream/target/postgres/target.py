@@ -1,4 +1,4 @@
-"""Tables of PostgreSQL as a target: slices wait in a folder, and each file is one transaction."""
+"""PostgreSQL tables as a target: slices wait in staging, and each file is one transaction."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ _log = Logger()
 T = TypeVar("T")
 
 _PROBE_SECONDS = 4
-"""For a connect that only finds out whether the server answers."""
+"""Time limit of a connect that only checks whether the server answers."""
 
 ORDER_SECONDS = 3600.0
-"""For how long a file waits for an older one whose import fails again and again."""
+"""How long a file waits for an older one whose import keeps failing."""
 
 _MISFITS = (
     errors.DatatypeMismatch,
@@ -87,7 +87,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         }
         self.services = tuple(self._pools.values())
 
-    # What a new file needs.
+    # New files.
 
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
@@ -124,8 +124,8 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def _before_import(self, file: File, record: FileRecord) -> None:
         """Raises `Requeue` while a file that was opened before is to be imported before.
 
-        Only where a later row replaces an earlier one, and until that file has been failing for
-        `ORDER_SECONDS`: a file that can't be imported doesn't keep others from their table.
+        This applies only if a later row replaces an earlier one, and ends when the older file has
+        been failing for `ORDER_SECONDS`: such a file doesn't block others.
         """
         if not any(column.is_key for column in record.columns):
             return
@@ -152,7 +152,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         return imported.is_new, imported.refused.count
 
     async def _note_refused(self, record: FileRecord, refused: Refused) -> None:
-        """Let people see the rows in quarantine, which are in the database."""
+        """Record the quarantined rows, which are in the database, so that they are shown."""
         noted = QuarantineRecord(
             key=record.key,
             records_count=refused.count,
@@ -172,10 +172,10 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         """The keys in etcd of what the target keeps of a file."""
         return (*super().file_records(file), quarantine_record_key(file))
 
-    # The API.
+    # API.
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """Only tables of users refuse rows; see Note [Refused rows] of `refusals`."""
+        """Return the quarantines; see Note [Refused rows] of `refusals`."""
         return {
             key: Quarantine(
                 records_count=record.records_count,
@@ -208,12 +208,11 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         await in_own_thread(self._reactor, _probe, self._connections[connection])
 
     async def _run(self, database: Database, work: Work[T]) -> T:
-        """What *work* gives, in a thread, with a connection of its own.
+        """Return the result of *work*, run in a thread with a connection of its own.
 
-        If the caller is cancelled, the server is asked to cancel the statement that runs: nothing
-        of an import that was given up goes on there.
+        If the caller is cancelled, the running statement is cancelled at the server, too.
 
-        Raises UserError, which says what to do where that is known.
+        Raises UserError, which says what to do if that is known.
         """
         attempt = Attempt()
 
@@ -241,7 +240,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
 
 
 def _connected(database: Database) -> psycopg.Connection:
-    """A new connection. Raises UserError."""
+    """Return a new connection. Raises UserError."""
     try:
         return psycopg.connect(
             database.conninfo, client_encoding="UTF8", autocommit=True, **database.parameters()
@@ -251,7 +250,7 @@ def _connected(database: Database) -> psycopg.Connection:
 
 
 def _probe(database: Database) -> None:
-    """Connect, and ask for nothing. Raises UserError; see `stream.target.protocol.Probing`."""
+    """Connect without a query. Raises UserError; see `stream.target.protocol.Probing`."""
     try:
         psycopg.connect(
             database.conninfo, **database.parameters(), connect_timeout=_PROBE_SECONDS
@@ -270,9 +269,9 @@ def _probe(database: Database) -> None:
 
 
 def _shown_reason(reason: str) -> str:
-    """What a failed connect means, without the host and the user that *reason* names.
+    """Return the meaning of a failed connect, without the host and the user in *reason*.
 
-    libpq gives no code for it; its texts for what the server refuses are those of the server.
+    libpq has no code for it; if the server refuses, the message is the server's.
     """
     if "authentication" in reason or "password" in reason or "role" in reason:
         return "the server refuses the user or the password"
@@ -293,7 +292,7 @@ def _reason(error: psycopg.Error) -> str:
 
 
 def _unreachable(database: Database, error: psycopg.Error) -> UserError:
-    """Users of the connection see its name alone: who and where it is, is in the log."""
+    """Return the error for users, which names only the connection; the details are logged."""
     reason = _reason(error)
     _log.warn(
         'the connection "{connection}" can\'t be used: {reason}',
@@ -313,7 +312,7 @@ def _explained(
     database: Database, connection: psycopg.Connection[Any], error: psycopg.Error
 ) -> UserError:
     if isinstance(error, psycopg.OperationalError) and error.diag.message_primary is None:
-        # Of libpq: the connection is lost.
+        # From libpq: the connection is lost.
         return _unreachable(database, error)
     text = f'PostgreSQL at the connection "{database.name}" refuses: {_reason(error)}'
     if isinstance(error, errors.InsufficientPrivilege):
