@@ -187,6 +187,8 @@ class SinkPipeline:
         if context.meters is not None and key is not None:
             self._meter = context.meters.of(key)
         self._targets: tuple[_Target, ...] = ()
+        self._accepted: list[Completion] = []
+        self._accepted_count = 0
         self._stopped: UserError | None = None
         self._updating = DeferredLock()
         self.turn = DeferredLock()
@@ -227,14 +229,30 @@ class SinkPipeline:
     def hand_on(
         self, target: _Target, rows: bytes, count: int, received_at: int, completion: Completion
     ) -> None:
-        """Give rendered rows to a slice, and answer at once if the sink's settings don't wait."""
+        """Give rendered rows to a slice.
+
+        Note [Answers of a turn]: if the sink's settings don't wait, the answer comes at the end of
+        the reactor's turn, together with all others of the turn. Sent one by one between two
+        reads, each answer wakes a producer that has gone to sleep, whose next record comes too
+        late for this turn: records then cost more than where they wait for the disk.
+        """
         if target.wait:
             target.pipeline.write(rows, count, received_at, completion)
             return
         target.pipeline.write(rows, count, received_at, None)
+        self._accepted_count += count
+        if not self._accepted:
+            self._context.reactor.callLater(0, self._answer_accepted)
+        self._accepted.append(completion)
+
+    def _answer_accepted(self) -> None:
+        """See Note [Answers of a turn]."""
+        accepted, self._accepted = self._accepted, []
         if self._meter is not None:
-            self._meter.acknowledged(count)
-        completion.accepted(ACCEPTED)
+            self._meter.acknowledged(self._accepted_count)
+        self._accepted_count = 0
+        for completion in accepted:
+            completion.accepted(ACCEPTED)
 
     def _evaluate(self, rendering: _Rendering) -> None:
         """Note [Between evaluation and writing]: while the engine works, slices are opened and

@@ -4,6 +4,11 @@ Group commit: an idle pipeline commits at the end of the reactor's turn, a busy 
 the previous group is on its way. The sync triggers of the slice are upper bounds: they let a second
 group go out beside one that takes long, so the disk, not a rhythm, sets the pace.
 
+Note [Unawaited rows]: where the settings don't wait, nobody is answered sooner if the rows are
+written sooner. So they are collected until the interval trigger, at most `UNAWAITED_SECONDS`, or
+until somebody waits for a row of the same group. Otherwise a mode that doesn't wait makes as many
+groups as one that does, and has their cost in addition to answers that come one by one.
+
 Note [Resending]: a group is kept until the writer acknowledged it at the level that the slice asks
 for. When the connection breaks, the outcome of groups in flight is unknown; the file is
 opened again with the acknowledged length, the writer cuts it there, and they are sent again. So an
@@ -73,6 +78,9 @@ MAX_SENT_GROUPS = 2
 STALL_SECONDS = 5.0
 """An append without an answer for so long makes the pipeline count as not ready."""
 
+UNAWAITED_SECONDS = 0.05
+"""How long rows that nobody waits for are collected; less if the interval trigger is less."""
+
 OPENING_GRACE_SECONDS = 3.0
 """How long rows may wait for a pipeline that is still opening."""
 
@@ -136,6 +144,8 @@ class SlicePipeline:
         self._commit_call: IDelayedCall | None = None
         self._interval_call: IDelayedCall | None = None
         self._interval = encoding.sync.interval_trigger.seconds
+        if not encoding.sync.wait:
+            self._interval = min(self._interval, UNAWAITED_SECONDS)
         self._reopen_call: IDelayedCall | None = None
         self._grace_call: IDelayedCall | None = None
         self._reopen_backoff = Backoff(
@@ -200,7 +210,10 @@ class SlicePipeline:
             self._full.append(group)
             self._open = Group(meter=self._meter)
         if self._commit_call is None:
-            if not self._sent or (self._full and len(self._sent) < MAX_SENT_GROUPS):
+            is_awaited = completion is not None  # Note [Unawaited rows]
+            if (is_awaited and not self._sent) or (
+                self._full and len(self._sent) < MAX_SENT_GROUPS
+            ):
                 self._commit_call = self._reactor.callLater(0, self._commit)
             elif self._interval_call is None:
                 self._interval_call = self._reactor.callLater(self._interval, self._interval_passed)
@@ -214,10 +227,15 @@ class SlicePipeline:
     def _interval_passed(self) -> None:
         """The oldest open row has waited long enough: a second group may go out."""
         self._interval_call = None
-        if self._open.rows and len(self._sent) < MAX_SENT_GROUPS:
+        if self._open.rows and (len(self._sent) < MAX_SENT_GROUPS or not self._open.waiting):
+            self._end_group()
+            self._commit()
+
+    def _end_group(self) -> None:
+        """What comes from now on goes into another group."""
+        if self._open.rows:
             self._full.append(self._open)
             self._open = Group(meter=self._meter)
-            self._commit()
 
     # Sending groups.
 
@@ -228,7 +246,7 @@ class SlicePipeline:
         while self._file is not None and len(self._sent) < MAX_SENT_GROUPS:
             if self._full:
                 group = self._full.popleft()
-            elif self._open.rows and not self._sent:
+            elif self._open.waiting and not self._sent:
                 group, self._open = self._open, Group(meter=self._meter)
             else:
                 break
@@ -468,6 +486,7 @@ class SlicePipeline:
         if not self._held:
             return succeed(None)
         empty = self._when_empty.wait()
+        self._end_group()
         self._commit()
         return empty
 

@@ -127,6 +127,18 @@ def test_who_does_not_wait_for_the_disk_waits_for_the_templates(world: World) ->
     assert completions[1].outcome.status == 400
 
 
+def test_answers_that_wait_for_nothing_come_at_the_end_of_the_turn(world: World) -> None:
+    """All those of a turn together."""
+    world.update(_slice(None, wait=False))
+    completions = [world.write(), world.write()]
+    assert [completion.outcome for completion in completions] == [None, None]
+    world.clock.advance(0)
+    assert [completion.outcome for completion in completions] == ["accepted 202"] * 2
+    last = world.write()
+    world.clock.advance(0)
+    assert last.outcome == "accepted 202"
+
+
 def test_a_record_that_can_not_be_rendered_says_why(world: World) -> None:
     """With the column."""
     world.update(_slice(ADDS))

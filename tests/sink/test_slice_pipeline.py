@@ -32,6 +32,7 @@ from stream.storage.network.interface import (
     WriterUnavailable,
 )
 from stream.values.bytesize import ByteSize
+from stream.values.duration import Duration
 from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.storage.samples import ENCODING, sample_slice, uncompressed
 
@@ -143,6 +144,59 @@ class PipelineTests(SynchronousTestCase):
         assert len(self.file.waiting) == 1
         self.clock.advance(0.001)
         assert [offset for offset, _, _ in self.file.waiting] == [0, 2]
+
+    def _unawaited(self, interval: str) -> SlicePipeline:
+        encoding = uncompressed()
+        sync = attrs.evolve(
+            encoding.sync, wait=False, interval_trigger=Duration.parse(interval), count_trigger=4
+        )
+        return self.pipeline(attrs.evolve(encoding, sync=sync))
+
+    def test_rows_that_nobody_waits_for_are_collected(self) -> None:
+        """For the interval trigger, but not for long; also while a group is on its way."""
+        for interval, waits in (("10ms", 0.01), ("30s", 0.05)):
+            self.opener = FakeOpener(at_once=False)
+            pipeline = self._unawaited(interval)
+            for row, others in ((b"a\n", 0), (b"b\n", 1)):
+                pipeline.write(row, 1, 1000, None)
+                self.clock.advance(waits * 0.9)
+                pipeline.write(row, 1, 1000, None)
+                assert len(self.file.waiting) == others
+                self.clock.advance(waits * 0.2)
+                assert len(self.file.waiting) == others + 1
+            self.file.answer()
+            self.file.answer()
+            assert self.stored == b"a\na\nb\nb\n"
+
+    def test_an_acknowledgement_does_not_end_their_group(self) -> None:
+        """They wait for their own interval, and full groups for nothing."""
+        pipeline = self._unawaited("50ms")
+        for _ in range(5):
+            pipeline.write(b"a\n", 1, 1000, None)
+        self.clock.advance(0)
+        assert [data for _, data, _ in self.file.waiting] == [b"a\n" * 4]
+        self.file.answer()
+        assert not self.file.waiting
+        self.clock.advance(0.06)
+        assert [data for _, data, _ in self.file.waiting] == [b"a\n"]
+
+    def test_a_row_that_is_waited_for_takes_them_along(self) -> None:
+        """Whoever waits isn't kept waiting for the sake of the others."""
+        pipeline = self._unawaited("50ms")
+        pipeline.write(b"a\n", 1, 1000, None)
+        self.write(pipeline, b"b\n")
+        self.clock.advance(0)
+        assert [data for _, data, _ in self.file.waiting] == [b"a\nb\n"]
+
+    def test_they_are_stored_before_the_slice_closes(self) -> None:
+        """A close waits for no interval."""
+        pipeline = self._unawaited("50ms")
+        pipeline.write(b"a\n", 1, 1000, None)
+        closed = ensureDeferred(pipeline.close(10))
+        assert [data for _, data, _ in self.file.waiting] == [b"a\n"]
+        self.file.answer()
+        assert closed.called
+        assert self.stored == b"a\n"
 
     def test_the_count_trigger_closes_a_group(self) -> None:
         """A group never holds more records than the trigger says."""
@@ -449,7 +503,7 @@ def test_counters_follow_acknowledgements(answers: int) -> None:
     )
     pipeline.start()
     for moment in (5, 6, 7):
-        pipeline.write(b"row\n", 1, moment, None)
+        pipeline.write(b"row\n", 1, moment, FakeCompletion())
         clock.advance(0)
         if moment - 5 < answers:
             opener.files[-1].answer()
