@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from queue import Queue
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 
 from stream.ops.process import thread_pool as pool
-from stream.ops.process.thread_pool import ThreadPoolService
+from stream.ops.process.thread_pool import AbandonableThreadPool, ThreadPoolService
 
 reactor: Any = _reactor
 
@@ -43,3 +46,65 @@ async def test_a_stop_waits_for_threads_that_end() -> None:
     reactor.callLater(0.05, without_frames.set)
     await service.stopService()
     assert await working
+
+
+def _gated(pool: AbandonableThreadPool, count: int) -> tuple[threading.Event, Queue[str]]:
+    """*count* jobs that name their thread and end when the gate is opened."""
+    gate, names = threading.Event(), Queue[str]()
+
+    def job() -> None:
+        names.put(threading.current_thread().name)
+        gate.wait(10)
+
+    for _ in range(count):
+        pool.callInThread(job)
+    return gate, names
+
+
+def test_threads_are_bounded_and_every_job_is_done() -> None:
+    """Also jobs that came before the start, or wait when the pool stops."""
+    pool = AbandonableThreadPool(0, 2, name="few")
+    gate, names = _gated(pool, 3)
+    assert not pool.threads
+    pool.start()
+    begun = {names.get(timeout=10), names.get(timeout=10)}
+    assert len(begun) == len(pool.threads) == 2
+    more, more_names = _gated(pool, 3)
+    assert more_names.empty()
+    gate.set()
+    more.set()
+    pool.stop()
+    assert {*names.queue, *more_names.queue} <= begun
+    assert (names.qsize(), more_names.qsize()) == (1, 3)
+    pool.callInThread(gate.clear)
+    assert gate.is_set(), "a pool that was stopped takes nothing"
+
+
+def test_an_idle_thread_is_used_again() -> None:
+    """It is the one that has been idle for the shortest time."""
+    pool = AbandonableThreadPool(0, 3, name="idle")
+    pool.start()
+    gate, names = _gated(pool, 3)
+    last = {names.get(timeout=10) for _ in range(3)}
+    gate.set()
+    results: Queue[tuple[bool, object]] = Queue()
+    pool.callInThreadWithCallback(lambda *result: results.put(result), int, "7")
+    pool.callInThreadWithCallback(lambda *result: results.put(result), int, "x")
+    answers = [results.get(timeout=10), results.get(timeout=10)]
+    assert (True, 7) in answers
+    assert [type(value) for success, value in answers if not success] == [Failure]
+    assert {thread.name for thread in pool.threads} == last
+    pool.stop()
+
+
+def test_a_failed_job_is_logged_and_takes_no_thread_with_it() -> None:
+    """The thread goes on with the next job."""
+    pool = AbandonableThreadPool(0, 1, name="fails")
+    pool.start()
+    done = threading.Event()
+    with capturedLogs() as entries:
+        pool.callInThread(int, "x")
+        pool.callInThread(done.set)
+        assert done.wait(10)
+    assert [entry["log_failure"].type for entry in entries] == [ValueError]
+    pool.stop()
