@@ -13,6 +13,8 @@ report can't write.
 Note [Lost lease]: with the lease the node loses its name, and whatever it had open belongs to a
 life that is over (`stream.etcd.claims`). So all pipelines are closed, and records are refused until
 that is done and the node holds its name again; only then a pipeline is opened, in the new life.
+They are closed concurrently, each with a deadline: a writer that does not respond holds up the
+others for some seconds, and what it was sent is of unknown fate.
 """
 
 from __future__ import annotations
@@ -205,6 +207,7 @@ class SinkRouter(Service):
             return
         self.refusal = _lease_lost()
         for key, pipeline in list(self._pipelines.items()):
+            pipeline.leave(self.refusal)  # whatever its turn is waiting for
             leaving = pipeline.turn.run(self._leave, key, pipeline)
             leaving.addErrback(lambda failure: _log.failure("cannot close a pipeline", failure))
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureD
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from stream.concurrency.waiters import ended
 from stream.definition.key import SinkKey
 from stream.errors import UserError, without_frames
 from stream.mapping.plan import Evaluated
@@ -47,6 +48,9 @@ MAX_ROUNDS = 3
 
 CLOSE_SECONDS = 30.0
 """How long a closing slice pipeline waits for the writer; less than coordinators wait for us."""
+
+LEAVE_SECONDS = 5.0
+"""The same when the lease is lost: until all are closed the node takes no records of any sink."""
 
 
 class CountersPublisher(Protocol):
@@ -191,6 +195,9 @@ class SinkPipeline:
         self._accepted_count = 0
         self._stopped: UserError | None = None
         self._updating = DeferredLock()
+        self._closing: set[SlicePipeline] = set()
+        self._close_seconds = CLOSE_SECONDS
+        self._left: list[Deferred[None]] = []
         self.turn = DeferredLock()
 
     def write(self, record: RecordContext, completion: Completion) -> None:
@@ -438,14 +445,32 @@ class SinkPipeline:
         )
 
     async def _close_one(self, pipeline: SlicePipeline) -> None:
-        await pipeline.close(CLOSE_SECONDS)
+        self._closing.add(pipeline)
+        try:
+            await pipeline.close(self._close_seconds)
+        finally:
+            self._closing.discard(pipeline)
         await self._context.publisher.closed(pipeline.slice.key)
         pipeline.announced()  # the call for it may still be waiting for its answer
+
+    def leave(self, reason: UserError) -> None:
+        """Take no more records and close every slice soon, whatever else waits; `close` follows.
+
+        Rows that the writer does not acknowledge in `LEAVE_SECONDS` are of unknown fate.
+        """
+        self._stopped = reason
+        self._close_seconds = LEAVE_SECONDS
+        for pipeline in tuple(self._closing):
+            pipeline.hurry(LEAVE_SECONDS)
+        leaving = ensureDeferred(self._close_all())
+        leaving.addErrback(lambda failure: _log.failure("cannot close a slice", failure))
+        self._left.append(leaving)
 
     async def close(self, reason: UserError) -> None:
         """Take no more records (they fail with *reason*) and close every slice."""
         self._stopped = reason
         await self._close_all()
+        await DeferredList([ended(leaving) for leaving in self._left])
         # A change that was being made may have replaced them.
         await self._updating.run(lambda: ensureDeferred(self._close_all()))
 

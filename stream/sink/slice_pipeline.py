@@ -148,6 +148,8 @@ class SlicePipeline:
             self._interval = min(self._interval, UNAWAITED_SECONDS)
         self._reopen_call: IDelayedCall | None = None
         self._grace_call: IDelayedCall | None = None
+        self._close_call: IDelayedCall | None = None
+        self._closing_file: Deferred[None] | None = None
         self._reopen_backoff = Backoff(
             _REOPEN_FIRST_SECONDS, _REOPEN_MAX_SECONDS, jitter=0.1, random=jitter or random.Random()
         )
@@ -495,26 +497,39 @@ class SlicePipeline:
             self._when_empty.fire(None)
 
     async def close(self, timeout: float) -> None:
-        """Send what is held, sync and close the file; after *timeout* seconds give up.
+        """Send what is held, sync and close the file; after *timeout* seconds in all give up.
 
         Rows that could not be sent by then are failed as of unknown fate.
         """
         if not self._follow(PipelineEvent.CLOSE):
             return
         flushed = self._flushed()
-        give_up = self._reactor.callLater(timeout, self._abandon)
+        self._close_call = self._reactor.callLater(timeout, self._give_up_closing)
         await flushed
-        if give_up.active():
-            give_up.cancel()
         file, self._file = self._file, None
         self._follow(PipelineEvent.EMPTY)
         self._stop_timers()
         if file is not None:
-            closed = file.close()
-            closed.addErrback(
-                lambda f: _log.warn("cannot close a slice file: {error}", error=f.value)
-            )
+            closed = self._closing_file = file.close()
+            closed.addErrback(_not_closed)
+            if self._close_call is None or not self._close_call.active():
+                closed.cancel()  # the time is over
             await closed
+        if self._close_call is not None and self._close_call.active():
+            self._close_call.cancel()
+
+    def hurry(self, timeout: float) -> None:
+        """Have a closing that has begun give up after *timeout* seconds at most."""
+        call = self._close_call
+        if call is not None and call.active():
+            left = call.getTime() - self._reactor.seconds()
+            call.reset(max(0.0, min(left, timeout)))
+
+    def _give_up_closing(self) -> None:
+        if self._closing_file is not None:
+            self._closing_file.cancel()
+        else:
+            self._abandon()
 
     def _abandon(self) -> None:
         error: UserError = outcome_unknown(WriterUnavailable("the writer did not answer in time"))
@@ -534,6 +549,12 @@ class SlicePipeline:
         self._stop_waiting()
         self._when_opened.fire(None)
         self._check_empty()
+
+
+def _not_closed(failure: Failure) -> None:
+    late = failure.check(CancelledError) is not None
+    error = "the writer did not answer in time" if late else failure.value
+    _log.warn("cannot close a slice file: {error}", error=error)
 
 
 def _error(failure: Failure) -> Exception:

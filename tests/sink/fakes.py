@@ -46,12 +46,14 @@ class FakeSliceFile:
 
     :ivar disk: what is stored; shared by all openings of the slice.
     :ivar waiting: appends not yet answered.
+    :ivar answers_close: whether the writer confirms that it has closed the file.
     """
 
     disk: bytearray
     at_once: bool
     length: int = 0
     closed: bool = False
+    answers_close: bool = True
     waiting: list[tuple[int, bytes, Deferred[int]]] = attrs.Factory(list)
     levels: list[SyncLevel] = attrs.Factory(list)
 
@@ -87,7 +89,7 @@ class FakeSliceFile:
 
     def close(self) -> Deferred[None]:
         self.closed = True
-        return succeed(None)
+        return succeed(None) if self.answers_close else Deferred()
 
 
 @attrs.define(eq=False)

@@ -26,6 +26,7 @@ from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.settings import Settings
 from stream.settings.declare import with_values
+from stream.sink import sink_pipeline
 from stream.sink.balancing import Balancer
 from stream.sink.outcome import Completion
 from stream.sink.quota import Quotas
@@ -278,6 +279,25 @@ async def test_after_a_lost_lease_nothing_is_opened_before_all_is_closed(world: 
     world.write()
     await until(lambda: len(world.opener.files) > len(former))
     assert {life.number for life in world.opener.lives[len(former) :]} == {2}
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_lost_lease_no_writer_holds_up_the_others_for_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not respond has a short deadline, also for what was being closed before."""
+    monkeypatch.setattr(sink_pipeline, "LEAVE_SECONDS", 0.05)
+    first, _ = await world.write_everywhere()
+    await world.close(first.key)
+    world.life = 0
+    world.router.session_lost()
+    world.life = 2
+    world.router.session_renewed()
+    await until(lambda: world.router.refusal is None)
+    assert all(file.closed for file in world.opener.files)
+    assert any(file.waiting for file in world.opener.files)
+    world.write()
+    await until(lambda: world.opener.lives[-1].number == 2)
 
 
 @pytest_twisted.ensureDeferred

@@ -15,7 +15,7 @@ from stream.errors import UserError
 from stream.mapping.columns import Mapping
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
-from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
+from stream.sink.sink_pipeline import LEAVE_SECONDS, PipelineContext, SinkPipeline
 from stream.storage.model.key import SliceKey
 from stream.values.codec import from_plain
 from tests.sink.fakes import FakeCompletion, FakeOpener
@@ -64,6 +64,37 @@ def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> N
     assert completion.outcome == "stored"
     assert ended.called
     assert opener.files[-1].closed
+
+
+def test_a_sink_that_is_left_waits_for_no_writer() -> None:
+    """Neither with what is open nor with what closes already; its rows are of unknown fate."""
+    clock = Clock()
+    opener = FakeOpener(at_once=False)
+    pipeline = SinkPipeline(_context(opener, clock))
+    first, second = (
+        sample_slice(opened_at=OPENED_AT + timedelta(seconds=number), encoding=uncompressed())
+        for number in range(2)
+    )
+    completions = [FakeCompletion(), FakeCompletion()]
+    for slice_, completion in zip((first, second), completions, strict=True):
+        updated: Deferred[None] = ensureDeferred(pipeline.update([slice_]))
+        pipeline.write_rows(b"a\n", 1, 1000, pipeline.renderer(), completion)
+        clock.advance(0)
+    reason = UserError("lost", status=503)
+    pipeline.leave(reason)
+    ended: Deferred[None] = ensureDeferred(pipeline.close(reason))
+    with pytest.raises(UserError, match="lost"):
+        pipeline.renderer()
+    clock.advance(LEAVE_SECONDS - 1)
+    assert not updated.called
+    assert not ended.called
+    clock.advance(1)
+    assert updated.called
+    assert ended.called
+    assert all(file.closed for file in opener.files)
+    outcomes = [completion.outcome for completion in completions]
+    assert [isinstance(each, UserError) and each.status for each in outcomes] == [500, 500]
+    assert not clock.getDelayedCalls()
 
 
 def test_renderers_are_kept_as_long_as_a_slice_uses_them() -> None:

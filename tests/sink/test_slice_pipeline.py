@@ -433,6 +433,35 @@ class PipelineTests(SynchronousTestCase):
         assert completion.outcome.status == 500
         assert not self.clock.getDelayedCalls()
 
+    def test_a_closing_can_be_hurried(self) -> None:
+        """Its deadline comes earlier, and never later."""
+        pipeline = self.pipeline()
+        self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        closing = ensureDeferred(pipeline.close(30))
+        pipeline.hurry(5)
+        pipeline.hurry(20)
+        self.clock.advance(4)
+        self.assertNoResult(closing)
+        self.clock.advance(1)
+        self.successResultOf(closing)
+        pipeline.hurry(5)  # it is over
+        assert not self.clock.getDelayedCalls()
+
+    def test_a_file_that_is_not_closed_is_left(self) -> None:
+        """The deadline holds for rows and file together."""
+        pipeline = self.pipeline()
+        (completion,) = self.write(pipeline, b"a\n")
+        self.file.answers_close = False
+        closing = ensureDeferred(pipeline.close(30))
+        self.clock.advance(20)
+        self.file.answer()
+        assert completion.outcome == "stored"
+        self.assertNoResult(closing)
+        self.clock.advance(10)
+        self.successResultOf(closing)
+        assert not self.clock.getDelayedCalls()
+
     def test_a_draining_writer_is_left_and_found_again(self) -> None:
         """Rows are flushed, the file closed, and the slice opened again when the writer is up."""
         pipeline = self.pipeline()
