@@ -1,7 +1,7 @@
-"""``make bench``: the service against others and against itself, in turn, in the same run.
+"""``make bench``: compares the service with other servers and with itself, alternating in one run.
 
-Every server is bound to one core and the load to another. The figures that count are the ratios:
-machines differ, and the same machine differs from minute to minute.
+Every server is bound to one core and the load to another. Only the ratios are comparable: machines
+differ, and so does one machine over time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
     "sync": sync.section,
     "stopped": stopped.section,
 }
-"""Name to what measures it and gives its lines of the report."""
+"""The measuring functions by section; each returns the lines of its report."""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Two ways in which processes can share an address, and how many connections each one gets.
+"""Two ways of sharing an address among processes, and the resulting distribution of connections.
 
-Each process answers requests like the source does, on the same reactor, but does nothing with them.
+Each process answers requests like the source, on the same reactor, without processing them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TIMEOUT_SECONDS = 30.0
 
 
 def spread(way: str, processes: int, connections: int) -> list[int]:
-    """Connections that each of *processes* gets, when all are opened at once and send requests."""
+    """Return the number of connections of each of *processes*, all opened at once."""
     with ExitStack() as stack:
         first = stack.enter_context(_listening(("127.0.0.1", 0), way))
         address = first.getsockname()
@@ -78,14 +78,14 @@ def _server(listening: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _count(server: subprocess.Popen[bytes]) -> int:
-    """The server ends with its standard input, and tells then."""
+    """Run the server until its standard input ends, then print the count."""
     output, _ = server.communicate(timeout=_TIMEOUT_SECONDS)
     count: int = json.loads(output)
     return count
 
 
 def _use(stack: ExitStack, address: tuple[str, int], connections: int) -> None:
-    """Open all connections at once; then each sends requests, one after the other's answer."""
+    """Open all connections at once; each then sends requests in sequence."""
     opened = [stack.enter_context(socket.socket()) for _ in range(connections)]
     for each in opened:
         each.setblocking(False)

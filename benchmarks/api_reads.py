@@ -1,7 +1,7 @@
-"""``python -m benchmarks.api_reads``: reads of the API against a bare Klein resource.
+"""``python -m benchmarks.api_reads``: reads of the API, compared with a bare Klein resource.
 
-10,000 sinks of 100 sources are defined. The bare resource answers with the very bytes that the API
-answers with. Servers take turns on one core, the load is on another; the ratios are what counts.
+10,000 sinks of 100 sources are defined. The bare resource answers with the same bytes as the API.
+Servers take turns on one core, the load is on another; only the ratios are comparable.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SERVER_CPU, _LOAD_CPU = "0", "1"
 
 @attrs.frozen
 class Figure:
-    """Answers per second, and what wrk says of latencies."""
+    """Answers per second, and the latencies measured by wrk."""
 
     rate: float
     p99: str
@@ -64,7 +64,7 @@ def load(url: str, connections: int, seconds: int) -> Figure:
 
 @contextmanager
 def bare(folder: Path, body: bytes) -> Iterator[str]:
-    """A bare Klein resource that answers with *body*; its URL without a path."""
+    """Run a bare Klein resource that answers with *body*; yield its URL without a path."""
     answer, port = folder / "answer.json", free_port()
     answer.write_bytes(body)
     command = [sys.executable, "-m", "benchmarks.bare_klein", str(port), str(answer)]
@@ -86,7 +86,7 @@ def _answers(url: str) -> bool:
 
 
 class _Pinned(Deployment):
-    """The API on one core, the others where there is room."""
+    """A deployment with the API on one core, and other processes on the other cores."""
 
     def command(self, components: Sequence[str]) -> list[str]:
         command = super().command(components)
@@ -94,7 +94,7 @@ class _Pinned(Deployment):
 
 
 def start(folder: Path, sources: int, sinks: int) -> _Pinned:
-    """A deployment with definitions."""
+    """Start a deployment with definitions."""
     deployed = _Pinned(folder)
     deployed.start("etcd")
     deployed.start("sandbox", node_id="sandbox")
@@ -141,7 +141,7 @@ def main() -> int:
 
 
 def report(results: dict[str, dict[str, list[Figure]]]) -> int:
-    """Print a table; 1 if there were errors."""
+    """Print a table; return 1 if there were errors."""
     lines = [
         "| read | stream/s | p99 | bare Klein/s | p99 | stream ÷ Klein |",
         "|---|---|---|---|---|---|",

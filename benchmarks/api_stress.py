@@ -1,10 +1,9 @@
 """``python -m benchmarks.api_stress``: many clients change the same sinks through two APIs.
 
-The clients create, change, disable, enable, delete and undelete sinks at random. That a sink isn't
-there, is there already or is being changed by another task are expected answers. Everything else is
-a failure: other errors, tasks that don't end or fail without a reason, and, as
-`benchmarks.invariants` finds out, anything stored that doesn't fit together, or a change that was
-acknowledged and isn't there.
+The clients create, change, disable, enable, delete and undelete sinks at random. Answers that a
+sink is missing, exists already or is being changed by another task are expected. Everything else is
+a failure: other errors, tasks that don't end or fail without a reason, and violations found by
+`benchmarks.invariants`: inconsistent records, or a missing change that was acknowledged.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ _FIRST_POLL_SECONDS = 0.1
 _MAX_POLL_SECONDS = 1.0
 _OUR_FAULT = "Unknown error"
 _ALREADY_RUNNING = "stream.api.internalError"
-"""What is answered, with 500, while another task works on the same sink."""
+"""The answer, with status 500, while another task works on the same sink."""
 
-# Twice, so that there is more to change than to delete.
+# Twice, so that more sinks are changed than deleted.
 _OPERATIONS = ("create", "create", "update", "update", "disable", "enable", "delete", "undelete")
 _MADE = {
     "create": "New sink.",
@@ -58,12 +57,12 @@ _MADE = {
 class Outcome:
     """The outcome of a run of many calls at once.
 
-    :ivar answers: by operation and status.
-    :ivar tasks: how tasks ended, by operation and error.
+    :ivar answers: number of answers by operation and status.
+    :ivar tasks: number of finished tasks by operation and error.
     :ivar latencies: seconds from the request to the end of its task.
-    :ivar unexpected: answers that nobody should get.
-    :ivar made: by sink, how often a change was told to have been made, by its description.
-    :ivar invariants: what the checker printed.
+    :ivar unexpected: answers that are failures.
+    :ivar made: by sink, the number of acknowledged changes by description.
+    :ivar invariants: output of the checker.
     """
 
     answers: Counter[str] = attrs.Factory(Counter)
@@ -77,11 +76,11 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Return whether the invariants hold and every answer was one that may be."""
+        """Return whether the invariants hold and every answer was expected."""
         return self.is_consistent and not self.unexpected
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the run, for its report."""
+        """Return the figures of the run, for its report."""
         ordered = sorted(self.latencies)
         return {
             "seconds": round(self.seconds, 1),
@@ -132,7 +131,7 @@ class _Client:
         deadline = time.monotonic() + _TASK_SECONDS
         delay = _FIRST_POLL_SECONDS
         while time.monotonic() < deadline:
-            # Tasks wait for each other; polls that are too frequent would be most of the load.
+            # Tasks wait for each other; more frequent polls would be most of the load.
             await asyncio.sleep(delay * self._random.uniform(0.8, 1.2))
             delay = min(_MAX_POLL_SECONDS, delay * 1.5)
             api = self._random.choice(self._apis)
@@ -190,7 +189,7 @@ async def _load(urls: Sequence[str], clients: int, seconds: float, outcome: Outc
 
 
 def stress(deployed: Deployment, *, clients: int = CLIENTS, seconds: float = 60.0) -> Outcome:
-    """Put load on a new deployment, whose processes are started here, and check what is left."""
+    """Put load on a new deployment, and check its state afterwards."""
     outcome = Outcome()
     others = ("etcd", "sandbox", "storage-writer", "storage-coordinator")
     deployed.start(*others, node_id="others")
@@ -210,13 +209,13 @@ def stress(deployed: Deployment, *, clients: int = CLIENTS, seconds: float = 60.
 
 
 def _errors(log: Path) -> list[str]:
-    """What the process complained about."""
+    """Return the errors that the processes logged."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [f"{log.name}: {line}" for line in lines if line["level"] == "error"]
 
 
 def _check(deployed: Deployment, outcome: Outcome) -> None:
-    """In a process of its own, since it needs a reactor."""
+    """Check the invariants in a separate process, which needs its own reactor."""
     changes = deployed.root / "changes.json"
     changes.write_text(json.dumps(outcome.made))
     ended = subprocess.run(
@@ -235,7 +234,7 @@ def _check(deployed: Deployment, outcome: Outcome) -> None:
 
 
 def main() -> int:
-    """Run it, print what was found; the exit code is 1 if something is wrong."""
+    """Run the test and print the findings; the exit code is 1 after a failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.api_stress", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=CLIENTS)

@@ -18,7 +18,7 @@ __all__ = ["resource"]
 
 
 def resource(body: bytes) -> Any:
-    """A resource with one route, which takes any path."""
+    """Return a resource with one route for all paths."""
     app = Klein()
 
     @app.route("/<path:path>")
@@ -30,7 +30,7 @@ def resource(body: bytes) -> Any:
 
 
 def main() -> None:
-    """Answer every request with a constant body, until it is stopped."""
+    """Answer every request with a constant body until stopped."""
     port, body = int(sys.argv[1]), Path(sys.argv[2]).read_bytes()
     endpoint = serverFromString(reactor, f"tcp:{port}:interface=127.0.0.1:backlog=512")
     endpoint.listen(Site(resource(body)))

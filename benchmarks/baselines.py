@@ -1,11 +1,11 @@
-"""The servers that the service is measured against: they read the body and throw it away.
+"""Servers for comparison with the service: they read the body and discard it.
 
 python -m benchmarks.baselines aiohttp 8100
 python -m benchmarks.baselines uvicorn 8100
 python -m benchmarks.baselines "bare Twisted" 8100
 
-The last one is the limit of what the service is made of: a Twisted protocol that only finds where a
-request ends, and answers it, on the reactor that the service uses.
+The last one is the upper bound for the service: a Twisted protocol that only finds the end of a
+request, and answers it, on the service's reactor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many records in a request, against single ones and against the durable peer."""
+"""Batches of records, compared with single records and with the durable peer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["section"]
 
 NDJSON = "application/x-ndjson"
 CONNECTIONS = {1: 256, 100: 64, 1000: 16}
-"""Records in a request: connections."""
+"""Number of connections by number of records in a request."""
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about batches."""
+    """Return the section about batches."""
     ours: dict[int, list[Figure]] = {}
     peer: dict[int, list[Figure]] = {}
     for _ in range(setting.rounds):

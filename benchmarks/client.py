@@ -14,7 +14,7 @@ _SECONDS = 60.0
 
 
 class JsonClient:
-    """One connection to one server, made when it is needed; a call at a time.
+    """A connection to one server, opened on demand; one call at a time.
 
     :param headers: sent with each request.
     """
@@ -28,12 +28,12 @@ class JsonClient:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """The status and the decoded body; 0 and ``None`` if there is no answer."""
+        """Return the status and the decoded body; 0 and ``None`` without an answer."""
         data = b"" if body is None else json.dumps(body).encode()
         head = f"{method} {path} HTTP/1.1\r\n{self._head}Content-Length: {len(data)}\r\n\r\n"
         if self._streams is not None and self._streams[0].at_eof():
-            self.close()  # the server closes connections that have nothing to do
-        # It may close just when the next request is sent; what changes nothing is sent again.
+            self.close()  # the server closes idle connections
+        # It may close just when the next request is sent; safe requests are sent again.
         for _ in range(2 if method == "GET" else 1):
             try:
                 async with asyncio.timeout(_SECONDS):
@@ -57,7 +57,7 @@ class JsonClient:
         return int(head[9:12]), plain
 
     def close(self) -> None:
-        """Close the connection; the next call makes another."""
+        """Close the connection; the next call opens another."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None

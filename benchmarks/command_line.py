@@ -1,7 +1,8 @@
-"""``python -m benchmarks.command_line``: how long `stream` takes to start, and `push` against curl.
+"""``python -m benchmarks.command_line``: start-up time of `stream`, and `push` compared with curl.
 
-Both senders send the same batches to the same service over as many connections, in turn. Processor
-time is of the sender alone; it is what can be compared on a busy machine.
+Both senders send the same batches to the same service over the same number of connections,
+alternating. The processor time is that of the sender alone; it is comparable even on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _START = {
 class Cost:
     """The cost of a run.
 
-    :ivar seconds: by the clock.
-    :ivar processor: of the processes, in seconds.
+    :ivar seconds: wall-clock time.
+    :ivar processor: processor time of the processes, in seconds.
     """
 
     seconds: float

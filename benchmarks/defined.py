@@ -1,4 +1,4 @@
-"""The cost of 10,000 other sinks for a source with one."""
+"""The cost of 10,000 other sinks for a source with one sink."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCES, SINKS = 100, 100
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about many defined sinks."""
+    """Return the section about many defined sinks."""
     few: list[Figure] = []
     many: list[Figure] = []
     script = setting.single()
@@ -53,7 +53,7 @@ def _define(deployed: Deployment) -> None:
             *(sys.executable, "-m", "benchmarks.definitions"),
             f"127.0.0.1:{deployed.ports['etcd']}",
             *("--namespace", deployed.environment()["STREAM_ETCD_NAMESPACE"]),
-            *("--branch", "457"),  # the limit of sources is one of a branch
+            *("--branch", "457"),  # sources are limited per branch
             *("--sources", str(SOURCES), "--sinks", str(SINKS)),
         ],
         cwd=ROOT,
@@ -63,7 +63,7 @@ def _define(deployed: Deployment) -> None:
 
 
 def _source_start(deployed: Deployment) -> float:
-    """Seconds from the start of a source node's process until it is ready."""
+    """Return the seconds from the start of a source node's process until it is ready."""
     start = time.monotonic()
     running = deployed.start(
         "http-source", node_id="node-2", STREAM_SOURCE_HTTP_LISTEN="127.0.0.1:0"

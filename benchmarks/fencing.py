@@ -1,8 +1,8 @@
-"""Sources that stand still for longer than their lease, are replaced, and go on: under load.
+"""Sources that are paused for longer than their lease, replaced, and resumed under load.
 
-Each round stops the source with SIGSTOP, starts another process with the same name, lets the first
-go on while the second takes records, and waits for its end. At last every acknowledged record must
-be in the table.
+Each round stops the source with SIGSTOP, starts another process with the same name, resumes the
+first while the second receives records, and waits for its end. At the end, every acknowledged
+record must be in the table.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from tests.e2e.processes import Deployment, Running, wait_for
 __all__ = ["Report", "run"]
 
 TTL_SECONDS = 2
-"""Of the lease: the shortest that etcd grants."""
+"""Time to live of the lease: the shortest that etcd grants."""
 PRODUCERS = 3
-"""For each of the two addresses."""
+"""Number of producers for each of the two addresses."""
 
 _ANSWER_SECONDS = 8.0
 _PACE_SECONDS = 0.01
@@ -47,15 +47,15 @@ _STARTS = 5
 class Report:
     """The report of a run in which nodes replace one another.
 
-    :ivar rounds: how many there were.
-    :ivar ended: exit codes of the sources that were replaced.
-    :ivar statuses: of all requests; 0 for those without an answer.
-    :ivar acknowledged: records answered with 200.
-    :ivar by_former: of them, by a process that was replaced already.
-    :ivar rows: records in the table.
-    :ivar lost: acknowledged records that are not there.
-    :ivar doubled: records that are there more than once.
-    :ivar takeovers: seconds from SIGSTOP until the replacement took records.
+    :ivar rounds: number of rounds.
+    :ivar ended: exit codes of replaced sources.
+    :ivar statuses: number of requests by status; 0 without an answer.
+    :ivar acknowledged: number of records answered with 200.
+    :ivar by_former: number of these answered by a process that was already replaced.
+    :ivar rows: number of records in the table.
+    :ivar lost: acknowledged records that are missing in the table.
+    :ivar doubled: records with more than one row.
+    :ivar takeovers: seconds from SIGSTOP until the replacement received records.
     """
 
     rounds: int
@@ -70,7 +70,7 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing acknowledged is lost and every replaced source has ended by itself."""
+        """Return whether no record is lost and every replaced source has ended by itself."""
         return not self.lost and not self.doubled and set(self.ended) == {1}
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ def _counts(counter: Counter[int]) -> str:
 
 
 class _Load:
-    """Producers that push to two addresses, each as fast as it is answered.
+    """Producers that push to two addresses, as fast as they get answers.
 
     :ivar acknowledged: ids of records answered with 200, by the port that answered.
     """
@@ -114,7 +114,7 @@ class _Load:
             thread.start()
 
     def wait_for_one(self, port: int) -> None:
-        """Until a further record is acknowledged there."""
+        """Wait until a further record is acknowledged at *port*."""
         before = len(self.acknowledged[port])
         wait_for(lambda: len(self.acknowledged[port]) > before, "an answer")
 
@@ -151,10 +151,10 @@ class _Load:
 
 
 def run(root: Path, rounds: int, seed: int, ttl: int = TTL_SECONDS) -> Report:
-    """Replace a source node again and again under load, and compare records with rows.
+    """Replace a source node repeatedly under load, and compare records with rows.
 
     :param root: directory for all data.
-    :param ttl: of the lease of nodes, seconds.
+    :param ttl: time to live of the nodes' leases in seconds.
     """
     choose = random.Random(seed)
     deployed = Deployment(root, {"STREAM_DISTRIBUTION_TTL_SECONDS": str(ttl)})
@@ -192,7 +192,7 @@ def run(root: Path, rounds: int, seed: int, ttl: int = TTL_SECONDS) -> Report:
 
 
 def _source(deployed: Deployment, port: int) -> Running:
-    """A source at *port*; on a busy machine somebody else may have a port of its for a moment."""
+    """Start a source at *port*; retry if another process temporarily uses one of its ports."""
     for attempt in range(_STARTS):
         try:
             return deployed.start(
@@ -214,7 +214,7 @@ def _account(
     takeovers: list[float],
 ) -> Report:
     acknowledged = {record for records in load.acknowledged.values() for record in records}
-    with suppress(AssertionError):  # what is missing is counted
+    with suppress(AssertionError):  # missing records are counted
         deployed.wait_ids(acknowledged, _IMPORT_SECONDS)
     counts = Counter(deployed.ids())
     return Report(
@@ -231,7 +231,7 @@ def _account(
 
 
 def main() -> int:
-    """Returns 1 if a record is lost or doubled, or a replaced source doesn't end."""
+    """Run the test; return 1 if a record is lost or doubled, or a replaced source doesn't end."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fencing", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)

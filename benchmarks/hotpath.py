@@ -1,8 +1,8 @@
-"""How many records a second the way from received bytes to a rendered row takes, on one core.
+"""Throughput of the path from received bytes to a rendered row, on one core.
 
-In one process and without sockets: what is measured is the parser, the handler, the mapping, and
-all of them together behind a connection whose transport throws the answers away. The time is that
-of the processor; figures are to be compared with one another only, best in turn::
+It runs in one process without sockets, and measures the parser, the handler, the mapping, and all
+of them together behind a connection whose transport discards the answers. The unit is processor
+time. Compare figures only with each other, ideally alternating::
 
     python benchmarks/hotpath.py [--seconds 1.0]
 """
@@ -58,21 +58,21 @@ REPORT = (UuidColumn("id"), DatetimeColumn("at"), PathColumn("p", path="id"))
 
 
 class RenderingSink:
-    """A sink that renders and has stored at once."""
+    """A sink that renders rows and reports them as stored at once."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._render = compile_renderer(Mapping(tuple(columns)), ROW_LIMIT)
 
     @property
     def opened(self) -> RowWriter:
-        """The writer of rows: the sink itself."""
+        """Return the writer of rows: the sink itself."""
         return self
 
     def open(self, now_ms: int, /) -> RowWriter:
         return self
 
     def direct(self) -> None:
-        """Return nothing: what is measured is the general path."""
+        """Return nothing: the general path is measured."""
 
     def write(self, record: RecordContext, completion: Completion, /) -> None:
         self._render.row(record)
@@ -105,7 +105,7 @@ class RenderingSink:
 
 
 class OneSink:
-    """The lookup of sinks that finds the same one for each source."""
+    """A lookup that returns the same sink for each source."""
 
     def __init__(self, sink: SinkWriter) -> None:
         self._sinks = (("sink", sink),)
@@ -115,15 +115,15 @@ class OneSink:
 
 
 class NoTransport:
-    """Takes everything and keeps nothing."""
+    """A transport that discards everything."""
 
     def send(self, data: bytes) -> int:
-        """Take everything at once."""
+        """Discard everything at once."""
         return len(data)
 
     @property
     def socket(self) -> NoTransport:
-        """The transport itself, which stands for its socket."""
+        """Return the transport itself instead of a socket."""
         return self
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -131,7 +131,7 @@ class NoTransport:
 
 
 def request(number: int | None = None) -> bytes:
-    """*number* makes the head differ from all others."""
+    """Return a request; *number* makes its head unique."""
     trace = b"" if number is None else b"Traceparent: 00-%032d-01\r\n" % number
     return (
         (
@@ -147,7 +147,7 @@ def request(number: int | None = None) -> bytes:
 
 
 def batch(line: bytes) -> bytes:
-    """A request with `BATCH_RECORDS` lines."""
+    """Return a request with `BATCH_RECORDS` lines."""
     body = (line + b"\n") * BATCH_RECORDS
     return (
         f"POST /stream/1/bench/{SECRET} HTTP/1.1\r\nHost: localhost:7000\r\n"
@@ -156,7 +156,7 @@ def batch(line: bytes) -> bytes:
 
 
 def connection(columns: Sequence[Column]) -> Callable[[bytes], None]:
-    """What receives the bytes of one client."""
+    """Return the receiver of one client's bytes."""
     dispatcher = Dispatcher("http")
     dispatcher.put(SourceEntry(KEY, "http", True, SECRET))
     clock = Clock()
@@ -182,7 +182,7 @@ def connection(columns: Sequence[Column]) -> Callable[[bytes], None]:
 
 
 def rate(step: Callable[[], object], seconds: float) -> float:
-    """Steps a second; the best of three rounds."""
+    """Return steps per second, the best of three rounds."""
     best = 0.0
     for _ in range(3):
         done = 0
@@ -196,12 +196,12 @@ def rate(step: Callable[[], object], seconds: float) -> float:
 
 
 def render_new_record(render: Callable[[RecordContext], bytes], headers: RecordHeaders) -> None:
-    """Render a record that nothing was read of before."""
+    """Render a record that hasn't been read before."""
     render(RecordContext(0, "192.0.2.1", headers, BODY))
 
 
 def cases() -> Iterator[tuple[str, Callable[[], object]]]:
-    """The ways that are measured, with their names."""
+    """Return the measured steps by name."""
     same = request()
     parser = RequestParser(HeadReader(), 16 * 1024, 1024 * 1024)
     numbers = count()
@@ -234,7 +234,7 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def main() -> None:
-    """Measure the ways and print the figures."""
+    """Measure the steps and print the figures."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--seconds", type=float, default=1.0, help="for each figure")
     seconds = options.parse_args().seconds

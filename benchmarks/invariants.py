@@ -1,8 +1,7 @@
-"""``python -m benchmarks.invariants`` checks that all stored records fit together.
+"""``python -m benchmarks.invariants`` checks the consistency of all stored records.
 
-Definitions, files, slices, statistics and tokens change in transactions, so what is checked here
-holds at every moment, under any load, not only when the service rests. Only with ``--resting`` it
-is also checked that nothing is under way any more.
+Definitions, files, slices, statistics and tokens change in transactions, so the invariants hold at
+every moment and under any load. Only with ``--resting`` it also checks that nothing is in progress.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ Check = Callable[[Snapshot], Iterator[str]]
 
 
 def violations(snapshot: Snapshot) -> list[str]:
-    """What must hold at every moment, and doesn't."""
+    """Return the violations of invariants that hold at every moment."""
     return [found for check in _CHECKS for found in check(snapshot)]
 
 
 def at_rest(snapshot: Snapshot) -> list[str]:
-    """What must hold when all tasks have ended, and doesn't."""
+    """Return the violations of invariants that hold when all tasks have ended."""
     held = [f"the lock of {key} is still held" for key in snapshot.below(LOCK_PREFIX)]
     unfinished = [
         f"the task {key} has not ended"
@@ -55,12 +54,12 @@ def at_rest(snapshot: Snapshot) -> list[str]:
 def acknowledged_changes(
     snapshot: Snapshot, expected: AnyMapping[str, AnyMapping[str, int]]
 ) -> list[str]:
-    """Versions that were told to have been made and aren't there, or the other way round.
+    """Return acknowledged versions that are missing, or the other way round.
 
-    Switching a sink that is switched already succeeds without a version, so of these, less may be
-    there than was told.
+    Enabling an enabled sink, or disabling a disabled one, succeeds without a new version, so there
+    may be fewer of these versions than acknowledgements.
 
-    :param expected: by key of the sink: how often a version with this description was made.
+    :param expected: by key of the sink: number of versions with each description.
     """
     made: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for key, value in snapshot.below(definitions.SINK_VERSION).items():
@@ -69,7 +68,7 @@ def acknowledged_changes(
             description = "Undeleted."
         made[key.rpartition("/")[0]][description] += 1
     return [
-        f"sink {key}: {made[key][text]} versions {text!r}, {told} were told"
+        f"sink {key}: {made[key][text]} versions {text!r}, {told} were acknowledged"
         for key in sorted(made.keys() | expected.keys())
         for text in sorted(made[key].keys() | expected.get(key, {}).keys())
         if made[key][text] != (told := expected.get(key, {}).get(text, 0))
@@ -112,7 +111,7 @@ def _level_copies(
 
 
 def _mappings(snapshot: Snapshot) -> Iterator[str]:
-    """Each mapping that a record refers to is there, under its hash."""
+    """Each mapping that a record refers to exists under its hash."""
     stored = snapshot.below(definitions.MAPPING)
     for key, value in stored.items():
         if StoredMapping.of(decode(Mapping, value)).hash != key.rpartition("/")[2]:
@@ -135,7 +134,7 @@ def _with_mapping(snapshot: Snapshot) -> Iterator[tuple[str, str, Sink | File | 
 
 
 def _times(snapshot: Snapshot) -> Iterator[str]:
-    """Exactly the states that were reached have a time."""
+    """Exactly the reached states have a time."""
     for file in snapshot.files.values():
         yield from _times_of(f"file {file.key}", file, list(FileState))
     for slice_ in snapshot.slices.values():
@@ -151,7 +150,7 @@ def _times_of(what: str, entity: File | Slice, states: list[Any]) -> Iterator[st
 
 
 def _combinations(snapshot: Snapshot) -> Iterator[str]:
-    """Each slice has a file, whose state allows the state of the slice."""
+    """Each slice has a file whose state allows the slice's state."""
     files = snapshot.files
     for slice_ in snapshot.slices.values():
         file = files.get(str(slice_.key.file_key))
@@ -165,7 +164,7 @@ def _combinations(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _open_files(snapshot: Snapshot) -> Iterator[str]:
-    """Sinks that take records have one open file, with one open slice on each volume."""
+    """Enabled sinks have one open file, with one open slice on each volume."""
     open_files: dict[str, list[File]] = defaultdict(list)
     for file in snapshot.files.values():
         if file.state is FileState.WRITING:
@@ -203,8 +202,7 @@ def _statistics(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _remote(snapshot: Snapshot) -> Iterator[str]:
-    """Enabled sinks of Keboola, and no others, have a token; files, and nothing else, have what
-    their targets keep of them."""
+    """Exactly the enabled sinks of Keboola have a token; exactly the files have target records."""
     enabled = {
         key
         for key, sink in snapshot.sinks.items()
@@ -227,7 +225,7 @@ def _differing(what: str, expected: Iterable[str], found: Iterable[str]) -> Iter
 
 
 def _definitions(snapshot: Snapshot) -> Iterator[str]:
-    """An entity is live or deleted, and its history has no gaps and ends with what it is."""
+    """An entity is live or deleted, and its history has no gaps and ends with the entity."""
     yield from _history(
         snapshot,
         Source,
@@ -238,7 +236,7 @@ def _definitions(snapshot: Snapshot) -> Iterator[str]:
     yield from _history(
         snapshot, Sink, definitions.SINK_ACTIVE, definitions.SINK_DELETED, definitions.SINK_VERSION
     )
-    # A source comes back with the last piece of its sinks; see Note [Pieces] of the repository.
+    # A source is undeleted with the last piece of its sinks; see Note [Pieces] of the repository.
     sources = snapshot.sources.keys() | snapshot.below(definitions.SOURCE_DELETED).keys()
     for key in snapshot.sinks:
         if key.rpartition("/")[0] not in sources:
@@ -281,12 +279,14 @@ _CHECKS: tuple[Check, ...] = (
 
 
 def main() -> int:
-    """Check a deployment; the exit code is 1 if something is wrong."""
+    """Check a deployment; the exit code is 1 after a violation."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.invariants", description=__doc__)
     parser.add_argument("etcd", help="host:port")
     parser.add_argument("--namespace", default="stream")
-    parser.add_argument("--resting", action="store_true", help="nothing may be under way")
-    parser.add_argument("--changes", type=Path, help="what `benchmarks.api_stress` was told")
+    parser.add_argument("--resting", action="store_true", help="nothing may be in progress")
+    parser.add_argument(
+        "--changes", type=Path, help="changes acknowledged to `benchmarks.api_stress`"
+    )
     options = parser.parse_args()
     snapshot = read_snapshot(options.etcd, options.namespace)
     found = violations(snapshot)

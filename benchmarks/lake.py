@@ -1,8 +1,8 @@
-"""``python -m benchmarks.lake``: slices into Parquet, beside pyarrow's and DuckDB's own conversion.
+"""``python -m benchmarks.lake``: slices to Parquet, compared with pyarrow and DuckDB.
 
-All three read the same gzipped CSV from the disk and write Parquet with zstd to the disk, in turn,
-in the same run. Also measured: the memory of the process that converts, over what it has when it is
-idle, and how late the reactor of the node is meanwhile.
+All three read the same gzipped CSV from the disk and write Parquet with zstd to the disk,
+alternating in one run. It also measures the additional memory of the converting process, and the
+lag of the node's reactor meanwhile.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ connection.execute(f"COPY (SELECT * FROM read_csv('{source}', header = false, co
 
 
 def _write(path: Path, mebibytes: int) -> tuple[int, int]:
-    """A gzipped CSV of so much text; its rows and bytes."""
+    """Write a gzipped CSV of a given size; return its rows and bytes."""
     block = "".join(
         _ROW.format(
             n % 65536,
@@ -102,7 +102,7 @@ def _write(path: Path, mebibytes: int) -> tuple[int, int]:
 
 
 def _status(pid: int, name: str) -> int:
-    """A size of the process, in bytes."""
+    """Return a size of the process, in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -110,8 +110,8 @@ def _status(pid: int, name: str) -> int:
 
 
 class _Measured:
-    """:ivar seconds: of the wall clock.
-    :ivar processor: seconds of all processes.
+    """:ivar seconds: wall-clock time.
+    :ivar processor: processor time of all processes, in seconds.
     """
 
     def __init__(self, name: str) -> None:
@@ -182,7 +182,7 @@ async def _ours(source: Path, small: Path, root: Path) -> tuple[_Measured, dict[
         (worker,) = workers._all
         pid = worker.transport.pid
         idle, own = _status(pid, "VmRSS"), _status(os.getpid(), "VmRSS")
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins again
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
         Path("/proc/self/clear_refs").write_text("5")
         ticking = LoopingCall(tick)
         last[0] = reactor.seconds()
@@ -244,7 +244,7 @@ async def _run(mebibytes: int, rounds: int, root: Path) -> str:
 
 
 def main() -> int:
-    """Run and print the report."""
+    """Run the measurement and print the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lake", description=__doc__)
     parser.add_argument("--mib", type=int, default=2048, help="of CSV")
     parser.add_argument("--rounds", type=int, default=1)

@@ -1,8 +1,8 @@
-"""A load generator that knows which of its records were acknowledged.
+"""A load generator that records which of its records were acknowledged.
 
-Each connection keeps one request on its way; every record carries an id of its own. Unlike ``wrk``
-it sends an exact number of records, counts every answer, and writes the ids answered with 200 to a
-file, so that they can be compared with what arrived in the table:
+Each connection has one request in flight; every record has a unique id. Unlike ``wrk`` it sends an
+exact number of records, counts every answer, and writes the ids answered with 200 to a file, so
+that they can be compared with the rows of the table:
 
     python -m benchmarks.load http://127.0.0.1:7000/stream/1/s/SECRET --records 100000
 """
@@ -32,8 +32,8 @@ _RECONNECT_SECONDS = 0.05
 class Result:
     """The result of a run of load.
 
-    :ivar statuses: answers by status; 0 counts requests without an answer.
-    :ivar latencies: seconds from sending to the answer, of all answered requests.
+    :ivar statuses: number of answers by status; 0 for requests without an answer.
+    :ivar latencies: seconds from sending to the answer, for all answered requests.
     :ivar acknowledged: ids of the records answered with 200.
     """
 
@@ -43,12 +43,12 @@ class Result:
     seconds: float = 0.0
 
     def percentile(self, share: float) -> float:
-        """The latency in milliseconds below which *share* of the answers lie."""
+        """Return the latency in milliseconds below which *share* of the answers are."""
         ordered = sorted(self.latencies)
         return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
     def summary(self) -> dict[str, object]:
-        """The figures of the run, for its report."""
+        """Return the figures of the run, for its report."""
         return {
             "records": sum(self.statuses.values()),
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
@@ -85,7 +85,7 @@ class _Connection(asyncio.Protocol):
     def _send(self) -> None:
         assert self._transport is not None
         if self._transport.is_closing():
-            return  # closed while nothing was on its way: `connection_lost` goes on
+            return  # closed without a request in flight: `connection_lost` continues
         self._has_sent = True
         self._record = next(self._load.records, None)
         if self._record is None:
@@ -164,7 +164,7 @@ class _Load:
         task.add_done_callback(self._tasks.discard)
 
     async def _connected(self) -> None:
-        """Connect, however long nobody listens."""
+        """Connect, with retries until there is a listener."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -212,10 +212,10 @@ def run(
 ) -> Result:
     """Send *records* records and wait for all answers.
 
-    :param padding: bytes of filling in each body.
-    :param prefix: of the ids.
+    :param padding: bytes of padding in each body.
+    :param prefix: prefix of the ids.
     :param pause: seconds between an answer and the next record of a connection.
-    :param until: file that ends the load before all records are sent, when it is there.
+    :param until: a file whose existence ends the load early.
     """
     ids = takewhile(
         lambda _: until is None or not until.exists(), (f"{prefix}{i}" for i in range(records))

@@ -1,4 +1,4 @@
-"""What columns and further sinks cost, against the usual mapping of one sink."""
+"""The cost of columns and further sinks, compared with the usual mapping of one sink."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _template(content: str) -> list[dict[str, Any]]:
 
 
 def _cases(running: Service) -> dict[str, str]:
-    """Description to URL."""
+    """Return URLs by description."""
     cases = {"uuid, datetime, path": running.url}
     cases["the same, two sinks"] = running.source("two-sinks", [COLUMNS, COLUMNS])
     for number, (name, content) in enumerate(_TEMPLATES.items()):
@@ -40,7 +40,7 @@ def _cases(running: Service) -> dict[str, str]:
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about mappings."""
+    """Return the section about mappings."""
     figures: dict[str, list[Figure]] = {}
     script = setting.single()
     with service(setting.data()) as running:

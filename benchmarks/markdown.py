@@ -1,4 +1,4 @@
-"""What reports of runs are made of: tables, lists, and shares of sorted numbers."""
+"""Parts of reports: tables, lists, and percentiles."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _SHOWN = 20
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = False) -> str:
-    """A table in Markdown.
+    """Return a table in Markdown.
 
-    :param numbers: all columns but the first one hold some.
+    :param numbers: whether all columns except the first one contain numbers.
     """
     first, others = "|---", "|---:" if numbers else "|---"
     lines = ["| " + " | ".join(head) + " |", first + others * (len(head) - 1) + "|"]
@@ -23,7 +23,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: boo
 
 
 def bullets(title: str, items: Sequence[str]) -> str:
-    """A list with a title; nothing if it is empty."""
+    """Return a list with a title; nothing if it is empty."""
     if not items:
         return ""
     more = [f"- … {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
@@ -31,6 +31,6 @@ def bullets(title: str, items: Sequence[str]) -> str:
 
 
 def share(values: Iterable[float], part: float) -> float:
-    """The value below which *part* of them lie; 0.0 of none."""
+    """Return the value below which *part* of the sorted numbers are; 0.0 without any."""
     found = sorted(values)
     return found[min(len(found) - 1, int(part * len(found)))] if found else 0.0

@@ -1,4 +1,4 @@
-"""Latency at 70 % of the peak rate, against one fdatasync on the same disk."""
+"""Latency at 70 % of the peak rate, compared with one fdatasync on the same disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["section"]
 CONNECTIONS = 256
 SHARE = 0.7
 STEPS = 4
-"""Runs to find the rest between requests that leads to the share of the peak."""
+"""Number of runs for finding the pause between requests that gives the share of the peak."""
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about latency below the peak."""
+    """Return the section about latency below the peak."""
     folder = setting.data()
     syncs = _sync_ms(setting.folder)
     with service(folder) as running:
@@ -43,11 +43,11 @@ def section(setting: Setting) -> list[str]:
 
 
 def _paced(setting: Setting, url: str, wanted: float) -> list[Figure]:
-    """Runs at about *wanted* requests per second."""
+    """Run at about *wanted* requests per second."""
     delay = 1000 * CONNECTIONS / wanted / 2
     for _ in range(STEPS):
         run = load(url, CONNECTIONS, 2, setting.script(JSON_TYPE, record_body(), delay))
-        # between two requests of a connection lie the rest and the answer's time
+        # the time between two requests is the pause plus the answer's time
         busy = 1000 * CONNECTIONS / run.rate - delay
         delay = max(0.1, 1000 * CONNECTIONS / wanted - busy)
     script = setting.script(JSON_TYPE, record_body(), delay)
@@ -55,7 +55,7 @@ def _paced(setting: Setting, url: str, wanted: float) -> list[Figure]:
 
 
 def _sync_ms(folder: Path, count: int = 300) -> list[float]:
-    """Sorted times of appending 16 KiB and syncing them, milliseconds."""
+    """Return sorted times of appending and syncing 16 KiB, in milliseconds."""
     times = []
     with (folder / "sync-probe").open("wb", buffering=0) as file:
         for _ in range(count):

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.scale``: what a coordinator costs by the number of open sinks.
+"""``python -m benchmarks.scale``: the cost of a coordinator by the number of open sinks.
 
-Each sink has an open file with one open slice and no records, as in a region at rest.
+Each sink has an open file with one open slice and no records, as in an idle region.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["Figures", "cpu_seconds", "define", "measure"]
 SINKS_PER_SOURCE = 100
 SINKS_PER_TRANSACTION = 5
 SETTLE_SECONDS = 45.0
-"""After the start each item is looked at; that is a part of starting, not of being idle."""
+"""Time after the start in which each item is checked; it isn't part of being idle."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _VOLUME = Volume("volume-one", "node-1", "127.0.0.1:1", "default/one", "default", "one")
 _TABLE = {
@@ -49,7 +49,7 @@ _TABLE = {
 
 @attrs.frozen
 class Figures:
-    """The figures of a coordinator with so many sinks.
+    """The figures of a coordinator with a number of sinks.
 
     :ivar start: seconds until the coordinator is ready; of an empty process, too.
     :ivar idle: share of a core while nothing happens.
@@ -64,7 +64,7 @@ class Figures:
 
 
 async def define(client: EtcdClient, sinks: int) -> tuple[int, int]:
-    """Open files of many sinks; keys and bytes that are stored then."""
+    """Write open files of many sinks; return the number of stored keys and bytes."""
     repository = StorageRepository(Settings().storage.level, lambda: [_VOLUME])
     for first in range(0, sinks, SINKS_PER_SOURCE):
         source = BranchKey(123, 456 + first // 10_000).source(f"s{first // SINKS_PER_SOURCE}")
@@ -101,7 +101,7 @@ async def define(client: EtcdClient, sinks: int) -> tuple[int, int]:
 
 
 def cpu_seconds(running: Running) -> float:
-    """What a process has used."""
+    """Return the processor time of a process."""
     fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
@@ -146,7 +146,7 @@ async def _run(reactor: Any, counts: list[int], seconds: float) -> None:
 def measure(counts: list[int], seconds: float) -> None:
     """Print a table with a line for each number of sinks.
 
-    :param seconds: of each idle time.
+    :param seconds: duration of each idle time.
     """
     react(lambda reactor: Deferred.fromCoroutine(_run(reactor, counts, seconds)))
 

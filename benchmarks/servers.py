@@ -1,4 +1,4 @@
-"""What is measured: the service, and the servers that it is held against, each on one core."""
+"""The measured servers: the service, and others for comparison, each on one core."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Pinned(Deployment):
 class Service:
     """A running service.
 
-    :ivar url: of a source with a sink of `COLUMNS`.
+    :ivar url: URL of a source with a sink of `COLUMNS`.
     """
 
     deployed: Deployment
@@ -75,7 +75,7 @@ class Service:
 
     @property
     def syncs(self) -> int:
-        """How many fdatasyncs its writer has made."""
+        """Return the number of fdatasyncs of its writer."""
         metrics = f"http://{self.deployed.running[0].health}/metrics"
         with urllib.request.urlopen(metrics, timeout=10) as answer:
             lines = answer.read().decode().splitlines()
@@ -85,7 +85,7 @@ class Service:
         return sum(int(float(line.rpartition(" ")[2])) for line in counts)
 
     def source(self, name: str, sinks: Sequence[Sequence[dict[str, Any]]]) -> str:
-        """The URL of a further source with a sink for each list of columns."""
+        """Return the URL of a further source with a sink for each list of columns."""
         deployed = self.deployed
         created = deployed.task(
             "POST",
@@ -107,9 +107,9 @@ class Service:
 
 @contextmanager
 def service(folder: Path, *, bound: bool = True, **settings: str) -> Iterator[Service]:
-    """The running service with all components in one process.
+    """Run the service with all components in one process.
 
-    :param bound: to one core.
+    :param bound: whether it is bound to one core.
     """
     deployed = (_Pinned if bound else Deployment)(folder, _DEFAULT_TIMING | settings)
     try:
@@ -121,7 +121,7 @@ def service(folder: Path, *, bound: bool = True, **settings: str) -> Iterator[Se
 
 @contextmanager
 def baseline(name: str) -> Iterator[str]:
-    """A running baseline; its URL."""
+    """Run a baseline; yield its URL."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.baselines", name, str(port)]
     with _running(command, f"http://127.0.0.1:{port}/", b"{}") as url:
@@ -130,7 +130,7 @@ def baseline(name: str) -> Iterator[str]:
 
 @contextmanager
 def influxdb(folder: Path) -> Iterator[str]:
-    """A running InfluxDB 1.x that syncs its log at each write; the URL to write to."""
+    """Run InfluxDB 1.x with a log synced at each write; yield the URL for writes."""
     if shutil.which("influxd") is None:
         raise FileNotFoundError("influxd")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What all sections of a benchmark share: where, how long, how often, and how tables look."""
+"""Settings shared by all sections of a benchmark: directory, duration, rounds, table cells."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _numbers = count()
 class Setting:
     """The setting of the benchmarks.
 
-    :ivar folder: for files and data; removed at the end.
-    :ivar seconds: of each run.
-    :ivar rounds: how often each thing is measured, in turn with the others.
+    :ivar folder: folder of files and data; removed at the end.
+    :ivar seconds: duration of each run.
+    :ivar rounds: number of measurements of each subject, alternating with the others.
     """
 
     folder: Path
@@ -34,26 +34,26 @@ class Setting:
     rounds: int
 
     def data(self) -> Path:
-        """A new place for data."""
+        """Return a new path for data."""
         return self.folder / f"data-{next(_numbers)}"
 
     def script(self, content_type: str, body: str, delay_ms: float | None = None) -> Path:
-        """A new script for wrk."""
+        """Return a new path for a script of wrk."""
         path = self.folder / f"script-{next(_numbers)}.lua"
         return write_script(path, content_type, body, delay_ms)
 
     def single(self) -> Path:
-        """The script that sends single records."""
+        """Return the script that sends single records."""
         return self.script(JSON_TYPE, record_body())
 
 
 def record_body() -> str:
-    """A JSON record of `BODY_BYTES`."""
+    """Return a JSON record of `BODY_BYTES`."""
     padding = "x" * (BODY_BYTES - len('{"user":{"name":"Ada"},"padding":""}'))
     return json.dumps({"user": {"name": "Ada"}, "padding": padding}, separators=(",", ":"))
 
 
 def cell(runs: Sequence[Figure], records: int = 1) -> str:
-    """Median and range of the records per second, with *records* in a request."""
+    """Return median and range of the records per second, with *records* in a request."""
     rates = sorted(run.rate * records for run in runs)
     return f"{statistics.median(rates):,.0f} ({rates[0]:,.0f}–{rates[-1]:,.0f})"

@@ -1,4 +1,4 @@
-"""Single records, against bare frameworks that discard the body and against a durable peer."""
+"""Single records, compared with bare frameworks that discard the body and with a durable peer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ WARM_UP_SECONDS = 2
 """The first records open the slice."""
 
 INFLUX_LINE = f'events,host=a body="{"x" * (BODY_BYTES - 24)}"'
-"""As long as a record; the database gives it the time of its arrival."""
+"""As long as a record; the database adds the time of its arrival."""
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about single records."""
+    """Return the section about single records."""
     lines: list[str] = []
     for connections in CONNECTIONS:
         lines += _table(connections, _measure(setting, connections))

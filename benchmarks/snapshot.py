@@ -1,4 +1,4 @@
-"""All keys of a deployment at one moment, and what they hold."""
+"""A snapshot of all keys of a deployment."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ Key = SourceKey | SinkKey
 class Snapshot:
     """All keys of a deployment at one revision, decoded.
 
-    :ivar kvs: values by key, all read at one revision.
+    :ivar kvs: values by key, read at one revision.
     """
 
     kvs: Mapping[str, bytes] = attrs.field(repr=False)
 
     def below(self, prefix: str) -> dict[str, bytes]:
-        """Values by what follows *prefix* in their keys."""
+        """Return values by the part of their keys after *prefix*."""
         return {key[len(prefix) :]: kv for key, kv in self.kvs.items() if key.startswith(prefix)}
 
     def decoded(self, prefix: str, kind: type[T]) -> dict[str, T]:
-        """The values below a prefix, decoded."""
+        """Return the decoded values below a prefix."""
         return {key: decode(kind, value) for key, value in self.below(prefix).items()}
 
     @property
     def sources(self) -> dict[str, Source]:
-        """The active sources."""
+        """Return the active sources."""
         return self.decoded(definitions.SOURCE_ACTIVE, Source)
 
     @property
     def sinks(self) -> dict[str, Sink]:
-        """The active sinks."""
+        """Return the active sinks."""
         return self.decoded(definitions.SINK_ACTIVE, Sink)
 
     @property
     def files(self) -> dict[str, File]:
-        """All files."""
+        """Return all files."""
         return self.decoded(storage.FILE_ALL, File)
 
     @property
     def slices(self) -> dict[str, Slice]:
-        """All slices."""
+        """Return all slices."""
         return self.decoded(storage.SLICE_ALL, Slice)
 
     @property
     def tasks(self) -> dict[str, Task]:
-        """All tasks."""
+        """Return all tasks."""
         return self.decoded(TASK_PREFIX, Task)
 
 
@@ -83,9 +83,9 @@ async def _read(reactor: Any, endpoint: str, namespace: str, kvs: dict[str, byte
 
 
 def read_snapshot(endpoint: str, namespace: str) -> Snapshot:
-    """Read everything. Runs the reactor, so it can be called once in a process.
+    """Read everything. Runs the reactor, so it can be called once per process.
 
-    :param endpoint: of etcd, ``host:port``.
+    :param endpoint: ``host:port`` of etcd.
     """
     kvs: dict[str, bytes] = {}
 

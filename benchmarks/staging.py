@@ -1,7 +1,7 @@
-"""Uploads of a big slice to an S3 server: their rate beside obstore alone, and their memory.
+"""Uploads of a large slice to an S3 server: throughput compared with obstore alone, and memory.
 
 ``python -m benchmarks.staging [--mebibytes=2048] [--endpoint=URL --bucket=NAME]``. Without an
-endpoint a small server of its own takes the bytes, digests them and forgets them.
+endpoint, a small local server computes digests of the data and discards it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EXPIRATION = "2100-01-01T00:00:00+0000"
 
 
 class Sink(BaseHTTPRequestHandler):
-    """Multipart uploads of S3, whose bytes are digested and dropped."""
+    """S3 multipart uploads whose data is digested and discarded."""
 
     protocol_version = "HTTP/1.1"
     server: Bucket
@@ -66,13 +66,13 @@ class Sink(BaseHTTPRequestHandler):
     do_PUT = do_POST = _go
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Do nothing."""
 
 
 class Bucket(ThreadingHTTPServer):
-    """An object store that takes multipart uploads and keeps digests alone.
+    """An object store that accepts multipart uploads and keeps only digests.
 
-    :ivar parts: digest of each part of the upload that is under way.
+    :ivar parts: digest of each part of the current upload.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Bucket(ThreadingHTTPServer):
 
 
 def _serve() -> None:
-    """Serve until the parent closes our input; the port is printed."""
+    """Serve until the parent closes the input; print the port."""
     with Bucket() as bucket:
         threading.Thread(target=bucket.serve_forever, daemon=True).start()
         print(bucket.server_port, flush=True)
@@ -146,7 +146,7 @@ def _measure(mebibytes: int, rounds: int, endpoint: str, bucket: str) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Measure the uploads and print the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.staging")
     parser.add_argument("--mebibytes", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=2)

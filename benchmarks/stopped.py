@@ -1,4 +1,4 @@
-"""Memory of a source node under full load while its only writer stands still."""
+"""Memory of a source node under full load while its only writer is paused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAMPLES_A_SECOND = 5
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about a writer that is paused."""
+    """Return the section about a paused writer."""
     seconds = max(setting.seconds, 20)
     deployed = Deployment(setting.data())
     try:
@@ -49,7 +49,7 @@ def section(setting: Setting) -> list[str]:
         deployed.stop_all()
     half = len(seen) // 2
     return [
-        f"### A writer that stands still for {seconds} s, {CONNECTIONS} connections",
+        f"### A writer that is paused for {seconds} s, {CONNECTIONS} connections",
         "",
         "| memory of the source before, MB | most, first half | most, second half "
         "| answers other than 2xx meanwhile | records/s afterwards (errors) |",
@@ -61,5 +61,5 @@ def section(setting: Setting) -> list[str]:
 
 
 def _resident(pid: int) -> float:
-    """In MB."""
+    """Return the resident memory in MB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 1e6

@@ -1,6 +1,6 @@
-"""Single records in each sync mode, against the default: the disk, waited for.
+"""Single records in each sync mode, compared with the default: the disk, with waiting.
 
-Then the share that checksums have in it, when rows go through a connection to the writer.
+It also measures the share of checksums if rows are sent over a connection to the writer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODES = (("disk", "true"), ("disk", "false"), ("cache", "true"), ("cache", "fals
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about sync modes."""
+    """Return the section about sync modes."""
     script = setting.single()
     figures: dict[tuple[str, str], list[Figure]] = {}
     syncs: dict[tuple[str, str], list[float]] = {}
@@ -60,7 +60,7 @@ def section(setting: Setting) -> list[str]:
 
 
 def _checksums(rate: float) -> str:
-    """What it costs to check each group at both ends of the connection to a writer.
+    """Measure the cost of checking each group at both ends of the connection to a writer.
 
     :param rate: records/s of the default.
     """

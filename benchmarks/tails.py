@@ -1,4 +1,4 @@
-"""The rate of single records while others watch their source."""
+"""The rate of single records while live tails show their source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WATCHERS = (0, 1, 10)
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about live tails."""
+    """Return the section about live tails."""
     runs: dict[int, list[Figure]] = {number: [] for number in WATCHERS}
     for round in range(setting.rounds):
         with service(setting.data()) as running:
@@ -53,7 +53,7 @@ def _rate(runs: list[Figure]) -> float:
 
 @contextmanager
 def _watchers(running: Service, number: int) -> Iterator[None]:
-    """Clients that ask for a tail, read its start, and nothing more."""
+    """Open tails whose clients read only the start."""
     deployed = running.deployed
     path = f"/v1/branches/default/sources/my-source/tail?rate={RATE}"
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""Worker processes: what more of them take, and how the kernel spreads connections over them.
+"""Worker processes: the throughput of several, and the kernel's distribution of connections.
 
 Nothing is bound to a core here, so on a small machine ``wrk``, the writer, etcd and the workers
-take turns; there the processor time of a record says more than the rate.
+take turns. There, the processor time per record is more meaningful than the rate.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _ESTABLISHED = "01"
 class Run:
     """The figures of one run with a number of workers.
 
-    :ivar sources: seconds of processor time of the processes that take records; with one worker
-        that is the process of everything.
-    :ivar others: the same of everything else that belongs to the service, etcd too.
-    :ivar shares: connections of each process that takes records, halfway.
+    :ivar sources: processor time of the processes that receive records, in seconds; with one
+        worker, that process runs all components.
+    :ivar others: processor time of the other processes of the service, including etcd.
+    :ivar shares: number of connections of each worker, halfway.
     """
 
     figure: Figure
@@ -49,7 +49,7 @@ class Run:
 
 
 def section(setting: Setting) -> list[str]:
-    """The section about workers."""
+    """Return the section about workers."""
     script = setting.single()
     runs: dict[int, list[Run]] = {}
     for _ in range(setting.rounds):
@@ -71,7 +71,7 @@ def _measure(setting: Setting, workers: int, script: Path) -> Run:
     folder = setting.data()
     settings = {
         "STREAM_SOURCE_HTTP_WORKERS": str(workers),
-        # Ports after a free one may be taken by outgoing connections.
+        # Ports after a free one may be in use by outgoing connections.
         "STREAM_METRICS_LISTEN": "127.0.0.1:0",
     }
     with service(folder, bound=False, **settings) as running:
@@ -100,7 +100,7 @@ def _measure(setting: Setting, workers: int, script: Path) -> Run:
 
 
 def _below(pid: int) -> list[int]:
-    """A process and all its descendants."""
+    """Return a process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(found for child in children for found in _below(int(child)))]
 
@@ -110,13 +110,13 @@ def _is_worker(pid: int) -> bool:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """In user and in kernel mode, of all threads."""
+    """Return the processor time of all threads, in user and kernel mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _connections(pid: int, port: int) -> int:
-    """Open connections of a process to the local *port*."""
+    """Return the number of open connections of a process to the local *port*."""
     own = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:

@@ -1,4 +1,4 @@
-"""Load from ``wrk``, bound to a core of its own, and what it measured."""
+"""Load from ``wrk``, bound to a core of its own, and its measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVER_CPU, LOAD_CPU = "0", "1"
 class Figure:
     """The figures of one run of wrk.
 
-    These are requests answered per second, latencies in milliseconds, and answers other than 2xx.
+    Requests answered per second, latencies in milliseconds, and answers other than 2xx.
     """
 
     rate: float
@@ -30,23 +30,23 @@ class Figure:
 
 
 def pinned(cpu: str, command: Sequence[str]) -> list[str]:
-    """*command* on one core, if the machine has two."""
+    """Return *command* bound to one core, if the machine has two."""
     if (os.cpu_count() or 1) < 2 or not shutil.which("taskset"):
         return list(command)
     return ["taskset", "-c", cpu, *command]
 
 
 def write_script(path: Path, content_type: str, body: str, delay_ms: float | None = None) -> Path:
-    """What wrk sends.
+    """Write the script of wrk.
 
-    :param delay_ms: how long a connection rests before its next request, on average.
+    :param delay_ms: average pause of a connection before its next request.
     """
     rest = ""
     if delay_ms is not None:
         rest = f"function delay() return math.random() * {2 * delay_ms:.3f} end\n"
     path.write_text(
         f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "{content_type}"\n'
-        f"wrk.body = [[\n{body}]]\n{rest}"  # Lua drops the line feed that follows [[
+        f"wrk.body = [[\n{body}]]\n{rest}"  # Lua drops the line feed after [[
     )
     return path
 
@@ -54,7 +54,7 @@ def write_script(path: Path, content_type: str, body: str, delay_ms: float | Non
 def load(url: str, connections: int, seconds: int, script: Path, *, bound: bool = True) -> Figure:
     """Run wrk once.
 
-    :param bound: to its core.
+    :param bound: whether it is bound to its core.
     """
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     command += ["--latency", "-s", str(script), url]

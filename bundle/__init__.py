@@ -1,6 +1,6 @@
-"""Makes the single executable file: an interpreter, the service and every library in one.
+"""Builds the single executable file with an interpreter, the service and all libraries.
 
-``python -m bundle target/stream/service`` collects a tree that runs anywhere on its own
-(`bundle.interpreter`, `bundle.distributions`, `bundle.native`), packs it (`bundle.pack`) and puts
-a small static launcher in front, which unpacks it once for each version and becomes Python.
+``python -m bundle target/stream/service`` collects a self-contained tree (`bundle.interpreter`,
+`bundle.distributions`, `bundle.native`), packs it (`bundle.pack`) and prepends a small static
+launcher, which unpacks the tree once per version and executes Python.
 """

@@ -46,7 +46,7 @@ def build(target: Path) -> None:
 
 
 def _libraries() -> dict[str, Distribution]:
-    """What the service needs, and what can be added to it and is installed here."""
+    """Return the required distributions, and the installed optional ones."""
     setup = _ROOT / "setup.cfg"
     found = required(setup)
     for extra in EXTRAS:
@@ -65,7 +65,7 @@ def _bring_etcd(tree: Path) -> None:
 
 
 def _strip(tree: Path) -> None:
-    """Take out symbols for debuggers and linkers, of which some libraries mostly consist."""
+    """Strip symbols for debuggers and linkers, which are the largest part of some libraries."""
     if shutil.which("strip") is None:
         print("the file is larger than it could be: there is no program strip (binutils)")
         return
@@ -74,7 +74,7 @@ def _strip(tree: Path) -> None:
 
 
 def _warm(tree: Path) -> None:
-    """Write what Python and Twisted would write at the first start."""
+    """Write the caches that Python and Twisted would write at the first start."""
     subprocess.run([str(tree / PYTHON), "-I", "-B", "-c", _WRITE_PLUGIN_CACHE], check=True)
     compileall.compile_dir(
         tree / SITE.parent,
@@ -87,7 +87,7 @@ def _warm(tree: Path) -> None:
 
 
 def main() -> None:
-    """Build the file that the command line names, and say what came out."""
+    """Build the file that the command line names, and print a summary."""
     target = Path(sys.argv[1])
     began = time.monotonic()
     try:

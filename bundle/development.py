@@ -1,6 +1,6 @@
-"""``python -m bundle.development FILE TARGET``: the single file again, in development mode.
+"""``python -m bundle.development FILE TARGET``: a copy of the single file in development mode.
 
-It differs in its last bytes alone, which the launcher reads, and unpacks to the same directory.
+It differs only in its last bytes, which the launcher reads, and unpacks to the same directory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEVELOPMENT_MAGIC = b"STREAM-BUNDLE-D\n"
 
 
 def in_development_mode(file: Path, target: Path) -> None:
-    """Write *target*: the single *file*, but Python runs in development mode."""
+    """Write *target*: a copy of the single *file* that runs Python in development mode."""
     partial = target.with_name(f"{target.name}.partial")
     shutil.copy(file, partial)
     with partial.open("r+b") as opened:

@@ -1,6 +1,6 @@
-"""The service and the libraries it needs, copied from the environment that runs this.
+"""The service and its libraries, copied from the environment of the build.
 
-So the file holds exactly the versions that the tests ran with, and nothing is downloaded.
+So the file contains exactly the tested versions, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -19,34 +19,37 @@ from bundle.interpreter import SITE, ignoring
 __all__ = ["EXTRAS", "LAKE_EXTRAS", "copy_libraries", "copy_service", "required"]
 
 EXTRAS = ("aws", "azure", "cli", "gcp", "postgres", "tracing")
-"""What an installation may add; a single file has whatever of it is installed where it is built."""
+"""Optional extras; a single file includes those that are installed where it is built."""
 
 LAKE_EXTRAS = ("iceberg", "parquet")
-"""What only targets of lakes need: as large as everything else, so it is neither in a single file
-nor in the image."""
+"""Extras of lake targets.
+
+They are as large as everything else, so they are neither in a single file nor in the image.
+"""
 
 _LEFT_OUT = {
-    *("setuptools", "pycparser"),  # needed only while something is built
+    *("setuptools", "pycparser"),  # needed only by builds
     *(
         "aiohttp",
         "numpy",
         "pynacl",
     ),  # needed only by parts of txaioetcd and zlmdb that we don't use
 }
-"""Named by others, but not needed here; both do without the latter."""
+"""Dependencies of others that aren't needed here; both work without the latter."""
 
 _LEFT_OUT_NAMES = {"__pycache__", "test", "tests", "testing", "etcdctl", "etcdutl", "_flatc"}
 
 
 _BOTOCORE_SERVICES = {"kms", "signin", "sso", "sso-oidc", "sts"}
-"""Whose descriptions are kept, of four hundred: the key service, and how one gets credentials."""
+"""Services whose descriptions are kept: the key service, and those for credentials.
+"""
 
 
 def required(setup: Path, extra: str = "") -> dict[str, Distribution]:
-    """The installed distributions that the service needs, by canonical name.
+    """Return the installed distributions that the service needs, by canonical name.
 
-    :param setup: the ``setup.cfg`` that names the direct ones.
-    :param extra: those of an extra instead.
+    :param setup: the ``setup.cfg`` with the direct ones.
+    :param extra: return those of an extra instead.
 
     Raises PackageNotFoundError if one isn't installed.
     """

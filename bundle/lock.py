@@ -1,8 +1,8 @@
-"""``python -m bundle.lock``: writes which of the locked libraries a running service needs.
+"""``python -m bundle.lock``: writes the locked libraries that a running service needs.
 
-The service image installs these, and nothing of what the tests need. The versions are those of
-`requirements.lock`, with which the tests run. What only targets of lakes need, which is large, is
-in a file of its own.
+The service image installs only these, without the tests' libraries. The versions are those of
+`requirements.lock`, which the tests use. The large libraries of lake targets are in a separate
+file.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ LAKE_LOCK = _ROOT / "requirements-lake.lock"
 
 
 def service_lock() -> str:
-    """The lines of `requirements.lock` that the service and all its extras need.
+    """Return the lines of `requirements.lock` that the service and all its extras need.
 
-    Raises PackageNotFoundError if one of them isn't installed here, and LookupError if it has no
-    line there.
+    Raises PackageNotFoundError: a library isn't installed here. Raises LookupError: it has no line.
     """
     setup = _ROOT / "setup.cfg"
     return _locked(set(required(setup)).union(*(required(setup, extra) for extra in EXTRAS)))
 
 
 def lake_lock() -> str:
-    """The lines that targets of lakes need, too; raises what `service_lock` raises."""
+    """Return the lines that targets of lakes need; raises the errors of `service_lock`."""
     setup = _ROOT / "setup.cfg"
     needed = set().union(*(required(setup, extra) for extra in LAKE_EXTRAS))
     of_service = set(service_lock().splitlines())

@@ -1,7 +1,7 @@
-"""Native libraries: what the tree needs of the host is brought into it, the C library too.
+"""Native libraries: the host's libraries, including the C library, are copied into the tree.
 
 Two paths in the interpreter have to be absolute: the loader's, and that of the libraries, since the
-loader only knows where a program is if there is a /proc. They can't be known here, so they are long
+loader finds a program's location only with a /proc. They are unknown here, so they are long
 placeholders that the launcher replaces when it unpacks the tree.
 """
 
@@ -25,7 +25,7 @@ __all__ = [
 
 LOADER_PLACEHOLDER = "/" + "loader-of-the-bundle/" * 12
 LIBRARIES_PLACEHOLDER = "/" + "libraries-of-the-bundle/" * 12
-"""As long as the paths may be."""
+"""Placeholder of the maximum length of the paths."""
 
 _MAGIC = b"\x7fELF"
 _RESOLVED = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
@@ -35,7 +35,7 @@ _OPENED_BY_NAME = ("libgcc_s.so.1",)
 
 
 def elf_files(tree: Path) -> Iterator[Path]:
-    """Executables and shared objects in *tree*."""
+    """Return executables and shared objects in *tree*."""
     for path in sorted(tree.rglob("*")):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
@@ -44,7 +44,7 @@ def elf_files(tree: Path) -> Iterator[Path]:
 
 
 def bring_libraries(tree: Path) -> Path:
-    """Copy what the tree links to into its ``lib``, and let every object look there.
+    """Copy what the tree links to into its ``lib``, and make every object search there.
 
     :returns: the dynamic loader, in the tree. Raises LookupError for a library that isn't here.
     """
@@ -71,13 +71,13 @@ def bring_libraries(tree: Path) -> Path:
 
 
 def relocate_interpreter(python: Path) -> None:
-    """Put the placeholders into *python*. It can't be run here any more."""
+    """Put the placeholders into *python*, which can't be run here any more."""
     _patchelf("--set-interpreter", LOADER_PLACEHOLDER, str(python))
     _patchelf("--force-rpath", "--set-rpath", LIBRARIES_PLACEHOLDER, str(python))
 
 
 def _linked(path: Path) -> dict[str, Path]:
-    """Places of the libraries that *path* needs, by the name it needs them by; none if static."""
+    """Return paths of the libraries that *path* needs, by their names; none if it is static."""
     listed = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False).stdout
     missing = _MISSING.findall(listed)
     if missing:
@@ -90,13 +90,13 @@ def _linked(path: Path) -> dict[str, Path]:
 
 
 def _look_in(path: Path, library: Path) -> None:
-    """Let *path* find libraries beside those it already looks for; absolute places are dropped."""
+    """Add a search path for libraries to *path*; absolute search paths are dropped."""
     here = f"$ORIGIN/{os.path.relpath(library, path.parent)}"
     before = [part for part in _patchelf("--print-rpath", str(path)).split(":") if part]
     kept = [part for part in before if part.startswith("$ORIGIN")]
     if kept == before and path.parent.name not in {"bin", "lib", "lib-dynload"}:
         if not before:
-            return  # the interpreter's own path serves
+            return  # the interpreter's own path is used
         if here in before:
             return
     _patchelf("--force-rpath", "--set-rpath", ":".join([*kept, here]), str(path))

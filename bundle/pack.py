@@ -1,4 +1,4 @@
-"""From a tree of files to the single file: launcher, packed tree, trailer."""
+"""Packing of a tree into the single file: launcher, packed tree, trailer."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def build_launcher(target: Path, *, python: Path, loader: Path) -> None:
 
 
 def pack(launcher: Path, tree: Path, target: Path) -> None:
-    """Write *target*: *launcher*, the files below *tree*, and the trailer. The same tree gives the
-    same bytes."""
+    """Write *target*: *launcher*, the files below *tree*, and the trailer; deterministic."""
     packed = target.with_suffix(".tar.gz")
     with (
         packed.open("wb") as file,
@@ -58,12 +57,12 @@ def pack(launcher: Path, tree: Path, target: Path) -> None:
 
 
 def trailer(length: int, digest: hashlib._Hash) -> bytes:
-    """What the launcher reads first, at the end of the file."""
+    """Return the trailer at the end of the file, which the launcher reads first."""
     return length.to_bytes(8, "big") + digest.digest() + MAGIC
 
 
 def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without what differs from one machine to another."""
+    """Return the entry without the machine's details."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     entry.mtime = 0

@@ -1,1 +1,1 @@
-"""Programs for the work on this repository; the Makefile calls them, the product doesn't."""
+"""Development tools of this repository, called by the Makefile and not by the product."""

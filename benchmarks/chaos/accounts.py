@@ -1,4 +1,4 @@
-"""What was answered against what is in the table. Plain functions over values."""
+"""The comparison of answers with the table's rows. Plain functions over values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ACKNOWLEDGED = 200
 class Accounts:
     """The comparison of the records that were sent with the rows of the table.
 
-    :ivar answers: attempts by status.
-    :ivar sent: records that were sent at least once.
-    :ivar acknowledged: records with an answer of 200.
-    :ivar rows: in the table.
-    :ivar distinct: records in the table.
+    :ivar answers: number of attempts by status.
+    :ivar sent: number of records that were sent at least once.
+    :ivar acknowledged: number of records with an answer of 200.
+    :ivar rows: number of rows in the table.
+    :ivar distinct: number of distinct records in the table.
     :ivar lost: acknowledged records that aren't in the table.
-    :ivar unknown: numbers in the table that nobody sent.
-    :ivar present: records in the table though not acknowledged, by their last answer.
+    :ivar unknown: numbers in the table that were not sent.
+    :ivar present: unacknowledged records in the table, by their last answer.
     :ivar repeated: records with several rows, by the answers to their attempts.
     :ivar surplus: records with more rows than attempts: the service itself repeated them.
     :ivar last_acknowledged: seconds since the epoch.
@@ -50,9 +50,9 @@ class Accounts:
 
 
 def balance(attempts: Iterable[Attempt], rows: Mapping[int, int]) -> Accounts:
-    """Compare.
+    """Compare the attempts with the rows.
 
-    :param rows: how often each number is in the table.
+    :param rows: number of rows of each record.
     """
     statuses: dict[int, list[int]] = defaultdict(list)
     last = 0.0

@@ -1,4 +1,4 @@
-"""A user who goes on changing the sink, while the API comes and goes."""
+"""A user who keeps changing the sink, while the API is killed and restarted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NO_API = (OSError, EOFError, ValueError, KeyError)
 
 
 class SinkChanges(threading.Thread):
-    """Each change of the mapping closes the open file and opens another.
+    """Changes the mapping of a sink; each change closes the open file and opens another.
 
     :param sink: its URL.
-    :param table: the sink's table in the change of a number.
+    :param table: returns the sink's table for the change with a number.
     :param interval: seconds between two changes.
-    :ivar ends: changes by how they ended.
+    :ivar ends: number of changes by outcome.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SinkChanges(threading.Thread):
         self._end = threading.Event()
 
     def finish(self) -> None:
-        """No further change; returns when the last one has ended."""
+        """Make no further change; return when the last one has ended."""
         self._end.set()
         self.join()
 

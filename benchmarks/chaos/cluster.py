@@ -1,4 +1,4 @@
-"""The processes of a cluster: started, taken down in several ways, brought back."""
+"""The processes of a cluster: starting, killing, pausing and restarting them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.processes import Deployment, Running, wait_for
 __all__ = ["Cluster", "Ended", "Node", "State", "free_ports", "new_node"]
 
 _PORTS = range(12_000, 30_000)
-"""Outside of what the system gives to outgoing connections, which could take a dead node's port."""
+"""Ports outside the range of outgoing connections, which could take a dead node's port."""
 _READY = b'"message":"ready to serve"'
 _BACK_SECONDS = 180.0
 _TIMING = {
@@ -27,13 +27,13 @@ _TIMING = {
     "STREAM_STORAGE_LEVEL_TARGET_IMPORT_MIN_INTERVAL": "5s",
     "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL": "5s",
     "STREAM_STORAGE_LEVEL_LOCAL_VOLUME_ASSIGNMENT_COUNT": "4",
-    # What is imported stays, for whoever has to find out what happened.
+    # Imported files are kept, for the analysis of failures.
     "STREAM_STORAGE_METADATA_CLEANUP_ARCHIVED_FILE_RETENTION_PER_SINK": "100",
 }
 
 
 class State(enum.Enum):
-    """What was last done to a node."""
+    """The last action on a node."""
 
     UP = "up"
     PAUSED = "paused"
@@ -45,7 +45,7 @@ class State(enum.Enum):
 class Ended:
     """A process that ended.
 
-    :ivar asked: whether it was told to.
+    :ivar asked: whether it was requested.
     :ivar was_ready: whether it had been ready; one that wasn't may not even know signals yet.
     """
 
@@ -59,9 +59,9 @@ class Ended:
 
 @attrs.define(eq=False)
 class Node:
-    """One place in the cluster; processes come and go in it.
+    """One node of the cluster, with successive processes.
 
-    :ivar ready: that the process has been ready.
+    :ivar ready: whether the process has been ready.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Node:
     ready: bool = False
 
     def signalled(self) -> list[int]:
-        """Process ids: the node's own, and before it that of the etcd that it runs."""
+        """Return process ids: the node's own, preceded by that of its etcd."""
         assert self.running is not None
         own = self.running.process.pid
         return [*(_children(own) if self.component == "etcd" else ()), own]
@@ -83,7 +83,7 @@ class Node:
 class Cluster:
     """The processes of a deployment under chaos.
 
-    :ivar ended: all processes that ended but for those that were killed, oldest first.
+    :ivar ended: all ended processes except killed ones, oldest first.
     """
 
     deployed: Deployment
@@ -92,7 +92,7 @@ class Cluster:
 
     @classmethod
     def plan(cls, root: Path, seed: int) -> Cluster:
-        """Two sources, writers, readers and coordinators, one API, etcd and sandbox."""
+        """Plan two sources, writers, readers and coordinators, one API, etcd and sandbox."""
         ports = free_ports(seed)
         names = ("etcd", "sandbox", "api", "source", "writer")
         deployed = Deployment(root, dict(_TIMING), {name: next(ports) for name in names})
@@ -123,7 +123,7 @@ class Cluster:
         return cls(deployed, nodes)
 
     def start(self) -> None:
-        """Start everything; returns when it is ready."""
+        """Start everything; return when it is ready."""
         for node in self.nodes[:2]:
             self.bring_back(node)
             self.wait_ready()
@@ -132,7 +132,7 @@ class Cluster:
         self.wait_ready()
 
     def source_urls(self, url: str) -> list[str]:
-        """The URL of a source at each node that serves it."""
+        """Return the URL of a source at each node that serves it."""
         path = "/" + url.split("/", 3)[3]
         return [
             f"http://{node.settings['STREAM_SOURCE_HTTP_LISTEN']}{path}"
@@ -141,7 +141,7 @@ class Cluster:
         ]
 
     def of(self, *states: State) -> list[Node]:
-        """The nodes that are in one of these states."""
+        """Return the nodes in one of these states."""
         return [node for node in self.nodes if node.state in states]
 
     def bring_back(self, node: Node) -> None:
@@ -154,7 +154,7 @@ class Cluster:
         self._now(node, State.UP)
 
     def kill(self, node: Node) -> None:
-        """SIGKILL, of etcd too."""
+        """Send SIGKILL, also to etcd."""
         pids = node.signalled()
         for pid in pids:
             _kill(pid, signal.SIGKILL)
@@ -164,18 +164,18 @@ class Cluster:
         self._now(node, State.DOWN)
 
     def pause(self, node: Node) -> None:
-        """SIGSTOP, of etcd too."""
+        """Send SIGSTOP, also to etcd."""
         _signal(node, signal.SIGSTOP)
         self._now(node, State.PAUSED)
 
     def terminate(self, node: Node) -> None:
-        """SIGTERM; `watch` finds out when the process has ended."""
+        """Send SIGTERM; `watch` notices the end of the process."""
         assert node.running is not None
         node.running.process.terminate()
         self._now(node, State.STOPPING)
 
     def watch(self) -> None:
-        """Notice what became ready or ended."""
+        """Detect processes that became ready or ended."""
         for node in self.of(State.UP, State.STOPPING):
             assert node.running is not None
             if not node.ready and _READY in node.running.log.read_bytes():
@@ -190,7 +190,7 @@ class Cluster:
             self._now(node, State.DOWN)
 
     def wait_ready(self, seconds: float = _BACK_SECONDS) -> None:
-        """Until all that should run is ready."""
+        """Wait until all nodes that should run are ready."""
 
         def ready() -> bool:
             self.watch()
@@ -199,7 +199,7 @@ class Cluster:
         wait_for(ready, "readiness", seconds)
 
     def heal(self, seconds: float = _BACK_SECONDS) -> None:
-        """Continue, start and wait until everything is ready; what ends is started again."""
+        """Continue and start nodes, restart ended ones, and wait until everything is ready."""
 
         def whole() -> bool:
             self.watch()
@@ -211,7 +211,7 @@ class Cluster:
         wait_for(whole, "the healing of the cluster", seconds)
 
     def stop(self) -> None:
-        """Continue what is paused and stop everything, etcd last."""
+        """Continue paused nodes and stop everything, etcd last."""
         for node in self.of(State.PAUSED):
             self.bring_back(node)
         for node in reversed(self.nodes):
@@ -236,12 +236,12 @@ class Cluster:
 
 
 def new_node(component: str, name: str, ports: Iterator[int], **settings: str) -> Node:
-    """A node that isn't started; its metrics get the next port."""
+    """Return a node that isn't started; its metrics get the next port."""
     return Node(name, component, {"STREAM_METRICS_LISTEN": f"127.0.0.1:{next(ports)}", **settings})
 
 
 def free_ports(seed: int) -> Iterator[int]:
-    """Ports that nobody listens on, one after the other."""
+    """Return free ports, in sequence."""
     for port in random.Random(f"ports {seed} {os.getpid()}").sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe:
             try:
@@ -272,7 +272,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _is_alive(pid: int) -> bool:
-    """A zombie holds nothing any more."""
+    """Return whether the process is alive; a zombie holds no resources."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the processes left behind: complaints in the logs, and where a record has been."""
+"""Evidence of a run: errors in the logs, and the locations of a record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GZIP = 31
 
 
 def complaints(logs: Iterable[Path]) -> Counter[str]:
-    """Messages of level error, by component and without particulars; unhandled ones too."""
+    """Return the logged errors, including unhandled ones, by component and without details."""
     found: Counter[str] = Counter()
     for log in logs:
         for line in _lines(log):
@@ -33,7 +33,7 @@ def complaints(logs: Iterable[Path]) -> Counter[str]:
 
 
 def unhandled(logs: Iterable[Path]) -> list[str]:
-    """What nobody took care of: faults of the service whatever happened around it."""
+    """Return unhandled errors: defects of the service in any circumstances."""
     found = []
     for log in logs:
         is_trace = False
@@ -48,7 +48,7 @@ def unhandled(logs: Iterable[Path]) -> list[str]:
 def _lines(log: Path) -> Iterator[str]:
     with log.open(errors="replace") as text:
         for line in text:
-            # A killed process may have left half a line.
+            # A killed process may have left an incomplete line.
             if not line.startswith("{") or line.endswith("}\n"):
                 yield line.rstrip("\n")
 
@@ -58,7 +58,7 @@ def _source(log: Path) -> str:
 
 
 def whereabouts(root: Path, numbers: Collection[int]) -> dict[int, list[str]]:
-    """The slice files and staged objects with these records, and how often each has them."""
+    """Return the slice files and staged objects with these records, and the number in each."""
     wanted = {str(number) for number in numbers}
     found: dict[int, list[str]] = defaultdict(list)
     files = [*root.glob("volumes-*/*/*/**/*slice-*"), *root.glob("sandbox/*/staging/**/*")]
@@ -72,7 +72,7 @@ def whereabouts(root: Path, numbers: Collection[int]) -> dict[int, list[str]]:
 
 
 def rows_of(data: bytes) -> Iterator[list[str]]:
-    """The rows of a slice, compressed or not, as far as it is whole."""
+    """Iterate over the rows of a slice, compressed or not, up to its last whole part."""
     if data[:2] == b"\x1f\x8b":
         data = b"".join(_members(data))
     return csv.reader(io.StringIO(data.decode(errors="replace"), newline=""))

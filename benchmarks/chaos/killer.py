@@ -1,4 +1,4 @@
-"""Whom it hits, when, and how: everything follows from a seed."""
+"""The plan of kills, derived from a seed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Plan:
 
     :ivar interval: seconds between two hits, on average.
     :ivar pause: seconds that a process stays stopped by SIGSTOP.
-    :ivar spared: components that are left alone.
-    :ivar rare: seconds between two hits of etcd, of which there is only one, or the sandbox.
-    :ivar most: how many are down at once.
-    :ivar kinds: what is done, each as often as it is named.
+    :ivar spared: components that are never hit.
+    :ivar rare: seconds between two hits of etcd or the sandbox, which have only one process.
+    :ivar most: maximum number of nodes that are down.
+    :ivar kinds: kinds of hits, weighted by repetition.
     """
 
     interval: float = 4.0
@@ -55,7 +55,7 @@ class Hit:
 class Killer:
     """The loop that kills, pauses and terminates processes.
 
-    :ivar hits: all that was done, oldest first.
+    :ivar hits: all hits, oldest first.
     """
 
     def __init__(self, cluster: Cluster, plan: Plan, seed: int, say: Callable[[str], None]) -> None:
@@ -69,11 +69,11 @@ class Killer:
         self._next_hit = time.monotonic() + self._gap()
 
     def counts(self) -> Counter[tuple[str, str]]:
-        """Hits by component and kind."""
+        """Return the number of hits by component and kind."""
         return Counter((hit.component, hit.kind) for hit in self.hits)
 
     def tick(self) -> None:
-        """To be called all the time: bring back what is due, hit what is due."""
+        """Restart and hit nodes that are due; called repeatedly."""
         self._cluster.watch()
         now = time.monotonic()
         for node in self._cluster.of(State.PAUSED, State.DOWN):

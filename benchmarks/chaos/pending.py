@@ -1,6 +1,6 @@
-"""What is still on its way to the table, as etcd knows it.
+"""The files and slices that aren't imported yet, read from etcd.
 
-Read through etcd's HTTP gateway, so that it can be asked for again and again without a reactor.
+They are read through etcd's HTTP gateway, repeatedly and without a reactor.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Pending:
-    """What isn't imported yet.
+    """The pending items.
 
-    :ivar items: what isn't imported, with its state and the reason of its last failure.
-    :ivar imported: files that are.
+    :ivar items: items that aren't imported, with their state and the reason of the last failure.
+    :ivar imported: number of imported files.
     """
 
     items: list[str]
@@ -38,11 +38,11 @@ class Pending:
 
 
 def read_pending(endpoint: str, namespace: str) -> Pending:
-    """What is on its way.
+    """Return the pending items.
 
     An open file or slice counts only if it has records: an empty one stays open.
 
-    :param endpoint: of etcd, ``host:port``.
+    :param endpoint: ``host:port`` of etcd.
     """
     kvs = read_range(endpoint, namespace + "/", "storage/")
     files = _decoded(kvs, prefix.FILE_ALL, File)
@@ -60,7 +60,7 @@ def read_pending(endpoint: str, namespace: str) -> Pending:
 
 
 def unfinished_tasks(endpoint: str, namespace: str) -> list[str]:
-    """The ids of tasks that haven't ended."""
+    """Return the ids of tasks that haven't ended."""
     tasks = _decoded(read_range(endpoint, namespace + "/", TASK_PREFIX), TASK_PREFIX, Task)
     return [task.task_id for task in tasks.values() if not task.is_finished]
 
@@ -90,7 +90,7 @@ def _decoded(kvs: dict[str, bytes], below: str, kind: type[T]) -> dict[str, T]:
 
 
 def read_range(endpoint: str, namespace: str, below: str) -> dict[str, bytes]:
-    """All keys and values below a prefix, the keys without the namespace."""
+    """Return all keys and values below a prefix, the keys without the namespace."""
     start = (namespace + below).encode()
     body = {
         "key": base64.b64encode(start).decode(),

@@ -1,7 +1,7 @@
-"""The producers: records at a steady rate, each with its number, and a journal of all answers.
+"""Producers of numbered records at a steady rate, with a journal of all answers.
 
-They are a process of their own, so that neither they nor those that kill hold the other up. A
-record goes to any source that accepts a connection, as behind a load balancer.
+They run in a process of their own, independent of the killer. A record is sent to any source that
+accepts a connection, as behind a load balancer.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import attrs
 __all__ = ["CUT_OFF", "SILENT", "Attempt", "read_journal"]
 
 CUT_OFF = 0
-"""The connection ended after the record was sent and before the answer."""
+"""The connection ended between the record and its answer."""
 SILENT = -1
-"""No answer came within the time."""
+"""There was no answer within the timeout."""
 
 _SILENCE_SECONDS = 40.0
 _RECONNECT_SECONDS = 0.1
@@ -32,12 +32,12 @@ _ACKNOWLEDGED = 200
 
 @attrs.frozen
 class Attempt:
-    """A record that was sent, perhaps not for the first time.
+    """An attempt to send a record.
 
-    :ivar status: of the answer, `CUT_OFF` or `SILENT`.
-    :ivar source: the number of the source.
+    :ivar status: status of the answer, `CUT_OFF` or `SILENT`.
+    :ivar source: number of the source.
     :ivar sent_at: seconds since the epoch.
-    :ivar answered_at: the same, also if the answer never came.
+    :ivar answered_at: seconds since the epoch, also without an answer.
     """
 
     number: int
@@ -47,26 +47,26 @@ class Attempt:
     answered_at: float
 
     def line(self) -> str:
-        """The attempt as a line of the journal."""
+        """Return the attempt as a line of the journal."""
         return (
             f"{self.number} {self.status} {self.source} {self.sent_at:.6f} {self.answered_at:.6f}\n"
         )
 
     @classmethod
     def of_line(cls, line: str) -> Attempt:
-        """The attempt that a line of the journal holds."""
+        """Return the attempt in a line of the journal."""
         number, status, source, sent_at, answered_at = line.split()
         return cls(int(number), int(status), int(source), float(sent_at), float(answered_at))
 
 
 def read_journal(path: Path) -> list[Attempt]:
-    """All attempts in the order of their ends."""
+    """Return all attempts in the order of their ends."""
     return [Attempt.of_line(line) for line in path.read_text().splitlines()]
 
 
 class _Producers:
-    """:param bad: each record of so many can't be mapped, if the mapping is strict; 0 = none.
-    :ivar retry_until: when to give up on failed records; ``None`` = they are sent once.
+    """:param bad: every *bad*-th record can't be mapped, if the mapping is strict; 0 for none.
+    :ivar retry_until: when to give up failed records; ``None`` to send records once.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class _Producers:
             connection.close()
 
     async def _turn(self) -> int | None:
-        """The next record's number when it is time to send it."""
+        """Return the next record's number when it is time to send it."""
         now = time.monotonic()
         moment = max(self._next_moment, now - _LARGEST_BURST_SECONDS)
         if max(moment, now) >= self._end:
@@ -114,7 +114,7 @@ class _Producers:
         while True:
             attempt = await connection.send(number, self._retry_until or self._end)
             if attempt is None:
-                return  # nobody listened: it never left
+                return  # no listener: the record was not sent
             self._journal.write(attempt.line())
             if attempt.status == _ACKNOWLEDGED or self._retry_until is None:
                 return
@@ -125,7 +125,7 @@ class _Producers:
 
 
 class _Connection:
-    """One record on its way at a time."""
+    """A connection with one record in flight at a time."""
 
     def __init__(self, urls: list[SplitResult], worker: int, bad: int) -> None:
         self._bad = bad
@@ -143,7 +143,7 @@ class _Connection:
             self._streams = None
 
     async def send(self, number: int, until: float) -> Attempt | None:
-        """Send a record; ``None`` if no source accepted a connection *until* a moment."""
+        """Send a record; return ``None`` if no source accepted a connection until *until*."""
         streams = await self._connected(until)
         if streams is None:
             return None
@@ -190,7 +190,7 @@ def _request(url: SplitResult, number: int, *, is_bad: bool) -> bytes:
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """The status, and whether it is the last answer on this connection."""
+    """Return the status, and whether it is the last answer on this connection."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
     await reader.readexactly(int(fields.get(b"content-length", b"0")))

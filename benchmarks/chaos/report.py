@@ -1,4 +1,4 @@
-"""The figures of a run, as Markdown."""
+"""The report of a run in Markdown."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SHOWN = 20
 class Report:
     """The report of a run under chaos.
 
-    :ivar kills: by component and kind.
-    :ivar tasks: changes of the sink through the API, by how they ended.
+    :ivar kills: number of hits by component and kind.
+    :ivar tasks: changes of the sink through the API, by outcome.
     :ivar behind: seconds from the last acknowledgement to the last row in the table.
-    :ivar notes: what is worth a look, but not wrong by itself.
-    :ivar faults: what is wrong, apart from the accounts.
+    :ivar notes: remarkable findings that are no faults.
+    :ivar faults: faults, apart from the accounts.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Report:
 
 
 def markdown(report: Report) -> str:
-    """The whole report."""
+    """Return the whole report."""
     accounts = report.accounts
     parts = [
         f"## Chaos: {report.title}",
@@ -87,7 +87,7 @@ def _records(report: Report) -> Iterable[tuple[str, object]]:
 
 
 def kills_table(kills: Counter[tuple[str, str]]) -> str:
-    """What was taken down, and how."""
+    """Return the table of hits."""
     kinds = sorted({kind for _, kind in kills})
     components = sorted({component for component, _ in kills})
     rows = [(component, *(kills[component, kind] for kind in kinds)) for component in components]
@@ -100,7 +100,7 @@ def _name(status: int) -> str:
 
 
 def answers_table(accounts: Accounts) -> str:
-    """What was answered, and how often."""
+    """Return the table of answers."""
     rows = ((_name(status), count) for status, count in sorted(accounts.answers.items()))
     return table(("answer", "attempts"), rows, numbers=True)
 

@@ -1,4 +1,4 @@
-"""A run: start, load and kill, heal, wait, compare."""
+"""A run: start, load and kills, healing, waiting, comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TRACED = 30
 
 
 def run(settings: Settings) -> Report:
-    """Do it all; the processes are stopped at the end, whatever happens."""
+    """Run all stages; the processes are always stopped at the end."""
     cluster = Cluster.plan(settings.root, settings.seed)
     try:
         cluster.start()
@@ -71,7 +71,7 @@ class _Run:
 
 
 def _table(change: int) -> dict[str, Any]:
-    """The uuid tells rows of one rendering, written or imported twice, from rows of two."""
+    """Return the table, whose uuid distinguishes repeated writes from repeated renderings."""
     return {
         "type": "keboola",
         "tableId": TABLE,
@@ -87,7 +87,7 @@ def _table(change: int) -> dict[str, Any]:
 
 
 def _define(cluster: Cluster) -> tuple[str, str]:
-    """The URL to push records to, and the URL of the sink."""
+    """Create source and sink; return the URL for records and the URL of the sink."""
     deployed = cluster.deployed
     source = {"type": "http", "name": "Chaos", "sourceId": "chaos"}
     url = deployed.task("POST", deployed.api + BRANCH, source)["url"]

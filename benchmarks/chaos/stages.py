@@ -1,4 +1,4 @@
-"""What runs share: load and kills, healing, waiting for all imports, and judging the ends."""
+"""Stages shared by runs: load and kills, healing, waiting for imports, and checks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _BY_SIGTERM = -15
 class Settings:
     """The settings of a run under chaos.
 
-    :ivar root: directory of everything.
-    :ivar seconds: of load and killing.
+    :ivar root: directory of all data.
+    :ivar seconds: duration of load and kills.
     :ivar rate: records a second.
-    :ivar retry: producers send failed records again, with the same number.
-    :ivar patience: seconds until everything must be imported after the healing.
+    :ivar retry: whether producers send failed records again, with the same number.
+    :ivar patience: time limit of all imports after the healing, in seconds.
     :ivar changes: seconds between two changes of the sink; 0 = none.
-    :ivar bad: each record of so many has something else than a number as its amount; 0 = none.
-    :ivar say: told what happens.
+    :ivar bad: every *bad*-th record has an amount that isn't a number; 0 for none.
+    :ivar say: called with progress messages.
     """
 
     root: Path
@@ -57,8 +57,8 @@ class Settings:
 class Stages:
     """The stages of one run.
 
-    :ivar faults: what was wrong so far.
-    :ivar journal: of the producers.
+    :ivar faults: faults so far.
+    :ivar journal: journal of the producers.
     """
 
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
@@ -69,7 +69,7 @@ class Stages:
         self._endpoint = f"127.0.0.1:{cluster.deployed.ports['etcd']}"
 
     def under_load(self, urls: list[str]) -> Killer:
-        """Send records to *urls* while processes are taken down; then heal the cluster."""
+        """Send records to *urls* while processes are killed; then heal the cluster."""
         settings = self._settings
         producers = subprocess.Popen(
             [
@@ -98,8 +98,10 @@ class Stages:
         return killer
 
     def finish(self) -> list[str]:
-        """Judge what etcd holds and how processes ended, and stop the cluster; what is worth a
-        look, but not wrong by itself."""
+        """Check the state in etcd and the ends of processes, and stop the cluster.
+
+        Returns remarkable findings that are no faults.
+        """
         self._attempt(self._end_tasks)
         self._check_invariants()
         notes = self._judge_ends()
@@ -109,7 +111,7 @@ class Stages:
         return notes
 
     def logs(self) -> list[Path]:
-        """Of all processes, oldest first."""
+        """Return the logs of all processes, oldest first."""
         return sorted(self._settings.root.glob("*.log"))
 
     def _attempt(self, do: Callable[[], None]) -> None:
@@ -119,7 +121,7 @@ class Stages:
             self.faults.append(str(error))
 
     def _end_tasks(self) -> None:
-        """Whoever asks for a task is told its end, even if the node that ran it has died."""
+        """Poll unfinished tasks: each gets an end, even if its node has died."""
         deployed = self._cluster.deployed
 
         def ended() -> bool:
@@ -131,7 +133,7 @@ class Stages:
         wait_for(ended, "the end of all tasks")
 
     def imported(self) -> tuple[Pending, float | None]:
-        """Wait for all imports; what is left, and when nothing was."""
+        """Wait for all imports; return the remaining items, and the time when there were none."""
         settings = self._settings
         end = time.monotonic() + settings.patience
         said = 0.0
@@ -149,7 +151,7 @@ class Stages:
             time.sleep(_POLL_SECONDS)
 
     def _check_invariants(self) -> None:
-        """In a process of its own, since it needs a reactor."""
+        """Check the invariants in a separate process, which needs its own reactor."""
         ended = subprocess.run(
             [
                 *(sys.executable, "-m", "benchmarks.invariants"),
@@ -165,15 +167,15 @@ class Stages:
             self.faults += (ended.stdout + ended.stderr).splitlines()
 
     def _judge_ends(self) -> list[str]:
-        """What ended unasked or badly."""
+        """Check which processes ended unexpectedly or with an error."""
         notes = []
         for ended in self._cluster.ended:
             text = f"{ended.node} ended with {ended.code} ({ended.log.name}) {ended.words[-300:]!r}"
             is_fine = ended.code == 0 or (ended.code == _BY_SIGTERM and not ended.was_ready)
             if ended.asked and not is_fine:
-                self.faults.append(f"told to stop, {text}")
+                self.faults.append(f"after a requested stop, {text}")
             elif not ended.asked and ended.was_ready:
-                self.faults.append(f"unasked, {text}")
+                self.faults.append(f"unexpectedly, {text}")
             elif not ended.asked:
                 notes.append(f"could not start, was started again: {text}")
         self._cluster.ended.clear()

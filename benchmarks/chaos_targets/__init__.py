@@ -1,4 +1,4 @@
-"""Chaos of targets: coordinators are killed under load, then each kind of table is compared.
+"""Chaos tests of targets: coordinators are killed under load, and each kind of table is compared.
 
 ``python -m benchmarks.chaos_targets`` sends numbered records to sources that each have three sinks:
 a table of PostgreSQL, Parquet files in a folder, and a table of Iceberg with a catalog in SQLite.

@@ -21,7 +21,7 @@ SPARED = frozenset({"etcd", "sandbox", "api", "http-source", "storage-writer", "
 
 
 def main() -> int:
-    """Run and print the report; the exit code is 1 if something is wrong."""
+    """Run the test and print the report; the exit code is 1 after a failure."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.chaos_targets", description=benchmarks.chaos_targets.__doc__
     )

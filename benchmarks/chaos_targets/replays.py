@@ -1,4 +1,4 @@
-"""A user who corrects mappings and replays rejected records, while the API comes and goes."""
+"""A user who corrects mappings and replays rejected records, while the API is killed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NO_API = (OSError, EOFError, ValueError, KeyError)
 
 
 class Replays(threading.Thread):
-    """For one sink after the other: a mapping that takes all records, a replay, the old mapping.
+    """Replays one sink after the other: sets a lenient mapping, replays, and restores the mapping.
 
-    :param sinks: their URLs, by type of table at the end.
+    :param sinks: URLs of sinks, by type of table at the end.
     :param interval: seconds between two sinks.
-    :ivar ends: tasks by how they ended.
-    :ivar stored: records that replays say they have stored; of tasks that were lost it isn't known.
+    :ivar ends: number of tasks by outcome.
+    :ivar stored: number of records stored according to the replays; unknown for lost tasks.
     """
 
     def __init__(self, deployed: Deployment, sinks: Sequence[str], interval: float) -> None:
@@ -37,15 +37,15 @@ class Replays(threading.Thread):
         self._end = threading.Event()
 
     def finish(self) -> None:
-        """Stop, and have all records replayed that are left. The cluster is healed."""
+        """Stop, and replay all remaining records. The cluster is healed."""
         self._end.set()
         self.join()
         for sink in self._sinks:
-            # A task of an API that was killed keeps the sink for some seconds.
+            # A task of a killed API holds the sink for some seconds.
             wait_for(lambda sink=sink: self._replay(sink), "a replay", _TASK_SECONDS)  # type: ignore[misc]
 
     def run(self) -> None:
-        """Go on from sink to sink until the end."""
+        """Process one sink after the other until stopped."""
         number = 0
         while not self._end.wait(self._interval):
             sink = self._sinks[number % len(self._sinks)]
@@ -54,7 +54,7 @@ class Replays(threading.Thread):
             number += 1
 
     def _replay(self, sink: str) -> bool:
-        """Return whether it is known to have ended well, with nothing left."""
+        """Return whether the replay is known to have succeeded, with nothing left."""
         self._task("lenient", "PATCH", sink, self._change(sink, is_strict=False))
         outputs = self._task("replay", "POST", f"{sink}/rejected/replay", {})
         self.stored += outputs.get("stored", 0)
@@ -66,7 +66,7 @@ class Replays(threading.Thread):
         return {"changeDescription": "chaos", "table": table}
 
     def _task(self, name: str, method: str, url: str, body: Any) -> dict[str, Any]:
-        """Run a task; its outputs, if it has told them."""
+        """Run a task; return its outputs, if known."""
         try:
             status, task = self._deployed.call(method, url, body)
         except _NO_API:

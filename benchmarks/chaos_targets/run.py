@@ -1,4 +1,4 @@
-"""A run: start, load and kill, heal, wait, compare."""
+"""A run: start, load and kills, healing, waiting, comparison."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ __all__ = ["Report", "markdown", "run"]
 
 COORDINATORS = 3
 SOURCES = 3
-"""Each belongs to one coordinator, all to different ones at best."""
+"""Number of sources; each belongs to one coordinator, ideally to different ones."""
 _TIMING = {
     "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL": "2s",
     "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL": "4s",
     "STREAM_DISTRIBUTION_TTL_SECONDS": "3",
-    # What is imported stays, for whoever has to find out what happened.
+    # Imported files are kept, for the analysis of failures.
     "STREAM_STORAGE_METADATA_CLEANUP_ARCHIVED_FILE_RETENTION_PER_SINK": "100",
 }
 _JOINED = b"is in its table already"
 _REJECTED = (207, 400)
-"""By all sinks of a source, or by some of them."""
+"""Records that are rejected by all sinks of a source, or by some of them."""
 _SHOWN = 20
 REPLAY_SECONDS = 1.0
-"""Between two sinks whose rejected records are replayed."""
+"""Seconds between two sinks whose rejected records are replayed."""
 
 
 @attrs.frozen
 class Report:
     """The report of a run with all targets.
 
-    :ivar accounts: by type of table.
-    :ivar rejected: records that were rejected, and replayed into each table.
-    :ivar tasks: of changed mappings and replays, by how they ended.
-    :ivar joined: imports that found the rows of their file in the table.
+    :ivar accounts: accounts by type of table.
+    :ivar rejected: number of rejected records, and of replayed records per table.
+    :ivar tasks: tasks of changed mappings and replays, by outcome.
+    :ivar joined: number of imports that found the rows of their file in the table.
     :ivar behind: seconds from the last acknowledgement to the last import.
     """
 
@@ -76,7 +76,7 @@ class Report:
 
 
 def run(settings: Settings, server: Postgres) -> Report:
-    """Do it all; the processes are stopped at the end, whatever happens."""
+    """Run all stages; the processes are always stopped at the end."""
     cluster = _cluster(settings, server)
     try:
         cluster.start()
@@ -145,7 +145,7 @@ def _report(settings: Settings, cluster: Cluster, server: Postgres) -> Report:
 
 
 def _define(deployed: Deployment, number: int) -> tuple[str, list[str]]:
-    """A source with a sink for each table; the URL to push records to, and those of the sinks."""
+    """Create a source with a sink for each table; return the URLs for records and of sinks."""
     body = {"type": "http", "name": f"Chaos {number}", "sourceId": f"chaos-{number}"}
     source = deployed.task("POST", deployed.api + BRANCH, body)["url"]
     sinks = []
@@ -158,7 +158,7 @@ def _define(deployed: Deployment, number: int) -> tuple[str, list[str]]:
 
 
 def markdown(report: Report) -> str:
-    """The whole report."""
+    """Return the whole report."""
     first = next(iter(report.accounts.values()))
     parts = [
         f"## Chaos of targets: {report.title}",

@@ -1,4 +1,4 @@
-"""The three tables: how they are defined, and read by other programs than the service."""
+"""The three tables: their definitions, and their rows as read by other programs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ READERS = {"postgres": "psycopg", "parquet": "DuckDB", "iceberg": "pyiceberg"}
 
 
 def table_of(type_: str, *, is_strict: bool) -> dict[str, Any]:
-    """The table of a sink.
+    """Return the table of a sink.
 
-    :param is_strict: records whose amount isn't a number are rejected.
+    :param is_strict: whether records whose amount isn't a number are rejected.
     """
     amount = {
         "type": "path",
@@ -43,7 +43,7 @@ def table_of(type_: str, *, is_strict: bool) -> dict[str, Any]:
 
 
 def connections(root: Path, server: Postgres) -> str:
-    """The setting that declares the connections."""
+    """Return the setting that declares the connections."""
     password = root / "postgres-password"
     password.write_text(server.password)
     return json.dumps(
@@ -68,7 +68,7 @@ def _catalog(root: Path) -> dict[str, str]:
 
 
 def rows_of(root: Path, server: Postgres) -> dict[str, dict[int, int]]:
-    """How often each number is in each table."""
+    """Return the number of rows of each record in each table."""
     return {
         "postgres": _of_postgres(server),
         "parquet": _of_parquet(root),
@@ -85,7 +85,7 @@ def _of_postgres(server: Postgres) -> dict[int, int]:
 
 
 def _of_parquet(root: Path) -> dict[int, int]:
-    """Of all objects, not only those that manifests list."""
+    """Return the rows of all Parquet objects, not only those in manifests."""
     import duckdb
 
     objects = str(root / "archive" / "chaos" / "events" / "**" / "*.parquet")
@@ -104,7 +104,7 @@ def _of_iceberg(root: Path) -> dict[int, int]:
 
 
 def left_behind(root: Path) -> list[str]:
-    """What should not be there when everything is imported."""
+    """Return leftovers that should not exist when everything is imported."""
     found = [
         f"in staging: {path.relative_to(root)}"
         for path in sorted((root / "staging").rglob("*"))

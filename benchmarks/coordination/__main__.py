@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 
 def main() -> int:
-    """Run and print the report; the exit code is 1 if something is wrong."""
+    """Run the measurement and print the report; the exit code is 1 after a failure."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.coordination", description=benchmarks.coordination.__doc__
     )

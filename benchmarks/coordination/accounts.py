@@ -1,4 +1,4 @@
-"""What was done against what was needed. Plain functions over values."""
+"""The comparison of done with needed work. Plain functions over values."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Job:
 
 @attrs.frozen
 class Work:
-    """The work of a run: slices, uploads, files and jobs, counted from several sides.
+    """The work of a run: slices, uploads, files and jobs, counted from several sources.
 
-    :ivar slices: with records, as etcd has them in the end.
-    :ivar uploads: that ended well, by the readers' logs.
-    :ivar failed_uploads: attempts.
-    :ivar objects: slices in staging.
-    :ivar files: with records, as etcd has them in the end.
-    :ivar jobs: import jobs that were started, by how they ended.
-    :ivar rotations: of slices and of files, by the coordinators' logs.
-    :ivar faults: what was done more than once, or not at all.
+    :ivar slices: number of slices with records in etcd at the end.
+    :ivar uploads: number of successful uploads, from the readers' logs.
+    :ivar failed_uploads: number of failed attempts.
+    :ivar objects: number of slices in staging.
+    :ivar files: number of files with records in etcd at the end.
+    :ivar jobs: number of started import jobs, by outcome.
+    :ivar rotations: number of rotations of slices and files, from the coordinators' logs.
+    :ivar faults: work that was repeated or missing.
     """
 
     slices: int
@@ -56,13 +56,13 @@ def account(
     *,
     whole: bool = True,
 ) -> Work:
-    """Compare.
+    """Compare the counts.
 
-    :param slices: keys of those that have records.
-    :param files: keys of those that have records.
+    :param slices: keys of slices with records.
+    :param files: keys of files with records.
     :param objects: slices in staging.
-    :param whole: nothing was made to fail: each thing is to be done once. Otherwise failed
-        attempts and failed jobs are counted and no fault.
+    :param whole: whether no fault was injected: everything must be done once. Otherwise failed
+        attempts and failed jobs are counted, but are no faults.
     """
     slices, files, jobs = set(slices), set(files), list(jobs)
     uploads = Counter(event.key for event in journal.of("uploaded slice"))
@@ -113,9 +113,9 @@ def _never_twice(journal: Journal, kind: str) -> list[str]:
 def misplaced(
     acknowledged: Iterable[int], sent: Iterable[int], rows: Mapping[int, int]
 ) -> Counter[str]:
-    """What is wrong with a table: records that are lost, repeated, or that nobody sent.
+    """Return the faults of a table: lost, repeated or unknown records.
 
-    :param rows: how often each number is in the table.
+    :param rows: number of rows of each record.
     """
     sent = set(sent)
     return Counter(

@@ -1,4 +1,4 @@
-"""Three coordinators share many sinks; one after the other is killed and comes back."""
+"""Three coordinators share many sinks; one after the other is killed and restarted."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ _COLUMNS = [{"type": "path", "name": "id", "path": "id"}, {"type": "uuid", "name
 
 @attrs.frozen
 class Plan:
-    """The plan of a run of three coordinators of which one after the other is killed.
+    """The plan of a run with three coordinators, which are killed in turn.
 
-    :ivar root: directory of everything.
-    :ivar seconds: of records and killing.
+    :ivar root: directory of all data.
+    :ivar seconds: duration of load and kills.
     :ivar every: seconds between two kills.
-    :ivar pace: seconds between two records of a source; each goes to all its sinks.
+    :ivar pace: seconds between two records of a source, which all its sinks get.
     :ivar upload: seconds until a slice with records is rotated.
     :ivar import_: seconds until a file with records is rotated.
-    :ivar patience: seconds until everything must be imported after the last record.
+    :ivar patience: time limit of all imports after the last record, in seconds.
     """
 
     root: Path
@@ -72,10 +72,10 @@ class Plan:
 class Report:
     """The report of such a run.
 
-    :ivar kills: by node.
-    :ivar acknowledged: records, each of which goes into all tables of its source.
-    :ivar tables: what is wrong with the tables, summed up.
-    :ivar metrics: of the readers and coordinators that live in the end.
+    :ivar kills: number of kills by node.
+    :ivar acknowledged: number of acknowledged records, which all tables of their source get.
+    :ivar tables: faults of all tables.
+    :ivar metrics: metrics of the readers and coordinators that are alive at the end.
     :ivar behind: seconds from the last record to the last import.
     """
 
@@ -99,7 +99,7 @@ class Report:
 
 
 def run(plan: Plan) -> Report:
-    """Do it all; the processes are stopped at the end, whatever happens."""
+    """Run all stages; the processes are always stopped at the end."""
     cluster = _cluster(plan)
     try:
         cluster.start()
@@ -178,7 +178,7 @@ class _Run:
         )
 
     def _define(self) -> dict[str, str]:
-        """URLs for records, by id of the source."""
+        """Create sources and sinks; return URLs for records, by id of the source."""
         urls = {}
         deployed, count = self._cluster.deployed, self._plan.sinks
         for number in range(-(-count // SINKS_PER_SOURCE)):
@@ -207,7 +207,7 @@ class _Run:
         self._cluster.deployed.task("POST", f"{source_url}/sinks", sink)
 
     def _kill_for(self, seconds: float) -> None:
-        """Each coordinator in its turn, and back after some seconds."""
+        """Kill each coordinator in turn, and restart it after some seconds."""
         victims = itertools.cycle(
             [node for node in self._cluster.nodes if node.component == "storage-coordinator"]
         )
@@ -232,7 +232,7 @@ class _Run:
         self._kills[node.name] += 1
 
     def _name_logs(self) -> None:
-        """Whose log it is: after a kill the node has another one."""
+        """Map logs to nodes: a restarted node has a new log."""
         for node in self._cluster.nodes:
             if node.running is not None:
                 log = node.running.log.stem
@@ -249,7 +249,7 @@ class _Run:
             time.sleep(1.0)
 
     def _metrics(self) -> dict[str, float]:
-        """Sums over the nodes that live; what a killed coordinator counted died with it."""
+        """Return sums over live nodes; counts of killed coordinators are lost."""
         wanted = ("stream_sink_uploaded_records_total", "stream_sink_imported_records_total")
         found = dict.fromkeys(wanted, 0.0)
         for node in self._cluster.nodes:

@@ -1,4 +1,4 @@
-"""What etcd, the sandbox and the volumes hold in the end."""
+"""The state of etcd, the sandbox and the volumes at the end."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _FILE_PARTS, _SLICE_PARTS = 5, 7
 
 
 def records_of_slices(deployed: Deployment) -> dict[str, int]:
-    """The slices that have records, by their statistics."""
+    """Return the slices with records, from their statistics."""
     endpoint = f"127.0.0.1:{deployed.ports['etcd']}"
     counts: Counter[str] = Counter()
     for level in Level:
         below = prefix.statistics(level)
         for key, value in read_range(endpoint, f"{NAMESPACE}/", below).items():
-            # A slice's seven parts and then the node; sums of deleted slices have less.
+            # A slice has seven parts followed by the node; sums of deleted slices have fewer.
             parts = key[len(below) :].split("/")
             if len(parts) > _SLICE_PARTS:
                 counts["/".join(parts[:_SLICE_PARTS])] += decode(Statistics, value).records_count
@@ -43,12 +43,12 @@ def records_of_slices(deployed: Deployment) -> dict[str, int]:
 
 
 def files_of(slices: Iterable[str]) -> set[str]:
-    """The keys of the files of slices."""
+    """Return the keys of the files of slices."""
     return {"/".join(key.split("/")[:_FILE_PARTS]) for key in slices}
 
 
 def read_jobs(deployed: Deployment) -> list[Job]:
-    """The import jobs that were ever started."""
+    """Return all import jobs that were ever started."""
     path = deployed.root / "sandbox" / "project-123" / "meta.sqlite"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         found = connection.execute(
@@ -58,14 +58,14 @@ def read_jobs(deployed: Deployment) -> list[Job]:
 
 
 def read_token_ids(deployed: Deployment) -> list[str]:
-    """The tokens of sinks that the sandbox knows."""
+    """Return the ids of sink tokens in the sandbox."""
     path = deployed.root / "sandbox" / "project-123" / "meta.sqlite"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return [str(row[0]) for row in connection.execute("SELECT id FROM tokens ORDER BY id")]
 
 
 def count_objects(deployed: Deployment) -> int:
-    """Slices in the sandbox's own staging directory."""
+    """Return the number of slices in the sandbox's own staging directory."""
     staging = deployed.root / "sandbox" / "project-123" / "staging"
     return sum(
         path.is_file() and "manifest" not in path.name and not path.name.startswith(".")
@@ -74,9 +74,9 @@ def count_objects(deployed: Deployment) -> int:
 
 
 def read_rows(deployed: Deployment, table: str) -> dict[int, int]:
-    """How often each number is in a table."""
+    """Return the number of rows of each record in a table."""
     try:
         found = deployed.query(f'SELECT id, count(*) FROM "{table}" GROUP BY id')
     except sqlite3.OperationalError:
-        return {}  # it is made with the first import
+        return {}  # it is created by the first import
     return {int(number): count for number, count in found}

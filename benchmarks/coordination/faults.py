@@ -1,6 +1,6 @@
-"""Faults of everything behind the service: what is retried, how often, and how it ends.
+"""Fault injection behind the service: retries, their number, and the outcome.
 
-Each case is a deployment of its own with one sink that gets records all the time.
+Each case is a deployment of its own with one sink that continuously gets records.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ _AFTER_SECONDS = 10.0
 _SAMPLE_SECONDS = 5.0
 _MINUTE = 60.0
 _PATIENCE_SECONDS = 420.0
-"""A failed attempt is repeated after 2 minutes, a second one after 8 more."""
+"""A failed attempt is retried after 2 minutes, a second one after 8 more."""
 _AT_ONCE = 4
 _LONG_JOB_SECONDS = 60.0
 _REPEATED = ("getTable", "setTableMetadata", "deleteFile", "getJob", "listJobs")
 _ONCE = ("prepareFile", "importTable", "createEvent")
-"""The client doesn't repeat these; their operators do, after 2 minutes, and 8 more."""
+"""Calls that the client doesn't retry; their operators do, after 2 and 8 more minutes."""
 _CALLS = "keboola_go_http_request_duration_milliseconds_count"
 
 
 @attrs.frozen
 class Window:
-    """How long a fault lasts, and how fast records come meanwhile.
+    """The duration of a fault, and the rate of records meanwhile.
 
-    :ivar seconds: how long it fails.
+    :ivar seconds: duration of the fault.
     :ivar pace: seconds between two records.
     """
 
@@ -70,9 +70,9 @@ class Window:
 
 @attrs.define(eq=False)
 class _Stage:
-    """A deployment under way.
+    """A running deployment.
 
-    :ivar calls: moment and number of requests to the Storage API since the start.
+    :ivar calls: time and number of requests to the Storage API since the start.
     """
 
     deployed: Deployment
@@ -82,7 +82,7 @@ class _Stage:
     calls: list[tuple[float, float]] = attrs.Factory(list)
 
     def fault(self, **fault: object) -> None:
-        """Let the sandbox fail."""
+        """Inject a fault into the sandbox."""
         url = f"http://127.0.0.1:{self.deployed.ports['sandbox']}/_local/faults"
         status, answer = self.deployed.call("POST", url, fault)
         assert status == 201, answer
@@ -92,10 +92,10 @@ class _Stage:
 class Outcome:
     """The outcome of a fault.
 
-    :ivar left: what isn't imported in the end, with the reason.
-    :ivar calls: most requests to the Storage API within a minute.
-    :ivar staged: most requests to the object store within a minute, if there is one.
-    :ivar attempts: failed ones of one slice and of one file, at most.
+    :ivar left: items that aren't imported at the end, with the reason.
+    :ivar calls: maximum number of requests to the Storage API within a minute.
+    :ivar staged: maximum number of requests to the object store within a minute, if there is one.
+    :ivar attempts: maximum number of failed attempts of one slice and of one file.
     :ivar recovered: seconds from the end of the fault until everything was imported.
     """
 
@@ -120,11 +120,11 @@ class Outcome:
 
 @attrs.frozen
 class Case:
-    """A fault and what it needs.
+    """A fault and its requirements.
 
-    :ivar fails: makes it fail, and waits until it doesn't any more.
-    :ivar first: before the first file is opened.
-    :ivar needs_store: staging is an object store, not the sandbox's directory.
+    :ivar fails: injects the fault, and waits for its end.
+    :ivar first: whether it is injected before the first file is opened.
+    :ivar needs_store: whether staging is an object store instead of the sandbox's directory.
     """
 
     fails: Callable[[_Stage, float], None] = lambda stage, seconds: time.sleep(seconds)
@@ -167,7 +167,7 @@ def _killed_during_a_job(stage: _Stage, seconds: float) -> None:
 
 
 def _token_deleted(stage: _Stage, seconds: float) -> None:
-    """Somebody deletes the sink's token; later the user changes the sink, which makes a new one."""
+    """Delete the sink's token; later change the sink, which makes a new one."""
     deployed = stage.deployed
     (token,) = read_token_ids(deployed)
     url = f"http://127.0.0.1:{deployed.ports['sandbox']}/v2/storage/tokens/{token}"
@@ -198,7 +198,7 @@ CASES = {
 
 
 def run(root: Path, window: Window, names: list[str]) -> list[Outcome]:
-    """Some cases at the same time."""
+    """Run cases concurrently."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         running = [
             pool.submit(_case, root / f"case-{number}", name, window)
@@ -312,7 +312,7 @@ def _api_calls(service: Running) -> float:
 
 
 def _wait(deployed: Deployment) -> list[str]:
-    """What isn't imported when all is, or when patience ends."""
+    """Wait for all imports or the time limit; return the remaining items."""
     endpoint = f"127.0.0.1:{deployed.ports['etcd']}"
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -323,7 +323,7 @@ def _wait(deployed: Deployment) -> list[str]:
 
 
 def _stored(proxy: StagingProxy) -> int:
-    """Distinct slices that the store has taken."""
+    """Return the number of distinct slices in the store."""
     paths = {
         request.path.partition("?")[0]
         for request in proxy.requests
@@ -351,7 +351,7 @@ def _busiest(moments: list[float]) -> int:
 
 
 def markdown(outcomes: list[Outcome], window: Window) -> str:
-    """A line for each case."""
+    """Return a table with a line for each case."""
     head = (
         *("fault", "records acknowledged", "rows", "lost or repeated"),
         *("slices: uploads needed", "made", "failed attempts (most of one slice)"),

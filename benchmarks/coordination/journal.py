@@ -1,4 +1,4 @@
-"""What became of files and slices, from the logs of all processes. Plain functions over values."""
+"""The history of files and slices, from the logs of all processes. Plain functions over values."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _BEGINNINGS = (
 
 @attrs.frozen
 class Event:
-    """An event that the logs have of a file or slice.
+    """An event of a file or slice in the logs.
 
-    :ivar kind: how the message begins.
-    :ivar key: of the slice, or of the file.
-    :ivar by: whose log it is in.
-    :ivar cause: why, if it is told.
-    :ivar opened: key of what a rotation opened.
+    :ivar kind: the beginning of the message.
+    :ivar key: key of the slice or file.
+    :ivar by: name of the log.
+    :ivar cause: the logged cause, if any.
+    :ivar opened: key of the file or slice that a rotation opened.
     """
 
     kind: str
@@ -60,24 +60,24 @@ class Event:
 class Journal:
     """The events of all logs.
 
-    :ivar events: in the order of their times.
+    :ivar events: events in chronological order.
     """
 
     events: Sequence[Event]
 
     def of(self, kind: str) -> list[Event]:
-        """The events of one kind, in their order."""
+        """Return the events of one kind, in order."""
         return [event for event in self.events if event.kind == kind]
 
     def file(self, key: str) -> list[Event]:
-        """Everything about a file and its slices."""
+        """Return all events of a file and its slices."""
         return [event for event in self.events if event.file == key or event.opened == key]
 
 
 def read_journal(logs: Iterable[Path], names: Mapping[str, str] | None = None) -> Journal:
-    """All events of the logs; half a line, left by a killed process, is passed over.
+    """Return all events of the logs; incomplete lines of killed processes are skipped.
 
-    :param names: whose a log is, by its name without the suffix.
+    :param names: names of nodes by name of the log without the suffix.
     """
     known = names or {}
     found = [event for log in logs for event in _events(log, known.get(log.stem, log.stem))]

@@ -1,4 +1,4 @@
-"""How long it takes from a closed slice, and from a record, to the row in the table."""
+"""The latency from a closed slice, and from a record, to the row in the table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS = [{"type": "path", "name": "id", "path": "id"}]
 
 
 class _Local(Deployment):
-    """Everything in one process with the settings of `make run`, on other ports."""
+    """All components in one process with the settings of `make run`, on other ports."""
 
     def environment(self, node_id: str = "node-1") -> dict[str, str]:
         whole = super().environment(node_id)
@@ -40,9 +40,9 @@ class _Local(Deployment):
 
 
 class _Looks(threading.Thread):
-    """Looks at the table all the time.
+    """Polls the table.
 
-    :ivar seen: moment and number of rows, whenever there were more.
+    :ivar seen: time and number of rows, whenever the number has increased.
     """
 
     def __init__(self, database: Path) -> None:
@@ -65,7 +65,7 @@ class _Looks(threading.Thread):
                 try:
                     (count,) = connection.execute(f'SELECT max(rowid) FROM "{TABLE}"').fetchone()
                 except sqlite3.OperationalError:
-                    continue  # no table yet, or it is being made
+                    continue  # the table doesn't exist yet, or is being created
                 if count and count > self.rows:
                     self.seen.append((time.time(), count))
 
@@ -77,11 +77,11 @@ class _Sent:
 
 
 def row_times(journal: Journal, seen: Sequence[tuple[float, int]]) -> list[tuple[Event, float]]:
-    """Each uploaded slice with the moment at which all its rows were in the table.
+    """Return each uploaded slice with the time at which all its rows were in the table.
 
-    Files get into the table in the order of their imports, each in one transaction.
+    Files are imported in order, each in one transaction.
 
-    :param seen: moment and number of rows, in their order.
+    :param seen: time and number of rows, in order.
     """
     order = {event.key: number for number, event in enumerate(journal.of("imported file"))}
     uploads = [event for event in journal.of("uploaded slice") if event.file in order]
@@ -98,7 +98,7 @@ def row_times(journal: Journal, seen: Sequence[tuple[float, int]]) -> list[tuple
 
 
 def measure(root: Path, seconds: float, pace: float) -> tuple[str, bool]:
-    """A table, and whether each record got into the table once.
+    """Return a table of latencies, and whether each record was imported once.
 
     :param pace: seconds between two records.
     """
@@ -120,7 +120,7 @@ def measure(root: Path, seconds: float, pace: float) -> tuple[str, bool]:
 
 
 def _send(url: str, seconds: float, pace: float) -> list[_Sent]:
-    """The acknowledged records with the times of their answers."""
+    """Send records; return the acknowledged ones with the times of their answers."""
     sent: list[_Sent] = []
     end = time.time() + seconds
     for number in itertools.count():

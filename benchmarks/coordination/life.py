@@ -1,4 +1,4 @@
-"""The life of files, from the journal: one in full, and how long the steps of all took."""
+"""The history of files from the journal: one in full, and the durations of all steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Step:
 
 
 def one_life(journal: Journal) -> str:
-    """The file whose life most processes took part in, line by line with real times."""
+    """Describe the file that most processes have handled, line by line with times."""
     files: dict[str, list[Event]] = defaultdict(list)
     for event in journal.events:
         files[event.file].append(event)
@@ -71,7 +71,7 @@ def _said(event: Event, key: str) -> tuple[str, str, str]:
 
 
 def steps(journal: Journal) -> str:
-    """Median, p99 and longest time of each step, over all files and slices."""
+    """Return median, p99 and maximum of each step, over all files and slices."""
     rows = [
         (
             step.name,

@@ -1,4 +1,4 @@
-"""A producer in the background: one numbered record after another, at a pace."""
+"""A producer in the background that sends numbered records at a steady pace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Sender"]
 
 
 class Sender(threading.Thread):
-    """Sends numbered records to one source, as long as its context lasts.
+    """Sends numbered records to one source while its context is open.
 
     :param pace: seconds between two of them.
     :ivar answers: status by number, 0 without an answer.
@@ -32,12 +32,12 @@ class Sender(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """No further record; returns when the last one has been answered."""
+        """Send no further record; return when the last one has been answered."""
         self._end.set()
         self.join()
 
     def run(self) -> None:
-        """Send records until it is stopped, and note the answer to each."""
+        """Send records until stopped, and record the answer to each."""
         for number in itertools.count():
             body = json.dumps({"id": number}).encode()
             self.answers[number] = 0

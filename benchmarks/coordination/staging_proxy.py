@@ -1,4 +1,4 @@
-"""A proxy before an object store, which counts requests and can answer 503 instead."""
+"""A proxy of an object store that counts requests and can answer 503."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         connection = http.client.HTTPConnection(self.server.behind, timeout=60)
         try:
-            # With its own host, since the request is signed for it.
+            # With the store's own host, which is part of the signature.
             connection.putrequest(
                 self.command, self.path, skip_host=True, skip_accept_encoding=True
             )
@@ -67,14 +67,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Do nothing."""
 
 
 class StagingProxy(ThreadingHTTPServer):
     """A proxy in front of an object store, which can fail.
 
-    :param url: of the store behind it.
-    :ivar is_away: answer 503 to everything.
+    :param url: URL of the store behind it.
+    :ivar is_away: whether all requests are answered with 503.
     """
 
     daemon_threads = True
@@ -86,7 +86,7 @@ class StagingProxy(ThreadingHTTPServer):
         self.requests: list[Staged] = []
 
     def passes(self, method: str, path: str) -> bool:
-        """Return whether an answer that has come is passed on; else the connection is closed."""
+        """Return whether a received answer is passed on; otherwise the connection is closed."""
         return True
 
     @property

@@ -1,4 +1,4 @@
-"""Many slices that become due together: how late they are rotated, and at what cost."""
+"""Many slices that become due at once: the delay and the cost of their rotation."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _PATIENCE_SECONDS = 120.0
 
 @attrs.frozen
 class Storm:
-    """The figures of many rotations that become due together.
+    """The figures of many simultaneous rotations.
 
     :ivar spread: seconds between the first and the last slice that became due.
     :ivar delays: seconds from due to rotated.
     :ivar took: seconds from the first due to the last rotated.
-    :ivar cpu: seconds of the coordinator meanwhile.
+    :ivar cpu: processor time of the coordinator meanwhile, in seconds.
     """
 
     sinks: int
@@ -78,7 +78,7 @@ async def _open(reactor: Any, deployed: Deployment, sinks: int) -> None:
 
 
 def measure(root: Path, sinks: int) -> Storm:
-    """The slices of all sinks have one record each, so their interval is what rotates them."""
+    """Measure rotation by interval: the slices of all sinks have one record each."""
     found: list[Storm] = []
 
     async def run(reactor: Any) -> None:
@@ -121,7 +121,7 @@ def _rotated(deployed: Deployment, sinks: int) -> Storm:
 
 
 def markdown(storm: Storm) -> str:
-    """One line."""
+    """Return one line of the report."""
     head = (
         *("open sinks", "due within s", "due → rotated: median s", "p99 s", "longest s"),
         *("first due → last rotated, s", "coordinator's CPU s", "CPU ms a rotation"),

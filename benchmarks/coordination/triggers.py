@@ -1,4 +1,4 @@
-"""Each condition of a rotation alone: a sink for each, whose other conditions can't be met."""
+"""A test of each rotation trigger alone: one sink per trigger, with the others disabled."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MIN_SECONDS = 3
 _EXPIRATION_SECONDS = 300
 _PACE_SECONDS = 0.25
 _RECORDS = 36
-"""More than the counts and sizes need. On a slow machine they take longer, so none is too few."""
+"""More records than the limits need. A slow machine needs longer, so all of them are sent."""
 _PATIENCE_SECONDS = 60.0
 _BODY_CHARS = 300
 _COUNT = 20
 _SLICES = 3
-"""Can't be set for a sink, so the other cases don't come to as many slices."""
+"""The limit of slices can't be set per sink, so the other cases stay below it."""
 _NEVER = {
     "STREAM_STORAGE_LEVEL_LOCAL_WRITER_ALLOCATION_STATIC": "10KB",
     "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_MIN_INTERVAL": f"{_MIN_SECONDS}s",
@@ -49,15 +49,15 @@ _NEVER = {
 
 @attrs.frozen
 class Case:
-    """A trigger that is tried, with the settings that leave it alone to fire.
+    """A trigger, with settings that disable the others.
 
-    :ivar kind: what is rotated.
-    :ivar cause: how the told cause begins.
-    :ivar settings: of the sink.
-    :ivar after: seconds from the opening before which it mustn't fire.
-    :ivar expires: life of the file's credentials; 0.0 = long.
-    :ivar also: how causes of other rotations begin, without which it can't be shown: on a slow
-        machine each sink that rotates slices may come to as many as its file may have.
+    :ivar kind: what it rotates.
+    :ivar cause: the beginning of the logged cause.
+    :ivar settings: settings of the sink.
+    :ivar after: minimum seconds from the opening to the rotation.
+    :ivar expires: lifetime of the file's credentials; 0.0 for a long one.
+    :ivar also: beginnings of the causes of other, unavoidable rotations: on a slow machine a sink
+        that rotates slices may reach the limit of slices per file.
     """
 
     kind: str
@@ -94,8 +94,8 @@ class Fired:
     """The rotation that a trigger has caused.
 
     :ivar event: the first rotation; ``None`` if there was none.
-    :ivar seconds: from the opening to it.
-    :ivar others: rotations with another cause, or of what shouldn't have been rotated.
+    :ivar seconds: seconds from the opening to the rotation.
+    :ivar others: rotations with another cause, or of another kind.
     """
 
     name: str
@@ -105,12 +105,12 @@ class Fired:
 
     @property
     def is_good(self) -> bool:
-        """Return whether the trigger fired, not too early, and no other one did."""
+        """Return whether only this trigger fired, and not too early."""
         return self.event is not None and self.seconds >= CASES[self.name].after and not self.others
 
 
 def run(root: Path) -> list[Fired]:
-    """One deployment with a sink for each case."""
+    """Run one deployment with a sink for each case."""
     deployed = Deployment(root, dict(_NEVER))
     try:
         deployed.start(*ALL)
@@ -123,7 +123,7 @@ def run(root: Path) -> list[Fired]:
             found = fired(read_journal(sorted(root.glob("*.log"))))
             if all(case.event for case in found) or time.monotonic() > deadline:
                 return found
-            # A rotation in the meantime may have divided the records.
+            # Another rotation may have split the records.
             _push(url)
             time.sleep(_PACE_SECONDS)
     finally:
@@ -137,7 +137,7 @@ def _define(deployed: Deployment) -> str:
     late = [name for name, case in CASES.items() if case.expires]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: _sink(deployed, made, name), CASES.keys() - set(late)))
-    # The life of credentials is that of the next file, so nobody else may open one meanwhile.
+    # The lifetime applies to the next file, so no other case may open one meanwhile.
     for name in late:
         _sink(deployed, made, name)
     _, answer = deployed.call("GET", made)
@@ -165,7 +165,7 @@ def _sink(deployed: Deployment, source: str, name: str) -> None:
 
 
 def _push(url: str) -> None:
-    """A record that can't be compressed much."""
+    """Push a record that is almost incompressible."""
     text = "".join(random.choices(string.ascii_letters + string.digits, k=_BODY_CHARS))
     body = json.dumps({"text": text}).encode()
     status, answer = request("POST", url, body, {"Content-Type": "application/json"})
@@ -173,7 +173,7 @@ def _push(url: str) -> None:
 
 
 def fired(journal: Journal) -> list[Fired]:
-    """What the log tells of each case."""
+    """Return the result of each case from the log."""
     return [_fired(journal, name, case) for name, case in CASES.items()]
 
 
@@ -211,7 +211,7 @@ def _setting(case: Case) -> str:
 
 
 def markdown(found: list[Fired]) -> str:
-    """A line for each case."""
+    """Return a table with a line for each case."""
     rows = [
         (
             case.name,

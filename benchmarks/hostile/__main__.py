@@ -29,14 +29,14 @@ __all__ = ["Row", "main", "run"]
 
 MAX_P99_MS = 100.0
 MAX_MIB = 1024
-"""Of the service with its children, etcd left out."""
+"""Memory limit of the service with its children, without etcd."""
 SECONDS = 8.0
 SETTLE_SECONDS = 20.0
-"""What the service has at most between two attacks."""
+"""Maximum time for the service to settle between two attacks."""
 ALONE_SECONDS = 4.0
-"""How long the good producer is watched alone before each attack."""
+"""How long the good producer is measured alone before each attack."""
 MAX_RATIO = 3.0
-"""Where the machine itself is slow: what the p99 may be of that without an attack."""
+"""On a slow machine: maximum ratio of the p99 with and without an attack."""
 _ROOT = Path(__file__).parents[2]
 _LEASE_LOST = b"the lease has ended"
 _NAMES: list[dict[str, Any]] = [
@@ -62,11 +62,12 @@ _BODIES: list[dict[str, Any]] = [{"type": "body", "name": "body"}]
 class Row:
     """One attack's figures; latencies of the good producer.
 
-    :ivar answers: of the good producer, by status.
-    :ivar mib: resident memory of the service before, at most and afterwards, of itself alone and
-        with its children, etcd left out.
-    :ivar leases_lost: how often the log tells of a lost lease.
-    :ivar p99_alone_ms: without an attack, before this one or at the beginning, whichever is more.
+    :ivar answers: answers to the good producer, by status.
+    :ivar mib: resident memory of the service before, at its peak and afterwards, alone and with its
+        children, without etcd.
+    :ivar leases_lost: number of lost leases in the log.
+    :ivar p99_alone_ms: p99 without an attack: before this one or at the beginning, whichever is
+        greater.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """What isn't as it should be; empty if all is well."""
+        """Return what is wrong; empty if nothing is."""
         faults = []
         if self.answers.keys() != {"200"}:
             faults.append("refused")
@@ -96,7 +97,7 @@ class Row:
 
 
 class _Memory:
-    """Watches the memory of a process and its children from a thread of its own."""
+    """Watches the memory of a process and its children from a thread."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -106,7 +107,7 @@ class _Memory:
         self._thread.start()
 
     def now(self) -> tuple[int, int]:
-        """MiB of the process alone, and with its children."""
+        """Return MiB of the process alone, and with its children."""
         alone = _resident(self._pid)
         return alone, alone + sum(_resident(pid) for pid in _descendants(self._pid))
 
@@ -139,7 +140,7 @@ def _command(pid: int) -> bytes:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    """Those that run a program of their own: before that, a child only shares our memory."""
+    """Return descendants with a program of their own: before exec, a child only shares memory."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
@@ -168,7 +169,7 @@ def _good(url: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def _period(good: subprocess.Popen[str]) -> tuple[list[float], dict[str, int]]:
-    """What the good producer has measured since the last call."""
+    """Return the measurements of the good producer since the last call."""
     assert good.stdin is not None and good.stdout is not None
     good.stdin.write("\n")
     good.stdin.flush()
@@ -177,7 +178,7 @@ def _period(good: subprocess.Popen[str]) -> tuple[list[float], dict[str, int]]:
 
 
 def _define(deployed: Deployment, id: str, columns: Sequence[dict[str, Any]], **more: Any) -> Any:
-    """A source with a sink; what the API shows of it."""
+    """Create a source with a sink; return the API's view of it."""
     sources = f"{deployed.api}/v1/branches/default/sources"
     source = {"type": "http", "name": id, "sourceId": id, **more}
     url = deployed.task("POST", sources, source)["url"]
@@ -188,7 +189,7 @@ def _define(deployed: Deployment, id: str, columns: Sequence[dict[str, Any]], **
 
 @contextmanager
 def deployed_target(folder: Path, seconds: float, scale: int) -> Iterator[tuple[Deployment, Any]]:
-    """A running service, with what is attacked and the URL of the good producer's source."""
+    """Run a service; yield the target of attacks and the URL of the good producer's source."""
     deployed = Deployment(folder)
     try:
         running = deployed.start(*ALL)
@@ -222,7 +223,7 @@ def _takes(deployed: Deployment, url: str) -> bool:
 
 
 async def _nobody(target: Target) -> str:
-    """No attack."""
+    """Do nothing: no attack."""
     await asyncio.sleep(target.seconds)
     return "–"
 
@@ -275,7 +276,7 @@ async def _carried_out(attack: Attack, target: Target) -> str:
 
 
 def _settle(good: subprocess.Popen[str], usual_ms: float) -> None:
-    """Wait until the good producer is served as usual: one attack isn't blamed for another."""
+    """Wait until the good producer's latency is normal again before the next attack."""
     end = time.monotonic() + SETTLE_SECONDS
     _period(good)
     while time.monotonic() < end:
@@ -288,11 +289,11 @@ def _settle(good: subprocess.Popen[str], usual_ms: float) -> None:
 def run(
     attacks: Sequence[Attack], *, seconds: float = SECONDS, scale: int = 1, shown: bool = False
 ) -> list[Row]:
-    """Rows of *attacks*, between two of nobody.
+    """Return the rows of *attacks*, between two rows without an attack.
 
-    :param seconds: how long each takes.
-    :param scale: a part of the full size, e.g. 10.
-    :param shown: print each row at once.
+    :param seconds: duration of each attack.
+    :param scale: divisor of the full size, e.g. 10.
+    :param shown: whether each row is printed at once.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -311,7 +312,7 @@ def run(
 
 
 _HEAD = (
-    "| attack | what became of it | good: p50 / p99 / max ms | p99 ÷ alone | not 200 "
+    "| attack | outcome | good: p50 / p99 / max ms | p99 ÷ alone | not 200 "
     "| MiB before / peak / after | with children | lease | verdict |\n" + 9 * "|---" + "|"
 )
 
@@ -329,7 +330,7 @@ def _line(row: Row) -> str:
 
 
 def main() -> None:
-    """Attack the service and report what happens to it."""
+    """Attack the service and print the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="parts of the names of attacks; all by default")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each attack")

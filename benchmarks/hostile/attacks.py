@@ -1,6 +1,6 @@
-"""The attacks, as a table: to add one, write a function of a `Target` and name it.
+"""The table of attacks. To add one, write a function of a `Target` and name it.
 
-An attack lasts until `Target.goes_on` is false, and tells what became of it.
+An attack lasts until `Target.goes_on` is false, and returns its outcome.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Run = Callable[[Target], Awaitable[str]]
 class Attack:
     """One attack.
 
-    :ivar bodies: names of the `payloads` that it needs, made before it is measured.
+    :ivar bodies: names of its `payloads`, made before the measurement.
     """
 
     name: str
@@ -51,7 +51,7 @@ ATTACKS: list[Attack] = []
 
 
 def attack(name: str, *bodies: str) -> Callable[[Run], Run]:
-    """Put a function into the table."""
+    """Add a function to the table."""
 
     def put(run: Run) -> Run:
         ATTACKS.append(Attack(name, run, bodies))
@@ -61,7 +61,7 @@ def attack(name: str, *bodies: str) -> Callable[[Run], Run]:
 
 
 def _body(name: str, body: str, *headers: str, query: str = "", connections: int = 8) -> None:
-    """A body that is pushed again and again to the source of records."""
+    """Push a body repeatedly to the source of records."""
 
     async def run(target: Target) -> str:
         data = request(target.path + query, *headers, body=payloads.body(body))
@@ -71,7 +71,7 @@ def _body(name: str, body: str, *headers: str, query: str = "", connections: int
 
 
 def _export(name: str, body: str, *headers: str) -> None:
-    """The same for the source of OpenTelemetry."""
+    """Push a body repeatedly to the OpenTelemetry source."""
 
     async def run(target: Target) -> str:
         data = request(f"{target.otlp}/v1/logs", *headers, body=payloads.body(body))
@@ -217,7 +217,7 @@ async def _endless(target: Target) -> str:
     return await target.flood(target.source, 8, data)
 
 
-# Strangers.
+# Unauthenticated clients.
 
 
 @attack("wrong secrets with 16 MB")
@@ -350,7 +350,7 @@ def _template_column(content: str) -> dict[str, object]:
 
 
 def _api(name: str, make: Callable[[], bytes], *bodies: str, path: str = "/hostile/sinks") -> None:
-    """A body that is sent to the API with a valid token."""
+    """Send a body to the API with a valid token."""
 
     async def run(target: Target) -> str:
         token = f"X-StorageApi-Token: {target.token}"
@@ -377,7 +377,7 @@ _api(
 )
 
 
-# What is kept for producers.
+# State kept for producers.
 
 
 @attack("idempotency keys that never repeat")

@@ -1,7 +1,7 @@
-"""A producer that behaves, in a process of its own: the attacker's work must not delay it.
+"""A well-behaved producer in a process of its own, which the attacker's work doesn't delay.
 
-It pushes a record every so often over one connection, and makes a new one when that ends. Each line
-on its standard input ends a period: what it has measured since the last one is printed as JSON.
+It pushes records at intervals over one connection, and reconnects when that ends. Each line on its
+standard input ends a period: it prints its measurements since the last one as JSON.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _BODY = b'{"user":{"name":"good"}}'
 class Good:
     """The producer.
 
-    :ivar latencies: of answers, milliseconds, with the time for a new connection if it took one;
-        and how long the record that is under way has waited so far.
-    :ivar answers: how often each status came; 0 for none.
+    :ivar latencies: latencies of answers in milliseconds, including new connections, and the
+        waiting time so far of the record in flight.
+    :ivar answers: number of answers by status; 0 for none.
     """
 
     url: str
@@ -76,7 +76,7 @@ class Good:
             self._streams = None
 
     def report(self) -> str:
-        """What was measured since the last report."""
+        """Return the measurements since the last report."""
         if self._since is not None:
             self.latencies.append(1000 * (time.monotonic() - self._since))
         found = json.dumps({"latencies": self.latencies, "answers": self.answers})

@@ -1,6 +1,6 @@
-"""Bodies that cost whoever reads them more than whoever sends them.
+"""Bodies that cost the receiver more than the sender.
 
-Each is made once, before anything is measured.
+Each is made once, before the measurement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["body"]
 
 MIB = 1024 * 1024
 DECODED = 15 * MIB
-"""Just under what a decoded body may have."""
+"""Just below the size limit of a decoded body."""
 
 
 def _json_lines(line: bytes) -> bytes:
@@ -25,7 +25,7 @@ def _json_lines(line: bytes) -> bytes:
 
 
 def _otlp_wide() -> bytes:
-    """Many records that all share large attributes: each is printed with them."""
+    """Many records that share large attributes: each is printed with them."""
     export = ExportLogsServiceRequest()
     resource = export.resource_logs.add()
     for number in range(200):
@@ -103,5 +103,5 @@ _MAKERS: dict[str, Callable[[], bytes]] = {
 
 @cache
 def body(name: str) -> bytes:
-    """The body of this name."""
+    """Return the body of this name."""
     return _MAKERS[name]()

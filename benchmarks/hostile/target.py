@@ -1,4 +1,4 @@
-"""What is attacked, and what attacks are made of: connections, requests, answers."""
+"""The target of attacks, and helpers for connections, requests and answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ERRORS = (OSError, EOFError, TimeoutError, ValueError, IndexError)
 
 
 def request(path: str, *headers: str, body: bytes = b"", method: str = "POST") -> bytes:
-    """A whole request; the length is added unless a coding is given."""
+    """Return a whole request; the length is added unless a coding is given."""
     lines = [f"{method} {path} HTTP/1.1", "Host: x", *headers]
     if not any(line.lower().startswith("transfer-encoding") for line in headers):
         lines.append(f"Content-Length: {len(body)}")
@@ -35,19 +35,19 @@ class Place:
     port: int
 
     async def connect(self) -> tuple[StreamReader, StreamWriter]:
-        """Open a connection to the place; raises TimeoutError after 10 s."""
+        """Open a connection to the listener; raises TimeoutError after 10 s."""
         return await asyncio.wait_for(asyncio.open_connection(self.host, self.port), 10)
 
 
 @attrs.define
 class Target:
-    """What is attacked, and how hard.
+    """The target of an attack, and its size.
 
     :ivar source: the listener of the sources; `path` leads to a source of records, `templates` to
         one whose sink has templates, `otlp` to one of OpenTelemetry.
     :ivar api: the listener of the API, where `token` is valid and `sources` is the path of all.
-    :ivar seconds: how long an attack takes.
-    :ivar scale: 1 for the full size, more for a part of it.
+    :ivar seconds: duration of an attack.
+    :ivar scale: divisor of the full size.
     """
 
     source: Place
@@ -63,21 +63,21 @@ class Target:
     until: float = 0.0
 
     def begin(self) -> None:
-        """The time of an attack begins."""
+        """Start the time of an attack."""
         self.until = time.monotonic() + self.seconds
 
     @property
     def goes_on(self) -> bool:
-        """Return whether the attack isn't over yet."""
+        """Return whether the attack continues."""
         return time.monotonic() < self.until
 
     @property
     def left(self) -> float:
-        """Seconds until it is."""
+        """Return the seconds until its end."""
         return max(0.1, self.until - time.monotonic())
 
     def part(self, number: int) -> int:
-        """*number* in the size that is asked for."""
+        """Return *number* divided by the scale."""
         return max(1, number // self.scale)
 
     async def flood(
@@ -88,10 +88,10 @@ class Target:
         *,
         reads: bool = True,
     ) -> str:
-        """Send requests over *connections* as fast as they are answered; what was answered.
+        """Send requests over *connections* as fast as they are answered; return the answers.
 
-        :param make: the request, or what makes the one with this number.
-        :param reads: whether answers are read; if not, as much is sent as is taken.
+        :param make: the request, or a function that returns the request with a number.
+        :param reads: whether answers are read; if not, as much is sent as the server reads.
         """
         answers: Counter[str] = Counter()
         numbers = count()
@@ -142,11 +142,11 @@ class Target:
         every: float = 1.0,
         end: bool = False,
     ) -> str:
-        """Keep connections with something unfinished; what became of them.
+        """Keep connections open with incomplete requests; return their outcomes.
 
-        :param start: sent at once; of several, one by each connection in turn.
-        :param drip: sent every so many seconds.
-        :param end: whether to end our side after the start.
+        :param start: sent at once; if there are several, in turn by the connections.
+        :param drip: sent at an interval in seconds.
+        :param end: whether to close the sending side after the start.
         """
         answers: Counter[str] = Counter()
         starts = [start] if isinstance(start, bytes) else list(start)
@@ -189,7 +189,7 @@ class Target:
 
 
 async def answer(reader: StreamReader) -> tuple[int, bool]:
-    """The status of the next answer, and whether the connection closes after it."""
+    """Return the status of the next answer, and whether the connection closes after it."""
     while True:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         status = int(head.split()[1])
@@ -202,7 +202,7 @@ async def answer(reader: StreamReader) -> tuple[int, bool]:
 
 
 def told(answers: Counter[str]) -> str:
-    """Counts of answers as a text."""
+    """Return counts of answers as a text."""
     return ", ".join(f"{number:,} × {what}" for what, number in sorted(answers.items())) or "–"
 
 

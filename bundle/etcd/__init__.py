@@ -1,1 +1,1 @@
-"""The Go module that etcd is built from, and what builds it: ``python -m bundle.etcd TARGET``."""
+"""The Go module for building etcd, and its build: ``python -m bundle.etcd TARGET``."""

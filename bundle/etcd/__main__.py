@@ -11,7 +11,7 @@ from bundle.go import go_build
 
 
 def main() -> None:
-    """Build the file that the command line names, and say which version it is."""
+    """Build the file that the command line names, and print its version."""
     target, began = Path(sys.argv[1]), time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

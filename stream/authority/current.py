@@ -1,13 +1,13 @@
-"""Tokens as etcd has them, without a question about each of them.
+"""The current tokens in etcd, without a read for each of them.
 
-Note [Current tokens]: a mirror has the tokens of all projects, so a revocation takes effect when
-its event arrives. But a watch may break without a sign, so being in the mirror proves nothing. Each
+Note [Current tokens]: a mirror holds the tokens of all projects, so a revocation takes effect when
+its event arrives. But a watch may break silently, so a token in the mirror may be revoked. Each
 revocation therefore also writes the key `REVOKED`, in the same transaction. Its revision in etcd is
 that of the last revocation. If the mirror has it, the mirror has no token that was revoked when
-etcd was asked. Such an answer holds for all tokens, for `TRUSTED_SECONDS` from the question on. So
-a node asks at most every `RENEWED_SECONDS`, however many tokens are in use, and not at all while
-none is. If the mirror lacks the revocation, or etcd was restored to an earlier revision, nothing in
-the mirror is used: each token is read until the mirror has caught up.
+etcd was asked. Such an answer is valid for all tokens, for `TRUSTED_SECONDS` from the request on.
+So a node asks at most every `RENEWED_SECONDS`, regardless of the number of tokens in use, and not
+at all without any. If the mirror lacks the revocation, or etcd was restored to an earlier revision,
+nothing in the mirror is used: each token is read until the mirror has caught up.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = ["RENEWED_SECONDS", "TRUSTED_SECONDS", "CurrentTokens"]
 _log = Logger(namespace="stream.authority")
 
 TRUSTED_SECONDS = 0.9
-"""For how long an answer of etcd holds: a revoked token is refused within a second."""
+"""How long an answer of etcd is valid: a revoked token is refused within a second."""
 RENEWED_SECONDS = 0.45
-"""From this age on an answer is renewed while it is used, so that nobody waits for the next one."""
+"""Age from which on a used answer is renewed, so that no request waits for the next one."""
 
 
 @attrs.frozen
 class _Revocation:
-    """The last revocation that the mirror has.
+    """The last revocation in the mirror.
 
-    :ivar number: how many there were.
+    :ivar number: number of revocations.
     """
 
     revision: int
@@ -48,11 +48,11 @@ class _Revocation:
 
 
 class CurrentTokens(Service):
-    """All tokens; see Note [Current tokens].
+    """The tokens of all projects; see Note [Current tokens].
 
     startService fires when they are loaded.
 
-    :param reactor: keeps time.
+    :param reactor: source of the time.
     :param client: started.
     """
 
@@ -76,10 +76,9 @@ class CurrentTokens(Service):
         await self._mirror.stopService()
 
     async def find(self, text: str) -> TokenRecord | None:
-        """The record of the token with this *text*, unless it was revoked a second ago.
+        """Return the record of the token with this *text*.
 
-        ``None`` if it isn't known here, or if what is known here isn't current: ask etcd then.
-
+        ``None`` if it is unknown here, or if the mirror isn't current: then read it from etcd.
         Raises `EtcdError` if etcd has to be asked and doesn't answer.
         """
         if self._known(text) is None or not await self._is_current():
@@ -97,14 +96,14 @@ class CurrentTokens(Service):
         age = self._age(self._proven_at)
         if age < TRUSTED_SECONDS:
             if age >= RENEWED_SECONDS and self._age(self._asked_at) >= RENEWED_SECONDS:
-                self._ask().addErrback(lambda _: None)  # whoever needs the answer asks again
+                self._ask().addErrback(lambda _: None)  # the next request for the answer asks again
             return True
         if self._asking is None and self._age(self._asked_at) < RENEWED_SECONDS:
             return False  # the mirror was behind a moment ago
         return await self._ask()
 
     def _age(self, at: float | None) -> float:
-        """Seconds since *at*; a clock that was set back makes everything old."""
+        """Return the seconds since *at*; if the clock was set back, everything is old."""
         age = float("inf") if at is None else self._reactor.seconds() - at
         return age if age >= 0 else float("inf")
 
@@ -142,7 +141,7 @@ class CurrentTokens(Service):
         return found.revision if isinstance(found, _Revocation) else 0
 
     def _changed(self, batch: Batch[TokenRecord | _Revocation]) -> None:
-        """Notice a revocation that never came, although a later one did."""
+        """Detect a revocation that never arrived, although a later one did."""
         if batch.reset:
             self._has_missed = False
             return

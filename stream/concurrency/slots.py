@@ -1,4 +1,4 @@
-"""Turns of work that may run at the same time only so often."""
+"""A limit of concurrent work."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Slots"]
 
 
 class Slots(DeferredSemaphore):
-    """A semaphore for any number of waiters, also if their work ends at once.
+    """A semaphore for any number of waiters, even if their work ends at once.
 
-    Twisted's own begins the next work inside the end of the last one. A thousand that fail at once,
-    such as those that need a lease which has ended, exceed the depth of the interpreter's stack;
-    some of them never end then. Here they begin one after the other.
+    Twisted's semaphore begins the next work inside the end of the last one. If a thousand fail at
+    once, such as those that need an expired lease, they exceed the recursion limit, and some of
+    them never end. Here they begin one after the other.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -22,7 +22,7 @@ class Slots(DeferredSemaphore):
         self._is_handing_on = False
 
     def release(self) -> None:
-        """Give a slot back; the next who waits has it before the caller goes on, or soon after."""
+        """Release a slot; the next waiter gets it at once, or soon after."""
         self.tokens += 1
         if self._is_handing_on:
             return

@@ -1,4 +1,4 @@
-"""The mapping as the compiled renderer takes it (`stream.native.RowPlan`)."""
+"""The form of a mapping for the compiled renderer (`stream.native.RowPlan`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KINDS: dict[type[Column], str] = {
 def native_plan(mapping: Mapping, row_size_limit: int) -> native.RowPlan | None:
     """Return the compiled renderer of *mapping*, ``None`` if it can't render all of its columns.
 
-    :param row_size_limit: bytes of a row without the line feed.
+    :param row_size_limit: maximum size of a row in bytes, without the line feed.
     """
     if not native.is_built:
         return None

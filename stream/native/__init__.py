@@ -1,7 +1,7 @@
-"""The compiled twins of the hottest parts of the ingestion path, if they are built.
+"""Compiled versions of the hottest parts of the ingestion path, if they are built.
 
-They are written in Rust (``native/`` at the top of the repository; ``make native`` builds them, and
-wheels and images carry them). Each does what Python code does, and leaves what is unusual to it. So
+They are written in Rust (``native/`` in the repository; ``make native`` builds them, and wheels and
+images include them). Each is equivalent to Python code, which handles the unusual cases. So
 everything works without them, with half the records a second.
 """
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["Connections", "RowPlan", "Waiting", "is_built"]
 
 SWITCH = "STREAM_NATIVE"
-"""The environment variable that turns them off if it is ``off``."""
+"""The environment variable that disables them with the value ``off``."""
 
 is_built = False
-"""Whether the compiled module is there, and may be used."""
+"""Whether the compiled module exists and may be used."""
 
 if os.environ.get(SWITCH, "on") != "off":
     try:

@@ -1,8 +1,8 @@
-"""Where a zstd body can be cut so that each piece expands to little. Pure.
+"""Splitting of a zstd body into pieces with a limited decompressed size. Pure.
 
-A byte of zstd can expand to 32 KiB, and its decoder gives all that a piece holds at once, in one
-buffer that is made and copied while nothing else of the process runs. What a block expands to at
-most is written in front of it (RFC 8878), so that is read instead of guessed.
+A byte of zstd can expand to 32 KiB, and the decoder returns the whole output of a piece at once, in
+one buffer, while it blocks the process. The maximum output of a block is stored in its header (RFC
+8878), so it is read instead of estimated.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Iterator
 __all__ = ["MAX_OUTPUT_BYTES", "MAX_PIECE_BYTES", "frame_pieces"]
 
 MAX_OUTPUT_BYTES = 256 * 1024
-"""What a piece expands to; a single block has at most half of it."""
+"""Maximum output of a piece; a single block has at most half of it."""
 
 MAX_PIECE_BYTES = 16 * 1024
-"""A single block may be larger."""
+"""Maximum size of a piece; a single block may be larger."""
 
 _MAX_BLOCK_BYTES = 128 * 1024
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"
-"""The last bytes of the magic number of a frame that holds no data, which end its first 4 bytes."""
+"""The last bytes of the magic number of a skippable frame, at the end of its first 4 bytes."""
 _MAX_HEADER_BYTES = 18
-"""Of a frame, with its magic number."""
+"""Maximum size of a frame's header with its magic number."""
 
 _DICTIONARY_BYTES = (0, 1, 2, 4)
 _SIZE_BYTES = (0, 2, 4, 8)
@@ -30,10 +30,10 @@ _RAW, _REPEATED, _COMPRESSED = range(3)
 
 
 def frame_pieces(body: bytes, start: int) -> Iterator[int]:
-    """The ends of the pieces of the frame that starts at *start*; the last one is its end.
+    """Iterate over the ends of the pieces of the frame at *start*; the last one is its end.
 
-    They may be beyond the end of *body* if it is truncated. From what is no frame nothing is
-    taken but some bytes, by which the decoder notices.
+    The ends may exceed *body* if it is truncated. If there is no frame, only some bytes are
+    returned, which the decoder refuses.
     """
     if body[start + 1 : start + 4] == _SKIPPABLE and body[start] >> 4 == 5:
         yield start + 8 + int.from_bytes(body[start + 4 : start + 8], "little")
@@ -61,7 +61,7 @@ def frame_pieces(body: bytes, start: int) -> Iterator[int]:
 
 
 def _header_bytes(descriptor: int) -> int:
-    """Bytes of a frame's header behind its *descriptor*."""
+    """Return the size of a frame's header after its *descriptor*."""
     is_single = descriptor >> 5 & 1
     size = _SIZE_BYTES[descriptor >> 6]
     return (0 if is_single else 1) + _DICTIONARY_BYTES[descriptor & 3] + (size or is_single)

@@ -1,4 +1,4 @@
-"""What targets have in common whose slices wait in the staging area of Stream itself."""
+"""The base of targets whose slices wait in Stream's own staging area."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _log = Logger()
 _STAGED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
 StagedRows = Callable[[], Iterator[bytes]]
-"""The stored bytes of a slice; called in a thread."""
+"""Returns the stored bytes of a slice; called in a thread."""
 
 
 class Declared(Protocol):
-    """A connection as a target understands it."""
+    """A connection as a target uses it."""
 
     @property
     def declared(self) -> Connection:
-        """The connection as the operator has declared it."""
+        """The connection as declared by the operator."""
 
 
 class StagedRecord(Protocol):
-    """What is stored in etcd of the destination of a file."""
+    """The etcd record of a file's destination."""
 
     @property
     def key(self) -> FileKey:
@@ -54,7 +54,7 @@ class StagedRecord(Protocol):
 
     @property
     def import_id(self) -> str:
-        """An id of no other file anywhere, under which the target remembers the import."""
+        """The unique id of the import, which the target stores."""
 
     @property
     def connection(self) -> str:
@@ -68,9 +68,9 @@ R = TypeVar("R", bound=StagedRecord)
 class StagedTarget(ABC, Generic[C, R]):
     """The part of a `stream.target.protocol.Target` that doesn't depend on the kind of table.
 
-    :param name: of the target.
-    :param connections: by their names.
-    :param record_type: of what is stored of a file.
+    :param name: name of the target.
+    :param connections: connections by name.
+    :param record_type: the class of a file's record.
     """
 
     services: Sequence[IService] = ()
@@ -92,53 +92,53 @@ class StagedTarget(ABC, Generic[C, R]):
         self.import_services: Sequence[IService] = (self._jobs.running,)
         self._staging = context.staging
 
-    # What each of them does in its own way.
+    # Implemented by each target.
 
     @abstractmethod
     async def _import_staged(
         self, file: File, record: R, connection: C, rows: Sequence[StagedRows]
     ) -> tuple[bool, int]:
-        """Import the file: each of its rows once, whoever imports it at the same time.
+        """Import each row of the file once, even if several nodes import it concurrently.
 
-        :param rows: of each slice, the slice that was opened first comes first.
-        :returns: whether it was not in its table before, and how many rows are in quarantine.
+        :param rows: the rows of each slice, in the order of the slices' opening.
+        :returns: whether the file was new, and the number of quarantined rows.
         """
 
     async def _before_import(self, file: File, record: R) -> None:
-        """Raises `Requeue` if something else has to be done first."""
+        """Raise `Requeue` if the import has to wait."""
 
     @abstractmethod
     async def _drop_table(self, sink: Sink, connection: C) -> bool:
-        """Delete the table of *sink* if it was made for the sink; false if it stays."""
+        """Delete the table of *sink* if it was made for the sink; return False if it is kept."""
 
     async def _abandoned(self, record: R, connection: C) -> None:
-        """Remove what an import that has not ended has left; nothing of one that has."""
+        """Remove what an incomplete import has left; nothing of a complete one."""
 
-    # What a new file needs.
+    # New files.
 
     def _prepared(self, sink: Sink, record: R) -> PreparedFile:
-        """The file of *record*, whose staging never expires."""
+        """Return the prepared file of *record*, whose staging never expires."""
         records = ((self._record_key(record.key), encode(record)),)
         return PreparedFile(record.key, sink.table, self.name, None, records)
 
     async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
-        """The staging of these files never expires."""
+        """Return the file unchanged: its staging never expires."""
         return self._prepared(sink, await self._record(file))
 
     async def discard(self, prepared: PreparedFile) -> None:
-        """Nothing was made but the table, which the next attempt finds."""
+        """Do nothing: at most a table was made, which the next attempt finds."""
 
     async def committed(self, prepared: PreparedFile) -> None:
-        """Nothing was replaced."""
+        """Do nothing: nothing was replaced."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
-        """Nothing is kept for a sink."""
+        """Do nothing: nothing is stored for a sink."""
 
     async def deleted(self, change: Change, sink: Sink) -> None:
-        """Nothing is kept for a sink."""
+        """Do nothing: nothing is stored for a sink."""
 
     def _connection(self, sink: Sink) -> C:
-        """The connection that *sink* names. Raises UserError unless its project may use it."""
+        """Return the connection of *sink*. Raises UserError unless its project may use it."""
         name = sink.table.options.get("connection", "")
         project = sink.key.project_id
         found = self._connections.get(name)
@@ -158,7 +158,7 @@ class StagedTarget(ABC, Generic[C, R]):
         return found
 
     def _declared(self, record: R) -> C:
-        """The connection of *record*, whatever its project may use now."""
+        """Return the connection of *record*, whatever its project may use now."""
         found = self._connections.get(record.connection)
         if found is None:
             raise UserError(
@@ -167,7 +167,7 @@ class StagedTarget(ABC, Generic[C, R]):
             )
         return found
 
-    # The reader.
+    # Reader.
 
     @asynccontextmanager
     async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
@@ -178,16 +178,16 @@ class StagedTarget(ABC, Generic[C, R]):
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """The project has no log of events here."""
+        """Do nothing: the project has no event log here."""
 
-    # The coordinator.
+    # Coordinator.
 
     def may_import(self, file: FileKey) -> bool:
-        """Return whether the sink has fewer running jobs than it may have."""
+        """Return whether the sink has a free slot for a job."""
         return self._jobs.running.allow(file)
 
     async def import_file(self, file: File) -> int:
-        """Import the file; what is known of it afterwards is in the target itself."""
+        """Import the file; the target itself records the outcome."""
         refused = 0
         if not file.staging.is_empty:
             record = await self._record(file.key)
@@ -201,7 +201,7 @@ class StagedTarget(ABC, Generic[C, R]):
         try:
             await self._area.remove(file.key)
         except StagingError as error:
-            # The file is imported; the cleanup removes what is left with its records.
+            # The file is imported; the cleanup removes leftovers with its records.
             _log.warn("{error}", error=error, file_id=str(file.key))
         return refused
 
@@ -227,19 +227,19 @@ class StagedTarget(ABC, Generic[C, R]):
         return None if stored is None else decode(self._record_type, stored.value)
 
     def running_jobs(self) -> Sequence[JobKey]:
-        """The keys of the jobs that run."""
+        """Return the keys of the running jobs."""
         return [record.key for record in self._jobs.running.records]
 
     async def forget_finished(self, job: JobKey) -> bool:
-        """Never: records of running imports end with the import, or with their node."""
+        """Return False: records of running imports end with the import, or with their node."""
         return False
 
     def file_records(self, file: FileKey) -> Sequence[str]:
-        """The keys in etcd of what the target keeps of a file."""
+        """Return the etcd keys of the target's records of a file."""
         return (self._record_key(file),)
 
     async def delete_staged(self, file: FileKey) -> None:
-        """Delete what is staged of a file, and what an import of it has left in the target."""
+        """Delete the staged objects of a file, and the leftovers of its import in the target."""
         if self._staging is not None:
             await self._staging.remove(file)
         record = await self._known(file)
@@ -249,10 +249,10 @@ class StagedTarget(ABC, Generic[C, R]):
             except UserError as error:
                 raise StagingError(str(error)) from error
 
-    # The API.
+    # API.
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
-        """Delete the tables of sinks; go on after a failure and report all of them."""
+        """Delete the tables of sinks; continue after a failure and report all failures."""
         problems: list[Exception] = []
         for sink in sinks:
             try:
@@ -280,4 +280,4 @@ class StagedTarget(ABC, Generic[C, R]):
 
 
 async def _always_current(_: AtomicTxn) -> None:
-    """The staging of a file is never replaced."""
+    """Do nothing: the staging of a file is never replaced."""

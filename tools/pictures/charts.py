@@ -1,7 +1,7 @@
 """The charts of the pages about performance and scaling, drawn from the tables in these pages.
 
 ``make docs-pictures`` runs ``python -m tools.pictures.charts docs``, which writes them beside the
-pages. They are narrow, so that they can be read on a phone; a wide page shows them side by side.
+pages. They are narrow, for phones; a wide page shows them side by side.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Bar:
     """One figure of a chart.
 
     :ivar shown: the figure as text, with its unit.
-    :ivar is_main: drawn in the colour of the service; the others are for comparison.
+    :ivar is_main: whether it is drawn in the color of the service; the others are for comparison.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Group:
 
 
 def rows(page: str, section: str) -> list[dict[str, str]]:
-    """The rows of the first table of a section, by the names in the table's head.
+    """Return the rows of the first table of a section, by the names in the table's head.
 
     :param page: Markdown.
-    :param section: how the section's heading begins.
+    :param section: the beginning of the section's heading.
 
     Raises ValueError if there is no such section or no table in it.
     """
@@ -61,9 +61,9 @@ def rows(page: str, section: str) -> list[dict[str, str]]:
 
 
 def bars(title: str, unit: str, groups: Sequence[Group]) -> str:
-    """A chart of horizontal bars, as an SVG document.
+    """Return a chart of horizontal bars, as an SVG document.
 
-    :param unit: what the figures count, shown below the title.
+    :param unit: unit of the figures, shown below the title.
     """
     largest = max(bar.value for group in groups for bar in group.bars)
     parts = [text(_LEFT, 30, title, "n left"), text(_LEFT, 50, unit, "s left")]
@@ -88,7 +88,7 @@ def bars(title: str, unit: str, groups: Sequence[Group]) -> str:
 
 
 def _number(cell: str) -> float:
-    """The figure of a cell: without the range behind it, and without thousands' commas."""
+    """Return the figure of a cell, without the range after it and without thousands separators."""
     return float(cell.partition(" (")[0].replace(",", ""))
 
 
@@ -176,11 +176,11 @@ CHARTS: dict[str, tuple[str, Callable[[str], str]]] = {
     "scaling-sinks.svg": ("scaling.md", _sinks),
     "scaling-latency.svg": ("scaling.md", _latency),
 }
-"""The page of each chart, and the function that draws it from the page."""
+"""The page of each chart, and the function that draws it."""
 
 
 def charts(docs: Path) -> dict[str, str]:
-    """All charts by file name, as SVG documents.
+    """Return all charts by file name, as SVG documents.
 
     :param docs: the folder of the pages.
     """

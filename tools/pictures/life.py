@@ -1,7 +1,7 @@
-"""Records the life of one record, for the picture of it, from a service that runs.
+"""Records the timeline of one record at a running service, for its picture.
 
 ``python -m tools.pictures.life http://127.0.0.1:8000 TOKEN tools/pictures/life.json`` sends a
-record to the source and sink of the tutorial, and notes what the live stream of the branch shows.
+record to the source and sink of the tutorial, and stores the events of the branch's live stream.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SECONDS = 60.0
 
 
 def main(url: str, token: str, path: str) -> None:
-    """Write to *path* when each step was taken, in seconds after the record was sent."""
+    """Write the times of all steps to *path*, in seconds after the record was sent."""
     host = urlsplit(url).netloc
     headers = {"X-StorageApi-Token": token}
 
@@ -33,7 +33,7 @@ def main(url: str, token: str, path: str) -> None:
 
     source = urlsplit(json.loads(get("/sources/my-source").read())["http"]["url"])
     events = get("/live")
-    _event(events)  # everything is known from here on
+    _event(events)  # all state is known from here on
     producer = HTTPConnection(source.netloc, timeout=_SECONDS)
     producer.connect()
     sent, started = time.time(), time.monotonic()
@@ -50,7 +50,7 @@ def main(url: str, token: str, path: str) -> None:
 
 
 def _event(response: Any) -> tuple[str, Any]:
-    """The next event: its name and its data."""
+    """Return the next event: its name and its data."""
     fields: dict[str, str] = {}
     while line := response.readline().decode().rstrip("\n"):
         name, _, value = line.partition(": ")

@@ -34,7 +34,7 @@ _PLACES = {Level.LOCAL: "on a volume", Level.STAGING: "in staging", Level.TARGET
 
 
 def _allowed(check: Callable[..., None], states: list[Any]) -> list[tuple[Any, Any]]:
-    """The steps that *check* lets pass."""
+    """Return the transitions that *check* allows."""
     found = []
     for before, after in product(states, states):
         try:
@@ -46,7 +46,7 @@ def _allowed(check: Callable[..., None], states: list[Any]) -> list[tuple[Any, A
 
 
 def _again() -> list[tuple[FileState, SliceState]]:
-    """The states of a file, and of its slice, in which the slice may be uploaded again."""
+    """Return the states of a file and its slice in which the slice may be uploaded again."""
     found = []
     for file, slice_ in product(FileState, SliceState):
         try:
@@ -58,7 +58,7 @@ def _again() -> list[tuple[FileState, SliceState]]:
 
 
 def states() -> str:
-    """The picture, as an SVG document."""
+    """Return the picture, as an SVG document."""
     files, slices = list(FileState), list(SliceState)
     parts: list[str] = []
     rows: list[tuple[str, int, list[Any], Mapping[Any, Level]]] = [

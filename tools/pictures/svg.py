@@ -1,4 +1,4 @@
-"""The parts that the pictures share: colours for light and dark, boxes, arrows, texts."""
+"""Shared parts of pictures: colors for light and dark, boxes, arrows, texts."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def picture(
     *,
     is_small: bool = False,
 ) -> str:
-    """A whole SVG document, with a final newline.
+    """Return a whole SVG document, with a final newline.
 
-    :param is_small: the picture isn't enlarged to the width of the page.
+    :param is_small: whether the picture isn't enlarged to the width of the page.
     """
     size = f'width="{width}" height="{height}" ' if is_small else ""
     return f"""<svg xmlns="http://www.w3.org/2000/svg" {size}viewBox="0 0 {width} {height}" \
@@ -52,7 +52,7 @@ orient="auto"><path class="w" d="M0 0 10 5 0 10z"/></marker>
 
 
 def text(x: float, y: float, content: str, kind: str = "") -> str:
-    """A line of text in a picture.
+    """Return a line of text in a picture.
 
     :param kind: classes: ``n`` bold, ``s`` small, ``left`` aligned.
     """
@@ -60,9 +60,9 @@ def text(x: float, y: float, content: str, kind: str = "") -> str:
 
 
 def box(x: float, y: float, width: float, height: float, kind: str = "c") -> str:
-    """A box in a picture.
+    """Return a box in a picture.
 
-    :param kind: ``c`` for what is named, ``o`` for the rest.
+    :param kind: ``c`` for components, ``o`` for others.
     """
     return (
         f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6"/>'
@@ -70,10 +70,10 @@ def box(x: float, y: float, width: float, height: float, kind: str = "c") -> str
 
 
 def arrow(path: str, *, back: bool = False) -> str:
-    """An arrow in a picture.
+    """Return an arrow in a picture.
 
-    :param path: as of SVG.
-    :param back: a step that goes back.
+    :param path: SVG path.
+    :param back: whether it is a transition back.
     """
     line, head = ("b", "w") if back else ("l", "a")
     return f'<path class="{line}" marker-end="url(#{head})" d="{path}"/>'

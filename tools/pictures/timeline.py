@@ -1,4 +1,4 @@
-"""The life of one record as a picture, drawn from what `tools.pictures.life` has noted.
+"""The timeline of one record as a picture, drawn from the data of `tools.pictures.life`.
 
 ``make docs-pictures`` runs ``python -m tools.pictures.timeline docs/timeline.svg``, which writes
 it.
@@ -25,8 +25,8 @@ _LINE = 120
 
 @attrs.frozen
 class _Step:
-    """:ivar event: in the notes; empty for the beginning.
-    :ivar after: where the row is from here on.
+    """:ivar event: name of the event; empty for the beginning.
+    :ivar after: the location of the row from here on.
     """
 
     event: str
@@ -47,7 +47,7 @@ _STEPS = (
 
 
 def timeline(life: Mapping[str, float]) -> str:
-    """The picture, as an SVG document.
+    """Return the picture, as an SVG document.
 
     :param life: seconds after the record was sent, by step.
     """
@@ -78,7 +78,7 @@ def timeline(life: Mapping[str, float]) -> str:
 
 
 def _place(name: str, begin: float, end: float) -> list[str]:
-    """A bar for where the row is."""
+    """Return a bar for the location of the row."""
     kind = "c" if name != "on its way" else "o"
     middle = (begin + end) / 2
     return [box(begin + 2, 215, end - begin - 4, 40, kind), text(middle, 240, name, "n")]

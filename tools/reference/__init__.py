@@ -1,1 +1,1 @@
-"""Pages of the documentation that are made from the declarations in the source."""
+"""Generated pages of the documentation, made from declarations in the source."""

@@ -1,4 +1,4 @@
-"""The list of all routes as a page of the documentation, made from the operations.
+"""The page with all routes of the API, made from the operations.
 
 ``make docs-api`` runs ``python -m tools.reference.api_routes docs/api-routes.md``, which writes it.
 """
@@ -36,7 +36,7 @@ _SOURCES = "/v1/branches/{branchId}/sources"
 
 
 def reference() -> str:
-    """The page in Markdown, with a final newline."""
+    """Return the page in Markdown, with a final newline."""
     listed = sorted((one for one in OPERATIONS.values() if one.published), key=_section)
     parts = [_INTRO]
     for section, operations in groupby(listed, _section):

@@ -13,11 +13,11 @@ __all__ = ["QUESTIONS", "Question", "group", "reference"]
 
 @attrs.frozen
 class Question:
-    """What an operator wants to know, and the families that answer it.
+    """A question of an operator, and the metric families that answer it.
 
-    :ivar answer: what to look at, in Markdown.
-    :ivar query: in PromQL; empty for none.
-    :ivar families: names as they are registered, or their beginnings.
+    :ivar answer: the answer, in Markdown.
+    :ivar query: a query in PromQL; empty for none.
+    :ivar families: registered names, or their prefixes.
     """
 
     asked: str
@@ -134,7 +134,7 @@ QUESTIONS = (
         ("keboola_go_task_", "stream_api_"),
     ),
 )
-"""All questions of the page, in its order."""
+"""All questions of the page, in order."""
 
 _OTHER = Question("What is the coordinator doing?", "Work in progress, by operator.", "", ())
 
@@ -176,14 +176,14 @@ shorter times.
 
 
 def group(name: str) -> Question:
-    """The question that the family of this name answers."""
+    """Return the question that the family of this name answers."""
     return next(
         (question for question in QUESTIONS if name.startswith(tuple(question.families))), _OTHER
     )
 
 
 def reference() -> str:
-    """The page."""
+    """Return the page."""
     families = sorted(Metrics().families(), key=lambda family: family.name)
     parts = [_HEAD]
     for question in (*QUESTIONS, _OTHER):

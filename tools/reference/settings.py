@@ -1,4 +1,4 @@
-"""The reference of all settings as a page of the documentation, made from their declarations.
+"""The page with all settings, made from their declarations.
 
 ``make docs-settings`` writes it.
 """
@@ -82,7 +82,7 @@ _RULE_WORDS = {
 
 
 def reference() -> str:
-    """The page in Markdown, with a final newline."""
+    """Return the page in Markdown, with a final newline."""
     special = "\n".join(
         f"| `--{flag.name}` | {_cell(flag.usage)} |" for flag in SPECIAL_FLAGS.values()
     )
@@ -117,7 +117,7 @@ def _default(leaf: Leaf) -> str:
 
 
 def _allowed(leaf: Leaf) -> str:
-    """The rule in words."""
+    """Return the rule in words."""
     words = ["required"] if leaf.rule.required else []
     lowest = _bound(leaf, "min")
     highest = _bound(leaf, "max")

@@ -15,7 +15,7 @@ _MOST = 100
 
 
 def object_of(task: dict[str, Any]) -> str:
-    """The source, or the source and the sink, that *task* is about."""
+    """Return the source, or the source and the sink, that *task* is about."""
     # Type, branch, source, perhaps sink, and time: outputs are missing until the end of a task.
     return "/".join(str(task["taskId"]).split("/")[2:-1])
 
@@ -35,12 +35,12 @@ _COLUMNS: tuple[Column, ...] = (
 @click.option("--limit", type=click.IntRange(1, _MOST), default=20, show_default=True)
 @output_option
 def tasks(source: str | None, limit: int, output: str) -> None:
-    """Show the newest changes and how they ended, of all sources or of SOURCE and its sinks.
+    """Show the latest changes and their results, of all sources or of SOURCE and its sinks.
 
-    Successful ones are kept for an hour, failed ones for two days, whoever asked for them.
+    Successful tasks are kept for an hour, failed ones for two days, regardless of who started them.
     """
     with connect() as api:
         if source:
-            api.get("sources", source)  # raises what the service says
+            api.get("sources", source)  # raises the error of the service
         parameters = {"limit": limit, **({"sourceId": source} if source else {})}
         print_as(output, api.get("tasks", **parameters)["tasks"], _COLUMNS)

@@ -25,21 +25,22 @@ from stream.ops.process.fair_turns import FairTurns, Ready
 __all__ = ["install"]
 
 EventServer = Callable[[list[tuple[int, int]], float], list[tuple[int, int]]]
-"""A function that serves the events of connections that are its own, and returns all others.
+"""A function that serves the events of its own connections, and returns all others.
 
-It is called with descriptors and events, and the seconds of the reactor. The reactor's attribute
-`event_servers` lists those that are called in each turn, before anything else.
+Its arguments are descriptors and events, and the reactor's time. The functions in the reactor's
+attribute `event_servers` are called first in each turn.
 """
 
 MAX_ACCEPTED = 20
-"""Connections that are accepted in a row: each takes a tenth of a millisecond, and Twisted takes
-more and more at once while they come."""
+"""Maximum number of connections accepted in a row: each takes a tenth of a millisecond, and Twisted
+accepts more and more at once while they arrive.
+"""
 
 
 def install() -> bool:
     """Install the reactor, unless one is installed already or the platform has no epoll.
 
-    Whichever is there runs on the monotonic clock afterwards.
+    The installed reactor uses the monotonic clock in any case.
 
     :returns: whether it was installed.
     """
@@ -60,7 +61,7 @@ def install() -> bool:
     clients = Port, Server
 
     class DirectEPollReactor(EPollReactor):
-        """See the module."""
+        """The reactor of this module."""
 
         seconds = staticmethod(time.monotonic)
         wallSeconds = staticmethod(time.time)
@@ -82,7 +83,7 @@ def install() -> bool:
                 return
             for serve_events in self.event_servers:
                 events = serve_events(events, time.monotonic())
-            serve = self._doReadOrWrite  # catches and logs whatever goes wrong
+            serve = self._doReadOrWrite  # catches and logs all errors
             ready: list[Ready] = []
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)
@@ -108,7 +109,7 @@ def install() -> bool:
 
 
 def _install_kqueue() -> None:
-    """Twisted's choice for macOS, select, can't have more than 1,024 files."""
+    """Install kqueue: select, Twisted's choice for macOS, is limited to 1,024 files."""
     try:
         from twisted.internet import kqreactor
     except ImportError:

@@ -1,18 +1,18 @@
-"""The fast path: small records of idle connections, taken for a whole turn of the reactor at once.
+"""The fast path: small records of idle connections, handled once per turn of the reactor.
 
 Most producers keep connections open and send one small record after another with the same head.
 `stream.native.Connections` reads such requests, renders their rows, and gives all rows of a turn to
-their sinks as one block. This module decides what may go that way, and answers it.
+their sinks as one block. This module decides which requests may use it, and answers them.
 
-Note [One decision for a turn]: where a head leads to, whether the source is enabled, which slice
-takes the rows, and with which mapping, is decided once for each head and turn, by the code that
-decides it for a single request. Between that and the writing of the rows nothing else runs that
-could change it. So there is nothing to invalidate.
+Note [One decision for a turn]: the source of a head, its state, the slice for the rows, and the
+mapping are determined once for each head and turn, by the code that does so for a single request.
+Nothing else that could change them runs before the rows are written. So there is nothing to
+invalidate.
 
-Note [The general path has the last word]: whatever isn't a plain request for a plain row goes to
-`IngestProtocol.dataReceived` as if it had been read there: an unknown head, a request that is large
-or incomplete or came with others, a record that can't be rendered, a sink that isn't open, a
-record that a tail shows. So the only answers of the fast path are those of sinks.
+Note [General path]: all other requests are passed to `IngestProtocol.dataReceived` as if they had
+been read there: an unknown head, a large, incomplete or pipelined request, a record that can't be
+rendered, a sink that isn't open, a record that a tail shows. So the only answers of the fast path
+are those of sinks.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ SHARES = (
 
 
 class Times(Protocol):
-    """The factory of the connections, as far as it is needed here."""
+    """The part of the connections' factory that is needed here."""
 
     now: float
     dated_ok: bytes
@@ -68,7 +68,7 @@ class Times(Protocol):
 
 
 class _TurnConnection:
-    """The connections of a block, as one connection to its completion.
+    """The connections of a block, presented to its completion as one connection.
 
     :ivar pending: the completion.
     """
@@ -86,7 +86,7 @@ class _TurnConnection:
         self._times = times
 
     def finish(self, answer: bytes) -> None:
-        """Answer all requests that still wait."""
+        """Answer all waiting requests."""
         completion, times = self.pending, self._times
         if answer is responses.OK:
             dated = times.dated_ok
@@ -101,7 +101,7 @@ class _TurnConnection:
 
 
 class _BlockMeter:
-    """The meter of a source, for a completion that stands for many records."""
+    """The meter of a source for a completion of many records."""
 
     __slots__ = ("_count", "_meter")
 
@@ -118,7 +118,7 @@ class _BlockMeter:
 
 @attrs.define(eq=False)
 class _ReceivedBlock(Received):
-    """Requests with several sinks to wait for, to be counted together."""
+    """Requests that wait for several sinks, counted together."""
 
     count: int = 1
 
@@ -131,12 +131,12 @@ class _ReceivedBlock(Received):
 
 @attrs.frozen(eq=False)
 class Lane:
-    """Where the records of one head go in one turn; `stream.native.Connections` uses it.
+    """The route of the records with one head in one turn, for `stream.native.Connections`.
 
-    :ivar head: of the requests.
-    :ivar length: bytes of their bodies.
+    :ivar head: head of the requests.
+    :ivar length: size of their bodies in bytes.
     :ivar headers: their headers as the cell of a row, quoted; empty if no sink has such a column.
-    :ivar targets: the compiled mapping of each sink, and the bytes of rows that it may still take.
+    :ivar targets: the compiled mapping of each sink, and the bytes of rows that it still accepts.
     """
 
     head: Head
@@ -152,10 +152,10 @@ class Lane:
     def begin(
         self, count: int, at: int, size: int, waiting: native.Waiting
     ) -> tuple[Completion | FanOutCompletion, float]:
-        """Return the completion of *count* requests, and what time it is.
+        """Return the completion of *count* requests, and the current time.
 
-        :param at: when they were received, milliseconds since the epoch.
-        :param size: bytes of all their bodies.
+        :param at: receive time, milliseconds since the epoch.
+        :param size: total size of the bodies in bytes.
         """
         path = self._path
         if self._watched is not None:
@@ -178,7 +178,7 @@ class Lane:
     def write(
         self, rows: Sequence[bytes], count: int, at: int, completion: Completion | FanOutCompletion
     ) -> None:
-        """Give each sink its rows of *count* records. Raises nothing."""
+        """Write its rows of *count* records to each sink. Never raises."""
         completions: Sequence[Completion]
         if isinstance(completion, FanOutCompletion):
             completions = [each for _, each in completion.writers]
@@ -198,14 +198,15 @@ class FastPath:
     """Decides which records are taken together; one for all connections of a listener.
 
     :param heads: shared with the connections.
-    :param sinks: gives the only source of a route with its sinks; see `IngestHandler.direct_sinks`.
-    :param needs_head: whether the sender's address is found in the head of a request.
+    :param sinks: returns the only source of a route with its sinks; see
+        `IngestHandler.direct_sinks`.
+    :param needs_head: whether the sender's address is read from the head of a request.
     :param clock: seconds since the epoch.
-    :param taps: of those who watch; records that are due to be shown take the general path.
-    :param max_head: bytes of request line and headers.
-    :param max_body: bytes of a body.
+    :param taps: taps of live tails; records that are due to be shown take the general path.
+    :param max_head: maximum size of request line and headers in bytes.
+    :param max_body: maximum size of a body in bytes.
 
-    :ivar connections: those of the listener, by descriptor.
+    :ivar connections: connections of the listener, by descriptor.
     :ivar times: the clock of the listener, and its answers.
     """
 
@@ -236,7 +237,7 @@ class FastPath:
         self.connections = native.Connections(self.lane, SHARES)
 
     def lane(self, data: bytes) -> Lane | None:
-        """Return where requests with the head *data* go in this turn, ``None`` for elsewhere."""
+        """Return the route of the head *data* in this turn, ``None`` for the general path."""
         if len(data) > self._max_head:
             return None
         try:
@@ -272,7 +273,7 @@ class FastPath:
         return Lane(head, head.length, headers, targets, source, sinks, writers, watched, self)
 
     def takes(self, head: Head) -> bool:
-        """Return whether requests with *head* may come this way, whatever they lead to."""
+        """Return whether requests with *head* may use the fast path, whatever their source."""
         route = head.record_route
         return (
             route is not None

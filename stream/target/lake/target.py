@@ -1,4 +1,4 @@
-"""What the targets of lakes have in common: a process of their own imports each file."""
+"""The base of lake targets: a separate process imports each file."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class LakeTarget(StagedTarget[C, FileRecord]):
     async def _drop(self, connection: C, place: Mapping[str, str], owner: SinkKey) -> bool:
         """Delete the table if it was made for the sink; return False if it is kept."""
 
-    # What a new file needs.
+    # New files.
 
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
@@ -135,7 +135,7 @@ class LakeTarget(StagedTarget[C, FileRecord]):
                     f'a table of type "{self.name}" needs "{name}"', param=f"body.table.{name}"
                 )
 
-    # The coordinator.
+    # Coordinator.
 
     async def _import_staged(
         self, file: File, record: FileRecord, connection: C, rows: Sequence[StagedRows]

@@ -180,7 +180,7 @@ class Workers(Service):
     async def run(
         self, job: Mapping[str, Any], slices: Sequence[StagedRows] = ()
     ) -> dict[str, Any]:
-        """What the process answers to *job* with the rows of *slices*.
+        """Return the answer of the process to *job* with the rows of *slices*.
 
         Raises UserError: reported by the process. Raises RuntimeError: a fault that is only logged.
         Errors of reading a slice are raised unchanged.

@@ -119,10 +119,10 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         options = sink.table.options
         return options.get("schema") or database.schema, options["table"]
 
-    # The coordinator.
+    # Coordinator.
 
     async def _before_import(self, file: File, record: FileRecord) -> None:
-        """Raises `Requeue` while a file that was opened before is to be imported before.
+        """Wait until older files are imported. Raises `Requeue`.
 
         This applies only if a later row replaces an earlier one, and ends when the older file has
         been failing for `ORDER_SECONDS`: such a file doesn't block others.
@@ -141,7 +141,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def _import_staged(
         self, file: File, record: FileRecord, connection: Database, rows: Sequence[StagedRows]
     ) -> tuple[bool, int]:
-        """See Note [Ledger] of `stream.target.postgres.imports`."""
+        """Import the file; see Note [Ledger] of `stream.target.postgres.imports`."""
         compression = file.staging.compression.type
         slices = [partial(_decompressed, each, compression) for each in rows]
         imported = await self._run(
@@ -169,7 +169,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         )
 
     def file_records(self, file: FileKey) -> Sequence[str]:
-        """The keys in etcd of what the target keeps of a file."""
+        """Return the etcd keys of the target's records of a file."""
         return (*super().file_records(file), quarantine_record_key(file))
 
     # API.
