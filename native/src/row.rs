@@ -115,6 +115,26 @@ impl RowPlan {
         Some(PyBytes::new(py, &row))
     }
 
+    /// Render the rows of all lines of `body`; return them, and how many they are.
+    ///
+    /// `None` leaves all of them to the Python code: there are more than `max_records`, or one
+    /// can't be rendered.
+    #[pyo3(signature = (body, at, ip, headers, max_records, /))]
+    fn lines<'py>(
+        &self,
+        py: Python<'py>,
+        body: &[u8],
+        at: i64,
+        ip: &[u8],
+        headers: &[u8],
+        max_records: usize,
+    ) -> Option<(Bound<'py, PyBytes>, usize)> {
+        let mut rows = Vec::with_capacity(body.len() / 8);
+        let context = Context { at, ip, headers };
+        let count = self.render_lines(body, &context, max_records, &mut rows).ok()?;
+        Some((PyBytes::new(py, &rows), count))
+    }
+
     /// Render the rows of records that share everything but their bodies; see `row`.
     #[pyo3(signature = (bodies, at, ip, headers, /))]
     fn rows<'py>(
@@ -141,7 +161,42 @@ impl RowPlan {
     }
 }
 
+/// Bytes that `bytes.isspace` takes for blank, and JSON doesn't.
+const OTHER_BLANKS: &[u8] = b"\x0b\x0c";
+
 impl RowPlan {
+    /// Append the rows of all lines that aren't blank; return their number.
+    fn render_lines(
+        &self,
+        body: &[u8],
+        context: &Context,
+        max_records: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Doubt> {
+        const BOM: &[u8] = b"\xef\xbb\xbf";
+        let mut scratch = Scratch::default();
+        let (mut count, mut start) = (0, 0);
+        while start < body.len() {
+            let end = memchr::memchr(b'\n', &body[start..]).map_or(body.len(), |at| start + at);
+            let mut line = &body[start..end];
+            if end < body.len() && line.last() == Some(&b'\r') {
+                line = &line[..line.len() - 1];
+            }
+            start = end + 1;
+            match line.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
+                None => continue,
+                Some(byte) if OTHER_BLANKS.contains(byte) => return Err(Doubt),
+                Some(_) => {}
+            }
+            count += 1;
+            if count > max_records || line.starts_with(BOM) {
+                return Err(Doubt);
+            }
+            self.render(line, context, &mut scratch, out)?;
+        }
+        Ok(count)
+    }
+
     /// Append the row of a record to `out`, which is left as it was if that is in doubt.
     pub fn render(
         &self,

@@ -32,6 +32,9 @@ class RowPlan:
     def rows(
         self, bodies: list[bytes], at: int, ip: bytes, headers: bytes, /
     ) -> list[bytes | None]: ...
+    def lines(
+        self, body: bytes, at: int, ip: bytes, headers: bytes, max_records: int, /
+    ) -> tuple[bytes, int] | None: ...
 
 @final
 class Waiting:

@@ -22,6 +22,7 @@ from stream.record.headers import BodyKind, RecordHeaders
 from stream.record.jsontree import array_items, check_bounds, parse_json
 
 __all__ = [
+    "MAX_LINES_PER_RECORD",
     "Element",
     "array_elements",
     "array_steps",

@@ -210,7 +210,11 @@ class SinkPipeline:
         if target.render is None or (
             len(record.body) > LARGE_BYTES and target.renderer.plan_for(record) is not None
         ):
-            self._evaluate(_Rendering(self, target.renderer, record, completion))
+            large = target.renderer.large_row(record)
+            if large is None:
+                self._evaluate(_Rendering(self, target.renderer, record, completion))
+            else:
+                self.hand_on(target, large, 1, record.timestamp_ms, completion)
             return
         try:
             row = target.render(record)

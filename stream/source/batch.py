@@ -102,7 +102,8 @@ class Evaluation:
 class RowBlock:
     """The rows of one batch for one sink.
 
-    :ivar rows: the rendered rows.
+    :ivar rows: the rendered rows, one or more in each item.
+    :ivar count: how many they are.
     :ivar rejected: what couldn't be rendered.
     :ivar error: why the sink gets nothing of the batch.
     :ivar renderer: what rendered the rows.
@@ -112,6 +113,7 @@ class RowBlock:
 
     def __init__(self, renderer: Callable[[], Renderer]) -> None:
         self.rows: list[bytes] = []
+        self.count = 0
         self.rejected: list[Rejection] = []
         self.error: Exception | None = None
         self.renderer: Renderer | None = None
@@ -131,8 +133,14 @@ class RowBlock:
         renderer = self.renderer
         if renderer is None or self.error is not None:
             return None
-        if renderer.plan is not None or _asks_the_engine(renderer, block):
+        if renderer.plan is not None:
             return Evaluation(self, places, block.records)
+        if _asks_the_engine(renderer, block):
+            row = renderer.large_row(block.records[0])
+            if row is None:
+                return Evaluation(self, places, block.records)
+            self.take_rendered([row], 1)
+            return None
         before = len(self.rows)
         try:
             try:
@@ -175,7 +183,14 @@ class RowBlock:
                 )
             )
 
-    def _count(self, before: int) -> None:
+    def take_rendered(self, rows: Sequence[bytes], count: int) -> None:
+        """Take *count* rows that were rendered elsewhere, with the renderer of this block."""
+        before = len(self.rows)
+        self.rows += rows
+        self._count(before, count)
+
+    def _count(self, before: int, count: int | None = None) -> None:
+        self.count += len(self.rows) - before if count is None else count
         self._size += sum(map(len, islice(self.rows, before, None)))
         if self._size > MAX_ROWS_BYTES:
             self.fail(
@@ -202,6 +217,7 @@ class RowBlock:
         """The sink gets nothing of the batch."""
         self.error = without_frames(error)
         self.rows = []
+        self.count = 0
         self.rejected = []
 
 

@@ -12,8 +12,10 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
+from stream import native
 from stream.errors import UserError
 from stream.mapping.columns import Mapping
+from stream.mapping.render import MAX_NATIVE_BYTES
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.record.large import LARGE_BYTES
@@ -254,7 +256,10 @@ def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
     assert world.templates.warmed == 0
 
 
-LARGE = b'{"a":1.0,"b":"%b","c":"x"}' % (b"x" * LARGE_BYTES)
+LARGE = b'{"a":1.0,"b":"%b","c":"x","\\u0064":"\\ud800"}' % (b"x" * LARGE_BYTES)
+"""What compiled code leaves to the engine: half of a pair is spelled alone."""
+
+PLAIN = b'{"a":1.0,"b":"%b"}' % (b"x" * LARGE_BYTES)
 
 
 def _with_column(slice_: Slice, column: dict[str, Any]) -> Slice:
@@ -274,6 +279,19 @@ def test_a_large_record_is_read_by_the_engine(world: World) -> None:
     assert (completion.outcome, small.outcome) == (None, "stored")
     world.release()
     assert (completion.outcome, world.disk(slice_)) == ("stored", b'"2.0"\n"1.0"\n')
+
+
+@pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
+def test_a_large_record_is_read_at_once_by_compiled_code(world: World) -> None:
+    """The engine isn't asked, unless the record is larger than that."""
+    slice_ = _with_column(_slice(None), PATH)
+    world.update(slice_)
+    completion = world.write(PLAIN)
+    huge = world.write(PLAIN + b" " * MAX_NATIVE_BYTES)
+    world.store()
+    assert (completion.outcome, huge.outcome) == ("stored", None)
+    world.release()
+    assert (huge.outcome, world.disk(slice_)) == ("stored", b'"1.0"\n"1.0"\n')
 
 
 def test_a_large_record_that_nobody_reads(world: World) -> None:

@@ -164,7 +164,7 @@ def test_rows_of_a_batch_are_limited() -> None:
 
 def test_large_records_of_a_batch_are_read_by_the_engine() -> None:
     """Each alone, and in its place; with small ones nobody else is asked."""
-    large = b'{"a":1.0,"b":"%b"}' % (b"x" * LARGE_BYTES)
+    large = b'{"a":1.0,"b":"%b","c":"\\ud800"}' % (b"x" * LARGE_BYTES)
     lines = [b'{"a":0}', large, b'{"b":0}', b'{"a":3}', large + b"}"]
     sink = FakeSink(PathColumn("a", path="a"))
     block = RowBlock(sink.renderer)

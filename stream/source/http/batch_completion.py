@@ -141,7 +141,7 @@ class BatchCompletion:
         )
         for source, (_, answers) in zip(members, self.sources, strict=True):
             for sink, answer in zip(source.get("sinks", ()), answers, strict=True):
-                sink["stored"] = 0 if answer.error is not None else len(answer.block.rows)
+                sink["stored"] = 0 if answer.error is not None else answer.block.count
         return members
 
     @staticmethod
@@ -180,5 +180,5 @@ class BatchCompletion:
 
 def _count_stored(records: int, answers: Sequence[BlockCompletion]) -> Stored:
     """Of the rows that the sinks would have if all had stored every record."""
-    known = count_stored((len(answer.block.rows), answer.error) for answer in answers)
+    known = count_stored((answer.block.count, answer.error) for answer in answers)
     return attrs.evolve(known, rows=records * len(answers))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
+from unittest import mock
 
 import pytest
 from twisted.internet.address import IPv4Address
@@ -58,8 +59,8 @@ class Sink:
 
     def __init__(self, mapping: Mapping) -> None:
         self._renderer = compile_renderer(mapping, LIMIT)
-        assert self._renderer.native is not None
-        self.plan = self._renderer.native
+        if self._renderer.native is not None:
+            self.plan = self._renderer.native
         self.mode = "stored"
         self.rows: list[bytes] = []
         self.direct_blocks = 0
@@ -172,7 +173,7 @@ class Transport(Server):
 class Listener:
     """A listener over socket pairs, driven by hand.
 
-    :param is_fast: whether it has the fast path.
+    :param is_fast: whether it has the fast path, and sinks with compiled mappings.
     """
 
     def __init__(self, *mappings: Mapping, is_fast: bool, proxies: Sequence[str] = ()) -> None:
@@ -181,7 +182,8 @@ class Listener:
         dispatcher = Dispatcher("http")
         dispatcher.put(SourceEntry(SourceKey(1, 1, "s"), "http", True, SECRET))
         self.dispatcher = dispatcher
-        self.sinks = [Sink(mapping) for mapping in mappings]
+        with mock.patch.object(native, "is_built", is_fast):
+            self.sinks = [Sink(mapping) for mapping in mappings]
         self.taps = TailSampler()
         turns = Turns(self.clock)
         listener = self
@@ -283,6 +285,19 @@ MAPPING = Mapping((PathColumn("a", path="a"), IpColumn("ip")))
 OTHER = Mapping((HeadersColumn("h"), PathColumn("b", path="b", default_value="none")))
 
 
+def _lines(random: Random) -> bytes:
+    """Return a batch; not all of its lines are good, and some are blank."""
+    lines = []
+    for _ in range(random.choice([1, 3, 20, 99, 100, 101])):
+        line = b'{"a":%d}' % random.randrange(1000)
+        if random.random() < 0.05:
+            line = random.choice([b"", b" ", b"\x0b", b"{", b'{"b":2}', b"\xef\xbb\xbf" + line])
+        lines.append(line + random.choice([b"\n", b"\n", b"\r\n", b"\n\n", b" \n"]))
+    if random.random() < 0.1:
+        lines += [b"\n"] * random.choice([800, 2000])
+    return b"".join(lines).rstrip(random.choice([b"\n", b""]) or None)
+
+
 def _request(random: Random) -> bytes:
     body = b'{"a":%d}' % random.randrange(1000)
     kind = random.random()
@@ -305,6 +320,9 @@ def _request(random: Random) -> bytes:
             post(body, path=PATH.replace("K", "L")),
             post(body + b"\n" + body, path=PATH + "?batch=true"),
             post(b'{"a":"' + b"y" * 5000 + b'"}'),
+            post(_lines(random)).replace(b"/json", b"/x-ndjson"),
+            post(_lines(random)).replace(b"/json", b"/x-ndjson"),
+            post(b"[" + body + b"," + body + b"]", path=PATH + "?batch=true"),
             post(body).replace(b"POST", b"GET"),
             post(body).replace(b"application/json", b"text/plain"),
             b"POST nonsense\r\n\r\n",

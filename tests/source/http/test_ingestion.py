@@ -15,6 +15,7 @@ from stream.record import large
 from stream.source import batch as batch_module
 from stream.source.batch import RECORDS_AT_ONCE
 from stream.source.dispatcher import SourceEntry
+from stream.source.http import batches
 from stream.source.http.content_decoding import INLINE_BYTES
 from stream.source.turns import ROOM_SECONDS
 from tests.source.http.test_handler import KEY, PATH, SECRET, FakeConnection, FakeSink, Listener
@@ -470,6 +471,7 @@ def test_long_batch_lets_others_have_their_turn(
     sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is worked on for a few milliseconds, then again after what else there is to do."""
+    monkeypatch.setattr(batches, "LINES_BYTES_AT_ONCE", 512)
     listener = Listener()
     listener.router.sinks[KEY] = [("k", sink)]
     ticks = iter(range(10_000))
