@@ -57,7 +57,7 @@ CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -pr
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd native console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd native console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos outages fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -200,6 +200,9 @@ chaos-coordinators: install ## Kill one of three coordinators every EVERY s whil
 chaos-targets: install ## Kill three coordinators at random while they import into PostgreSQL, Parquet and Iceberg, then count the rows
 	$(BIN)/python -m benchmarks.chaos_targets --seconds=$(DURATION) $(CHAOS)
 
+outages: install ## Kill each component under a low rate, and record each second for the pictures of docs/recover.md
+	$(BIN)/python -m benchmarks.outages tools/pictures/outages.json
+
 fencing: install ## Stop a source for longer than its lease, replace it, let it go on: ROUNDS times under load
 	$(BIN)/python -m benchmarks.fencing --rounds=$(ROUNDS)
 
@@ -303,7 +306,9 @@ console-pictures: install ## Renew the pictures in docs/console: the test walks 
 
 docs-pictures: install ## Draw the pictures of the pages again
 	$(BIN)/python -m tools.pictures.states docs/states.svg
+	$(BIN)/python -m tools.pictures.topology docs/architecture.svg
 	$(BIN)/python -m tools.pictures.timeline docs/timeline.svg
+	$(BIN)/python -m tools.pictures.outages docs
 	$(BIN)/python -m tools.pictures.charts docs
 
 docs-api: install ## Renew docs/api-routes.md from the declarations

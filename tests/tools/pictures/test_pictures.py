@@ -8,16 +8,22 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.outages import COMPONENTS, Answer, seconds_of
+from stream.settings.tree import Settings
 from stream.storage.model.state import FileState, SliceState
 from tools.pictures.charts import CHARTS, Bar, Group, bars, charts, rows
+from tools.pictures.outages import OUTAGES, outage, outages
 from tools.pictures.states import states
 from tools.pictures.timeline import LIFE, timeline
+from tools.pictures.topology import topology
 
 DOCS = Path(__file__).parents[3] / "docs"
 LIFE_OF_A_RECORD = json.loads(LIFE.read_text())
 PICTURES = {
     "states.svg": states(),
+    "architecture.svg": topology(),
     "timeline.svg": timeline(LIFE_OF_A_RECORD),
+    **outages(),
     **charts(DOCS),
 }
 
@@ -90,3 +96,60 @@ Text.
 def test_a_chart_without_its_table(section: str) -> None:
     with pytest.raises(ValueError, match=f'no section "{section}" with a table'):
         rows("# Empty\n\nNo table.\n\n## Full\n\n| a |\n|---|\n| 1 |\n", section)
+
+
+@pytest.mark.parametrize("name", outages())
+def test_the_picture_of_an_outage_is_in_its_page(name: str) -> None:
+    assert f"]({name})" in (DOCS / "recover.md").read_text(encoding="utf-8")
+
+
+def test_every_component_is_killed() -> None:
+    recorded = json.loads(OUTAGES.read_text())
+    assert list(recorded) == list(COMPONENTS)
+    for data in recorded.values():
+        # A record without an answer may be in the table, too.
+        assert data["stored"] <= data["imported"] <= data["sent"]
+        assert data["lost"] == data["twice"] == 0
+
+
+def test_seconds_of_answers() -> None:
+    """Answers count in the second in which their requests were sent, with 200 or not."""
+    answers = [
+        Answer(-0.5, 200, 0.02),
+        Answer(0.0, 200, 0.01),
+        Answer(0.9, 200, 0.4),
+        Answer(0.5, 503, 0.001),
+        Answer(1.5, 0, 30.0),
+    ]
+    assert seconds_of(answers, -1, 2) == [
+        {"second": -1, "stored": 1, "failed": {}, "medianMs": 20, "slowestMs": 20},
+        {"second": 0, "stored": 2, "failed": {"503": 1}, "medianMs": 400, "slowestMs": 400},
+        {"second": 1, "stored": 0, "failed": {"0": 1}, "medianMs": None, "slowestMs": None},
+    ]
+
+
+def test_an_outage_is_drawn() -> None:
+    """Bars in proportion, a line that is interrupted where there is no answer, all in words."""
+    seconds = [
+        {"second": second, "stored": stored, "failed": failed, "medianMs": ms, "missing": missing}
+        for second, stored, failed, ms, missing in (
+            (-1, 10, {}, 5, 0),
+            (0, 5, {"503": 5}, None, 10),
+            (1, 10, {}, 10, 5),
+        )
+    ]
+    data = {"component": "etcd", "down": 20, "ready": 1.5, "sent": 30, "stored": 25}
+    drawn = outage({**data, "imported": 25, "allImportedAfter": 9.0, "seconds": seconds})
+    root = ElementTree.fromstring(drawn)
+    heights = [each.get("height") for each in root if each.get("class") in ("h", "w")]
+    assert heights == ["64.0", "32.0", "32.0", "64.0"]
+    lines = [str(each.get("d")) for each in root if each.get("class") == "l"]
+    assert [line.count("M") for line in lines] == [2, 1]
+    assert "30 records were sent in 3 s: 25 were answered with 200, 5 with 503." in drawn
+    assert "25 were in the table after 9 s." in drawn
+
+
+def test_the_topology_has_the_ports_of_the_settings() -> None:
+    settings = Settings()
+    for address in (settings.source.http.listen, settings.api.listen, settings.metrics.listen):
+        assert address.rpartition(":")[2] in PICTURES["architecture.svg"]
