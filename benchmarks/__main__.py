@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks import (
     batches,
     defined,
+    low,
     mappings,
     pace,
     singles,
@@ -39,6 +40,7 @@ SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
     "batches": batches.section,
     "mappings": mappings.section,
     "pace": pace.section,
+    "low": low.section,
     "defined": defined.section,
     "workers": workers.section,
     "tails": tails.section,

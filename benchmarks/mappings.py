@@ -31,7 +31,8 @@ def _template(content: str) -> list[dict[str, Any]]:
 def _cases(running: Service) -> dict[str, str]:
     """Return URLs by description."""
     cases = {"uuid, datetime, path": running.url}
-    cases["the same, two sinks"] = running.source("two-sinks", [COLUMNS, COLUMNS])
+    cases["the same, two sinks"] = running.source("two-sinks", [COLUMNS] * 2)
+    cases["the same, ten sinks"] = running.source("ten-sinks", [COLUMNS] * 10)
     for number, (name, content) in enumerate(_TEMPLATES.items()):
         cases[name] = running.source(f"template-{number}", [_template(content)])
     whole = [*COLUMNS, {"type": "headers", "name": "h"}, {"type": "body", "name": "b"}]

@@ -1,0 +1,61 @@
+"""How long a sync of the disk takes: what the latency of records is held against."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.markdown import share
+
+__all__ = ["beside", "cell", "idle"]
+
+PROBE_BYTES = 16 * 1024
+"""Written before each sync: as much as a group of a few hundred records."""
+
+REST_SECONDS = 0.01
+"""Between two syncs beside other work: enough of them to find the slowest, and little load."""
+
+
+def _sync_ms(descriptor: int) -> float:
+    os.write(descriptor, b"x" * PROBE_BYTES)
+    start = time.perf_counter()
+    os.fdatasync(descriptor)
+    return 1000 * (time.perf_counter() - start)
+
+
+def idle(folder: Path, count: int = 300) -> list[float]:
+    """Return the durations of *count* syncs in a row in *folder*, milliseconds."""
+    with (folder / "sync-probe").open("wb", buffering=0) as file:
+        return [_sync_ms(file.fileno()) for _ in range(count)]
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[list[float]]:
+    """Sync a file in *folder* now and then while something else is measured.
+
+    The value is the list of durations, milliseconds, which grows meanwhile.
+    """
+    found: list[float] = []
+    ended = threading.Event()
+
+    def probe() -> None:
+        with (folder / "sync-probe").open("wb", buffering=0) as file:
+            while not ended.wait(REST_SECONDS):
+                found.append(_sync_ms(file.fileno()))
+
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
+def cell(durations: list[float]) -> str:
+    """Return median and 99th percentile of *durations*."""
+    return f"{share(durations, 0.5):.2f} ({share(durations, 0.99):.2f})"
