@@ -1,4 +1,4 @@
-"""What all tests share: a real etcd, and a client with a namespace of its own for each test."""
+"""Fixtures shared by all tests: a real etcd, and a client with a namespace for each test."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NOT_RUN = "NOT_RUN_FILE"
 
 @pytest.fixture(scope="session", autouse=True)
 def programs() -> Iterator[None]:
-    """What scripts call, wherever the tests run."""
+    """Programs that scripts call, wherever the tests run."""
     with with_programs():
         yield
 
@@ -69,9 +69,9 @@ _ports = Path(tempfile.gettempdir(), f"stream-test-ports-{os.getuid()}").open("a
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on at the moment, never the same one twice.
+    """Return a free port on loopback, never the same one twice.
 
-    Whoever was given one before may not listen on it yet, here or in a run of tests beside this.
+    An earlier caller may not listen on its port yet, in this run of tests or in a concurrent one.
     """
     while True:
         with socket.socket() as probe:
@@ -89,7 +89,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def every_mapping_is_large() -> Iterator[None]:
-    """Records refer to their mappings, however small these are."""
+    """Make records refer to their mappings, even small ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stream.mapping.stored.INLINE_BYTES", 0)
         yield

@@ -1,4 +1,4 @@
-"""How much random tests try: little in an ordinary run, more with `make thorough`."""
+"""The effort of random tests: small in an ordinary run, larger with `make thorough`."""
 
 from __future__ import annotations
 

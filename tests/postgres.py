@@ -40,7 +40,7 @@ class Postgres:
     _process: subprocess.Popen[bytes] | None = None
 
     def dsn(self, database: str = "postgres") -> str:
-        """Without the password."""
+        """Return the connection string without the password."""
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> object:
@@ -86,7 +86,7 @@ class Postgres:
 
 
 def _ordinary_user() -> str | None:
-    """Who runs the server, which refuses to run as root; ``None`` for who runs the tests."""
+    """Return the server's user, since it can't run as root; ``None`` for the current one."""
     return "nobody" if os.geteuid() == 0 else None
 
 

@@ -119,7 +119,7 @@ class Api:
         return reply.json
 
     async def finish(self, reply: Reply) -> Any:
-        """Poll the task that *reply* tells of until it is finished."""
+        """Poll the task in *reply* until it is finished."""
         assert reply.status == 202, reply
         assert reply.json["status"] == "processing"
         path = f"/v1/tasks/{reply.json['taskId']}"

@@ -91,7 +91,7 @@ def changed(body: Any, chance: random.Random) -> Any:
 @pytest.mark.parametrize("seed", range(4))
 @ensure
 async def test_any_definition(api: Api, seed: int) -> None:
-    """No answer is an error of ours, none is large, and no task fails for a reason unknown."""
+    """No answer is a 500 or large, and no task fails for an unknown reason."""
     chance = random.Random(seed)
     await api.create_source()
     await api.create_sink()

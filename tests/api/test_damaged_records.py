@@ -123,7 +123,7 @@ async def test_a_list_leaves_out_what_cannot_be_read(api: Api) -> None:
 
 @ensure
 async def test_what_there_is_of_an_incomplete_record_is_shown(api: Api) -> None:
-    """Without the part of its type, a source and a sink are in lists; alone, each is an error."""
+    """A source and a sink without a part are listed; requests for them fail."""
     await api.create_source()
     task = await api.run("POST", SINKS, sink_body())
     for kind, key, drop in (

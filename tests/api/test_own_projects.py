@@ -96,7 +96,7 @@ BODIES: dict[str, Any] = {
 
 
 def test_each_operation_needs_a_right() -> None:
-    """Those that need none are public, and say nothing of a project."""
+    """Operations that need none are public, and return no project data."""
     needed = {
         operation.id: operation.right for operation in OPERATIONS.values() if not operation.public
     }
@@ -137,7 +137,7 @@ async def test_each_operation_with_each_right(own: OwnProjects) -> None:
 
 @ensure
 async def test_where_a_token_may_be(own: OwnProjects) -> None:
-    """In both headers; a wrong one is challenged for, too."""
+    """In both headers; a wrong token is challenged, too."""
     api, (_, token) = own.nodes[0], await own.token("read")
     path = "/v1/branches/default/sources"
     assert (await api.call("GET", path, token=token)).status == 200
@@ -192,7 +192,7 @@ async def test_a_revoked_token_is_refused_by_every_node_within_a_second(own: Own
 
 @ensure
 async def test_a_stream_ends_with_its_token(own: OwnProjects) -> None:
-    """Within a second after the token is revoked; that of another token goes on."""
+    """It ends within a second after the revocation; other streams continue."""
     api, ended = own.nodes[0], {}
     (_, admin), (gone, first), (_, other) = [
         await own.token(right) for right in ("admin", "read", "read")

@@ -38,7 +38,7 @@ async def test_every_answer_has_an_id(api: Api) -> None:
 
 @ensure
 async def test_unknown_paths(api: Api) -> None:
-    """An unknown path is told without its query, in an indented body."""
+    """The error names an unknown path without its query, in an indented body."""
     reply = await api.call("GET", "/foo/b%20r?x=1")
     assert reply.status == 404
     assert reply.body == (
@@ -49,7 +49,7 @@ async def test_unknown_paths(api: Api) -> None:
 
 @ensure
 async def test_unknown_methods(api: Api) -> None:
-    """Where there is another method, that is told in a header each."""
+    """If there are other methods, a header lists them."""
     reply = await api.call("PUT", SOURCE)
     assert (reply.status, reply.json["error"]) == (405, "stream.api.methodNotAllowed")
     assert reply.json["message"].endswith("only DELETE, GET, PATCH.")
@@ -100,7 +100,7 @@ def test_clean_paths() -> None:
 
 @ensure
 async def test_a_browser_on_another_origin_may_call(api: Api) -> None:
-    """A browser on another origin may call, and is told so before it does."""
+    """A browser on another origin may call, and its preflight is answered."""
     origin = {"Origin": "https://ui.example"}
     reply = await api.call("GET", "/v1", headers=origin)
     assert reply.header("Access-Control-Allow-Origin") == "https://ui.example"

@@ -122,7 +122,7 @@ async def test_one_question_is_for_all_tokens(node: Node, elsewhere: Tokens) -> 
 
 @ensure
 async def test_an_answer_in_use_is_renewed_before_it_is_old(node: Node, elsewhere: Tokens) -> None:
-    """Then nobody waits for etcd."""
+    """So no request waits for etcd."""
     _, text = await made(elsewhere, node)
     assert await node.is_good(text)
     node.clock.advance(RENEWED_SECONDS)
@@ -152,7 +152,7 @@ async def test_a_revocation_is_effective_when_its_event_arrives(
 async def test_a_watch_that_broke_without_a_sign(
     node: Node, proxy: Proxy, elsewhere: Tokens, is_used: bool
 ) -> None:
-    """A revoked token is refused within a second all the same, and other tokens stay good."""
+    """A revoked token is still refused within a second, and other tokens stay valid."""
     (key, text), (_, other) = await made(elsewhere, node), await made(elsewhere, node)
     proxy.is_deaf_to_watches = True
     assert await node.is_good(text)
@@ -185,7 +185,7 @@ async def test_a_token_that_the_mirror_does_not_have_yet(
 
 @ensure
 async def test_a_mirror_that_has_missed_a_revocation(node: Node, elsewhere: Tokens) -> None:
-    """It isn't used any more, although it has the last one."""
+    """It is no longer used, although it has the last one."""
     (key, text), (second, _) = await made(elsewhere, node), await made(elsewhere, node)
     mirror = node.current._mirror
     apply: Any = mirror._apply
@@ -202,7 +202,7 @@ async def test_a_mirror_that_has_missed_a_revocation(node: Node, elsewhere: Toke
 
 @ensure
 async def test_etcd_is_unavailable(node: Node, proxy: Proxy, elsewhere: Tokens) -> None:
-    """What was proven holds for less than a second; then nobody can say whether a token is good."""
+    """The last proof is valid for less than a second; then tokens can't be verified."""
     _, text = await made(elsewhere, node)
     assert await node.is_good(text)
     await proxy.refuse()

@@ -27,7 +27,7 @@ STRANGER = f"stream_1_a1b2c3d4_{'x' * 48}"
 class World:
     """An authority over a real etcd, with a clock of its own.
 
-    :ivar now: what it takes for the time in UTC.
+    :ivar now: its time in UTC.
     """
 
     def __init__(self, etcd: EtcdClient) -> None:
@@ -66,7 +66,7 @@ async def test_a_token_is_found_by_its_text(world: World) -> None:
 
 @ensure
 async def test_etcd_and_the_log_never_have_the_text(world: World) -> None:
-    """Only what can't be turned back; a line of a log with the text is masked."""
+    """etcd has only a hash; a log line with the text is masked."""
     _, text = await world.make()
     (stored,) = (await world.etcd.range(PREFIX)).kvs
     secret = text.rpartition("_")[2]
@@ -80,7 +80,7 @@ async def test_etcd_and_the_log_never_have_the_text(world: World) -> None:
 @pytest.mark.parametrize("text", ["", "x", "stream_1_a1b2c3d4_", STRANGER, STRANGER + "x"])
 @ensure
 async def test_unknown_tokens(world: World, text: str) -> None:
-    """They are refused, also with the id of a token that there is."""
+    """They are refused, even with the id of an existing token."""
     key, _ = await world.make()
     for sent in (text, text.replace("a1b2c3d4", key.token_id)):
         if sent:
@@ -100,7 +100,7 @@ async def test_the_id_in_the_text_counts(world: World) -> None:
 
 @ensure
 async def test_a_revoked_token_is_good_for_half_a_second(world: World) -> None:
-    """From the moment that etcd was asked, and never longer, however often it is used."""
+    """The period starts when etcd is asked, regardless of the token's use."""
     key, text = await world.make()
     token = Token(text)
     for _ in range(3):

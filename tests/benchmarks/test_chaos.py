@@ -16,7 +16,7 @@ def attempt(number: int, status: int, answered_at: float = 1.0) -> Attempt:
 
 
 def test_a_lost_record() -> None:
-    """What was acknowledged and isn't in the table is lost; what wasn't acknowledged isn't."""
+    """An acknowledged record that isn't in the table is lost; an unacknowledged one isn't."""
     accounts = balance([attempt(1, 200), attempt(2, 200), attempt(3, 503)], {1: 1})
     assert accounts.lost == [2]
     assert not accounts.is_balanced
@@ -24,7 +24,7 @@ def test_a_lost_record() -> None:
 
 
 def test_unacknowledged_records_may_be_there() -> None:
-    """They are counted by their last answer, and nothing is wrong."""
+    """They are counted by their last answer, and are no fault."""
     attempts = [attempt(1, CUT_OFF), attempt(2, 503), attempt(2, 500), attempt(3, 200, 7.0)]
     accounts = balance(attempts, {1: 1, 2: 1, 3: 1})
     assert accounts.present == Counter({CUT_OFF: 1, 500: 1})
@@ -33,7 +33,7 @@ def test_unacknowledged_records_may_be_there() -> None:
 
 
 def test_a_record_sent_again_may_be_there_twice() -> None:
-    """As many rows as attempts are the producer's doing, and are shown with their answers."""
+    """Up to one row per attempt is the producer's doing, shown with its answers."""
     accounts = balance([attempt(1, CUT_OFF), attempt(1, 200)], {1: 2})
     assert accounts.repeated == Counter({(CUT_OFF, 200): 1})
     assert accounts.is_balanced
@@ -59,7 +59,7 @@ def test_an_attempt_survives_the_journal() -> None:
 
 
 def test_where_a_record_has_been(tmp_path: Path) -> None:
-    """Slice files and staged objects are looked through, cut ones as far as they are whole."""
+    """Slice files and staged objects are searched, truncated ones up to their last whole part."""
     members = gzip.compress(b'"1","a"\n') + gzip.compress(b'"2","b"\n"2","c"\n')
     slices = tmp_path / "volumes-1" / "default" / "a" / "123" / "slice"
     staged = tmp_path / "sandbox" / "project-123" / "staging" / "1001"
@@ -90,7 +90,7 @@ def test_complaints(tmp_path: Path) -> None:
 
 
 def test_unhandled_errors(tmp_path: Path) -> None:
-    """What nobody took care of is found, in events and outside of them."""
+    """Unhandled errors are found, in log events and outside of them."""
     log = tmp_path / "01-api.log"
     log.write_text(
         '{"level":"error","message":"Unhandled error in Deferred"}\n'

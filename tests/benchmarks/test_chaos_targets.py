@@ -1,4 +1,4 @@
-"""What a run with all targets takes for left behind: too little there would hide a fault."""
+"""Detection of leftovers in a run with all targets."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_done_twice(tmp_path: Path) -> None:
 
 
 def test_not_done(tmp_path: Path) -> None:
-    """What has records and wasn't uploaded or imported is a fault."""
+    """Slices and files with records that weren't uploaded or imported are faults."""
     faults = account(_journal(tmp_path, _LINES[:2]), [SLICE], [FILE], [], 0).faults
     assert [fault.partition(FILE)[0] for fault in faults] == [
         "no upload of slice ",
@@ -68,7 +68,7 @@ def test_not_done(tmp_path: Path) -> None:
 
 
 def test_injected_failures(tmp_path: Path) -> None:
-    """Where failures are injected, a job that failed before the right one is no fault."""
+    """With injected failures, a failed job before the successful one is no fault."""
     jobs = [Job(4, 1001, "error"), *_DONE]
     assert account(_journal(tmp_path), [SLICE], [FILE], jobs, 1).faults != []
     assert account(_journal(tmp_path), [SLICE], [FILE], jobs, 1, whole=False).faults == []

@@ -12,7 +12,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses the file needs one that is built."""
+    """Skip tests of the single file unless it is built."""
     for item in items:
         if _HERE in item.path.parents and "single_file" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.bundle)

@@ -34,7 +34,7 @@ def test_copied_files(tmp_path: Path) -> None:
 
 
 def test_descriptions_of_clouds(tmp_path: Path) -> None:
-    """Of the library for AWS what describes hundreds of services is left out, but not keys."""
+    """The descriptions of hundreds of AWS services are left out, except for keys."""
     found = required(ROOT / "setup.cfg", "aws")
     copy_libraries(tmp_path, found.values())
     data = tmp_path / SITE / "botocore" / "data"

@@ -1,4 +1,4 @@
-"""What is installed where the service runs."""
+"""The libraries installed with the service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_lakes_need_is_in_a_lock_of_its_own() -> None:
 
 @pytest.mark.parametrize("extra", ["aws", "azure", "cli", "gcp", "postgres", "tracing"])
 def test_everything_that_a_setting_can_ask_for_is_there(extra: str) -> None:
-    """An image is made before anybody knows the cloud that it will run in."""
+    """An image is built before its cloud is known."""
     config = ConfigParser()
     config.read(_ROOT / "setup.cfg")
     locked = {canonicalize_name(line.split("==")[0]) for line in lock.service_lock().splitlines()}
@@ -41,7 +41,7 @@ def test_everything_that_a_setting_can_ask_for_is_there(extra: str) -> None:
 
 
 def test_what_the_tests_need_is_not_there() -> None:
-    """Nothing has to be mended in an image that isn't used in it."""
+    """The image doesn't contain libraries that only tests use."""
     for name in ("pytest", "mypy", "aiohttp", "moto", "flask", "mkdocs"):
         assert f"\n{name}==" not in f"\n{lock.service_lock()}"
 

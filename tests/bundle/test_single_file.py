@@ -179,7 +179,7 @@ def test_damaged_file(single_file: Path, tmp_path: Path) -> None:
 
 
 def test_directory_of_somebody_else(single_file: Path, tmp_path: Path) -> None:
-    """Nothing is run from a directory that others can write to."""
+    """A directory writable by others isn't used."""
     own = tmp_path / f"stream-service-{os.geteuid()}"
     own.mkdir()
     own.chmod(0o777)
@@ -222,7 +222,7 @@ def test_no_place(single_file: Path, tmp_path: Path) -> None:
 
 
 def test_killed_while_it_unpacks(single_file: Path, tmp_path: Path) -> None:
-    """What was left half unpacked isn't run, but made anew, also by one that waits meanwhile."""
+    """An incomplete directory isn't used, but unpacked again, also by a waiting process."""
     first = _version(single_file, STREAM_BUNDLE_DIR=str(tmp_path))
     wait_for(lambda: list(tmp_path.glob("*.partial/lib")), "the beginning of the unpacking")
     second = _version(single_file, STREAM_BUNDLE_DIR=str(tmp_path))

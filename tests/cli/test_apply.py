@@ -29,7 +29,7 @@ class StubApi:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
     def document(self) -> Any:
         return {}
@@ -112,7 +112,7 @@ def test_somebody_was_first(api: StubApi) -> None:
 def test_somebody_was_first_with_another_change(
     api: StubApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was not shown is not made."""
+    """A change that was not shown is not made."""
 
     def first() -> None:
         api.sources["shop"] = {"sourceId": "shop", "type": "http", "name": "Other"}
@@ -125,7 +125,7 @@ def test_somebody_was_first_with_another_change(
 
 
 def test_a_failure_that_passes(api: StubApi) -> None:
-    """A task of somebody else has the object: it is tried again, a few times."""
+    """If another task holds the object, the change is retried a few times."""
     failures = iter([TaskFailed("1", "Busy."), ServiceError(500, "", "Busy."), None])
 
     def fail() -> None:

@@ -69,7 +69,7 @@ _EMPTY = {"defaultValue": ""}
     ],
 )
 def test_columns(text: str, column: dict[str, Any]) -> None:
-    """They are what the API takes."""
+    """They have the API's form."""
     assert column_of(text) == column
     column_from_plain(column)
 
@@ -109,6 +109,6 @@ def test_any_text(text: str) -> None:
 
 
 def test_types() -> None:
-    """They are those of the service."""
+    """They are the service's types."""
     assert set(columns.COLUMN_TYPES) == set(COLUMN_TYPES)
     assert {*columns.DATA_TYPES, "decimal(p,s)"} == set(DATA_TYPES)

@@ -90,7 +90,7 @@ def test_faults(good: str, bad: str, fault: str) -> None:
 
 
 def test_all_faults_at_once() -> None:
-    """They are found in one go."""
+    """All faults are reported together."""
     assert len(_faults(_GOOD.replace("tableId", "tabelId").replace("name: Shop", "label: x"))) == 3
 
 
@@ -137,7 +137,7 @@ def test_long_keys_do_not_make_long_places() -> None:
     ids=["decimal", "hex", "base-60", "int", "float", "bool", "infinite", "bytes", "base64"],
 )
 def test_values_that_json_does_not_have(value: str) -> None:
-    """They are named with their line."""
+    """They are reported with their line."""
     with pytest.raises(DocumentError, match=r"^x:2: "):
         parse_document("x", f"\na: {value}")
 
@@ -157,7 +157,7 @@ _PLAIN = st.recursive(
 
 @given(_PLAIN)
 def test_what_is_exported_can_be_read(value: object) -> None:
-    """Whatever texts there are."""
+    """This holds for all texts."""
     assert parse_document("x", dump_yaml(value)).value == value
 
 

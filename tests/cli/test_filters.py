@@ -52,7 +52,7 @@ _RECORD = {
     ],
 )
 def test_met(text: str) -> None:
-    """Paths lead into the body, or with $ into what is known beside it."""
+    """Paths refer to the body, or with $ to the request."""
     assert compile_filter(text)(_RECORD)
 
 
@@ -97,7 +97,7 @@ def test_bodies_that_are_no_json() -> None:
     ],
 )
 def test_mistakes(text: str, reason: str) -> None:
-    """They are found before a tail begins."""
+    """They are reported before a tail begins."""
     with pytest.raises(FilterFault) as raised:
         compile_filter(text)
     assert reason in str(raised.value)

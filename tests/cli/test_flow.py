@@ -1,4 +1,4 @@
-"""How records flow, from what the API says."""
+"""The flow of records, computed from answers of the API."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _flow(at: float = 0.0, **statistics: Any) -> Any:
 
 
 def test_a_sink() -> None:
-    """What waits is what is in no table yet; the oldest of it gives the age."""
+    """Waiting records are those in no table yet; the oldest gives the age."""
     row = _flow().row(1.26, 1777629630.0)
     assert row == {
         "sourceId": "shop",
@@ -64,7 +64,7 @@ def test_rejected_records() -> None:
 
 
 def test_a_service_without_statistics() -> None:
-    """Nothing is known then, and nothing fails."""
+    """The statistics are unknown, and nothing fails."""
     [flow] = flows({"sourceId": "s", "sinks": [{"sinkId": "x"}]}, lambda _: "enabled", 0.0)
     assert flow.row(None, 0.0)["records"] == 0
     assert flows({"sourceId": "s"}, lambda _: "", 0.0) == []

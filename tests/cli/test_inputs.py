@@ -55,7 +55,7 @@ def test_parts(kind: str, offset: int, tmp_path: Path) -> None:
     ],
 )
 def test_faults(content: bytes, fault: str, tmp_path: Path) -> None:
-    """They are named."""
+    """Faults are reported."""
     given = _input(tmp_path, content)
     given.format()
     with pytest.raises(InputFault, match=fault):
@@ -63,7 +63,7 @@ def test_faults(content: bytes, fault: str, tmp_path: Path) -> None:
 
 
 def test_an_input_that_is_shorter_than_before(tmp_path: Path) -> None:
-    """A push can't go on there."""
+    """A push can't be resumed with it."""
     with pytest.raises(InputFault, match="shorter"):
         list(_input(tmp_path, _COMPRESSED["gzip"]).parts(len(_LINES) + 1))
 
@@ -82,7 +82,7 @@ def test_an_input_that_is_shorter_than_before(tmp_path: Path) -> None:
     ],
 )
 def test_formats(name: str, content: bytes, format: str, tmp_path: Path) -> None:
-    """By the name, then by the beginning."""
+    """By the file name, otherwise by the beginning of the content."""
     assert _input(tmp_path, content, name).format() == format
 
 

@@ -159,7 +159,7 @@ def test_without_a_service(
 
 
 def test_kept_credentials() -> None:
-    """Only their owner can read them, also when they replace others."""
+    """Only their owner can read them, even if they replace others."""
     for token in ("one", "two"):
         path = keep(Credentials("https://stream", token))
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -191,7 +191,7 @@ def test_the_environment_wins() -> None:
 
 
 def test_where_they_are_kept(home: Path) -> None:
-    """In the directory of the operating system for configuration."""
+    """In the operating system's configuration directory."""
     assert credentials_path() == home / "stream" / "credentials.json"
 
 
@@ -227,7 +227,7 @@ def test_control_characters() -> None:
     "text", ["\x1b[2J", "\x7f\x9b2J", "a\u202eb", "\u2066", "\ud800"], ids=ascii
 )
 def test_control_characters_of_formats_for_programs(text: str) -> None:
-    """They are written out, too, and read as what they were."""
+    """They are escaped, and parsed to the original text."""
     for value in (text, {text: [text]}):
         for shown, read in ((dump_json(value), json.loads), (dump_yaml(value), yaml.safe_load)):
             assert visible(shown, lines=True) == shown

@@ -1,4 +1,4 @@
-"""What has to be changed so that the service is what a file says."""
+"""The changes that make the service match a file."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_empty_default_is_a_default() -> None:
     ],
 )
 def test_settings(wanted: Any, present: Plain, patch: Plain | None) -> None:
-    """They are all overrides; values are compared by what they mean."""
+    """They are all overrides; values are compared by their meaning."""
     changes = plan([_source(settings=wanted)], {"shop": _source(settings=present)})
     if patch is None:
         assert changes == []
@@ -103,7 +103,7 @@ def test_settings(wanted: Any, present: Plain, patch: Plain | None) -> None:
 
 
 def test_switches() -> None:
-    """They are changed only where the file has them."""
+    """They are changed only if the file contains them."""
     present = {"shop": _source(disabled=True)}
     assert plan([_source()], present) == []
     assert _calls(plan([_source(disabled=False)], present)) == [("PUT", "sources/shop/enable")]
@@ -113,7 +113,7 @@ def test_switches() -> None:
 
 
 def test_pruning() -> None:
-    """Only sinks of sources whose sinks the file has."""
+    """Only sinks of sources whose sinks are in the file."""
     present = {"shop": _source(sinks=[_sink()]), "other": _source(sourceId="other")}
     assert plan([_source(sinks=[])], present) == []
     assert plan([_source()], present, prune=True) == []
@@ -155,7 +155,7 @@ _FILES = st.lists(
 def test_a_second_time_there_is_nothing_to_do(
     present: list[Plain], wanted: list[Plain], prune: bool
 ) -> None:
-    """Whatever was there before, after the changes the file is fulfilled."""
+    """Applying the changes leads to the state in the file, from any state."""
     state = {source["sourceId"]: copy.deepcopy(source) for source in present}
     for change in plan(wanted, state, prune=prune):
         _make(state, change)
@@ -163,7 +163,7 @@ def test_a_second_time_there_is_nothing_to_do(
 
 
 def _make(state: dict[str, Plain], change: Change) -> None:
-    """What the API does."""
+    """Emulate the API."""
     body = copy.deepcopy(change.body) or {}
     path = change.path
     if change.action == "create":

@@ -39,7 +39,7 @@ def test_all_is_stored(source: StubSource, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_rejected_records(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are named by their lines in the file, and written to one with their reasons."""
+    """They are reported by line, and written to a file with their reasons."""
 
     def answer(request: Request) -> tuple[int, Any]:
         lines = [i for i, record in enumerate(request.records, 1) if record == b"bad"]
@@ -103,7 +103,7 @@ def test_a_service_without_batches(source: StubSource, capsys: pytest.CaptureFix
 
 
 def test_states_of_something_else(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
-    """A push goes on only with the same file, source and batches."""
+    """A push resumes only with the same file, source and batches."""
     file = _file("a.ndjson", "1", "2", "3")
     push = ["push", source.url, file, "--state", "state"]
     assert run([*push, "--batch-records", "2"]) == 0
@@ -127,7 +127,7 @@ def test_states_of_something_else(source: StubSource, capsys: pytest.CaptureFixt
 
 
 def test_an_input_that_breaks(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is before the fault can be sent, and the rest after a correction."""
+    """The part before the fault is sent, and the rest after a correction."""
     file = _file("a.json", "[1, 2, 3, oops]")
     push = ["push", source.url, file, "--state", "state", "--batch-records", "2"]
     assert run(push) == 2

@@ -1,4 +1,4 @@
-"""Records in streams of bytes, however these are cut."""
+"""Records in streams of bytes, split at any position."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_pause_in_a_pipe() -> None:
 
 @given(values=st.lists(_JSON, max_size=6), cuts=_CUTS, indent=st.sampled_from([None, 2]))
 def test_arrays(values: list[Any], cuts: list[int], indent: int | None) -> None:
-    """Elements come as they are written, each on a line; one can go on behind each of them."""
+    """Elements are returned unchanged on one line; parsing can resume after each of them."""
     content = json.dumps(values, ensure_ascii=False, indent=indent).encode(errors="surrogatepass")
     found = list(array_elements(_parts(content, cuts)))
     assert [json.loads(item.record) for item in found] == values
@@ -95,7 +95,7 @@ def test_arrays(values: list[Any], cuts: list[int], indent: int | None) -> None:
     ],
 )
 def test_broken_arrays(content: bytes, count: int, fault: str, cuts: list[int]) -> None:
-    """What is before still comes; the fault has its place."""
+    """Earlier elements are returned; the fault has its position."""
     found = []
     with pytest.raises(InputFault) as raised:
         for item in array_elements(_parts(content, cuts)):
@@ -115,7 +115,7 @@ def test_large_elements() -> None:
 
 
 def test_numbers() -> None:
-    """They are copied as they were written, also those that no number of Python can be."""
+    """They are copied unchanged, even if Python can't represent them."""
     content = b"[1e400, 1.000, " + b"9" * 5000 + b"]"
     assert [item.record for item in array_elements([content])] == [
         b"1e400",
@@ -129,7 +129,7 @@ def test_numbers() -> None:
     cuts=_CUTS,
 )
 def test_csv(rows: list[list[str]], cuts: list[int]) -> None:
-    """Rows become objects; one can go on behind each of them."""
+    """Rows become objects; parsing can resume after each of them."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerow(["x", "y"])

@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 @attrs.define
 class Window:
-    """A source that knows keys for ever.
+    """A source that never forgets keys.
 
     :ivar stored: records by key.
     :ivar lives: attempts until it is killed; before the records are stored if ``is_early``.
@@ -130,7 +130,7 @@ def test_too_many_rejected(tmp_path: Path) -> None:
 
 
 def test_a_refusal_ends_it(tmp_path: Path) -> None:
-    """What was decided before counts, and is in the state."""
+    """Earlier decisions count, and are in the state."""
 
     class Refusing(Window):
         def send(self, records: Sequence[bytes], key: str) -> Delivered:
@@ -190,7 +190,7 @@ def test_a_state_that_can_not_be_written(tmp_path: Path) -> None:
 
 
 def test_the_header_of_csv_is_kept(tmp_path: Path) -> None:
-    """It is not there to read when a push goes on."""
+    """A resumed push can't read it from the input."""
     state = new_state(source="", head="", format="csv", batch_records=1, batch_bytes=1)
     state = attrs.evolve(state, header=("a", "b"))
     save(tmp_path / "state", state)

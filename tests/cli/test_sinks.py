@@ -22,7 +22,7 @@ class StubApi:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
     def change(self, method: str, *path: str, body: Any) -> dict[str, Any]:
         self.body = body

@@ -68,7 +68,7 @@ def stub_source() -> Iterator[StubSource]:
             self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
-            """Nothing is printed."""
+            """Do nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""What the answer to a batch means."""
+"""Interpretation of the answer to a batch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_some_rejected() -> None:
 
 
 def test_all_rejected() -> None:
-    """It is an answer of 4xx, but nothing is to be tried again."""
+    """The answer is 4xx, but no retry follows."""
     errors = [{"error": "x", "message": "No.", "lines": [1, 2, 3]}]
     answer = _answer(400, {"message": "", "accepted": 0, "rejected": 3, "errors": errors})
     assert answer == Stored(0, (Refusal((0, 1, 2), "x", "No."),))
@@ -116,7 +116,7 @@ def test_a_replayed_answer_that_was_too_long() -> None:
     count=st.integers(1, 5),
 )
 def test_any_answer(status: int, content: bytes, count: int) -> None:
-    """Whatever comes back has a meaning."""
+    """Every answer has a meaning."""
     answer = answer_of(status, {}, content, count, _NOW)
     assert isinstance(answer, Stored | Again | Split | Final)
 

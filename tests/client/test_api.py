@@ -85,13 +85,13 @@ def test_pages() -> None:
 
 @pytest.mark.parametrize("answer", [[1], None, {"sources": 1}], ids=str)
 def test_pages_of_another_service(answer: object) -> None:
-    """They are no lists."""
+    """They are not parsed as lists."""
     with pytest.raises(ClientError, match="not like the API"):
         list(Service((200, answer)).api.pages("sources", "sources"))
 
 
 def test_pages_without_an_end() -> None:
-    """They are not collected for ever."""
+    """Collecting them ends at a limit."""
     answers: list[Answer] = [
         (200, {"sources": [{}] * 100, "page": {"lastId": str(number)}}) for number in range(1001)
     ]
@@ -111,7 +111,7 @@ def test_ids_in_paths() -> None:
 
 
 def test_reading_again() -> None:
-    """What may pass is tried again, for as long as the service asks."""
+    """Temporary failures are retried, with the delay that the service requests."""
     service = Service((503, {}), httpx.ConnectError("refused"), (200, {"a": 1}), retry_after="3")
     assert service.api.get("sources") == {"a": 1}
     assert service.pauses[0] == 3.0
@@ -120,7 +120,7 @@ def test_reading_again() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
 def test_reading_once(status: int) -> None:
-    """What doesn't pass is an error at once."""
+    """Permanent failures are errors at once."""
     service = Service((status, {"error": "stream.api.x", "message": "No."}))
     with pytest.raises(ServiceError) as raised:
         service.api.get("sources")
@@ -136,7 +136,7 @@ def test_changes_are_made_once() -> None:
 
 
 def test_redirects_are_not_followed() -> None:
-    """They would take the token along."""
+    """A redirect would disclose the token."""
     service = Service((302, b""), location="https://evil.example/")
     with pytest.raises(ServiceError, match=r"evil\.example"):
         service.api.get("sources")
@@ -145,14 +145,14 @@ def test_redirects_are_not_followed() -> None:
 
 @pytest.mark.parametrize("body", [b"<html>", b"{", b"", b"[]", b"\xff"])
 def test_what_is_no_answer_of_the_service(body: bytes) -> None:
-    """It is an error with a text, whatever it is."""
+    """Every such answer is an error with a text."""
     with pytest.raises(ServiceError) as raised:
         Service((404, body)).api.get("sources")
     assert raised.value.message
 
 
 def test_events() -> None:
-    """They are read as they come; an answer without them is an error."""
+    """Events are read as they arrive; an answer without events is an error."""
     content = b"event: start\ndata: {}\n\nevent: end\ndata: {}\n\n"
     service = Service((200, content), (404, {"message": "No."}), httpx.ReadTimeout("slow"))
     assert [event.name for event in service.api.events("live", last_id="7")] == ["start", "end"]

@@ -27,7 +27,7 @@ def _batches(records: list[bytes], max_records: int, max_bytes: int) -> list[lis
 
 @given(records=_RECORDS, max_records=st.integers(1, 10), max_bytes=st.integers(1, 100))
 def test_cut(records: list[bytes], max_records: int, max_bytes: int) -> None:
-    """Nothing is lost or moved, and no batch is larger than it may be unless it is one record."""
+    """No record is lost or moved, and only a single record may exceed the limit."""
     batches = _batches(records, max_records, max_bytes)
     assert [record for batch in batches for record in batch] == records
     for batch in batches:
@@ -37,7 +37,7 @@ def test_cut(records: list[bytes], max_records: int, max_bytes: int) -> None:
 
 @given(records=_RECORDS, start=st.integers(0, 5))
 def test_cut_from_the_end_of_a_batch(records: list[bytes], start: int) -> None:
-    """From there on the same batches come: what is sent again is sent as it was."""
+    """The same batches follow, so a repeated push sends the same batches."""
     batches = _batches(records, 4, 50)
     before = sum(len(batch) for batch in batches[:start])
     assert _batches(records[before:], 4, 50) == batches[start:]

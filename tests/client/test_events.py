@@ -22,14 +22,14 @@ _EVENTS = [Event("record", "{}"), Event("file", "a\nb", "7"), Event("message", "
 
 @given(cuts=st.lists(st.integers(0, len(_STREAM)), max_size=10))
 def test_events(cuts: list[int]) -> None:
-    """They are the same wherever the stream is cut."""
+    """The events don't depend on how the stream is split."""
     places = [0, *sorted(cuts), len(_STREAM)]
     parts = [_STREAM[a:b] for a, b in pairwise(places)]
     assert list(events_of(parts)) == _EVENTS
 
 
 def test_an_event_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not collected for ever."""
+    """Collecting it ends at a limit."""
     monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
     for endless in (iter(lambda: b"x", None), iter(lambda: b"data: x\n", None)):
         with pytest.raises(ClientError, match="too large"):

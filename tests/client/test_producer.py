@@ -82,7 +82,7 @@ def test_rejected_records(source: StubSource) -> None:
 
 
 def test_batches_that_are_too_large(source: StubSource) -> None:
-    """They are cut, with keys that are made from the first one."""
+    """They are split, with keys derived from the first one."""
     source.answer = lambda request: (
         (413, {"message": "Too large."})
         if len(request.records) > 2
@@ -97,7 +97,7 @@ def test_batches_that_are_too_large(source: StubSource) -> None:
 
 
 def test_a_source_that_refuses(source: StubSource) -> None:
-    """Whoever sends or waits gets the reason, instead of a buffer that nobody empties."""
+    """Callers of `send` and `flush` get the reason instead of waiting."""
     source.answer = lambda request: (404, {"message": "Not found."})
     producer = Producer(source.url)
     producer.send({"id": 1})
@@ -135,7 +135,7 @@ def test_bounded_memory(source: StubSource) -> None:
 
 
 def test_closing_without_an_answer(source: StubSource) -> None:
-    """What could not be sent in time is an error."""
+    """Records that could not be sent in time raise an error."""
     source.answer = lambda request: (503, {"message": ""})
     producer = Producer(source.url)
     producer.send({"id": 1})
@@ -148,7 +148,7 @@ def test_closing_without_an_answer(source: StubSource) -> None:
 
 
 def test_a_forked_child(source: StubSource) -> None:
-    """It has no thread that sends, so it is refused; the parent goes on."""
+    """It has no sending thread, so it is refused; the parent continues."""
     with Producer(source.url) as producer:
         producer.send({"id": 1})
         child = os.fork()
@@ -183,7 +183,7 @@ def test_the_end_of_a_program(source: StubSource, kind: str) -> None:
 
 
 def test_asyncio(source: StubSource) -> None:
-    """The loop goes on while records are sent, and while there is no room for more."""
+    """The loop isn't blocked while records are sent or the buffer is full."""
 
     async def main() -> int:
         turns = 0
@@ -210,6 +210,6 @@ def test_asyncio(source: StubSource) -> None:
 
 @pytest.mark.parametrize("url", ["", "shop", "ftp://host/x", "http://"])
 def test_urls(url: str) -> None:
-    """What can't be the URL of a source is refused when the producer is made."""
+    """An invalid URL is refused when the producer is created."""
     with pytest.raises(DeliveryFailed):
         Producer(url)

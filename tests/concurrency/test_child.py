@@ -28,7 +28,7 @@ _POLITE = "import time; print(1, flush=True); time.sleep(60)"
 
 
 class _Known(Child):
-    """What it has said, and how it has ended."""
+    """Records the child's output and end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ async def test_child_that_ignores_the_stop_is_killed() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_signals_after_the_end() -> None:
-    """They go nowhere, and waiting is over at once."""
+    """They are ignored, and waiting ends at once."""
     child = await _spawned("print(1)")
     await child.ended()
     child.signal("TERM")
@@ -83,7 +83,7 @@ async def test_signals_after_the_end() -> None:
 
 
 def test_child_that_was_never_spawned() -> None:
-    """It doesn't run, and nobody waits for it."""
+    """It isn't running, and waiting ends at once."""
     child = Child()
     child.signal("TERM")
     assert not child.is_running
@@ -101,7 +101,7 @@ class _Process:
 
 
 def test_a_wide_pipe_is_read_at_once() -> None:
-    """Whatever it holds; and its end is noticed."""
+    """All its content is read, and its end is noticed."""
     process = _Process()
     read, write = os.pipe()
     pipe = ProcessReader(reactor, process, 1, read)

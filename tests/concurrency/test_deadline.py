@@ -20,7 +20,7 @@ def _outcome(deferred: Deferred[str]) -> list[str | Failure]:
 
 
 def test_says_what_took_too_long() -> None:
-    """A deadline that passed is told in words."""
+    """The error of an exceeded deadline says what took too long."""
     clock = Clock()
     found = _outcome(within(Deferred(), 10.0, clock, "the upload"))
     clock.advance(9.9)
@@ -32,7 +32,7 @@ def test_says_what_took_too_long() -> None:
 
 
 def test_other_results_pass() -> None:
-    """Results, failures, and a cancellation by somebody else are left as they are."""
+    """Results, failures, and cancellations by others aren't changed."""
     clock = Clock()
     done: Deferred[str] = Deferred()
     found = _outcome(within(done, 1.0, clock, "it"))
@@ -50,7 +50,7 @@ def test_other_results_pass() -> None:
 
 
 def test_a_result_in_spite_of_the_cancellation() -> None:
-    """What answers its cancellation with a result has that result."""
+    """A Deferred that answers its cancellation with a result has that result."""
     clock = Clock()
     stubborn: Deferred[str] = Deferred(lambda deferred: deferred.callback("late"))
     found = _outcome(within(stubborn, 1.0, clock, "it"))
@@ -59,7 +59,7 @@ def test_a_result_in_spite_of_the_cancellation() -> None:
 
 
 def test_no_deadline_without_words() -> None:
-    """Only those whose error nobody reads use ``addTimeout`` without a text of their own."""
+    """Only calls whose error is never read use ``addTimeout`` without a text."""
     silent = {
         "api/http/app.py": "answered with a text of the API",
         "api/http/streaming.py": "caught on the spot",

@@ -31,7 +31,7 @@ def test_at_most_so_many_work_at_the_same_time_in_their_order() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_work_that_ends_at_once_needs_no_stack(fails: bool) -> None:
-    """However many wait; each of them ends."""
+    """All waiting work ends, regardless of its number."""
     slots = Slots(1)
     first: Deferred[None] = Deferred()
     first_done = slots.run(lambda: first)
@@ -50,7 +50,7 @@ def test_work_that_ends_at_once_needs_no_stack(fails: bool) -> None:
 
 
 def test_who_waits_may_give_up() -> None:
-    """The others have their turn all the same."""
+    """The others are still served."""
     slots = Slots(1)
     held = slots.acquire()
     assert held.called

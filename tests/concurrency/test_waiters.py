@@ -1,4 +1,4 @@
-"""Who waits for an event is fired with it, once."""
+"""Waiters for an event are fired with it, once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _results(*deferreds: Deferred[int]) -> list[object]:
 
 
 def test_all_are_fired_together() -> None:
-    """In their order; those that wait later are fired by the next event."""
+    """They fire in order; later waiters are fired by the next event."""
     waiters = Waiters[int]()
     found = _results(waiters.wait(), waiters.wait())
     assert (len(waiters), found) == (2, [])
@@ -50,7 +50,7 @@ def test_one_that_is_cancelled_by_another() -> None:
 
 
 def test_waiting_again_while_being_fired() -> None:
-    """Whoever waits again at once waits for the next event."""
+    """A waiter that waits again waits for the next event."""
     waiters = Waiters[int]()
     again: list[Deferred[int]] = []
     waiters.wait().addCallback(lambda _: again.append(waiters.wait()))
@@ -88,7 +88,7 @@ def test_end_of_another(result: object) -> None:
 
 
 def test_cancelling_leaves_the_other_alone() -> None:
-    """It goes on, and nobody is fired in its end."""
+    """The other Deferred continues."""
     other: Deferred[int] = Deferred()
     waiter = ended(other)
     waiter.addErrback(lambda failure: failure.trap(CancelledError) and None)

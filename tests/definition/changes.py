@@ -1,4 +1,4 @@
-"""Changes of definitions as tests make them: nobody else reads or changes anything."""
+"""Changes of definitions in tests, without other readers or writers."""
 
 from __future__ import annotations
 

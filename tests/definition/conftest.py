@@ -1,4 +1,4 @@
-"""Definitions in a real etcd, with hooks that remember what they were told."""
+"""Definitions in a real etcd, with hooks that record their calls."""
 
 from __future__ import annotations
 

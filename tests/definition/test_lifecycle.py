@@ -71,7 +71,7 @@ def test_rollback_takes_the_content_and_keeps_the_state() -> None:
 
 
 def test_reviving_continues_the_numbers() -> None:
-    """What is created over a deleted id has the old creation time and the next number."""
+    """An entity created over a deleted id has its creation time and the next number."""
     deleted = lifecycle.delete(source(), START, BY, directly=True)
     created = lifecycle.new_source(
         SOURCE, type="otlp", name="Again", secret="t" * 48, at=LATER, by=BY

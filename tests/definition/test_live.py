@@ -76,7 +76,7 @@ async def test_a_page_is_what_etcd_has(
 
 @pytest_twisted.ensureDeferred
 async def test_deleted_definitions_leave_the_lists(live: LiveDefinitions, etcd: EtcdClient) -> None:
-    """After a deletion, the sink, and then the source, isn't listed any more."""
+    """After a deletion, first of the sink and then of the source, it is no longer listed."""
     await _define(etcd, ["a", "b"])
 
     async def delete_sink(txn: AtomicTxn) -> None:

@@ -190,7 +190,7 @@ async def test_a_conflict_repeats_the_body_with_what_is_prepared(world: World) -
 
 @pytest_twisted.ensureDeferred
 async def test_sink_changed_meanwhile(world: World) -> None:
-    """If the sink's table changes between preparation and commit, the file is prepared anew."""
+    """If the sink's table changes between preparation and commit, the file is prepared again."""
     await world.create_sink(SINK_KEY)
 
     async def change_table() -> None:
@@ -216,7 +216,7 @@ async def test_sink_changed_meanwhile(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_sink_gone_meanwhile(world: World) -> None:
-    """What was prepared for a sink that is gone by then is discarded."""
+    """The prepared file of a sink that was deleted meanwhile is discarded."""
     await world.create_sink(SINK_KEY)
 
     async def delete() -> None:

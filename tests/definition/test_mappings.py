@@ -1,4 +1,4 @@
-"""A large mapping is stored once, whatever refers to it."""
+"""A large mapping is stored once, regardless of the number of references."""
 
 from __future__ import annotations
 
@@ -85,8 +85,7 @@ def test_one_hash_for_one_mapping(one: Mapping, other: Mapping) -> None:
 
 @ensure
 async def test_every_version_refers_to_it(world: World) -> None:
-    """However often the sink is changed otherwise, or changed back, each mapping is there once;
-    and nothing else holds it."""
+    """Other changes and changes back store each mapping once, and nothing else contains it."""
     await world.create_source()
     await world.create_sink()
     assert await stored(world) == [TABLE.mapping.hash]
@@ -143,7 +142,7 @@ async def test_a_sink_of_the_version_before(world: World) -> None:
 async def test_many_are_read_in_parts(
     world: World, monkeypatch: pytest.MonkeyPatch, read_bytes: int, requests: int
 ) -> None:
-    """As many at once as an answer of etcd is to have bytes; one is asked for once."""
+    """Each request reads about as many bytes as an answer should have; none is read twice."""
     wanted = []
     for number in range(26):
         key = SOURCE.sink(f"sink-{number}")
@@ -169,7 +168,7 @@ async def test_many_are_read_in_parts(
 
 @ensure
 async def test_what_is_gone_or_damaged_is_left_out(world: World) -> None:
-    """Others are read all the same; a sink without its mapping is in no list."""
+    """The others are read; a sink without its mapping is in no list."""
     there = StoredMapping.of(OTHER)
     await world.client.put(mapping_key(SINK, there), encode(OTHER))
     gone, damaged = StoredMapping("gone"), StoredMapping("damaged")

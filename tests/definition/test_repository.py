@@ -51,7 +51,7 @@ async def test_an_id_is_used_once(world: World) -> None:
 
 @ensure
 async def test_a_sink_needs_its_source(world: World) -> None:
-    """Nothing can be created below a source that isn't there."""
+    """Nothing can be created below a missing source."""
     with pytest.raises(DefinitionNotFound, match='source "my-source" not found in the branch'):
         await world.create_sink()
 
@@ -154,7 +154,7 @@ async def test_deletion_of_a_source_and_back(world: World) -> None:
 
 @ensure
 async def test_creation_over_a_deleted_id(world: World) -> None:
-    """A source created anew continues the versions; the sinks of the old one stay deleted."""
+    """A source created again continues the versions; the old sinks stay deleted."""
     await world.create_source()
     await world.create_sink()
     await world.change(lambda change, definitions: definitions.delete_source(change, SOURCE))
@@ -269,7 +269,7 @@ async def test_what_the_schema_can_not_see_is_refused_when_stored(world: World) 
 
 @ensure
 async def test_many_sinks_are_switched_in_pieces(world: World) -> None:
-    """A source with as many sinks as it can have goes with the last of them, whatever the step."""
+    """For every step, a source with the maximum number of sinks is changed with the last one."""
     await world.create_source()
     for number in range(MAX_SINKS):
         await world.create_sink(SOURCE.sink(f"k{number:03}"))

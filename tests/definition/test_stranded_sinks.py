@@ -1,4 +1,4 @@
-"""An undeletion that ends half-way: in the end no sink is live without its source."""
+"""An undeletion that is interrupted: in the end no sink is live without its source."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class World:
         return False
 
     async def delete_stranded(self) -> bool:
-        """What the cleanup of a coordinator does; whether there was something to delete."""
+        """Run the coordinator's cleanup; return whether it deleted anything."""
         session = Session(self.mortal, ttl=60, reactor=reactor)
         work = CoordinatorContext(
             client=self.mortal,
@@ -146,7 +146,7 @@ async def world(
 async def test_the_cleanup_deletes_what_a_killed_undeletion_has_left(
     world: World, written: bool
 ) -> None:
-    """At whichever piece it dies; afterwards the source can be undeleted with all its sinks."""
+    """After a crash at any piece, the source can be undeleted with all its sinks."""
     died = 0
     for piece in range(1, MAX_PIECES):
         if not await world.dies(world.undelete, piece, written):
@@ -185,7 +185,7 @@ async def test_asking_again_finishes_the_undeletion(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_source_made_over_the_id_has_no_sinks(world: World) -> None:
-    """They are deleted with the source before, in pieces if there are many."""
+    """They are deleted with the old source, in pieces if there are many."""
     assert await world.dies(world.undelete, len(KEYS) - 1, True)
     assert len((await world.live())[1]) > 2
     await world.create_source()

@@ -1,8 +1,8 @@
-"""The commands in the documentation: fenced blocks, and what is printed below them.
+"""The commands in the documentation: fenced blocks, and their output.
 
-A block of the language ``sh`` is to be run. A block ``text`` straight after it is what it prints;
-``…`` stands for anything there. A block of the language ``console`` has commands that can't be run
-here; each is listed, with the reason, beside the tests that run the others.
+A block of the language ``sh`` is run. A block ``text`` directly after it is its output, in which
+``…`` matches anything. A block of the language ``console`` has commands that can't be run here; the
+tests of the others list each with the reason.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of *page* that are to be run."""
+    """Return the fenced blocks of *page* that are run."""
     found: list[Block] = []
     for block, is_next in _fenced(page):
         if block.language == "text" and is_next and found:
@@ -64,7 +64,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def all_blocks(page: Path) -> list[Block]:
-    """Every block of *page*, whatever its language."""
+    """Return every block of *page* in any language."""
     return [*(block for block, _ in _fenced(page)), *_indented(page)]
 
 

@@ -43,7 +43,7 @@ COMPUTED: Mapping[tuple[str, str], Sequence[str]] = {
 
 _PREFIXED = re.compile(r"stream\.(?:in|api)\.([a-z][A-Za-z]+)")
 _NO_ERRORS = frozenset({"live", "server"})
-"""What follows a prefix in the name of a logger."""
+"""Suffixes of a prefix in the names of loggers."""
 
 
 @attrs.frozen

@@ -35,9 +35,9 @@ _TOKEN = "sandbox-token"
 
 @attrs.frozen
 class Product:
-    """What `make run` has started.
+    """The product, started by `make run`.
 
-    :ivar directory: where a reader would have the checkout; his data are in `var` there.
+    :ivar directory: the reader's checkout, with data in `var`.
     """
 
     deployed: Deployment

@@ -25,10 +25,10 @@ declare -p | grep -v '^declare -[a-zA-Z]*r' > {state}; declare -f >> {state}; pw
 class Shell:
     """A shell whose variables, functions and folder stay from one block to the next.
 
-    :param directory: where it begins.
-    :param environ: all of its environment.
-    :param addresses: those in the page, and the real ones.
-    :param name: tells it from others that begin in that directory.
+    :param directory: its first working directory.
+    :param environ: its whole environment.
+    :param addresses: real addresses by those in the page.
+    :param name: distinguishes it from others in that directory.
     """
 
     def __init__(

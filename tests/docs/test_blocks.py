@@ -1,4 +1,4 @@
-"""How pages are read."""
+"""Parsing of pages."""
 
 from __future__ import annotations
 

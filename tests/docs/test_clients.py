@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"No.")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextmanager
@@ -194,7 +194,7 @@ SAMPLES: dict[str, list[tuple[dict[str, str], str, list[str]]]] = {
         )
     ],
 }
-"""For each section with a mapping: headers and body of records, and how their rows begin."""
+"""Headers and body of records, and the beginning of their rows, for each section."""
 
 
 def _mappings() -> dict[str, Columns]:

@@ -121,7 +121,7 @@ def test_pages_with_a_test_of_their_own() -> None:
 
 
 def test_quick_start(product: Product) -> None:
-    """What a terminal shows can be pasted; here with other names than the README's."""
+    """The terminal's output can be pasted; here with other names than the README's."""
     printed = quick_start(load({}, product.deployed.environment()))
     first, _, second = printed[printed.index("  API=http") :].partition("A few seconds later")
     second = second.partition("\n")[2].strip("\n")
@@ -233,7 +233,7 @@ TASKS = {
 
 
 def test_blocks_that_call_tasks() -> None:
-    """What `make` is called for is run somewhere."""
+    """Every called target of `make` is run by a test."""
     called = {
         target
         for page in pages()

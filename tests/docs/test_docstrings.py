@@ -88,7 +88,7 @@ class Tree:
         )
 
     def faults(self) -> list[str]:
-        """Where a first line is missing, or isn't one sentence on one line."""
+        """Return missing first lines, and those that aren't one sentence on one line."""
         return [
             f"{path.relative_to(self.root)}:{getattr(node, 'lineno', 1)}: {name} {fault}"
             for path, module in self.modules.items()
@@ -98,7 +98,7 @@ class Tree:
         ]
 
     def errors_as_fields(self) -> list[str]:
-        """Where a docstring says in a field or a section which errors are raised."""
+        """Return docstrings with errors in a field or a section."""
         return [
             f"{path.relative_to(self.root)}:{node.lineno}: {node.name}"
             for path, module in self.modules.items()
@@ -143,7 +143,7 @@ def _decor(node: ast.ClassDef | Function) -> list[ast.expr]:
 
 
 def _fault(node: ast.Module | ast.ClassDef | Function) -> str:
-    """What is wrong with the first line; empty if nothing is."""
+    """Return what is wrong with the first line; empty if nothing is."""
     first = (ast.get_docstring(node) or "").partition("\n")[0]
     if not first:
         return "has no docstring"

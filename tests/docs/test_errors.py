@@ -25,7 +25,7 @@ def test_names() -> None:
 
 
 def test_statuses() -> None:
-    """Each name has the statuses of the code, where the code says them beside the name."""
+    """Each name has the statuses in the code, if the code has them beside the name."""
     listed = _listed()
     for name, statuses in collect(modules()).statuses.items():
         assert not statuses or listed[name] == statuses, name

@@ -37,7 +37,7 @@ def _default(key: str) -> str:
 
 
 def test_limits_of_records() -> None:
-    """Those that are settings have their defaults."""
+    """Limits that are settings have their defaults."""
     limits = _limits("ingestion.md")
     assert limits["rows of a batch, for each sink"] == f"{batch.MAX_ROWS_BYTES:,} bytes"
     assert limits["objects and arrays inside one another"] == str(jsontree.MAX_DEPTH)

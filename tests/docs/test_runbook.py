@@ -16,7 +16,7 @@ _METRIC = re.compile(r"\b(?:stream|keboola_go)_[a-zA-Z_]+")
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
 def test_every_alert_has_a_page(rule: dict[str, Any]) -> None:
-    """It leads there, and the page answers what whoever is called has to know."""
+    """It links to the page, which answers the questions of an operator on call."""
     page = FOLDER / f"{rule['alert']}.md"
     assert rule["annotations"]["runbook_url"] == name_of(page)
     text = page.read_text()
@@ -25,7 +25,7 @@ def test_every_alert_has_a_page(rule: dict[str, Any]) -> None:
 
 
 def test_every_page_has_an_alert() -> None:
-    """No page is left behind by an alert that is gone."""
+    """No page remains of a removed alert."""
     named = {rule["alert"] for rule in rules()}
     assert {page.stem for page in FOLDER.glob("*.md")} == named | {"index"}
 

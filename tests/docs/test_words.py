@@ -47,7 +47,7 @@ class Prose:
 
 @cache
 def _unwanted() -> re.Pattern[str]:
-    """What the glossary lists, as whole words."""
+    """Return a pattern of the words in the glossary's list."""
     table = GLOSSARY.read_text(encoding="utf-8").partition("| not | but |\n|---|---|\n")[2]
     words = [word.strip() for row in _ROW.finditer(table) for word in row["words"].split(",")]
     assert len(words) > 20

@@ -96,7 +96,7 @@ class Deployment:
         return f"http://127.0.0.1:{self.ports['api']}"
 
     def environment(self, node_id: str = "node-1") -> dict[str, str]:
-        """Settings by environment; whatever STREAM_ variables are set outside don't count."""
+        """Return settings as environment variables, without STREAM_ variables set outside."""
         ports = self.ports
         outside = {k: v for k, v in os.environ.items() if not k.startswith("STREAM_")}
         return {
@@ -270,12 +270,12 @@ class Deployment:
 def load_of(
     url: str, records: int, acknowledged: Path, prefix: str = "r", options: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Push records in the background; it prints what became of them.
+    """Push records in the background; the process prints their outcome.
 
-    It tries again for as long as nobody listens, so it is ended in any case.
+    It retries while there is no listener, so it is always ended.
 
-    :param acknowledged: file for the ids of those answered with 200.
-    :param options: more of them, see `benchmarks.load`.
+    :param acknowledged: file for the ids of records answered with 200.
+    :param options: further options; see `benchmarks.load`.
     """
     command = [
         *(sys.executable, "-m", "benchmarks.load", url),

@@ -1,4 +1,4 @@
-"""What a process tells on its metrics page, and what dashboards and alerts ask of it."""
+"""Metrics of processes, and the metrics used by dashboards and alerts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Page:
         return {dict(labels)[label] for found, labels in self.samples if found == name}
 
     def add(self, other: Page) -> None:
-        """Take what another process tells, too."""
+        """Add the metrics of another process."""
         for name, labels in other.labels.items():
             self.labels.setdefault(name, set()).update(labels)
         for key, value in other.samples.items():
@@ -63,7 +63,7 @@ class Page:
 
 
 def scrape(*addresses: str) -> Page:
-    """What all the processes together tell."""
+    """Return the metrics of all processes."""
     page = Page()
     for address in addresses:
         status, text = request("GET", f"http://{address}/metrics", None, {})
@@ -95,7 +95,7 @@ class Query:
         return set(_NAME.findall(self.expression))
 
     def unknown_labels(self, page: Page) -> set[str]:
-        """What is asked for that the families on *page* haven't."""
+        """Return used labels that the families on *page* don't have."""
         unknown = set()
         for name, matchers in _SELECTOR.findall(self.expression):
             unknown |= set(_MATCHER.findall(matchers)) - page.labels.get(name, set())

@@ -8,7 +8,7 @@ from typing import Any
 from tests.e2e.processes import Deployment, Running, wait_for
 
 _ANSWER_SECONDS = 15.0
-"""Less than a request may take: an outage is told, not waited out."""
+"""Less than the time limit of a request: an outage is reported, not waited for."""
 _SINK = {
     "type": "table",
     "name": "Second",
@@ -29,7 +29,7 @@ def _start(deployed: Deployment, victim: str) -> Running:
 
 
 def _call(deployed: Deployment, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """A call that must be answered soon, whatever the answer is."""
+    """Make a call that must be answered soon with any answer."""
     started = time.monotonic()
     answer = deployed.call(method, f"{deployed.api}/v1/branches/default{path}", body)
     assert time.monotonic() - started < _ANSWER_SECONDS

@@ -43,7 +43,7 @@ def test_unknown_and_missing_components(deployed: Deployment) -> None:
 
 
 def test_a_port_in_use(deployed: Deployment) -> None:
-    """The address that is taken is named, and the exit code tells of the failure."""
+    """The error names the occupied address, and the exit code reports the failure."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", deployed.ports["api"]))
         taken.listen()
@@ -75,7 +75,7 @@ def test_a_volume_that_can_not_be_written(deployed: Deployment, tmp_path: Path) 
 
 
 def test_wrong_settings_are_all_listed(deployed: Deployment) -> None:
-    """Every problem is told at once, unknown names with the nearest known one."""
+    """Every problem is reported, unknown names with the most similar known one."""
     code, output = deployed.refused(
         "api", STREAM_API_LISTN="x:1", STREAM_ETCD_CONNECT_TIMEOUT="soon"
     )

@@ -100,7 +100,7 @@ class TestK6:
 
 
 def test_health_check_of_the_image(deployed: Deployment) -> None:
-    """The image's command succeeds beside a running service, and fails where none is."""
+    """The image's command succeeds with a running service, and fails without one."""
     name, *words = health_command()
     assert name == "python"
     running = deployed.running[0]

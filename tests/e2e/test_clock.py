@@ -17,7 +17,7 @@ _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 _RECORDS = 3
 _IMPORT_SECONDS = 240.0
 _STEPS = (3600, 0)
-"""Seconds beside the true time, one after another."""
+"""Offsets from the true time in seconds, one after another."""
 
 
 @contextmanager

@@ -25,9 +25,9 @@ _ROOT = Path(__file__).parents[2]
 
 @attrs.frozen
 class Person:
-    """Who uses the command.
+    """A user of the command.
 
-    :ivar directory: where files are.
+    :ivar directory: directory of files.
     """
 
     deployed: Deployment
@@ -166,7 +166,7 @@ def test_a_push_that_is_stopped(person: Person) -> None:
 
 
 def test_formats(person: Person) -> None:
-    """Each is read as what it is, whatever its name."""
+    """Each format is detected, regardless of the file name."""
     table = _define(person, "formats")
     lines = [f'{{"id":{number}}}\n'.encode() for number in range(400)]
     contents = (

@@ -23,7 +23,7 @@ def _key(path: Path) -> None:
 
 
 def _type(port: int, key: Path, lines: list[str]) -> str:
-    """What the console shows when *lines* are typed."""
+    """Return the console's output when *lines* are typed."""
     command = [
         *("ssh", "-tt", "-F", "/dev/null", "-p", str(port), "-i", str(key)),
         *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),

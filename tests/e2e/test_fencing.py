@@ -13,7 +13,7 @@ from tests.e2e.processes import Deployment, request, wait_for
 
 
 def test_acknowledged_records_survive_a_replaced_source(tmp_path: Path) -> None:
-    """It stands still for longer than its lease, and goes on beside its successor."""
+    """It is paused for longer than its lease, and resumes beside its successor."""
     report = run(tmp_path, rounds=2, seed=7)
     assert report.is_good, str(report)
     assert report.acknowledged > 30
@@ -21,7 +21,7 @@ def test_acknowledged_records_survive_a_replaced_source(tmp_path: Path) -> None:
 
 
 def test_a_second_source_with_the_same_name_does_not_start(deployed: Deployment) -> None:
-    """It says who bears the name, and the first goes on."""
+    """It reports who holds the name, and the first source continues."""
     deployed.settings["STREAM_DISTRIBUTION_TTL_SECONDS"] = "2"
     first = deployed.start("etcd", "sandbox", "api", "http-source", "storage-writer")
     url = deployed.define()
@@ -37,7 +37,7 @@ def test_a_second_source_with_the_same_name_does_not_start(deployed: Deployment)
 
 
 def test_a_source_whose_lease_ended_takes_records_again(deployed: Deployment) -> None:
-    """It stood still, and nobody has taken its name meanwhile."""
+    """It was paused, and no process has taken its name meanwhile."""
     deployed.settings["STREAM_DISTRIBUTION_TTL_SECONDS"] = "2"
     deployed.start("etcd", "sandbox", "api", "storage-writer", node_id="others")
     source = deployed.start("http-source", node_id="source")
@@ -52,7 +52,7 @@ def test_a_source_whose_lease_ended_takes_records_again(deployed: Deployment) ->
 
 
 def _ended(deployed: Deployment) -> bool:
-    """Return whether etcd holds no name of a source node any more."""
+    """Return whether etcd no longer holds a name of a source node."""
     start = b"e2e/runtime/life/source/node/"
     end = start[:-1] + b"0"
     body = {

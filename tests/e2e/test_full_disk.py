@@ -25,7 +25,7 @@ def full_soon(deployed: Deployment) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_answered_with_503(deployed: Deployment, full_soon: Path) -> None:
-    """What got 200 is in the table once, what got 503 isn't, and with room all goes on."""
+    """Records with 200 are in the table once, those with 503 aren't, and ingestion resumes."""
     deployed.settings["STREAM_STORAGE_LEVEL_LOCAL_WRITER_ALLOCATION_ENABLED"] = "false"
     deployed.settings["STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL"] = "30s"
     deployed.start(*ALL)

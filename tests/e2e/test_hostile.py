@@ -22,7 +22,7 @@ SOME = (
 
 
 def test_a_good_producer_is_served_beside_bad_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of its records is answered with 200, whatever the others do."""
+    """Each of its records is answered with 200."""
     monkeypatch.setattr(hostile, "SETTLE_SECONDS", 2.0)  # latency isn't compared here
     chosen = [attack for attack in ATTACKS if attack.name in SOME]
     assert len(chosen) == len(SOME)

@@ -52,7 +52,7 @@ class Killing(StagingProxy):
 
 
 def test_no_row_is_doubled(tmp_path: Path) -> None:
-    """However often it is killed around the answer, each file is imported by one job."""
+    """Repeated kills around the answer still lead to one job per file."""
     with deployment(tmp_path, **SETTINGS) as deployed:
         deployed.start("etcd", node_id="etcd")
         deployed.start("sandbox", node_id="sandbox")

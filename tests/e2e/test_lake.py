@@ -68,7 +68,7 @@ def _of_iceberg(root: Path) -> list[str]:
 
 
 def _of_parquet(root: Path) -> list[str]:
-    """Of all objects, not only those of whole files."""
+    """Return the rows of all objects, not only those of whole files."""
     import pyarrow.parquet as pq
 
     objects = sorted((root / "archive").rglob("*.parquet"))

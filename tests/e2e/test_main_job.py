@@ -49,7 +49,7 @@ def _preview(deployed: Deployment) -> list[dict[str, str]]:
 
 
 def test_everything_is_found_again_after_a_restart(deployed: Deployment) -> None:
-    """Definitions, acknowledged records and tables outlive the process, however it ends."""
+    """Definitions, acknowledged records and tables outlive the process after any end."""
     first = deployed.start(*ALL)
     url = deployed.define()
     assert deployed.push(url, {"id": "before"})[0] == 200

@@ -87,7 +87,7 @@ class Source:
         return document
 
     def document(self, status: int, *sinks: dict[str, Any]) -> dict[str, Any]:
-        """What the result is expected to be."""
+        """Return the expected result."""
         stored = sum(1 for sink in sinks if sink["statusCode"] == 200)
         summary: dict[str, Any] = {"statusCode": status}
         if stored == len(sinks):
@@ -213,7 +213,7 @@ def _compare(rows: list[list[str]], cells: list[tuple[Column, str]]) -> None:
 
 
 def test_every_column(deployed: Deployment) -> None:
-    """The tables hold exactly what the mapping says; answers tell what each sink made of it."""
+    """The tables contain exactly the mapped values; answers list each sink's result."""
     kept = deployed.root / "rejected"
     deployed.start(*ALL, STREAM_SOURCE_QUARANTINE_PATH=str(kept))
     static = Source(deployed, "static", a=STATIC)
@@ -250,7 +250,7 @@ def test_every_column(deployed: Deployment) -> None:
 
 
 def _mixed_sinks(source: Source) -> None:
-    """What one sink takes and the other doesn't; JSON may have parameters."""
+    """One sink accepts a record that the other rejects; JSON may have parameters."""
     body, ok = b'{"a":1}', _processed("raw")
     assert source.verbose(body, f"{JSON}; charset=utf-8") == source.document(
         200, ok, _processed("t")
@@ -295,7 +295,7 @@ def _mixed_sinks(source: Source) -> None:
 
 
 def _rejected_records(source: Source, directory: Path) -> None:
-    """What a sink can't render is kept for it alone, and shown by the API."""
+    """A rejected record is kept only for its sink, and shown by the API."""
     lines = b'{"a":2}\nbroken\n'
     status, answer = source.send(lines, "application/x-ndjson", ("authorization", "Bearer x"))
     assert (status, json.loads(answer)["rejected"]) == (207, 1)

@@ -1,4 +1,4 @@
-"""Who may read what a running service has made."""
+"""Permissions of the files of a running service."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BROKEN = {
 
 
 def _keys(folder: Path) -> tuple[Path, Path]:
-    """Of the console: the host's key and the file of those who may come in."""
+    """Make the console's host key and the file of authorized keys."""
     folder.mkdir()
     key = Ed25519PrivateKey.generate()
     host, authorized = folder / "host", folder / "authorized"
@@ -49,8 +49,10 @@ def _open_to_others(root: Path) -> Iterator[str]:
 
 
 def test_nobody_else_can_read_what_a_service_makes(deployed: Deployment, tmp_path: Path) -> None:
-    """Volumes, the sandbox, etcd's data, rejected records, staging, logs and sockets are the user's
-    alone, whatever the umask is that the service is started with."""
+    """Volumes, sandbox, etcd, rejected records, staging, logs and sockets are private.
+
+    This doesn't depend on the umask of the service.
+    """
     for path in (tmp_path, tmp_path / "volumes", tmp_path / "volumes" / "default"):
         path.chmod(0o700)
     (tmp_path / "volumes" / "default" / "one").chmod(0o700)

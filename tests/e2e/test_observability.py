@@ -1,7 +1,7 @@
-"""What a service of separate processes tells about itself while things go well, and badly.
+"""Metrics, logs and traces of a service of separate processes, in good and bad times.
 
-One deployment does for all tests here: each component in a process of its own, the source with two
-workers, every process with tracing. The numbers of a good time are kept before anything fails.
+All tests share one deployment: each component in a process of its own, the source with two workers,
+every process with tracing. The metrics of a good time are stored before anything fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 COMPONENTS = ("api", "storage-writer", "storage-reader", "storage-coordinator", "http-source")
 FILE_KEY_SLASHES = 4
 TOKEN_FORM = re.compile(rb"\b\d+-\d+-[0-9A-Za-z_-]{16,}")
-"""Of the tokens that are made for sinks."""
+"""The form of sink tokens."""
 JSON = {"Content-Type": "application/json"}
 
 INFINITE = float("inf")
@@ -233,7 +233,7 @@ def _created(deployed: Deployment) -> str:
 
 
 def _good_time(deployed: Deployment, url: str) -> int:
-    """How many records were refused before both workers had an open slice."""
+    """Return the number of records refused before both workers had an open slice."""
     refused = 0
 
     def pushed(number: int) -> bool:
@@ -310,7 +310,7 @@ def _bad_time(deployed: Deployment, url: str, addresses: dict[str, list[str]]) -
 
 
 def test_every_family_is_told(observed: Observed) -> None:
-    """Each family has its labels, and is told by the components that it is about."""
+    """Each family has its labels, and is exported by its components."""
     for name, (labels, components) in FAMILIES.items():
         told = {c for c, page in observed.bad.items() if page.told(f"keboola_go_{name}")}
         assert told == components, name
@@ -323,7 +323,7 @@ def test_every_family_is_told(observed: Observed) -> None:
 
 
 def test_nothing_is_declared_that_is_never_told(observed: Observed) -> None:
-    """Whatever the reference lists has numbers, unless nothing of the kind has happened."""
+    """Every family in the reference has values, unless nothing of its kind has happened."""
     page = observed.all
     page.add(observed.good)
     never_told = {
@@ -355,7 +355,7 @@ def test_the_numbers_add_up(observed: Observed) -> None:
 
 
 def test_failures_have_their_kind(observed: Observed) -> None:
-    """What failed is told with the kind of the error."""
+    """Failures are exported with the type of the error."""
     page = observed.all
     tasks = "keboola_go_task_duration_milliseconds_count"
     assert page.sum(tasks, is_success="false", error_type="storage_api_403") == 1
@@ -370,7 +370,7 @@ def test_failures_have_their_kind(observed: Observed) -> None:
 
 
 def test_dashboard_and_alerts_find_what_they_ask_for(observed: Observed) -> None:
-    """Each name and each label in the dashboard and in the alert rules is told by somebody."""
+    """Each name and label in the dashboard and in the alert rules is exported."""
     page = observed.all
     page.add(observed.good)
     asked = list(queries())
@@ -453,7 +453,7 @@ def test_the_life_of_a_slice_is_traced(observed: Observed) -> None:
 
 
 def test_lines_of_the_log_lead_to_the_trace(observed: Observed) -> None:
-    """What is logged while a task runs has the ids of the task's trace."""
+    """Log lines of a running task have the ids of its trace."""
     lines = [line for line in observed.lines("api") if line["message"] == "started task"]
     assert str(int(TRACE[16:], 16)) in {line["dd.trace_id"] for line in lines}
     access = [

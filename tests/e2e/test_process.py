@@ -35,8 +35,10 @@ def _healthy(deployed: Deployment, running: Running) -> None:
 
 
 def test_components_start_and_stop_in_their_order(deployed: Deployment) -> None:
-    """What others need starts first and stops last; a second signal changes nothing, and the stop
-    of an idle process takes a moment."""
+    """Dependencies start first and stop last.
+
+    A second signal changes nothing, and an idle process stops at once.
+    """
     running = deployed.start(*ALL)
     _healthy(deployed, running)
     started = time.monotonic()

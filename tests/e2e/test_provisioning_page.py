@@ -79,7 +79,7 @@ def etcd_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def deployed(
     etcd_address: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Deployment, Shell]]:
-    """The product beside that etcd, on which the page's calls were made, and their shell."""
+    """The product with the etcd of the page's calls, and their shell."""
     deployed = Deployment(
         tmp_path_factory.mktemp("deployed"),
         {
@@ -113,7 +113,7 @@ def test_calls(deployed: tuple[Deployment, Shell]) -> None:
 def test_client_of_etcd(
     deployed: tuple[Deployment, Shell], etcd_address: str, tmp_path: Path
 ) -> None:
-    """The client has in its pod what it needs, and sees what Stream keeps; nobody else does."""
+    """The client's pod has all it needs, and sees Stream's keys; others don't."""
     run, *client = _blocks("etcd")
     words = shlex.split(run.text)
     assert words[:2] == ["kubectl", "run"]

@@ -22,10 +22,10 @@ _CALLS = ("/import-async", "/files/prepare")
 
 
 class Killing(StagingProxy):
-    """Kills the coordinator at a call that it makes while it looks for the refused rows.
+    """Kills the coordinator at one of its calls during the search for refused rows.
 
-    :ivar coordinator: the one that is killed; None for nobody.
-    :ivar left: calls until then.
+    :ivar coordinator: the coordinator to kill; None for none.
+    :ivar left: number of calls until then.
     """
 
     def __init__(self, url: str) -> None:

@@ -18,7 +18,7 @@ _READY = "ready to serve"
 
 
 def _copy(folder: Path) -> Path:
-    """What the task needs of the checkout."""
+    """Copy the part of the checkout that the task needs."""
     for name in ("stream", "tools", "twisted"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Makefile", folder)

@@ -1,4 +1,4 @@
-"""All components restarted one after another, while producers go on."""
+"""All components are restarted one after another, while producers send records."""
 
 from __future__ import annotations
 

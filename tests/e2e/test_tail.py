@@ -40,7 +40,7 @@ def _push_until(stopped: Event, url: str, pushed: list[str]) -> None:
 
 
 def test_records_are_seen_as_they_arrive(deployed: Deployment) -> None:
-    """In their order, without the secret of the source, until the caller has enough."""
+    """In order, without the secret of the source, up to the caller's limit."""
     deployed.start("etcd", "sandbox", "storage-writer", "storage-reader", "storage-coordinator")
     deployed.start("api", node_id="api")
     deployed.start("http-source", node_id="source")

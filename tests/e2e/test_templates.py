@@ -158,13 +158,13 @@ def test_slow_templates_keep_nobody_waiting(own: Deployment) -> None:
 
 
 def test_templates_that_need_much_memory(deployed: Deployment) -> None:
-    """They end their own process only; the good records beside them are stored."""
+    """They end only their own process; valid records are stored."""
     url = _source(deployed, "memory", COLUMNS)
     wait_for(lambda: deployed.push(url, _record(0))[0] == 200, "the first record")
     answers: list[set[int]] = [set(), set(), set()]
 
     def push(number: int) -> None:
-        """One is bad, all others are good; each goes on until all had the answer that they want."""
+        """Push one bad and several good records, each until it has the expected answer."""
         wanted = 200 if number else 400
 
         def pushed() -> bool:
@@ -221,7 +221,7 @@ def _wait_for_more(statuses: Counter[int], enough: int) -> None:
 
 
 def test_definitions_that_can_not_be_read(deployed: Deployment) -> None:
-    """Refused with a reason, whatever reading them would take."""
+    """They are refused with a reason, however expensive parsing them would be."""
     sources = f"{deployed.api}/v1/branches/default/sources"
     source = deployed.task("POST", sources, {"type": "http", "name": "bad"})["url"]
     for content, message in {

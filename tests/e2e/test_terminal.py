@@ -1,4 +1,4 @@
-"""What a person sees who starts the service at a terminal."""
+"""The output of the service on a terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Terminal:
 
     @property
     def text(self) -> str:
-        """What is shown so far, without colours."""
+        """Return the output so far, without colors."""
         if not self.output.exists():
             return ""
         text = self.output.read_text(errors="replace").replace("\r\n", "\n")

@@ -8,7 +8,7 @@ from benchmarks.coordination.triggers import CASES, markdown, run
 
 
 def test_each_trigger_fires_alone(tmp_path: Path) -> None:
-    """What can be met is met, not before the minimal interval, and nothing else is rotated."""
+    """Each trigger fires, not before the minimum interval, and nothing else is rotated."""
     found = run(tmp_path)
     assert len(found) == len(CASES)
     assert all(case.is_good for case in found), markdown(found)

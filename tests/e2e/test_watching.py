@@ -202,7 +202,7 @@ def _numbers(watched: Watched, question: str) -> bool:
 
 
 def test_refused_records(watched: Watched) -> None:
-    """The source is named; it ends when producers mend what they send."""
+    """The alert names the source; it ends when producers fix their records."""
     (source,) = {watched.url.split("/")[-2]}
     bad = lambda: request(  # noqa: E731
         "POST", f"{watched.url}?batch=true", b"[1", {"Content-Type": "application/json"}
@@ -214,7 +214,7 @@ def test_refused_records(watched: Watched) -> None:
 
 
 def test_a_drained_volume(watched: Watched) -> None:
-    """As long as the file is there."""
+    """The alert lasts as long as the file exists."""
     (drain,) = (path.parent / "drain" for path in watched.deployed.root.rglob("volume-id"))
     drain.touch()
     assert watched.fires("StreamVolumeDrained")["labels"]["volume_id"]
@@ -223,7 +223,7 @@ def test_a_drained_volume(watched: Watched) -> None:
 
 
 def test_a_standing_etcd(watched: Watched) -> None:
-    """Leases and watches are told of, and so are records that a source can't take."""
+    """The alerts report leases and watches, and refused records of a source."""
     etcd = next(each for each in watched.deployed.running if "etcd" in each.log.name)
     pid = etcd.process.pid
     children = [
@@ -251,7 +251,7 @@ def test_a_storage_api_that_is_away(watched: Watched) -> None:
     assert watched.push() == 200
 
     def login() -> None:
-        """Whoever comes anew is asked for there."""
+        """Log in: a new session is asked for credentials."""
         sources = f"{watched.deployed.api}/v1/branches/default/sources"
         watched.deployed.call("GET", sources, token=f"1-2-{secrets.token_hex(12)}")
 

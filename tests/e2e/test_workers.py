@@ -76,7 +76,7 @@ def test_workers_that_cannot_start(deployed: Deployment) -> None:
 
 
 def test_workers_end_with_their_parent(deployed: Deployment) -> None:
-    """However it ends, they drain and leave."""
+    """After any end of the parent, they drain and end."""
     deployed.start("etcd")
     running = deployed.start("http-source", **_TWO)
     workers = _workers(running)
@@ -87,7 +87,7 @@ def test_workers_end_with_their_parent(deployed: Deployment) -> None:
 
 
 def test_stop_before_workers_are_ready(deployed: Deployment) -> None:
-    """The process ends after its workers, however early it is told to stop."""
+    """The process ends after its workers, even if it is stopped at the start."""
     deployed.start("etcd")
     running = deployed.spawn("http-source", node_id="other", **_TWO)
     wait_for(lambda: len(_workers(running)) == 2, "the start of the workers")

@@ -28,7 +28,7 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_round_trip(value: Any) -> None:
-    """What was encrypted is read again with the same metadata."""
+    """An encrypted value is decrypted with the same metadata."""
     assert done(encryptor.decrypt(done(encryptor.encrypt(value, SINK)), SINK)) == value
 
 
@@ -75,7 +75,7 @@ def test_other_key() -> None:
 
 
 def test_order_of_metadata_does_not_matter() -> None:
-    """Metadata is a map, whatever the order it was written in."""
+    """Metadata is a map, so its order doesn't matter."""
     text = done(encryptor.encrypt("x", {"a": "1", "b": "2"}))
     assert done(encryptor.decrypt(text, {"b": "2", "a": "1"})) == "x"
 
@@ -101,6 +101,6 @@ def sealed(plain: bytes) -> str:
     ],
 )
 def test_texts_that_cannot_be_opened(text: str, reason: str) -> None:
-    """Each kind of damage is told apart."""
+    """Each kind of damage has its own error."""
     with pytest.raises(DecryptionFailed, match=reason):
         done(encryptor.decrypt(text, SINK))

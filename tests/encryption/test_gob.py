@@ -1,4 +1,4 @@
-"""Gobs that Go has written (`gob/main.go` with Go's own library), and ours."""
+"""Gobs written by Go (`gob/main.go` with Go's own library), and by this service."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VALUES = {
 
 
 def test_values_of_every_kind() -> None:
-    """As Go has them; what is zero there is absent, except in lists."""
+    """As in Go; zero values are absent, except in lists."""
     assert decode_gob(VALUES["odd"]) == Struct(
         "Odd",
         {
@@ -56,7 +56,7 @@ def test_values_of_every_kind() -> None:
 
 
 def test_structs_in_structs() -> None:
-    """Also maps whose keys are structs, and times."""
+    """Includes maps with structs as keys, and times."""
     token = decode_gob(VALUES["token"])
     assert token.name == "Token"
     assert token.fields["Token"] == "123-1001-secret"
@@ -146,7 +146,7 @@ def _plain(value: Any) -> Any:
 
 @given(_values)
 def test_what_is_written_is_read(value: dict[str, Any]) -> None:
-    """Whatever is set; lists and maps that are empty, too."""
+    """All values, including empty lists and maps."""
     assert _plain(decode_gob(encode_gob(_TYPE, value))) == value
 
 

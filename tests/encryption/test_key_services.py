@@ -161,7 +161,7 @@ async def test_round_trip(make: Make, request: pytest.FixtureRequest) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bound_to_its_record(make: Make) -> None:
-    """With other metadata a value can't be opened, neither anew nor with its key in memory."""
+    """With other metadata a value can't be decrypted, not even with its key in the cache."""
     encryptor = make()
     text = await encryptor.encrypt(VALUE, SINK)
     for other in (encryptor, make()):

@@ -1,4 +1,4 @@
-"""What the tests of this package share: own servers, bad networks, and a look at lost errors."""
+"""Fixtures of this package: separate servers, faulty networks, and a check for lost errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def logged() -> Iterator[list[dict[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def nothing_lost(logged: list[dict[str, Any]]) -> Iterator[None]:
-    """Fails a test that leaves an error in a Deferred that nobody looks at."""
+    """Fails a test that leaves an unhandled error in a Deferred."""
     gc.collect()  # what earlier tests have left is not this one's
     logged.clear()
     yield

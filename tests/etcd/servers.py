@@ -111,7 +111,7 @@ class Proxy:
         self.port = self._listening.getHost().port  # type: ignore[union-attr]
 
     async def refuse(self) -> None:
-        """Take no connections any more, and cut those that are there."""
+        """Refuse new connections, and close the existing ones."""
         listening, self._listening = self._listening, None
         if listening is not None:
             await maybeDeferred(listening.stopListening)

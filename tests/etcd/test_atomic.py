@@ -158,7 +158,7 @@ async def test_only_reading(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_failing_body(etcd: EtcdClient) -> None:
-    """What the body raises is passed on, and nothing is written or told."""
+    """The body's exception is passed on, and nothing is written or reported."""
     told: list[int] = []
 
     async def body(txn: AtomicTxn) -> None:
@@ -226,7 +226,7 @@ async def test_endless_conflict(etcd: EtcdClient, monkeypatch: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_compacted_snapshot(etcd: EtcdClient) -> None:
-    """If the history is compacted between two reads the operation begins anew."""
+    """If the history is compacted between two reads, the operation starts again."""
     runs = []
 
     async def body(txn: AtomicTxn) -> None:
@@ -244,7 +244,7 @@ async def test_compacted_snapshot(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lock_that_is_lost(etcd: EtcdClient) -> None:
-    """Without the lock that it needs an operation writes nothing, even if it is taken anew."""
+    """Without its lock an operation writes nothing, even if the lock is acquired again."""
     session = Session(etcd, ttl=5, reactor=reactor)
     await session.startService()
     lock = await session.lock("name", timeout=5)
@@ -338,7 +338,7 @@ async def test_commit_that_never_arrived(
 
 @pytest_twisted.ensureDeferred
 async def test_deletion_without_answer(etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy) -> None:
-    """A deletion whose answer got lost isn't taken for somebody else's."""
+    """A deletion whose answer was lost isn't mistaken for another client's."""
     await etcd.put("a", b"")
     await etcd.put("p/x", b"")
 
@@ -354,7 +354,7 @@ async def test_deletion_without_answer(etcd: EtcdClient, proxied: EtcdClient, pr
 
 @pytest_twisted.ensureDeferred
 async def test_what_another_attempt_has_read_is_read_at_once(etcd: EtcdClient) -> None:
-    """At one revision and guarded as it was, so that the body asks etcd for nothing more."""
+    """At one revision and with the same guards, so the body needs no more reads."""
     for name in ("a", "b", "below/c"):
         await etcd.put(name, b"1")
     before = AtomicTxn(etcd)

@@ -63,7 +63,7 @@ async def guarding(guarded: EtcdServer) -> AsyncIterator[Proxy]:
 async def test_a_wrong_password_is_refused_and_never_logged(
     guarded: EtcdServer, logged: list[dict[str, Any]]
 ) -> None:
-    """The right password opens, a wrong one is refused at once, and neither is ever told."""
+    """The right password is accepted, a wrong one is refused, and neither is ever logged."""
     client = await _client(guarded.url)
     await client.put("a", b"1")
     assert (await client.range("")).count == 1
@@ -86,7 +86,7 @@ async def test_a_wrong_password_is_refused_and_never_logged(
 
 @pytest_twisted.ensureDeferred
 async def test_one_authentication_for_many(guarded: EtcdServer, monkeypatch: Any) -> None:
-    """However many requests find the token expired, only one new one is asked for."""
+    """Concurrent requests with an expired token request only one new token."""
     client = await _client(guarded.url)
     asked = []
     new_token = client._transport._new_token
@@ -120,7 +120,7 @@ async def test_expired_token(guarded: EtcdServer, guarding: Proxy) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_authentication_switched_off_and_on(guarded: EtcdServer, guarding: Proxy) -> None:
-    """Clients go on when authentication is disabled, enabled again, and its users change."""
+    """Clients continue when authentication is disabled, enabled again, and users change."""
     client = await _client(guarding.url)
     await client.call("auth/disable", {})
     await client.put("a", b"1")
@@ -150,7 +150,7 @@ async def test_not_permitted(guarded: EtcdServer) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_mirror_goes_on_after_a_restart_of_etcd(guarded: EtcdServer) -> None:
-    """After a restart of etcd, which forgets its tokens, a mirror goes on."""
+    """After a restart of etcd, which forgets its tokens, a mirror resumes."""
     client = await _client(guarded.url)
     mirror = Mirror(client, "m/", lambda kv: kv.value)
     await mirror.startService()

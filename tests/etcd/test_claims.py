@@ -1,4 +1,4 @@
-"""One process at a time bears a name, whatever becomes of the others; with a real etcd."""
+"""One process at a time holds a name, whatever happens to the others; with a real etcd."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def _renewed(session: Session) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_number_is_the_create_revision(etcd: EtcdClient, session: Session) -> None:
-    """The key tells who bears the name, and lives under the lease."""
+    """The key names the holder, and lives under the lease."""
     life = await _bear(session)
     kv = await etcd.get(KEY)
     assert kv is not None
@@ -88,7 +88,7 @@ async def test_the_number_is_the_create_revision(etcd: EtcdClient, session: Sess
 
 @pytest_twisted.ensureDeferred
 async def test_a_name_that_is_borne_is_refused(session: Session, other: Session) -> None:
-    """The message says who bears it and what to do; the bearer isn't disturbed."""
+    """The message names the holder and what to do; the holder isn't disturbed."""
     life = await _bear(session)
     number = life.number
     with pytest.raises(NameHeld) as refused, capturedLogs() as events:
@@ -128,7 +128,7 @@ async def test_after_a_crash_the_end_of_the_lease_is_waited_for(
 async def test_a_process_that_is_certainly_dead_is_not_waited_for(
     etcd: EtcdClient, other: Session
 ) -> None:
-    """It ran on this machine and is gone: its lease is revoked, however long it would live."""
+    """It ran on this machine and has ended: its lease is revoked at once."""
     granted = await etcd.call("lease/grant", {"TTL": 600})
     code = (
         "from stream.etcd.claims import Holder; from stream.values.codec import encode;"
@@ -157,7 +157,7 @@ async def test_a_name_is_claimed_again_with_the_next_lease(session: Session) -> 
 async def test_who_was_replaced_puts_nothing_in_the_place_of_the_next(
     etcd: EtcdClient, session: Session, other: Session
 ) -> None:
-    """A process goes on after its lease: the name is taken, so nothing of it is registered."""
+    """A process resumes after its lease: its name is taken, so it registers nothing."""
     life = await _bear(session)
     await session.register("r/a", b"former")
     replaced: list[NameHeld] = []
@@ -187,7 +187,7 @@ async def test_who_was_replaced_puts_nothing_in_the_place_of_the_next(
 async def test_a_claim_whose_answer_was_lost_is_known_again(
     etcd: EtcdClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is under our own lease: nobody else's."""
+    """It is under our own lease."""
     commit = etcd.commit
     lost: list[int] = []
 
@@ -242,7 +242,7 @@ async def test_a_registration_waits_for_the_name(etcd: EtcdClient, session: Sess
 
 @pytest_twisted.ensureDeferred
 async def test_only_one_of_many_gets_the_name(etcd: EtcdClient) -> None:
-    """However they come."""
+    """This holds in any order of arrival."""
     sessions = [Session(etcd, ttl=TTL, reactor=reactor) for _ in range(4)]
     for session in sessions:
         await session.startService()
@@ -259,7 +259,7 @@ async def test_only_one_of_many_gets_the_name(etcd: EtcdClient) -> None:
 
 
 def test_who_is_certainly_dead() -> None:
-    """Only who ran under this kernel, in this namespace, and isn't there any more."""
+    """Only a process of this kernel and namespace that no longer exists."""
     me = Holder.this_process(15)
     assert not me.is_certainly_dead()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

@@ -53,7 +53,7 @@ async def test_namespaces_are_apart(etcd: EtcdClient, etcd_url: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_namespace(server: EtcdServer) -> None:
-    """Without a namespace the whole store can be ranged over, watched and deleted."""
+    """Without a namespace the whole store can be read, watched and deleted."""
     client = EtcdClient(reactor, [server.url], "")
     await client.startService()
     revision = await client.put("x/y", b"1")
@@ -156,7 +156,7 @@ async def test_range_bounds(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_key_or_prefix(etcd: EtcdClient) -> None:
-    """What takes one key refuses a prefix, which would delete or read more than was meant."""
+    """Calls for one key refuse a prefix, which would affect more than intended."""
     for bad in ("", "a/"):
         with pytest.raises(ValueError, match="not the name of one key"):
             await etcd.delete(bad)

@@ -56,7 +56,7 @@ def test_no_node_has_much_more_than_its_share(nodes: list[str]) -> None:
 
 
 def test_ring_stays_as_it_is() -> None:
-    """Nodes of different versions agree; without nodes nobody is the owner."""
+    """Nodes of different versions agree; without nodes there is no owner."""
     ring = HashRing(["node-1", "node-2", "node-3"])
     assert [ring.owner(f"key-{i}") for i in range(8)] == [
         f"node-{i}" for i in [1, 3, 2, 1, 3, 1, 2, 2]

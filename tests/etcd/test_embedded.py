@@ -43,7 +43,7 @@ def _pid(embedded: EmbeddedEtcd) -> int:
 
 @pytest_twisted.ensureDeferred
 async def test_data_stay(tmp_path: Path) -> None:
-    """What one run has stored the next one finds, and nobody else can read it."""
+    """A later run finds the data of an earlier one, and they are private."""
     endpoint = f"127.0.0.1:{free_port()}"
     for expected in (0, 1):
         embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "deep" / "data"))
@@ -79,7 +79,7 @@ async def test_killed_child(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stop_while_waiting_for_the_restart(tmp_path: Path) -> None:
-    """A stopped service doesn't start etcd any more."""
+    """A stopped service doesn't restart etcd."""
     embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path / "data"))
     await embedded.startService()
     os.kill(_pid(embedded), signal.SIGKILL)
@@ -193,7 +193,7 @@ def _fake(directory: Path, text: str) -> str:
 
 
 def test_which_etcd_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was built here, else the first on the PATH that is newer, else what was installed."""
+    """The one built here, else a newer one on the PATH, else the installed one."""
     old = _fake(tmp_path / "old", "echo etcd Version: 3.4.23")
     mute = _fake(tmp_path / "mute", "exit 1")
     newer = _fake(tmp_path / "newer", "echo etcd Version: 3.12.0")
@@ -225,7 +225,7 @@ async def test_an_etcd_that_may_lose_data(
 
 @pytest_twisted.ensureDeferred
 async def test_free_pages_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What compaction has left free doesn't stay in the database, which has a quota."""
+    """Free pages after a compaction are removed from the database, which has a quota."""
     monkeypatch.setattr(embedded_module, "FRAGMENTED_BYTES", 4 * 2**20)
     endpoint = f"127.0.0.1:{free_port()}"
     embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "data"))

@@ -33,7 +33,7 @@ async def _keys(client: EtcdClient) -> list[str]:
 
 @pytest_twisted.ensureDeferred
 async def test_one_at_a_time(etcd: EtcdClient, sessions: list[Session]) -> None:
-    """Of many users in many sessions only one at a time has the lock, and each gets it."""
+    """Of many users in many sessions, one at a time holds the lock, and each gets it."""
     inside: list[int] = []
     done = []
 
@@ -79,7 +79,7 @@ async def test_names_below_each_other(sessions: list[Session]) -> None:
 async def test_who_has_waited_in_vain_leaves_the_queue(
     etcd: EtcdClient, sessions: list[Session]
 ) -> None:
-    """Who has waited in vain leaves the queue, in the same session and in others."""
+    """A waiter that times out leaves the queue, in the same session and in others."""
     lock = await sessions[0].lock("name", timeout=1)
     with pytest.raises(LockTimeout, match='lock "name" is held by somebody else'):
         await sessions[0].lock("name", timeout=0.1)
@@ -125,7 +125,7 @@ async def test_release_without_lease(etcd: EtcdClient, sessions: list[Session]) 
 
 @pytest_twisted.ensureDeferred
 async def test_lease_lost_while_waiting(etcd: EtcdClient, sessions: list[Session]) -> None:
-    """A waiter whose lease has gone doesn't get the lock, nobody would see that it has it."""
+    """A waiter whose lease has ended doesn't get the lock, which others couldn't see."""
     held = await sessions[0].lock("name", timeout=1)
     waiting = ensureDeferred(sessions[1].lock("name", timeout=5))
     while len(await _keys(etcd)) < 2:

@@ -32,7 +32,7 @@ async def _started(
 
 @pytest_twisted.ensureDeferred
 async def test_a_mirror_follows_what_is_below_its_prefix(etcd: EtcdClient) -> None:
-    """A mirror has what is below its prefix, and tells of each change with old and new value."""
+    """A mirror holds the content of its prefix, and reports old and new values of changes."""
     await etcd.put("m/a", b"1")
     await etcd.put("mm/x", b"not below it")
     batches: list[Batch[str]] = []
@@ -57,7 +57,7 @@ async def test_a_mirror_follows_what_is_below_its_prefix(etcd: EtcdClient) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_one_batch_for_one_transaction(etcd: EtcdClient) -> None:
-    """What was written together is told together."""
+    """Keys written together are reported together."""
     batches: list[Batch[str]] = []
     mirror = await _started(etcd, batches)
 
@@ -105,7 +105,7 @@ async def test_batches_wait_for_each_other(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bad_value_and_failing_handler(etcd: EtcdClient) -> None:
-    """A value that can't be decoded is left out, a handler's failure is logged; it goes on."""
+    """An invalid value is skipped, a handler's failure is logged; the mirror continues."""
     await etcd.put("m/bad", b"\xff")
     await etcd.put("m/good", b"1")
 
@@ -125,7 +125,7 @@ async def test_bad_value_and_failing_handler(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_answers_in_single_bytes(etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy) -> None:
-    """Changes that come byte by byte are told like any other."""
+    """Changes that arrive byte by byte are reported like any other."""
     mirror = await _started(proxied)
     proxy.bytewise = True
     await etcd.put("m/a", b"1")
@@ -140,7 +140,7 @@ async def test_answers_in_single_bytes(etcd: EtcdClient, proxied: EtcdClient, pr
 async def test_cut_in_the_middle_of_an_event(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
 ) -> None:
-    """Wherever the connection is cut, no change is lost, and none is told twice."""
+    """A cut connection at any position loses no change and repeats none."""
     batches: list[Batch[str]] = []
     mirror = await _started(proxied, batches)
     for i, cut in enumerate([1, 7, 60, 120, 199, 250, 299, 330, 400]):
@@ -158,7 +158,7 @@ async def test_cut_in_the_middle_of_an_event(
 async def test_compaction_while_cut_off(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
 ) -> None:
-    """When the history is gone the mirror is told its whole content again."""
+    """After a compaction the mirror reports its whole content again."""
     await etcd.put("m/gone", b"1")
     await etcd.put("m/kept", b"1")
     batches: list[Batch[str]] = []
@@ -263,7 +263,7 @@ class _Forgetful(Mirror[str]):
 async def test_lost_change_before_another(
     etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch, was_there: bool
 ) -> None:
-    """A lost deletion or creation that no watch would tell again is found by the number of keys."""
+    """A lost deletion or creation is detected by the number of keys."""
     monkeypatch.setattr(mirror_module, "_SILENCE_SECONDS", 0.1)
     if was_there:
         await etcd.put("m/lost", b"old")
@@ -319,7 +319,7 @@ async def test_stop_while_a_handler_waits(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stop_from_what_the_handler_waits_for(etcd: EtcdClient) -> None:
-    """What is just firing can't be cancelled; the mirror ends even so, and hands no more on."""
+    """A firing Deferred can't be cancelled; the mirror still ends without further reports."""
     stopping: list[Deferred[None]] = []
     waited_for: Deferred[None] = Deferred()
     handled: list[str] = []
@@ -347,7 +347,7 @@ async def test_stop_from_what_the_handler_waits_for(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_too_many_changes_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than a watch may tell in a line would come again for ever; it is read instead."""
+    """More changes than a watch can return in a line are read instead."""
     monkeypatch.setattr(watch_module, "LineSplitter", partial(LineSplitter, 5000))
     mirror = Mirror(etcd, "m/", _decode)
     await mirror.startService()

@@ -1,4 +1,4 @@
-"""What the log tells of requests to etcd."""
+"""The log of requests to etcd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _b64(text: str) -> str:
 
 
 def test_keys_without_values() -> None:
-    """Keys are told with what is done to them, values never."""
+    """Keys are logged with their operations, values never."""
     body = {
         "compare": [{"key": _b64("a/1"), "target": "MOD", "mod_revision": 3}],
         "success": [

@@ -48,7 +48,7 @@ async def _value(client: EtcdClient, key: str) -> bytes | None:
 
 
 def _put_value(operations: list[Any]) -> bytes:
-    """What a transaction of a single put puts."""
+    """Return the value that a transaction with a single put writes."""
     return base64.b64decode(operations[0]._marshal()["request_put"]["value"])
 
 
@@ -68,7 +68,7 @@ class Post:
         raise EtcdUnavailable("no answer")
 
     async def deliver(self) -> None:
-        """What was held back arrives, and there was something."""
+        """Deliver the delayed requests; there must be some."""
         assert self._held
         for args in self._held:
             await self._commit(*args)
@@ -186,7 +186,7 @@ async def test_revoked_lease(etcd: EtcdClient, session: Session) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_revoked_lease_found_by_an_update(etcd: EtcdClient, session: Session) -> None:
-    """An update that finds the lease gone doesn't wait for the next keep-alive to tell."""
+    """An update that finds the lease expired doesn't wait for the next keep-alive."""
     heard = _heard(session)
     registration = await session.register("r/a", b"1")
     await etcd.call("lease/revoke", {"ID": session.lease_id})
@@ -259,7 +259,7 @@ async def test_restore_that_fails_is_repeated(
 
 @pytest_twisted.ensureDeferred
 async def test_concurrent_updates(etcd: EtcdClient, session: Session, monkeypatch: Any) -> None:
-    """However slow the first of many updates is, the last one's value is there at the end."""
+    """The last of many concurrent updates is stored, however slow the first is."""
     registration = await session.register("r/a", b"0")
     commit = etcd.commit
     gate: Deferred[None] = Deferred()

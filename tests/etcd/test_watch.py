@@ -21,7 +21,7 @@ from stream.etcd.watch import Event, LineSplitter, WatchBatch, WatchStream
 
 @given(st.lists(st.binary().filter(bool)), st.lists(st.integers(0, 400)))
 def test_any_split_gives_the_same_lines(lines: list[bytes], cuts: list[int]) -> None:
-    """However a stream is cut into pieces, its lines are the same."""
+    """A stream has the same lines, however it is split."""
     lines = [line.replace(b"\n", b" ") + b"." for line in lines]
     data = b"".join(line + b"\n" for line in lines)
     bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -78,7 +78,7 @@ def _results(stream: WatchStream, count: int) -> list[WatchBatch]:
 
 
 def test_every_split_of_an_answer() -> None:
-    """A watch cut into two pieces anywhere, or into single bytes, tells the same."""
+    """A watch that is split anywhere, or into single bytes, reports the same."""
     deleted = {"type": "DELETE", "kv": {"key": _text("ns/b"), "mod_revision": "7"}}
     data = _answer(5, created=True) + _answer(9, _put("ns/a", 6, "ö"), deleted) + _answer(12)
     splits = [[data[:i], data[i:]] for i in range(len(data))]
@@ -95,7 +95,7 @@ def test_every_split_of_an_answer() -> None:
 
 
 def test_reader_that_is_slower_than_etcd() -> None:
-    """The connection is paused at many or at big unread batches, and goes on when they are read."""
+    """The connection is paused at many or large unread batches, and resumed when they are read."""
     for value, count in (("v", 300), ("v" * 1_000_000, 20)):
         stream, transport = _stream()
         stream.dataReceived(_answer(1, created=True))
@@ -110,7 +110,7 @@ def test_reader_that_is_slower_than_etcd() -> None:
 
 
 def test_end_comes_behind_the_batches() -> None:
-    """What came before the end of the stream is still delivered, then the error, each time."""
+    """Changes before the end of the stream are delivered, then the error, each time."""
     stream, _ = _stream()
     stream.dataReceived(_answer(1, created=True) + _answer(2, _put("ns/a", 2)))
     stream.connectionLost(Failure(ConnectionDone()))
@@ -169,7 +169,7 @@ async def test_watch_of_etcd(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_watch_from_a_compacted_revision(etcd: EtcdClient) -> None:
-    """A watch from a revision that isn't kept any more fails with Compacted."""
+    """A watch from a compacted revision fails with Compacted."""
     start = await etcd.put("w/a", b"1")
     await etcd.put("w/a", b"2")
     await etcd.call("kv/compaction", {"revision": await etcd.put("w/a", b"3")})

@@ -195,7 +195,7 @@ class _Way:
     def send(
         self, chance: random.Random
     ) -> tuple[str, bytes, str, bytes, tuple[Column, ...], FakeSink]:
-        """One request and what became of it."""
+        """Send one request; return its outcome."""
         name = chance.choice(tuple(_SINKS))
         columns = _SINKS[name]
         sink = FakeSink(columns=columns)
@@ -231,12 +231,12 @@ class _Way:
 
 
 def _pass_time(clock: Clock) -> None:
-    """What is put off to the next turn."""
+    """Run the work postponed to the next turn."""
     clock.advance(0)
 
 
 def _check(answer: bytes, columns: tuple[Column, ...], sink: FakeSink) -> str:
-    """How it ended. Raises AssertionError with what is wrong."""
+    """Check the outcome. Raises AssertionError."""
     head, _, body = answer.partition(b"\r\n\r\n")
     status = int(head[9:12])
     assert 200 <= status < 500, f"status {status}"
@@ -259,7 +259,7 @@ def _check(answer: bytes, columns: tuple[Column, ...], sink: FakeSink) -> str:
 
 
 def _check_row(row: list[str]) -> None:
-    """What is copied is what is decoded."""
+    """Check that the copied row equals the decoded one."""
     copied, decoded = row[0], row[1]
     value = json.loads(copied, parse_constant=float)
     if isinstance(value, str) and copied != '"a\\"b"':

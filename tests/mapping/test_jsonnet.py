@@ -61,7 +61,7 @@ def _both_ways(content: str, raw_string: bool = False) -> str:
     ],
 )
 def test_single_calls(content: str, expected: str) -> None:
-    """They give the same with and without the engine."""
+    """They return the same with and without the engine."""
     assert _both_ways(content) == expected
 
 
@@ -124,7 +124,7 @@ def test_raw_strings() -> None:
     ],
 )
 def test_a_failure_has_its_cause_without_a_trace(content: str, message: str) -> None:
-    """The cause is told without a trace."""
+    """The cause is reported without a trace."""
     with pytest.raises(UserError) as caught:
         _render(content)
     assert str(caught.value) == message
@@ -142,7 +142,7 @@ def test_a_failure_has_its_cause_without_a_trace(content: str, message: str) -> 
     ],
 )
 def test_all_of_the_standard_library(content: str, expected: str) -> None:
-    """What the engine's own lacks is there, too."""
+    """Functions that the engine lacks are available, too."""
     assert _render(content) == expected
 
 
@@ -193,7 +193,7 @@ def test_only_jsonnet() -> None:
     ],
 )
 def test_valid_templates(content: str) -> None:
-    """They are read, not run."""
+    """They are parsed, not run."""
     check_template(content)
 
 
@@ -212,7 +212,7 @@ def test_valid_templates(content: str) -> None:
     ],
 )
 def test_what_can_never_work(content: str, message: str) -> None:
-    """The place of the first one is told."""
+    """The position of the first one is reported."""
     with pytest.raises(UserError) as caught:
         check_template(content)
     assert str(caught.value) == message
@@ -220,7 +220,7 @@ def test_what_can_never_work(content: str, message: str) -> None:
 
 @pytest.mark.parametrize("content", ["{a:1", "", "1 1", "local x = 1", "1)", "{a:1}}"])
 def test_syntax_errors(content: str) -> None:
-    """They have a place and no trace."""
+    """They have a position and no trace."""
     with pytest.raises(UserError, match=r"^\d+:\d+ expected ") as caught:
         check_template(content)
     assert "\n" not in str(caught.value)
@@ -262,13 +262,13 @@ SURROGATES = RecordContext(
     ],
 )
 def test_half_a_surrogate_pair_is_one_replacement_character(content: str, expected: str) -> None:
-    """In keys and values, with the engine and without it."""
+    """In keys and values, with and without the engine."""
     assert _render(content, record=SURROGATES) == expected
     assert _render(f"local x = 1; {content}", record=SURROGATES) == expected
 
 
 def test_numbers_beyond_doubles() -> None:
-    """They cost only those who ask for them."""
+    """They cost only templates that use them."""
     for content in ("Body('big')", "Body()", "[Body('big')]"):
         with pytest.raises(UserError) as caught:
             _render(content, record=SURROGATES)

@@ -78,7 +78,7 @@ def _as_the_engine_says(plan: TemplatePlan, record: RecordContext) -> Evaluated:
 
 
 def _outcome(renderer: Renderer, record: RecordContext) -> tuple[bytes, str, int]:
-    """The row, or what is told instead."""
+    """Return the row, or the error."""
     plan = renderer.plan_for(record)
     try:
         if plan is None:
@@ -97,7 +97,7 @@ def _check_no_difference(body: bytes, kind: bytes, columns: list[Column]) -> Non
 
 
 def test_which_records_are_large() -> None:
-    """Those whose body has to be read, which isn't read already."""
+    """Those with an unread body that has to be read."""
     large = b" " * (LARGE_BYTES + 1)
     assert takes_long(_record(large))
     assert takes_long(_record(large, b"application/x-www-form-urlencoded"))
@@ -108,7 +108,7 @@ def test_which_records_are_large() -> None:
 
 @pytest.mark.parametrize("columns", [(BodyColumn("b"), IpColumn("i")), ()])
 def test_what_needs_no_reading_needs_no_engine(columns: tuple[Column, ...]) -> None:
-    """However large it is."""
+    """Regardless of its size."""
     renderer = compile_renderer(Mapping(columns), 10 * LARGE_BYTES)
     assert renderer.plan_for(_record(b" " * (LARGE_BYTES + 1))) is None
 

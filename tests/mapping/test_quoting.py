@@ -1,4 +1,4 @@
-"""Every column of every row is read back by those who read CSV, whatever it holds."""
+"""CSV readers can read back every column of every row."""
 
 from __future__ import annotations
 

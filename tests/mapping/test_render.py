@@ -140,7 +140,7 @@ def test_numbers_of_body_maps() -> None:
 
 
 def test_missing_value_names_column_and_path() -> None:
-    """The producer is told which path of which column is missing."""
+    """The error names the missing path and its column."""
     with pytest.raises(NestedError) as caught:
         _row(_record(b"{}"), PathColumn("p", path="a.b"))
     assert caught.value.sentences() == (
@@ -198,7 +198,7 @@ def test_cells_for_users_who_test() -> None:
 
 
 def test_bytes_stay_bytes() -> None:
-    """No byte of a body is changed, whatever its encoding."""
+    """No byte of a body is changed, in any encoding."""
     record = _record(b'\x00\xff"\r\n', "application/octet-stream")
     assert compile_renderer(Mapping((BodyColumn("b"),)), LIMIT).row(record) == b'"\x00\xff""\r\n"\n'
 

@@ -45,7 +45,7 @@ def _told(*arguments: str) -> list[str]:
 
 
 def test_the_reactor_runs_on_the_monotonic_clock() -> None:
-    """Calls are made in time whatever the clock on the wall says."""
+    """Calls are made in time, whatever the wall clock shows."""
     assert _told() == ["True True", "also"]
 
 
@@ -55,7 +55,7 @@ def test_a_reactor_of_others_is_changed() -> None:
 
 
 def test_virtual_time_is_both() -> None:
-    """Where time is virtual there is one clock, unless it has two."""
+    """A reactor with virtual time has one clock, unless it has two."""
     clock = Clock()
     clock.advance(7)
     assert wall_clock(clock)() == 7
@@ -71,7 +71,7 @@ def test_no_date_is_made_of_the_time_of_the_reactor() -> None:
 
 
 def test_calls_keep_their_distance() -> None:
-    """Also those that were asked for before."""
+    """Includes earlier calls."""
     clock = Clock()
     call = clock.callLater(5, lambda: None)
     keep_monotonic(clock)

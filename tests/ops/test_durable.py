@@ -1,4 +1,4 @@
-"""What is asked of the operating system, also where it isn't Linux."""
+"""System calls for durability, also of systems other than Linux."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the process tells of itself, also where there is no /proc."""
+"""Metrics of the process, also without /proc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream import telemetry
 
 
 def test_descriptors_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what the system has: /proc, /dev/fd, or nothing."""
+    """From the system's source: /proc, /dev/fd, or none."""
     before = telemetry.count_descriptors()
     assert before > 2
     with (tmp_path / "file").open("wb"):

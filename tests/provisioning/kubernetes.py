@@ -39,7 +39,7 @@ class Cluster:
     config: Path
 
     def kubectl(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        """Call kubectl; the caller looks at the exit code."""
+        """Call kubectl; the caller checks the exit code."""
         assert KUBECTL is not None
         return subprocess.run(
             [KUBECTL, *words],

@@ -1,6 +1,6 @@
-"""Every script calls the tools as the lists in calls/ have it, from the first call to the last.
+"""Every script calls the tools exactly as listed in calls/.
 
-After a change that is meant, CALLS_UPDATE=1 writes the lists anew; read their difference.
+After an intended change, CALLS_UPDATE=1 updates the lists; review their difference.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_deployment(place: Place, provider: str) -> None:
 
 
 def test_deployment_on_this_machine(place: Place) -> None:
-    """Nothing needs to be set; a cluster that is down is started; both addresses are printed."""
+    """No settings are needed; a stopped cluster is started; both addresses are printed."""
     kept = {"PATH", "CALLS", "APPLIED", "ETCD_SECRET", "WRITER_SECRET", "FAIL"}
     place.environ = {name: value for name, value in place.environ.items() if name in kept}
     done = place.run("deploy_local.sh", RUNNING="", STREAM_IMAGE_TAG="tag")

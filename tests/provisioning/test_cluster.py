@@ -27,7 +27,7 @@ _KUBECTL = """#!/bin/bash
 case "$*" in "rollout status"*) exit 0 ;; esac
 exec {kubectl} --kubeconfig {config} "$@"
 """
-"""Without controllers nothing is ever rolled out."""
+"""Without controllers there are no rollouts."""
 
 _RESTRICTED = """
 apiVersion: v1

@@ -40,7 +40,7 @@ def test_hadolint(path: Path) -> None:
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.parent.name)
 def test_copied_files_exist(path: Path) -> None:
-    """What is copied is in the repository, or made by a stage above."""
+    """Copied files are in the repository, or made by an earlier stage."""
     stages: set[str] = set()
     for name, rest in _steps(path):
         if name == "FROM" and " AS " in rest:
@@ -156,7 +156,7 @@ def test_k6_service_passes_every_variable_of_the_script() -> None:
 
 
 def health_command() -> list[str]:
-    """Of the service image."""
+    """Return the health command of the service image."""
     path = _IMAGES / "service" / "Dockerfile"
     rest = next(rest for step, rest in _steps(path) if step == "HEALTHCHECK")
     command: list[str] = json.loads(rest[rest.index("CMD ") + 4 :])
@@ -164,7 +164,7 @@ def health_command() -> list[str]:
 
 
 def test_the_profile_with_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the five components with an etcd, tokens of its own, and the database beside it."""
+    """It has the five components with an etcd, tokens of its own, and the database."""
     services = yaml.safe_load(_COMPOSE.read_text())["services"]
     service = services["stream-postgres"]
     assert service["profiles"] == services["postgres"]["profiles"] == ["postgres"]

@@ -90,7 +90,7 @@ def test_password_of_etcd_is_kept_and_not_shown(place: Place) -> None:
     "name", ["HOSTNAME_SUFFIX", "STREAM_IMAGE_TAG", "AWS_REGION", "BUILD_BUILDID"]
 )
 def test_missing_variable_is_named(place: Place, name: str) -> None:
-    """Nothing is applied without a needed variable, and the message names it."""
+    """Nothing is applied without a required variable, and the message names it."""
     done = place.run("deploy.sh", CLOUD_PROVIDER="aws", **{name: "unset"})
     assert done.returncode == 1
     assert f"Missing {name}" in done.stderr
@@ -106,7 +106,7 @@ def test_failed_rollout_prints_logs(place: Place) -> None:
 
 
 def test_rollout_replaces_addresses_again_and_again(place: Place, tmp_path: Path) -> None:
-    """Both public addresses are replaced by key, whatever they were, and nothing else is."""
+    """Both public addresses are replaced by key, from any value, and nothing else is."""
     before = place.rendered("local")["config-map"]
     source = tmp_path / "map.json"
     source.write_text(json.dumps(before))

@@ -23,7 +23,7 @@ _JOB = re.compile(r'job\s*=~?\s*"([^"]*)"')
 
 
 def _jobs_asked_for() -> set[str]:
-    """By the rules and by the dashboard."""
+    """Return the jobs used by the rules and by the dashboard."""
     texts = [(_MONITORING / name).read_text() for name in ("alerts.yaml", "dashboard.json")]
     return {job for text in texts for job in _JOB.findall(text.replace("\\", ""))}
 
@@ -43,12 +43,12 @@ def test_each_configuration_has_the_jobs_that_the_rules_ask_for(path: Path) -> N
 
 
 def test_there_are_configurations() -> None:
-    """For one machine, for a cluster and for the containers of development."""
+    """For one machine, for a cluster and for the development containers."""
     assert len(_CONFIGURATIONS) == 3
 
 
 def test_targets_of_the_composition_exist() -> None:
-    """Prometheus asks a service of the composition at the port on which it tells its metrics."""
+    """Prometheus scrapes a service of the composition at its metrics port."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     path = ROOT / "docker" / "dev" / "prometheus" / "prometheus.yml"
     for scraped in yaml.safe_load(path.read_text())["scrape_configs"]:
@@ -59,7 +59,7 @@ def test_targets_of_the_composition_exist() -> None:
 
 
 def _selectors(policies: list[Any], labels: dict[str, str], port: int) -> Iterator[dict[str, Any]]:
-    """Who may reach *port* of a pod with *labels*."""
+    """Return the clients that may connect to *port* of a pod with *labels*."""
     for policy in policies:
         if policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items():
             for rule in policy["spec"]["ingress"]:

@@ -49,7 +49,7 @@ def test_bomb_is_noticed_before_it_has_expanded(encoding: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", COMPRESSORS)
 def test_nothing_is_kept_of_a_refused_body(encoding: bytes) -> None:
-    """Whoever keeps the error, with the frames that it came through, keeps no decoded bytes."""
+    """The error and its frames hold no decoded bytes."""
     body = COMPRESSORS[encoding](random.Random(1).randbytes(1_100_000))
     with pytest.raises(BodyTooLarge) as caught:
         decode_body(encoding, body, 1_000_000)
@@ -67,7 +67,7 @@ def test_nothing_is_kept_of_a_refused_body(encoding: bytes) -> None:
 
 @given(encoding=ENCODINGS, data=st.data())
 def test_truncated_body_is_refused(encoding: bytes, data: st.DataObject) -> None:
-    """A part of a body is never taken for the whole."""
+    """A part of a body is never accepted as the whole."""
     body = COMPRESSORS[encoding](data.draw(st.binary(max_size=300)))
     cut = data.draw(st.integers(0, len(body) - 1))
     with pytest.raises(UserError) as caught:
@@ -77,7 +77,7 @@ def test_truncated_body_is_refused(encoding: bytes, data: st.DataObject) -> None
 
 @given(encoding=ENCODINGS, body=st.binary(max_size=300))
 def test_garbage_is_refused(encoding: bytes, body: bytes) -> None:
-    """Whatever arrives, it is a client's mistake and no crash."""
+    """Invalid data is a client's mistake and never a crash."""
     try:
         decode_body(encoding, body, 1000)
     except UserError as error:
@@ -98,7 +98,7 @@ def test_members_are_counted(encoding: bytes) -> None:
     parts=st.lists(st.binary(max_size=100), min_size=1, max_size=3), zeros=st.integers(0, 70_000)
 )
 def test_zeros_behind_gzip_are_padding(parts: list[bytes], zeros: int) -> None:
-    """However many; anything else behind a member is the next one, or damage."""
+    """Any number of zeros; other data after a member is the next member, or damage."""
     body = b"".join(map(gzip.compress, parts)) + bytes(zeros)
     assert decode_body(b"gzip", body, 1000) == b"".join(parts)
     with pytest.raises(UserError, match=r"damaged|truncated"):
@@ -126,7 +126,7 @@ def test_nobody_waits_for_a_body() -> None:
     ],
 )
 def test_list_of_encodings(encoding: bytes, codings: list[bytes]) -> None:
-    """They are undone from the last to the first; none and identity change nothing."""
+    """They are decoded from the last to the first; none and identity change nothing."""
     assert content_codings(encoding) == codings
     body = b"text"
     for name in codings:

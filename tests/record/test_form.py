@@ -93,7 +93,7 @@ def test_invalid_forms(form: str, reason: str) -> None:
     ],
 )
 def test_text_is_in_the_declared_charset(form: bytes, declared: str, expected: str) -> None:
-    """Of the content type, else of a field, else UTF-8; a field like any other changes nothing."""
+    """That of the content type, of a field, or UTF-8; an ordinary field changes nothing."""
     assert parse_form(form, declared)["a"] == expected
 
 
@@ -123,7 +123,7 @@ def test_no_byte_of_a_single_byte_charset_is_lost(label: str, value: bytes) -> N
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
 def test_what_browsers_send_comes_out(fields: list[tuple[str, str]]) -> None:
-    """Whatever is in names without brackets, and in values."""
+    """This holds for any names without brackets, and any values."""
     fields = [
         (
             name.replace("[", "(").encode("utf-8", "ignore").decode(),

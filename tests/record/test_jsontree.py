@@ -96,7 +96,7 @@ def test_details_of_spelling(source: str, path: str, expected: str | None) -> No
     "source", [b"", b"{", b'{"a":nan}', b"[1,]", b"01", b'{"a":"\xff"}', b"1 2", b"'a'"]
 )
 def test_invalid_documents(source: bytes) -> None:
-    """What isn't JSON is refused, whatever is looked for."""
+    """Invalid JSON is refused for every path."""
     with pytest.raises(InvalidJson, match="cannot parse request json"):
         parse_json(source)
 
@@ -133,7 +133,7 @@ def test_half_an_emoji_does_not_cost_the_document() -> None:
     "number", ["1e400", "-1E+400", "1" * 400, "-" + "9" * 5000, "1" * 309, "2.5e308", "0.1e999999"]
 )
 def test_a_number_beyond_doubles_is_copied(number: str) -> None:
-    """It needn't fit, wherever it is; beside it everything is read as ever."""
+    """It may be anywhere; other values are read as usual."""
     source = f'{{"a":{number},"b":[{number},1.0],"c":"x","d":18446744073709551616}}'
     assert _find(source, "a") == number
     assert _find(source, "b[0]") == number
@@ -211,7 +211,7 @@ def _typed(value: Any) -> Any:
 )
 @settings(max_examples=examples(200))
 def test_the_readers_agree(source: bytes) -> None:
-    """Whoever reads it: accepted or not, values, types of numbers, repeated keys, surrogates."""
+    """They agree on validity, values, types of numbers, repeated keys and surrogates."""
     ours, theirs = _read(parse_json, source), _read(_second_reader, source)
     assert _typed(ours) == _typed(theirs)
     fast = _read(orjson.loads, source)
@@ -234,7 +234,7 @@ def test_values_are_counted_before_they_are_made() -> None:
 
 @given(st.lists(_fragments, max_size=15).map("".join))
 def test_items_of_arrays(text: str) -> None:
-    """They are those that the parser finds; what it refuses is broken, or some item is."""
+    """They are those of the parser; invalid JSON is reported as broken."""
     source = f"[{text}]".encode()
     expected = _read(parse_json, source)
     try:
@@ -304,7 +304,7 @@ def _with_number_texts(text: str) -> Any:
 def test_every_value_keeps_its_spelling(
     document: Any, ascii_only: bool, indent: Any, separators: tuple[str, str]
 ) -> None:
-    """Whatever the layout, each value read back has the same texts of numbers."""
+    """In any layout, each value keeps the text of its numbers."""
     source = json.dumps(document, ensure_ascii=ascii_only, indent=indent, separators=separators)
     for path, value in _paths(_with_number_texts(source)):
         found = _find(source, path)

@@ -46,7 +46,7 @@ def _outputs(body: bytes) -> list[bytes]:
     size=st.booleans(),
 )
 def test_no_piece_expands_to_more(parts: list[bytes], checksum: bool, size: bool) -> None:
-    """Whatever is in the blocks; the last piece ends with the frame."""
+    """For any content of the blocks; the last piece ends with the frame."""
     body = _blocks(parts, checksum=checksum, dictionary_size=size)
     outputs = _outputs(body)
     assert b"".join(outputs) == b"".join(parts)
@@ -56,7 +56,7 @@ def test_no_piece_expands_to_more(parts: list[bytes], checksum: bool, size: bool
 
 
 def test_a_bomb_is_cut_where_it_would_burst() -> None:
-    """At each second of its blocks, which have four bytes."""
+    """At every second of its blocks, which have four bytes."""
     outputs = _outputs(zstandard.compress(bytes(LIMIT)))
     assert set(map(len, outputs)) == {MAX_OUTPUT_BYTES}
 
@@ -68,7 +68,7 @@ def test_data_that_does_not_expand_is_cut_rarely() -> None:
 
 
 def test_empty_blocks_are_one_piece() -> None:
-    """However many they are."""
+    """Regardless of their number."""
     start = _blocks([], checksum=False, dictionary_size=False)[: -len(LAST_BLOCK)]
     body = start + 100_000 * EMPTY_BLOCK + LAST_BLOCK
     assert _pieces(body) == [body]

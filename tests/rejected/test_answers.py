@@ -1,4 +1,4 @@
-"""What a source node answers of its rejected records."""
+"""Answers of a source node about its rejected records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ids(answered: Any) -> list[str]:
 
 
 def test_the_newest_come_first(files: RejectedFiles) -> None:
-    """As many as asked for; reasons and total are of all."""
+    """As many as requested; reasons and total include all records."""
     answered = ask(files, "list", limit=2)
     assert ids(answered) == ["3", "2"]
     assert answered["total"] == 4
@@ -53,7 +53,7 @@ def test_the_newest_come_first(files: RejectedFiles) -> None:
 
 
 def test_a_selection(files: RejectedFiles) -> None:
-    """By reason, time and ids; reasons stay those of all records of the time."""
+    """By reason, time and ids; reasons include all records of the time range."""
     second = int(NOW * 1000) + 1000
     answered = ask(files, "list", limit=9, reason="stream.in.badRequest", since=second)
     assert ids(answered) == ["3", "2"]
@@ -82,7 +82,7 @@ def test_a_column_is_selected_of_a_reason_with_several(files: RejectedFiles) -> 
 
 
 def test_a_list_is_the_same_whether_segments_are_read_or_known(tmp_path: Path) -> None:
-    """Also after records were erased; a segment that has not changed is not read again."""
+    """Also after records were erased; an unchanged segment isn't read again."""
     files = RejectedFiles(tmp_path, "node-1")
     files.prepare()
     for number in range(60):
@@ -125,7 +125,7 @@ def test_what_is_too_old_is_not_there(files: RejectedFiles) -> None:
 def test_whole_records_come_some_at_a_time(
     files: RejectedFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By number and by bytes; a record that is larger comes alone."""
+    """Limited by number and by bytes; a larger record is sent alone."""
     found: list[str] = []
     after, rounds = "", 0
     monkeypatch.setattr(answers, "MAX_FETCHED_BYTES", 10)
@@ -160,7 +160,7 @@ def test_a_node_that_keeps_none_says_so() -> None:
 
 
 def test_what_is_no_question_is_refused(files: RejectedFiles) -> None:
-    """Nothing is erased by a misspelled one."""
+    """A misspelled request erases nothing."""
     with pytest.raises(ValueError, match="unknown kind"):
         ask(files, "drop")
     assert ask(files, "list", limit=9)["total"] == 4

@@ -34,7 +34,7 @@ def segments(tmp_path: Path) -> list[Path]:
 
 
 def test_files_are_private(files: RejectedFiles, tmp_path: Path) -> None:
-    """Nobody else may read what producers sent."""
+    """Producers' records are readable only by the owner."""
     previous_umask = os.umask(0o022)
     try:
         put(files, "1")
@@ -48,7 +48,7 @@ def test_files_are_private(files: RejectedFiles, tmp_path: Path) -> None:
 
 
 def test_names_stay_below_the_directory(tmp_path: Path) -> None:
-    """Whatever a node or a source is called."""
+    """For any names of nodes and sources."""
     files = RejectedFiles(tmp_path / "rejected", "../up/..")
     files.prepare()
     strange = SinkKey(1, 2, "..", "a/b")
@@ -77,7 +77,7 @@ def test_a_record_larger_than_half_of_the_room_is_left_out(files: RejectedFiles)
 
 
 def test_half_a_line_stays_alone(files: RejectedFiles, tmp_path: Path) -> None:
-    """What a crash has left doesn't spoil the line after it."""
+    """An incomplete line after a crash doesn't damage the next one."""
     put(files, "1")
     with segments(tmp_path)[0].open("ab") as file:
         file.write(line("2")[:40])
@@ -88,7 +88,7 @@ def test_half_a_line_stays_alone(files: RejectedFiles, tmp_path: Path) -> None:
 def test_a_full_disk_leaves_no_half_line(
     files: RejectedFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could be written of a failed piece is cut off again, and the failure is told."""
+    """The written part of a failed piece is truncated, and the failure is reported."""
     put(files, "1")
     write = os.write
 
@@ -133,7 +133,7 @@ def test_a_crash_while_erasing_leaves_the_others(files: RejectedFiles, tmp_path:
 
 
 def test_places_stay_where_they_are(files: RejectedFiles) -> None:
-    """Who reads on finds what follows, also if records were erased or added meanwhile."""
+    """A reader continues correctly even if records were erased or added meanwhile."""
     for number in range(30):
         put(files, f"{number:02d}", body=b"x" * 1000, now=NOW + number)
     found = files.oldest_first(KEY)
@@ -177,7 +177,7 @@ def test_a_restart_goes_on_in_the_last_segment(files: RejectedFiles, tmp_path: P
 
 
 def test_records_of_a_node_that_is_gone_are_taken_over(tmp_path: Path) -> None:
-    """Those of a node that runs stay where they are."""
+    """Records of a running node are not moved."""
     root = tmp_path / "rejected"
     running, gone = RejectedFiles(root, "running"), RejectedFiles(root, "gone")
     for number, each in enumerate((running, gone)):

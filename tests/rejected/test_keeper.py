@@ -113,7 +113,7 @@ def world(tmp_path: Path) -> Iterator[_World]:
 
 
 def test_written_each_second_and_at_the_end(world: _World) -> None:
-    """Nothing noted is lost when the service stops, and the next start goes on."""
+    """No noted record is lost at a stop, and the next start continues."""
     service = world.service()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     assert world.bodies() == []
@@ -129,7 +129,7 @@ def test_written_each_second_and_at_the_end(world: _World) -> None:
 
 
 def test_records_and_the_last_error_are_counted(world: _World) -> None:
-    """Also of a sink that keeps none, and once more after etcd was unavailable."""
+    """Also for a sink that keeps none, and exactly once after an outage of etcd."""
     service = world.service()
     other = attrs.evolve(KEY, sink_id="other")
     for body in (b"1", b"2"):
@@ -183,7 +183,7 @@ def test_a_deleted_sink_is_no_longer_counted(world: _World) -> None:
 
 
 def test_too_many_are_dropped_and_counted(world: _World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits is bounded by number and by bytes; there is room again after each writing."""
+    """Waiting records are limited by number and by bytes; each write frees space."""
     monkeypatch.setattr(keeper, "MAX_WAITING_RECORDS", 3)
     monkeypatch.setattr(keeper, "MAX_WAITING_BYTES", 10)
     service = world.service()
@@ -200,7 +200,7 @@ def test_too_many_are_dropped_and_counted(world: _World, monkeypatch: pytest.Mon
 def test_a_flood_of_one_sink_leaves_room_for_others(
     world: _World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one producer breaks is not what another one misses."""
+    """A flood by one producer doesn't displace another one's records."""
     monkeypatch.setattr(keeper, "MAX_WAITING_RECORDS_OF_SINK", 2)
     service = world.service()
     other = attrs.evolve(KEY, sink_id="other")
@@ -265,7 +265,7 @@ def test_a_directory_that_can_not_be_made(world: _World) -> None:
 
 
 def test_a_question_is_answered_with_what_was_noted_just_now(world: _World) -> None:
-    """Nobody has to wait for the next round."""
+    """An answer doesn't wait for the next round."""
     service = world.service()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     answered = world.run(lambda: service.ask({"kind": "list", "sink": str(KEY), "limit": 9}))
@@ -274,7 +274,7 @@ def test_a_question_is_answered_with_what_was_noted_just_now(world: _World) -> N
 
 
 def test_a_question_that_is_given_up_loses_no_record(world: _World) -> None:
-    """What it has begun to write is written, and nothing else is read for it."""
+    """A started write is finished, and nothing else is read for it."""
     service = world.service()
     other = attrs.evolve(KEY, sink_id="other")
     for sink in (KEY, other):

@@ -71,20 +71,20 @@ def test_a_question_is_answered(node: _Node) -> None:
 
 
 def test_who_does_not_know_the_secret_gets_no_answer(node: _Node) -> None:
-    """And the question isn't looked at."""
+    """The question isn't read."""
     asking, _ = node.ask("guess", {"kind": "list"})
     assert problem(asking) == "the connection was closed"
     assert node.questions == []
 
 
 def test_a_failure_of_the_node_is_the_answer(node: _Node) -> None:
-    """Whoever asks learns what it is."""
+    """The caller gets the failure."""
     asking, _ = node.ask("secret", {"kind": "bad"})
     assert problem(asking) == "the disk is gone"
 
 
 def test_an_answer_of_somebody_else_does_not_count(node: _Node) -> None:
-    """At the address of a node that is gone another program may listen."""
+    """Another program may listen at the address of a node that is gone."""
     asking = Asking("secret", {"kind": "list"})
     transport = StringTransport()
     asking.makeConnection(transport)
@@ -107,7 +107,7 @@ def test_a_challenge_of_another_length_is_not_answered(size: int) -> None:
 
 
 def test_many_messages_of_a_stranger_are_one(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They come with one packet, and none of them is worth a line of the log after the first."""
+    """They arrive in one packet, and only the first one is logged."""
     told: list[str] = []
     monkeypatch.setattr(node.factory, "tell_of_refused", told.append)
     server = node.factory.buildProtocol(None)
@@ -119,7 +119,7 @@ def test_many_messages_of_a_stranger_are_one(node: _Node, monkeypatch: pytest.Mo
 
 
 def test_a_message_in_many_parts(node: _Node) -> None:
-    """It is put together, however it comes."""
+    """It is assembled from any parts."""
     asking = Asking("secret", {"kind": "list"})
     server = node.factory.buildProtocol(None)
     here, there = StringTransport(), StringTransport()
@@ -170,7 +170,7 @@ def test_who_says_nothing_is_cut_off(node: _Node) -> None:
 
 
 def test_connections_are_bounded(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One too many is closed at once; who leaves makes room, and nobody answers him any more."""
+    """An excess connection is closed at once; a closed one frees its slot and gets no answer."""
     monkeypatch.setattr(link, "MAX_CONNECTIONS", 1)
     first, pump = node.ask("secret", {"kind": "slow"})
     assert len(node.factory.connections) == 1

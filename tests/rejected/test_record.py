@@ -25,7 +25,7 @@ from tests.rejected.samples import ERROR, HEADERS, NOW, line, record
 
 
 def test_a_record_is_shown_with_all_that_is_known_of_it() -> None:
-    """In the words of the answer, and without credentials."""
+    """In the form of the answer, and without credentials."""
     kept = kept_of(line("id-1"))
     assert kept is not None
     assert kept.view("node-1") == {
@@ -100,7 +100,7 @@ def test_a_replayed_record_is_what_the_sink_got() -> None:
 
 
 def test_an_element_of_a_batch_is_read_as_json_again() -> None:
-    """Whatever the content type of the request was."""
+    """Regardless of the request's content type."""
     lines = RecordHeaders(((b"content-type", b"application/x-ndjson"),))
     element = RecordContext(1, "::1", lines.of_json, b'{"a":1}')
     kept = kept_of(frame(Noted.of(element, ERROR), "id", shown_headers(element.headers)))
@@ -144,7 +144,7 @@ def test_a_damaged_line_is_no_record(at: int, by: int) -> None:
 @given(body=st.binary(max_size=300), text=st.text(max_size=50))
 @settings(max_examples=examples(60), deadline=None)
 def test_any_body_and_header_comes_back(body: bytes, text: str) -> None:
-    """Also what is no UTF-8, or half of a surrogate pair."""
+    """Includes invalid UTF-8, and half surrogate pairs."""
     headers = RecordHeaders(((b"X-Text", text.encode("utf-8", "surrogatepass")), *HEADERS))
     given = record(body, headers=headers.raw)
     written = frame(Noted.of(given, UserError(text)), "id", [("X-Text", text)])

@@ -1,4 +1,4 @@
-"""Replays over a real etcd: each record is stored once, whatever is killed and whoever comes."""
+"""Replays with a real etcd: each record is stored once, despite kills and concurrent replays."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class _Replays:
 
 
 async def _ignore(_: Outcome) -> None:
-    """Nobody looks."""
+    """Do nothing."""
 
 
 @pytest_twisted.async_yield_fixture()
@@ -217,7 +217,7 @@ async def test_rows_larger_than_a_file_become_several(
 
 @pytest_twisted.ensureDeferred
 async def test_a_selection_is_replayed_alone(replays: _Replays) -> None:
-    """By id; unknown ones change nothing."""
+    """By id; unknown ids change nothing."""
     first, second = replays.keep(b'{"a":"1"}', b'{"a":"2"}')
     outcome = await replays.replay(Selection(ids=frozenset({second, "unknown"})))
     assert (outcome.replayed, outcome.stored) == (1, 1)
@@ -226,7 +226,7 @@ async def test_a_selection_is_replayed_alone(replays: _Replays) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_replay_killed_at_every_await_stores_each_record_once(replays: _Replays) -> None:
-    """Whoever repeats it finds what the killed one has decided; nothing is left over."""
+    """A repetition finds the decisions of the killed replay; nothing is left over."""
     expected: list[str] = []
 
     async def make() -> Callable[[], Coroutine[Any, Any, object]]:
@@ -247,7 +247,7 @@ async def test_a_replay_killed_at_every_await_stores_each_record_once(replays: _
 
 @pytest_twisted.ensureDeferred
 async def test_a_replay_paused_at_any_await_stores_no_record_again(replays: _Replays) -> None:
-    """Another one takes over meanwhile; then the first goes on, and finds that out."""
+    """Another replay takes over meanwhile; the first one detects that when it resumes."""
     expected: list[str] = []
 
     async def work() -> None:
@@ -272,7 +272,7 @@ async def test_a_replay_paused_at_any_await_stores_no_record_again(replays: _Rep
 async def test_a_node_that_dies_before_it_has_erased_shows_nothing_twice(
     replays: _Replays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is stored counts as gone at once, and is erased when the node is back."""
+    """Stored records count as gone at once, and are erased when the node is back."""
     values = replays.keep_values(1)
     upload = replays.target.upload
 
@@ -364,7 +364,7 @@ async def test_many_records_become_several_files(
 
 @pytest_twisted.ensureDeferred
 async def test_a_proposed_mapping_is_tested(replays: _Replays) -> None:
-    """Nothing is stored, and the records stay."""
+    """Nothing is stored, and the records are kept."""
     ids = replays.keep(b'{"c":"1"}', b"{}")
     mapping = _table("c").mapping.mapping
     good, bad = await replays.replayer.test(SINK_KEY, mapping, ALL)

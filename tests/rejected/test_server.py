@@ -74,7 +74,7 @@ async def test_a_node_answers(
 
 @pytest_twisted.ensureDeferred
 async def test_who_asks_for_a_caller_who_has_gone_stops(etcd: EtcdClient, session: Session) -> None:
-    """Nobody is told of nodes that can't be asked, and nothing else is done for the caller."""
+    """Neither unavailable nodes nor further work are reported to a disconnected caller."""
     begun: Deferred[None] = Deferred()
 
     async def slow(question: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ async def test_a_certificate_of_another_authority_is_refused(
 async def test_a_node_that_listens_on_its_own_machine_is_not_asked_from_another(
     etcd: EtcdClient, session: Session
 ) -> None:
-    """At the same address of this machine may be somebody else."""
+    """Another process may listen at the same address of this machine."""
     answers, problem = await _asked(etcd, session, PLAIN, PLAIN, host="api-host")
     assert not answers
     assert "set source.quarantine.listen" in problem

@@ -68,7 +68,7 @@ def test_what_a_csv_writer_wrote_is_read_back(
 
 @given(tables, st.lists(st.integers(0, 10_000), max_size=20))
 def test_chunk_boundaries_do_not_matter(table: list[list[str]], cuts: list[int]) -> None:
-    """Rows are the same however the bytes are cut, also inside a character."""
+    """The rows don't depend on how the bytes are split, even inside a character."""
     data = rendered(table, csv.QUOTE_ALL, "\n")
     stream = io.BufferedReader(Trickle(data, cuts), buffer_size=1)
     width = len(table[0]) if table else 1
@@ -98,7 +98,7 @@ def test_any_bytes_are_rows_or_a_csv_error(data: bytes, width: int) -> None:
 
 @given(tables, st.integers(1, 5), st.integers(1, 30))
 def test_batches_are_bounded(table: list[list[str]], max_rows: int, max_chars: int) -> None:
-    """No batch has more rows than allowed, nor goes on after it has grown too long."""
+    """No batch has more rows than allowed, nor continues after it has grown too long."""
     width = len(table[0]) if table else 1
     stream = io.BytesIO(rendered(table, csv.QUOTE_ALL, "\n"))
     batches = list(row_batches(stream, width, max_rows=max_rows, max_chars=max_chars))
@@ -134,7 +134,7 @@ def test_fields_beyond_the_readers_default_limit() -> None:
     ],
 )
 def test_faults_name_their_row(data: bytes, message: str) -> None:
-    """A wrong row is told by its number and what is wrong with it."""
+    """An invalid row is reported with its number and the fault."""
     with pytest.raises(CsvError) as caught:
         parse(data, 2)
     assert str(caught.value) == message

@@ -90,7 +90,7 @@ async def test_a_delay(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_credentials_that_have_expired(api: Api) -> None:
-    """A prepared file can be given credentials that are of no use any more."""
+    """A prepared file can be given expired credentials."""
     await api.fault("prepareFile", expiresIn=-3600)
     file = await api.prepare()
     assert file["localUploadParams"]["expiration"] < file["created"]
@@ -130,7 +130,7 @@ async def test_reset_empties_everything(api: Api, service: SandboxService) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_faults_can_be_listed_and_cleared(api: Api) -> None:
-    """What waits is shown, and forgotten on demand."""
+    """Pending faults are listed, and cleared on request."""
     await api.fault("getJob", times=3, status=429)
     ((fault),) = (await api.call("GET", "/_local/faults")).json["faults"]
     assert (fault["route"], fault["times"], fault["status"]) == ("getJob", 3, 429)

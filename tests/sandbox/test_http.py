@@ -74,7 +74,7 @@ async def test_a_body_may_be_as_large_as_the_limit(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_large_chunked_body(api: Api) -> None:
-    """A body that doesn't tell its length is bounded too."""
+    """A body without a length is limited, too."""
     raw = await connect(api)
     raw.transport.write(
         b"POST /v2/storage/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -109,7 +109,7 @@ async def test_too_many_calls_at_once(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_hangs_up_does_not_interrupt_its_call(api: Api) -> None:
-    """The bucket is made although nobody waits for the answer any more."""
+    """The bucket is created although the client has disconnected."""
     await api.fault("createBucket", delay=0.2)
     raw = await connect(api)
     body = b'{"stage":"in","name":"events"}'
@@ -174,7 +174,7 @@ async def test_events_come_back_newest_first(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_overview_page(api: Api, service: SandboxService) -> None:
-    """It lists tables with their rows and files, and tells where the rows are."""
+    """It lists tables with their rows and files, and the path of the rows."""
     page = await api.call("GET", "/")
     assert page.status == 200 and page.headers["content-type"].startswith("text/html")
     assert "None yet" in page.text and str(service.data_path) in page.text

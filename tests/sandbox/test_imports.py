@@ -99,7 +99,7 @@ async def test_a_slice_of_several_gzip_members(api: Api, service: SandboxService
 
 @pytest_twisted.ensureDeferred
 async def test_a_full_load_replaces_all_rows(api: Api, service: SandboxService) -> None:
-    """Without ``incremental`` the rows of the load are all there are."""
+    """Without ``incremental`` the table has only the rows of the load."""
     await api.bucket()
     await api.table()
     for body in ("old", "new"):
@@ -135,7 +135,7 @@ async def test_a_table_that_is_all_key(api: Api, service: SandboxService) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_columns_in_another_order(api: Api, service: SandboxService) -> None:
-    """The request tells the order of the fields."""
+    """The request contains the order of the fields."""
     await api.bucket()
     await api.table()
     await api.done(await api.load(await api.stage({"a": csv_rows(["b", "i"])}), ["body", "id"]))
@@ -246,7 +246,7 @@ async def test_damaged_gzip_is_an_error_of_the_job(api: Api, damage: bytes) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_missing_objects(api: Api) -> None:
-    """Without manifest, or without an object of it, the job ends with an error."""
+    """Without a manifest, or without one of its objects, the job ends with an error."""
     await api.bucket()
     await api.table()
     file = await api.prepare()
@@ -275,7 +275,7 @@ async def test_missing_objects(api: Api) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_manifest_reaches_its_own_file_only(api: Api, url: str | int) -> None:
-    """Whatever leads elsewhere is refused before anything is read."""
+    """A URL outside the file is refused before anything is read."""
     await api.bucket()
     await api.table()
     file = await api.prepare()
@@ -333,7 +333,7 @@ async def test_a_malformed_manifest(api: Api, manifest: bytes) -> None:
 async def test_a_bad_request_starts_no_job(
     api: Api, change: dict[str, object], status: int
 ) -> None:
-    """What can't be right is refused at once."""
+    """An invalid request is refused at once."""
     await api.bucket()
     await api.table()
     file = await api.prepare()
@@ -360,7 +360,7 @@ async def test_a_preview_has_a_header_and_as_many_rows_as_asked_for(api: Api) ->
 
 @pytest_twisted.ensureDeferred
 async def test_loads_of_one_table_follow_each_other(api: Api, service: SandboxService) -> None:
-    """Of many loads asked for at once, the last one asked for decides what an upsert leaves."""
+    """Concurrent loads are applied in order, so the last one determines the upsert's result."""
     await api.bucket()
     await api.table(key=["id"])
     answers = []

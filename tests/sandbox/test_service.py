@@ -76,7 +76,7 @@ async def test_stopping_interrupts_a_load(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stopping_does_not_wait_for_a_delay(tmp_path: Path) -> None:
-    """A call and a job that were delayed on demand are let go."""
+    """Delayed calls and jobs are released."""
     service = make_service(tmp_path)
     await service.startService()
     api = Api(service.url)
@@ -94,7 +94,7 @@ async def test_stopping_does_not_wait_for_a_delay(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_sandbox_per_directory(service: SandboxService, tmp_path: Path) -> None:
-    """A second one refuses to start, and the first goes on."""
+    """A second sandbox doesn't start, and the first one continues."""
     with pytest.raises(UserError, match="is used by another running sandbox"):
         await make_service(tmp_path).startService()
     assert (await Api(service.url).storage("GET", "tokens/verify")).status == 200

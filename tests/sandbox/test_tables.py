@@ -106,7 +106,7 @@ async def test_a_table_without_key_has_an_empty_one(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_two_requests_for_one_table(api: Api) -> None:
-    """Of two jobs that make the same table one succeeds, and it stays whole."""
+    """One of two jobs that create the same table succeeds, and the table stays intact."""
     await api.bucket()
     definition = {"name": "clicks", "columns": [{"name": "a"}]}
     path = f"buckets/{BUCKET}/tables-definition"
@@ -146,7 +146,7 @@ async def test_a_bad_definition_is_refused(api: Api, change: dict[str, object]) 
 
 @pytest_twisted.ensureDeferred
 async def test_a_table_of_two_thousand_columns(api: Api, tmp_path: Path) -> None:
-    """As many columns as allowed can be made and loaded."""
+    """A table with the maximum number of columns can be created and loaded."""
     columns = [f"c{n}" for n in range(2000)]
     await api.bucket()
     await api.table(columns=columns)
@@ -168,7 +168,7 @@ async def test_a_table_needs_its_bucket(api: Api) -> None:
 async def test_a_bucket_with_tables_is_removed_by_force_only(
     api: Api, service: SandboxService
 ) -> None:
-    """Without force a bucket that isn't empty stays; with it, the tables go too."""
+    """Without force a bucket that isn't empty is kept; with it, the tables are deleted, too."""
     await api.bucket()
     await api.table()
     kept = await api.branch("DELETE", f"buckets/{BUCKET}?async=1")

@@ -54,7 +54,7 @@ async def test_a_token_can_come_as_bearer(api: Api) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_token_is_refused(api: Api, token: str) -> None:
-    """Whatever isn't a token of the project answers 401 in the form of an API error."""
+    """An unknown token gets 401 in the form of an API error."""
     answer = await Api(api.url, token).storage("GET", "tokens/verify")
     assert answer.status == 401
     assert answer.json["error"] == "Invalid access token"
@@ -201,7 +201,7 @@ def test_configured_tokens_do_not_show_their_secret() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_hashes_only(api: Api, tmp_path: Path) -> None:
-    """What is stored of a token is a digest of it."""
+    """Only a digest of a token is stored."""
     await api.sink_token()
     with sqlite3.connect(tmp_path / "project-123" / "meta.sqlite") as meta:
         ((digest,),) = meta.execute("SELECT hash FROM tokens").fetchall()

@@ -86,7 +86,7 @@ def test_yaml_layout() -> None:
 
 
 def test_the_defaults_are_those_of_the_file() -> None:
-    """The defaults are those of the file beside this one: a changed one is seen in review."""
+    """They equal those in the file beside this one, so that changes are visible in review."""
     settings = attrs.evolve(Settings(), node_id="my-node")
     expected = (Path(__file__).parent / "defaults.yaml").read_text()
     assert dump(settings, "yaml") + "\n" == expected

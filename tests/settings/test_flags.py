@@ -63,7 +63,7 @@ def test_lists_and_special_flags() -> None:
     ],
 )
 def test_bad_command_lines(argv: list[str], text: str) -> None:
-    """What isn't understood is named."""
+    """The error names the invalid part."""
     with pytest.raises(SettingsError) as caught:
         parse_argv(argv)
     assert str(caught.value) == text
@@ -79,7 +79,7 @@ def test_bad_command_lines(argv: list[str], text: str) -> None:
     )
 )
 def test_any_command_line_is_read_or_refused(argv: list[str]) -> None:
-    """No command line fails in another way than by an error that is told."""
+    """Every command line is parsed or refused with an error."""
     with contextlib.suppress(SettingsError):
         line = parse_argv(argv)
         assert len(line.arguments) <= len(argv)

@@ -25,7 +25,7 @@ OTHER_LIMITS = {
     "storage.level.target.import.minInterval": "from 1s on",
     "storage.level.target.import.trigger.interval": "from 1s on",
 }
-"""Where more is allowed than there."""
+"""Limits that are higher than the original's."""
 
 ZERO_IS_MISSING = {
     "storage.metadataCleanup.errorTolerance",
@@ -86,7 +86,7 @@ def test_users_may_override_the_same_settings() -> None:
     "original", [o for o in ORIGINALS if o.limits], ids=lambda original: original.key
 )
 def test_limits_are_the_same_unless_more_is_allowed(original: Original) -> None:
-    """What is within the limits passes; what is beyond them doesn't, unless more is allowed."""
+    """Values within the limits are valid; others aren't, unless the limit is higher here."""
     leaf = original.leaf
 
     def passes(value: Any) -> bool:

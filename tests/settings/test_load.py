@@ -1,4 +1,4 @@
-"""Where values come from, and what is said about wrong ones."""
+"""Sources of values, and errors about invalid ones."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_empty_value_is_not_enough_where_one_is_required(leaf: Leaf) -> None:
     "leaf", [leaf for leaf in LEAVES if leaf.type not in {str, tuple}], ids=lambda leaf: leaf.key
 )
 def test_a_value_of_another_type_is_refused_with_its_origin(leaf: Leaf) -> None:
-    """A text of another type is told with the setting and where it is from; a secret isn't."""
+    """The error names the setting and its source; a secret isn't shown."""
     printed = _problems({leaf.flag: "?!"}, environment_for(leaf))
     shown = "" if leaf.secret else ' value "?!"'
     assert f'- Decode error:\n  - Invalid "{leaf.key}"{shown} in the flag --{leaf.flag}: ' in (
@@ -98,7 +98,7 @@ def test_an_unknown_word_is_answered_with_the_known_ones(leaf: Leaf) -> None:
 
 
 def test_what_nobody_sets_has_the_default() -> None:
-    """What nobody sets has the default."""
+    """A setting without a value has its default."""
     settings = load({}, VALID)
     assert settings.api.task.ttl_seconds == 15
     assert settings.hostname == "localhost"
@@ -206,7 +206,7 @@ def test_lenient_typing(kind: type, raw: object, value: object) -> None:
     ],
 )
 def test_values_that_do_not_fit(kind: type, raw: object) -> None:
-    """What has no clear meaning is refused."""
+    """Ambiguous values are refused."""
     with pytest.raises(ValueError):
         convert(kind, raw)
 
@@ -225,7 +225,7 @@ def _problems(flags: dict[str, Any], environ: dict[str, str], *files: str) -> st
 
 
 def test_all_problems_at_once() -> None:
-    """Unknown names, undecodable and invalid values are told together, in the common layout."""
+    """Unknown names, undecodable and invalid values are reported together."""
     environ = {
         "STREAM_METRICS_LISTEN_ADDRESS": "0.0.0.0:9001",
         "STREAM_API_TASK_TTL_SECONDS": "foo",
@@ -293,14 +293,14 @@ def test_a_node_with_its_own_etcd_needs_no_endpoint(left_out: str) -> None:
 
 
 def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
-    """A misspelt key in a file is an error that tells the right one."""
+    """A misspelled key in a file is an error that suggests the right one."""
     path = _write(tmp_path / "c.yaml", "source.http.lisen", "x:1")
     assert 'Unknown key "source.http.lisen"' in _problems({}, VALID, path)
     assert 'did you mean "source.http.listen"?' in _problems({}, VALID, path)
 
 
 def test_section_with_a_value(tmp_path: Path) -> None:
-    """A value in place of a section is told, and the other way round."""
+    """A value in the place of a section is reported, and vice versa."""
     path = _write(tmp_path / "c.json", "source.http", 1)
     assert '"source.http" in the config file' in _problems({}, VALID, path)
     path = _write(tmp_path / "d.json", "nodeID", {"a": 1})
@@ -322,7 +322,7 @@ def test_section_with_a_value(tmp_path: Path) -> None:
     ],
 )
 def test_variables_of_others(name: str) -> None:
-    """Names of tests, load scripts and of Kubernetes' service links aren't ours to judge."""
+    """Variables of tests, load scripts and Kubernetes' service links are ignored."""
     load({}, {**VALID, name: "x"})
 
 
@@ -369,7 +369,7 @@ def test_bad_files(tmp_path: Path, name: str, content: str, text: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    """A file that isn't there is told."""
+    """A missing file is reported."""
     path = str(tmp_path / "no.json")
     assert f'Cannot read config file "{path}": No such file or directory.' in _problems(
         {}, VALID, path
@@ -422,7 +422,7 @@ def test_own_checks() -> None:
 
 
 def test_encryption_sections() -> None:
-    """Only the chosen provider's section is required, and the others are dropped."""
+    """Only the chosen provider's section is required, and the others are removed."""
     flags: dict[str, Any] = {"encryption-provider": "aes", "encryption-aws-region": "eu"}
     problem = '"encryption.aes.secretKey" is a required field'
     assert problem in _problems(flags, VALID)
@@ -440,7 +440,7 @@ def test_lists_from_repeated_flags() -> None:
 
 
 def test_unusable_settings_are_kept_for_a_dump() -> None:
-    """What could be read is there although it isn't valid."""
+    """The readable settings are kept although they aren't valid."""
     with pytest.raises(SettingsError) as caught:
         load({"etcd-username": "root"}, {})
     assert caught.value.settings is not None

@@ -176,7 +176,7 @@ def test_describe_defaults() -> None:
 
 
 def test_describe_overrides() -> None:
-    """An override shows in printed form beside the default, also when it equals it."""
+    """An override is shown in printed form with the default, even if they are equal."""
     items = describe(
         Settings(), [(IMPORT_INTERVAL, "90s"), (UPLOAD_SIZE, 2048), (WAIT, True), (TYPES, ["a"])]
     )
@@ -233,7 +233,7 @@ def test_a_patch_replaces_by_key_and_null_removes() -> None:
 
 
 def test_good_patches() -> None:
-    """What fits, nulls and empty texts pass."""
+    """Valid values, nulls and empty texts are accepted."""
     check_patch([])
     check_patch(
         [
@@ -289,7 +289,7 @@ def test_several_problems_in_order_of_the_configuration() -> None:
     ],
 )
 def test_bad_values(key: str, value: object, problem: str) -> None:
-    """A value of a wrong type, form or size is told with the key."""
+    """The error names the key of a value with a wrong type, form or size."""
     assert _refusal((key, value)) == (400, "badRequest", f'Invalid "{key}"{problem}')
 
 
@@ -300,7 +300,7 @@ def test_limits_pass() -> None:
 
 
 def test_key_twice() -> None:
-    """A key that comes twice is told alone."""
+    """A duplicate key is reported alone."""
     assert _refusal(("a.b", 1), (UPLOAD_SIZE, "bar"), ("a.b", 2)) == (
         400,
         "badRequest",
@@ -343,7 +343,7 @@ def test_protected_keys() -> None:
     )
 )
 def test_any_json_is_taken_or_refused(patch: dict[str, object]) -> None:
-    """What a check lets pass can be described and opened with; all else is the user's fault."""
+    """Accepted values can be described and used; all others are the user's fault."""
     items = list(patch.items())
     try:
         check_patch(items)

@@ -71,7 +71,7 @@ class Disk:
         self.linked.update(path.iterdir())
 
     def lose_power(self, scheduler: Scheduler) -> None:
-        """Of what isn't synced any part may be lost."""
+        """Lose any part of the unsynced data."""
         random = scheduler.random
         for directory, names, files in os.walk(self.root):
             names.sort()
@@ -109,7 +109,7 @@ class Disk:
 
 
 class Os:
-    """In the place of the module `os` where slice files and volumes are handled."""
+    """Replaces the module `os` for slice files and volumes."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -119,7 +119,7 @@ class Os:
         return getattr(os, name)
 
     def _takes(self, seconds: float, label: str) -> Disk | None:
-        """Let time pass; the disk, or ``None`` if nothing may happen to it any more."""
+        """Let time pass; return the disk, or ``None`` if it can't be used any more."""
         process = self._scheduler.running
         if self._scheduler.over or process is None or process.is_dead:
             return None
@@ -189,5 +189,5 @@ class Os:
 
 
 def _content(descriptor: int) -> bytes:
-    """Also of a file that is open for writing only."""
+    """Return the content, even of a file that is open only for writing."""
     return Path(f"/proc/self/fd/{descriptor}").read_bytes()

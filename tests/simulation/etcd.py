@@ -1,7 +1,7 @@
 """An etcd of plain objects: keys with revisions, transactions, leases and watches.
 
-It answers the requests of the service's own client in the form of etcd's gateway. Requests and
-answers travel, so both can be late or be lost; what a watch tells may come late, too.
+It answers the requests of the service's own client in the form of etcd's gateway. Requests, answers
+and watch events can be delayed, and requests and answers lost.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Refused(Exception):
 
 
 class Etcd:
-    """:ivar is_away: it answers nobody."""
+    """:ivar is_away: whether it answers no requests."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.is_away = False
@@ -254,7 +254,7 @@ class Etcd:
             watch.cut()
 
     def come_back(self) -> None:
-        """Answer again. As after the election of a leader, every lease begins anew."""
+        """Answer again. As after a leader election, every lease is renewed."""
         self.is_away = False
         for lease_id, lease in self._leases.items():
             lease.ends_at = self._scheduler.now + lease.ttl
@@ -277,7 +277,7 @@ def _plain(key: bytes, value: _Value) -> dict[str, Any]:
 
 
 class EtcdTransport:
-    """In the place of the client's transport."""
+    """Replaces the client's transport."""
 
     def __init__(self, process: Process, etcd: Etcd, network: Network, timeout: float) -> None:
         self._process = process

@@ -36,7 +36,7 @@ class Network:
         self._last_port = 6000
 
     def block(self, one: str, other: str, until: float) -> None:
-        """Nothing passes between two hosts before that moment."""
+        """Block all traffic between two hosts until a time."""
         self._blocked[frozenset((one, other))] = until
 
     def heal(self) -> None:
@@ -44,7 +44,7 @@ class Network:
         self._blocked.clear()
 
     def late(self, one: str, other: str) -> float:
-        """Seconds that something needs from one host to the other, however long they are cut."""
+        """Return the delay between two hosts in seconds, even if they are disconnected."""
         random = self._scheduler.random
         mean = _SLOW_SECONDS if random.random() < _SLOW_SHARE else _USUAL_SECONDS
         blocked = self._blocked.get(frozenset((one, other)), 0.0) - self._scheduler.now
@@ -186,7 +186,7 @@ class _Connection:
 
 
 class _End:
-    """What a protocol takes for its transport."""
+    """The transport of a protocol."""
 
     other: _End
 
@@ -222,7 +222,7 @@ class _End:
         self.write(b"".join(pieces))
 
     def arrives(self, data: bytes) -> None:
-        """What the other end has sent will be here."""
+        """Deliver the data that the other end has sent."""
         random = self._scheduler.random
         if len(data) > 1 and random.random() < 0.1:
             cut = random.randrange(1, len(data))
@@ -263,7 +263,7 @@ class _End:
     # Ending.
 
     def lose_some(self) -> None:
-        """Only a part of what is on its way here arrives."""
+        """Deliver only a part of the data in flight."""
         if self._arriving:
             for _ in range(self._scheduler.random.randrange(len(self._arriving) + 1)):
                 self._arriving.pop()
@@ -316,7 +316,7 @@ class _End:
         self._producer = None
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Nothing is held back here."""
+        """Do nothing: there is no delay here."""
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """The service looks after that itself."""

@@ -82,7 +82,7 @@ class Node:
 
 
 def time_of(process: Process) -> datetime:
-    """What the clock of the process shows."""
+    """Return the time of the process's clock."""
     return OPENED_AT + timedelta(seconds=process.seconds())
 
 
@@ -231,7 +231,7 @@ def _writer(
 
 
 class _Target:
-    """In the place of a target: only its staging storage."""
+    """Replaces a target: only its staging storage."""
 
     name = "keboola"
 
@@ -251,7 +251,7 @@ class _Target:
         """The staging of a file is never replaced."""
 
     async def report_upload(self, *_: object) -> None:
-        """Nobody is told."""
+        """Do nothing."""
 
 
 def _reader(

@@ -1,8 +1,8 @@
-"""Virtual time: one queue of events for all processes, and what a process may do with it.
+"""Virtual time: one queue of events for all processes, and their interface to it.
 
-An event belongs to a process or to the world around them. Events of a process that was killed don't
-happen, those of a stopped one happen when it goes on. Between any two events of a process something
-may happen to it, so it can be killed at every await.
+An event belongs to a process or to the surrounding world. Events of a killed process don't happen;
+those of a paused one happen when it resumes. Between any two events of a process something may
+happen to it, so it can be killed at every await.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _DAY_SECONDS = 86_400.0
 
 
 class Scheduler:
-    """:ivar random: decides everything.
+    """:ivar random: source of all decisions.
     :ivar now: seconds since the start.
-    :ivar running: the process whose event happens at the moment.
-    :ivar steps: events so far.
-    :ivar processes: all that there were.
-    :ivar over: nothing has any effect any more.
+    :ivar running: the process of the current event.
+    :ivar steps: number of events so far.
+    :ivar processes: all processes so far.
+    :ivar over: whether nothing has an effect any more.
     :ivar main: runs the events; threads return to it.
     """
 
@@ -77,7 +77,7 @@ class Scheduler:
         return self._trace.hexdigest()
 
     def end(self) -> None:
-        """Let nothing have any effect any more, and end all threads."""
+        """Disable all effects, and end all threads."""
         self.over = True
         for process in self.processes:
             process.kill()
@@ -114,15 +114,15 @@ class Scheduler:
 
 
 class Process:
-    """One process: what the service's code takes for the reactor.
+    """One process, with the interface of a reactor.
 
-    :ivar name: of the node and its life, such as ``source-1/3``.
+    :ivar name: node and life, such as ``source-1/3``.
     :ivar host: the machine it runs on.
-    :ivar stopped_until: it doesn't run before (SIGSTOP, or a machine that does something else).
-    :ivar descriptors: files that it has open; they are closed when it dies.
+    :ivar stopped_until: it doesn't run before this time (SIGSTOP, or a busy machine).
+    :ivar descriptors: open files; they are closed when it dies.
     :ivar threads: greenlets of its pools that haven't ended.
     :ivar on_death: called when it is killed.
-    :ivar network: where it listens and connects.
+    :ivar network: network of its listeners and connections.
     :ivar pool: the threads of its reactor.
     """
 
@@ -155,7 +155,7 @@ class Process:
             fate()
 
     def put_off(self, event: Callable[[], None], label: str) -> None:
-        """Let *event* happen when the process goes on, behind those put off before."""
+        """Postpone *event* until the process resumes, after earlier postponed ones."""
         if not self._put_off:
             self.scheduler.at(self.stopped_until, self._go_on, f"{self.name} goes on")
         self._put_off.append((event, label))
@@ -169,7 +169,7 @@ class Process:
             self.scheduler.after(0.0, event, label, self)
 
     def kill(self) -> None:
-        """Nothing of it happens any more; what it had sent may arrive."""
+        """Kill the process; data that it has sent may still arrive."""
         if self.is_dead:
             return
         self.scheduler.note(f"{self.name} dies")

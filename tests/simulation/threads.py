@@ -69,7 +69,7 @@ class Pool:
 
 
 def rest(process: Process, seconds: float, label: str) -> None:
-    """In a thread: let others go on for so long. Elsewhere it takes no time."""
+    """Let others run for some time; only within a thread."""
     thread = greenlet.getcurrent()
     if thread in process.threads:
         process.scheduler.after(seconds, thread.switch, label, process)
@@ -77,7 +77,7 @@ def rest(process: Process, seconds: float, label: str) -> None:
 
 
 class Threading:
-    """In the place of the module `threading` where threads wait for one another."""
+    """Replaces the module `threading` for waiting threads."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler

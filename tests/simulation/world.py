@@ -79,10 +79,10 @@ class Result:
 
 @attrs.define(eq=False)
 class _Request:
-    """A producer's request with one record. It is told its fate once.
+    """A producer's request with one record; it is answered once.
 
-    :ivar process: that has read it; a process that was told to stop while it was paused may end
-        with requests that it never read.
+    :ivar process: the process that has read it; one that is stopped while paused may end with
+        unread requests.
     """
 
     number: int
@@ -111,7 +111,7 @@ class _Request:
 
 @attrs.define(eq=False)
 class _Place:
-    """Where a node lives: its lives come one after another, or beside one another by mistake.
+    """The place of a node, whose lives are successive, or concurrent by mistake.
 
     :ivar node: the latest one; ``None`` while it is down.
     :ivar former: earlier ones that weren't killed when the latest was started.
@@ -174,7 +174,7 @@ class World:
         return process
 
     def start(self, place: _Place, host: str = "") -> None:
-        """A new life; if it can't start it ends at once, and whoever looks after it tries again."""
+        """Start a new life; if that fails it ends at once, and its supervisor retries."""
         place.lives += 1
         process = self.process(f"{place.name}/{place.lives}", host or place.host)
         node = build(
@@ -363,7 +363,7 @@ class World:
         self.scheduler.after(self.random.uniform(0.05, 1.0), again, "the disk works")
 
     def make_peace(self) -> None:
-        """Nothing breaks any more; what is down comes up."""
+        """End all faults, and start what is down."""
         self.network.heal()
         if self.etcd.is_away:
             self.etcd.come_back()
@@ -433,7 +433,7 @@ class World:
     # The verdict.
 
     def _stored(self, below: str) -> dict[str, Any]:
-        """What etcd holds below a key."""
+        """Return the stored content below a key."""
         start = f"stream/{below}"
         return {
             key.decode().removeprefix(start): orjson.loads(versions[-1][1].value)
@@ -587,9 +587,9 @@ def simulate(
 ) -> Result:
     """Run the world of *seed*.
 
-    :param faults: kinds that may strike.
-    :param all_kinds: all of them do; else each seed has some.
-    :param watcher: told of everything in words.
+    :param faults: kinds of faults that may occur.
+    :param all_kinds: whether all of them occur; else each seed has some.
+    :param watcher: called with a description of each event.
     """
     gc.disable()
     gc.freeze()  # what is there already needn't be looked through each time

@@ -81,7 +81,7 @@ class FakeSliceFile:
         self._store(offset, data).chainDeferred(answer)
 
     def refuse(self, error: WriterError, *, stored: bool = False) -> None:
-        """Fail the oldest waiting append; *stored* if its bytes reached the disk all the same."""
+        """Fail the oldest waiting append; *stored* if its bytes nevertheless reached the disk."""
         offset, data, answer = self.waiting.pop(0)
         if stored:
             self._store(offset, data)

@@ -41,7 +41,7 @@ def test_every_slice_and_every_node_gets_its_part(
 def test_every_node_writes_to_different_writers(
     slices: list[Sample], nodes: list[str], minimum: int
 ) -> None:
-    """As many as the minimum of slices asks for, if there are that many whose place is known."""
+    """As many as the minimum of slices requires, if their locations are known."""
     writers = {writer for writer, _ in slices if writer}
     for share in _shares(slices, nodes, minimum).values():
         assert len({writer for writer, _ in share if writer}) >= min(minimum, len(writers))

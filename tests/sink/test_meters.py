@@ -73,7 +73,7 @@ def test_failed_records_count_by_the_kind_of_their_error() -> None:
 
 
 def test_a_deleted_sink_is_forgotten() -> None:
-    """Nothing of a sink shows after it was deleted."""
+    """A deleted sink has no metrics."""
     metrics = Metrics()
     meters = SinkMeters(metrics, lambda: 10.0)
     meters.of(KEY).acknowledged(1)
@@ -82,7 +82,7 @@ def test_a_deleted_sink_is_forgotten() -> None:
 
 
 def test_sinks_that_are_gone_are_forgotten() -> None:
-    """After a gap in the watch only the sinks that are there are told of."""
+    """After a gap in the watch only existing sinks are exported."""
     metrics = Metrics()
     meters = SinkMeters(metrics, lambda: 10.0)
     other = SinkKey(1, 2, "source", "other")

@@ -39,7 +39,7 @@ def _after(state: PipelineState, events: list[PipelineEvent]) -> PipelineState:
 
 @given(st.lists(st.sampled_from(_EVENTS)))
 def test_a_pipeline_that_closes_takes_no_rows_again(events: list[PipelineEvent]) -> None:
-    """Whatever happens after it was told to close, it closes."""
+    """A closing pipeline closes after any events."""
     assert _after(_S.READY, [_E.CLOSE, *events]) in (_S.CLOSING, _S.CLOSED)
     assert _after(_S.READY, [_E.CLOSE, *events, _E.EMPTY]) is _S.CLOSED
 

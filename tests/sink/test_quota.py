@@ -57,7 +57,7 @@ def world(etcd: EtcdClient) -> _World:
 async def test_refused_above_the_quota_and_taken_again_below(
     etcd: EtcdClient, world: _World
 ) -> None:
-    """What all nodes have buffered counts together; when uploads made room the sink goes on."""
+    """The buffers of all nodes count together; the sink resumes when uploads free space."""
     world.quotas.watch(SINK, ByteSize(2000))
     await _buffer(etcd, 2000)
     await world.round()
@@ -104,7 +104,7 @@ async def test_a_quota_that_is_raised_or_lifted(etcd: EtcdClient, world: _World)
 
 @pytest_twisted.ensureDeferred
 async def test_logged_once_in_a_while(etcd: EtcdClient, world: _World) -> None:
-    """A sink that stays over its quota is told of every five minutes."""
+    """A sink that stays above its quota is logged every five minutes."""
     events: list[LogEvent] = []
     note = cast(ILogObserver, events.append)
     globalLogPublisher.addObserver(note)
@@ -124,7 +124,7 @@ async def test_logged_once_in_a_while(etcd: EtcdClient, world: _World) -> None:
 async def test_an_unreadable_value_does_not_stop_other_sinks(
     etcd: EtcdClient, world: _World
 ) -> None:
-    """One sink's statistics can't be read; the others are looked at all the same."""
+    """Unreadable statistics of one sink don't affect the checks of the others."""
     broken = SinkKey(123, 456, "my-source", "broken")
     world.quotas.watch(broken, ByteSize(1))
     world.quotas.watch(SINK, ByteSize(2000))

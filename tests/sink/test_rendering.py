@@ -119,7 +119,7 @@ def test_a_row_is_written_when_its_templates_are_evaluated(world: World) -> None
 
 
 def test_who_does_not_wait_for_the_disk_waits_for_the_templates(world: World) -> None:
-    """A record that can't be rendered is refused all the same."""
+    """A record that can't be rendered is still refused."""
     world.update(_slice(ADDS, wait=False))
     completions = [world.write(), world.write(b"{}")]
     assert [completion.outcome for completion in completions] == [None, None]
@@ -188,7 +188,7 @@ def test_slices_with_the_mapping_of_before_are_preferred(world: World) -> None:
 
 
 def test_a_mapping_that_changes_all_the_time(world: World) -> None:
-    """Its record is to be sent again, at last."""
+    """After several attempts its record has to be sent again."""
     world.update(_slice(ADDS, 0))
     completion = world.write()
     for number in range(1, sink_pipeline.MAX_ROUNDS + 2):
@@ -200,7 +200,7 @@ def test_a_mapping_that_changes_all_the_time(world: World) -> None:
 
 
 def test_a_sink_that_was_closed_meanwhile(world: World) -> None:
-    """Nothing is written any more, see Note [Close sync] of the router."""
+    """Nothing more is written; see Note [Close sync] of the router."""
     slice_ = _slice(ADDS)
     world.update(slice_)
     completion = world.write()
@@ -236,7 +236,7 @@ def test_no_room_for_a_record(world: World) -> None:
 
 
 def test_a_large_record_asks_for_room(world: World) -> None:
-    """Also if the mapping has no templates: the engines read it."""
+    """Even if the mapping has no templates: the engines read the record."""
     world.update(_slice("Body('a')"))
     world.templates.is_full = True
     assert world.pipeline.room(_record()) is None
@@ -244,7 +244,7 @@ def test_a_large_record_asks_for_room(world: World) -> None:
 
 
 def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
-    """Whatever the engines are doing."""
+    """Regardless of the engines' state."""
     slice_ = _slice("Body('a')")
     world.update(slice_)
     world.templates.is_full = True

@@ -1,4 +1,4 @@
-"""What a source node reports to coordinators, and which slices it writes to; with a real etcd."""
+"""Reports of a source node to coordinators, and the slices it writes to; with a real etcd."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ reactor: Any = _reactor
 
 
 class FakeFailure(FakeCompletion):
-    """Also takes errors that nobody expects."""
+    """A failure that also accepts unexpected errors."""
 
     error: Exception | None = None
 
@@ -58,7 +58,7 @@ class FakeFailure(FakeCompletion):
 
 
 class World:
-    """A source node over two slices of one sink, whose writer answers when it is told to."""
+    """A source node with two slices of one sink, whose writer answers under the test's control."""
 
     def __init__(self, etcd: EtcdClient) -> None:
         self.etcd = etcd
@@ -190,7 +190,7 @@ async def test_a_change_is_reported_when_what_it_closed_is_closed(world: World) 
 async def test_a_change_is_not_reported_before_the_counts_are_stored(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long etcd refuses them: whoever closes the slice decides by them."""
+    """The coordinator that closes the slice depends on the counts, even if etcd refuses them."""
     first, _ = await world.write_everywhere()
     refused: list[object] = []
 
@@ -230,7 +230,7 @@ async def test_new_slices_are_open_before_old_ones_close(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_lease_no_row_is_taken(world: World) -> None:
-    """Nobody would wait for the node; its report comes back with the new lease."""
+    """No coordinator would wait for the node; its report is restored with the new lease."""
     (first, _) = await world.write_everywhere()
     world.answer()
     revision = await world.close(first.key)
@@ -255,7 +255,7 @@ async def test_without_a_lease_no_row_is_taken(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_after_a_lost_lease_nothing_is_opened_before_all_is_closed(world: World) -> None:
-    """What was open belongs to a life that is over; the next one has pipelines of its own."""
+    """Open pipelines belong to the old life; the next one has pipelines of its own."""
     await world.write_everywhere()
     former = list(world.opener.files)
     assert any(file.waiting for file in former)
@@ -302,7 +302,7 @@ async def test_after_a_lost_lease_no_writer_holds_up_the_others_for_long(
 
 @pytest_twisted.ensureDeferred
 async def test_a_lease_that_is_lost_again_meanwhile_takes_no_records(world: World) -> None:
-    """What was open is closed by then, but the node has no name."""
+    """Pipelines are closed by then, but the node has no name."""
     await world.write_everywhere()
     world.router.session_lost()
     world.router.session_renewed()
@@ -320,7 +320,7 @@ async def test_a_lease_that_is_lost_again_meanwhile_takes_no_records(world: Worl
 
 @pytest_twisted.ensureDeferred
 async def test_nodes_that_come_and_go_share_the_slices_anew(world: World) -> None:
-    """At once, not at the next change of slices; together they leave no slice out."""
+    """At once, not at the next change of slices; together they use all slices."""
     first, second = await world.write_everywhere()
     world.answer()
     assert world.written() == {first.key, second.key}
@@ -435,7 +435,7 @@ async def test_a_mapping_that_etcd_does_not_give_is_asked_for_again(
 
 @pytest_twisted.ensureDeferred
 async def test_a_slice_without_its_mapping_takes_no_records(world: World) -> None:
-    """That can't be rendered; other sinks, and the reports, go on."""
+    """The slice can't render them; other sinks, and the reports, continue."""
     first, _ = await world.write_everywhere()
     lost = attrs.evolve(SINK, key=SOURCE_KEY.sink("lost"))
     mapping = StoredMapping("0" * 64)
@@ -469,7 +469,7 @@ class RefusingPipeline(SinkPipeline):
 
 @pytest.mark.parametrize("error", [UserError("no"), ZeroDivisionError("division by zero")])
 def test_a_record_that_is_not_taken_fails(error: Exception) -> None:
-    """Writing raises nothing: the completion is called, whoever's fault it is."""
+    """Writing never raises: the completion is called with any error."""
     router = cast(SinkRouter, SimpleNamespace(refusal=None, over_quota={}))
     target = SinkTarget(SINK.key, True, (), router, RefusingPipeline(error))
     completion = FakeFailure()

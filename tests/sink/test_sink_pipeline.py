@@ -24,13 +24,13 @@ from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
 
 class _Publisher:
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
-        """Nothing is stored."""
+        """Do nothing."""
 
     async def stored(self, key: SliceKey) -> None:
-        """At once."""
+        """Do nothing."""
 
     async def closed(self, key: SliceKey) -> None:
-        """At once."""
+        """Do nothing."""
 
 
 def _context(opener: FakeOpener, clock: Clock) -> PipelineContext:
@@ -98,8 +98,7 @@ def test_a_sink_that_is_left_waits_for_no_writer() -> None:
 
 
 def test_renderers_are_kept_as_long_as_a_slice_uses_them() -> None:
-    """Slices with one mapping share a renderer; however many mappings there were, those in use
-    remain."""
+    """Slices with one mapping share a renderer; only renderers in use are kept."""
     context = _context(FakeOpener(), Clock())
     opened_at = [OPENED_AT + timedelta(seconds=number) for number in range(20)]
     slices = [

@@ -153,7 +153,7 @@ class PipelineTests(SynchronousTestCase):
         return self.pipeline(attrs.evolve(encoding, sync=sync))
 
     def test_rows_that_nobody_waits_for_are_collected(self) -> None:
-        """For the interval trigger, but not for long; also while a group is on its way."""
+        """They wait for the interval trigger, but not for long; also while a group is in flight."""
         for interval, waits in (("10ms", 0.01), ("30s", 0.05)):
             self.opener = FakeOpener(at_once=False)
             pipeline = self._unawaited(interval)
@@ -169,7 +169,7 @@ class PipelineTests(SynchronousTestCase):
             assert self.stored == b"a\na\nb\nb\n"
 
     def test_an_acknowledgement_does_not_end_their_group(self) -> None:
-        """They wait for their own interval, and full groups for nothing."""
+        """They wait for their own interval, and full groups don't wait."""
         pipeline = self._unawaited("50ms")
         for _ in range(5):
             pipeline.write(b"a\n", 1, 1000, None)
@@ -181,7 +181,7 @@ class PipelineTests(SynchronousTestCase):
         assert [data for _, data, _ in self.file.waiting] == [b"a\n"]
 
     def test_a_row_that_is_waited_for_takes_them_along(self) -> None:
-        """Whoever waits isn't kept waiting for the sake of the others."""
+        """A row with a waiting producer isn't delayed by others."""
         pipeline = self._unawaited("50ms")
         pipeline.write(b"a\n", 1, 1000, None)
         self.write(pipeline, b"b\n")
@@ -248,7 +248,7 @@ class PipelineTests(SynchronousTestCase):
             assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
 
     def test_a_writer_that_answers_again_is_used_at_once(self) -> None:
-        """However long the wait has become; who stops waiting leaves nothing behind."""
+        """Even after long delays; cancelled waits leave nothing."""
         pipeline = self.pipeline()
         self.opener.refusals += [WriterUnavailable("down")] * 12
         self.opener.listeners[-1].lost(WriterUnavailable("gone"))
@@ -285,7 +285,7 @@ class PipelineTests(SynchronousTestCase):
         assert names == ["stored", "genericError", "notStored"]
 
     def test_a_writer_that_was_found_again_is_tried_again_soon(self) -> None:
-        """Long waits of an earlier outage don't count any more."""
+        """Long delays of an earlier outage don't count any more."""
         pipeline = self.pipeline()
         self.opener.refusals += [WriterUnavailable("down")] * 6
         self.opener.listeners[-1].lost(WriterUnavailable("gone"))
@@ -298,7 +298,7 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.ready
 
     def test_a_writer_that_is_away_is_told_of_rarely(self) -> None:
-        """However many slices try to open their files, the log says so once in a while."""
+        """Regardless of the number of slices, the log mentions it once in an interval."""
         pipelines = [self.pipeline() for _ in range(5)]
         self.opener.refusals += [WriterUnavailable("down")] * 50
         with capturedLogs() as events:
@@ -312,7 +312,7 @@ class PipelineTests(SynchronousTestCase):
         assert len(self.opener.refusals) < 40
 
     def test_a_late_answer_of_a_lost_file_counts_for_nothing(self) -> None:
-        """Only the latest sending of a group can acknowledge it."""
+        """Only the latest transmission of a group can acknowledge it."""
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -326,7 +326,7 @@ class PipelineTests(SynchronousTestCase):
         assert self.stored == b"a\n"
 
     def test_refused_rows_go_to_another_slice(self) -> None:
-        """What a full volume certainly did not store is offered to the sink's other slices."""
+        """Rows that a full volume certainly didn't store are offered to the sink's other slices."""
         self.takes_rerouted = True
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
@@ -337,7 +337,7 @@ class PipelineTests(SynchronousTestCase):
         assert not pipeline.ready
 
     def test_refused_rows_without_another_slice_are_answered(self) -> None:
-        """Nobody takes them: producers are told that a retry is safe."""
+        """No slice accepts them: producers are informed that a retry is safe."""
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -347,7 +347,7 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.state is PipelineState.CLOSED
 
     def test_rows_on_their_way_to_a_sealed_slice_are_of_unknown_fate(self) -> None:
-        """They may be in the file: 500, not 503, and never on another slice."""
+        """They may be in the file: 500, not 503, and never in another slice."""
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -422,7 +422,7 @@ class PipelineTests(SynchronousTestCase):
         assert not self.clock.getDelayedCalls()
 
     def test_close_is_bounded(self) -> None:
-        """A dead writer can't hold up the closing for ever; its rows are of unknown fate."""
+        """A dead writer can't block the closing; the outcome of its rows is unknown."""
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -518,7 +518,7 @@ class PipelineTests(SynchronousTestCase):
 
 @pytest.mark.parametrize("answers", range(4))
 def test_counters_follow_acknowledgements(answers: int) -> None:
-    """Only what is stored is counted."""
+    """Only stored rows are counted."""
     clock = _Reactor()
     opener = FakeOpener(at_once=False)
     pipeline = SlicePipeline(

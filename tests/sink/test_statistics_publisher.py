@@ -27,7 +27,7 @@ async def _slice(etcd: EtcdClient) -> tuple[Storage, Slice]:
 
 @pytest_twisted.ensureDeferred
 async def test_counts_go_on_after_a_restart(etcd: EtcdClient) -> None:
-    """What an earlier life of the node stored is added to; times are the earliest and latest."""
+    """Counts are added to those of an earlier life; times are the earliest and latest."""
     _, slice_ = await _slice(etcd)
     for first, last in ((5000, 6000), (4000, 9000)):
         publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
@@ -48,7 +48,7 @@ async def test_counts_go_on_after_a_restart(etcd: EtcdClient) -> None:
 async def test_a_value_that_was_not_taken_is_sent_again(
     etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value counts as sent only once etcd has it, even if it doesn't change any more."""
+    """A value counts as sent only once etcd has it, even if it doesn't change afterwards."""
     _, slice_ = await _slice(etcd)
     publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
     counters = SliceCounters()

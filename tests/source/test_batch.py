@@ -1,4 +1,4 @@
-"""Where the records of a batch begin and end, and what becomes of each."""
+"""The boundaries of records in a batch, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_spelling_of_items_is_kept() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1,]", b"[1", b"null", b"1"])
 def test_what_is_no_array_is_refused(body: bytes) -> None:
-    """Where the records begin nobody knows."""
+    """The boundaries of records are unknown."""
     with pytest.raises(InvalidJson):
         array_elements(body, 10)
 
@@ -109,7 +109,7 @@ def test_number_of_records_is_limited() -> None:
 
 
 def test_records_are_counted_before_they_are_made() -> None:
-    """Millions of items or lines in a small body cost a look at those that are allowed."""
+    """Millions of items or lines in a small body cost only as much as the allowed ones."""
     with pytest.raises(BatchTooLarge, match="more records than the maximum of 3"):
         array_elements(b"[" + b"1," * 3 + b"broken", 3)
     assert len(line_elements(b"1" + b"\n" * 30, 3)) == 1

@@ -58,7 +58,7 @@ def test_nothing_but_the_exact_source_is_found() -> None:
 
 
 def test_disabled_in_all_branches_is_said_to_who_knows_the_secret() -> None:
-    """Only with the right secret does one learn that a source is disabled."""
+    """Only a request with the right secret learns that a source is disabled."""
     dispatcher = _dispatcher(_entry(enabled=False))
     assert _refusal(dispatcher) == (404, "disabledSource")
     assert _refusal(dispatcher, secret="x") == (404, "noSourceFound")
@@ -81,7 +81,7 @@ def test_changes_take_effect_at_once() -> None:
 
 
 def test_the_secret_is_not_in_the_repr() -> None:
-    """Nothing that is logged can show it."""
+    """Log lines can't show it."""
     assert SECRET not in repr(_entry())
 
 

@@ -8,7 +8,7 @@ from stream.source.meters import SourceMeters
 
 
 def test_sources_that_are_gone_are_forgotten() -> None:
-    """After a gap in the watch only the sources that are there are told of."""
+    """After a gap in the watch only existing sources are exported."""
     metrics = Metrics()
     meters = SourceMeters(metrics, lambda: 10.0)
     first, second, third = (SourceKey(1, 2, name) for name in ("first", "second", "third"))

@@ -40,7 +40,7 @@ def test_short_work_is_done_at_once(clock: SlowClock) -> None:
 
 
 def test_all_work_shares_the_slice_of_a_turn(clock: SlowClock) -> None:
-    """Also what comes in the same turn; the next one has a whole slice again."""
+    """Includes work added in the same turn; the next turn has a whole slice again."""
     turns, log = Turns(clock), list[str]()
     for name in "abc":
         turns.work(name, 1, steps(clock, log, name, 3))
@@ -62,7 +62,7 @@ def test_work_waits_for_room(clock: SlowClock) -> None:
 
 
 def test_work_does_not_wait_for_room_for_ever(clock: SlowClock) -> None:
-    """Whoever has none says so then; meanwhile it counts as held."""
+    """It fails after a time limit; meanwhile it counts as held."""
     turns = Turns(clock, max_held_bytes=10)
     done = turns.work("a", 10, turns.until_room(Deferred))
     clock.advance(ROOM_SECONDS - 1)
@@ -75,7 +75,7 @@ def test_work_does_not_wait_for_room_for_ever(clock: SlowClock) -> None:
 
 
 def test_sources_take_turns(clock: SlowClock) -> None:
-    """Who sends much waits for itself."""
+    """A source with much work delays only itself."""
     turns, log = Turns(clock), list[str]()
     turns.work("busy", 1, steps(clock, log, "busy", 5))
     for _ in range(9):
@@ -86,7 +86,7 @@ def test_sources_take_turns(clock: SlowClock) -> None:
 
 
 def test_work_that_waits_lets_others_go_on(clock: SlowClock) -> None:
-    """It is in nobody's way until it can go on."""
+    """It doesn't block others while it waits."""
     turns, log = Turns(clock), list[str]()
     waited: Deferred[None] = Deferred()
 
@@ -102,7 +102,7 @@ def test_work_that_waits_lets_others_go_on(clock: SlowClock) -> None:
 
 
 def test_a_fault_ends_only_its_own_work(clock: SlowClock) -> None:
-    """Who began it is told."""
+    """The caller gets the error."""
     turns, log = Turns(clock), list[str]()
 
     def broken() -> Iterator[None]:
@@ -117,7 +117,7 @@ def test_a_fault_ends_only_its_own_work(clock: SlowClock) -> None:
 
 
 def test_what_is_held_is_bounded(clock: SlowClock) -> None:
-    """For all sources, and for each of them; one body alone is always taken."""
+    """For all sources, and for each of them; a single body is always accepted."""
     turns, log = Turns(clock, max_held_bytes=100), list[str]()
     ended: list[bool] = []
     turns.ended = lambda: ended.append(turns.is_full)

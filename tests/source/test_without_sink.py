@@ -62,7 +62,7 @@ def test_the_answer_says_that_no_sink_has_the_record(way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_source_may_refuse(way: str) -> None:
-    """Then nobody takes the record for stored."""
+    """So the record isn't mistaken for stored."""
     listener = _listener(refuses=True)
     status, headers, body = _answer(listener, **WAYS[way])
     assert status == 503
@@ -72,7 +72,7 @@ def test_a_source_may_refuse(way: str) -> None:
 
 
 def test_a_record_that_a_sink_gets_is_answered_as_ever() -> None:
-    """Without the header, and whatever the setting is."""
+    """Without the header, for any value of the setting."""
     listener = _listener(refuses=True)
     listener.router.sinks[KEY] = [("k", FakeSink())]
     status, headers, _ = _answer(listener, body=b"{}")
@@ -81,7 +81,7 @@ def test_a_record_that_a_sink_gets_is_answered_as_ever() -> None:
 
 
 def test_the_log_warns_once_a_minute() -> None:
-    """However many records come."""
+    """Regardless of the number of records."""
     listener = _listener()
     with capturedLogs() as captured:
         for _ in range(5):

@@ -41,12 +41,12 @@ http = urllib3.PoolManager(retries=False)
 
 @attrs.frozen
 class ObjectServer:
-    """How to start one, and how it is met.
+    """An object server: its command, and the settings for its clients.
 
-    :param program: where the program is; None if it isn't installed.
-    :param command: from program, port and an empty folder to the command line.
-    :param staging: from the server's URL to what the sandbox is told.
-    :param make_bucket: from the server's URL to a bucket in it.
+    :param program: path of the program; None if it isn't installed.
+    :param command: returns the command line, given program, port and an empty folder.
+    :param staging: returns the sandbox's settings, given the server's URL.
+    :param make_bucket: returns a new bucket, given the server's URL.
     """
 
     name: str

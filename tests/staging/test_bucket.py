@@ -62,7 +62,7 @@ def bucket(
 
 @pytest.mark.parametrize("size", [0, 1000, 2 * PART + 7])
 def test_an_object_is_read_as_it_was_stored(bucket: Bucket, size: int) -> None:
-    """In one part, and in several; an older one is replaced."""
+    """In one part, and in several; an older object is replaced."""
     body = random.Random(size).randbytes(size)
     for content in (b"older", body):
         assert bucket.put("a/b-1/object", bytes_chunks(content)) == len(content)
@@ -86,7 +86,7 @@ def test_an_upload_that_is_given_up_ends(bucket: Bucket) -> None:
 
 
 def test_what_is_listed_below_a_folder_is_removed(bucket: Bucket) -> None:
-    """And nothing beside it; what isn't there is no error."""
+    """Objects beside it are kept; a missing one is no error."""
     for name in ("x/1/a", "x/1/b/c", "x/12/a"):
         bucket.put_bytes(name, b"content")
     below = list(bucket.names("x/1"))

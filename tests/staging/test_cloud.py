@@ -1,4 +1,4 @@
-"""What the cloud stores send, seen by a small server that behaves like a bucket."""
+"""The requests of the cloud stores, received by a small server that behaves like a bucket."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_s3_small(server: Server, pool: ThreadPool) -> None:
 async def test_an_object_is_read_back(
     server: Server, pool: ThreadPool, make: Callable[[str], FileUpload]
 ) -> None:
-    """As it was stored; one that isn't there is an error without secrets."""
+    """Unchanged; a missing one is an error without secrets."""
     store = open_store(make(server.url), file_key="f", reactor=reactor, pool=pool)
     body = b"x" * 3_000_000
     await store.put(SLICE, bytes_chunks(body))
@@ -200,7 +200,7 @@ async def test_wrong_digest(server: Server, pool: ThreadPool) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_size(server: Server, pool: ThreadPool) -> None:
-    """Where the ETag says nothing, the size is compared."""
+    """If the ETag isn't a digest, the size is compared."""
     server.keep = 2
     with pytest.raises(ObjectMismatch, match="has 2 bytes, 3 were sent"):
         await put(azure(server.url), pool)
@@ -208,7 +208,7 @@ async def test_wrong_size(server: Server, pool: ThreadPool) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_kms_etag_is_not_a_digest(server: Server, pool: ThreadPool) -> None:
-    """With a KMS key the ETag isn't taken for a digest; the size is compared instead."""
+    """With a KMS key the ETag isn't a digest; the size is compared instead."""
     server.etag = "0" * 32
     upload = aws(endpoint=server.url, **{"x-amz-server-side-encryption": "aws:kms"})
     assert (await put(upload, pool)).verified

@@ -123,7 +123,7 @@ async def put(store: Store, pool: ThreadPool, body: bytes = BODY) -> StoredObjec
 
 @pytest_twisted.ensureDeferred
 async def test_an_object_is_read_back(store: Store, pool: ThreadPool) -> None:
-    """As it was stored; one that isn't there is an error without secrets."""
+    """Unchanged; a missing one is an error without secrets."""
     upload = attrs.evolve(gcp(endpoint=store.url), expiration=None)
     opened = open_store(upload, file_key="f", reactor=reactor, pool=pool)
     await opened.put("slice", bytes_chunks(b"abc" * 1000))
@@ -176,7 +176,7 @@ async def test_a_bigger_object_goes_up_in_parts(store: Store, pool: ThreadPool) 
 async def test_an_upload_goes_on_at_the_byte_that_the_store_has(
     store: Store, pool: ThreadPool, fates: list[str | int]
 ) -> None:
-    """Whatever is lost on the way, the upload goes on at the byte that the store has."""
+    """After any loss the upload resumes at the first byte that the store lacks."""
     store.fates = fates
     assert (await put(store, pool)).size == len(BODY)
     assert store.content == BODY
@@ -208,7 +208,7 @@ async def test_gone_session(store: Store, pool: ThreadPool) -> None:
 @pytest.mark.parametrize("body", [b"abc", BODY])
 @pytest_twisted.ensureDeferred
 async def test_other_content(store: Store, pool: ThreadPool, body: bytes) -> None:
-    """An answer that tells another size or digest is an error."""
+    """An answer with another size or digest is an error."""
     store.lie = 1
     with pytest.raises(ObjectMismatch, match=f"{len(body)} were sent"):
         await put(store, pool, body)
@@ -219,7 +219,7 @@ async def test_other_content(store: Store, pool: ThreadPool, body: bytes) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_without_the_store_the_error_may_be_retried(store: Store, pool: ThreadPool) -> None:
-    """Without the store there is an error that may be retried."""
+    """Without the store there is a retryable error."""
     store.server_close()
     with pytest.raises(StagingError, match="no answer") as caught:
         await put(store, pool, b"abc")

@@ -78,7 +78,7 @@ async def test_the_manifest_is_an_object_like_the_others(tmp_path: Path, pool: T
 
 @pytest_twisted.ensureDeferred
 async def test_failed_body_leaves_nothing(tmp_path: Path, pool: ThreadPool) -> None:
-    """A body that fails half-way leaves the old object and no trace of the new one."""
+    """A body that fails in the middle leaves the old object and no trace of the new one."""
     store = opened(local(tmp_path), pool)
     await store.put("x", bytes_chunks(b"old"))
 

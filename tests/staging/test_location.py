@@ -34,7 +34,7 @@ def test_empty_manifest() -> None:
 
 
 def test_unknown_provider() -> None:
-    """A provider nobody knows is refused for good."""
+    """An unknown provider is refused permanently."""
     with pytest.raises(StagingError, match='unsupported provider "ftp"') as caught:
         location_of(attrs.evolve(aws(), provider="ftp"))
     assert not caught.value.retryable

@@ -16,7 +16,7 @@ from tests.staging.uploads import aws, azure, gcp, local, reply
 
 
 def test_each_provider_has_its_own_end_of_credentials() -> None:
-    """Each provider tells the end of its credentials in its own place."""
+    """Each provider has the expiration of its credentials in another member."""
     end = datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert aws().expiration == azure().expiration == local(Path("/d")).expiration == end
     assert gcp().expiration == datetime(2006, 1, 2, 16, 4, 4, tzinfo=UTC)
@@ -80,7 +80,7 @@ def test_credentials_do_not_print() -> None:
     ],
 )
 def test_where_a_file_can_be_read(provider: str, more: dict[str, Any], url: str) -> None:
-    """The detail of a file tells it in other members than its preparation did."""
+    """The details of a file have the location in other members than its preparation."""
     reply = {"id": 7, "name": "n", "provider": provider, "region": "r", **more}
     upload = FileUpload.from_detail(reply)
     assert upload is not None

@@ -1,4 +1,4 @@
-"""What the writer looks up, told by the test instead of etcd."""
+"""The writer's register, controlled by the test instead of etcd."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_where_the_token_is(header: str, authorization: str, expected: tuple[str
 
 @ensure
 async def test_without_a_token(api: Api) -> None:
-    """A missing token is told together with other problems of the parameters."""
+    """A missing token is reported together with other problems of the parameters."""
     reply = await api.call("GET", SOURCES, token=None)
     assert (reply.status, reply.json) == (
         400,
@@ -59,7 +59,7 @@ async def test_without_a_token(api: Api) -> None:
 
 @ensure
 async def test_the_token_comes_before_the_body(api: Api) -> None:
-    """Of a stranger's body nothing is said, since it isn't even read."""
+    """Errors in an unauthenticated body aren't reported, since it isn't even read."""
     for token, status in ((None, 400), ("123-456-unknown", 401), (MACHINE, 401)):
         reply = await api.call("POST", SOURCES, {}, token=token)
         assert reply.status == status
@@ -70,7 +70,7 @@ async def test_the_token_comes_before_the_body(api: Api) -> None:
 
 @ensure
 async def test_a_refused_token(api: Api) -> None:
-    """What the Storage API says of a token is passed on."""
+    """The Storage API's error about a token is passed on."""
     for token in ("123-456-unknown", "with\ttab"):
         reply = await api.call("GET", SOURCES, token=token)
         assert (reply.status, reply.json["error"]) == (401, "storage.tokenInvalid")
@@ -127,7 +127,7 @@ async def test_a_program_must_name_a_project(api: Api, project: str) -> None:
 async def test_a_refused_program(
     api: Api, token: str, project: int, status: int, error: str
 ) -> None:
-    """What the platform says of it is passed on, without the token."""
+    """The platform's error about a program is passed on, without the token."""
     headers = {"X-KBC-ProjectId": str(project)}
     for _ in range(2):
         reply = await api.call("GET", SOURCES, token=token, headers=headers)

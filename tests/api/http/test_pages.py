@@ -60,7 +60,7 @@ async def test_the_page_is_asked_for_again_and_its_files_are_not(root: Path) -> 
 
 @ensure
 async def test_the_smallest_form_that_the_client_takes(root: Path) -> None:
-    """Compressed forms of the build are sent to whoever takes them."""
+    """Compressed forms of the build are sent to clients that accept them."""
     pages = BuiltPages(reactor, root)
     for accepted, encoding in (
         ("gzip, deflate, br", "br"),
@@ -80,7 +80,7 @@ async def test_the_smallest_form_that_the_client_takes(root: Path) -> None:
 )
 @ensure
 async def test_only_files_of_the_build(root: Path, name: str) -> None:
-    """Nothing outside of the folder can be named."""
+    """Files outside of the folder can't be requested."""
     with pytest.raises(UserError) as caught:
         await fetch(BuiltPages(reactor, root), name)
     assert caught.value.status == 404

@@ -78,7 +78,7 @@ def server() -> Server:
 
 
 def test_an_answer_that_takes_too_long(server: Server) -> None:
-    """After the time limit the client is told, and the work is cancelled."""
+    """After the time limit the client gets an error, and the work is cancelled."""
     server.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
     assert len(server.front.in_flight) == 1
     server.clock.advance(REQUEST_SECONDS)
@@ -125,7 +125,7 @@ def test_hanging_up(server: Server) -> None:
 
 @pytest.fixture
 def events() -> Iterator[list[dict[str, Any]]]:
-    """What is logged."""
+    """Return the logged events."""
     logged: list[dict[str, Any]] = []
     observer = cast(ILogObserver, logged.append)
     globalLogPublisher.addObserver(observer)
@@ -164,7 +164,7 @@ async def test_secrets_in_addresses_are_not_logged(api: Api, events: list[dict[s
 
 @ensure
 async def test_what_was_refused_is_logged(api: Api, events: list[dict[str, Any]]) -> None:
-    """A mistake of the caller is no error of ours; the line has the name of the error."""
+    """A caller's mistake isn't logged as an error; the line has the name of the error."""
     reply = await api.call("GET", f"{SOURCES}/missing")
     assert reply.status == 404
     [event] = [event for event in events if event.get("log_format") == "request failed: {error}"]
@@ -175,7 +175,7 @@ async def test_what_was_refused_is_logged(api: Api, events: list[dict[str, Any]]
 
 
 def test_what_failed_is_logged_as_an_error(server: Server, events: list[dict[str, Any]]) -> None:
-    """From 500 on the fault is ours, and the line has the id that the client is told."""
+    """From 500 on the service is at fault, and the line has the id in the answer."""
     server.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
     server.gate.errback(UserError("no", status=503, name="away"))
     [event] = [event for event in events if event.get("log_format") == "request failed: {error}"]

@@ -71,7 +71,7 @@ class Verifier:
 
 
 class Server:
-    """A site with an operation for anybody and one that needs a token."""
+    """A site with a public operation and one that needs a token."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -146,7 +146,7 @@ def client(server: Server) -> Connection:
 
 
 def test_no_body_is_read_before_the_token_is_known(server: Server, client: Connection) -> None:
-    """Reading stops behind the head, and goes on when the caller is known."""
+    """Reading stops after the head, and resumes when the caller is known."""
     client.send(POST + b"Content-Length: 6\r\n\r\nabc")
     assert not client.reads
     server.verifier.waiting[0].callback(KNOWN)
@@ -180,7 +180,7 @@ def test_a_stranger_is_refused_at_once(server: Server, client: Connection) -> No
 
 
 def test_without_a_token(server: Server, client: Connection) -> None:
-    """Nobody is asked about a request without one."""
+    """A request without a token is refused without asking the authority."""
     client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
     status, document = client.answer
     assert (status, document["error"]) == (400, "stream.api.missingField")
@@ -188,7 +188,7 @@ def test_without_a_token(server: Server, client: Connection) -> None:
 
 
 def test_a_client_that_asks_before_it_sends(server: Server, client: Connection) -> None:
-    """It is told to go on when its token is known, and not before."""
+    """It gets ``100 Continue`` when its token is known, and not before."""
     client.send(POST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
     assert client.transport.value() == b""
     server.verifier.waiting[0].callback(KNOWN)
@@ -245,7 +245,7 @@ def test_all_bodies_have_a_bound_together(server: Server, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("piece", [b"POST /ech", b"POST /echo HTTP/1.1\r\n", POST, b"\r\n"])
 def test_a_head_that_does_not_end(server: Server, client: Connection, piece: bytes) -> None:
-    """It is answered with 408, however regularly it drips, and whatever it consists of so far."""
+    """It is answered with 408, however regularly data arrives and whatever it contains."""
     client.send(piece)
     for _ in range(HEADERS_SECONDS + 1):
         server.clock.advance(1)
@@ -259,7 +259,7 @@ def test_a_head_that_does_not_end(server: Server, client: Connection, piece: byt
 
 
 def test_a_body_that_does_not_end(server: Server, client: Connection) -> None:
-    """It is answered with 408, however regularly it drips."""
+    """It is answered with 408, however regularly data arrives."""
     server.verifier.at_once = True
     client.send(POST + b"Content-Length: 1000\r\n\r\n")
     for _ in range(BODY_SECONDS + 1):
@@ -341,7 +341,7 @@ def test_a_client_that_reads_no_answers(server: Server, client: Connection) -> N
 def test_a_client_that_leaves_a_lasting_answer(
     server: Server, client: Connection, ahead: int
 ) -> None:
-    """It is noticed, however much it has sent ahead: nothing of that is answered."""
+    """The disconnect is noticed despite pipelined requests, which aren't answered."""
     request = b"GET /lasting HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 900)
     client.send(request)
     for _ in range(ahead):
@@ -380,7 +380,7 @@ def test_requests_sent_ahead_start_in_later_turns(
 def test_a_request_sent_ahead_of_a_lost_connection_does_not_start(
     server: Server, client: Connection
 ) -> None:
-    """What the client has sent ahead ends with it."""
+    """Pipelined requests of a lost connection don't start."""
     client.send(b"GET /public HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
     client.lose()
     server.clock.advance(0)
@@ -449,7 +449,7 @@ def test_any_bytes(pieces: list[bytes], known: bool) -> None:
 
 
 def _send_everything(port: int, head: bytes, size: int) -> bytes:
-    """What a client gets that reads only after it has sent its whole body."""
+    """Return the answer to a client that reads only after sending its whole body."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(head)
         piece = b"[" * 65536

@@ -119,7 +119,7 @@ def test_stored_statistics_are_read() -> None:
 
 
 def test_rejected_records() -> None:
-    """Those of all nodes are counted; the newest error of any is shown."""
+    """Those of all nodes are counted; the newest error is shown."""
     counters = Counters()
     errors = [
         LastError(reason="badRequest", column=column, message="m", time=AT + timedelta(seconds=s))
@@ -158,7 +158,7 @@ _put = st.tuples(
 def test_one_value_after_the_other(
     puts: list[tuple[str, str, Counted | None]],
 ) -> None:
-    """Whatever came before, the counters are those of the values that are there."""
+    """The counters depend only on the current values, not on earlier ones."""
     counters = Counters()
     there: dict[str, Counted] = {}
     last: datetime | None = None

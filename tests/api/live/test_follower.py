@@ -45,7 +45,7 @@ def test_what_waits_is_written_at_once() -> None:
 
 
 def test_a_slow_caller_is_dropped() -> None:
-    """What it has not taken is left out, and the reason is the last that it gets."""
+    """Pending events are dropped, and the last event contains the reason."""
     follower = Follower(Clock(), max_waiting=4)
     caller = Caller(follower)
     caller.held = Deferred()

@@ -1,4 +1,4 @@
-"""What those who follow a branch are shown, from a real etcd."""
+"""The events of live streams, with a real etcd."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_counters(world: World) -> None:
 
 @ensure
 async def test_etcd_is_out_of_reach(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers are shown for how long; what was known goes on being shown."""
+    """Events contain the duration of the outage; the known state is still shown."""
     caller = Caller(world.hub)
     await until(lambda: caller.events)
     assert "behindSeconds" not in caller.named("counters")[0]
@@ -200,7 +200,7 @@ async def test_etcd_is_out_of_reach(world: World, monkeypatch: pytest.MonkeyPatc
 
 @ensure
 async def test_sources_that_come_and_go(world: World) -> None:
-    """Everything is sent again, so that nobody has to remember what there was."""
+    """Everything is sent again, so that callers need not remember the previous state."""
     caller = Caller(world.hub)
     await until(lambda: caller.events)
     world.known["t"] = []
@@ -232,7 +232,7 @@ async def test_the_way_of_a_file(world: World) -> None:
 
 @ensure
 async def test_a_file_that_is_deleted(world: World) -> None:
-    """As with its sink."""
+    """The same as when its sink is deleted."""
     await world.put(FILE)
     caller = Caller(world.hub)
     await until(lambda: caller.events)
@@ -245,7 +245,7 @@ async def test_a_file_that_is_deleted(world: World) -> None:
 
 @ensure
 async def test_going_on(world: World) -> None:
-    """Whoever comes back gets what happened meanwhile, or hears that it can't have it."""
+    """A reconnecting caller gets the missed events, or learns that they are lost."""
     staying = Caller(world.hub)
     caller = Caller(world.hub)
     await until(lambda: caller.events and staying.events)
@@ -272,7 +272,7 @@ async def test_going_on(world: World) -> None:
 
 @ensure
 async def test_events_are_kept_up_to_a_size(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever needs one that isn't kept begins again."""
+    """A caller that needs older events starts from scratch."""
     caller = Caller(world.hub)
     await until(lambda: caller.events)
     begun = caller.last_id
@@ -291,7 +291,7 @@ async def test_events_are_kept_up_to_a_size(world: World, monkeypatch: pytest.Mo
 
 @ensure
 async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds wait until etcd is followed for all of them; that some leave costs nobody else."""
+    """Hundreds wait for the same watch; some that leave don't affect the others."""
     hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=1000, metrics=Metrics())
     hub.startService()
     callers = [Caller(hub) for _ in range(400)]
@@ -310,7 +310,7 @@ async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPat
 
 @ensure
 async def test_too_many_come_at_once(etcd: EtcdClient) -> None:
-    """Those that have waited for the same thing are counted, too."""
+    """Callers that have waited for the same watch are counted, too."""
     metrics = Metrics()
     hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=10, metrics=metrics)
     hub.startService()
@@ -369,7 +369,7 @@ async def test_too_many(world: World) -> None:
 
 @ensure
 async def test_the_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stream does, too; that nobody can be asked ends nothing."""
+    """The stream ends with its token; an unavailable authority doesn't end it."""
     monkeypatch.setattr(hub_module, "VERIFY_SECONDS", 0.01)
     answers = [UserError("away", status=503), UserError("no", status=401)]
 
@@ -384,7 +384,7 @@ async def test_the_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> 
 
 @ensure
 async def test_nobody_follows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """etcd isn't followed for nobody; the next one has it followed again."""
+    """etcd isn't watched without callers; the next caller starts the watch again."""
     monkeypatch.setattr(hub_module, "LINGER_SECONDS", 0.01)
     for _ in range(2):
         caller = Caller(world.hub)
@@ -396,7 +396,7 @@ async def test_nobody_follows(world: World, monkeypatch: pytest.MonkeyPatch) -> 
 
 @ensure
 async def test_the_node_stops(world: World) -> None:
-    """Everybody hears of it, and nobody else may follow."""
+    """All callers are notified, and new ones are refused."""
     caller = Caller(world.hub)
     await until(lambda: caller.events)
     world.hub.end_all()

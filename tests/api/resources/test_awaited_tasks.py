@@ -111,7 +111,7 @@ async def test_a_defect_in_the_task(api: Api, monkeypatch: pytest.MonkeyPatch) -
 
 @ensure
 async def test_without_waiting_nothing_changes(api: Api) -> None:
-    """202 with the task, as for everybody who doesn't ask."""
+    """202 with the task, as for all callers that don't wait."""
     for query, headers in (("", {}), ("?wait=", {}), ("?wait=0s", WAIT), ("", {"Prefer": "x"})):
         reply = await api.call("POST", f"{SOURCES}{query}", NEW_SOURCE, headers=headers)
         assert reply.header("Preference-Applied") is None
@@ -164,7 +164,7 @@ async def test_members_that_are_not_known(api: Api) -> None:
 
 @ensure
 async def test_too_many_wait(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes then is answered at once, as without waiting."""
+    """Further callers are answered at once, as without waiting."""
     monkeypatch.setattr(ends, "MAX_WAITING", 0)
     reply = await api.call("POST", SOURCES, NEW_SOURCE, headers=WAIT)
     assert reply.header("Preference-Applied") is None

@@ -20,7 +20,7 @@ LIVE = f"/v1/branches/{BRANCH}/live"
 
 
 class Reader:
-    """What a caller has received so far."""
+    """Collects the events that a caller receives."""
 
     def __init__(self, api: Api, **headers: str) -> None:
         self.text = ""

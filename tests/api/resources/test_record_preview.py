@@ -67,7 +67,7 @@ async def test_a_form_is_a_record_too(api: Api) -> None:
 
 @ensure
 async def test_a_column_that_can_not_be_rendered(api: Api) -> None:
-    """The first column that fails is told, with the reason."""
+    """The first failing column is reported with the reason."""
     await create(api, "http", path_column("key"))
     reply = await api.call("POST", f"{SOURCE}/test", data=b"{}", headers=JSON)
     assert (reply.status, reply.json) == (
@@ -161,7 +161,7 @@ async def test_bodies_are_read_as_the_source_reads_them(api: Api) -> None:
 
 @ensure
 async def test_text_that_the_source_reads_as_json(api: Api) -> None:
-    """By a setting of the source."""
+    """This depends on a setting of the source."""
     await create(api, "http", path_column("a"))
     text = {"Content-Type": "text/plain; charset=UTF-8"}
     reply = await api.call("POST", f"{SOURCE}/test", data=b'{"a":1}', headers=text)
@@ -173,7 +173,7 @@ async def test_text_that_the_source_reads_as_json(api: Api) -> None:
 
 @ensure
 async def test_any_flat_record_is_rendered_or_refused(api: Api) -> None:
-    """Nothing in it is too strange for an answer."""
+    """Every record gets an answer, whatever it contains."""
     await create(api, "otlp", path_column("a", defaultValue=""), {"type": "body", "name": "b"})
     expected = {
         b'\xef\xbb\xbf{"a":1}': ["1", '{"a":1}'],
@@ -222,7 +222,7 @@ async def test_a_mapping_without_a_sink(api: Api) -> None:
 
 @ensure
 async def test_each_column_has_its_own_error(api: Api) -> None:
-    """What is wrong with a column says nothing about the others, whatever fills them."""
+    """An error in one column doesn't affect the others, whatever they contain."""
     await api.create_source()
     columns = [
         path_column("nope"),

@@ -24,7 +24,7 @@ async def setting(api: Api, path: str, key: str) -> Any:
 
 @ensure
 async def test_all_settings_are_listed(api: Api) -> None:
-    """Every setting is told, sorted by key, with what may be done to it."""
+    """Every setting is listed, sorted by key, with who may change it."""
     await api.create_source()
     settings = (await api.get(f"{SOURCE}/settings"))["settings"]
     keys = [item["key"] for item in settings]
@@ -79,7 +79,7 @@ async def test_a_sinks_settings_rotate_its_file(api: Api) -> None:
 
 @ensure
 async def test_refused_patches(api: Api) -> None:
-    """Everything that is wrong with values is told; protected keys are forbidden."""
+    """All invalid values are reported; protected keys are forbidden."""
     await api.create_source()
     reply = await api.call("PATCH", f"{SOURCE}/settings", patch((INTERVAL, "foo"), (SIZE, "bar")))
     assert (reply.status, reply.json["error"], reply.json["message"]) == (

@@ -51,7 +51,7 @@ async def test_a_new_sink(api: Api) -> None:
 
 @ensure
 async def test_files_in_all_states(api: Api) -> None:
-    """What isn't imported with its slices, and the last imports with what they took."""
+    """Files that aren't imported are shown with slices, the last imports with durations."""
     await api.create_source()
     await api.create_sink()
     etcd = api.etcd

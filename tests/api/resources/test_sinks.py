@@ -154,7 +154,7 @@ async def test_an_update_changes_only_given_members(api: Api) -> None:
 
 @ensure
 async def test_a_table_of_other_columns(api: Api) -> None:
-    """The task tells how the existing table differs, and nothing is changed."""
+    """The task reports how the existing table differs, and nothing is changed."""
     await api.create_source()
     await api.create_sink()
     reply = await api.call("PATCH", SINK, {"table": table({"type": "uuid", "name": "id"})})

@@ -88,7 +88,7 @@ async def test_an_id_is_taken_once_and_is_not_empty(api: Api) -> None:
 @pytest.mark.parametrize("name", ["日本語", "🎉", "Кошка", "!!!", "Straße", "aB" * 20])
 @ensure
 async def test_any_name_gives_an_id_that_its_links_lead_to(api: Api, name: str) -> None:
-    """Whatever the name is made of, the source can be created, polled and fetched by its URLs."""
+    """A source with any name can be created, polled and fetched by its URLs."""
     started = await api.call("POST", SOURCES, {"type": "http", "name": name})
     assert started.status == 202, started
     task = await api.finish(started)
@@ -157,7 +157,7 @@ async def test_lists_are_paged_by_id(api: Api) -> None:
 
 @ensure
 async def test_disable_and_enable(api: Api) -> None:
-    """A disabled source tells why, and calls without effect succeed."""
+    """A disabled source shows why, and calls without effect succeed."""
     await api.create_source()
     await api.create_sink()
     task = await api.run("PUT", f"{SOURCE}/disable")

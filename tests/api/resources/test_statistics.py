@@ -113,7 +113,7 @@ async def test_imported_files_come_first_and_failing_ones_last(api: Api) -> None
 
 @ensure
 async def test_a_slice_that_can_not_be_uploaded_is_shown_with_its_file(api: Api) -> None:
-    """Whoever asks for failing files finds the file that waits for it, with the reason."""
+    """The list of failing files contains the file that waits for it, with the reason."""
     await api.create_source()
     await api.create_sink()
     file = await open_file(api)
@@ -131,7 +131,7 @@ async def test_a_slice_that_can_not_be_uploaded_is_shown_with_its_file(api: Api)
 
 @ensure
 async def test_rows_in_quarantine_are_shown_with_their_file(api: Api) -> None:
-    """How many, why, and where they are as soon as all are found."""
+    """Their number, the reason, and their location once all are found."""
     await api.create_source()
     await api.create_sink()
     file = await open_file(api)
@@ -157,7 +157,7 @@ async def test_rows_in_quarantine_are_shown_with_their_file(api: Api) -> None:
 
 @ensure
 async def test_what_was_imported_before_a_clearing_is_not_counted(api: Api) -> None:
-    """What was imported up to a clearing isn't counted or shown afterwards."""
+    """Records imported before a reset are neither counted nor shown afterwards."""
     await api.create_source()
     await api.create_sink()
     file = await open_file(api)

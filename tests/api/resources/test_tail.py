@@ -44,7 +44,7 @@ def events(body: bytes) -> list[tuple[str, Any]]:
 
 @pytest_twisted.async_yield_fixture()
 async def taps(etcd: EtcdClient) -> AsyncIterator[TailSampler]:
-    """Those of a running source node."""
+    """Return the taps of a running source node."""
     taps = TailSampler()
     sender = TailSender(reactor, etcd, taps, host="localhost")
     await sender.startService()
@@ -57,7 +57,7 @@ async def subscriptions(etcd: EtcdClient) -> int:
 
 
 class Reader:
-    """What a caller has received so far."""
+    """Collects the events that a caller receives."""
 
     def __init__(self, api: Api, query: str = "") -> None:
         self.body = b""
@@ -79,7 +79,7 @@ class Reader:
 
 @pytest_twisted.ensureDeferred
 async def test_records_reach_the_caller(api: Api, taps: TailSampler) -> None:
-    """As they arrive, until there are as many as were asked for."""
+    """Records are shown as they arrive, up to the requested number."""
     await api.create_source()
     reader = Reader(api, "?limit=2&rate=5")
     await until(lambda: bool(taps))
@@ -97,7 +97,7 @@ async def test_records_reach_the_caller(api: Api, taps: TailSampler) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_time_is_over(api: Api, taps: TailSampler) -> None:
-    """What was left out is told before the end."""
+    """The number of records left out is shown before the end."""
     await api.create_source()
     reader = Reader(api, "?duration=3&rate=1")
     await until(lambda: bool(taps))
@@ -113,7 +113,7 @@ async def test_the_time_is_over(api: Api, taps: TailSampler) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_caller_leaves(api: Api, taps: TailSampler) -> None:
-    """Nothing is sent any more, and nothing stays in etcd."""
+    """No more records are sent, and the subscription is removed from etcd."""
     await api.create_source()
     reader = Reader(api)
     await until(lambda: b"start" in reader.body)
@@ -136,7 +136,7 @@ async def test_only_the_head(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_tail_that_cannot_be_watched_is_refused(api: Api) -> None:
-    """No such source, parameters out of range, nobody's token."""
+    """An unknown source, parameters out of range, or an unknown token."""
     reply = await api.call("GET", f"{SOURCE}/tail")
     assert (reply.status, reply.json["error"]) == (404, "stream.api.sourceNotFound")
     reply = await api.call("GET", f"{SOURCE}/tail?rate=101&duration=x")
@@ -165,7 +165,7 @@ class Hub:
         return json.loads(found[0].value)
 
     async def post(self, body: bytes) -> tuple[int, Any]:
-        """What the port for source nodes answers."""
+        """Return the answer of the port for source nodes."""
         response = await treq.post(f"http://{self.hub.address}/tail", data=body, persistent=False)
         return response.code, json.loads(await response.content())
 
@@ -199,7 +199,7 @@ async def hub(etcd: EtcdClient) -> AsyncIterator[Hub]:
 
 @pytest_twisted.ensureDeferred
 async def test_what_source_nodes_send(hub: Hub) -> None:
-    """Only with the token of a tail that is watched, and only what can be read."""
+    """Samples need the token of a running tail, and must be valid."""
     watching = hub.watch()
     await until(lambda: b"start" in hub.sent)
     key = await hub.key()
@@ -225,7 +225,7 @@ async def test_what_source_nodes_send(hub: Hub) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_more_than_so_many(hub: Hub) -> None:
-    """The next one is asked to come later; so is everybody when the node stops."""
+    """The next caller gets 503; so do all callers when the node stops."""
     hub.hub.check(KEY)
     watching = hub.watch()
     await until(lambda: b"start" in hub.sent)

@@ -26,7 +26,7 @@ async def _types(api: Api, query: str = "") -> list[str]:
 
 @ensure
 async def test_a_branch_without_tasks(api: Api) -> None:
-    """Its list is empty, and has no place to go on from."""
+    """Its list is empty, and has no next page."""
     answer = await api.get(TASKS)
     assert answer["tasks"] == []
     assert answer["page"] == {"limit": 100, "totalCount": 0, "afterId": "", "lastId": ""}
@@ -34,7 +34,7 @@ async def test_a_branch_without_tasks(api: Api) -> None:
 
 @ensure
 async def test_the_newest_come_first(api: Api) -> None:
-    """Whoever asked for them, whatever their types are."""
+    """The order doesn't depend on the tasks' authors or types."""
     await api.create_source()
     await api.create_sink()
     for change in ("disable", "enable"):
@@ -47,7 +47,7 @@ async def test_the_newest_come_first(api: Api) -> None:
 
 @ensure
 async def test_pages(api: Api) -> None:
-    """Each goes on behind the one before, though tasks are added meanwhile."""
+    """Each page continues after the previous one, even if tasks are added meanwhile."""
     await api.create_source()
     await api.create_sink()
     first = await api.get(f"{TASKS}?limit=1")
@@ -112,7 +112,7 @@ async def test_a_task_of_a_dead_node(api: Api) -> None:
 
 @ensure
 async def test_records_that_cannot_be_read(api: Api) -> None:
-    """They are left out, the others are shown."""
+    """They are left out; the others are shown."""
     await api.create_source()
     key = f"{TASK_PREFIX}{PROJECT}/api.create.source/{BRANCH}/x/2026-01-02T03:04:05.000Z_ccccc"
     await api.etcd.put(key, b"{")

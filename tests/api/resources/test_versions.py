@@ -43,7 +43,7 @@ async def test_versions_of_a_sink(api: Api) -> None:
 
 @ensure
 async def test_unknown_versions(api: Api) -> None:
-    """An unknown number is not found; a text isn't a number, whatever exists."""
+    """An unknown number is not found; a text is invalid."""
     reply = await api.call("PUT", f"{SOURCE}/versions/asfasf/rollback")
     assert (reply.status, reply.json["message"]) == (
         400,
@@ -62,7 +62,7 @@ async def test_unknown_versions(api: Api) -> None:
 
 @ensure
 async def test_the_content_of_a_version(api: Api) -> None:
-    """What a version was about is shown when it is asked for, without the secret of the source."""
+    """The content is shown on request, without the secret of the source."""
     await api.create_source()
     await api.create_sink()
     await api.run("PATCH", SOURCE, {"name": "Renamed"})

@@ -57,7 +57,7 @@ def complaint(schema: Object, value: Any) -> tuple[str, str]:
     ],
 )
 def test_new_sources(body: Any, name: str, message: str) -> None:
-    """All problems are told in the order of the members, under the name of the first."""
+    """All problems are reported in the order of the members, with the name of the first."""
     assert complaint(requests.CREATE_SOURCE, body) == (name, message)
 
 
@@ -167,7 +167,7 @@ def test_content_types() -> None:
 
 @pytest.mark.parametrize("content_type", ["text/plain", "TEXT/PLAIN; charset=utf-8", "text/html"])
 def test_a_text_is_no_object(content_type: str) -> None:
-    """Whatever is in it: the type says that it isn't to be read."""
+    """The content doesn't matter: the type alone is refused."""
     essence = content_type.partition(";")[0].lower()
     with pytest.raises(UserError, match=f"can't decode {essence} to an object") as caught:
         read_body(requests.CREATE_SINK, b'{"type":"table","name":"n"}', content_type)
@@ -265,7 +265,7 @@ def test_parameters_are_read_and_checked(
 
 
 def test_defaults_of_parameters() -> None:
-    """What isn't given has its default, and booleans have many spellings."""
+    """Missing parameters have their defaults, and booleans have many spellings."""
     listing = OPERATIONS["ListSources"]
     assert listing.read_parameters({"branchId": "1"}, {}) == (
         {"branchId": "1", "afterId": "", "limit": 100},
@@ -329,7 +329,7 @@ def test_values_are_counted_before_they_are_made(text: str) -> None:
 
 @given(st.text('[]{}",\\:1 ', max_size=400))
 def test_depth_is_found_out_as_it_is(text: str) -> None:
-    """Whatever is within strings or behind the first fault doesn't count."""
+    """Brackets in strings or after the first fault don't count."""
     try:
         decode_json("[" * 99 + text)
     except DecodeError as error:
@@ -344,7 +344,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
 
 
 def test_compressed_bodies_are_refused() -> None:
-    """What would be taken for broken JSON is named."""
+    """The error names compression instead of invalid JSON."""
     with pytest.raises(UserError, match='content encoding "gzip"') as caught:
         read_body(requests.CREATE_SOURCE, b"\x1f\x8b", "", "gzip")
     assert caught.value.status == 415
@@ -373,14 +373,14 @@ def test_compressed_bodies_are_refused() -> None:
     ],
 )
 def test_unknown_members(body: Any, param: str, text: str) -> None:
-    """They are found at any depth, with the name that is nearest."""
+    """They are found at any depth, with the most similar name."""
     [fault] = requests.CREATE_SINK.unknown(body, "body")
     assert (fault.name, fault.param) == ("unknownMember", param)
     assert text in fault.message
 
 
 def test_twenty_problems_are_reported() -> None:
-    """Of many problems the first twenty are told, and how many there are beside them."""
+    """The first twenty problems are listed, and the others are counted."""
     columns = [{"type": "x" * 1000, "name": "c"} for _ in range(100)]
     read = requests.CREATE_SINK.read(sink(mapping={"columns": columns}), "body")
     error = problems_error(list(requests.CREATE_SINK.check(read, "body")))
@@ -395,7 +395,7 @@ def test_twenty_problems_are_reported() -> None:
 
 
 def test_arrays_are_counted_before_their_items_are_read() -> None:
-    """Items of any kind, however many, cost nothing if there are too many of them."""
+    """Too many items cost nothing, whatever they are."""
     body = sink(mapping={"columns": [5] * 100_000})
     with pytest.raises(UserError) as caught:
         requests.CREATE_SINK.read(body, "body")

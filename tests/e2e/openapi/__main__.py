@@ -16,7 +16,7 @@ from tests.e2e.processes import deployment
 
 
 def main() -> int:
-    """Start a deployment, check it, and tell what was found."""
+    """Start a deployment, check it, and print the findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.openapi", description=__doc__)
     parser.add_argument("--examples", type=int, default=50, help="requests for each operation")
     parser.add_argument("--seed", type=int, help="repeat an earlier run")

@@ -1,4 +1,4 @@
-"""What is checked beside the document: tasks that end, and end well. Loaded by schemathesis."""
+"""Additional checks: tasks end, and succeed. Loaded by schemathesis."""
 
 from __future__ import annotations
 

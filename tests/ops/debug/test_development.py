@@ -15,7 +15,7 @@ from stream.ops.debug.development import BUSY_SECONDS, BusyReactorWatch, develop
 
 
 def test_busy_reactor_is_told_once() -> None:
-    """A reactor that doesn't come back is told once each time, with the place where it is."""
+    """A blocked reactor is logged once each time, with its stack."""
     clock, time = Clock(), Clock()
     watch = BusyReactorWatch(clock, now=time.seconds, has_thread=False)
     watch.startService()

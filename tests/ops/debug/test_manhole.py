@@ -33,7 +33,7 @@ def _write(path: Path, data: bytes, mode: int = 0o600) -> Path:
 
 
 def _new_key(path: Path) -> Path:
-    """A new private key, and beside it the public one."""
+    """Make a new private key, with its public key beside it."""
     key = Key(Ed25519PrivateKey.generate())
     _write(path.with_suffix(".pub"), key.public().toString("OPENSSH"))
     return _write(path, key.toString("OPENSSH"))
@@ -90,7 +90,7 @@ async def _ssh(port: int, key: Path, typed: bytes, *options: str, command: str =
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_a_session(files: Path) -> None:
-    """Whoever has the key gets a console with the names given, and each line is logged."""
+    """A user with the key gets a console with the given names, and each line is logged."""
     events: list[LogEvent] = []
     observer = cast(ILogObserver, events.append)
     globalLogPublisher.addObserver(observer)
@@ -112,8 +112,7 @@ async def test_a_session(files: Path) -> None:
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_endless_lines_end(files: Path) -> None:
-    """A loop without an end is interrupted, also one that goes on after that; the session goes on,
-    and SystemExit leaves it."""
+    """An endless loop is interrupted repeatedly; the session continues until SystemExit."""
     typed = (
         b"while True: pass\r\r"
         b"def stubborn():\r try:\r  while True: len('')\r finally:\r  while True: len('')\r\r"
@@ -160,7 +159,7 @@ async def test_what_is_there_and_what_fails(files: Path) -> None:
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_a_stop_cuts_open_sessions(files: Path) -> None:
-    """Nobody who stays in the console keeps the process from stopping."""
+    """An open session doesn't prevent the process from stopping."""
     entered: Deferred[None] = Deferred()
     async with _running(_service(files, enter=lambda: entered.callback(None))) as port:
         session = ensureDeferred(_ssh(port, files / "mine", b"enter()\r"))
@@ -171,8 +170,10 @@ async def test_a_stop_cuts_open_sessions(files: Path) -> None:
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_other_keys_are_refused(files: Path) -> None:
-    """A key that isn't listed lets nobody in, nor does one behind options that aren't obeyed; such
-    a line, and one that is no key, keep nobody else out."""
+    """A key that isn't listed, or that has options, is refused.
+
+    Such a line, and an invalid one, don't affect other keys.
+    """
     other = _new_key(files / "other")
     public = other.with_suffix(".pub").read_bytes()
     mine = files / "mine.pub"
@@ -191,7 +192,7 @@ async def test_other_keys_are_refused(files: Path) -> None:
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_passwords_are_not_even_asked_for(files: Path) -> None:
-    """A client that only has a password is told that keys alone are taken."""
+    """A client that only has a password is told by the server that keys are required."""
     async with _running(_service(files)) as port:
         _, errors, code = await _ssh(
             port,
@@ -236,7 +237,7 @@ async def test_no_commands(files: Path) -> None:
 async def test_files_that_others_may_change(
     files: Path, name: str, mode: int, message: str
 ) -> None:
-    """Nobody but the owner may have a hand in who comes in, or the console doesn't start."""
+    """The console doesn't start if others may change its files."""
     (files / name).chmod(mode)
     with pytest.raises(UserError, match=message):
         await _service(files).startService()
@@ -244,7 +245,7 @@ async def test_files_that_others_may_change(
 
 @pytest_twisted.ensureDeferred
 async def test_missing_or_unusable_files(files: Path) -> None:
-    """Without its files the console tells which setting is wrong."""
+    """Without its files the console reports which setting is wrong."""
     (files / "host").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r'"manhole.hostKey" .* is no private key'):
         await _service(files).startService()

@@ -1,4 +1,4 @@
-"""Stacks looked at for a while."""
+"""Stacks sampled for a while."""
 
 from __future__ import annotations
 

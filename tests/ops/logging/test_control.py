@@ -1,4 +1,4 @@
-"""Where the log goes, and from which level on."""
+"""The output and the levels of the log."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_unknown_namespaces(name: str, meant: str, tmp_path: Path) -> None:
 
 
 def test_every_logger_has_a_known_name() -> None:
-    """Also those that aren't named after their module."""
+    """Includes loggers that aren't named after their module."""
     package = Path(stream.__file__).parent
     found = {
         name
@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_lines_are_for_people_if_the_settings_say_so(tmp_path: Path) -> None:
-    """Lines for people, if the settings say so, and the node where it is told."""
+    """The settings select lines for people, with the node's name."""
     path = tmp_path / "log"
     control = LogControl(str(path), "text", node="n1")
     _logger(control, "stream.x").info("hello {token}", token="secret")

@@ -82,7 +82,7 @@ def test_name_of_the_node() -> None:
 
 
 def test_minimum_level() -> None:
-    """What is below the minimum isn't written."""
+    """Events below the minimum aren't written."""
     log, stream = _logger()
     log.debug("quiet")
     assert stream.getvalue() == ""
@@ -101,7 +101,7 @@ def test_minimum_level() -> None:
     ],
 )
 def test_secrets_in_any_text(text: str) -> None:
-    """In the message, in a field, inside of one, and in the text of an exception."""
+    """In the message, in a field, inside of one, and in an exception's message."""
     log, stream = _logger()
     log.warn("got {text}", text=text, inside=[{"a": text}])
     try:
@@ -213,7 +213,7 @@ def test_new_lines_stay_inside() -> None:
 
 
 def test_text_form() -> None:
-    """For a terminal a line has no JSON, no control characters, and the stack below it."""
+    """On a terminal a line has no JSON, no control characters, and the stack below it."""
     log, stream = _logger(form="text")
     log.info("opened \x1b[31m{volume_id}\n", volume_id="v1")
     text = stream.getvalue()
@@ -267,7 +267,7 @@ def test_template_for_people() -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    """However long a text is that somebody has sent, its line is bounded."""
+    """A line is bounded, however long a received text is."""
     log, stream = _logger()
     log.info("refused: {error}", error="x" * 10_000_000, items=["y" * 1_000_000])
     text = stream.getvalue()

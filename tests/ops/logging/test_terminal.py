@@ -54,7 +54,7 @@ def test_colour() -> None:
 def test_what_is_not_for_people_counts_as_debug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a terminal, changes of state are shown only by those who ask for debug."""
+    """On a terminal, changes of state are shown only at level debug."""
     monkeypatch.setattr(control_module, "form_for", lambda _: "terminal")
     monkeypatch.setenv("NO_COLOR", "1")
     for levels, expected in (({}, ["ready", "late"]), ({"x": "debug"}, ["ready", "moved", "late"])):

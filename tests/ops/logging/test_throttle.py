@@ -1,4 +1,4 @@
-"""Something that is told of once in a while."""
+"""A message that is logged at most once in an interval."""
 
 from __future__ import annotations
 

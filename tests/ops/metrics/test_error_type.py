@@ -31,5 +31,5 @@ class _Own(Exception):
     ],
 )
 def test_error_type(problem: BaseException | None, kind: str) -> None:
-    """Each failure has the most telling kind."""
+    """Each failure has its most specific type."""
     assert error_type(problem) == kind

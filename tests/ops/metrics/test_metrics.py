@@ -104,7 +104,7 @@ def test_every_family_has_samples() -> None:
 
 
 def test_empty_page() -> None:
-    """At first there are no numbers but who we are, and never any of the process."""
+    """Initially there is only the identity, and never a metric of the process."""
     metrics = Metrics()
     assert _value(metrics, "target_info", service_name="stream") == 1
     samples = [s.name for family in _page(metrics).values() for s in family.samples]

@@ -1,4 +1,4 @@
-"""How late the reactor is."""
+"""The lag of the reactor."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from stream.ops.metrics.shared_page import MIN_PAUSE_SECONDS, SharedPage
 
 
 class Maker:
-    """Makes pages when it is told to.
+    """Renders pages on request.
 
-    :ivar begun: pages that were asked of it.
+    :ivar begun: requested pages.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ def _got(page: SharedPage) -> list[Any]:
 
 
 def test_the_first_is_made_at_once(page: SharedPage, maker: Maker) -> None:
-    """Nobody waits for others."""
+    """There is no waiting for others."""
     found = _got(page)
     maker.begun[0].callback(b"one")
     assert found == [b"one"]
@@ -57,7 +57,7 @@ def test_the_first_is_made_at_once(page: SharedPage, maker: Maker) -> None:
 def test_all_who_ask_meanwhile_share_the_next_one(
     page: SharedPage, maker: Maker, clock: Clock
 ) -> None:
-    """However many they are, and it is begun after all of them have asked."""
+    """It is begun after all of them have asked."""
     first = _got(page)
     others = [_got(page) for _ in range(50)]
     assert (len(maker.begun), page.waiting) == (1, 50)
@@ -73,7 +73,7 @@ def test_all_who_ask_meanwhile_share_the_next_one(
 
 
 def test_after_a_pause_it_is_made_at_once(page: SharedPage, maker: Maker, clock: Clock) -> None:
-    """Who asks now and then doesn't wait."""
+    """Rare requests don't wait."""
     _got(page)
     maker.begun[0].callback(b"one")
     clock.advance(MIN_PAUSE_SECONDS)
@@ -82,7 +82,7 @@ def test_after_a_pause_it_is_made_at_once(page: SharedPage, maker: Maker, clock:
 
 
 def test_what_takes_long_has_as_long_a_pause(page: SharedPage, maker: Maker, clock: Clock) -> None:
-    """At most half of the time is spent with it."""
+    """At most half of the time is spent rendering."""
     _got(page)
     clock.advance(5 * MIN_PAUSE_SECONDS)
     maker.begun[0].callback(b"one")
@@ -94,7 +94,7 @@ def test_what_takes_long_has_as_long_a_pause(page: SharedPage, maker: Maker, clo
 
 
 def test_who_is_gone_is_not_waited_for(page: SharedPage, maker: Maker, clock: Clock) -> None:
-    """Before and after the page is begun; for nobody it isn't begun."""
+    """Before and after the page is begun; without requests it isn't begun."""
     going = page.get()
     going.addErrback(lambda failure: failure.trap(CancelledError))
     going.cancel()
@@ -117,7 +117,7 @@ def test_a_failure_is_everybody_s(page: SharedPage, maker: Maker, clock: Clock) 
 
 
 def test_drained(page: SharedPage, maker: Maker, clock: Clock) -> None:
-    """Who waits gets the page at once, and nothing is made afterwards."""
+    """Waiting requests get the page at once, and nothing is rendered afterwards."""
     done: list[Any] = []
     page.drained().addCallback(done.append)
     assert done == [None]

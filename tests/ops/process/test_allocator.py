@@ -39,7 +39,7 @@ print(resident() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_large_blocks_go_back() -> None:
-    """Whatever small things stay behind them."""
+    """Even if small blocks remain between them."""
 
     def kept(*arguments: str) -> int:
         command = [sys.executable, "-c", SCRIPT, *arguments]

@@ -1,4 +1,4 @@
-"""Who is served in a turn of the reactor."""
+"""The order of connections in a turn of the reactor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Reactor:
         return served
 
     def known(self, *connections: Connection) -> None:
-        """They have been there for a while, and have used little."""
+        """They have been connected for a while, and have used little time."""
         for each in connections:
             each.seconds, seconds = 0.0, each.seconds
             while not each.served:
@@ -69,7 +69,7 @@ def test_all_are_served_as_long_as_that_is_quick() -> None:
 
 
 def test_a_turn_ends_when_its_time_is_over() -> None:
-    """At the latest with one that takes longer than all may."""
+    """At the latest after one connection that exceeds the time."""
     reactor = Reactor()
     assert len(reactor.turn(_some(100, BUSY_SECONDS / 5 * 1.01))) == 5
     assert len(reactor.turn(_some(100, 1.0))) == 1
@@ -88,7 +88,7 @@ def test_light_ones_come_first() -> None:
 
 
 def test_who_is_new_or_busy_waits() -> None:
-    """A connection isn't light because it is new, nor for ever."""
+    """A connection isn't light because it is new, nor forever."""
     reactor = Reactor()
     known, new = Connection("known", 0.0), Connection("new", 0.0)
     reactor.known(known)
@@ -106,7 +106,7 @@ def test_who_is_new_or_busy_waits() -> None:
 
 
 def test_who_rests_now_and_then_may_use_more() -> None:
-    """Unlike one that is ready again at once, however little each time takes."""
+    """Unlike one that is ready again at once, even if each service is short."""
     reactor = Reactor()
     now_and_then = Connection("now and then", LIGHT_SHARE / 2)
     always = Connection("always", LIGHT_SHARE / 2)
@@ -140,9 +140,9 @@ def test_many_light_ones_share_a_part_too() -> None:
     turns=st.integers(10, 60),
 )
 def test_everybody_s_turn_comes(costs: list[float], turns: int) -> None:
-    """Whatever each of them takes: nobody is served a second time before all others have been.
+    """No connection is served a second time before all others.
 
-    All that within one period, so that nobody is light.
+    All this happens within one period, so that no connection is light.
     """
     reactor = Reactor()
     connections = [Connection(str(number), cost) for number, cost in enumerate(costs)]

@@ -13,7 +13,7 @@ from stream.ops.process.gc_tuning import FULL_LOOKS, SECONDS, GcTuning, without_
 
 
 class Held:
-    """In a circle."""
+    """An object in a reference cycle."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -25,7 +25,7 @@ def _held() -> int:
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    """Of a collection that has started."""
+    """Return the clock of a collection that has started."""
     clock = Clock()
     collection = GcTuning(clock)
     collection.start()
@@ -59,7 +59,7 @@ def test_many_circles_are_found() -> None:
 
 
 def test_a_few_circles_are_found_in_time(clock: Clock) -> None:
-    """However few they are."""
+    """Even if there are few."""
     for _ in range(3):
         Held()
     assert _held() == 3
@@ -73,7 +73,7 @@ def _circle() -> tuple[Held, weakref.ref[Held]]:
 
 
 def test_what_has_survived_a_look_is_left_alone_for_a_while(clock: Clock) -> None:
-    """A look takes the longer the more it looks at; but no circle is kept for ever."""
+    """The time of a collection depends on the number of objects; still no cycle is kept forever."""
     held, seen = _circle()
     clock.advance(SECONDS)
     del held
@@ -84,7 +84,7 @@ def test_what_has_survived_a_look_is_left_alone_for_a_while(clock: Clock) -> Non
 
 
 def test_without_a_collector() -> None:
-    """It is off meanwhile, and on again whatever happens; one that was off stays off."""
+    """The collector is disabled, and enabled again afterwards; a disabled one stays disabled."""
     assert gc.isenabled()
     with pytest.raises(ZeroDivisionError), without_collector():
         assert not gc.isenabled()

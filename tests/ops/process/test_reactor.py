@@ -46,7 +46,7 @@ def test_command_line_installs_the_direct_reactor() -> None:
 
 
 def test_another_reactor_stays() -> None:
-    """Who has chosen one, as the test runner has, keeps it."""
+    """A reactor that is already installed, such as the test runner's, is kept."""
     script = (
         "import twisted.internet.reactor as before\n"
         "from stream.ops.process.reactor import install\n"

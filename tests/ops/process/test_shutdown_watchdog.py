@@ -72,8 +72,10 @@ def test_late_signals_change_nothing() -> None:
 
 
 def test_every_stop_ends() -> None:
-    """A service, the reactor or a thread that hangs is shown, and the exit code tells; a stop in
-    time ends with 0."""
+    """A hanging service, reactor or thread is shown, and the exit code is 1.
+
+    A stop in time ends with 0.
+    """
     started = {
         "fine": _hanging(seconds=30),
         "service": _hanging(stop="return Deferred()"),

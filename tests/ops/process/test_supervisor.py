@@ -111,7 +111,7 @@ async def test_start_and_stop(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lost_child_comes_back(tmp_path: Path) -> None:
-    """One that ends unasked is started again, the other one goes on."""
+    """A child that ends unexpectedly is restarted; the other one continues."""
     log = tmp_path / "log"
     children = supervisor(SERVES, log)
     await children.startService()
@@ -139,7 +139,7 @@ async def test_child_that_cannot_start(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_child_that_does_not_drain(tmp_path: Path) -> None:
-    """It is killed when its time is over, and the stop tells so."""
+    """It is killed at the time limit, and the stop reports it."""
     log = tmp_path / "log"
     children = supervisor(STUBBORN, log, names="a", timeout=0.3)
     await children.startService()
@@ -150,7 +150,7 @@ async def test_child_that_does_not_drain(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stop_before_ready(tmp_path: Path) -> None:
-    """Whoever stops the process meanwhile waits for children that aren't ready yet."""
+    """A stop waits for children that aren't ready yet."""
     log = tmp_path / "log"
     stopping = _Stopping()
     children = Supervisor(stopping, {"a": [sys.executable, "-c", SLOW, str(log)]}, os.environ, 20)
@@ -188,7 +188,7 @@ async def test_lost_child_comes_back_when_there_is_room(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_hangup_is_passed_on(tmp_path: Path) -> None:
-    """Each child learns that its log file is to be opened again, and none ends from it."""
+    """Each child reopens its log file, and none ends."""
     log, new = tmp_path / "log", tmp_path / "log.new"
     children = supervisor(HEARS, log)
     await children.startService()

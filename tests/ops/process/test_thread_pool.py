@@ -1,4 +1,4 @@
-"""Threads that are left behind when they do not end."""
+"""Threads that are abandoned when they do not end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_thread_that_does_not_end_is_left_behind(monkeypatch: pytest.Mon
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_waits_for_threads_that_end() -> None:
-    """What was begun is finished."""
+    """Running jobs are finished."""
     service = ThreadPoolService(reactor, "work", 2)
     service.startService()
     without_frames = threading.Event()
@@ -62,7 +62,7 @@ def _gated(pool: AbandonableThreadPool, count: int) -> tuple[threading.Event, Qu
 
 
 def test_threads_are_bounded_and_every_job_is_done() -> None:
-    """Also jobs that came before the start, or wait when the pool stops."""
+    """Includes jobs queued before the start or at the stop."""
     pool = AbandonableThreadPool(0, 2, name="few")
     gate, names = _gated(pool, 3)
     assert not pool.threads
@@ -98,7 +98,7 @@ def test_an_idle_thread_is_used_again() -> None:
 
 
 def test_a_failed_job_is_logged_and_takes_no_thread_with_it() -> None:
-    """The thread goes on with the next job."""
+    """The thread continues with the next job."""
     pool = AbandonableThreadPool(0, 1, name="fails")
     pool.start()
     done = threading.Event()

@@ -53,7 +53,7 @@ async def _work() -> dict[str, str]:
 
 @pytest_twisted.ensureDeferred
 async def test_spans_belong_together(collector: Collector) -> None:
-    """A span begun within another one is below it, also after waits, and calls tell of it."""
+    """A span begun within another one is its child, also after waits, and calls carry its id."""
     service = _service(collector.url)
     service.startService()
     try:
@@ -134,7 +134,7 @@ async def test_lines_of_the_log_lead_to_the_span(collector: Collector) -> None:
 async def test_a_collector_that_is_away_is_told_of_once(
     collector: Collector, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spans are lost with one warning, and the end of it is told with their number."""
+    """Lost spans are logged with one warning, and the recovery with their number."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
     stream = io.StringIO()
@@ -177,7 +177,7 @@ class _Away(SpanExporter):
 
 
 def test_a_stop_does_not_wait_for_a_collector_that_is_away() -> None:
-    """What fails at the stop is given up, however many batches are left."""
+    """Batches that fail at the stop are dropped, regardless of their number."""
     away = _Away()
     exporter = TellingExporter(away, lambda: None, lambda _: None)
     exporter.stop_soon()
@@ -188,7 +188,7 @@ def test_a_stop_does_not_wait_for_a_collector_that_is_away() -> None:
 
 
 def test_without_a_tracer_every_span_is_the_same_object() -> None:
-    """Without a tracer nothing is made: every span is one and the same object."""
+    """Without a tracer no span is made: all spans are the same object."""
     assert span("a") is span("b", {"x": 1})
     assert begin("a") is received("b", {})
     assert begin("a").active() is span("a")
@@ -198,7 +198,7 @@ def test_without_a_tracer_every_span_is_the_same_object() -> None:
 
 
 def test_without_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for spans is told what is missing."""
+    """The error names the missing library."""
     monkeypatch.delitem(sys.modules, "stream.ops.tracing.export", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(UserError, match=re.escape("pip install stream-service[tracing]")):

@@ -1,4 +1,4 @@
-"""The client's address is a plain address, whatever a header says."""
+"""The client's address is a plain address, for any header."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _head(*lines: str) -> Head:
 @given(st.lists(st.lists(_HOPS, max_size=4).map(",".join), max_size=3))
 @example(['fe80::1%x"'])
 def test_it_is_always_a_plain_address(lines: list[str]) -> None:
-    """Of whatever a trusted proxy sends, only an address without a scope gets through."""
+    """From a trusted proxy's header only an address without a scope is accepted."""
     found = _EVERYBODY.find("192.0.2.1", _head(*lines))
     address = ip_address(found)
     assert str(address) == found
@@ -50,6 +50,6 @@ def test_empty_elements_change_nothing(hops: list[str], data: st.DataObject) -> 
 
 
 def test_a_peer_has_no_scope() -> None:
-    """Sockets tell the scope of a link-local peer; records don't have it."""
+    """Sockets include the scope of a link-local peer; records don't."""
     assert without_scope("fe80::1%eth0") == "fe80::1"
     assert without_scope("192.0.2.1") == "192.0.2.1"

@@ -21,7 +21,7 @@ assert len(BODY) > INLINE_BYTES
 
 
 class HeldPool(InlinePool):
-    """Work is done when it is told to, one by one."""
+    """A pool that runs jobs one by one, on request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_sources_take_turns(bodies: Bodies) -> None:
 
 
 def test_small_body_that_expands_is_decoded_in_a_thread(bodies: Bodies) -> None:
-    """Only a little of it was decoded at once."""
+    """Only a small part was decoded at once."""
     connection = bodies.send("a", gzip.compress(bytes(900_000)))
     assert (bodies.taken, bodies.pool.running) == ([], 1)
     bodies.pool.do_one()
@@ -100,7 +100,7 @@ def test_nobody_waits_for_it_any_more(bodies: Bodies) -> None:
 
 
 def test_nothing_is_decoded_that_finds_no_room(bodies: Bodies) -> None:
-    """It goes on when what is worked on has ended."""
+    """It continues when the work in progress has ended."""
     held: list[Callable[[], None]] = []
 
     def endless() -> Iterator[Any]:
@@ -123,7 +123,7 @@ def test_nothing_is_decoded_that_finds_no_room(bodies: Bodies) -> None:
 
 
 def test_what_waits_is_bounded(bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each source, and for all of them; one alone is always taken."""
+    """For each source, and for all of them; a single one is always accepted."""
     monkeypatch.setattr(content_decoding, "MAX_WAITING_BYTES", SHARES * len(BODY))
     for _ in range(THREADS + 1):
         bodies.send("a")

@@ -49,7 +49,7 @@ NOW = 1_700_000_000.0
 
 
 class Sink:
-    """A sink that stores, and calls completions as it is told to.
+    """A sink that stores, and calls completions as configured.
 
     :ivar mode: ``stored``, ``accepted``, ``failed`` or ``wait``: until `release`.
     """
@@ -109,7 +109,7 @@ class Sink:
         self._take(rows, completion)
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
     def _take(self, rows: bytes, completion: Completion) -> None:
         if self.mode == "raise":
@@ -144,15 +144,15 @@ class Transport(Server):
         return -1 if self.is_closed else self.socket.fileno()
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Nothing is to be set."""
+        """Do nothing."""
 
     setTcpKeepAlive = setTcpNoDelay
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Nothing is produced."""
+        """Do nothing."""
 
     def unregisterProducer(self) -> None:
-        """Nothing was."""
+        """Do nothing."""
 
     def write(self, data: bytes) -> None:
         if not self.is_closed:
@@ -406,7 +406,7 @@ def test_the_second_record_of_a_connection_takes_the_fast_path(
 
 
 def test_a_tail_gets_its_records_from_the_general_path(listen: Callable[..., Listener]) -> None:
-    """Of those between two that it shows it learns how many there were."""
+    """It also gets the number of records between two shown ones."""
     listener = listen(MAPPING)
     source = SourceKey(1, 1, "s")
     subscription = TailSubscription(
@@ -446,7 +446,7 @@ def test_a_tail_gets_its_records_from_the_general_path(listen: Callable[..., Lis
 def test_what_has_changed_counts_from_the_next_record_on(
     listen: Callable[..., Listener], change: Callable[[Listener], object], status: bytes
 ) -> None:
-    """Nothing of what was decided in an earlier turn is used again."""
+    """No decision of an earlier turn is reused."""
     listener = listen(MAPPING)
     number = listener.client()
     for body in (b'{"a":0}', b'{"a":1}'):
@@ -463,7 +463,7 @@ def test_what_has_changed_counts_from_the_next_record_on(
 def test_an_address_from_a_proxy_is_found_by_the_general_path(
     listen: Callable[..., Listener],
 ) -> None:
-    """It is in the head; a mapping without the address takes the fast path all the same."""
+    """It is in the head; a mapping without the address still uses the fast path."""
     forwarded = post(b'{"a":1}', "X-Forwarded-For: 198.51.100.7")
     listener = listen(MAPPING, proxies=("10.0.0.0/8",))
     _one(listener, forwarded)
@@ -475,7 +475,7 @@ def test_an_address_from_a_proxy_is_found_by_the_general_path(
 
 
 def test_a_connection_that_stops_answers_with_close(listen: Callable[..., Listener]) -> None:
-    """Also a request that the fast path had taken before."""
+    """Includes a request that the fast path has already taken."""
     listener = listen(MAPPING)
     number = listener.client()
     listener.clients[number][2].send(post(b'{"a":0}'))
@@ -493,7 +493,7 @@ def test_a_connection_that_stops_answers_with_close(listen: Callable[..., Listen
 def test_a_record_that_waits_too_long_is_answered_with_a_timeout(
     listen: Callable[..., Listener],
 ) -> None:
-    """Once, whatever its sink says later."""
+    """Once, whatever its sink answers later."""
     listener = listen(MAPPING)
     listener.factory.startFactory()
     number = listener.client()

@@ -86,7 +86,7 @@ def _few_objects() -> Iterator[None]:
     ids=lambda value: None,
 )
 def test_no_circles(sinks: list[FakeSink], request_: dict[str, Any]) -> None:
-    """What a request made is given back when it is answered, also if it failed."""
+    """The objects of a request are freed when it is answered, even after a failure."""
     listener = Listener()
     listener.otlp_dispatcher.put(SourceEntry(KEY, "otlp", True, SECRET))
     listener.router.sinks[KEY] = [(str(i), sink) for i, sink in enumerate(sinks)]

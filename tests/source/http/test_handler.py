@@ -46,9 +46,9 @@ PATH = f"/stream/123/my-source/{SECRET}"
 
 
 class FakeSink:
-    """A sink that renders at once and answers as it is told to.
+    """A sink that renders at once and answers as configured.
 
-    :ivar blocks: what came as a whole, and how many rows it had.
+    :ivar blocks: received blocks, with their numbers of rows.
     :ivar dead: bodies of rejected records of batches, and the names of their errors.
     """
 
@@ -88,7 +88,7 @@ class FakeSink:
             completion.failed(without_frames(error))
 
     def take(self, record: RecordContext, completion: Completion) -> None:
-        """Render *record*, and answer as told. Raises what it is told to."""
+        """Render *record*, and answer as configured, or raise the configured error."""
         self.records.append(record)
         self.rows.append(self._render.row(record))
         self._answer(completion)
@@ -292,7 +292,7 @@ def test_accepted_record_is_answered_with_202(listener: Listener) -> None:
 
 
 def test_answer_comes_when_the_sink_has_stored(listener: Listener) -> None:
-    """Until then there is none; a second one, or one after the connection went on, is dropped."""
+    """There is no earlier answer; a second or late one is dropped."""
     sink = FakeSink("wait")
     listener.router.sinks[KEY] = [("k", sink)]
     assert listener.send() is None
@@ -366,9 +366,9 @@ OUTCOMES = (None, 202, 400, 500, 503, 507)
 
 @pytest.mark.parametrize("errors", [*itertools.combinations_with_replacement(OUTCOMES, 3)])
 def test_failures_say_what_is_stored(listener: Listener, errors: tuple[int | None, ...]) -> None:
-    """Whatever the sinks answer, the header tells how many of them have the record.
+    """For all answers of sinks, the header has the number of those that stored the record.
 
-    It is there whenever one of them hasn't; what is unknown is counted apart.
+    It is set whenever a sink hasn't stored it; unknown outcomes are counted separately.
     """
     outcomes: list[Any] = [
         200 if e is None else e if e == 202 else UserError("no", status=e) for e in errors
@@ -481,7 +481,7 @@ def test_json_with_a_charset_is_json(listener: Listener) -> None:
 def test_records_that_cannot_be_rendered(
     listener: Listener, body: bytes, content_type: str, status: int, name: str, message: str
 ) -> None:
-    """They are the producer's fault, and say why."""
+    """They are the producer's fault, and the answer says why."""
     listener.router.sinks[KEY] = [("k", FakeSink(columns=[PathColumn("p", path="x")]))]
     document = listener.document(body=body, headers=f"Content-Type: {content_type}\r\n")
     assert document["statusCode"] == status
@@ -665,7 +665,7 @@ def test_options_of_the_listener(listener: Listener) -> None:
     ],
 )
 def test_preflight_allows_what_is_asked_for(listener: Listener, requested: str, added: str) -> None:
-    """As far as it is names, and not too many."""
+    """If they are valid names, and not too many."""
     _, headers, _ = listener.get(
         method="OPTIONS", headers=f"Access-Control-Request-Headers: {requested}\r\n"
     )
@@ -756,7 +756,7 @@ def test_shutdown_is_503_with_an_exception_id(listener: Listener) -> None:
 def test_client_behind_trusted_proxies(
     proxies: tuple[str, ...], forwarded: str, expected: str
 ) -> None:
-    """Only what a trusted proxy says of the hop before it is believed."""
+    """Only a trusted proxy's entry about the previous hop is used."""
     listener = Listener(proxies)
     sink = FakeSink()
     listener.router.sinks[KEY] = [("k", sink)]

@@ -46,7 +46,7 @@ def window() -> Window:
 
 
 def test_repetition_gets_the_first_answer(window: Window) -> None:
-    """And is told so in a header."""
+    """A header says so."""
     window.store("k")
     answer, _ = window.begin()
     assert isinstance(answer, bytes)
@@ -67,7 +67,7 @@ def test_repetition_waits_for_an_attempt_under_way(window: Window) -> None:
 
 
 def test_connection_that_went_on_gets_nothing(window: Window) -> None:
-    """The answer is remembered all the same."""
+    """The answer is still remembered."""
     attempt, connection = window.begin()
     assert isinstance(attempt, Attempt)
     connection.pending = None
@@ -128,7 +128,7 @@ def test_oldest_keys_give_way() -> None:
 
 
 def test_no_source_pushes_out_another_one_s_keys() -> None:
-    """The source with the most keys of the project with the most gives way, whoever comes last."""
+    """The source with the most keys, of the project with the most, is evicted first."""
     window = Window(max_keys=100)
     window.store("first", "quiet", 1)
     for number in range(10):
@@ -167,7 +167,7 @@ def test_nothing_is_left_of_forgotten_keys(window: Window) -> None:
 
 
 def test_long_answer_is_not_kept(window: Window) -> None:
-    """Its repetition is told that all is well, without the details."""
+    """Its repetition is answered as a success without the details."""
     attempt, connection = window.begin()
     assert isinstance(attempt, Attempt)
     long = responses.response(207, b"x" * MAX_ANSWER_BYTES)

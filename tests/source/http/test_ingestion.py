@@ -52,7 +52,7 @@ def _document(listener: Listener, target: str, body: bytes, headers: str) -> Any
 
 
 def test_compressed_body_is_one_record(listener: Listener, sink: FakeSink) -> None:
-    """What a sink sees is the decoded body."""
+    """A sink gets the decoded body."""
     answer = listener.get(body=gzip.compress(b'{"a":1}'), headers=JSON + GZIP)
     assert answer[::2] == (200, b"OK")
     assert sink.rows == [b'"1"\n']
@@ -69,7 +69,7 @@ def test_large_compressed_body_is_decoded_elsewhere(listener: Listener, sink: Fa
 
 @pytest.mark.parametrize("size", [10, 50_000])
 def test_damaged_compressed_body_is_refused(listener: Listener, size: int) -> None:
-    """At once or later: a client's mistake."""
+    """At once or later, as a client's mistake."""
     status, _, body = listener.get(body=b"x" * size, headers=JSON + GZIP)
     assert (status, json.loads(body)["error"]) == (400, "stream.in.badRequest")
 
@@ -82,7 +82,7 @@ def test_bomb_is_refused(listener: Listener, sink: FakeSink) -> None:
 
 
 def test_answer_for_a_lost_connection_is_dropped(listener: Listener, sink: FakeSink) -> None:
-    """Nothing is written for a client that is gone before its body was decoded."""
+    """Nothing is written for a client that disconnects before its body is decoded."""
     pool = listener.pool
     pool.is_held = True
     assert listener.send(body=gzip.compress(b"{}" * 40_000, 0), headers=JSON + GZIP) is None
@@ -114,7 +114,7 @@ def test_large_record_waits_for_room(
 def test_large_record_does_not_wait_for_ever(
     listener: Listener, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without room in time it is refused as not stored, before the request itself times out."""
+    """Without space it is refused as not stored, before the request itself times out."""
     body = _large(monkeypatch)
     sink.templates.is_full = True
     sink.outcome = UserError("too many records wait", status=503, name="overloaded")
@@ -172,14 +172,14 @@ def test_lines_can_be_one_record(listener: Listener) -> None:
 
 @pytest.mark.parametrize("value", ["1", "TRUE", "yes", "On"])
 def test_words_for_true(listener: Listener, sink: FakeSink, value: str) -> None:
-    """A batch for everybody who can be understood."""
+    """Every common spelling requests a batch."""
     result(listener, b'{"a":1}\n{"a":2}\n', f"{PATH}?batch={value}")
     assert sink.blocks == [(b'"1"\n"2"\n', 2)]
 
 
 @pytest.mark.parametrize("query", ["batch=", "batch", "batch=2", "batch=tru", "batch=null"])
 def test_batch_or_not_nobody_knows(listener: Listener, sink: FakeSink, query: str) -> None:
-    """Many records aren't taken for one."""
+    """Several records aren't accepted as one."""
     document = _document(listener, PATH + "?" + query, b'{"a":1}\n{"a":2}\n', headers=LINES)
     assert (document["statusCode"], document["error"]) == (400, "stream.in.badRequest")
     assert "please use true or false" in document["message"]
@@ -219,7 +219,7 @@ def test_a_byte_order_mark_is_skipped(
     rows: list[bytes],
     is_compressed: bool,
 ) -> None:
-    """Whatever it stands before; only what isn't looked into is kept as it is."""
+    """Before any body, except for a body that isn't parsed."""
     body = BOM + body
     if is_compressed:
         body, headers = gzip.compress(body), headers + GZIP
@@ -238,7 +238,7 @@ def test_a_byte_order_mark_is_skipped(
 def test_json_is_utf_8_whatever_is_declared(
     listener: Listener, sink: FakeSink, body: bytes, charset: str, row: str
 ) -> None:
-    """Only what isn't is read in the declared charset."""
+    """Other text is decoded with the declared charset."""
     headers = f"Content-Type: application/json; charset={charset}\r\n"
     assert listener.get(body=body, headers=headers)[0] == 200
     assert sink.rows == [row.encode()]
@@ -260,7 +260,7 @@ def test_text_is_json_where_the_source_says_so(
 
 
 def test_rejected_lines_are_named(listener: Listener, sink: FakeSink) -> None:
-    """The others are stored: 207, so that nobody takes it for complete success."""
+    """The others are stored: 207, so that it isn't mistaken for complete success."""
     document = result(listener, b'{"a":1}\n{}\nbroken\n\n{"b":1}\n')
     assert document["statusCode"] == 207
     assert document["error"] == "stream.in.recordsRejected"
@@ -280,14 +280,14 @@ def test_rejected_lines_are_named(listener: Listener, sink: FakeSink) -> None:
 
 
 def test_nothing_but_rejected_records_is_a_failure(listener: Listener, sink: FakeSink) -> None:
-    """Nothing was stored, so a plain client error says it best; items have indexes."""
+    """Nothing was stored, so it is a plain client error; items have indexes."""
     document = result(listener, b"[{}]", PATH + "?batch=true", JSON)
     assert (document["statusCode"], document["errors"][0]["indexes"]) == (400, [0])
     assert sink.blocks == []
 
 
 def test_sink_that_fails_fails_the_whole_batch(listener: Listener, sink: FakeSink) -> None:
-    """Rejected records are still told apart: trying them again is useless."""
+    """Rejected records are still listed: retrying them is useless."""
     sink.outcome = UserError("row not stored", status=503, name="notStored")
     document = result(listener, b'{"a":1}\n{}\n')
     assert document["statusCode"] == 503
@@ -321,7 +321,7 @@ def test_several_sinks_reject_for_themselves(listener: Listener) -> None:
 
 
 def test_what_several_sinks_have_stored(listener: Listener, sink: FakeSink) -> None:
-    """Where not every sink has every record, the answer says how many each has."""
+    """If not every sink has every record, the answer has the number of each."""
     other = FakeSink()
     listener.router.sinks[KEY].append(("m", other))
     body = b'{"a":1}\n{}\n{"a":3}\n'
@@ -429,7 +429,7 @@ def test_templates_of_a_batch_nobody_waits_for(listener: Listener, sink: FakeSin
 def test_templates_of_a_batch_that_take_too_long(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All together: it is to be split."""
+    """In total: the batch has to be split."""
     monkeypatch.setattr(batch_module, "MAX_TEMPLATE_SECONDS", 0.0)
     slow = _with_templates(listener)
     listener.router.sinks[KEY] = [("t", slow)]
@@ -455,13 +455,13 @@ def test_empty_batch(listener: Listener, sink: FakeSink) -> None:
 
 
 def test_batch_of_another_type_is_refused(listener: Listener) -> None:
-    """Where a record begins is known only of two content types."""
+    """Only two content types define where a record begins."""
     document = result(listener, b"a", PATH + "?batch=true", "Content-Type: text/plain\r\n")
     assert (document["statusCode"], document["error"]) == (415, "stream.in.unsupportedMediaType")
 
 
 def test_too_many_records_are_refused(listener: Listener, sink: FakeSink) -> None:
-    """Nothing of such a batch is stored."""
+    """No record of such a batch is stored."""
     document = result(listener, b"{}\n" * 1001)
     assert (document["statusCode"], document["error"]) == (413, "stream.in.batchTooLarge")
     assert sink.blocks == []
@@ -510,7 +510,7 @@ def test_same_key_is_not_written_twice(listener: Listener, sink: FakeSink) -> No
 
 
 def test_a_key_belongs_to_the_decoded_content(listener: Listener, sink: FakeSink) -> None:
-    """A client may compress it anew for each attempt, or not at all."""
+    """A client may compress it differently for each attempt, or not at all."""
     body = b'{"a":1}'
     attempts = [(gzip.compress(body, mtime=at), GZIP) for at in (1, 2)]
     attempts += [(zstandard.compress(body), "Content-Encoding: zstd\r\n"), (body, "")]
@@ -564,7 +564,7 @@ def test_a_retry_writes_only_where_rows_are_missing(
 def test_what_is_remembered_of_a_failure_is_for_its_body_only(
     listener: Listener, sink: FakeSink
 ) -> None:
-    """As with a success: another body with the same key is a mistake."""
+    """As after a success, another body with the same key is a mistake."""
     listener.router.sinks[KEY].append(("m", FakeSink(UserError("full", status=507))))
     headers = f"{JSON}Idempotency-Key: one\r\n"
     assert listener.get(body=b'{"a":1}', headers=headers)[0] == 507

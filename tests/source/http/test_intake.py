@@ -1,4 +1,4 @@
-"""Who is shed when connections hold too much."""
+"""Load shedding when connections hold too much."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_nobody_gives_way_while_there_is_room() -> None:
 
 
 def test_who_holds_the_most_gives_way() -> None:
-    """Project before source before request, whoever comes last."""
+    """By project, then source, then request, regardless of the order of arrival."""
     intake = Intake(LIMIT)
     small = FakeConnection(intake, (1, "a")).hold(300)
     of_heavy_project = FakeConnection(intake, (2, "small")).hold(50)
@@ -70,7 +70,7 @@ def test_who_grows_too_large_gives_way_itself() -> None:
 
 
 def test_room_is_made_for_more_than_one() -> None:
-    """A twentieth of all, so that it isn't looked for at every read."""
+    """A twentieth of the total, so that the search doesn't run at every read."""
     intake = Intake(LIMIT)
     connections = [FakeConnection(intake, (number, "s")).hold(10) for number in range(101)]
     assert sum(connection.gave_way for connection in connections) == 6
@@ -110,7 +110,7 @@ def test_an_owner_that_changes_takes_its_bytes_along() -> None:
     )
 )
 def test_sums_are_right_and_the_bound_holds(steps: list[tuple[int, int, str]]) -> None:
-    """Whatever happens in whatever order; and who holds less than an equal share stays."""
+    """After any events in any order; a client below an equal share isn't evicted."""
     intake = Intake(LIMIT)
     connections = [FakeConnection(intake, (n % 3, n % 2)) for n in range(10)]
     for number, size, what in steps:

@@ -32,7 +32,7 @@ def _parser(max_head: int = HEAD_LIMIT, max_body: int = BODY_LIMIT) -> RequestPa
 
 
 def next_whole(parser: RequestParser) -> Request | None:
-    """The next complete request, whatever its head."""
+    """Return the next complete request, with any head."""
     request = parser.next_request()
     return next_whole(parser) if isinstance(request, Head) else request
 
@@ -216,7 +216,7 @@ def test_overhead_of_chunks_is_bounded() -> None:
 
 
 def test_empty_lines_are_bounded() -> None:
-    """Those before each request, however they come."""
+    """Before each request, in any form."""
     some = b"\r\n" * MAX_EMPTY_LINES
     request = _request(b"Content-Length: 0")
     assert len(_run([some + request, some, request])) == 2
@@ -227,7 +227,7 @@ def test_empty_lines_are_bounded() -> None:
 
 @pytest.mark.parametrize("pieces", [1, 7, 1000])
 def test_small_chunks_are_bounded(pieces: int) -> None:
-    """Each costs the same, however little it holds, and however it arrives."""
+    """Each costs the same, regardless of its size and arrival."""
     most = FREE_CHUNKS + FREE_CHUNKS // (BYTES_PER_CHUNK - 1)
     body = b"1\r\nx\r\n" * (most + 1)
     data = _request(b"Transfer-Encoding: chunked", body=body)
@@ -243,7 +243,7 @@ def test_small_chunks_are_bounded(pieces: int) -> None:
 
 
 def test_a_large_body_may_come_in_many_chunks() -> None:
-    """As long as they have some bytes on average."""
+    """If they have some bytes on average."""
     number = 3 * FREE_CHUNKS
     chunk = b"%x\r\n%b\r\n" % (BYTES_PER_CHUNK, b"x" * BYTES_PER_CHUNK)
     parser = RequestParser(HeadReader(), HEAD_LIMIT, number * BYTES_PER_CHUNK)
@@ -253,7 +253,7 @@ def test_a_large_body_may_come_in_many_chunks() -> None:
 
 
 def test_headers_are_counted_before_they_are_read() -> None:
-    """However short they are."""
+    """Even if they are short."""
     for number, refused in ((MAX_HEADERS - 1, False), (MAX_HEADERS, True)):  # and Host
         parser = RequestParser(HeadReader(), 16 * 1024, BODY_LIMIT)
         parser.feed(_request(*[b"a:"] * number))
@@ -296,7 +296,7 @@ def test_keep_alive(version: bytes, connection: bytes, expected: bool) -> None:
 
 
 def test_wants_a_go_ahead_only_while_the_body_is_missing() -> None:
-    """A client that expects 100 Continue is told to go on unless it already has."""
+    """A client that expects 100 Continue gets it unless the body has arrived."""
     parser = _parser()
     expecting = _request(b"Expect: 100-Continue", b"Content-Length: 2")
     parser.feed(expecting)
@@ -311,7 +311,7 @@ def test_wants_a_go_ahead_only_while_the_body_is_missing() -> None:
 
 
 def test_the_head_of_an_incomplete_request_comes_first() -> None:
-    """Once, before anything of the body is looked at; not for what has arrived whole."""
+    """Once, before the body is read; not for a request that has arrived as a whole."""
     parser = _parser()
     parser.feed(_request(b"Content-Length: 2", body=b"ab"))
     assert isinstance(parser.next_request(), Request)
@@ -358,7 +358,7 @@ def test_remembered_heads_are_bounded() -> None:
 
 
 def _h11_reads(data: bytes) -> Seen | None:
-    """What h11 makes of *data*, or ``None`` if it refuses."""
+    """Return the result of h11 for *data*, or ``None`` if it refuses."""
     seen: Seen = []
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
     connection.receive_data(data)
@@ -406,7 +406,7 @@ def test_agrees_with_another_parser(pieces: list[bytes]) -> None:
 @settings(max_examples=examples(60), deadline=None)
 @given(st.lists(_pieces, max_size=8))
 def test_never_differs_with_the_split(pieces: list[bytes]) -> None:
-    """Any input gives the same requests, and is refused or not, however it is cut."""
+    """Any input gives the same requests, or is refused, however it is split."""
     data = b"POST / HTTP/1.1\r\nHost: x\r\n" + b"".join(pieces)
 
     def outcome(parts: list[bytes]) -> tuple[Seen, bool]:

@@ -137,7 +137,7 @@ def _post(target: bytes, *headers: bytes, body: bytes = b"") -> bytes:
 
 
 def _headers(transport: FakeTransport) -> dict[bytes, bytes]:
-    """Of the last answer, names in lower case; the status line is ``:status``."""
+    """Return the headers of the last answer, in lower case; the status line is ``:status``."""
     head = transport.value().rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")[0]
     status, *lines = head.split(b"\r\n")
     found = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
@@ -200,7 +200,7 @@ def test_a_client_that_takes_no_answers_gets_no_requests_handled(listener: Liste
 
 
 def test_malformed_request_is_refused_and_the_connection_closed(listener: Listener) -> None:
-    """The client is told, our half closes, and what it still sends is thrown away."""
+    """The client gets an answer, our side is closed, and further data is discarded."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now") + b"GET / HTTP/1.1\r\nbroken\r\n\r\n")
     assert transport.value().count(b"HTTP/1.1 ") == 2
@@ -214,7 +214,7 @@ def test_malformed_request_is_refused_and_the_connection_closed(listener: Listen
 
 
 def test_a_lingering_connection_is_cut_off(listener: Listener) -> None:
-    """After a refusal a client may not go on sending for long, nor much."""
+    """After a refusal a client can't send for long, nor much."""
     first, transport = listener.connect()
     first.dataReceived(b"\x00")
     listener.pass_time(LINGER_SECONDS + 3)
@@ -245,7 +245,7 @@ def test_a_crash_is_answered(listener: Listener) -> None:
 
 
 def test_continue_is_sent_before_the_body(listener: Listener) -> None:
-    """A client that asks before it sends the body is told to go on, once."""
+    """A client that expects 100 Continue gets it once."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now", b"Expect: 100-continue", b"Content-Length: 2"))
     assert transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -319,7 +319,7 @@ def test_idle_connections_close(listener: Listener) -> None:
     ids=["head", "body", "chunk"],
 )
 def test_a_stalled_request_times_out(listener: Listener, start: bytes) -> None:
-    """The client is told, since a request had begun."""
+    """The client gets an answer, since a request had begun."""
     protocol, transport = listener.connect()
     protocol.dataReceived(start)
     listener.pass_time(LIMITS.idle_timeout)
@@ -401,7 +401,7 @@ def test_a_request_that_ends_half_way_is_refused(listener: Listener) -> None:
 def test_a_wrong_secret_is_refused_before_the_body(
     listener: Listener, head: tuple[bytes, ...]
 ) -> None:
-    """Whatever its size: no go-ahead, one answer, and the connection closes."""
+    """For any size: no 100 Continue, one answer, and the connection is closed."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_post(b"/secret", *head))
     assert transport.value().startswith(b"HTTP/1.1 404 ")
@@ -425,14 +425,14 @@ def test_only_heads_of_incomplete_requests_are_checked_first(listener: Listener)
 
 
 def test_a_crash_of_the_check_is_answered(listener: Listener) -> None:
-    """Like any other fault of ours."""
+    """Like any other defect."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_post(b"/crash", b"Content-Length: 2"))
     assert _headers(transport)[b":status"] == b"500" and transport.half_closed
 
 
 def test_every_answer_has_a_date(listener: Listener) -> None:
-    """Also refusals; it follows the clock."""
+    """Includes refusals; it follows the clock."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now"))
     protocol.dataReceived(_get(b"/a"))
@@ -529,7 +529,7 @@ def test_connections_over_the_limit_are_told(listener: Listener) -> None:
 
 
 def test_idle_connections_make_room(listener: Listener) -> None:
-    """Of the client with the most connections, the one that is idle longest."""
+    """The connection that is idle longest, of the client with the most."""
     oldest, oldest_transport = listener.connect("192.0.2.1")
     _, second = listener.connect("192.0.2.1")
     _, other = listener.connect("192.0.2.2")
@@ -545,7 +545,7 @@ def test_idle_connections_make_room(listener: Listener) -> None:
 
 
 def test_slow_requests_make_room_after_idle_connections(listener: Listener) -> None:
-    """They are told; what waits for its answer isn't touched."""
+    """They get an answer; requests that wait for their answer are kept."""
     busy, busy_transport = listener.connect()
     busy.dataReceived(_get(b"/a"))
     slow, slow_transport = listener.connect()
@@ -575,7 +575,7 @@ def _half(target: bytes, size: int) -> bytes:
 
 
 def test_the_largest_unfinished_request_gives_way(listener: Listener) -> None:
-    """It gets 503 and may come again; the others go on, and nothing is held afterwards."""
+    """It gets 503 and may be retried; the others continue, and nothing is held afterwards."""
     heavy = [listener.connect() for _ in range(2)]
     for protocol, _ in heavy:
         protocol.dataReceived(_half(b"/project/heavy", 48_000))
@@ -610,7 +610,7 @@ def test_heads_have_a_bound_of_their_own(listener: Listener) -> None:
 
 
 def test_a_body_counts_until_its_answer(listener: Listener) -> None:
-    """Also if it came in one piece; half of the bound is what one project may have waiting."""
+    """Even if it arrived at once; one project may have half of the limit waiting."""
     first, first_transport = listener.connect()
     first.dataReceived(_post(b"/p/a", b"Content-Length: 50000", body=b"x" * 50_000))
     assert listener.factory.producers.size == 50_000
@@ -628,7 +628,7 @@ def test_a_body_counts_until_its_answer(listener: Listener) -> None:
 
 
 def test_what_is_sent_ahead_counts_and_gives_way(listener: Listener) -> None:
-    """The request at hand is answered, the rest is to come again over another connection."""
+    """The current request is answered, the others have to be sent over another connection."""
     ahead, ahead_transport = listener.connect()
     ahead.dataReceived(_get(b"/p/a") + _get(b"/now") * 2000)
     sent_ahead = len(_get(b"/now")) * 2000
@@ -728,7 +728,7 @@ def test_stop_cuts_off_what_takes_too_long(listener: Listener) -> None:
 
 
 def test_stop_without_connections_is_done_at_once(listener: Listener) -> None:
-    """Nothing to wait for, and no timer is left."""
+    """There is nothing to wait for, and no timer is left."""
     assert _fired(listener.factory.stop())
     assert listener.clock.getDelayedCalls() == []
 

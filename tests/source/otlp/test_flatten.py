@@ -315,13 +315,13 @@ def _expected(value: Any) -> Any:
 
 @given(value=ANY_VALUES)
 def test_values_keep_their_type(value: Any) -> None:
-    """Whatever an attribute holds."""
+    """For any value of an attribute."""
     assert value_of(_any_value(value)) == _expected(value)
 
 
 @given(nanoseconds=st.integers(0, 2**64 - 1))
 def test_times_never_fail(nanoseconds: int) -> None:
-    """Also those that are no date; and no digit is lost."""
+    """Includes invalid dates; and no digit is lost."""
     text = time_text(nanoseconds)
     if not nanoseconds:
         assert text == ""
@@ -395,7 +395,7 @@ def test_numbers_in_json() -> None:
 
 
 def test_unknown_enumeration_numbers_are_empty() -> None:
-    """Of what a later protocol may add."""
+    """They may be added by a later protocol."""
     span = {"kind": 77, "status": {"code": 9}}
     (flat,) = flatten(decoded(Signal.TRACES, spans(span)))
     assert (flat["kind"], flat["status_code"]) == ("", "")
@@ -404,7 +404,7 @@ def test_unknown_enumeration_numbers_are_empty() -> None:
 
 
 def test_last_of_repeated_attributes_wins() -> None:
-    """In the place of the first; other names keep the order of arrival."""
+    """At the position of the first; other names keep their order."""
     attributes = [
         {"key": key, "value": {"intValue": number}} for number, key in enumerate(("b", "a", "b"))
     ]
@@ -413,7 +413,7 @@ def test_last_of_repeated_attributes_wins() -> None:
 
 
 def test_numbers_that_json_cannot_have() -> None:
-    """They are there, without a value."""
+    """They are present without a value."""
     (stale,) = points(gauge={"dataPoints": [{"asDouble": "NaN"}]})
     assert stale["value"] is None
     point = {"sum": "Infinity", "explicitBounds": [1, "Infinity"]}
@@ -426,7 +426,7 @@ def test_numbers_that_json_cannot_have() -> None:
     "value", ["no hex", "ab cd", " ab", "abc", "0xab", "ab\n", "ａｂ", 12, [], {}]
 )
 def test_invalid_ids_are_refused(name: str, value: object) -> None:
-    """Those of JSON are pairs of hexadecimal digits, without anything between them."""
+    """Those in JSON are pairs of hexadecimal digits without separators."""
     with pytest.raises(UserError, match="cannot decode OTLP logs payload"):
         decoded(Signal.LOGS, logs({name: value}))
     with pytest.raises(UserError, match="cannot decode OTLP traces payload"):
@@ -434,7 +434,7 @@ def test_invalid_ids_are_refused(name: str, value: object) -> None:
 
 
 def test_ids_are_taken_as_they_are() -> None:
-    """Whatever their length; none and null are no id."""
+    """Of any length; none and null are no id."""
     ids = {"traceId": "AbCd", "spanId": ""}
     (flat,) = flatten(decoded(Signal.LOGS, logs(ids)))
     assert flat["trace_id"] == "abcd" and "span_id" not in flat
@@ -462,7 +462,7 @@ _anything = st.recursive(
 
 @given(st.sampled_from(Signal), st.sampled_from(["x", "traceid", "TRACE_ID", "links2"]), _anything)
 def test_unknown_members_are_ignored(signal: Signal, name: str, value: object) -> None:
-    """Wherever they are, whatever they are called, and whatever is in them."""
+    """Anywhere, with any name and content."""
 
     def with_unknown(plain: Any) -> Any:
         if isinstance(plain, dict):
@@ -487,7 +487,7 @@ def test_texts_of_browsers() -> None:
 
 
 def test_numbers_beyond_doubles() -> None:
-    """They have no value, and cost nothing else."""
+    """They have no value, and don't affect others."""
     body = json.dumps(logs({"body": {"doubleValue": 7.5}, "x": 8.5}, {"severityText": "kept"}))
     for number in ("1e400", "-1e400", "1" * 400):
         text = body.replace("7.5", number).replace("8.5", number)
@@ -500,7 +500,7 @@ def test_numbers_beyond_doubles() -> None:
 def test_large_exports_are_read_in_chunks(
     signal: Signal, records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They make the same records as if they were read at once."""
+    """They make the same records as an export that is read at once."""
     monkeypatch.setattr(decode, "CHUNK_BYTES", 4096)
     document = json.loads(_encoded(signal, Encoding.JSON))
     (resource,) = next(iter(document.values()))
@@ -533,7 +533,7 @@ def _flat_at_once(signal: Signal, body: bytes) -> list[Any]:
 
 @given(signal=st.sampled_from(Signal), data=st.data())
 def test_chunks_and_the_whole_agree(signal: Signal, data: st.DataObject) -> None:
-    """Damaged exports, too: what the one reader takes the other takes for the same."""
+    """Damaged exports, too: both readers accept the same input."""
     body = bytearray(_encoded(signal, Encoding.PROTOBUF))
     for _ in range(data.draw(st.integers(0, 3))):
         start = data.draw(st.integers(0, len(body) - 1))
@@ -573,7 +573,7 @@ def test_chunks_and_the_whole_agree(signal: Signal, data: st.DataObject) -> None
 def test_records_are_counted_before_they_are_made(
     document: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In both encodings; a large text in JSON is no more than it looks."""
+    """In both encodings; a large text in JSON doesn't count more."""
     monkeypatch.setattr(decode, "MAX_RECORDS", 1000)
     encoded = as_protobuf(Signal.LOGS, document)
     with pytest.raises(ExportTooLarge, match=message):

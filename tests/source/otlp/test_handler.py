@@ -91,7 +91,7 @@ def test_compressed_export(listener: Listener) -> None:
 
 
 def test_a_long_export_waits_for_room(listener: Listener) -> None:
-    """Templates may take long: it goes on when there is room, unless nobody waits any more."""
+    """Templates may take long: it resumes when there is space, unless the client is gone."""
     picky = sink(listener)
     picky.templates.is_full = True
     body = export(*["x"] * 500)
@@ -141,7 +141,7 @@ def status_of(body: bytes) -> tuple[int, str, str]:
 def test_everything_rejected(
     listener: Listener, statuses: tuple[str, ...], expected: int, code: int, reason: str
 ) -> None:
-    """The highest status, a reason, and a hint when to come again where that may help."""
+    """The highest status, a reason, and a delay for a retry where that may help."""
     status, headers, body = listener.get(URL, export(*statuses), headers=BEARER + JSON)
     assert (status, headers["Content-Type"]) == (expected, "application/json")
     assert ("Retry-After" in headers) is (expected in (429, 503))
@@ -154,7 +154,7 @@ def test_everything_rejected(
 
 
 def test_any_of_several_sinks_rejects(listener: Listener) -> None:
-    """A record counts once, however many sinks refuse it."""
+    """A record counts once, even if several sinks refuse it."""
     listener.router.sinks[KEY] += [("l", PickySink()), ("m", FakeSink(202))]
     _, _, answer = listener.get(URL, export("500", "a"), headers=BEARER + JSON)
     assert json.loads(answer)["partialSuccess"]["rejectedLogRecords"] == "1"
@@ -186,12 +186,12 @@ def test_answer_waits_for_the_sinks(listener: Listener) -> None:
 
 @pytest.mark.parametrize("body", [b"{}", b'{"resourceLogs":[]}'])
 def test_empty_export(listener: Listener, body: bytes) -> None:
-    """Nothing to do, nothing wrong."""
+    """There is nothing to do, and no error."""
     assert listener.get(URL, body, headers=BEARER + JSON)[::2] == (200, b"{}")
 
 
 def test_no_sink(listener: Listener) -> None:
-    """Without a sink that takes the signal a record counts as stored."""
+    """Without a sink for the signal, a record counts as stored."""
     listener.router.sinks[KEY] = []
     assert listener.get(URL, export("a"), headers=BEARER + JSON)[::2] == (200, b"{}")
 
@@ -241,7 +241,7 @@ def test_refusals_come_in_the_encoding_of_the_request(
 def test_exports_that_cannot_be_read(
     listener: Listener, headers: str, body: bytes, status: int, message: str
 ) -> None:
-    """The status tells an exporter what is wrong with it."""
+    """The status tells an exporter the kind of error."""
     found, answered, body = listener.get(URL, body, headers=BEARER + headers)
     assert (found, answered["Content-Type"]) == (status, "application/x-protobuf")
     code, text, _ = status_of(body)
@@ -267,7 +267,7 @@ def test_other_methods(listener: Listener) -> None:
 
 @pytest.fixture
 def turns(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is put off, while each look at the clock takes two milliseconds."""
+    """Return postponed work, with a clock that advances two milliseconds per read."""
     ticks = iter(range(10_000))
     put_off: list[Any] = []
     monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.002)
@@ -323,7 +323,7 @@ def test_rejected_records_are_logged(listener: Listener) -> None:
 
 
 def test_fault_of_ours(listener: Listener) -> None:
-    """A sink that crashes rejects the record; nobody is told why."""
+    """A sink that crashes rejects the record, without a published reason."""
     broken = sink(listener)
     broken.outcome = ZeroDivisionError("division by zero")
     status, _, body = listener.get(URL, export("a"), headers=BEARER + JSON)

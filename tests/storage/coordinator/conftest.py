@@ -86,7 +86,7 @@ class FakeTarget(RecordingProvider):
 
 
 def target_record_key(file: FileKey) -> str:
-    """Of a record that the target keeps for a file."""
+    """Return the key of a target's record for a file."""
     return f"storage/fake/file/{file}"
 
 

@@ -51,13 +51,13 @@ def imported(index: int) -> File:
 
 
 def expired(files: list[File], age: timedelta) -> list[File]:
-    """What is expired when the newest file has this *age*."""
+    """Return the expired files if the newest file has this *age*."""
     newest = max(file.last_change_at for file in files)
     return expired_files(files, SETTINGS, newest + age)
 
 
 def test_newest_stay() -> None:
-    """However old they are, the newest 31 imported files of a sink are kept."""
+    """The newest 31 imported files of a sink are kept at any age."""
     files = [imported(index) for index in range(40)]
     assert expired(files[:31], 1000 * HOUR) == []
     assert expired(files[:32], 1000 * HOUR) == [files[0]]
@@ -66,7 +66,7 @@ def test_newest_stay() -> None:
 
 
 def test_young_stay() -> None:
-    """An imported file is kept for an hour, however many newer ones there are."""
+    """An imported file is kept for an hour, regardless of the number of newer ones."""
     files = [imported(index) for index in range(100)]
     # The newest is 1 minute old, the one at index i has 99 - i minutes more.
     assert set(expired(files, timedelta(minutes=1))) == set(files[:41])
@@ -75,8 +75,7 @@ def test_young_stay() -> None:
 
 
 def test_a_clock_that_was_set_back() -> None:
-    """What was imported in the future goes as what is old; what isn't imported is never taken for
-    old by that."""
+    """Files imported in the future count as old; others never do because of the clock."""
     files = [imported(index) for index in range(40)]
     assert set(expired_files(files, SETTINGS, OPENED_AT - 2 * HOUR)) == set(files[:9])
     stuck = attrs.evolve(files[0], state=FileState.CLOSING, imported_at=None, closing_at=OPENED_AT)
@@ -166,7 +165,7 @@ async def test_other_owner(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_locked_file(coordinator: Coordinator) -> None:
-    """A file that somebody works on is retained."""
+    """A file with a running operation is retained."""
     storage = coordinator.storage
     old = await _import(storage, 5)
     await _import(storage, 5)
@@ -212,7 +211,7 @@ async def test_what_is_staged_is_removed_before_the_records(
 async def test_a_file_that_has_gone_on_meanwhile_stays(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was looked at before its lock was free."""
+    """It was checked before its lock was free."""
     storage = coordinator.storage
     file = await storage.open_file()
     (slice_,) = await storage.slices(file.key)
@@ -255,7 +254,7 @@ async def test_files_of_a_target_that_is_not_installed_are_deleted(
 
 @pytest_twisted.ensureDeferred
 async def test_one_at_a_time(coordinator: Coordinator) -> None:
-    """A cleanup that does one thing at a time comes to its end, however much there is to do."""
+    """A cleanup with a concurrency of one finishes any amount of work."""
     for _ in range(5):
         await _import(coordinator.storage, 5)
     coordinator.storage.tick(3600)

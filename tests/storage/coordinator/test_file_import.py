@@ -66,7 +66,7 @@ async def test_failed_import(coordinator: Coordinator) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_etcd_is_away(coordinator: Coordinator, problem: EtcdError) -> None:
-    """What etcd is to blame for isn't recorded with the file, which is tried again at once."""
+    """An outage of etcd isn't recorded with the file, which is retried at once."""
     file = await importing_file(coordinator)
     coordinator.target.import_failures.append(problem)
     await coordinator.service.startService()
@@ -87,7 +87,7 @@ async def test_etcd_is_away(coordinator: Coordinator, problem: EtcdError) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_disabled_sink(coordinator: Coordinator) -> None:
-    """What a disabled sink has staged waits until the sink is enabled."""
+    """The staged files of a disabled sink wait until it is enabled."""
     file = await importing_file(coordinator)
     disabled = lifecycle.disable(SINK, coordinator.storage.now, BY, directly=True, reason="")
     await coordinator.storage.define(sink=disabled)

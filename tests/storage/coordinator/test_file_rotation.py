@@ -1,4 +1,4 @@
-"""Files are rotated when a trigger fires, and go on when their last slice is uploaded."""
+"""Files are rotated when a trigger fires, and proceed when their last slice is uploaded."""
 
 from __future__ import annotations
 
@@ -57,8 +57,7 @@ async def test_rotation_by_count(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_rotation_that_was_left_half_done(coordinator: Coordinator) -> None:
-    """Of two open files the older one is closed, and no third one opened; the newer one is rotated
-    as ever."""
+    """The older of two open files is closed without a third one; the newer rotates as usual."""
     file = await full_file(coordinator)
     newer = await coordinator.storage.open_file()
     await coordinator.service.startService()
@@ -124,7 +123,7 @@ async def test_sink_changed_meanwhile(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_closing_file_goes_on_with_its_last_slice(coordinator: Coordinator) -> None:
-    """A closing file goes on as soon as its last slice has left the volume, without a tick."""
+    """A closing file proceeds as soon as its last slice has left the volume, without a tick."""
     await coordinator.storage.open_file()
     (first,) = await coordinator.storage.slices()
     await coordinator.storage.rotate_slice(first.key)
@@ -235,7 +234,7 @@ async def test_a_sink_with_too_many_jobs_gets_no_new_file(coordinator: Coordinat
 
 @pytest_twisted.ensureDeferred
 async def test_throttled_near_expiration(coordinator: Coordinator) -> None:
-    """A file whose credentials end soon is rotated all the same, or its data couldn't be staged."""
+    """A file whose credentials expire soon is rotated anyway, or its data couldn't be staged."""
     file = await coordinator.storage.open_file()
     coordinator.storage.tick(61)
     await coordinator.storage.expire(file.key, coordinator.storage.now)
@@ -268,7 +267,7 @@ async def test_locked_file(coordinator: Coordinator) -> None:
 
 
 async def _closing_file(coordinator: Coordinator, *, uploaded: bool) -> File:
-    """A closing file with a slice that is uploaded, and one that isn't if not all are to be."""
+    """Return a closing file with an uploaded slice, and another one unless all are uploaded."""
     storage = coordinator.storage
     file = await storage.open_file()
     (first,) = await storage.slices(file.key)
@@ -285,7 +284,7 @@ async def _closing_file(coordinator: Coordinator, *, uploaded: bool) -> File:
 
 @pytest_twisted.ensureDeferred
 async def test_expired_credentials_are_replaced(coordinator: Coordinator) -> None:
-    """Not before they have expired; then all slices of the file are to be uploaded again."""
+    """Not before they have expired; then all slices of the file are uploaded again."""
     file = await _closing_file(coordinator, uploaded=False)
     later = coordinator.storage.now + timedelta(hours=12)
     coordinator.target.expirations = [later]
@@ -314,7 +313,7 @@ async def test_expired_credentials_are_replaced(coordinator: Coordinator) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_expired_credentials_of_an_uploaded_file(coordinator: Coordinator) -> None:
-    """What is uploaded as a whole can be imported without them."""
+    """A completely uploaded file can be imported without them."""
     file = await _closing_file(coordinator, uploaded=True)
     coordinator.storage.tick(61)
     await coordinator.service.startService()
@@ -324,7 +323,7 @@ async def test_expired_credentials_of_an_uploaded_file(coordinator: Coordinator)
 
 @pytest_twisted.ensureDeferred
 async def test_new_credentials_that_have_expired(coordinator: Coordinator) -> None:
-    """That would go on for ever: it is a failed attempt, and what was made is undone."""
+    """It is a failed attempt, and the new resources are deleted."""
     file = await _closing_file(coordinator, uploaded=False)
     coordinator.storage.tick(61)
     coordinator.target.expirations = [coordinator.storage.now]
@@ -342,7 +341,7 @@ async def test_new_credentials_that_have_expired(coordinator: Coordinator) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_expired_credentials_of_a_disabled_sink(coordinator: Coordinator) -> None:
-    """Nobody uploads for it; when it is enabled again its file gets new ones."""
+    """Nothing is uploaded for it; when it is enabled again its file gets new ones."""
     file = await _closing_file(coordinator, uploaded=False)
     coordinator.storage.tick(61)
     disabled = lifecycle.disable(SINK, coordinator.storage.now, BY, directly=True, reason="")

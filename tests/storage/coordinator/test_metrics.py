@@ -1,4 +1,4 @@
-"""What the coordinator tells on its page about what it does."""
+"""The metrics of the coordinator's operations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _told(coordinator: Coordinator, part: str) -> list[str]:
 
 
 def _failures(coordinator: Coordinator, operation: str) -> tuple[float, set[str]]:
-    """How often *operation* has failed, and its labels."""
+    """Return how often *operation* has failed, and its labels."""
     name = f"keboola_go_stream_operation_{operation}_failed_count_count"
     (line,) = _told(coordinator, name)
     labels, _, count = line.removeprefix(f"{name}{{").rpartition("} ")
@@ -49,7 +49,7 @@ _fail: Any = _failing
 
 @pytest_twisted.ensureDeferred
 async def test_a_rotation_of_a_slice_that_fails(coordinator: Coordinator) -> None:
-    """It is told with the slice's sink."""
+    """It is exported with the slice's sink."""
     await coordinator.storage.open_file()
     (slice_,) = await coordinator.storage.slices()
     await coordinator.storage.count(slice_.key, 10_000)
@@ -97,7 +97,7 @@ async def test_refused_rows_are_counted_apart(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_cleanup_of_a_file_that_fails(coordinator: Coordinator) -> None:
-    """Both what fails and what succeeds is told, also of a sink that is gone by now."""
+    """Failures and successes are exported, also of a sink that was deleted."""
     storage = coordinator.storage
     file = await storage.open_file()
     await storage.close_files()
@@ -125,7 +125,7 @@ async def test_a_cleanup_of_a_file_that_fails(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_cleanup_of_a_job_that_fails(coordinator: Coordinator) -> None:
-    """It is told with the job's sink."""
+    """It is exported with the job's sink."""
     coordinator.target.jobs = [JobKey.of(SINK_KEY, "1")]
     coordinator.target.forget_finished = _fail  # type: ignore[method-assign]
     cleanup = JobCleanup(coordinator.work, STORAGE.job_cleanup, lambda _: True, coordinator.targets)
@@ -138,7 +138,7 @@ async def test_a_cleanup_of_a_job_that_fails(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_records_of_a_deleted_sink_do_not_get_late(coordinator: Coordinator) -> None:
-    """The age of what isn't in its table is told as long as the sink is there."""
+    """The age of pending records is exported as long as the sink exists."""
     storage = coordinator.storage
     await storage.open_file()
     (slice_,) = await storage.slices()

@@ -1,4 +1,4 @@
-"""Slices are rotated when a trigger fires, and closed when nobody writes to them any more."""
+"""Slices are rotated when a trigger fires, and closed when no node writes to them any more."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_rotation_by_count(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_rotation_before_the_interval(coordinator: Coordinator) -> None:
-    """A slice isn't rotated before its shortest time, however many records it has."""
+    """A slice isn't rotated before the minimum interval, regardless of its records."""
     slice_ = await open_slice(coordinator)
     await coordinator.storage.count(slice_.key, ENOUGH)
     await coordinator.service.startService()
@@ -97,7 +97,7 @@ async def test_closing_without_a_vanished_node(coordinator: Coordinator) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_closing_without_nodes(coordinator: Coordinator) -> None:
-    """Without any source node nobody writes."""
+    """Without source nodes nothing is written."""
     slice_ = await closing_slice(coordinator)
     await coordinator.service.startService()
 
@@ -109,7 +109,7 @@ async def test_closing_without_nodes(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing_is_confirmed_by_etcd(coordinator: Coordinator) -> None:
-    """A report that the mirror doesn't know yet is waited for all the same."""
+    """A report that the mirror doesn't have yet is still waited for."""
     slice_ = await closing_slice(coordinator)
     close_sync = coordinator.service._close_sync
     close_sync.reached = lambda revision: True  # type: ignore[method-assign]
@@ -192,7 +192,7 @@ async def test_failed_rotation(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_other_owner(coordinator: Coordinator) -> None:
-    """What another node owns is left alone until it becomes ours."""
+    """Slices of another owner are left alone until they become ours."""
     slice_ = await closing_slice(coordinator)
     coordinator.owns = lambda key: False
     await coordinator.service.startService()

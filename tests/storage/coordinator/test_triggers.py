@@ -122,8 +122,11 @@ def test_an_idle_file_is_rotated_near_the_end_of_its_credentials() -> None:
 def test_slice_is_looked_at_when_time_decides(
     elapsed: float, records: int, min_interval: int, interval: int
 ) -> None:
-    """Before the told time nothing changes by itself; at it, either something does or a new time
-    is told; a slice without a time is never rotated by time alone."""
+    """Before the returned time nothing changes by itself.
+
+    At that time the decision changes or a new time is returned. Without a time, a slice is never
+    rotated by time alone.
+    """
     config = UploadConfig(
         Duration.of_seconds(min_interval),
         UploadTrigger(100, ByteSize(10**9), Duration.of_seconds(interval)),

@@ -99,7 +99,7 @@ class Histories(RuleBasedStateMachine):
                 result.raiseException()
 
     def teardown(self) -> None:
-        """Nothing is stuck: what was begun comes to its end, and nothing is lost or doubled."""
+        """Nothing is stuck: all operations finish, and nothing is lost or doubled."""
         if self.is_violated:
             return
         self._must_hold(_wait(self.cluster.settle()))

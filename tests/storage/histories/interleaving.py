@@ -1,8 +1,7 @@
-"""Races whose outcome doesn't depend on how fast anything is.
+"""Races with an outcome that doesn't depend on timing.
 
-Each operation reads what there is, up to its first write. When all have read, they go on one after
-the other. So whether one overlooks what another one has written is decided by the operations, not
-by the network.
+Each operation reads its input, up to its first write. When all have read, they continue one after
+the other. So the operations, not the network, decide whether one overlooks another's writes.
 """
 
 from __future__ import annotations

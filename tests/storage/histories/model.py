@@ -205,7 +205,7 @@ class Cluster:
             )
 
     async def close_slice(self, pick: int) -> None:
-        """What a coordinator does when all source nodes have reported."""
+        """Emulate a coordinator when all source nodes have reported."""
         slice_ = await self._a_slice(pick, SliceState.CLOSING)
         if slice_ is None:
             return
@@ -219,7 +219,7 @@ class Cluster:
         await self._atomic(body)
 
     async def upload_slice(self, pick: int) -> None:
-        """What a reader does; the same object may be written many times."""
+        """Emulate a reader; the same object may be written many times."""
         slice_ = await self._a_slice(pick, SliceState.UPLOADING)
         if slice_ is None:
             return
@@ -272,7 +272,7 @@ class Cluster:
             )
 
     async def replace_staging(self, pick: int) -> None:
-        """What a coordinator does when upload credentials have expired."""
+        """Emulate a coordinator when upload credentials have expired."""
         file = await self._a_file(pick, FileState.CLOSING)
         if file is None:
             return
@@ -298,7 +298,7 @@ class Cluster:
         return found
 
     async def import_file(self, pick: int) -> None:
-        """A job is made once for a file, however often its end isn't written down."""
+        """Emulate an import: one job per file, even if its end isn't recorded."""
         file = await self._a_file(pick, FileState.IMPORTING)
         if file is None:
             return

@@ -1,4 +1,4 @@
-"""Whatever happens to files and slices in whatever order, the rules of the model hold."""
+"""Random operations on files and slices in any order keep the rules of the model."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def sample_volume(volume_id: str, node_id: str = "node-1", type: str = "hdd") ->
 
 
 def prepared_file(sink: Sink, opened_at: datetime, marker: bytes = b"") -> PreparedFile:
-    """What a provider would give, with one record that tells that it was used."""
+    """Return a provider's prepared file, with a record that shows its use."""
     key = FileKey.of(sink.key, opened_at)
     return PreparedFile(key, sink.table, "keboola", None, ((f"prepared/{key}", marker),))
 
@@ -147,7 +147,7 @@ class Storage:
         await self.to_imported(key)
 
     async def count(self, key: SliceKey, records: int, node: str = "source-1") -> None:
-        """What a source node reports of a slice that it writes to."""
+        """Return the counts that a source node reports of a slice."""
         statistics = Statistics(
             first_record_at=self.now,
             last_record_at=self.now,
@@ -226,11 +226,11 @@ def _check_statistics(stored: dict[str, bytes], slices: list[Slice]) -> None:
 
 
 class RecordingProvider:
-    """A provider that remembers what it was asked for.
+    """A provider that records its calls.
 
     :ivar failures: raised by the next preparations, one each.
     :ivar on_prepare: awaited inside each preparation, so that a test can interfere.
-    :ivar expirations: of what is prepared anew, one each; then for ever.
+    :ivar expirations: expirations of renewed files, one each; then none.
     """
 
     def __init__(self) -> None:

@@ -44,7 +44,7 @@ _seeds = st.integers(0, 2**63)
 def test_equal_volumes_give_an_equal_assignment(
     volumes: list[Volume], config: AssignmentConfig, seed: int, shuffler: Random
 ) -> None:
-    """Equal volumes, in whatever order they are known, give an equal result."""
+    """Equal volumes in any order give an equal result."""
     expected = assign_volumes(volumes, config, seed)
     shuffled = list(volumes)
     shuffler.shuffle(shuffled)
@@ -55,7 +55,7 @@ def test_equal_volumes_give_an_equal_assignment(
 def test_as_many_volumes_as_wanted_are_taken(
     volumes: list[Volume], config: AssignmentConfig, seed: int
 ) -> None:
-    """As many as wanted if there are, none twice, none that is drained."""
+    """As many as wanted if available, none twice, none that is drained."""
     taken = assign_volumes(volumes, config, seed)
     usable = {volume.volume_id for volume in volumes if not volume.drained}
     assert len(taken) == len(set(taken)) == min(config.count, len(usable))
@@ -105,7 +105,7 @@ def test_different_sinks() -> None:
 
 
 def test_all_drained() -> None:
-    """Without a volume that takes slices there is none to assign."""
+    """Without a usable volume none is assigned."""
     volume = Volume("vol", "node", "localhost:1", "path", "hdd", "1", drained=True)
     config = AssignmentConfig(1, ("hdd",))
     assert assign_volumes([volume], config, 1) == ()

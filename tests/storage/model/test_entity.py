@@ -106,7 +106,7 @@ def test_a_record_that_refers_to_its_mapping() -> None:
 
 
 def test_the_size_of_a_mapping_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large one is stored beside the record, which refers to it then."""
+    """A large one is stored separately, and the record refers to it."""
     monkeypatch.setattr("stream.mapping.stored.INLINE_BYTES", len(encode(MAPPING)))
     assert not StoredMapping.of(MAPPING).must_be_stored
     assert encode(_file()) == FILE_JSON
@@ -128,9 +128,9 @@ def test_a_record_with_the_type_of_the_compression_alone() -> None:
 
 
 def test_the_quarantine_is_frozen_into_the_file() -> None:
-    """What source and sink say of rejected records is there only if they are kept.
+    """The limits of source and sink are set only if rejected records are kept.
 
-    Settings may still have the names that they had before.
+    Settings may still have their former names.
     """
     repository = StorageRepository(
         Settings().storage.level,

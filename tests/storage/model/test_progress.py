@@ -1,4 +1,4 @@
-"""What is shown of the conditions agrees with what decides."""
+"""Shown conditions agree with the deciding ones."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_a_failure_is_remembered() -> None:
 
 
 def test_an_attempt_is_allowed_strictly_after_the_delay() -> None:
-    """Nothing is tried at the very moment or before."""
+    """There is no retry at the exact moment or before."""
     retry = NO_RETRY.failed(_NOW, "reason", delay=timedelta(hours=2))
     assert NO_RETRY.allows(_NOW)
     assert not retry.allows(_NOW + timedelta(hours=2))
@@ -50,7 +50,7 @@ def test_an_attempt_is_allowed_strictly_after_the_delay() -> None:
 
 
 def test_a_clock_that_was_set_back() -> None:
-    """What failed in the future is tried at once, not when the clock has caught up."""
+    """A failure in the future is retried at once, not when the clock has caught up."""
     retry = NO_RETRY.failed(_NOW, "reason", delay=timedelta(hours=2))
     assert not retry.allows(_NOW - CLOCK_TOLERANCE)
     assert retry.allows(_NOW - CLOCK_TOLERANCE - timedelta(seconds=1))

@@ -49,7 +49,7 @@ def test_a_file_only_goes_to_the_next_state(expected: FileState, to: FileState) 
 def test_a_file_in_another_state_is_told_apart(
     found: FileState, step: tuple[FileState, FileState]
 ) -> None:
-    """A caller can see that somebody else was faster."""
+    """A caller can detect that another one was faster."""
     if found is step[0]:
         check_file_transition("f", found, *step)
     else:
@@ -73,7 +73,7 @@ def test_a_slice_only_goes_to_the_next_state(expected: SliceState, to: SliceStat
 def test_a_slice_in_another_state_is_told_apart(
     found: SliceState, step: tuple[SliceState, SliceState]
 ) -> None:
-    """A caller can see that somebody else was faster."""
+    """A caller can detect that another one was faster."""
     if found is step[0]:
         check_slice_transition("s", found, *step)
     else:

@@ -53,13 +53,13 @@ def test_sum_in_any_order(values: list[Statistics], shuffler: Random) -> None:
 
 @given(_statistics)
 def test_nothing_added(value: Statistics) -> None:
-    """Nothing added is no change."""
+    """Adding nothing changes nothing."""
     assert value + EMPTY == value == EMPTY + value
 
 
 @given(_statistics, _statistics)
 def test_a_difference_is_never_below_zero(value: Statistics, other: Statistics) -> None:
-    """What was added is subtracted again, and nothing goes below zero."""
+    """Subtraction undoes addition, and no value is negative."""
     back = (value + other) - other
     assert (back.records_count, back.slices_count) == (value.records_count, value.slices_count)
     less = value - (value + other)

@@ -1,4 +1,4 @@
-"""How much is sent before it is answered, and when the other end counts as dead."""
+"""Flow control of appends, and detection of a dead peer."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_file_has_few_appends_on_the_way(wire: Wire) -> None:
 
 
 def test_all_files_share_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take turns; something bigger than the whole window goes alone."""
+    """They take turns; an append larger than the whole window is sent alone."""
     wire = Wire(monkeypatch, window=25)
     first, second = wire.open(b"1"), wire.open(b"2")
     _append(first, 5)
@@ -160,7 +160,7 @@ def test_all_files_share_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_sent_while_the_transport_is_full(wire: Wire) -> None:
-    """What waits goes out when it has room again."""
+    """Waiting appends are sent when it has room again."""
     file = wire.open()
     wire.connection.pauseProducing()
     _append(file, 2)
@@ -182,7 +182,7 @@ def test_a_file_closes_behind_its_last_append(wire: Wire) -> None:
 
 
 def test_closing_takes_no_longer_than_allowed(wire: Wire) -> None:
-    """A writer that doesn't answer holds nobody up."""
+    """A writer that doesn't answer doesn't block the close."""
     closed = wire.open().close()
     wire.clock.advance(9)
     assert not closed.called
@@ -209,7 +209,7 @@ def _result(deferred: Deferred[Any]) -> Any:
 
 
 def test_a_lost_connection_fails_what_waits_and_what_is_on_the_way(wire: Wire) -> None:
-    """Every append is answered, every listener told, every later call refused."""
+    """Every append fails, every listener is notified, every later call is refused."""
     file = wire.open()
     answers = _append(file, APPENDS_IN_FLIGHT + 2)
     wire.connection.connectionLost(Failure(ConnectionLost()))
@@ -234,7 +234,7 @@ def test_openings_that_wait_are_bounded(wire: Wire) -> None:
 
 
 def test_a_file_opened_too_late_is_closed(wire: Wire) -> None:
-    """Nobody waits for it any more."""
+    """No caller waits for it any more."""
     opening = wire.connection.open(sample_slice(), LIFE, wire.listener, -1)
     opening.addErrback(lambda _: None)
     opening.cancel()
@@ -251,7 +251,7 @@ def test_a_writer_that_says_nothing_is_left(wire: Wire) -> None:
 
 
 def test_a_writer_that_says_anything_is_kept(wire: Wire) -> None:
-    """An answer to an append is as good as one to a ping."""
+    """An answer to an append counts like one to a ping."""
     for _ in range(20):
         wire.clock.advance(5.0)
         wire.connection.dataReceived(b"\0\1")
@@ -260,7 +260,7 @@ def test_a_writer_that_says_anything_is_kept(wire: Wire) -> None:
 
 
 def test_a_pause_of_our_own_is_not_taken_for_silence(wire: Wire) -> None:
-    """What the writer sent meanwhile is read before it is judged."""
+    """Data that the writer sent meanwhile is read before the check."""
     wire.clock.advance(120.0)
     assert not wire.transport.aborted
 

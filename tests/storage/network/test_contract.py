@@ -1,4 +1,4 @@
-"""What every provider of slice files does: in memory, in the same process, over a connection."""
+"""The contract of slice files: in memory, in the same process, over a connection."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Provided:
     life: int = LIFE.number
 
     def next_life(self) -> None:
-        """Another process bears the name of the source node."""
+        """Make another process hold the name of the source node."""
         self.register.lives[LIFE.node_id] = LIFE.number + 1
         self.life = LIFE.number + 1
 
@@ -194,7 +194,7 @@ async def test_a_gap_is_refused_with_the_length(provided: Provided) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_reopening_resumes_at_what_was_acknowledged(provided: Provided) -> None:
-    """What nobody was promised is cut off."""
+    """Unacknowledged data is truncated."""
     file, _ = await _open(provided)
     await file.append(0, b"a\nb\n", level=SyncLevel.SYNCED)
     await file.close()
@@ -259,7 +259,7 @@ async def test_the_newest_opening_wins(real: Provided) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_sealed_slice_takes_nothing_more(real: Provided) -> None:
-    """Its files are closed, their owners told, and it can't be opened again."""
+    """Its files are closed, their owners notified, and it can't be opened again."""
     assert real.writer is not None
     file, listener = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
@@ -276,7 +276,7 @@ async def test_a_sealed_slice_takes_nothing_more(real: Provided) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_draining_writer_asks_to_leave(real: Provided) -> None:
-    """What is open can still be written and closed; nothing new is opened."""
+    """Open files can still be written and closed; nothing new is opened."""
     assert real.writer is not None
     file, listener = await _open(real)
     real.writer.drain()
@@ -289,7 +289,7 @@ async def test_a_draining_writer_asks_to_leave(real: Provided) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_is_lost_can_still_be_closed(real: Provided) -> None:
-    """Closing never fails, and whoever closed a file isn't told that it was lost."""
+    """Closing never fails, and the owner of a closed file isn't notified."""
     assert real.writer is not None
     file, listener = await _open(real)
     real.writer.seal(_SLICE.key)
@@ -301,7 +301,7 @@ async def test_a_file_that_is_lost_can_still_be_closed(real: Provided) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_openings_at_the_same_time_follow_one_another(real: Provided) -> None:
-    """However many want the same file, one has it in the end, and no byte is overwritten."""
+    """One of several concurrent openings gets the file, and no byte is overwritten."""
     openings = [_open(real) for _ in range(5)]
     opened = [await Deferred.fromCoroutine(opening) for opening in openings]
     end = 0
@@ -319,7 +319,7 @@ async def test_openings_at_the_same_time_follow_one_another(real: Provided) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_appends_on_their_way_survive_a_second_opening_or_fail(real: Provided) -> None:
-    """What was acknowledged to the older handle is there for the newer one."""
+    """Data acknowledged to the older handle is visible to the newer one."""
     old, _ = await _open(real)
     row = b'"%03d"\n'
     answers = [old.append(index * 6, row % index, level=SyncLevel.SYNCED) for index in range(20)]
@@ -364,7 +364,7 @@ async def test_who_stops_waiting_for_an_opening_leaves_nothing_open(real: Provid
 
 @pytest_twisted.ensureDeferred
 async def test_a_drained_volume_takes_nothing_new(real: Provided) -> None:
-    """Who has begun before may come back and finish."""
+    """A file that was opened before may be resumed and finished."""
     assert real.volume is not None
     file, _ = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
@@ -395,7 +395,7 @@ async def test_a_name_that_leads_elsewhere_is_refused(real: Provided, name: str)
 
 @pytest_twisted.ensureDeferred
 async def test_a_full_disk_is_told_as_such(real: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the append is kept, and the file stays usable."""
+    """No data of the append is kept, and the file stays usable."""
     file, listener = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
 
@@ -416,7 +416,7 @@ async def test_a_full_disk_is_told_as_such(real: Provided, monkeypatch: pytest.M
 async def test_a_file_whose_sync_failed_is_given_up(
     real: Provided, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its owner is told, and goes on with a new handle behind what was acknowledged."""
+    """Its owner is notified, and continues with a new handle after the acknowledged data."""
     file, listener = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
 
@@ -519,7 +519,7 @@ async def test_a_lost_connection_is_told_and_survived(remote: Provided, how: str
 
 @pytest_twisted.ensureDeferred
 async def test_a_former_life_can_not_cut_what_a_later_one_wrote(real: Provided) -> None:
-    """It goes on after a pause, and opens the file again at the length that it knows of."""
+    """It resumes after a pause, and opens the file again at the length that it knows."""
     file, _ = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     real.next_life()
@@ -538,7 +538,7 @@ async def test_a_former_life_can_not_cut_what_a_later_one_wrote(real: Provided) 
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_is_cut_only_for_the_life_that_wrote_it(real: Provided) -> None:
-    """Another one that names a length is refused; one that names none goes on behind the rows."""
+    """Another life that names a length is refused; one that names none continues after the rows."""
     file, _ = await _open(real)
     await file.append(0, b"a\nb\n", level=SyncLevel.SYNCED)
     await file.close()
@@ -556,7 +556,7 @@ async def test_a_file_is_cut_only_for_the_life_that_wrote_it(real: Provided) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_a_life_that_ends_while_its_file_is_being_opened_is_refused(real: Provided) -> None:
-    """The name is claimed between the two looks at it."""
+    """The name is claimed between the two checks."""
     real.may_open = Deferred()
     opening = real.opener.open(_SLICE, LIFE, Listener())
     real.register.lives[LIFE.node_id] = LIFE.number + 1
@@ -569,7 +569,7 @@ async def test_a_life_that_ends_while_its_file_is_being_opened_is_refused(real: 
 
 @pytest_twisted.ensureDeferred
 async def test_where_a_file_is_and_how_it_is_read_etcd_says(real: Provided) -> None:
-    """Whatever the source believes of the slice."""
+    """Regardless of the source's view of the slice."""
     assert real.volume is not None
     believed = attrs.evolve(
         sample_slice(), local=attrs.evolve(_SLICE.local, dir="123/elsewhere/s/k/f/slice")
@@ -586,7 +586,7 @@ async def test_where_a_file_is_and_how_it_is_read_etcd_says(real: Provided) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_a_slice_that_etcd_does_not_know_is_refused(real: Provided) -> None:
-    """Nothing is made on the volume."""
+    """Nothing is created on the volume."""
     assert real.volume is not None
     real.register.slices.clear()
     with pytest.raises(SliceSealed):
@@ -596,7 +596,7 @@ async def test_a_slice_that_etcd_does_not_know_is_refused(real: Provided) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_a_writer_that_is_back_is_told_of(remote: Provided) -> None:
-    """To whoever waits for a volume of it: with the connection, and with a registration."""
+    """Waiting callers are notified by the connection, and by a registration."""
     assert isinstance(remote.opener, WriterClients)
     _, listener = await _open(remote)
     told: list[str] = []

@@ -192,7 +192,7 @@ def _group(*rows: bytes) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_files_of_all_nodes_are_one_object_with_exact_statistics(world: World) -> None:
-    """What is counted after the upload is what is in the files, whatever was counted before."""
+    """The counts after the upload are those of the files, regardless of earlier counts."""
     slice_ = await world.slice(counted=1)
     first, second = _group(b"a", b"b"), _group(b"c")
     world.put(slice_, first + second, "n1")
@@ -212,7 +212,7 @@ async def test_files_of_all_nodes_are_one_object_with_exact_statistics(world: Wo
 
 @pytest_twisted.ensureDeferred
 async def test_an_empty_slice_is_not_uploaded(world: World) -> None:
-    """Without rows there is no object and no line in the manifest, but the slice is done."""
+    """Without rows there is no object and no manifest entry, but the slice is done."""
     slice_ = await world.slice()
     world.put(slice_, b"")
     await world.read()
@@ -379,8 +379,10 @@ async def test_an_upload_that_takes_too_long_is_told_in_words(world: World) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_that_was_given_up_can_be_asked_for(world: World) -> None:
-    """After fifty attempts that no repetition could mend there are no more by themselves; the
-    metric tells of the slice until somebody who has mended the cause lets it be uploaded."""
+    """After fifty attempts that no retry could fix, automatic retries end.
+
+    The metric shows the slice until an operator has fixed the cause and requests the upload.
+    """
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
     for _ in range(49):

@@ -52,7 +52,7 @@ def test_new_records_follow_the_good_ones_of_a_damaged_file(
 
 
 def test_files_of_both_kinds_of_names_are_uploaded(tmp_path: Path, directory: Path) -> None:
-    """Hidden ones are left out by nobody, and keep their names however often they are read."""
+    """Hidden ones are included, and keep their names however often they are read."""
     (directory / "slice-a.csv.gz").write_bytes(_PARTS[0])
     (directory / ".slice-b.csv.gz").write_bytes(_PARTS[1])
     for _ in range(2):
@@ -62,7 +62,7 @@ def test_files_of_both_kinds_of_names_are_uploaded(tmp_path: Path, directory: Pa
 def test_a_file_still_open_for_writing_is_not_taken_for_finished(
     tmp_path: Path, directory: Path
 ) -> None:
-    """Whatever the states in etcd say: rows may still come."""
+    """Regardless of the states in etcd: rows may still arrive."""
     path = directory / "slice-n.csv.gz"
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
     file.append(0, gzip.compress(b'"early"\n'))
@@ -99,7 +99,7 @@ def test_a_file_damaged_after_its_last_record_is_uploaded_without_the_damage(
 
 @pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
 def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, kind: str) -> None:
-    """It is quarantined, by the reader and by the writer, and keeps nobody from going on."""
+    """It is quarantined, by the reader and by the writer, and doesn't block them."""
     path = directory / "slice-n.csv.gz"
     (directory / "slice-m.csv.gz").write_bytes(_PARTS[0])
 
@@ -130,7 +130,7 @@ def _unfinished(*rows: bytes) -> bytes:
 
 
 def test_files_of_the_original_are_finished(tmp_path: Path, directory: Path) -> None:
-    """Those of a killed node are uploaded with every row it has flushed, and said to be so once."""
+    """Files of a killed node are uploaded with every flushed row, and logged once."""
     path = directory / ".slice-n.csv.gz"
     path.write_bytes(_unfinished(b'"0"\n', b'"1"\n') + _unfinished(b'"2"\n'))
     (directory / "slice-n.csv.gz").write_bytes(_PARTS[1])
@@ -141,7 +141,7 @@ def test_files_of_the_original_are_finished(tmp_path: Path, directory: Path) -> 
 
 
 def test_a_file_of_the_original_is_continued(tmp_path: Path, directory: Path) -> None:
-    """It is finished before the first life of ours writes to it; ours are cut as ever."""
+    """It is finished before this service writes to it; our own files are truncated as usual."""
     path = directory / "slice-n.csv.gz"
     path.write_bytes(_unfinished(b'"0"\n'))
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)

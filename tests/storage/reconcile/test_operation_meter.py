@@ -1,4 +1,4 @@
-"""What operators tell about what they did."""
+"""Metrics and logs of operators."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_success_is_measured_with_its_bytes() -> None:
 
 
 def test_a_failure_counts_with_its_attempt_and_kind() -> None:
-    """A failed operation tells the kind of the error, and the number of the attempt."""
+    """A failed operation is exported with the type of the error, and the number of the attempt."""
     metrics = Metrics()
     meter = OperationMeter(metrics, lambda: 1.0)
     with (
@@ -64,7 +64,7 @@ def test_a_failure_counts_with_its_attempt_and_kind() -> None:
 
 
 def test_what_has_to_wait_is_no_operation() -> None:
-    """Neither a duration nor a failure is told of what it was too early for."""
+    """Neither a duration nor a failure is recorded if it was too early."""
     metrics = Metrics()
     meter = OperationMeter(metrics, lambda: 1.0)
     with (
@@ -76,7 +76,7 @@ def test_what_has_to_wait_is_no_operation() -> None:
 
 
 def test_a_deleted_sink_leaves_the_page() -> None:
-    """What was told of a sink goes when it is deleted, also if a cleanup comes long after that."""
+    """The metrics of a sink are removed after its deletion, even if a cleanup runs long after."""
     metrics, clock = Metrics(), Clock()
     meter = OperationMeter(metrics, clock.seconds)
     other = SinkKey(1, 2, "source", "other")
@@ -98,7 +98,7 @@ def test_a_deleted_sink_leaves_the_page() -> None:
 
 
 def test_pending_records_by_sink() -> None:
-    """Records count until their file is imported; the oldest of all files of a sink is told."""
+    """Records count until their file is imported; the oldest of all files of a sink is exported."""
     first = FileKey.of(KEY, NOON)
     second = FileKey.of(KEY, NOON + timedelta(minutes=1))
     done = FileKey.of(SinkKey(1, 2, "source", "other"), NOON)

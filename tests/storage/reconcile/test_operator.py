@@ -22,9 +22,9 @@ class Acts:
 
     :ivar running: acts that were started and not ended, by key.
     :ivar started: keys in the order of their acts.
-    :ivar overlaps: acts that were started beside one of the same key.
-    :ivar due: whether an item needs something; if not, it is asked again after the interval.
-    :ivar wait: how long it doesn't, instead of `due`.
+    :ivar overlaps: acts that were started concurrently with one of the same key.
+    :ivar due: whether an item needs action; if not, it is checked again after the interval.
+    :ivar wait: how long it needs none, instead of `due`.
     """
 
     def __init__(self, concurrency: int = 2) -> None:
@@ -110,7 +110,7 @@ def stopping(acts: Acts) -> list[object]:
 
 
 def test_new_item(acts: Acts) -> None:
-    """A new item is looked at without waiting for a tick."""
+    """A new item is checked without waiting for a tick."""
     acts.change(("a", "1"))
     assert acts.started == []
     acts.settle()
@@ -118,7 +118,7 @@ def test_new_item(acts: Acts) -> None:
 
 
 def test_items_before_the_start() -> None:
-    """What is known before the start is looked at when it starts, not earlier."""
+    """Items known before the start are checked when it starts, not earlier."""
     acts = Acts()
     acts.change(("a", "1"))
     acts.settle()
@@ -128,7 +128,7 @@ def test_items_before_the_start() -> None:
 
 
 def test_not_due(acts: Acts) -> None:
-    """What isn't due is asked at each tick, and acted on once it is."""
+    """An item that isn't due is checked at each tick, and reconciled once it is."""
     acts.due = lambda item: False
     acts.change(("a", "1"))
     acts.settle()
@@ -141,7 +141,7 @@ def test_not_due(acts: Acts) -> None:
 
 
 def test_time_is_waited_for(acts: Acts) -> None:
-    """An item is asked again when the time that it told is over, and not before."""
+    """An item is checked again after the time that it returned, and not before."""
     ready_at = 7.5
     acts.wait = lambda item: ready_at - acts.clock.seconds()
     acts.change(("a", "1"))
@@ -153,7 +153,7 @@ def test_time_is_waited_for(acts: Acts) -> None:
 
 
 def test_each_item_has_its_time(acts: Acts) -> None:
-    """Times are kept apart, whatever their order; a new one replaces the old one."""
+    """Times are independent, in any order; a new one replaces the old one."""
     times = {"a": 9.0, "b": 3.0, "c": 6.0}
     acts.wait = lambda item: times[item.key] - acts.clock.seconds()
     acts.change(*[(key, "1") for key in times])
@@ -168,7 +168,7 @@ def test_each_item_has_its_time(acts: Acts) -> None:
 
 
 def test_idle_items_cost_nothing(acts: Acts) -> None:
-    """What waits for a change is asked when it comes, or once in a long while."""
+    """An item that waits for a change is checked when it arrives, or after a long interval."""
     acts.wait = lambda item: None
     acts.change(*[(str(number), "1") for number in range(1000)])
     acts.settle()
@@ -219,7 +219,7 @@ def test_an_item_that_was_reconciled_rests_until_it_changes(acts: Acts) -> None:
 
 
 def test_changed_during_the_act(acts: Acts) -> None:
-    """A form that came while the former was acted on is looked at right after."""
+    """A change that arrives during a reconciliation is processed right afterwards."""
     acts.change(("a", "1"))
     acts.settle()
     acts.change(("a", "2"))
@@ -244,7 +244,7 @@ def test_reset_during_the_act(acts: Acts) -> None:
 
 
 def test_gone_and_back_during_the_act(acts: Acts) -> None:
-    """An item that is deleted and comes back isn't acted on beside itself."""
+    """An item that is deleted and returns isn't reconciled concurrently with itself."""
     acts.change(("a", "1"))
     acts.settle()
     acts.change(("a", None))
@@ -257,7 +257,7 @@ def test_gone_and_back_during_the_act(acts: Acts) -> None:
 
 
 def test_a_deleted_item_is_not_looked_at(acts: Acts) -> None:
-    """A deleted item isn't looked at, even if it was woken just before."""
+    """A deleted item isn't checked, even if it was woken just before."""
     acts.change(("a", "1"))
     acts.change(("a", None))
     acts.settle()
@@ -279,7 +279,7 @@ def test_an_item_that_failed_is_tried_again_at_the_next_tick(acts: Acts) -> None
 
 
 def test_not_yet(acts: Acts) -> None:
-    """Too early is no end: the item is looked at again at the next tick or wake."""
+    """Too early is no end: the item is checked again at the next tick or wake."""
     acts.change(("a", "1"))
     acts.settle()
     acts.fail("a", Requeue("later"))
@@ -307,7 +307,7 @@ def test_a_delay_that_the_act_asks_for(acts: Acts) -> None:
 
 
 def test_woken_during_the_act(acts: Acts) -> None:
-    """What an act waited for may come while it gives up; that isn't forgotten."""
+    """A dependency may change while the reconciliation gives up; that isn't lost."""
     acts.change(("a", "1"))
     acts.settle()
     acts.operator.wake("a")
@@ -376,7 +376,7 @@ def test_stop_waits(acts: Acts) -> None:
 
 
 def test_stop_with_a_limit(acts: Acts) -> None:
-    """What hasn't ended when the time is over is cancelled, and nothing is left behind."""
+    """Reconciliations still running at the time limit are cancelled, and nothing remains."""
     acts.change(("a", "1"), ("b", "1"))
     acts.settle()
     done: list[object] = []
@@ -390,7 +390,7 @@ def test_stop_with_a_limit(acts: Acts) -> None:
 
 
 def test_stop_within_the_limit(acts: Acts) -> None:
-    """Nothing is cancelled if all ends in time."""
+    """Nothing is cancelled if all end in time."""
     acts.change(("a", "1"))
     acts.settle()
     done: list[object] = []
@@ -401,7 +401,7 @@ def test_stop_within_the_limit(acts: Acts) -> None:
 
 
 def test_after_the_stop_nothing_is_looked_at(acts: Acts) -> None:
-    """After the stop nothing is looked at, and no call is left behind."""
+    """After the stop nothing is checked, and no delayed call remains."""
     acts.change(("a", "1"))
     assert stopping(acts) == [None]
     acts.change(("b", "1"))
@@ -425,7 +425,7 @@ def test_started_again(acts: Acts) -> None:
 
 
 def test_unexpected_end(acts: Acts) -> None:
-    """An act that is cancelled from outside counts as failed; the operator goes on."""
+    """A reconciliation cancelled from outside counts as failed; the operator continues."""
     acts.change(("a", "1"))
     acts.settle()
     acts.running["a"].cancel()
@@ -435,7 +435,7 @@ def test_unexpected_end(acts: Acts) -> None:
 
 
 def test_an_outage_of_etcd_is_told_of_rarely() -> None:
-    """However many items wait for it, the log says so once in a while."""
+    """Regardless of the number of waiting items, the log mentions it once in an interval."""
     acts = Acts(concurrency=50)
     acts.operator.startService()
     acts.change(*((str(number), "x") for number in range(20)))
@@ -453,7 +453,7 @@ def test_an_outage_of_etcd_is_told_of_rarely() -> None:
 
 
 def test_any_number_of_items_that_fail_at_once() -> None:
-    """They wait for their turn, and fail without I/O: each is tried again after the interval."""
+    """They wait in the queue, and fail without I/O: each is retried after the interval."""
     acts = Acts(concurrency=1)
     acts.operator.startService()
     number = 2 * sys.getrecursionlimit()

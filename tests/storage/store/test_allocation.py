@@ -1,4 +1,4 @@
-"""How much disk space a slice reserves."""
+"""The disk space that a slice reserves."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def _put(client: EtcdClient, level: Level, below: str, size: int) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_recent_slice(etcd: EtcdClient) -> None:
-    """Slices that are still written to don't tell how large they will be."""
+    """Slices that are still written don't indicate their final size."""
     await _put(etcd, Level.LOCAL, "2000-01-01T00:00:00.000Z/v/2000-01-01T00:00:00.000Z/_open", 9)
     assert await largest_recent_slice(etcd, SINK_KEY) == 0
 

@@ -1,6 +1,6 @@
-"""What the version before has stored goes on to its end: records that have their mapping inside.
+"""Records of the previous version, with their mapping inside, are processed to the end.
 
-The same form has what the original service has stored, and what has a small mapping.
+The original service's records and those with a small mapping have the same form.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def inlined(client: EtcdClient) -> list[str]:
 )
 @pytest_twisted.ensureDeferred
 async def test_to_the_end(storage: Storage, steps: int) -> None:
-    """Whatever state files and slices are in, each step finds and leaves what it needs."""
+    """In any state of files and slices, each step works."""
     await storage.define()
     file = await storage.open_file()
     (first,) = await storage.slices()

@@ -146,7 +146,7 @@ async def test_rotating_a_closed_file(storage: Storage) -> None:
 @pytest.mark.parametrize("change", ["disabled", "deleted", "another version", "no source"])
 @pytest_twisted.ensureDeferred
 async def test_rotating_for_a_changed_sink(storage: Storage, change: str) -> None:
-    """No file is opened for a sink that isn't any more what the file was prepared for."""
+    """No file is opened for a sink that has changed since the preparation of the file."""
     await storage.define()
     file = await storage.open_file()
     if change == "disabled":
@@ -164,7 +164,7 @@ async def test_rotating_for_a_changed_sink(storage: Storage, change: str) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_rotating_a_file_at_once(storage: Storage) -> None:
-    """Of several rotations of one file one wins, the others do nothing."""
+    """One of several rotations of a file succeeds, the others do nothing."""
     await storage.define()
     file = await storage.open_file()
     opened = await gatherResults(
@@ -177,7 +177,7 @@ async def test_rotating_a_file_at_once(storage: Storage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_rotating_a_slice_at_once(storage: Storage) -> None:
-    """Of several rotations of one slice one wins, the others do nothing."""
+    """One of several rotations of a slice succeeds, the others do nothing."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     opened = await gatherResults(
@@ -253,7 +253,7 @@ async def test_the_way_to_the_table(storage: Storage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_counted_records(storage: Storage) -> None:
-    """What the reader has counted takes the place of fewer records in the statistics."""
+    """The reader's counts replace lower ones in the statistics."""
     await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.count(slice_.key, 3)
@@ -407,7 +407,7 @@ async def test_a_deleted_file_leaves_only_what_it_imported(
 
 @pytest_twisted.ensureDeferred
 async def test_deleting_what_was_not_imported(storage: Storage, session: Session) -> None:
-    """What wasn't imported isn't counted in the sum, but told to the caller."""
+    """Unimported records aren't added to the sum, but returned to the caller."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.count(slice_.key, 5)
@@ -437,7 +437,7 @@ async def test_deleting_goes_on(storage: Storage, session: Session) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_deleting_without_lock(storage: Storage, session: Session) -> None:
-    """Whoever has lost the lock deletes nothing."""
+    """A caller that has lost the lock deletes nothing."""
     file = await storage.open_file()
     lock = await session.lock("file", timeout=5)
     await lock.release()

@@ -81,8 +81,10 @@ async def world(etcd: EtcdClient) -> AsyncIterator[World]:
 
 @pytest_twisted.ensureDeferred
 async def test_every_slice_is_uploaded_once_more(world: World) -> None:
-    """What was uploaded goes back with its statistics, what has failed need not wait; a slice
-    without rows has nothing to be uploaded."""
+    """Uploaded slices are reset with their statistics, failed ones don't wait.
+
+    A slice without rows has nothing to upload.
+    """
     await world.closing((3, 4, 5), uploaded=1, failed=1)
     assert await world.replace() == 1
     uploading, uploaded = SliceState.UPLOADING, SliceState.UPLOADED

@@ -105,9 +105,9 @@ async def test_the_import_of_a_full_file(storage: Storage) -> None:
 
 @cache
 def _largest_mapping(mark: str) -> Mapping:
-    """As many columns as there may be, with templates, and as many bytes as can be stored.
+    """Return a mapping of the maximum number of columns and bytes, with templates.
 
-    :param mark: tells one from another.
+    :param mark: distinguishes mappings.
     """
     template = Template("jsonnet", mark + "x" * (MAX_TEMPLATE_CHARACTERS - len(mark)))
     columns = [
@@ -254,7 +254,7 @@ async def test_the_largest_sink_from_its_making_to_its_end(
 
 @pytest_twisted.ensureDeferred
 async def test_the_largest_mapping_inside_of_records(storage: Storage) -> None:
-    """With as many copies of it as a sink on many volumes has; none is stored beside them."""
+    """With as many copies as a sink on many volumes has; none is stored separately."""
     changes = _Changes(storage, MOST_VOLUMES)
     await _source(changes)
     path = PathColumn(name="x", path="")

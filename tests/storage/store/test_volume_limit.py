@@ -1,4 +1,4 @@
-"""How many volumes a sink can have."""
+"""The maximum number of volumes of a sink."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Client:
 
 @pytest_twisted.ensureDeferred
 async def test_what_etcd_takes(etcd: EtcdClient) -> None:
-    """By default 128."""
+    """128 by default."""
     assert await etcd.takes_operations(128)
     assert not await etcd.takes_operations(129)
     assert not await etcd.takes_operations(5000)
@@ -40,7 +40,7 @@ async def test_what_etcd_takes(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_few_volumes_are_always_possible() -> None:
-    """Nobody is asked, for the default is enough for them."""
+    """etcd isn't asked, since the default is enough for them."""
     client: Any = Client(0)
     assert [await VolumeLimit(client).of(wanted) for wanted in (0, 1, ALWAYS_POSSIBLE)] == [
         *(0, 1, ALWAYS_POSSIBLE)
@@ -52,7 +52,7 @@ async def test_few_volumes_are_always_possible() -> None:
 @pytest.mark.parametrize(("most", "volumes"), [(128, ALWAYS_POSSIBLE), (1024, 100)])
 @pytest_twisted.ensureDeferred
 async def test_as_many_as_etcd_takes(most: int, volumes: int) -> None:
-    """Once it is known that they can be, nobody is asked again."""
+    """Once the limit is known, etcd isn't asked again."""
     client: Any = Client(most)
     limit = VolumeLimit(client)
     assert await limit.of(100) == volumes

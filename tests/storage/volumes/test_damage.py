@@ -1,4 +1,4 @@
-"""What is read of files that a disk has damaged, and where the damaged ones go."""
+"""Reading of files that a disk has damaged, and their quarantine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_only_the_damaged_part_is_missing(
 
 @pytest.mark.parametrize("compression", sorted(_COMPRESSORS))
 def test_an_end_that_was_cut_off_is_no_damage(compression: str) -> None:
-    """A crash leaves half a part, or zeros; nothing that anybody was promised is missing."""
+    """A crash leaves half a part, or zeros; no acknowledged data is missing."""
     part = _COMPRESSORS[compression](_rows(1))
     for end in (part[:-1], part[: len(part) // 2], bytes(4096), b""):
         found = recover(io.BytesIO(part + end), compression)
@@ -66,14 +66,14 @@ def test_an_end_that_was_cut_off_is_no_damage(compression: str) -> None:
 
 
 def test_of_a_plain_file_only_the_beginning_is_taken() -> None:
-    """Behind a hole nobody knows where a row begins."""
+    """After a hole the beginnings of rows are unknown."""
     found = recover(io.BytesIO(b'"a"\n' + bytes(8) + b'"b"\n'), "none")
     assert (found.parts, found.rows, found.is_damaged) == (((0, 4),), 1, True)
     assert not recover(io.BytesIO(b'"a"\n"b'), "none").is_damaged
 
 
 def test_what_only_looks_like_a_part_is_not_taken() -> None:
-    """A gzip file that somebody sent inside of a row isn't rows of ours."""
+    """A gzip file inside a producer's value isn't a part of the slice."""
     inner = gzip.compress(b"not a row")
     broken = bytearray(gzip.compress(inner * 3, 0) + gzip.compress(_rows(1)))
     broken[20] ^= 0xFF
@@ -107,7 +107,7 @@ def test_a_bad_sector_costs_what_is_in_it() -> None:
 
 
 def test_a_damaged_file_is_mended_beside_its_original(tmp_path: Path) -> None:
-    """Nothing else is left behind, and the mode stays."""
+    """No other files remain, and the mode is kept."""
     path = tmp_path / "slice-n.csv"
     path.write_bytes(b"good bad good")
     path.chmod(0o600)

@@ -48,7 +48,7 @@ def test_a_path_without_volumes_is_refused(tmp_path: Path, path: str, message: s
 
 
 def test_the_id_is_made_once(tmp_path: Path) -> None:
-    """Ten letters or digits, kept for ever, blanks around it ignored."""
+    """Ten letters or digits, permanent, surrounding white space ignored."""
     volume = _volume(tmp_path)
     assert read_volume_id(volume) is None
     made = make_volume_id(volume)
@@ -118,7 +118,7 @@ def test_volumes_have_different_ids(tmp_path: Path) -> None:
 def test_a_lock_that_was_removed_meanwhile_is_not_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits on the file that the former owner removes would exclude nobody."""
+    """A lock on a file that its former owner removes would exclude no other process."""
     volume = _volume(tmp_path)
     former = VolumeLock(volume, "writer")
     real = os.open

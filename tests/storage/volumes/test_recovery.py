@@ -55,7 +55,7 @@ def test_zeros_behind_the_end_are_cut(compression: str) -> None:
 
 
 def test_a_damaged_member_ends_what_can_be_read() -> None:
-    """Nothing behind a damaged part is taken for data."""
+    """Bytes after a damaged part aren't used."""
     parts = [gzip.compress(b'"%d"\n' % i) for i in range(3)]
     damaged = bytearray(b"".join(parts))
     damaged[len(parts[0]) + 14] ^= 0xFF
@@ -73,7 +73,7 @@ def test_blocks_do_not_matter() -> None:
 
 @given(st.lists(_rows, max_size=6), st.integers(min_value=1, max_value=9))
 def test_rows_are_counted_through_quotes(rows: list[bytes], size: int) -> None:
-    """Line feeds inside of values end no row, however the stream is cut into blocks."""
+    """Line feeds inside of values end no row, however the stream is split into blocks."""
     stream = b"".join(rows)
     counter = RowCounter(strict=True)
     for start in range(0, len(stream), size):

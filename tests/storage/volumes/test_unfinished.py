@@ -54,17 +54,17 @@ def path(tmp_path: Path) -> Path:
 
 
 def names(path: Path) -> list[str]:
-    """What is in the directory of the file."""
+    """Return the names in the directory of the file."""
     return [entry.name for entry in path.parent.iterdir()]
 
 
 def content(path: Path) -> bytes:
-    """What anybody unpacks, without help."""
+    """Return the content as any gzip reader decompresses it."""
     return gzip.decompress(path.read_bytes())
 
 
 def test_a_killed_node(path: Path) -> None:
-    """Every row that was flushed is there, and nothing else; anybody can unpack the file."""
+    """Exactly the flushed rows are there; any gzip reader can decompress the file."""
     path.write_bytes(stream(rows(0, 3), rows(3, 4), tail=rows(7, 5000)))
     assert unfinished_rows(path) == 7
     assert finish_streams(path) == Finished(7, None)
@@ -118,7 +118,7 @@ def test_nothing_to_finish(path: Path, data: bytes) -> None:
 
 
 def test_damage_between(path: Path) -> None:
-    """What can be unpacked on both sides is kept, and the file as it was is kept beside it."""
+    """Readable data on both sides is kept, and the original file beside it."""
     first = bytearray(stream(rows(0, 2), rows(2, 2000)))
     end_of_first_flush = bytes(first).index(b"\x00\x00\xff\xff") + 4
     first[end_of_first_flush : end_of_first_flush + 40] = bytes([0x07]) * 40
@@ -131,7 +131,7 @@ def test_damage_between(path: Path) -> None:
 
 
 def test_an_interruption(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is as it was, nothing is left beside it, and the next attempt succeeds."""
+    """The file is unchanged, nothing remains beside it, and the next attempt succeeds."""
     data = stream(rows(0, 3))
     path.write_bytes(data)
 
@@ -165,7 +165,7 @@ def test_whose_a_file_is(path: Path) -> None:
 def test_any_history(
     tmp_path_factory: pytest.TempPathFactory, lives: Sequence[tuple[list[int], bool]], tail: int
 ) -> None:
-    """However often the node was killed or stopped: the rows are those that were flushed."""
+    """After any kills and stops of the node, the rows are the flushed ones."""
     path = tmp_path_factory.mktemp("any") / NAME
     data, number, flushed = b"", 0, b""
     for index, (counts, finished) in enumerate(lives):

@@ -135,7 +135,7 @@ async def test_files_are_synced_side_by_side(appender: VolumeAppender) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_failed_sync_fails_its_file_only(appender: VolumeAppender) -> None:
-    """Also who asked for less: the file isn't what it was any more."""
+    """Appends with a lower level fail, too: the file has changed."""
     blocked, bad, good = FakeFile(), FakeFile(), FakeFile()
     blocked.gate.clear()
     held = _append(appender, blocked, 0)
@@ -156,7 +156,7 @@ async def test_a_failed_sync_fails_its_file_only(appender: VolumeAppender) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_an_unexpected_failure_is_answered_too(appender: VolumeAppender) -> None:
-    """Nobody waits for ever, and the next round runs."""
+    """All appends are answered, and the next round runs."""
     file = FakeFile()
     file.sync_error = RuntimeError("a fault of ours")
     with pytest.raises(WriterUnavailable):
@@ -167,7 +167,7 @@ async def test_an_unexpected_failure_is_answered_too(appender: VolumeAppender) -
 
 @pytest_twisted.ensureDeferred
 async def test_damaged_data_are_refused(appender: VolumeAppender) -> None:
-    """Nothing of them is written, and what follows has no place."""
+    """No data is written, and the following append has no valid position."""
     file = FakeFile()
     good = _append(appender, file, 0, b"good", crc=zlib.crc32(b"good"))
     damaged = _append(appender, file, 4, b"bad!", crc=1)
@@ -182,7 +182,7 @@ async def test_damaged_data_are_refused(appender: VolumeAppender) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_closes_behind_its_appends(appender: VolumeAppender) -> None:
-    """What is queued is written first, and other files aren't waited for."""
+    """Queued appends are written first, and other files aren't waited for."""
     file, other = FakeFile(), FakeFile()
     file.gate.clear()
     answer = _append(appender, file, 0)
@@ -196,7 +196,7 @@ async def test_a_file_closes_behind_its_appends(appender: VolumeAppender) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_opening_does_not_wait_for_appends(appender: VolumeAppender) -> None:
-    """A volume that always has something to write opens files all the same."""
+    """A volume with continuous writes still opens files."""
     file = FakeFile()
     file.gate.clear()
     answer = _append(appender, file, 0)
@@ -233,7 +233,7 @@ async def test_bytes_that_wait_are_bounded(
 async def test_a_disk_that_hangs_is_noticed(
     appender: VolumeAppender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else has to wait for it; when it answers again all goes on."""
+    """Other callers don't wait for it; when it responds again everything continues."""
     monkeypatch.setattr(appender_module, "STUCK_SECONDS", 0.05)
     file = FakeFile()
     file.gate.clear()

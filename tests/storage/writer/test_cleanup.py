@@ -18,7 +18,7 @@ def _make(volume: Path, *names: str) -> None:
 
 
 def test_orphans_go_with_their_empty_parents(tmp_path: Path) -> None:
-    """What is still used stays, and so does the volume itself."""
+    """Directories in use are kept, and so is the volume itself."""
     _make(tmp_path, "1/2/s/k/f1/a", "1/2/s/k/f1/b", "1/2/s/k2/f/a")
     (tmp_path / "volume-id").write_text("id")
     assert sorted(slice_directories(tmp_path)) == ["1/2/s/k/f1/a", "1/2/s/k/f1/b", "1/2/s/k2/f/a"]

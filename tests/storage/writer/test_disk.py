@@ -33,7 +33,7 @@ def _open(root: Path, **options: Any) -> DiskFile:
 
 
 def test_appends_follow_one_another(tmp_path: Path) -> None:
-    """Each append tells the new length, and the bytes are there."""
+    """Each append returns the new length, and the bytes are stored."""
     file = _open(tmp_path)
     assert file.append(0, b'"a"\n') == 4
     assert file.append(4, b'"b"\n') == 8
