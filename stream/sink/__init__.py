@@ -1,5 +1,6 @@
-"""From a record to the writer: which sinks and slices take it, and the group commit of their rows.
+"""From a record to the writer: routing to sinks and slices, and group commit of rows.
 
-`router` knows the sinks and open slices of this node; a `sink_pipeline` balances the records of one
-sink over its `slice_pipeline`s, each of which joins rows into groups, compresses and appends them.
+`router` tracks the sinks and open slices of this node. A `sink_pipeline` balances the records of
+one sink over its `slice_pipeline`s, each of which joins rows into groups, compresses and appends
+them.
 """

@@ -1,4 +1,4 @@
-"""Which slices a source node writes to, and which of them takes the next record. Pure."""
+"""The slices that a source node writes to, and the choice among them for each record. Pure."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def slice_share(
     minimum: int,
     writer_of: Callable[[T], str],
 ) -> list[T]:
-    """The slices of a sink that one of several source nodes writes to.
+    """Return the slices of a sink that one of several source nodes writes to.
 
-    Every slice gets at least one node and every node at least *minimum* slices of as many writers,
-    if there are that many: so the loss of one writer doesn't leave a node without a slice. All
-    nodes must give the same input; a node that doesn't may leave a slice unused, nothing worse.
+    Every slice gets at least one node, and every node at least *minimum* slices of different
+    writers, if there are that many. So the loss of one writer doesn't leave a node without a slice.
+    All nodes must use the same input; a deviating node may at worst leave a slice unused.
 
     :param slices: sorted by key.
     :param nodes: sorted ids of all source nodes; a node that isn't among them gets nothing.
-    :param writer_of: id of the writer that holds a slice; empty if it isn't known.
+    :param writer_of: returns the id of the writer that holds a slice; empty if unknown.
     """
     if node_id not in nodes or not slices:
         return []
@@ -50,7 +50,7 @@ def slice_share(
 
 
 def _alternating(slices: Sequence[T], writer_of: Callable[[T], str]) -> list[T]:
-    """The first slice of each writer, then the second of each, and so on."""
+    """Return the first slice of each writer, then the second of each, and so on."""
     by_writer: dict[str, list[T]] = {}
     for slice_ in slices:
         by_writer.setdefault(writer_of(slice_), []).append(slice_)
@@ -59,7 +59,7 @@ def _alternating(slices: Sequence[T], writer_of: Callable[[T], str]) -> list[T]:
 
 
 class Balancer:
-    """Where the search for a ready pipeline starts; one for all sinks of a node.
+    """The start of the search for a ready pipeline; one for all sinks of a node.
 
     :param kind: ``roundRobin`` or ``rand``.
     """
@@ -69,7 +69,7 @@ class Balancer:
         self._next = 0
 
     def start(self, count: int) -> int:
-        """An index below *count*."""
+        """Return an index below *count*."""
         if count == 1:
             return 0
         if self._random is not None:

@@ -1,7 +1,7 @@
-"""Compression of one group of rows as a whole: a gzip member or a zstd frame of its own.
+"""Compression of each group of rows as a separate gzip member or zstd frame.
 
-Every acknowledged position of a slice file is then the end of a readable file: cutting it there and
-going on after a crash are always right.
+So every acknowledged position of a slice file is the end of a readable file: truncating it there,
+and continuing after a crash, are always safe.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _ISAL_MAX_LEVEL = 3
 
 
 def compressor(compression: Compression) -> Callable[[bytes], bytes]:
-    """The function that compresses one group.
+    """Return the function that compresses one group.
 
-    ISA-L serves the gzip implementations ``fast`` and ``parallel`` up to its highest level; the
-    rest falls to zlib. Both release the interpreter lock.
+    ISA-L serves the gzip implementations ``fast`` and ``parallel`` up to its highest level; zlib
+    serves the rest. Both release the GIL.
     """
     if compression.type == "none":
         return _unchanged

@@ -13,10 +13,10 @@ __all__ = ["SliceCounters"]
 
 @attrs.define
 class SliceCounters:
-    """The counts of the rows that one slice has got from this node.
+    """The counts of the rows that this node has written to a slice.
 
     :ivar first_at: receive time of the first record, milliseconds since the epoch, 0 if none.
-    :ivar last_at: the same of the last record.
+    :ivar last_at: receive time of the last record.
     """
 
     records: int = 0
@@ -36,7 +36,7 @@ class SliceCounters:
         self.last_at = max(self.last_at, last_at)
 
     def statistics(self) -> Statistics:
-        """The counts as they are stored in etcd."""
+        """Return the counts as stored in etcd."""
         if not self.records:
             return Statistics()
         return Statistics(

@@ -16,10 +16,10 @@ class GroupMeter(Protocol):
     """The meter of outcomes of groups; see `stream.sink.meters`."""
 
     def stored(self, group: Group, /) -> None:
-        """All of *group* is stored: acknowledge its rows."""
+        """Handle that *group* is stored: its rows are acknowledged."""
 
     def failed(self, group: Group, error: UserError, /) -> None:
-        """Nothing of *group* is acknowledged."""
+        """Handle that nothing of *group* is acknowledged."""
 
 
 @attrs.define(eq=False)
@@ -27,13 +27,13 @@ class Group:
     """Rows of one slice that are compressed, sent and synced together.
 
     :ivar rows: blocks of one or more CSV rows, each row with its line feed.
-    :ivar waiting: completions to call; shorter than `rows` where nobody waits.
-    :ivar count: rows in all blocks.
+    :ivar waiting: completions to call; fewer than `rows` if producers don't wait.
+    :ivar count: number of rows in all blocks.
     :ivar size: bytes in `rows`.
     :ivar first_at: receive time of the first record, milliseconds since the epoch.
-    :ivar last_at: the same of the last one.
-    :ivar arrivals: for each earlier receive time the rows that had come by its end. So a row costs
-        a comparison, and yet it is known later how long each has waited.
+    :ivar last_at: receive time of the last one.
+    :ivar arrivals: for each earlier receive time, the number of rows received by its end. So a row
+        costs only a comparison, and its waiting time can still be computed later.
     :ivar meter: counts the outcome of the group.
     """
 
@@ -75,10 +75,10 @@ class Group:
 
 @attrs.define(eq=False)
 class SentGroup:
-    """A group on its way to the writer; kept until acknowledged, to be sent again if need be.
+    """A group in flight to the writer, kept until acknowledged so that it can be sent again.
 
     :ivar data: the compressed rows, empty until compressed.
-    :ivar offset: where they go in the file.
+    :ivar offset: their offset in the file.
     :ivar sent_at: reactor time of the first sending, seconds.
     """
 

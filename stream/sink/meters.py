@@ -1,4 +1,4 @@
-"""Counts the records of sinks, a group at a time: none of it is paid for by each record."""
+"""Metrics of sinks, counted per group to avoid a cost per record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SinkMeters:
         self._counts: dict[SinkKey, SinkCounts] = {}
 
     def of(self, key: SinkKey) -> SinkCounts:
-        """The counts of one sink, made when they are asked for first."""
+        """Return the counts of one sink, made on first use."""
         counts = self._counts.get(key)
         if counts is None:
             counts = self._counts[key] = SinkCounts(self._metrics, sink_labels(key), self._clock)
@@ -40,13 +40,13 @@ class SinkMeters:
             self.forget(key)
 
     def forget(self, key: SinkKey) -> None:
-        """The sink was deleted: its counts no longer show."""
+        """Remove the counts of a deleted sink."""
         if self._counts.pop(key, None) is not None:
             self._metrics.forget(sink_labels(key))
 
 
 class SinkCounts:
-    """The counts of one sink. Plays `stream.sink.group.GroupMeter`."""
+    """The counts of one sink; implements `stream.sink.group.GroupMeter`."""
 
     def __init__(self, metrics: Metrics, labels: SinkLabels, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -57,25 +57,25 @@ class SinkCounts:
         self._synced = metrics.own("stream_sink_synced_records").labels(labels.as_labels())
 
     def acknowledged(self, records: int) -> None:
-        """*records* were acknowledged to producers."""
+        """Count *records* acknowledged to producers."""
         self._acknowledged.value += records
 
     def synced(self, records: int) -> None:
-        """A writer has *records* on its disk."""
+        """Count *records* that a writer has on its disk."""
         self._synced.value += records
 
     def stored(self, group: Group) -> None:
-        """All of *group* is stored."""
+        """Count *group* as stored."""
         if group.waiting:
             self._acknowledged.value += group.count
         self._observe(group, "")
 
     def failed(self, group: Group, error: UserError) -> None:
-        """Nothing of *group* is acknowledged."""
+        """Do nothing: no record of *group* is acknowledged."""
         self._observe(group, error_type(error))
 
     def rejected(self, error: UserError) -> None:
-        """A record can't be rendered."""
+        """Count a record that can't be rendered."""
         self._meter.record(0.0, 0, error_type=error_type(error))
 
     def _observe(self, group: Group, kind: str) -> None:

@@ -20,12 +20,12 @@ class PipelineState(enum.Enum):
     """The states of a sink's pipeline on one source node."""
 
     OPENING = "opening"
-    """No file yet; rows are taken for a short grace period."""
+    """There is no file yet; rows are accepted for a short grace period."""
     READY = "ready"
     STALLED = "stalled"
-    """The file was lost and is being opened again; no rows are taken."""
+    """The file was lost and is being opened again; no rows are accepted."""
     CLOSING = "closing"
-    """What is held is sent; no rows are taken."""
+    """Pending rows are sent; no rows are accepted."""
     CLOSED = "closed"
 
 
@@ -41,11 +41,11 @@ class PipelineEvent(enum.Enum):
     LOST = "lost"
     """The file is lost, or could not be opened; it is opened again."""
     SEALED = "sealed"
-    """The slice takes no rows any more."""
+    """The slice accepts no more rows."""
     CLOSE = "close"
     """The sink leaves the slice."""
     EMPTY = "empty"
-    """Nothing is held any more, after `CLOSE`."""
+    """No rows are pending any more, after `CLOSE`."""
 
 
 _S, _E = PipelineState, PipelineEvent
@@ -79,4 +79,4 @@ TRANSITIONS: Mapping[PipelineState, Mapping[PipelineEvent, PipelineState]] = {
     },
     _S.CLOSED: {},
 }
-"""State to event to the next state. An event that isn't there is ignored in that state."""
+"""The next state by state and event. Other events are ignored in a state."""

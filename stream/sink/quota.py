@@ -1,8 +1,8 @@
-"""Which sinks hold more on local disks than they may: looked up in turn, not for each record.
+"""Quotas of sinks on local disks, checked in rounds instead of for each record.
 
-The sizes are those that all source nodes have put to etcd, so a sink is stopped about two seconds
-after it went over its quota: one until the size is there, one until it is checked. It goes on as
-soon as uploads have made room.
+The sizes are those that all source nodes have put into etcd, so a sink is stopped about two seconds
+after it exceeds its quota: one until the size is in etcd, one until it is checked. It resumes as
+soon as uploads have freed space.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Watched:
 class Quotas(Service):
     """The check of sinks' quotas, in rounds.
 
-    :ivar refusals: what records of a sink over its quota are answered with.
+    :ivar refusals: the errors for records of sinks above their quotas.
 
     :param interval: seconds between two rounds.
     """
@@ -65,7 +65,7 @@ class Quotas(Service):
         )
 
     async def stopService(self) -> None:
-        """Fires when no look-up runs any more."""
+        """Stop the checks; fires when no check is running."""
         super().stopService()
         if self._loop.running:
             self._loop.stop()
@@ -73,7 +73,7 @@ class Quotas(Service):
             await self._looking
 
     def watch(self, sink: SinkKey, quota: ByteSize) -> None:
-        """Refuse records of *sink* while more than *quota* is buffered; never if that is 0."""
+        """Refuse records of *sink* while more than *quota* is buffered; 0 means no limit."""
         if not quota:
             self.forget(sink)
             return
@@ -98,7 +98,7 @@ class Quotas(Service):
         await DeferredList([ensureDeferred(self._try(sink)) for sink in sinks])
 
     async def _try(self, sink: SinkKey) -> None:
-        """A sink that can't be looked up stays as it is until the next round."""
+        """Check a sink; after a failure its state is kept until the next round."""
         try:
             await self._check(sink)
         except EtcdError as error:

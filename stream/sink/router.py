@@ -1,20 +1,19 @@
-"""The sinks and open slices of a source node: where each record goes.
+"""The sinks and open slices of a source node, and the routing of records to them.
 
 The router mirrors active sinks and slices at level local. Records find the sinks of their source
-here; changes of slices open and close pipelines, those of one sink one after another, those of
-different sinks concurrently: each waits for disks and for etcd.
+here. Changes of slices open and close pipelines: sequentially for one sink, concurrently for
+different sinks, since each waits for disks and for etcd.
 
-Note [Close sync]: the node reports a revision, which means "whatever was closed up to it I no
-longer write to". So a change is reported when every slice that it or an earlier change closed is
-really closed. Coordinators wait for the lowest report before they let a slice be uploaded. The
-report lives under the node's lease, and a node without a lease takes no records: a node that can't
-report can't write.
+Note [Close sync]: the node reports a revision, which means "I no longer write to slices closed up
+to it". So a change is reported when every slice closed by it or an earlier change is really closed.
+Coordinators wait for the lowest report before a slice may be uploaded. The report lives under the
+node's lease, and a node without a lease accepts no records: a node that can't report can't write.
 
-Note [Lost lease]: with the lease the node loses its name, and whatever it had open belongs to a
-life that is over (`stream.etcd.claims`). So all pipelines are closed, and records are refused until
-that is done and the node holds its name again; only then a pipeline is opened, in the new life.
-They are closed concurrently, each with a deadline: a writer that does not respond holds up the
-others for some seconds, and what it was sent is of unknown fate.
+Note [Lost lease]: with the lease the node loses its name, and its open files belong to a life that
+is over (`stream.etcd.claims`). So all pipelines are closed, and records are refused until this is
+done and the node holds its name again. Only then is a pipeline opened, in the new life. Pipelines
+are closed concurrently, each with a deadline: a writer that does not respond delays the others for
+some seconds, and the outcome of its pending rows is unknown.
 """
 
 from __future__ import annotations
@@ -60,20 +59,21 @@ _Mappings = Mapping[tuple[SinkKey, StoredMapping], StoredMapping]
 _log = Logger()
 
 READ_AGAIN_SECONDS = (0.1, 5.0)
-"""After how long mappings that etcd didn't give are asked for again: at first, and at most."""
+"""Delays before mappings that etcd didn't return are read again: the first one and the maximum."""
 
 RETRY_AFTER_MILLISECONDS = 100
-"""When a sink without an open slice is worth another try."""
+"""Delay after which a producer may retry a sink without an open slice."""
 
 SINKS_AT_ONCE = 32
-"""Whose pipelines follow a change at the same time: less than files may wait for being opened."""
+"""Maximum number of sinks that follow a change concurrently: below the limit of files being opened.
+"""
 
 
 @attrs.define(eq=False)
 class SinkTarget:
     """One sink, as the source sees it.
 
-    :ivar opened: its pipeline; ``None`` before the first record, and once it was closed.
+    :ivar opened: its pipeline; ``None`` before the first record, and after its close.
     """
 
     key: SinkKey
@@ -83,13 +83,13 @@ class SinkTarget:
     opened: SinkPipeline | None = None
 
     def accepts(self, signal: str) -> bool:
-        """Whether the sink takes records of this OTLP *signal* (empty for HTTP records)."""
+        """Return whether the sink accepts this OTLP *signal* (empty for HTTP records)."""
         return self.enabled and (
             not signal or not self.allowed_signals or signal in self.allowed_signals
         )
 
     def write(self, record: RecordContext, completion: Completion) -> None:
-        """Render and take *record*; *completion* is called, at once or later. Raises nothing."""
+        """Render and write *record*; *completion* is called, at once or later. Never raises."""
         try:
             pipeline, router = self.opened, self._router
             if pipeline is None or router.refusal is not None or router.over_quota:
@@ -102,16 +102,16 @@ class SinkTarget:
             completion.failed(without_frames(error))
 
     def direct(self) -> DirectTarget | None:
-        """Return the slice that takes rows without a wait, ``None`` if `write` has to be called."""
+        """Return the slice that accepts rows without waiting, ``None`` if there is none."""
         pipeline, router = self.opened, self._router
         if pipeline is None or router.refusal is not None or router.over_quota:
             return None
         return pipeline.direct()
 
     def open(self, now_ms: int) -> SinkPipeline:
-        """The sink's pipeline, opened if it isn't yet.
+        """Return the sink's pipeline, opened on first use.
 
-        Raises UserError: the node takes no records, or none of this sink.
+        Raises UserError: the node accepts no records, or none of this sink.
 
         :param now_ms: milliseconds since the epoch.
         """
@@ -129,12 +129,14 @@ class SinkTarget:
 class SinkRouter(Service):
     """The routing of a sink's rows to the slices that this source node writes to.
 
-    :param nodes: ids of all source nodes, sorted, as this node knows them.
-    :param minimum_slices: slices that each source node writes to, if a sink has so many.
-    :param volume: the registered volume with an id, ``None`` while its writer is unavailable.
+    :param nodes: sorted ids of all source nodes, as known to this node.
+    :param minimum_slices: minimum number of slices that each source node writes to, if a sink has
+        as many.
+    :param volume: returns the registered volume with an id, ``None`` while its writer is
+        unavailable.
 
-    :ivar refusal: why the node takes no records; ``None`` while it does.
-    :ivar over_quota: sinks that take no records, and why.
+    :ivar refusal: why the node accepts no records; ``None`` while it does.
+    :ivar over_quota: sinks that accept no records, with the reasons.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class SinkRouter(Service):
         self.refusal: UserError | None = shutting_down()
 
     async def startService(self) -> None:
-        """Fires when all sinks and slices are known and the node has reported itself."""
+        """Start; fires when all sinks and slices are known and the node has reported itself."""
         super().startService()
         self._report = await self._session.register(
             f"{storage_prefix.CLOSE_SYNC}{self._context.node_id}", b"0"
@@ -186,7 +188,7 @@ class SinkRouter(Service):
         self._take_records()
 
     async def stopService(self) -> None:
-        """Fires when every row is answered, every slice file closed and the report withdrawn."""
+        """Stop; fires when all rows are answered, files closed and the report withdrawn."""
         super().stopService()
         self.refusal = shutting_down()
         await self._sinks.stopService()
@@ -196,13 +198,13 @@ class SinkRouter(Service):
         await _settled(closing, "cannot close a sink pipeline")
         for key in self._pipelines:
             _log.info("closed sink pipeline: {cause}", cause="shutting down", sink_id=str(key))
-        # What a change is closing mustn't be cut off.
+        # Pipelines that a change is closing mustn't be cut off.
         await DeferredList([pipeline.turn.acquire() for pipeline in pipelines])
         if self._report is not None:
             await self._report.remove()
 
     def session_lost(self) -> None:
-        """Stop taking records: the lease is lost. Note [Close sync], Note [Lost lease]."""
+        """Stop accepting records, since the lease is lost; see Note [Lost lease]."""
         if not self.running:
             return
         self.refusal = _lease_lost()
@@ -216,7 +218,7 @@ class SinkRouter(Service):
             await self._close_pipeline(key, "the lease is lost")
 
     def session_renewed(self) -> None:
-        """Take records again, once what the former life had open is closed."""
+        """Accept records again, once the pipelines of the former life are closed."""
         going_on = ensureDeferred(self._go_on())
         going_on.addErrback(lambda failure: _log.failure("cannot take records again", failure))
 
@@ -228,13 +230,13 @@ class SinkRouter(Service):
             self._take_records()
 
     def _take_records(self) -> None:
-        """Take records if the node still holds its name."""
+        """Accept records if the node still holds its name."""
         self.refusal = None if self._context.life() else _lease_lost()
 
     # Records.
 
     def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkTarget]]:
-        """The enabled sinks of a source that take records of *signal* (empty for HTTP records).
+        """Return the enabled sinks of a source for *signal* (empty for HTTP records).
 
         :returns: ids and targets, sorted by id.
         """
@@ -244,16 +246,16 @@ class SinkRouter(Service):
         return [(sink_id, target) for sink_id, target in eligible if target.accepts(signal)]
 
     def check(self, key: SinkKey) -> None:
-        """Raises UserError if the node takes no records, or none of this sink."""
+        """Check that the node accepts records, and those of this sink. Raises UserError."""
         if self.refusal is not None:
             raise self.refusal
         if self.over_quota and key in self.over_quota:
             raise self.over_quota[key]
 
     def open(self, key: SinkKey, now_ms: int) -> SinkPipeline:
-        """The pipeline of a sink; opened by its first record.
+        """Return the pipeline of a sink, opened by its first record.
 
-        Raises UserError if the sink has no slice that this node may write to.
+        Raises UserError: the sink has no slice that this node may write to.
         """
         pipeline = self._pipelines.get(key)
         if pipeline is not None:
@@ -282,7 +284,7 @@ class SinkRouter(Service):
         return sorted(share, key=lambda slice_: slice_.key)
 
     def _writer_of(self, slice_: Slice) -> str:
-        """Where a volume was last seen: the shares don't move while its writer is unavailable."""
+        """Return the last known writer of a volume; shares don't move while it is unavailable."""
         volume_id = slice_.key.volume_id
         volume = self._volume(volume_id)
         if volume is not None:
@@ -290,7 +292,7 @@ class SinkRouter(Service):
         return self._writers.get(volume_id, "")
 
     def slices(self) -> Iterator[SlicePipeline]:
-        """All slices that this node writes to."""
+        """Return all slices that this node writes to."""
         for pipeline in self._pipelines.values():
             yield from pipeline.slices
 
@@ -332,8 +334,11 @@ class SinkRouter(Service):
     # Changes of slices.
 
     async def _slices_changed(self, batch: Batch[Slice]) -> None:
-        """The next change waits until the mappings of new slices are read. That holds up no other
-        change for long: both come from etcd."""
+        """Apply a change of slices.
+
+        The next change waits until the mappings of new slices are read, which delays no other
+        change for long: both come from etcd.
+        """
         new = [
             slice_
             for slice_ in (change.value for change in batch.changes)
@@ -345,7 +350,7 @@ class SinkRouter(Service):
         self._apply(batch, read)
 
     def _known_mapping(self, slice_: Slice) -> StoredMapping | None:
-        """The mapping of the slice, if the slice or another one of the sink has its content."""
+        """Return the mapping of the slice, if it or another slice of the sink has its content."""
         if slice_.mapping.content is not None:
             return slice_.mapping
         for other in self._writing.get(slice_.key.sink_key, {}).values():
@@ -397,7 +402,10 @@ class SinkRouter(Service):
         self._update_pipelines(touched).addCallback(lambda _: self._done(unreported))
 
     def _done(self, unreported: _Unreported) -> None:
-        """See Note [Close sync]. A node that stops withdraws its report when all is closed."""
+        """Report the change; see Note [Close sync].
+
+        A stopping node withdraws its report when all is closed.
+        """
         unreported.is_done = True
         if not self.running:
             return
@@ -413,11 +421,11 @@ class SinkRouter(Service):
             self._context.rejected.known(slice_.key.sink_key, slice_.quarantine)
 
     async def nodes_changed(self) -> None:
-        """Other source nodes came or went: share the slices again."""
+        """Share the slices again: source nodes have joined or left."""
         await self._update_pipelines(list(self._pipelines))
 
     def _update_pipelines(self, touched: Iterable[SinkKey]) -> Deferred[None]:
-        """Fires when the pipelines write to what they are to write to, and nothing else."""
+        """Update the pipelines; fires when they write to exactly the assigned slices."""
         updating = []
         for key in touched:
             pipeline = self._pipelines.get(key)
@@ -427,7 +435,7 @@ class SinkRouter(Service):
 
     async def _follow(self, key: SinkKey, pipeline: SinkPipeline) -> None:
         if self._pipelines.get(key) is not pipeline or not self.running:
-            return  # it was closed; one opened since knows the slices of now
+            return  # it was closed; one opened since already knows the current slices
         share = self._share(key)
         if share:
             self._quotas.watch(key, share[-1].quota)
@@ -436,7 +444,7 @@ class SinkRouter(Service):
             await self._close_pipeline(key)
 
     async def _close_pipeline(self, key: SinkKey, cause: str = "no active slice") -> None:
-        """Until it is closed, records are refused: there must not be two writers of one file."""
+        """Close a pipeline. Until then records are refused: a file must not have two writers."""
         try:
             await self._pipelines[key].close(
                 UserError("no pipeline", status=503, name="noPipeline")

@@ -1,4 +1,4 @@
-"""The records of one sink: rendered, and balanced over the slices that this node writes to."""
+"""The records of one sink: rendering, and balancing over the slices of this node."""
 
 from __future__ import annotations
 
@@ -41,36 +41,36 @@ __all__ = ["CountersPublisher", "DirectTarget", "PipelineContext", "SinkPipeline
 _log = Logger()
 
 TELL_SECONDS = 10.0
-"""How often the log says that a volume takes no slices, however many slices wait for it."""
+"""Interval of logging that a volume accepts no slices, however many wait for it."""
 
 MAX_ROUNDS = 3
-"""How often a record's templates are evaluated again because the mapping has changed meanwhile."""
+"""Maximum number of evaluations of a record's templates while the mapping changes."""
 
 CLOSE_SECONDS = 30.0
 """How long a closing slice pipeline waits for the writer; less than coordinators wait for us."""
 
 LEAVE_SECONDS = 5.0
-"""The same when the lease is lost: until all are closed the node takes no records of any sink."""
+"""The same after a lost lease: until all are closed the node accepts no records of any sink."""
 
 
 class CountersPublisher(Protocol):
-    """Stores what the pipelines count (`stream.sink.statistics_publisher`)."""
+    """Stores the counts of pipelines (`stream.sink.statistics_publisher`)."""
 
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
-        """The counters of a slice are to be stored from now on."""
+        """Store the counters of a slice from now on."""
 
     async def stored(self, key: SliceKey) -> None:
-        """Fires when the present counters are stored."""
+        """Store the current counters; fires when they are stored."""
 
     async def closed(self, key: SliceKey) -> None:
-        """Fires when the final counters are stored."""
+        """Store the final counters; fires when they are stored."""
 
 
 @attrs.frozen(kw_only=True)
 class PipelineContext:
     """The context that all pipelines of a node share.
 
-    :ivar life: gives the number of the node's present life; see `stream.etcd.claims`.
+    :ivar life: returns the number of the node's current life; see `stream.etcd.claims`.
     """
 
     node_id: str
@@ -91,7 +91,7 @@ class PipelineContext:
     )
 
     def renderer(self, slice_: Slice) -> Renderer:
-        """The compiled renderer of the slice's mapping, shared by the slices that are open."""
+        """Return the compiled renderer of the slice's mapping, shared by open slices."""
         key = (slice_.mapping, slice_.encoding.encoder.row_size_limit)
         renderer = self.renderers.get(key)
         if renderer is None:
@@ -102,9 +102,9 @@ class PipelineContext:
 
 @attrs.frozen(eq=False)
 class _Target:
-    """An open slice with the values that the hot path needs.
+    """An open slice with the values for the hot path.
 
-    :ivar render: ``None`` if there are templates to be evaluated before.
+    :ivar render: ``None`` if templates have to be evaluated before.
     """
 
     pipeline: SlicePipeline
@@ -118,7 +118,7 @@ class DirectTarget:
     """An open slice whose rows are rendered by compiled code; see `SinkPipeline.direct`.
 
     :ivar plan: renders the rows.
-    :ivar room: bytes of rows that may be written.
+    :ivar room: number of bytes that may be written.
     """
 
     plan: RowPlan
@@ -127,14 +127,14 @@ class DirectTarget:
     _target: _Target
 
     def write(self, rows: bytes, count: int, received_at: int, completion: Completion) -> None:
-        """Take *count* rendered rows, to be stored together or not at all."""
+        """Write *count* rendered rows, to be stored together or not at all."""
         self._pipeline.hand_on(self._target, rows, count, received_at, completion)
 
 
 class _Rendering:
-    """A record whose templates are evaluated; called with the result.
+    """A record whose templates are being evaluated; called with the result.
 
-    :ivar rounds: how often the mapping has changed meanwhile.
+    :ivar rounds: number of changes of the mapping meanwhile.
     """
 
     __slots__ = ("completion", "pipeline", "record", "renderer", "rounds")
@@ -168,9 +168,9 @@ class _Rendering:
 class SinkPipeline:
     """Writes to the slices given by `update`; opened by the first record of the sink.
 
-    It belongs to the life of the node in which it was made: under another one it can open nothing.
+    It belongs to the life of the node in which it was made, and can open no file in another one.
 
-    :ivar turn: held by its owner while he looks what it is to write to and changes it.
+    :ivar turn: held while its slices are checked and changed.
     """
 
     def __init__(
@@ -179,8 +179,8 @@ class SinkPipeline:
         key: SinkKey | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """:param key: whose records they are, to count them; nobody's if ``None``.
-        :param check: raises UserError if no record is to be taken. Called again before a row is
+        """:param key: the sink's key for counting; ``None`` to count nothing.
+        :param check: raises UserError if no record may be accepted. Called again before a row is
             written whose templates were evaluated meanwhile.
         """
         self._context = context
@@ -201,9 +201,9 @@ class SinkPipeline:
         self.turn = DeferredLock()
 
     def write(self, record: RecordContext, completion: Completion) -> None:
-        """Render *record* and hand it to a ready slice; *completion* is called, at once or later.
+        """Render *record* and pass it to a ready slice; *completion* is called, at once or later.
 
-        Raises UserError: the record can't be rendered, or no slice takes it; *completion* won't be
+        Raises UserError: the record can't be rendered, or no slice accepts it; *completion* isn't
         called.
         """
         target = self._pick()
@@ -224,9 +224,9 @@ class SinkPipeline:
         self.hand_on(target, row, 1, record.timestamp_ms, completion)
 
     def direct(self) -> DirectTarget | None:
-        """Return a slice for rows that come before anything else runs; ``None`` if there is none.
+        """Return a slice for rows that are written at once; ``None`` if there is none.
 
-        There is none if the mapping takes more than the compiled renderer, or rows have to wait.
+        There is none if the compiled renderer doesn't support the mapping, or rows have to wait.
         """
         try:
             target = self._pick()
@@ -240,12 +240,12 @@ class SinkPipeline:
     def hand_on(
         self, target: _Target, rows: bytes, count: int, received_at: int, completion: Completion
     ) -> None:
-        """Give rendered rows to a slice.
+        """Pass rendered rows to a slice.
 
-        Note [Answers of a turn]: if the sink's settings don't wait, the answer comes at the end of
-        the reactor's turn, together with all others of the turn. Sent one by one between two
-        reads, each answer wakes a producer that has gone to sleep, whose next record comes too
-        late for this turn: records then cost more than where they wait for the disk.
+        Note [Answers of a turn]: if the sink's settings don't wait, all answers are sent together
+        at the end of the reactor's turn. Sent one by one between two reads, each answer would wake
+        a sleeping producer, whose next record would arrive too late for this turn: records would
+        then cost more than with waiting for the disk.
         """
         if target.wait:
             target.pipeline.write(rows, count, received_at, completion)
@@ -257,7 +257,7 @@ class SinkPipeline:
         self._accepted.append(completion)
 
     def _answer_accepted(self) -> None:
-        """See Note [Answers of a turn]."""
+        """Send the answer; see Note [Answers of a turn]."""
         accepted, self._accepted = self._accepted, []
         if self._meter is not None:
             self._meter.acknowledged(self._accepted_count)
@@ -266,10 +266,12 @@ class SinkPipeline:
             completion.accepted(ACCEPTED)
 
     def _evaluate(self, rendering: _Rendering) -> None:
-        """Note [Between evaluation and writing]: while the engine works, slices are opened and
-        closed, the mapping changes, the node loses its lease. So nothing of what was true before
-        counts when the result comes: the row is written like one that comes then, to a slice with
-        the mapping that it was rendered for, or the record is evaluated again.
+        """Evaluate templates.
+
+        Note [Between evaluation and writing]: while the engine works, slices are opened and closed,
+        the mapping changes, the node may lose its lease. So earlier checks are void when the result
+        arrives: the row is written like a new one, to a slice with the mapping that it was rendered
+        for, or the record is evaluated again.
         """
         plan = rendering.renderer.plan_for(rendering.record)
         assert plan is not None
@@ -283,7 +285,10 @@ class SinkPipeline:
         return templates
 
     def write_evaluated(self, rendering: _Rendering, result: Evaluated) -> None:
-        """See Note [Between evaluation and writing]. Raises UserError, as `write` does."""
+        """Write the row; see Note [Between evaluation and writing].
+
+        Raises UserError, as `write` does.
+        """
         self._check()
         record = rendering.record
         target = self._pick(rendering.renderer)
@@ -305,16 +310,16 @@ class SinkPipeline:
     def evaluate(
         self, renderer: Renderer, records: Sequence[RecordContext]
     ) -> Deferred[list[Evaluated]]:
-        """What the engine says of *records*: several, none of them large, or a large one.
+        """Return the engine's results for *records*: several small ones, or a large one.
 
-        Fails with UserError: not now.
+        Fails with UserError: the engine is unavailable.
         """
         plan = renderer.plan_for(records[0])
         assert plan is not None
         return self._templates.evaluate(self._project, plan, records)
 
     def room(self, record: RecordContext | None = None) -> Deferred[None] | None:
-        """``None`` if *record* may come; else fires when the engine has room for more."""
+        """Return ``None`` if *record* is accepted; else fires when there is space."""
         for target in self._targets:
             if target.render is None or (
                 record is not None and target.renderer.plan_for(record) is not None
@@ -324,11 +329,11 @@ class SinkPipeline:
 
     @property
     def slices(self) -> Sequence[SlicePipeline]:
-        """The slices that are written to."""
+        """Return the slices of this node."""
         return [target.pipeline for target in self._targets]
 
     def rejected(self, record: RecordContext, error: UserError) -> None:
-        """*record* can't be rendered: count it, and keep it if the sink's settings ask for it."""
+        """Count a rejected *record*, and keep it if the sink's settings require it."""
         if self._meter is not None:
             self._meter.rejected(error)
         keeper = self._context.rejected
@@ -338,18 +343,18 @@ class SinkPipeline:
                 keeper.offer(slice_.key.sink_key, slice_.quarantine, record, error)
 
     def renderer(self) -> Renderer:
-        """The renderer of rows for `write_rows`. Raises UserError if no slice takes any."""
+        """Return the renderer for `write_rows`. Raises UserError if no slice accepts rows."""
         return self._pick().renderer
 
     def write_rows(
         self, rows: bytes, count: int, received_at: int, renderer: Renderer, completion: Completion
     ) -> None:
-        """Hand *count* rows to one slice, to be stored together or not at all.
+        """Write *count* rows to one slice, to be stored together or not at all.
 
-        Raises UserError: no slice takes them, or only one with another mapping; *completion* won't
-        be called.
+        Raises UserError: no slice accepts them, or only one with another mapping; *completion*
+        isn't called.
 
-        :param renderer: what rendered them.
+        :param renderer: the renderer of the rows.
         """
         target = self._pick()
         if target.renderer is not renderer:
@@ -357,7 +362,10 @@ class SinkPipeline:
         self.hand_on(target, rows, count, received_at, completion)
 
     def _pick(self, renderer: Renderer | None = None) -> _Target:
-        """:param renderer: whose slices are to be preferred, if there are any."""
+        """Return a ready slice.
+
+        :param renderer: prefer slices with this renderer, if there are any.
+        """
         if self._stopped is not None:
             raise self._stopped
         targets = self._targets
@@ -391,11 +399,11 @@ class SinkPipeline:
         return False
 
     async def update(self, slices: Sequence[Slice]) -> None:
-        """Write to *slices* from now on (sorted by key), and close what isn't among them.
+        """Write to *slices* from now on (sorted by key), and close all others.
 
-        New slices are opened and awaited for a short time before the switch, if nothing else is
-        ready; the old ones take records until then. Fires when the old ones are closed and their
-        statistics stored; calls are carried out one after another.
+        New slices are opened before the switch, with a short wait if nothing else is ready; the old
+        ones accept records until then. Fires when the old ones are closed and their statistics
+        stored; calls are executed sequentially.
         """
         await self._updating.run(lambda: ensureDeferred(self._update(slices)))
 
@@ -414,7 +422,7 @@ class SinkPipeline:
             targets.append(target)
         if opened and not any(t.pipeline.ready for t in targets):
             if not known:
-                self._targets = tuple(targets)  # nothing to fall back on: rows may wait here
+                self._targets = tuple(targets)  # there is no other slice: rows may wait here
             await DeferredList(opened, fireOnOneCallback=True)
         self._targets = tuple(targets)
         await self._close([t.pipeline for key, t in known.items() if key not in wanted])
@@ -458,9 +466,9 @@ class SinkPipeline:
         pipeline.announced()  # the call for it may still be waiting for its answer
 
     def leave(self, reason: UserError) -> None:
-        """Take no more records and close every slice soon, whatever else waits; `close` follows.
+        """Accept no more records and close every slice soon; `close` follows.
 
-        Rows that the writer does not acknowledge in `LEAVE_SECONDS` are of unknown fate.
+        The outcome of rows that the writer does not acknowledge in `LEAVE_SECONDS` is unknown.
         """
         self._stopped = reason
         self._close_seconds = LEAVE_SECONDS
@@ -471,11 +479,11 @@ class SinkPipeline:
         self._left.append(leaving)
 
     async def close(self, reason: UserError) -> None:
-        """Take no more records (they fail with *reason*) and close every slice."""
+        """Accept no more records (they fail with *reason*) and close every slice."""
         self._stopped = reason
         await self._close_all()
         await DeferredList([ended(leaving) for leaving in self._left])
-        # A change that was being made may have replaced them.
+        # A change in progress may have replaced them.
         await self._updating.run(lambda: ensureDeferred(self._close_all()))
 
     async def _close_all(self) -> None:

@@ -1,19 +1,19 @@
-"""The way of rows into one slice: group, compress, append, sync, answer.
+"""The path of rows into one slice: group, compress, append, sync, answer.
 
-Group commit: an idle pipeline commits at the end of the reactor's turn, a busy one collects while
-the previous group is on its way. The sync triggers of the slice are upper bounds: they let a second
-group go out beside one that takes long, so the disk, not a rhythm, sets the pace.
+Group commit: an idle pipeline commits at the end of the reactor's turn; a busy one collects rows
+while the previous group is in flight. The sync triggers of the slice are upper bounds: they send a
+second group while the first one takes long, so the disk determines the rate.
 
-Note [Unawaited rows]: where the settings don't wait, nobody is answered sooner if the rows are
-written sooner. So they are collected until the interval trigger, at most `UNAWAITED_SECONDS`, or
-until somebody waits for a row of the same group. Otherwise a mode that doesn't wait makes as many
-groups as one that does, and has their cost in addition to answers that come one by one.
+Note [Unawaited rows]: if the settings don't wait, writing rows sooner answers no request sooner. So
+they are collected until the interval trigger, at most `UNAWAITED_SECONDS`, or until a request waits
+for a row of the same group. Otherwise a mode without waiting would make as many groups as one with
+it.
 
-Note [Resending]: a group is kept until the writer acknowledged it at the level that the slice asks
-for. When the connection breaks, the outcome of groups in flight is unknown; the file is
-opened again with the acknowledged length, the writer cuts it there, and they are sent again. So an
-interruption neither loses nor doubles a row. All that holds for one life of the node: if a later
-one has the file, nothing is sent again, and the outcome of groups in flight stays unknown.
+Note [Resending]: a group is kept until the writer has acknowledged it at the required level. When
+the connection breaks, the outcome of groups in flight is unknown. The file is opened again with the
+acknowledged length, the writer truncates it there, and the groups are sent again. So an
+interruption neither loses nor doubles a row. This holds within one life of the node: if a later
+life has the file, nothing is sent again, and the outcome of groups in flight stays unknown.
 
 Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
 once a second. A crash may lose the latest counts, which the reader corrects, but must not make a
@@ -64,22 +64,22 @@ __all__ = ["SlicePipeline"]
 _log = Logger()
 
 _READY = PipelineState.READY
-"""Python 3.11 finds a member of an enumeration in 0.1 µs, too long for each record."""
+"""Python 3.11 takes 0.1 µs to look up a member of an enumeration, too long for each record."""
 
 HELD_LIMIT_BYTES = 8 * 1024 * 1024
-"""Rows that one pipeline holds before it counts as full; at least two of the largest groups."""
+"""Size of unacknowledged rows at which a pipeline is full; at least two of the largest groups."""
 
 INLINE_COMPRESSION_BYTES = 64 * 1024
-"""Below this a hop to a thread costs more than the compression itself."""
+"""Below this size, switching to a thread costs more than the compression itself."""
 
 MAX_SENT_GROUPS = 2
-"""Groups on their way: while one waits for the disk the next travels."""
+"""Maximum number of groups in flight: while one waits for the disk the next is sent."""
 
 STALL_SECONDS = 5.0
-"""An append without an answer for so long makes the pipeline count as not ready."""
+"""Seconds after which an unanswered append makes the pipeline not ready."""
 
 UNAWAITED_SECONDS = 0.05
-"""How long rows that nobody waits for are collected; less if the interval trigger is less."""
+"""How long unawaited rows are collected; less if the interval trigger is shorter."""
 
 OPENING_GRACE_SECONDS = 3.0
 """How long rows may wait for a pipeline that is still opening."""
@@ -94,10 +94,10 @@ class SlicePipeline:
     :param slice_: the slice, in state ``writing``.
     :param source: this node, in the life in which the pipeline was made.
     :param reroute: offers a group that was certainly not stored to another slice of the sink;
-        false if nobody takes it.
-    :param announce: fires when the present counters of the slice are in etcd.
+        returns False if none accepts it.
+    :param announce: fires when the current counters of the slice are in etcd.
     :param meter: counts the records of the sink.
-    :param unopened: volumes that a slice could not be opened on; ``None`` logs each attempt.
+    :param unopened: volumes on which slices could not be opened; ``None`` logs each attempt.
     """
 
     def __init__(
@@ -159,18 +159,18 @@ class SlicePipeline:
         self._when_empty = Waiters[None]()
 
     def _follow(self, event: PipelineEvent) -> bool:
-        """Go to the state that follows *event*; false if the present one ignores it."""
+        """Move to the state after *event*; return False if the current state ignores it."""
         following = TRANSITIONS[self.state].get(event)
         if following is None:
             return False
         self.state = following
         return True
 
-    # Taking rows.
+    # Accepting rows.
 
     @property
     def ready(self) -> bool:
-        """Whether the balancer may offer a record to this pipeline."""
+        """Return whether the balancer may offer a record to this pipeline."""
         if self.state is not _READY or self._held >= self._held_limit:
             return False
         sent = self._sent
@@ -178,29 +178,29 @@ class SlicePipeline:
 
     @property
     def room(self) -> int:
-        """Bytes of rows that may come before the pipeline isn't ready any more."""
+        """Return the number of bytes that may be written before the pipeline is full."""
         return max(0, self._held_limit - self._held)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of rows that aren't acknowledged by the writer yet."""
+        """Return the number of bytes that the writer hasn't acknowledged yet."""
         return self._held
 
     @property
     def opening(self) -> bool:
-        """Whether rows may wait here although there is no file yet."""
+        """Return whether rows may wait here although there is no file yet."""
         return self.state is PipelineState.OPENING and self._held < self._held_limit
 
     def write(
         self, rows: bytes, count: int, received_at: int, completion: Completion | None
     ) -> None:
-        """Take rows that are stored together or not at all.
+        """Accept rows that are stored together or not at all.
 
-        Only to be called if `ready` or `opening` just said so.
+        Must be called only while `ready` or `opening` is true.
 
         :param rows: *count* CSV rows, each with its line feed.
         :param received_at: receive time of the records, milliseconds since the epoch.
-        :param completion: called with the outcome; ``None`` if nobody waits.
+        :param completion: called with the outcome; ``None`` if no request waits.
         """
         group = self._open
         if group.rows and group.size + len(rows) > self._group_limit:
@@ -212,7 +212,7 @@ class SlicePipeline:
             self._full.append(group)
             self._open = Group(meter=self._meter)
         if self._commit_call is None:
-            is_awaited = completion is not None  # Note [Unawaited rows]
+            is_awaited = completion is not None  # see Note [Unawaited rows]
             if (is_awaited and not self._sent) or (
                 self._full and len(self._sent) < MAX_SENT_GROUPS
             ):
@@ -227,14 +227,14 @@ class SlicePipeline:
         self._commit()
 
     def _interval_passed(self) -> None:
-        """The oldest open row has waited long enough: a second group may go out."""
+        """Send a second group: the oldest open row has waited long enough."""
         self._interval_call = None
         if self._open.rows and (len(self._sent) < MAX_SENT_GROUPS or not self._open.waiting):
             self._end_group()
             self._commit()
 
     def _end_group(self) -> None:
-        """What comes from now on goes into another group."""
+        """Start another group for further rows."""
         if self._open.rows:
             self._full.append(self._open)
             self._open = Group(meter=self._meter)
@@ -283,7 +283,7 @@ class SlicePipeline:
         self._commit()
 
     def _append_ready(self) -> None:
-        """Append what is compressed, in order, up to the first group that isn't."""
+        """Append compressed groups, in order, up to the first one that isn't compressed."""
         for sent in tuple(self._sent):
             if not sent.data or self._file is None:
                 return
@@ -301,7 +301,7 @@ class SlicePipeline:
 
     def _acknowledge(self, end: int, sent: SentGroup, generation: int) -> None:
         if generation != self._generation:
-            return  # Note [Resending]: it is on its way again, and only that counts
+            return  # see Note [Resending]: only the latest transmission counts
         self._acknowledged = end
         self._sent.remove(sent)
         group = sent.group
@@ -320,7 +320,7 @@ class SlicePipeline:
             announcing.addErrback(lambda f: _log.failure("cannot announce a slice", f))
 
     def announced(self) -> None:
-        """Note [First record]: the statistics are in etcd; who waited for that is answered."""
+        """Answer the waiting rows: the statistics are in etcd; see Note [First record]."""
         self._announced = True
         groups, self._unannounced = self._unannounced, []
         for group in groups:
@@ -333,13 +333,13 @@ class SlicePipeline:
             return
         if failure.check(WriterError) is None:
             _log.failure("unexpected failure of an append", failure)
-        # A refused append leaves nothing behind, and those after it are refused for their offset.
+        # A refused append leaves no data, and later ones are refused because of their offset.
         self._lose_file(
             _error(failure), sent_refused=failure.check(NoSpace, SliceSealed) is not None
         )
 
     def draining(self) -> None:
-        """The writer is stopping: send what is held, close the file, come back when it is up."""
+        """Send pending rows, close the file, and reopen it when the stopping writer is back."""
         if not self._follow(PipelineEvent.DRAINING):
             return
         generation = self._generation
@@ -353,7 +353,7 @@ class SlicePipeline:
         flushed.addErrback(lambda f: _log.failure("cannot leave a stopping writer", f))
 
     def lost(self, reason: WriterError) -> None:
-        """The writer or the connection to it gave the file up."""
+        """Handle that the writer or the connection gave the file up."""
         self._lose_file(reason)
 
     def _lose_file(self, error: Exception, *, sent_refused: bool = False) -> None:
@@ -375,7 +375,7 @@ class SlicePipeline:
         self._reopen_later()
 
     def _take_all(self) -> tuple[list[Group], list[Group]]:
-        """Hold nothing any more; what was held: groups on their way, and those never sent."""
+        """Remove and return all groups: those in flight, and those never sent."""
         sent = [sent.group for sent in self._sent]
         unsent = [group for group in (*self._full, self._open) if group.rows]
         self._sent.clear()
@@ -385,7 +385,7 @@ class SlicePipeline:
         return sent, unsent
 
     def _give_up_all(self, error: Exception, *, sent_refused: bool) -> None:
-        """Hand every row that is certainly not stored to another slice, or fail it."""
+        """Move every row that is certainly not stored to another slice, or fail it."""
         sent, unsent = self._take_all()
         if not sent_refused:
             for group in sent:
@@ -399,7 +399,7 @@ class SlicePipeline:
     # Opening.
 
     def start(self) -> Deferred[None]:
-        """Open the file. Fires when it is open, or after the grace period without one."""
+        """Open the file; fires when it is open, or after the grace period without one."""
         self._grace_call = self._reactor.callLater(OPENING_GRACE_SECONDS, self._grace_over)
         opened = self._when_opened.wait()
         self._reopen()
@@ -422,7 +422,7 @@ class SlicePipeline:
         self._available.addCallbacks(self._reopen_soon, lambda f: f.trap(CancelledError))
 
     def _reopen_soon(self, _: None) -> None:
-        """The writer has just answered again: there is no need to wait."""
+        """Retry now: the writer has just answered again."""
         self._available = None
         self._reopen_backoff.reset()
         if self._reopen_call is not None:
@@ -484,7 +484,7 @@ class SlicePipeline:
     # Closing.
 
     def _flushed(self) -> Deferred[None]:
-        """Fires when no row is held any more."""
+        """Return a Deferred that fires when no rows are pending."""
         if not self._held:
             return succeed(None)
         empty = self._when_empty.wait()
@@ -497,9 +497,9 @@ class SlicePipeline:
             self._when_empty.fire(None)
 
     async def close(self, timeout: float) -> None:
-        """Send what is held, sync and close the file; after *timeout* seconds in all give up.
+        """Send pending rows, sync and close the file; give up after *timeout* seconds in total.
 
-        Rows that could not be sent by then are failed as of unknown fate.
+        The outcome of rows that could not be sent by then is unknown.
         """
         if not self._follow(PipelineEvent.CLOSE):
             return
@@ -519,7 +519,7 @@ class SlicePipeline:
             self._close_call.cancel()
 
     def hurry(self, timeout: float) -> None:
-        """Have a closing that has begun give up after *timeout* seconds at most."""
+        """Reduce the remaining time of a running close to at most *timeout* seconds."""
         call = self._close_call
         if call is not None and call.active():
             left = call.getTime() - self._reactor.seconds()
@@ -540,7 +540,7 @@ class SlicePipeline:
         self._check_empty()
 
     def _stop_timers(self) -> None:
-        """The pipeline is closed: nothing of it is called any more."""
+        """Stop all timers of a closed pipeline."""
         calls = (self._commit_call, self._interval_call, self._reopen_call, self._grace_call)
         for call in calls:
             if call is not None and call.active():
@@ -558,6 +558,6 @@ def _not_closed(failure: Failure) -> None:
 
 
 def _error(failure: Failure) -> Exception:
-    """The exception of a failed Deferred."""
+    """Return the exception of a failed Deferred."""
     error = failure.value
     return error if isinstance(error, Exception) else RuntimeError(repr(error))

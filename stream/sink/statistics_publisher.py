@@ -1,9 +1,9 @@
-"""Puts the counters of this node's slices to etcd: at an interval, and finally when one closes.
+"""Puts the counters of this node's slices into etcd: at an interval, and finally at the close.
 
-Note [Late statistics]: a value counts as sent only once etcd took it. The final value of a slice
-is stored before the node reports that it no longer writes to it, since whoever closes the slice
-decides by the statistics. A put is guarded by the slice being at level local, so that none appears
-after the statistics of the slice have moved on.
+Note [Late statistics]: a value counts as sent only once etcd has accepted it. The final value of a
+slice is stored before the node reports that it no longer writes to it, since the coordinator
+decides by the statistics. A put requires that the slice is at level local, so that no value appears
+after the slice's statistics have moved on.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["StatisticsPublisher"]
 _log = Logger()
 
 SLICES_PER_TRANSACTION = 40
-"""Each has two conditions at first, and etcd takes 128 by default."""
+"""Each slice needs two conditions at first; etcd accepts 128 by default."""
 
 
 @attrs.define(eq=False)
 class _Tracked:
-    """:ivar earlier: what an earlier life of this node stored in the slice; ``None`` until read."""
+    """:ivar earlier: counts stored by an earlier life of this node; ``None`` until read."""
 
     key: SliceKey
     counters: SliceCounters
@@ -42,7 +42,7 @@ class _Tracked:
 
 
 class StatisticsPublisher(Service):
-    """The periodic storing of slices' statistics in etcd.
+    """Stores the statistics of slices in etcd periodically.
 
     :param interval: seconds between two rounds.
     """
@@ -72,12 +72,12 @@ class StatisticsPublisher(Service):
         self._tracked[key] = _Tracked(key, counters)
 
     async def closed(self, key: SliceKey) -> None:
-        """Fires when the final value is stored, however long etcd is unavailable."""
+        """Store the final value; fires when it is stored, however long etcd is unavailable."""
         await self.stored(key)
         self._tracked.pop(key, None)
 
     async def stored(self, key: SliceKey) -> None:
-        """Fires when the present value is stored, however long etcd is unavailable."""
+        """Store the current value; fires when it is stored, however long etcd is unavailable."""
         tracked = self._tracked.get(key)
         while tracked is not None:
             try:

@@ -1,8 +1,8 @@
-"""Many records in one request: their rows for each sink.
+"""Many records in one request: their rows for each sink. Pure.
 
-Nothing of a batch is handed on before all of it is rendered. The rows that a sink gets travel as
-one block, so they are stored together or not at all; what can't be rendered is identified by its
-place, never by a half-done answer. Pure.
+Nothing of a batch is passed on before all of it is rendered. The rows of a sink form one block, so
+they are stored together or not at all. A record that can't be rendered is reported by its position,
+never by a partial answer.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ __all__ = [
 ]
 
 MAX_TEMPLATE_SECONDS = 10.0
-"""Processor time of the templates of one sink, for all records of one batch."""
+"""Processor time limit of the templates of one sink, for all records of one batch."""
 
 MAX_ROWS_BYTES = 4_000_000
-"""Of one block: compressed or not, it fits into one append to a slice file."""
+"""Maximum size of a block: compressed or not, it fits into one append to a slice file."""
 
 RECORDS_AT_ONCE = 64
 BYTES_AT_ONCE = 128 * 1024
-"""Rendered for one sink after the other, so that each body is parsed once."""
+"""Bytes that are rendered for all sinks before the next ones, so that each body is parsed once."""
 
 
 class Reason(NamedTuple):
-    """Why a record is rejected, as the answer says it: records with equal reasons are grouped.
+    """Why a record is rejected, as in the answer: records with equal reasons are grouped.
 
-    :ivar status: of HTTP.
-    :ivar hint: what the producer probably meant to do; empty if that isn't known.
+    :ivar status: HTTP status.
+    :ivar hint: the producer's probable intention; empty if unknown.
     """
 
     status: int
@@ -55,17 +55,17 @@ class Reason(NamedTuple):
 
     @classmethod
     def of(cls, error: UserError) -> Reason:
-        """The reason that *error* gives."""
+        """Return the reason for *error*."""
         hint = sentence(error.hint) if error.hint else ""
         return cls(error.status, record_error_name(error.name), record_message(error), hint)
 
 
 @attrs.frozen
 class Rejection:
-    """A record that one sink can't take, whatever is tried again.
+    """A record that one sink rejects permanently.
 
-    :ivar reason: of the *error*; written out with the record, for the answer to ten thousand of
-        them is composed in one step.
+    :ivar reason: reason of the *error*; computed with the record, since the answer to ten thousand
+        of them is composed in one step.
     """
 
     place: int
@@ -75,12 +75,12 @@ class Rejection:
 
 
 class Evaluation:
-    """Records whose templates are to be evaluated before the rendering goes on.
+    """Records whose templates have to be evaluated before rendering continues.
 
-    :ivar block: where their rows go.
+    :ivar block: block of their rows.
     :ivar records: the records.
 
-    :param places: where they are in the batch.
+    :param places: their positions in the batch.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Evaluation:
         self._places = places
 
     def done(self, results: Sequence[Evaluated]) -> None:
-        """What the engine says of each record."""
+        """Continue with the engine's result for each record."""
         self.block.take_evaluated(self._places, self.records, results)
 
     def failed(self, error: Exception) -> None:
-        """The engine says nothing."""
+        """Continue without results: the engine failed."""
         self.block.fail(error)
 
 
@@ -103,12 +103,12 @@ class RowBlock:
     """The rows of one batch for one sink.
 
     :ivar rows: the rendered rows, one or more in each item.
-    :ivar count: how many they are.
-    :ivar rejected: what couldn't be rendered.
-    :ivar error: why the sink gets nothing of the batch.
-    :ivar renderer: what rendered the rows.
+    :ivar count: number of rows.
+    :ivar rejected: records that couldn't be rendered.
+    :ivar error: why the sink gets no row of the batch.
+    :ivar renderer: renderer of the rows.
 
-    :param renderer: gives that; raises UserError if the sink takes no records.
+    :param renderer: returns it; raises UserError if the sink accepts no records.
     """
 
     def __init__(self, renderer: Callable[[], Renderer]) -> None:
@@ -126,9 +126,9 @@ class RowBlock:
             self.error = without_frames(error)
 
     def take(self, places: Sequence[int], block: RecordBlock) -> Evaluation | None:
-        """Render the records of *block*, unless the sink gets nothing anyway.
+        """Render the records of *block*, unless the sink gets no rows anyway.
 
-        :returns: what is to be evaluated first; they are rendered when that is done.
+        :returns: records to evaluate first; they are rendered afterwards.
         """
         renderer = self.renderer
         if renderer is None or self.error is not None:
@@ -159,7 +159,7 @@ class RowBlock:
         records: Sequence[RecordContext],
         results: Sequence[Evaluated],
     ) -> None:
-        """Render *records*, of which the engine says *results*."""
+        """Render *records* with the engine's *results*."""
         renderer = self.renderer
         if renderer is None or self.error is not None:
             return
@@ -184,7 +184,7 @@ class RowBlock:
             )
 
     def take_rendered(self, rows: Sequence[bytes], count: int) -> None:
-        """Take *count* rows that were rendered elsewhere, with the renderer of this block."""
+        """Add *count* rows that were rendered elsewhere, with the renderer of this block."""
         before = len(self.rows)
         self.rows += rows
         self._count(before, count)
@@ -210,11 +210,11 @@ class RowBlock:
 
     def _reject(self, place: int, error: UserError, record: RecordContext) -> None:
         reason = Reason.of(error)
-        reason = self._reasons.setdefault(reason, reason)  # equal texts are kept once
+        reason = self._reasons.setdefault(reason, reason)  # equal texts are stored once
         self.rejected.append(Rejection(place, without_frames(error), record, reason))
 
     def fail(self, error: Exception) -> None:
-        """The sink gets nothing of the batch."""
+        """Record that the sink gets no row of the batch."""
         self.error = without_frames(error)
         self.rows = []
         self.count = 0
@@ -228,7 +228,7 @@ def render_batch(
 
     A step that is an evaluation has to be done, or failed, before the next one.
 
-    :param first: has what all records share; what its body is doesn't matter.
+    :param first: has the data that all records share; its body doesn't matter.
     """
     shared = RecordContext(first.timestamp_ms, first.client_ip, first.headers.of_json, first.body)
     for part in _parts(elements):
@@ -242,7 +242,7 @@ def render_batch(
 
 
 def _parts(elements: Sequence[Element]) -> Iterator[Sequence[Element]]:
-    """Elements that are rendered together; a large one is alone."""
+    """Iterate over elements that are rendered together; a large one is alone."""
     start = 0
     while start < len(elements):
         end, size = start + 1, len(elements[start][1])
@@ -256,5 +256,5 @@ def _parts(elements: Sequence[Element]) -> Iterator[Sequence[Element]]:
 
 
 def _asks_the_engine(renderer: Renderer, block: RecordBlock) -> bool:
-    """Whether the records of *block*, which has no template, have to be read elsewhere."""
+    """Return whether the records of *block*, which has no template, need the engine."""
     return len(block.bodies) == 1 and renderer.plan_for(block.records[0]) is not None

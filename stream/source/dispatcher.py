@@ -1,11 +1,11 @@
-"""Which source a request is meant for: an index of the active sources of all projects.
+"""The lookup of sources: an index of the active sources of all projects.
 
-It is fed from outside with what changes and knows nothing of where that comes from.
+It is updated from outside and doesn't depend on the origin of the changes.
 
-Note [Found before]: what a secret has led to is remembered until a source changes, so the usual
-look-up is one of a dictionary. Its time says nothing about a secret that is nearly right: the place
-in a dictionary comes from a keyed hash of all of it, and texts are compared only if their whole
-hashes are equal. Wrong secrets aren't remembered, so there are as many entries as secrets.
+Note [Found before]: the result of a secret's lookup is cached until a source changes, so the usual
+lookup is one of a dictionary. Its time doesn't reveal secrets that are nearly right: dictionaries
+use a keyed hash of the whole text, and texts are compared only if their whole hashes are equal.
+Wrong secrets aren't cached, so there are at most as many entries as secrets.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["Dispatcher", "SourceEntry"]
 
 @attrs.frozen
 class SourceEntry:
-    """A source in one branch, as the dispatcher knows it.
+    """A source in one branch.
 
-    :ivar secret: of its URL.
-    :ivar reads_text_as_json: whether it takes plain text for JSON.
+    :ivar secret: the secret in its URL.
+    :ivar reads_text_as_json: whether it parses plain text as JSON.
     :ivar refuses_without_sink: whether it refuses records while it has no enabled sink.
     """
 
@@ -52,7 +52,7 @@ class Dispatcher:
         self._closed = False
 
     def put(self, entry: SourceEntry) -> None:
-        """Add a source, or replace what was known of it. Takes effect at once."""
+        """Add or replace a source. Takes effect at once."""
         self.remove(entry.key)
         if entry.type == self._type:
             place = (entry.key.project_id, entry.key.source_id)
@@ -61,7 +61,7 @@ class Dispatcher:
             self._sources[place] = tuple(entries)
 
     def remove(self, key: SourceKey) -> None:
-        """Forget the source in its branch; nothing happens if it isn't known."""
+        """Remove the source in its branch; do nothing if it is unknown."""
         self._found.clear()
         place = (key.project_id, key.source_id)
         rest = tuple(item for item in self._sources.get(place, ()) if item[1].key != key)
@@ -71,7 +71,7 @@ class Dispatcher:
             self._sources.pop(place, None)
 
     def clear(self) -> None:
-        """Forget all sources, before they are all put again."""
+        """Remove all sources before a full reload."""
         self._found.clear()
         self._sources.clear()
 
@@ -83,7 +83,7 @@ class Dispatcher:
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
         """See `stream.source.interfaces.SourceLookup`.
 
-        A wrong secret can't be distinguished from an unknown source, also not by the time it takes.
+        A wrong secret can't be distinguished from an unknown source, not even by timing.
         """
         found = self._found.get((project_id, source_id, secret))
         if found is not None:
@@ -113,7 +113,7 @@ class Dispatcher:
         )
 
     def refuses_without_sink(self, sources: Sequence[SourceKey]) -> bool:
-        """Whether one of *sources* refuses records while it has no enabled sink."""
+        """Return whether one of *sources* refuses records while it has no enabled sink."""
         first = sources[0]
         entries = self._sources.get((first.project_id, first.source_id), ())
         return any(entry.refuses_without_sink for _, entry in entries if entry.key in sources)

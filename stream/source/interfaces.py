@@ -1,6 +1,6 @@
 """The interfaces between the listeners and the rest of a source node.
 
-Per record there is no Deferred, closure or timer: the request itself is the completion that a sink
+A record needs no Deferred, closure or timer: the request itself is the completion that a sink
 calls, so a sink that commits records in groups keeps a list of requests and answers them in a loop.
 """
 
@@ -25,29 +25,29 @@ __all__ = ["DirectWriter", "RowWriter", "SinkLookup", "SinkWriter", "SourceLooku
 
 
 class RowWriter(Protocol):
-    """An opened sink, for those who render rows on their own: batches."""
+    """An opened sink for callers that render rows themselves: batches."""
 
     def renderer(self) -> Renderer:
-        """What renders rows for `write_rows`.
+        """Return the renderer for `write_rows`.
 
-        Raises UserError: the sink takes no records.
+        Raises UserError: the sink accepts no records.
         """
 
     def evaluate(
         self, renderer: Renderer, records: Sequence[RecordContext], /
     ) -> Deferred[list[Evaluated]]:
-        """What the engine says of *records*, for a renderer with a plan.
+        """Return the engine's results for *records*, for a renderer with a plan.
 
-        Fails with UserError: not now.
+        Fails with UserError: the engine is unavailable.
         """
 
     def room(self, record: RecordContext | None = None, /) -> Deferred[None] | None:
-        """``None`` if a record may come now; else fires when it may.
+        """Return ``None`` if a record is accepted now; else a Deferred that fires when it is.
 
-        It is asked by those who have many or large ones, which are held anyway; small single ones
+        Callers with many or large records, which are in memory anyway, use it; small single records
         are refused if there is no room.
 
-        :param record: the one that is to come; by default a small one.
+        :param record: the next record; by default a small one.
         """
 
     def write_rows(
@@ -59,20 +59,20 @@ class RowWriter(Protocol):
         completion: Completion,
         /,
     ) -> None:
-        """Take *count* rendered rows, to be stored together or not at all.
+        """Write *count* rendered rows, to be stored together or not at all.
 
-        Raises UserError: not taken; *completion* won't be called.
+        Raises UserError: not accepted; *completion* isn't called.
 
         :param received_at: receive time of the records, milliseconds since the epoch.
-        :param renderer: what rendered them.
+        :param renderer: the renderer of the rows.
         """
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
-        """*record* of a batch couldn't be rendered, and the others were taken."""
+        """Handle a *record* of a batch that couldn't be rendered; the others were accepted."""
 
 
 class DirectWriter(Protocol):
-    """An open slice of a sink whose rows are rendered by compiled code, for the present turn."""
+    """An open slice of a sink whose rows are rendered by compiled code, for the current turn."""
 
     @property
     def plan(self) -> RowPlan:
@@ -80,21 +80,21 @@ class DirectWriter(Protocol):
 
     @property
     def room(self) -> int:
-        """Bytes of rows that may be written."""
+        """The number of bytes that may be written."""
 
     def write(self, rows: bytes, count: int, received_at: int, completion: Completion, /) -> None:
-        """Take *count* rendered rows, to be stored together or not at all.
+        """Write *count* rendered rows, to be stored together or not at all.
 
-        Raises UserError: not taken; *completion* won't be called.
+        Raises UserError: not accepted; *completion* isn't called.
 
         :param received_at: receive time of the records, milliseconds since the epoch.
         """
 
 
 class SinkWriter(Protocol):
-    """One sink: where its records go, whether it is open or not.
+    """One sink as the destination of records, open or not.
 
-    :ivar opened: what was opened last; ``None`` before the first record.
+    :ivar opened: the writer that was opened last; ``None`` before the first record.
     """
 
     @property
@@ -102,38 +102,38 @@ class SinkWriter(Protocol):
         """The writer of rows if a slice is open now; ``None`` if it must be waited for."""
 
     def write(self, record: RecordContext, completion: Completion, /) -> None:
-        """Render and take *record*; *completion* is called, at once or later. Raises nothing."""
+        """Render and write *record*; *completion* is called, at once or later. Never raises."""
 
     def direct(self) -> DirectWriter | None:
-        """Return what takes rows without a wait now, ``None`` if `write` has to be called."""
+        """Return a writer that accepts rows without waiting, ``None`` if there is none."""
 
     def open(self, now_ms: int, /) -> RowWriter:
-        """The opened sink, to be asked for again after each wait: another one may have replaced it.
+        """Return the opened sink; call it again after each wait, since it may be replaced.
 
-        Raises UserError: the sink takes no records.
+        Raises UserError: the sink accepts no records.
 
         :param now_ms: milliseconds since the epoch.
         """
 
 
 class SourceLookup(Protocol):
-    """Knows the sources of all projects."""
+    """The lookup of the sources of all projects."""
 
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
-        """The enabled sources in all branches, sorted by branch id as text; at least one.
+        """Return the enabled sources in all branches, sorted by branch id as text; at least one.
 
         Raises UserError: 404 ``noSourceFound`` or ``disabledSource``, 503 ``shutdown``.
         """
 
     def reads_text_as_json(self, sources: Sequence[SourceKey]) -> bool:
-        """Whether one of *sources* takes bodies of plain text for JSON."""
+        """Return whether one of *sources* parses bodies of plain text as JSON."""
 
 
 class SinkLookup(Protocol):
-    """Knows the sinks of all sources."""
+    """The lookup of the sinks of all sources."""
 
     def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkWriter]]:
-        """Ids and writers of the enabled sinks that take records of *signal*, sorted by id.
+        """Return ids and writers of the enabled sinks for *signal*, sorted by id.
 
         :param signal: of an OTLP record; empty for HTTP records.
         """

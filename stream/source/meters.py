@@ -1,4 +1,4 @@
-"""The counts of the records of each source, by the way that they came."""
+"""The metrics of the records of each source, by protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["SourceMeters"]
 
 
 class _ByKey(dict[SourceKey, SourceMeter]):
-    """Makes what is missing: in the usual case finding a meter is one look-up."""
+    """A dict that makes missing values: usually, finding a meter is one lookup."""
 
     def __init__(self, metrics: Metrics, source_type: str, clock: Callable[[], float]) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class SourceMeters:
     :param clock: seconds since the epoch.
 
     :ivar http: meters of HTTP sources.
-    :ivar otlp: meters of sources that take exports of OpenTelemetry.
+    :ivar otlp: meters of OTLP sources.
     """
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
@@ -45,7 +45,7 @@ class SourceMeters:
             self.forget(key)
 
     def forget(self, key: SourceKey) -> None:
-        """The source was deleted: its counts no longer show."""
+        """Remove the counts of a deleted source."""
         http, otlp = self.http.pop(key, None), self.otlp.pop(key, None)
         if http is not None or otlp is not None:
             self._metrics.forget(_labels(key))

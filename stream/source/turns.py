@@ -1,9 +1,9 @@
-"""Work that takes longer than others can wait, done some milliseconds at a time.
+"""Long-running work, done some milliseconds at a time.
 
-A batch, an export or a large record takes up to seconds of a processor. All such work of a node
-shares one slice of each turn of the reactor, so that whoever sends a single small record waits for
-no more than that, however many others send large ones. Sources take turns within it: one that
-sends much waits for itself.
+A batch, an export or a large record takes up to seconds of processor time. All such work of a node
+shares one slice of each turn of the reactor, so that a small record waits no longer than that,
+however many large ones are sent. Sources take turns within it: one that sends much delays only
+itself.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ __all__ = ["MAX_HELD_BYTES", "ROOM_SECONDS", "SLICE_SECONDS", "Turns", "overload
 _log = Logger(namespace="http-source")
 
 SLICE_SECONDS = 0.005
-"""Of each turn of the reactor, for all work together. It is overrun by a single step at most."""
+"""Time per turn of the reactor for all work together; exceeded by at most a single step."""
 
 MAX_HELD_BYTES = 128 * 1024 * 1024
-"""Bodies of work that isn't done yet."""
+"""Maximum size of the bodies of unfinished work."""
 
 SHARES = 4
-"""No source may hold more than one of so many equal shares of that."""
+"""Number of equal shares of that limit; no source may hold more than one."""
 
 ROOM_SECONDS = 10.0
 """How long work waits for room elsewhere; less than requests wait for their answer."""
 
 Steps = Iterator[Deferred[Any] | None]
-"""A step is a small piece of work; one that is a Deferred has to wait for it. The Deferred doesn't
-fail."""
+"""An iterator of small pieces of work; a step that is a Deferred is waited for.
+
+The Deferred doesn't fail.
+"""
 
 
 def overloaded(what: str) -> UserError:
-    """503: *what* is too much at once; nothing of it is stored."""
+    """Return the error 503: *what* exceeds the limit; nothing of it is stored."""
     return UserError(f"{what}, please try again", status=503, name="overloaded")
 
 
@@ -61,7 +63,7 @@ class _Job:
 class Turns:
     """The queue of long jobs, which run in short turns so that the reactor stays responsive.
 
-    :param reactor: for time and turns.
+    :param reactor: source of time and turns.
 
     :ivar ended: called when a job has ended and its bytes are free.
     """
@@ -79,18 +81,18 @@ class Turns:
 
     @property
     def is_full(self) -> bool:
-        """Whether what is decoded now would find no room."""
+        """Whether a newly decoded body would find no room."""
         return self._held_bytes >= self._max_held
 
     def work(self, key: Hashable, size: int, steps: Steps) -> Deferred[None]:
-        """Do *steps*, the first of them at once if nothing else is to be done.
+        """Run *steps*, the first ones at once if the queue is empty.
 
-        Raises UserError: 503, too much waits. One job alone is always taken.
+        Raises UserError: 503, the queue is full. A single job is always accepted.
 
-        :param key: whose work it is, for fairness.
-        :param size: bytes that it holds.
-        :returns: fires when all are done; fails with what a step raises. Who doesn't wait any more
-            ends the steps themselves.
+        :param key: the source, for fairness.
+        :param size: bytes held by the work.
+        :returns: fires when all steps are done; fails with the error of a step. To cancel, the
+            steps have to end themselves.
         """
         own = self._held.get(key, 0)
         if (own and own + size > self._max_held // SHARES) or (
@@ -111,20 +113,20 @@ class Turns:
         steps: Steps,
         failed: Callable[[Failure], bytes],
     ) -> None:
-        """The same for a request; what the steps end with answers it.
+        """Run *steps* for a request; the result of the steps answers it.
 
-        Raises UserError: 503, too much waits.
+        Raises UserError: 503, the queue is full.
 
-        :param failed: the answer if a step raises.
+        :param failed: returns the answer if a step raises.
         """
         working = self.work(key, size, steps)
         working.addErrback(lambda failure: waited.finish(failed(failure)))
         working.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
 
     def until_room(self, ask: Callable[[], Deferred[None] | None]) -> Steps:
-        """Steps that wait until there is room, or for `ROOM_SECONDS`.
+        """Return steps that wait until there is room, for at most `ROOM_SECONDS`.
 
-        What waits counts as held, so it is bounded, and its client sends nothing more meanwhile.
+        Waiting work counts as held, so it is limited, and its client sends nothing more meanwhile.
 
         :param ask: see `stream.source.interfaces.RowWriter.room`.
         """
@@ -171,7 +173,7 @@ class Turns:
         except Exception:
             self._remove(jobs)
             self._free(job)
-            # Not kept here: it has this frame, and they would keep one another, and the body.
+            # Not kept here: it refers to this frame, and the reference cycle would keep the body.
             job.done.errback(Failure())
         else:
             if waiting is not None:

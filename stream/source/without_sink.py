@@ -1,7 +1,7 @@
-"""Records of sources that have no enabled sink: taken and stored nowhere, but never silently.
+"""Records of sources without an enabled sink: accepted without being stored, and reported.
 
-The answer has a header, the records are counted, and the log warns of it at most once a minute for
-each source. A source may also refuse them by its settings.
+The answer has a header, the records are counted, and the log has a warning at most once a minute
+for each source. A source may also refuse them by its settings.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["WithoutSink"]
 _log = Logger(namespace="http-source")
 
 WARN_SECONDS = 60.0
-"""Between two warnings about one source."""
+"""Seconds between two warnings about one source."""
 
 
 class WithoutSink:
-    """The count of records of sources without an enabled sink.
+    """Handles records of sources without an enabled sink.
 
     :param refuses: whether one of the sources refuses records while it has no enabled sink.
     :param clock: seconds.
@@ -41,9 +41,9 @@ class WithoutSink:
         self._throttle = LogThrottle(WARN_SECONDS, clock)
 
     def check(self, sources: Sequence[SourceKey]) -> None:
-        """*sources*, none of which has an enabled sink, get records.
+        """Handle records for *sources*, none of which has an enabled sink.
 
-        Raises UserError if they refuse them.
+        Raises UserError: they refuse such records.
         """
         refuses = self._refuses(sources)
         for source in sources:
@@ -61,7 +61,7 @@ class WithoutSink:
             )
 
     def count(self, sources: Sequence[SourceKey], records: int) -> None:
-        """*records* were taken by *sources*, and stored nowhere."""
+        """Count *records* that *sources* accepted without storing them."""
         for source in sources:
             labels = SourceLabels(str(source.project_id), str(source.branch_id), source.source_id)
             self._family.labels(labels.as_labels()).add(records)

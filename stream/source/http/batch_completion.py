@@ -1,9 +1,9 @@
-"""A request with many records: its way from the blocks of rows to the one answer that counts them.
+"""The answer to a request with many records, composed of the outcomes of all sinks.
 
-A record counts as accepted when every sink has stored it, as rejected when some sink can't take it
-whatever is tried again, and as failed when some sink couldn't store it now. With several sinks some
-of them may have stored a record that counts as rejected or failed: then the answer says how many
-records each sink has stored, and a header how many rows are stored in all.
+A record counts as accepted when every sink has stored it, as rejected when a sink rejects it
+permanently, and as failed when a sink couldn't store it now. With several sinks, some may have
+stored a record that counts as rejected or failed. Then the answer has the number of records that
+each sink has stored, and a header the total number of stored rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["BatchCompletion", "BlockCompletion"]
 MULTI_STATUS = 207
 
 MAX_KINDS_OF_ERRORS = 100
-"""Different reasons of rejection that the answer lists; it lists the places of all records."""
+"""Maximum number of rejection reasons in the answer; it lists the positions of all records."""
 
 _OTHER = Reason(400, "stream.in.recordsRejected", "Other errors.", "")
 
@@ -46,11 +46,11 @@ class BlockCompletion(SinkCompletion):
 
 
 class BatchCompletion:
-    """The answer to a batch, which is sent once all of its records have ended.
+    """The answer to a batch, sent when all of its records are decided.
 
-    :param count: records in the batch.
-    :param place_name: what the places of records are called in the answer.
-    :param sinks: sources sorted as they are to be shown, with ids and blocks of their sinks.
+    :param count: number of records in the batch.
+    :param place_name: name of the records' positions in the answer.
+    :param sinks: sources in the order of the answer, with ids and blocks of their sinks.
     :param received: counts the records.
 
     :ivar sources: the completions of each source's sinks.
@@ -79,7 +79,7 @@ class BatchCompletion:
         self._missing = sum(len(answers) for _, answers in self.sources)
 
     def one_more(self) -> None:
-        """A sink has answered."""
+        """Handle the answer of a sink."""
         self._missing -= 1
         if not self._missing:
             for source, answers in self.sources:
@@ -89,10 +89,10 @@ class BatchCompletion:
                     self._report(source, len(answers), errors)
             if self._connection.pending is self:
                 self._connection.finish(self.document())
-            self.sources = ()  # or they and this would keep one another, and all rows
+            self.sources = ()  # to break a reference cycle that would keep all rows
 
     def _count_records(self, source: SourceKey, answers: Sequence[BlockCompletion]) -> None:
-        """The body's bytes count once, with the records that were taken if there are any."""
+        """Count the body's bytes once, with the accepted records if there are any."""
         failed = len({r.place for answer in answers for r in answer.block.rejected})
         if any(answer.error is not None for answer in answers):
             failed = self._count
@@ -104,7 +104,7 @@ class BatchCompletion:
             received.answered(source, failed=True, records=failed)
 
     def document(self) -> bytes:
-        """The answer, when every sink has given its own."""
+        """Return the answer, when every sink has answered."""
         answers = [answer for _, answers in self.sources for answer in answers]
         rejected = len({r.place for answer in answers for r in answer.block.rejected})
         is_failed = any(answer.error is not None for answer in answers)
@@ -132,7 +132,7 @@ class BatchCompletion:
         return responses.document(status, members, responses.stored_header(stored))
 
     def _sources(self) -> list[dict[str, Any]]:
-        """The outcome of the batch at each sink."""
+        """Return the outcome of the batch at each sink."""
         members = outcome_members(
             [
                 (source, [(answer.sink_id, answer.status, answer.error) for answer in answers])
@@ -155,7 +155,7 @@ class BatchCompletion:
         return max(r.error.status for answer in answers for r in answer.block.rejected)
 
     def _errors(self) -> list[dict[str, Any]]:
-        """Why records were rejected: equal reasons of one sink are reported once."""
+        """Return why records were rejected: equal reasons of one sink are reported once."""
         groups: dict[tuple[int, str, Reason], list[int]] = {}
         for source, answers in self.sources:
             for answer in answers:
@@ -179,6 +179,6 @@ class BatchCompletion:
 
 
 def _count_stored(records: int, answers: Sequence[BlockCompletion]) -> Stored:
-    """Of the rows that the sinks would have if all had stored every record."""
+    """Return the number of stored rows, out of those if all sinks had stored every record."""
     known = count_stored((answer.block.count, answer.error) for answer in answers)
     return attrs.evolve(known, rows=records * len(answers))

@@ -1,7 +1,7 @@
 """Records that take long: batches, and single records with large bodies.
 
-They would keep others waiting, so their stages from the records to the sinks are done in small
-steps, some milliseconds at a time (`stream.source.turns`).
+They would block others, so their processing is split into small steps, some milliseconds at a time
+(`stream.source.turns`).
 """
 
 from __future__ import annotations
@@ -38,37 +38,38 @@ from stream.tail.sampler import TailSampler
 __all__ = ["LARGE_BYTES", "Arrived", "batch_steps", "is_large", "record_steps"]
 
 LARGE_BYTES = 4 * 1024
-"""A body up to this size is no large record, whatever is in it."""
+"""A body up to this size is never a large record."""
 
 _LARGE_BYTES_OF = {BodyKind.FORM: LARGE_BYTES, BodyKind.JSON: 64 * 1024}
-"""A larger one may take milliseconds to be read. Others aren't read."""
+"""Larger bodies of these kinds may take milliseconds to be read. Others aren't read."""
 
 LINES_BYTES_AT_ONCE = 256 * 1024
-"""Of a batch, for compiled code: about a quarter of a millisecond for each sink."""
+"""Bytes of a batch per step of compiled code: about a quarter of a millisecond for each sink."""
 
 REJECTED_AT_ONCE = 128
-"""Rejected records are counted, and kept if the sink asks for it, in some hundred microseconds."""
+"""Rejected records that are counted, and kept if required, per step of some hundred microseconds.
+"""
 
 
 def is_large(headers: RecordHeaders, size: int) -> bool:
-    """Whether a record with a body of *size* bytes can keep others waiting."""
+    """Return whether a record with a body of *size* bytes can block others."""
     limit = _LARGE_BYTES_OF.get(headers.kind)
     return limit is not None and size > limit
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Arrived:
-    """A decoded request with its sinks: what the last stages need.
+    """A decoded request with its sinks, for the last stages.
 
     :ivar record: with the decoded body; of a batch, with all of them.
-    :ivar targets: where the records go.
-    :ivar verbose: whether the client asks for a result document.
-    :ivar waited: what answers the request.
+    :ivar targets: destinations of the records.
+    :ivar verbose: whether the client requests a result document.
+    :ivar waited: answers the request.
     :ivar report: called with sinks that failed.
-    :ivar meters: of the sources.
-    :ivar taps: of those who watch.
-    :ivar without_sink: what is done about records that no sink gets.
-    :ivar turns: where this work is done.
+    :ivar meters: meters of the sources.
+    :ivar taps: taps of live tails.
+    :ivar without_sink: handles records without a sink.
+    :ivar turns: queue of this work.
     """
 
     record: RecordContext
@@ -83,7 +84,7 @@ class Arrived:
 
     @property
     def sources(self) -> list[SourceKey]:
-        """Whose records they are."""
+        """The sources of the records."""
         return [source for source, _ in self.targets]
 
     def received(self) -> Received:
@@ -92,7 +93,7 @@ class Arrived:
 
 
 def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
-    """Give one record to its sinks; a step is a small piece of the work."""
+    """Pass one record to its sinks; a step is a small piece of the work."""
     record, waited = arrived.record, arrived.waited
     if arrived.taps:
         arrived.taps.offer(arrived.sources, record)
@@ -122,7 +123,7 @@ def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
 
 
 def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] | None]:
-    """Give all records of a batch to the sinks, of each sink all together or none.
+    """Pass all records of a batch to the sinks, for each sink all together or none.
 
     Raises UserError: the body is no batch, or has more than *max_records* records.
     """
@@ -174,7 +175,7 @@ def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] |
             yield from arrived.turns.until_room(partial(_room, sink, evaluation.records[0]))
         yield None if evaluation is None else _evaluated(evaluation, waiting, record.timestamp_ms)
         if not waited.is_pending:
-            return  # nobody waits any more, and nothing is written yet
+            return  # the client has disconnected, and nothing is written yet
     refused = [
         (sink, rejection)
         for sink, completion in waiting
@@ -229,7 +230,7 @@ def _block(sink: SinkWriter, now_ms: int) -> RowBlock:
 
 
 def _room(sink: SinkWriter, record: RecordContext) -> Deferred[None] | None:
-    """See `stream.source.interfaces.RowWriter.room`. A sink that isn't open yet needs none."""
+    """See `stream.source.interfaces.RowWriter.room`. A sink that isn't open yet needs no space."""
     return None if sink.opened is None else sink.opened.room(record)
 
 
@@ -242,7 +243,7 @@ def _sink_of(
 def _evaluated(
     evaluation: Evaluation, waiting: Sequence[tuple[SinkWriter, BlockCompletion]], now_ms: int
 ) -> Deferred[None] | None:
-    """Fires when *evaluation* is done, or has failed; ``None`` if it has failed at once."""
+    """Return a Deferred that fires when *evaluation* ends; ``None`` if it has failed at once."""
     block, sink = evaluation.block, _sink_of(evaluation, waiting)
     assert block.renderer is not None
     try:
@@ -258,9 +259,9 @@ def _evaluated(
 def _hand_on(
     sink: SinkWriter, completion: BlockCompletion, record: RecordContext
 ) -> Sequence[Rejection]:
-    """Give the rows to the sink.
+    """Pass the rows to the sink.
 
-    :returns: the records that the sink rejects for good; none if all of the batch is sent again.
+    :returns: the records that the sink rejects permanently; none if all of the batch is sent again.
     """
     block = completion.block
     if block.error is not None or block.renderer is None:

@@ -10,13 +10,13 @@ from stream.source.http.head import FIELD
 __all__ = ["ChunkedBody"]
 
 MAX_SIZE_LINE_BYTES = 256
-"""A chunk's size and its extensions."""
+"""Maximum length of a line with a chunk's size and extensions."""
 
 FREE_CHUNKS = 2000
-"""Of one body, however little they hold. A chunk costs about a microsecond."""
+"""Number of chunks that a body may have at any size. A chunk costs about a microsecond."""
 
 BYTES_PER_CHUNK = 50
-"""That a body must have for each further chunk: what is read at once has only so many of them."""
+"""Bytes that a body must have for each further chunk, which limits the chunks per read."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*+"'
@@ -24,15 +24,15 @@ _EXTENSION = rb";" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
 _PLAIN_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})((?:" + _EXTENSION + rb")*+)\r\n")
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
-"""What says where a request ends, or whose it is, may not come behind it."""
+"""Headers about framing or routing, which are not allowed as trailers."""
 _BEFORE_DATA, _DATA, _AFTER_DATA, _TRAILERS = range(4)
 
 
 class ChunkedBody:
     """Decodes one body.
 
-    :param max_body: bytes of the decoded body.
-    :param max_overhead: bytes of extensions and trailers, which are read and thrown away.
+    :param max_body: maximum size of the decoded body in bytes.
+    :param max_overhead: maximum bytes of extensions and trailers, which are discarded.
     """
 
     __slots__ = (
@@ -50,7 +50,7 @@ class ChunkedBody:
         self._max_body = max_body
         self._max_overhead = max_overhead
         self._overhead = 0
-        self._data = bytearray()  # a list would cost more than tiny chunks hold
+        self._data = bytearray()  # a list would cost more than the content of tiny chunks
         self._size = 0
         self._chunks = 0
         self._left = 0
@@ -63,17 +63,17 @@ class ChunkedBody:
 
     @property
     def held(self) -> int:
-        """Bytes that were decoded so far."""
+        """The number of bytes decoded so far."""
         return len(self._data)
 
     def decode(self, data: bytes) -> tuple[bool, bytes]:
-        """Take what can be taken of *data*.
+        """Decode as much of *data* as possible.
 
-        Raises MalformedRequest: invalid framing. Raises BodyTooLarge: as soon as a chunk that would
-        exceed the limit is announced.
+        Raises MalformedRequest: invalid framing. Raises BodyTooLarge: a chunk that would exceed the
+        limit is announced.
 
-        :returns: whether the body is complete, and the rest of *data*: what follows the body, or
-            what is to be given again with more behind it.
+        :returns: whether the body is complete, and the rest of *data*: data after the body, or an
+            incomplete part that has to be passed again with more data.
         """
         position = 0
         while True:
@@ -97,9 +97,9 @@ class ChunkedBody:
         return self._left < 0
 
     def _read_whole_chunks(self, data: bytes, position: int) -> int:
-        """Take the chunks at *position* that are whole, without extensions and within the limits.
+        """Decode the whole chunks at *position* that have no extensions and are within the limits.
 
-        :returns: the position behind them.
+        :returns: the position after them.
         """
         match_line, body = _PLAIN_SIZE_LINE.match, self._data
         room = self._max_body - self._size
@@ -120,7 +120,7 @@ class ChunkedBody:
 
     @property
     def _max_chunks(self) -> int:
-        """The number of chunks that the body may have so far."""
+        """Return the number of chunks that the body may have so far."""
         return FREE_CHUNKS + self._size // BYTES_PER_CHUNK
 
     def _read_size(self, data: bytes, position: int) -> int | None:

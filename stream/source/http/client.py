@@ -1,8 +1,8 @@
-"""The client's address: the peer's, unless the peer is a proxy that is trusted to say who sent it.
+"""The client's address: the peer's, or the one in a trusted proxy's header.
 
-An address is always one that was parsed and printed again, so it is a plain one: no text of a
-header gets through. The scope of a link-local address (``fe80::1%eth0``) is a name that means
-something on one machine only, and that anybody may write anything into; it is left out.
+An address is always parsed and formatted again, so no other text of a header is used. The scope of
+a link-local address (``fe80::1%eth0``) is a name that has a meaning on one machine only, and that
+anybody may set; it is left out.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class ClientAddress:
 
     @property
     def is_peer(self) -> bool:
-        """No proxy is trusted, so it is always the peer."""
+        """Whether no proxy is trusted, so that the client is always the peer."""
         return not self._trusted
 
     def find(self, peer: str, head: Head) -> str:
-        """The nearest hop that is no trusted proxy; the last known one if that can't be read.
+        """Return the nearest hop that is no trusted proxy; the last valid one if it is invalid.
 
-        Empty elements of the list are skipped, as RFC 9110 asks of every list in a header.
+        Empty elements of the list are skipped, as RFC 9110 requires for every list in a header.
         """
         client = peer
         hops = [
@@ -70,12 +70,12 @@ class ClientAddress:
 
 
 def without_scope(host: str) -> str:
-    """The address of a peer, as its socket reports it, without a scope."""
+    """Return the address of a peer, as reported by its socket, without a scope."""
     return host.partition("%")[0]
 
 
 def _read(text: str) -> Address | None:
-    """An address with an optional port: ``1.2.3.4:80``, ``[::1]:80``."""
+    """Parse an address with an optional port: ``1.2.3.4:80``, ``[::1]:80``."""
     text = text.strip(" \t")
     match = _WITH_PORT.fullmatch(text)
     if match is not None:

@@ -1,6 +1,6 @@
 """Requests that wait for their sinks: the last stage of the ingestion path.
 
-Each class here is a `stream.sink.outcome.Completion`, or makes them: the sinks call it, and it
+Each class here implements or makes a `stream.sink.outcome.Completion`: the sinks call it, and it
 answers the request on its connection.
 """
 
@@ -33,8 +33,8 @@ __all__ = [
 class Connection(Protocol):
     """The part of a connection that the stages of its requests use.
 
-    :ivar pending: what the connection waits for. A completion that is called too late, after a
-        timeout or a lost connection, finds something else there, and drops its answer.
+    :ivar pending: the completion that the connection waits for. A completion that is called too
+        late, after a timeout or a lost connection, finds another value and drops its answer.
     :ivar peer_ip: the other side's address.
     """
 
@@ -46,10 +46,10 @@ class Connection(Protocol):
 
 
 Targets = Sequence[tuple[SourceKey, Sequence[tuple[str, SinkWriter]]]]
-"""Sources with the ids of their sinks, and what writes to these."""
+"""Sources with the ids and writers of their sinks."""
 
 ReportFailure = Callable[[SourceKey, int, Sequence[tuple[str, Exception]]], None]
-"""Source, number of its sinks, and ids and errors of those that failed."""
+"""Called with a source, the number of its sinks, and ids and errors of failed ones."""
 
 
 class Waited:
@@ -60,31 +60,31 @@ class Waited:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._awaited: object = None  # itself: with a name for that it would keep itself
+        self._awaited: object = None  # itself: a value with a name would create a reference cycle
         connection.pending = self
 
     @property
     def is_pending(self) -> bool:
-        """Whether somebody still waits."""
+        """Whether the client still waits."""
         return self.connection.pending is (self if self._awaited is None else self._awaited)
 
     def wait_for(self, completion: object) -> None:
-        """It is *completion* from now on."""
+        """Wait for *completion* from now on."""
         self._awaited = self.connection.pending = completion
 
     def finish(self, answer: bytes) -> None:
-        """Answer the request, unless nobody waits any more."""
+        """Answer the request, unless the client has disconnected."""
         if self.is_pending:
             self.connection.finish(answer)
 
 
 @attrs.define(eq=False)  # one is made for each record: a frozen one takes three times as long
 class Received:
-    """A request with several sinks to wait for, to be counted when they all have answered.
+    """A request with several sinks, counted when all of them have answered.
 
-    :ivar meters: of its sources.
+    :ivar meters: meters of its sources.
     :ivar at: milliseconds since the epoch.
-    :ivar size: bytes of its body.
+    :ivar size: size of its body in bytes.
     """
 
     meters: Mapping[SourceKey, SourceMeter]
@@ -92,20 +92,20 @@ class Received:
     size: int
 
     def stored(self, source: SourceKey) -> None:
-        """Every sink of *source* has stored the record."""
+        """Count the record: every sink of *source* has stored it."""
         self.meters[source].stored(self.at, self.size)
 
     def answered(self, source: SourceKey, *, failed: bool, records: int = 1) -> None:
-        """Every sink of *source* has answered."""
+        """Count the record: every sink of *source* has answered."""
         self.meters[source].answered(self.at, self.size, failed=failed, records=records)
 
 
 class SingleCompletion:
-    """A request for one sink of one source: the usual case, kept as cheap as can be.
+    """A request for one sink of one source: the usual case, optimized.
 
-    :param meter: of the source.
+    :param meter: meter of the source.
     :param at: when the request was received, milliseconds since the epoch.
-    :param size: bytes of its body.
+    :param size: size of its body in bytes.
     """
 
     __slots__ = (
@@ -170,10 +170,10 @@ class SingleCompletion:
 
 
 class _AllCompletions(Protocol):
-    """The count of completions of the sinks of one request."""
+    """The count of the completions of one request."""
 
     def one_more(self) -> None:
-        """A sink has answered."""
+        """Handle the answer of a sink."""
 
 
 class SinkCompletion:
@@ -210,15 +210,15 @@ class SinkCompletion:
 class FanOutCompletion:
     """A request for any number of sinks of any number of sources.
 
-    Every record of a source with two sinks comes this way, so nothing is made here that isn't
-    needed by an answer that says nothing but "OK", and no reference cycle remains: the garbage
-    collector would stop everything for tens of milliseconds, several times a second.
+    Every record of a source with two sinks uses this class, so it allocates nothing that a plain
+    "OK" doesn't need, and leaves no reference cycle: the garbage collector would pause the process
+    for tens of milliseconds, several times a second.
 
-    :param targets: sources sorted as they are to be shown, with their sinks.
+    :param targets: sources in the order of the answer, with their sinks.
     :param received: counts the request.
 
     :ivar sources: the completions of each source's sinks.
-    :ivar writers: of all sinks, each with its completion.
+    :ivar writers: writers of all sinks, each with its completion.
     """
 
     __slots__ = (
@@ -255,7 +255,7 @@ class FanOutCompletion:
         self._missing = len(self.writers)
 
     def one_more(self) -> None:
-        """A sink has answered."""
+        """Handle the answer of a sink."""
         self._missing -= 1
         if not self._missing:
             self._all_there()
@@ -290,12 +290,12 @@ class FanOutCompletion:
         self._connection.finish(result_document(outcome, status))
 
     def refused(self) -> None:
-        """No source takes the record, since none has a sink."""
+        """Refuse the record: no source has a sink."""
         for source, _ in self.sources:
             self._received.answered(source, failed=True)
 
     def nothing_to_wait_for(self) -> bytes:
-        """The answer if no source has a sink that takes the record."""
+        """Answer a request whose sources have no sink for the record."""
         for source, _ in self.sources:
             self._received.answered(source, failed=False)
         if not self._verbose:

@@ -1,8 +1,8 @@
-"""Compressed bodies, decoded in threads of their own.
+"""Decompression of bodies, in separate threads if they are large.
 
-Small ones are decoded at once. Of the others a few are decoded at a time, for one source after the
-other; the rest waits as it came. So a source whose bodies take long to decode waits for itself, and
-what is decoded is in memory only as long as it is worked on (`stream.source.turns`).
+Small bodies are decoded at once. Of the others a few are decoded concurrently, in turn between
+sources; the rest is queued compressed. So a source with expensive bodies delays only itself, and a
+decoded body is in memory only while it is processed (`stream.source.turns`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ INLINE_BYTES = 8 * 1024
 """A compressed body up to this size is decoded at once: a thread would cost more."""
 
 INLINE_DECODED_BYTES = 256 * 1024
-"""Unless it is found to expand beyond this."""
+"""Decoded size beyond which decoding continues in a thread."""
 
 THREADS = 2
-"""That decode at the same time."""
+"""Number of decoding threads."""
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""Of compressed bodies; beyond that they are to come again."""
+"""Maximum size of queued compressed bodies; beyond it requests get 503."""
 
 
 _Decoded = bytes | UserError | Abandoned
@@ -56,9 +56,9 @@ class _Body:
 class Decoder:
     """The decompression of request bodies, in threads if they are large.
 
-    :param limit: bytes of a decoded body.
+    :param limit: maximum size of a decoded body in bytes.
     :param pool: with `THREADS` threads.
-    :param turns: where decoded bodies are worked on.
+    :param turns: queue of the work on decoded bodies.
     """
 
     def __init__(self, limit: int, reactor: Any, pool: ThreadPool, turns: Turns) -> None:
@@ -81,14 +81,15 @@ class Decoder:
         take: Callable[[bytes], None],
         failed: Callable[[Failure], bytes],
     ) -> None:
-        """Decode *body* and hand it on, at once or later.
+        """Decode *body* and pass it on, at once or later.
 
-        Raises UserError: the body can't be decoded, if that is known at once; 503, too many wait.
+        Raises UserError: the body can't be decoded, if that is known at once; 503, the queue is
+        full.
 
-        :param key: whose body it is, for fairness.
-        :param waited: the request. If nobody waits for it any more, its body isn't decoded.
-        :param take: takes the decoded body.
-        :param failed: the answer when decoding or *take* fails later.
+        :param key: the source, for fairness.
+        :param waited: the request; if its client has disconnected, its body isn't decoded
+        :param take: called with the decoded body.
+        :param failed: returns the answer when decoding or *take* fails later.
         """
         content_codings(encoding)
         if len(body) <= INLINE_BYTES:
@@ -116,7 +117,7 @@ class Decoder:
         self._start()
 
     def _decode_small(self, encoding: bytes, body: bytes) -> bytes | None:
-        """The decoded body, or ``None`` if it isn't small. Raises UserError."""
+        """Return the decoded body, or ``None`` if it isn't small. Raises UserError."""
         try:
             return decode_body(encoding, body, min(self._limit, INLINE_DECODED_BYTES))
         except BodyTooLarge:
@@ -125,7 +126,7 @@ class Decoder:
             return None
 
     def _check_room(self, key: Hashable, size: int) -> None:
-        """Raises UserError. One body alone is always taken."""
+        """Check that there is room; a single body is always accepted. Raises UserError."""
         own = self._waiting.get(key, 0)
         if (own and own + size > MAX_WAITING_BYTES // SHARES) or (
             self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES
@@ -133,7 +134,7 @@ class Decoder:
             raise overloaded("too many compressed bodies at once")
 
     def _start(self) -> None:
-        """Decode as many as may be."""
+        """Start as many decodings as allowed."""
         while self._queues and self._running < THREADS and not self._turns.is_full:
             key = next(iter(self._queues))
             self._queues.move_to_end(key)
@@ -167,10 +168,10 @@ class Decoder:
 
 
 def _decode(encoding: bytes, body: bytes, limit: int, is_wanted: Callable[[], bool]) -> _Decoded:
-    """What `decode_body` returns or raises.
+    """Return the result or exception of `decode_body`.
 
-    An exception that ends a thread's work is kept, with the frames that it came through, until the
-    interpreter looks for reference cycles: a megabyte of a zstd decoder for each refused body.
+    An exception raised in a thread would be kept, with its frames, until the next garbage
+    collection: a megabyte of a zstd decoder for each refused body.
     """
     try:
         return decode_body(encoding, body, limit, is_wanted)

@@ -1,4 +1,4 @@
-"""Requests that are refused while they are read, before anything is known of their route."""
+"""Errors of requests that are refused while being read, before their route is known."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = [
 
 
 class MalformedRequest(UserError):
-    """Not HTTP, or HTTP that two servers could read in two ways."""
+    """Not HTTP, or an ambiguous request."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"malformed HTTP request: {reason}")
 
 
 class Overloaded(UserError):
-    """Connections hold as many bytes as they may; nothing of the request was stored."""
+    """The connections' memory limit is reached; nothing of the request was stored."""
 
     status = 503
     name = "overloaded"
@@ -36,7 +36,7 @@ class Overloaded(UserError):
 
 
 class RequestTimeout(UserError):
-    """A request that didn't arrive in time."""
+    """A request did not arrive in time."""
 
     status = 408
     name = "requestTimeout"
@@ -46,7 +46,7 @@ class RequestTimeout(UserError):
 
 
 class UnfinishedRequest(UserError):
-    """A client that ended its side in the middle of a request."""
+    """A client ended its side in the middle of a request."""
 
     name = "unfinishedRequest"
 
@@ -55,7 +55,7 @@ class UnfinishedRequest(UserError):
 
 
 class UnknownExpectation(UserError):
-    """An ``Expect`` header that asks for something else than ``100-continue``."""
+    """An ``Expect`` header other than ``100-continue``."""
 
     status = 417
     name = "expectationFailed"

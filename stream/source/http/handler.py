@@ -61,7 +61,7 @@ from stream.tail.sampler import TailSampler
 __all__ = ["IngestHandler"]
 
 LOG_INTERVAL = 1.0
-"""Seconds between two log entries about failed requests: overload must not become log load."""
+"""Seconds between two log entries about failed requests, so that overload doesn't flood the log."""
 
 _log = Logger(namespace="http-source")
 
@@ -77,12 +77,12 @@ class IngestHandler:
     :param clock: seconds since the epoch.
     :param window: remembers requests that came with a key.
     :param decoder: decodes compressed bodies.
-    :param max_batch_records: records that one request may hold.
-    :param turns: where work is done that takes long.
-    :param meters: of the sources.
-    :param client_address: who counts as the sender.
-    :param without_sink: what is done about records that no sink gets; by default they are taken.
-    :param new_exception_id: makes the id that a client gets when the fault is ours.
+    :param max_batch_records: maximum number of records in a request.
+    :param turns: queue of long work.
+    :param meters: meters of the sources.
+    :param client_address: determines the sender's address.
+    :param without_sink: handles records without a sink; by default they are accepted.
+    :param new_exception_id: makes the id that a client gets for a defect.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class IngestHandler:
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer *request*, at once or later; see Note [Stages].
 
-        The connection's `pending` is what will answer it, if that isn't done at once.
+        The connection's `pending` will answer it, if that isn't done at once.
         """
         head = request.head
         route = head.record_route
@@ -156,8 +156,7 @@ class IngestHandler:
         if route is None or (len(body) > LARGE_BYTES and is_large(head.headers, len(body))):
             self._handle_other(request, connection)
             return
-        # The straight way of one small record: kept in one function because it is as long as the
-        # calls that it saves.
+        # The direct path of one small record, in one function to save the cost of calls.
         try:
             sources = self._lookup(route)
         except UserError as error:
@@ -258,7 +257,7 @@ class IngestHandler:
         """Return the fast path of a listener, ``None`` if it isn't built.
 
         :param times: the factory of its connections.
-        :param heads: shared by them.
+        :param heads: the reader of heads, shared by them.
         """
         if not native.is_built:
             return None
@@ -276,10 +275,10 @@ class IngestHandler:
         )
 
     def check(self, head: Head) -> bytes | None:
-        """Whether the body of a request may follow: the answer if it may not.
+        """Check whether the body of a request may follow; return the answer if it may not.
 
-        It may if it leads to a source. Secrets are looked up here, so that a stranger's bodies
-        aren't taken.
+        It may if the request leads to a source. Secrets are checked here, so that bodies of unknown
+        clients aren't read.
         """
         route = head.route
         if head.method != b"POST" or not isinstance(route, Ingest | Otlp):
@@ -294,7 +293,7 @@ class IngestHandler:
         return None
 
     def owner(self, head: Head) -> Owner:
-        """Project and source of a request that was found to lead to a source."""
+        """Return the project and source of a request that leads to a source."""
         route = head.route
         assert isinstance(route, Ingest | Otlp)
         return route.project, route.source_id
@@ -309,24 +308,24 @@ class IngestHandler:
         return self.refuse(error, head)
 
     def refuse(self, error: UserError, head: Head | None = None) -> bytes:
-        """The answer to a request that can't be read, or leads nowhere.
+        """Return the answer to a malformed request, or one that leads nowhere.
 
-        :param head: of the request, if it could be read.
+        :param head: head of the request, if it was readable.
         """
         if head is not None and isinstance(head.route, Otlp):
             return self._otlp.failed(Failure(error), head)
         return self.failed(Failure(error))
 
     def failed(self, failure: Failure) -> bytes:
-        """The answer to a request that failed as a whole, whoever's fault it is."""
+        """Return the answer to a request that failed as a whole, for any reason."""
         return responses.error_envelope(*self._explain(failure))
 
     def crashed(self) -> bytes:
-        """The answer when the fault is ours; the exception is the one that is being handled."""
+        """Return the answer to a defect; the exception is the one that is being handled."""
         return self.failed(Failure())
 
     def _explain(self, failure: Failure) -> tuple[UserError, str]:
-        """The text about *failure*, and the id by which it is found in the log, if it is there."""
+        """Return the text about *failure*, and the id of its log entry, if there is one."""
         error = failure.value
         if isinstance(error, UserError):
             return without_frames(error), self._new_exception_id() if error.status >= 500 else ""
@@ -357,7 +356,7 @@ class IngestHandler:
         return responses.method_not_allowed(allow)
 
     def _lookup(self, route: Ingest) -> Sequence[SourceKey]:
-        """The sources that *route* leads to. Raises UserError."""
+        """Return the sources that *route* leads to. Raises UserError."""
         if route.project_id is None:
             raise UserError(f'invalid project ID "{route.project}"')
         return self._dispatcher.lookup(route.project_id, route.source_id, route.secret)
@@ -385,7 +384,7 @@ class IngestHandler:
 
 
 class _LimitedLog:
-    """A log that leaves entries out, and counts them, when there are too many."""
+    """A throttled log that counts the suppressed entries."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -393,7 +392,7 @@ class _LimitedLog:
         self._left_out = 0
 
     def is_due(self) -> bool:
-        """Whether the next entry is written; if not, it counts as left out."""
+        """Return whether the next entry is written; if not, it counts as suppressed."""
         now = self._clock()
         if now < self._next:
             self._left_out += 1
@@ -406,7 +405,7 @@ class _LimitedLog:
             self.write(LogLevel.warn, template, **fields)
 
     def failure(self, template: str, value: str, failure: Failure | None = None) -> None:
-        """*failure*, or the exception being handled; never left out."""
+        """Log *failure*, or the exception being handled; never suppressed."""
         _log.failure(template, failure, reason=value, exception_id=value)
 
     def write(self, level: LogLevel, template: str, **fields: object) -> None:

@@ -1,8 +1,8 @@
-"""The head of a request: request line and headers, read strictly.
+"""A strict parser of the head of a request: request line and headers.
 
-What two servers could read in two ways is how requests are smuggled past a proxy. So everything
-doubtful is refused rather than repaired: bare line feeds, folded headers, blanks before a colon,
-control characters, repeated or conflicting lengths, unknown transfer codings.
+Requests that two servers could interpret differently allow request smuggling past a proxy. So
+everything ambiguous is refused instead of repaired: bare line feeds, folded headers, spaces before
+a colon, control characters, repeated or conflicting lengths, unknown transfer codings.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class Head:
     :ivar target: as received, e.g. ``b"/stream/1/source/secret?verbose=true"``.
     :ivar version: 0 or 1, the minor number of HTTP.
     :ivar headers: its headers.
-    :ivar length: bytes of the body; 0 if `chunked`.
+    :ivar length: size of the body in bytes; 0 if `chunked`.
     :ivar keep_alive: whether the client may send another request on the connection.
-    :ivar expects_continue: whether the client waits for a go-ahead before it sends the body.
-    :ivar encoding: of the body, lower case; empty for none.
-    :ivar idempotency_key: what identifies a repetition of this request; ``None`` for nothing.
-    :ivar origin: of the page that sends the request; ``None`` if it isn't one.
-    :ivar route: what the target leads to.
-    :ivar record_route: the same if the request is one record as it is, whatever the source's
-        settings and whatever came before; else ``None``.
-    :ivar plain: the answer needs no change for the client's sake (version, method, closing,
+    :ivar expects_continue: whether the client waits for ``100 Continue`` before it sends the body.
+    :ivar encoding: encoding of the body, lower case; empty for none.
+    :ivar idempotency_key: the idempotency key; ``None`` for none.
+    :ivar origin: origin of the web page that sends the request; ``None`` if there is none.
+    :ivar route: route of the target.
+    :ivar record_route: the same if the request is one uncompressed record, regardless of the
+        source's settings and of earlier requests; else ``None``.
+    :ivar plain: whether the answer needs no adaptation to the client (version, method, closing,
         origin).
     """
 
@@ -162,7 +162,7 @@ class Head:
 
 
 def read_head(data: bytes) -> Head:
-    """Read *data*, which ends with the first empty line.
+    """Parse *data*, which ends with the first empty line.
 
     Raises MalformedRequest, UnknownExpectation.
     """
@@ -176,15 +176,15 @@ def read_head(data: bytes) -> Head:
 
 
 def find_origin(data: bytes) -> bytes | None:
-    """The page's origin in a head that can't be read, so that the page can read the refusal."""
+    """Return the page's origin in a malformed head, so that the page can read the refusal."""
     found = _ORIGIN_FIELD.search(data)
     return None if found is None else found[1]
 
 
 class HeadReader:
-    """`read_head`, remembering recent heads: most clients send the same bytes again and again.
+    """`read_head` with a cache of recent heads: most clients send the same bytes repeatedly.
 
-    Clients whose every head differs (a trace id, say) only cost the room, which is bounded.
+    Clients whose heads all differ (a trace id, say) cost only the space, which is bounded.
     """
 
     MAX_HEADS = 1024

@@ -1,20 +1,20 @@
-"""Requests that are sent again under the same key: answered again, not written again.
+"""Idempotency keys: a repeated request is answered again, but not written again.
 
-A producer that got no answer, because the connection broke or its own patience ended, can't know
-whether its records were stored. If every attempt carries the same ``Idempotency-Key``, only the
-first one is carried out, and the others get its answer; also while the first one still waits.
+A producer without an answer, after a broken connection or a timeout, can't know whether its records
+were stored. If every attempt has the same ``Idempotency-Key``, only the first one is executed, and
+the others get its answer, even while the first one is in progress.
 
 The memory is this process's own and bounded: by time, by the number of keys and by the size of the
-remembered answers. Behind a balancer, attempts must reach the same node to be recognised. Only
-success is remembered: what failed may be tried again under the same key.
+remembered answers. Behind a balancer, attempts must reach the same node to be recognized. Only
+success is remembered: a failed request may be retried under the same key.
 
-Note [Some of several sinks]: of a failed attempt is remembered which sinks have stored their rows
-all the same. The next attempt leaves them out, so it writes only where rows are missing.
+Note [Some of several sinks]: for a failed attempt, the sinks that nevertheless stored their rows
+are remembered. The next attempt skips them, so it writes only missing rows.
 
 Note [Shares of the window]: when there are too many keys, the oldest ones of the source that has
 the most are evicted, of the project that has the most. So a source with less than an equal share
-keeps its keys, however many others send. A hundredth is evicted at once, since looking for that
-source takes time in proportion to the number of sources.
+keeps its keys, regardless of others. A hundredth is evicted at once, since looking for that source
+takes time in proportion to the number of sources.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from stream.source.interfaces import RowWriter, SinkWriter
 __all__ = ["Attempt", "IdempotencyWindow", "fingerprint_of"]
 
 MAX_ANSWER_BYTES = 64 * 1024
-"""Of an answer that is remembered; a longer one is replaced by a plain ``OK``."""
+"""Maximum size of a remembered answer; a longer one is replaced by a plain ``OK``."""
 
 MAX_REMEMBERED_BYTES = 64 * 1024 * 1024
 
@@ -50,7 +50,7 @@ _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 _AT_ONCE = 100
 
 _TAKEN_BYTES = 200
-"""What a sink that is remembered counts."""
+"""Size that a remembered sink counts."""
 
 Scope = tuple[int, str, bytes]
 """Project, source and key."""
@@ -60,9 +60,9 @@ Place = tuple[SourceKey, str]
 
 
 def fingerprint_of(content_type: str, body: bytes) -> bytes:
-    """The digest that distinguishes contents.
+    """Return the digest that distinguishes contents.
 
-    :param body: decoded, since a client may compress it again for each attempt.
+    :param body: decoded, since a client may compress it differently for each attempt.
     """
     digest = blake2b(content_type.strip().lower().encode(), digest_size=16)
     digest.update(b"\n")
@@ -74,9 +74,9 @@ def fingerprint_of(content_type: str, body: bytes) -> bytes:
 class _Stored:
     """The remembered state of a request.
 
-    :ivar answer: of the successful attempt; empty if there was none yet.
-    :ivar until: when it is forgotten.
-    :ivar fingerprint: of its content.
+    :ivar answer: answer of the successful attempt; empty if there was none yet.
+    :ivar until: when it is removed.
+    :ivar fingerprint: digest of its content.
     :ivar taken: see `Attempt`.
     """
 
@@ -87,12 +87,12 @@ class _Stored:
 
     @property
     def size(self) -> int:
-        """Bytes that count."""
+        """The number of bytes that count."""
         return len(self.answer) + _TAKEN_BYTES * len(self.taken)
 
 
 class _StoredSink:
-    """Stands for a sink that has stored its rows already; see Note [Some of several sinks]."""
+    """Replaces a sink that has already stored its rows; see Note [Some of several sinks]."""
 
     def __init__(self, sink: SinkWriter, status: int) -> None:
         self._sink = sink
@@ -109,15 +109,15 @@ class _StoredSink:
         return cast(RowWriter, _StoredRows(self._sink.open(now_ms), self._status))
 
     def write(self, record: RecordContext, completion: Completion, /) -> None:
-        """Say again that it is stored."""
+        """Report again that the row is stored."""
         completion.accepted(self._status)
 
     def direct(self) -> None:
-        """Nothing is written."""
+        """Return nothing: no rows are written."""
 
 
 class _StoredRows:
-    """The same for the rows of a batch."""
+    """Replaces the rows of a batch that are already stored."""
 
     def __init__(self, opened: RowWriter, status: int) -> None:
         self._opened = opened
@@ -132,22 +132,22 @@ class _StoredRows:
         completion: Completion,
         /,
     ) -> None:
-        """Say again that they are stored."""
+        """Report again that the rows are stored."""
         completion.accepted(self._status)
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
-        """The earlier attempt has reported it."""
+        """Do nothing: the earlier attempt has reported it."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._opened, name)
 
 
 class Attempt:
-    """The one attempt that is carried out; the request's connection to whoever answers it.
+    """The one attempt that is executed; the request's connection for its completion.
 
     :ivar pending: see `stream.source.http.completions.Connection`.
-    :ivar fingerprint: of the request's content.
-    :ivar taken: sinks that have stored their rows, with the statuses that they gave.
+    :ivar fingerprint: digest of the request's content.
+    :ivar taken: sinks that have stored their rows, with their statuses.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Attempt:
         self._waiting.append(connection)
 
     def missing(self, targets: Targets) -> Targets:
-        """*targets*, with a target that writes nothing for each sink that has all of it."""
+        """Return *targets*, with sinks that have all rows replaced by ones that write nothing."""
         if not self.taken:
             return targets
         return tuple(
@@ -184,7 +184,7 @@ class Attempt:
         return sink if status is None else _StoredSink(sink, status)
 
     def finish(self, answer: bytes) -> None:
-        """Answer everyone who still waits."""
+        """Answer all waiting connections."""
         if isinstance(self.pending, FanOutCompletion | BatchCompletion):
             for source, completions in self.pending.sources:
                 for sink in completions:
@@ -202,7 +202,7 @@ class _SourceKeys:
     """The remembered requests of one source.
 
     :ivar keys: oldest first.
-    :ivar bytes: of the answers.
+    :ivar bytes: total size of the answers.
     """
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class IdempotencyWindow:
     """The remembered requests of all sources.
 
     :param seconds: how long a key is remembered.
-    :param max_keys: how many of them; see Note [Shares of the window].
+    :param max_keys: maximum number of keys; see Note [Shares of the window].
     """
 
     def __init__(self, seconds: float, max_keys: int, clock: Callable[[], float]) -> None:
@@ -237,13 +237,13 @@ class IdempotencyWindow:
         fingerprint: bytes,
         connection: Connection,
     ) -> bytes | Attempt | None:
-        """The decision about a request.
+        """Decide about a request.
 
-        Raises UserError: 400 for an invalid key, 422 for a key that came with another body.
+        Raises UserError: 400 for an invalid key, 422 for a key that was used with another body.
 
         :param fingerprint: see `fingerprint_of`.
-        :returns: the answer, if there is one already; an attempt that the request is to be carried
-            out with; ``None`` if another attempt will answer it.
+        :returns: the answer, if there is already one; an attempt for executing the request;
+            ``None`` if another attempt will answer it.
         """
         if _KEY.fullmatch(key) is None:
             raise UserError("an idempotency key has 1 to 255 visible ASCII characters")
@@ -270,7 +270,7 @@ class IdempotencyWindow:
         return attempt
 
     def settle(self, scope: Scope, attempt: Attempt, answer: bytes) -> None:
-        """The attempt has been answered."""
+        """Record the answer of the attempt."""
         self._running.pop(scope, None)
         until = self._clock() + self._seconds
         if responses.is_success(answer):
@@ -301,7 +301,7 @@ class IdempotencyWindow:
             self._forget(scope)
 
     def _make_room(self) -> None:
-        """See Note [Shares of the window]."""
+        """Evict keys; see Note [Shares of the window]."""
         projects: dict[int, float] = {}
         for (project_id, _), source in self._sources.items():
             projects[project_id] = projects.get(project_id, 0) + self._share(source)
@@ -311,7 +311,7 @@ class IdempotencyWindow:
             self._forget(scope)
 
     def _share(self, source: _SourceKeys) -> float:
-        """What *source* has of the keys, or of the bytes if that is more."""
+        """Return the share of *source* in the keys, or in the bytes if that is greater."""
         return max(len(source.keys) / self._max_keys, source.bytes / MAX_REMEMBERED_BYTES)
 
     def _forget(self, scope: Scope) -> None:

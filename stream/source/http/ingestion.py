@@ -1,4 +1,4 @@
-"""A request that isn't simply one small record, on its way through the stages.
+"""The stages of a request that isn't simply one small record.
 
 See Note [Stages] in `stream.source.http.handler`.
 """
@@ -34,16 +34,16 @@ class Stages:
     """The context that the stages of all requests of a listener share.
 
     :ivar clock: seconds since the epoch.
-    :ivar client_ip: who sent a request that came from a peer.
+    :ivar client_ip: returns the sender's address of a request from a peer.
     :ivar decoder: decodes compressed bodies.
     :ivar window: remembers requests that came with a key.
-    :ivar max_batch_records: records that one request may hold.
-    :ivar turns: where work is done that takes long.
-    :ivar taps: of those who watch.
-    :ivar meters: of the sources.
-    :ivar without_sink: what is done about records that no sink gets.
+    :ivar max_batch_records: maximum number of records in a request.
+    :ivar turns: queue of long work.
+    :ivar taps: taps of live tails.
+    :ivar meters: meters of the sources.
+    :ivar without_sink: handles records without a sink.
     :ivar report: called with sinks that failed.
-    :ivar failed: the answer to a request that failed as a whole.
+    :ivar failed: returns the answer to a request that failed as a whole.
     """
 
     dispatcher: SourceLookup
@@ -62,10 +62,10 @@ class Stages:
 
 
 class Ingestion:
-    """One request from its decoding to its sinks; a `Completion` of them answers it.
+    """One request from its decoding to its sinks, whose completion answers it.
 
-    :param sources: those that its route leads to.
-    :param size: bytes of its body as received.
+    :param sources: sources of its route.
+    :param size: size of its received body in bytes.
     """
 
     __slots__ = ("_at", "_head", "_route", "_size", "_sources", "_stages", "_waited")
@@ -88,9 +88,10 @@ class Ingestion:
         self._waited = Waited(connection)
 
     def decode(self, body: bytes) -> None:
-        """Decode *body*, and have the other stages follow, at once or later.
+        """Decode *body* and run the other stages, at once or later.
 
-        Raises Exception: what fails at once; it is counted, and to be answered by the caller.
+        Raises Exception: an immediate failure, which is counted and has to be answered by the
+        caller.
         """
         head, decoder = self._head, self._stages.decoder
         try:
@@ -105,7 +106,7 @@ class Ingestion:
             raise
 
     def _recognise(self, body: bytes) -> None:
-        """A body that comes again with the same key is answered again, and not written."""
+        """Answer a repeated body with the same key again, without writing it."""
         route, key = self._route, self._head.idempotency_key
         if key is None:
             self._write(body)
@@ -128,7 +129,7 @@ class Ingestion:
                 begun.finish(self._failed(Failure()))
 
     def _write(self, body: bytes) -> None:
-        """Make records of *body*, and give them to the sinks."""
+        """Make records of *body*, and pass them to the sinks."""
         stages, route, sources = self._stages, self._route, self._sources
         connection, headers = self._waited.connection, self._head.headers
         if headers.is_text and stages.dispatcher.reads_text_as_json(sources):
@@ -163,7 +164,7 @@ class Ingestion:
         stages.turns.work_for(self._waited, key, size, steps, self._failed)
 
     def _failed(self, failure: Failure) -> bytes:
-        """The answer to a request that failed as a whole, which is counted."""
+        """Return the answer to a request that failed as a whole, and count it."""
         self._count_failure()
         return self._stages.failed(failure)
 

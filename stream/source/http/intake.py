@@ -1,11 +1,12 @@
-"""Bytes that connections hold of requests without an answer: bounded over all of them, and shared.
+"""The total limit, and fair sharing, of bytes held by connections for unanswered requests.
 
-Note [Who is shed]: one client, source or project must not use up what all share. So nobody has a
-fixed part, and when the bound is reached, those are shed who hold the most: of all projects the
-heaviest, of its sources the heaviest, of its requests the largest. Whoever holds less than an equal
-share is never refused because of the others.
+Note [Load shedding]: one client, source or project must not use up the shared memory. There are no
+fixed parts. When the limit is reached, the largest holder is shed: the heaviest project, its
+heaviest source, and its largest request. A holder with less than an equal share is never refused
+because of others.
 
-What was handed on to be answered can't be shed any more. Of that, a project has at most half.
+Requests that are being processed can't be shed. A project may have at most half of the limit in
+processing.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import attrs
 __all__ = ["Holder", "Intake", "Owner"]
 
 Owner = tuple[Hashable, Hashable]
-"""Who answers for bytes, and for whom together with others: project and source, or the network and
-the address of a client that hasn't said yet what it wants."""
+"""Owner of bytes within its group: project and source, or network and address of a client without a
+known source.
+"""
 
 _ROOM = 20
-"""A part of the bound, of which at least so much is freed at once: looking for it takes a while."""
+"""Share of the limit that is freed at once, since the search takes a while."""
 
 _FIXED_SHARE = 2
 
@@ -31,12 +33,12 @@ class Holder(Protocol):
     """A holder of bytes: a connection."""
 
     def give_way(self) -> None:
-        """Let the bytes go that aren't fixed; they don't count any more."""
+        """Release the bytes that aren't fixed; they don't count any more."""
 
 
 @attrs.define(eq=False)
 class _Account:
-    """The bytes that one holder holds.
+    """The bytes of one holder.
 
     :ivar fixed: bytes that can't be shed.
     """
@@ -56,11 +58,11 @@ class _Group:
 
 
 class Intake:
-    """Counts what connections hold, and says who is shed when it is too much.
+    """Counts the bytes of connections, and sheds holders above the limit.
 
-    :param limit: bytes of all holders.
+    :param limit: maximum bytes of all holders.
 
-    :ivar size: bytes of all holders.
+    :ivar size: current bytes of all holders.
     """
 
     def __init__(self, limit: int) -> None:
@@ -70,9 +72,9 @@ class Intake:
         self._groups: dict[Hashable, _Group] = {}
 
     def hold(self, holder: Holder, owner: Owner, size: int) -> None:
-        """Note that *holder* holds *size* bytes for *owner*, with those that are fixed.
+        """Record that *holder* holds *size* bytes for *owner*, including fixed ones.
 
-        Afterwards some have been shed if it is too much; perhaps *holder* itself.
+        Above the limit, holders are shed, possibly *holder* itself.
         """
         account = self._accounts.get(holder)
         if account is None or account.owner != owner:
@@ -85,9 +87,9 @@ class Intake:
             self._make_room()
 
     def fix(self, holder: Holder) -> bool:
-        """Release the bytes of *holder*, which are passed on.
+        """Mark the bytes of *holder* as fixed: they are being processed.
 
-        :returns: false if that is more than its group's share; then nothing changes.
+        :returns: False if they exceed its group's share; then nothing changes.
         """
         account = self._accounts[holder]
         group = self._groups[account.owner[0]]
@@ -99,7 +101,7 @@ class Intake:
         return True
 
     def release(self, holder: Holder) -> None:
-        """*holder* holds nothing any more; nothing happens if it hasn't."""
+        """Record that *holder* holds nothing any more."""
         account = self._accounts.pop(holder, None)
         if account is None:
             return
@@ -117,7 +119,7 @@ class Intake:
         self.size += more
 
     def _make_room(self) -> None:
-        """See Note [Who is shed]."""
+        """Shed holders; see Note [Load shedding]."""
         goal = self._limit - self._limit // _ROOM
         for group in sorted(self._groups.values(), key=lambda each: each.size, reverse=True):
             sources: dict[Owner, int] = {}

@@ -1,7 +1,7 @@
-"""Requests out of the bytes of one connection: strict, bounded, one request at a time.
+"""A strict, bounded parser of requests on one connection, one request at a time.
 
-Nothing is parsed ahead: bytes behind a request stay bytes until the next one is asked for, so a
-client that sends a thousand requests at once costs no more than the bytes in one read.
+Nothing is parsed ahead: data after a request is kept unparsed until the next request is requested,
+so a client that pipelines a thousand requests costs no more than the bytes of one read.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ _FIRST_BYTE = re.compile(rb"[A-Za-z]|\r(?:\n|\Z)")
 
 
 MAX_EMPTY_LINES = 16
-"""Before a request. One is usual; each costs a little, and they keep a connection busy for ever."""
+"""Maximum number of empty lines before a request. One is usual; each costs a little."""
 
 MAX_HEADERS = 256
-"""Of one request. Each costs a microsecond or two, a hundred times as much as its bytes."""
+"""Maximum number of headers of a request.
+
+Each costs a microsecond or two, a hundred times as much as its bytes.
+"""
 
 MAX_SMALL_BODY = 4 * 1024
-"""Bytes of a body whose head isn't checked first if it arrives whole."""
+"""Maximum size of a body that, if it arrives whole, is returned without a check of its head."""
 
 _OTHER_LINES = 2
 """The request line and the empty one."""
 
 _MAY_HAVE_MANY = 4 * MAX_HEADERS
-"""Bytes of the shortest head with so many: ``a:`` and the end of the line."""
+"""Minimum size of a head with more than `MAX_HEADERS` headers: ``a:`` and the line end."""
 
 
 class Request:
@@ -52,22 +55,21 @@ class Request:
 
 
 class RequestParser:
-    """Feed it what arrives, and ask for requests.
+    """The parser of a connection: feed it data, and ask for requests.
 
-    A small request that has arrived whole is given as it is. Of any other the head is given first,
-    once: whoever asks decides by it whether the body is to be taken, and asks on.
+    A small request that has arrived whole is returned directly. For any other, the head is returned
+    first, once, so that the caller can decide whether to read the body.
 
-    After an error the connection can't be used any more: where the next request would start is
-    unknown.
+    After an error the connection can't be used any more: the start of the next request is unknown.
 
-    :param heads: shared by all connections.
-    :param max_head: bytes of request line and headers, with the empty line.
-    :param max_body: bytes of a body, as received or, if chunked, decoded.
+    :param heads: the reader of heads, shared by all connections.
+    :param max_head: maximum size of request line and headers in bytes, including the empty line.
+    :param max_body: maximum size of a body in bytes, as received or, if chunked, decoded.
 
-    :ivar head: of a request whose body isn't complete; ``None`` if there is none.
-    :ivar rest: what was read and isn't used yet; after an error, the head that can't be read.
-    :ivar wants_continue: the client waits for ``100 Continue`` before it sends the body of the
-        current request; whoever sends it sets this to false.
+    :ivar head: head of a request whose body isn't complete; ``None`` if there is none.
+    :ivar rest: unused data; after an error, the malformed head.
+    :ivar wants_continue: whether the client waits for ``100 Continue`` before it sends the body;
+        the caller that sends it resets this.
     """
 
     __slots__ = (
@@ -103,17 +105,17 @@ class RequestParser:
 
     @property
     def is_empty(self) -> bool:
-        """No byte of a further request has arrived."""
+        """Whether no byte of a further request has arrived."""
         return not self.rest and self.head is None
 
     @property
     def held(self) -> int:
-        """Bytes that are kept, most of them of a request that isn't complete."""
+        """The number of held bytes, most of them of an incomplete request."""
         body = len(self._body) if self._chunked is None else self._chunked.held
         return len(self.rest) + body
 
     def drop(self) -> None:
-        """Forget what is held. Nothing may be fed any more."""
+        """Drop the held data. Nothing may be fed any more."""
         self.rest = b""
         self._body = bytearray()
         self._chunked = self.head = None
@@ -121,7 +123,7 @@ class RequestParser:
         self._body_left = 0
 
     def feed(self, data: bytes) -> None:
-        """Add bytes; nothing is parsed yet."""
+        """Add data without parsing it."""
         if self._body_left:
             self._feed_body(data)
         elif self.rest:
@@ -139,14 +141,14 @@ class RequestParser:
         self._body_left -= size
 
     def next_request(self) -> Request | Head | None:
-        """The next complete request, or ``None`` if more bytes are needed.
+        """Return the next complete request, or ``None`` if more data is needed.
 
-        Once for each request that is large or hasn't arrived whole, its head.
+        For a request that is large or hasn't arrived whole, its head is returned once before.
 
-        Raises MalformedRequest: invalid, or open to several readings. Raises HeaderTooLarge: the
-        head is over the limit. Raises TooManyHeaders: it has more fields than `MAX_HEADERS`. Raises
-        BodyTooLarge: the body is, or is announced to be, over the limit. Raises UnknownExpectation:
-        an ``Expect`` header that can't be met.
+        Raises MalformedRequest: the request is invalid or ambiguous. Raises HeaderTooLarge: the
+        head exceeds the limit. Raises TooManyHeaders: it has more than `MAX_HEADERS` fields. Raises
+        BodyTooLarge: the body, or its announced length, exceeds the limit. Raises
+        UnknownExpectation: an ``Expect`` header is unsupported.
         """
         if self.head is not None:
             if not self._in_body:
@@ -196,7 +198,7 @@ class RequestParser:
         fault = None
         part = data[start:]
         if part.count(b"\n") != part.count(b"\r\n") or part.translate(None, _ALLOWED_IN_HEAD):
-            # Rare, so where it is may take longer than whether there is anything.
+            # Rare, so finding the position may take longer than the check.
             fault = _BARE_LINE_FEED.search(data, start) or _NEVER_IN_HEAD.search(data, start)
         if len(data) >= self._max_head and (fault is None or fault.start() >= self._max_head):
             raise HeaderTooLarge(self._max_head)

@@ -1,36 +1,36 @@
-"""Connections of the HTTP listener: bytes in, answers out, in the order of the requests.
+"""Connections of the HTTP listener; answers are sent in the order of the requests.
 
-Note [One request at a time]: a connection handles its next request only when the one before is
-answered. So answers keep their order without any bookkeeping, and a client holds at most one record
-and one read's worth of bytes, however much it sends ahead: when bytes arrive while a request waits,
-reading pauses. Reading isn't paused before, since most clients wait for their answer anyway.
+Note [One request at a time]: a connection handles its next request only when the previous one is
+answered. So answers keep their order without bookkeeping, and a client holds at most one record and
+the bytes of one read, however many requests it pipelines: when bytes arrive while a request waits,
+reading pauses. It isn't paused earlier, since most clients wait for their answer anyway.
 
-Note [Coarse time]: timeouts are checked by one timer of the factory, which also keeps the time
-that connections note. A request costs no timer; in return a timeout fires up to two ticks late.
+Note [Coarse time]: one timer of the factory checks timeouts, and also keeps the time for
+connections. A request needs no timer of its own, but a timeout fires up to two ticks late.
 
 Note [Direct send]: an answer nearly always fits into the socket's buffer. Sending it at once saves
-two changes of the poll set and a turn of the reactor. The first time that it doesn't fit, or that
-something is wrong with the socket, the transport takes over for the rest of the connection: nothing
-is ever sent past what the transport still holds.
+two changes of the poll set and a turn of the reactor. When it doesn't fit for the first time, or
+the socket fails, the transport takes over for the rest of the connection: no data ever overtakes
+data in the transport's buffer.
 
 Note [Deadline of a request]: a request has `Limits.request_timeout` to arrive, from its first byte
-on, and each `Limits.min_upload_rate` bytes of its body give it another second. So a slow line may
-take its time, and a client that sends a byte now and then, to hold a place, may not.
+on, and each `Limits.min_upload_rate` bytes of its body give it another second. So a slow line has
+enough time, but a client that sends single bytes to occupy a connection doesn't.
 
-Note [Refusal by the head]: if a request doesn't arrive whole, its head is checked first. What
-leads nowhere, or comes with a wrong secret, is refused without taking the body.
+Note [Refusal by the head]: if a request doesn't arrive whole, its head is checked first. A request
+with an unknown route or a wrong secret is refused without reading the body.
 
-Note [Held bytes]: bytes of requests that are large or not complete, answers that aren't taken and
-what is sent ahead count against a bound over all connections, see `stream.source.http.intake`.
-Small requests that arrive whole, nearly all, cost no such count. Of connections that haven't come
-to a source yet the bytes have a bound of their own, so strangers push no producer out.
+Note [Held bytes]: bytes of large or incomplete requests, unread answers and pipelined requests
+count against a limit over all connections; see `stream.source.http.intake`. Small requests that
+arrive whole (nearly all) aren't counted. Connections without a known source have a separate limit,
+so unknown clients displace no producer.
 
-Note [Full house]: at the limit of connections, those of the client address with the most of them
-make room: first the ones that have been idle longest, then the slowest requests.
+Note [Connection limit]: at the limit of connections, some of the client address with the most are
+closed: first those that have been idle longest, then the slowest requests.
 
 Note [Lingering close]: closing a socket with unread bytes makes the kernel reset the connection,
-and the client may lose the very answer that says why. So after a refusal only our half is
-closed, and what still arrives is thrown away for a while.
+and the client may lose the answer. So after a refusal only our half is closed, and further data is
+discarded for a while.
 """
 
 from __future__ import annotations
@@ -74,43 +74,47 @@ __all__ = ["IngestFactory", "IngestProtocol", "Limits", "RequestHandler"]
 
 FIRST_READ_BYTES = 4 * 1024
 MAX_READ_BYTES = 256 * 1024
-"""Most requests fit into the first read. Room for one is taken at every read, so it shouldn't
-be larger than needed; a connection that fills it gets four times as much for the next."""
+"""Size of the first read, which fits most requests.
+
+Memory for a read is allocated each time, so it shouldn't be larger; a connection that fills it gets
+four times as much for the next.
+"""
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
 
 MAX_REFUSED_CONNECTIONS = 1000
-"""Connections over the limit that get an answer; beyond that they are just closed."""
+"""Maximum number of connections over the limit that get an answer; others are just closed."""
 
 IDLE_BEFORE_LEAVING = 1.0
-"""Seconds that a connection has at least before it makes room for another one."""
+"""Minimum idle time in seconds before a connection may be closed for another one."""
 
 _ROOM = 100
-"""The part of all connections that make room at once: finding them takes milliseconds."""
+"""Share of all connections that are closed at once: finding them takes milliseconds."""
 
 _STRANGERS = 4
-"""The part of the held bytes for connections that haven't come to a source."""
+"""Share of the held bytes for connections without a known source."""
 
 _SUBNET_BITS = 64
-"""Of an IPv6 address; the rest is the client's own to choose."""
+"""Bits of an IPv6 address that identify the client; it can choose the rest itself."""
 
 _log = Logger(namespace="http-source")
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Bounds of the listener; times are seconds, sizes bytes.
+    """Limits of the listener; times are seconds, sizes bytes.
 
-    :ivar request_timeout: for a request to arrive, and again from the whole request to the answer.
-    :ivar idle_timeout: without a byte from a client that we don't keep waiting.
+    :ivar request_timeout: time for a request to arrive, and again from the whole request to the
+        answer.
+    :ivar idle_timeout: time without a byte from a client whose requests are answered.
     :ivar min_upload_rate: bytes of a body that give the request a second more to arrive.
-    :ivar max_head: request line and headers.
-    :ivar max_body: body as received.
-    :ivar max_held: what all connections hold of requests without an answer, a quarter of it before
-        they have come to a source.
-    :ivar shutdown_timeout: what `IngestFactory.stop` leaves requests to finish.
-    :ivar leave_seconds: what it leaves idle connections, to learn of the stop from an answer.
+    :ivar max_head: size of request line and headers.
+    :ivar max_body: size of a received body.
+    :ivar max_held: bytes of unanswered requests of all connections, a quarter of it without a known
+        source.
+    :ivar shutdown_timeout: time for requests to finish after `IngestFactory.stop`.
+    :ivar leave_seconds: time for idle connections to learn of the stop from an answer.
     """
 
     request_timeout: float = 30.0
@@ -133,20 +137,20 @@ class RequestHandler(Interface):
     def check(self, head: Head, /) -> bytes | None: ...
 
     def owner(self, head: Head, /) -> Owner:
-        """Whose the request is: the limits of bytes held at once count by owner."""
+        """Return the owner of the request, for the limits of held bytes."""
 
     def refuse(self, error: UserError, head: Head | None, /) -> bytes:
-        """The answer to a request that was refused before it was handled."""
+        """Return the answer to a request that was refused before it was handled."""
 
     def crashed(self) -> bytes:
-        """The answer to a request during which the code has failed."""
+        """Return the answer to a request after a defect."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class IngestProtocol(Protocol):
     """One connection.
 
-    :ivar pending: what will answer the current request; ``None`` if there is none.
+    :ivar pending: the completion of the current request; ``None`` if there is none.
     :ivar peer_ip: the other side's address.
     :ivar since: factory time of the last step: request complete, answered, closing begun; while a
         request arrives, of its last bytes.
@@ -163,8 +167,8 @@ class IngestProtocol(Protocol):
         self._handler = handler
         self._head: Head | None = None
         self._begun: float | None = None  # when the request that now arrives was first seen
-        self._owner: Owner | None = None  # the last one known, of what this connection holds
-        self._intake: Intake | None = None  # where that counts
+        self._owner: Owner | None = None  # the last known owner of the held bytes
+        self._intake: Intake | None = None  # its intake
         self._body_size = 0  # of the request that waits for its answer, if it is large
         self._unsent = 0  # about, if the output is full
         self._gave_way = False
@@ -204,10 +208,10 @@ class IngestProtocol(Protocol):
         self._release()
         self.factory.disconnected(self)
 
-    # Input
+    # Input.
 
     def take_data(self, data: bytes) -> None:
-        """Take what was read by the fast path, and isn't for it. Raises nothing."""
+        """Process data read by the fast path that it doesn't handle. Never raises."""
         try:
             self.dataReceived(data)
         except Exception:
@@ -215,7 +219,7 @@ class IngestProtocol(Protocol):
             self.transport.abortConnection()
 
     def _arm(self) -> None:
-        """Let the next request take the fast path, see `stream.source.http.fast_path`."""
+        """Let the next request use the fast path; see `stream.source.http.fast_path`."""
         fast, head = self._fast, self._head
         if (
             fast is not None
@@ -236,7 +240,7 @@ class IngestProtocol(Protocol):
             fast.connections.arm(self._descriptor)
 
     def _disarm(self) -> None:
-        """Have what comes next go through `dataReceived`, and the next answer through `finish`."""
+        """Let the next data use `dataReceived`, and the next answer `finish`."""
         if self._fast is not None:
             self._fast.connections.disarm(self._descriptor)
 
@@ -261,7 +265,7 @@ class IngestProtocol(Protocol):
             self._hold_rest()
 
     def readConnectionLost(self) -> None:
-        """The client has said all it has to say; it may still wait for an answer."""
+        """Handle that the client has closed its side; it may still wait for an answer."""
         self._disarm()
         self._input_ended = True
         if self._closing:
@@ -273,7 +277,7 @@ class IngestProtocol(Protocol):
                 self._refuse_error(UnfinishedRequest(), self._parser.head)
 
     def writeConnectionLost(self) -> None:
-        """We closed our half."""
+        """Do nothing: we closed our half."""
 
     def _discard(self, data: bytes) -> None:
         self._discarded += len(data)
@@ -321,7 +325,9 @@ class IngestProtocol(Protocol):
             self._arm()
 
     def _wait_for_more(self) -> None:
-        """Note when a request began that isn't complete, and let the client go on if it asks."""
+        """Record when an incomplete request began, and send ``100 Continue`` if the client expects
+        it.
+        """
         if self._parser.is_empty:
             return
         self.since = self.factory.now
@@ -333,7 +339,7 @@ class IngestProtocol(Protocol):
         self._hold()
 
     def _hand_on(self, request: Request) -> bool:
-        """Count the body as held until the answer; whether that may be. If not, it is refused."""
+        """Count the body as held until the answer, or refuse it and return False."""
         self._body_size = len(request.body)
         self._hold()
         if self._closing:
@@ -346,13 +352,13 @@ class IngestProtocol(Protocol):
         return False
 
     def _hold_rest(self) -> None:
-        """Count what was sent ahead of an answer."""
+        """Count pipelined data that waits for an answer."""
         if self.pending is not None and self._head is not None:
             self._owner = self._handler.owner(self._head)
         self._hold()
 
     def _hold(self) -> None:
-        """Count what is held, see Note [Held bytes]. This connection may be shed."""
+        """Count held bytes; see Note [Held bytes]. This connection may be shed."""
         size = self._parser.held + self._body_size + self._unsent
         owner, factory = self._owner, self.factory
         intake = factory.strangers if owner is None else factory.producers
@@ -362,14 +368,14 @@ class IngestProtocol(Protocol):
         intake.hold(self, owner or _stranger(self.peer_ip), size)
 
     def _release(self) -> None:
-        """Nothing is held any more."""
+        """Record that nothing is held any more."""
         if self._intake is not None:
             self._intake.release(self)
             self._intake = None
         self._body_size = 0
 
     def give_way(self) -> None:
-        """Hold nothing but what was handed on; see `stream.source.http.intake`."""
+        """Drop everything that isn't being processed; see `stream.source.http.intake`."""
         self.factory.gave_way += 1
         self._disarm()
         if self._output_full:
@@ -381,14 +387,14 @@ class IngestProtocol(Protocol):
             self._gave_way = self._input_ended = True
 
     def _choose_reading(self) -> None:
-        """Read on as soon as nothing waits; see Note [One request at a time]."""
+        """Pause or resume reading; see Note [One request at a time]."""
         if not self._reading_paused or self.pending is not None or self._output_full:
             return
         if not self._input_ended:
             self._reading_paused = False
             self.transport.resumeProducing()
 
-    # Output
+    # Output.
 
     def finish(self, answer: bytes) -> None:
         """Send the answer to the current request, and continue."""
@@ -419,11 +425,11 @@ class IngestProtocol(Protocol):
             self._arm()
 
     def send_rest(self, data: bytes) -> None:
-        """Send the rest of an answer that the socket didn't take; see Note [Direct send]."""
+        """Send the rest of an answer that the socket didn't accept; see Note [Direct send]."""
         self._hand_to_transport(data)
 
     def _adapt(self, head: Head, answer: bytes) -> bytes:
-        """*answer* as this client needs it; decides whether it is the last one."""
+        """Adapt *answer* to this client, and decide whether it is the last one."""
         answer = _for_client(head, answer)
         last_read = self.factory.draining or self._input_ended
         if not head.keep_alive or (last_read and self._parser.is_empty):
@@ -438,13 +444,13 @@ class IngestProtocol(Protocol):
             self._close()
 
     def _write(self, data: bytes) -> None:
-        """Send *data*, see Note [Direct send]."""
+        """Send *data*; see Note [Direct send]."""
         send = self._send_now
         if send is not None:
             try:
                 sent = send(data)
             except OSError:
-                sent = 0  # whatever it is, the transport will meet it, too
+                sent = 0  # the transport will get the same error
             if sent == len(data):
                 return
             data = data[sent:]
@@ -465,7 +471,7 @@ class IngestProtocol(Protocol):
     def _refuse(self, answer: bytes, head: Head | None) -> None:
         """Send a last answer; see Note [Lingering close].
 
-        :param head: of the request that is refused, if it could be read.
+        :param head: head of the refused request, if it was readable.
         """
         self._disarm()
         self.pending = None
@@ -495,7 +501,7 @@ class IngestProtocol(Protocol):
             self.transport.resumeProducing()
 
     def _close(self) -> None:
-        """Close when everything is written. A paused producer would keep that from happening."""
+        """Close when everything is written, which a paused producer would prevent."""
         self._disarm()
         self._closing = True
         self._release()
@@ -507,7 +513,7 @@ class IngestProtocol(Protocol):
         self.transport.loseConnection()
 
     def pauseProducing(self) -> None:
-        """The client doesn't take its answers: no more requests until it does."""
+        """Stop reading requests: the client doesn't read its answers."""
         self._disarm()
         self._output_full = True
 
@@ -520,9 +526,9 @@ class IngestProtocol(Protocol):
             self._advance()
 
     def stopProducing(self) -> None:
-        """The connection is lost; `connectionLost` follows."""
+        """Do nothing: the connection is lost, and `connectionLost` follows."""
 
-    # Time
+    # Time.
 
     def drain(self) -> None:
         """Close unless there is a request to answer first."""
@@ -530,7 +536,7 @@ class IngestProtocol(Protocol):
             self._close()
 
     def check_timeouts(self, now: float, limits: Limits, tick: float) -> None:
-        """Called at every tick of the factory."""
+        """Check the timeouts; called at every tick of the factory."""
         waited = now - self.since - tick
         if self._closing:
             if waited > LINGER_SECONDS:
@@ -549,7 +555,7 @@ class IngestProtocol(Protocol):
 
     @property
     def may_leave(self) -> bool:
-        """Nothing was handed on."""
+        """Whether no request is being processed."""
         return self.pending is None and not self._closing
 
     @property
@@ -558,7 +564,7 @@ class IngestProtocol(Protocol):
         return self.may_leave and self._begun is None and not self._output_full
 
     def leave(self) -> None:
-        """Make room for another connection, see Note [Full house]; only if it may leave."""
+        """Close for another connection; see Note [Connection limit]. Only if it may leave."""
         if self.is_idle:
             self.factory.gave_way += 1
             self._close()
@@ -566,7 +572,7 @@ class IngestProtocol(Protocol):
             self.give_way()
 
     def _deadline(self, limits: Limits) -> float:
-        """Until when the request has to be complete, see Note [Deadline of a request]."""
+        """Return the deadline of the request; see Note [Deadline of a request]."""
         assert self._begun is not None
         extra = self._parser.held / limits.min_upload_rate if self._parser.head is not None else 0
         return self._begun + limits.request_timeout + extra
@@ -574,7 +580,7 @@ class IngestProtocol(Protocol):
 
 @lru_cache(maxsize=4096)
 def _stranger(address: str) -> Owner:
-    """Whose bytes are those of a client that hasn't come to a source yet: network and address."""
+    """Return the owner of bytes without a known source: network and address of the client."""
     try:
         return str(ip_network((address, _SUBNET_BITS), strict=False)), address
     except ValueError:  # IPv4, or none
@@ -582,7 +588,7 @@ def _stranger(address: str) -> Owner:
 
 
 def _for_client(head: Head, answer: bytes) -> bytes:
-    """*answer* as the method and the origin of the request want it."""
+    """Return *answer* adapted to the method and the origin of the request."""
     if head.origin is not None:
         answer = responses.for_origin(answer, head.origin)
     return responses.without_body(answer) if head.method == b"HEAD" else answer
@@ -609,9 +615,9 @@ class _RefusedProtocol(Protocol):
 
 
 class IngestFactory(Factory):
-    """Makes connections, counts them, keeps their time, and ends them.
+    """Makes connections, counts them, keeps their time, and closes them.
 
-    :param reactor: for time.
+    :param reactor: source of the time.
     :param clock: seconds since the epoch, for dates.
 
     :ivar now: reactor time of the last tick.
@@ -622,8 +628,8 @@ class IngestFactory(Factory):
     :ivar refused: connections over the limit that are being answered.
     :ivar strangers: bytes held by connections that haven't come to a source.
     :ivar producers: bytes held by the others.
-    :ivar gave_way: connections since the last tick that had to let bytes go, or to leave.
-    :ivar fast: the fast path of small records, for connections that come; ``None`` for none.
+    :ivar gave_way: connections since the last tick that were shed or closed for others.
+    :ivar fast: the fast path of small records for new connections; ``None`` for none.
     :ivar heads: the reader of heads that all connections share.
     """
 
@@ -650,7 +656,8 @@ class IngestFactory(Factory):
         self.heads = HeadReader()
         self.fast: FastPath | None = None
         self._connections: set[IngestProtocol] = set()
-        self._leaving: set[IngestProtocol] = set()  # they make room, and don't count any more
+        # Being closed for others, so they don't count any more
+        self._leaving: set[IngestProtocol] = set()
         self._no_room_at: float | None = None
         self._tick = min(1.0, limits.request_timeout / 4, limits.idle_timeout / 4)
         self._ticking = LoopingCall(self._on_tick)
@@ -666,12 +673,12 @@ class IngestFactory(Factory):
 
     @property
     def connection_count(self) -> int:
-        """Open connections, without those being refused."""
+        """The number of open connections, without those being refused."""
         return len(self._connections)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that count against the bound, see Note [Held bytes]."""
+        """The number of bytes that count against the limit; see Note [Held bytes]."""
         return self.strangers.size + self.producers.size
 
     def startFactory(self) -> None:
@@ -693,12 +700,12 @@ class IngestFactory(Factory):
         return connection
 
     def connected(self, connection: IngestProtocol) -> None:
-        """A connection is ready; it counts from now on."""
+        """Count a ready connection."""
         connection.since = self.now
         self._connections.add(connection)
 
     def disconnected(self, connection: IngestProtocol) -> None:
-        """A connection is gone."""
+        """Remove a closed connection."""
         self._connections.discard(connection)
         self._leaving.discard(connection)
         if self.draining and not self._open:
@@ -709,7 +716,10 @@ class IngestFactory(Factory):
         return self._connections | self._leaving
 
     def _make_room(self) -> bool:
-        """See Note [Full house]; whether there is room now. Not tried again before time passes."""
+        """Close connections; see Note [Connection limit].
+
+        Returns whether there is room; retried only later.
+        """
         if self._no_room_at == self.now:
             return False
         counts = Counter(connection.peer_ip for connection in self._connections)
@@ -734,7 +744,7 @@ class IngestFactory(Factory):
         return True
 
     def _on_tick(self) -> None:
-        """See Note [Coarse time]."""
+        """Update the time and check timeouts; see Note [Coarse time]."""
         self.now = now = self._reactor.seconds()
         self._set_date()
         limits, tick = self._limits, self._tick
@@ -758,11 +768,11 @@ class IngestFactory(Factory):
     def stop(self) -> Deferred[None]:
         """Answer with ``Connection: close`` from now on, and close idle connections after a while.
 
-        A client whose connection is closed just when it sends its next request doesn't know
-        the outcome. So connections in use have the time to learn it from an answer.
+        A client whose connection is closed just when it sends its next request doesn't know the
+        outcome. So clients have time to learn of the stop from an answer.
 
-        The port is to be closed before. Fires when no connection is left; those that take longer
-        than the shutdown timeout are cut off.
+        The port must be closed before. Fires when no connection is left; after the shutdown timeout
+        they are cut off.
         """
         self.draining = True
         if self.fast is not None:

@@ -1,10 +1,10 @@
-"""Answers as bytes: the ones that never change are made once, the others are put together here.
+"""Answers as bytes: constant ones are made once, the others are composed here.
 
-Note [Any origin]: pages of any origin may send records and read the answers (CORS). What opens a
-source is the secret in its URL or in ``Authorization``, never a cookie, so a page learns nothing
-that its visitor knows and it doesn't. An answer to a request without ``Origin`` allows ``*``. One
-with an ``Origin`` names it and allows credentials, since browsers take ``*`` for a refusal if the
-page asked for them, as ``navigator.sendBeacon`` always does.
+Note [Any origin]: pages of any origin may send records and read the answers (CORS). Access to a
+source requires the secret in its URL or in ``Authorization``, never a cookie, so a page gains
+nothing from its visitor's credentials. An answer to a request without ``Origin`` allows ``*``. One
+with an ``Origin`` names it and allows credentials, since browsers treat ``*`` as a refusal if the
+page requested them, as ``navigator.sendBeacon`` always does.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ STORED = "Stream-Stored"
 """The header of answers to requests of which not everything is stored."""
 
 ALLOWED_HEADERS = ("Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key")
-"""Headers that a page may send in any case."""
+"""Headers that a page may always send."""
 
 EXPOSED_HEADERS = (
     "Accept-Encoding, Allow, Date, Idempotency-Replayed, Retry-After, Server, Stream-Sinks, "
     "Stream-Stored"
 )
-"""Headers of an answer that a page may read, beside those it always may."""
+"""Headers of an answer that a page may read, in addition to the standard ones."""
 
 MAX_REQUESTED_HEADERS = 64
-"""Further headers that a preflight request may ask for."""
+"""Maximum number of further headers that a preflight request may ask for."""
 
 PREFLIGHT_SECONDS = 7200
-"""How long a browser may remember the answer to a preflight request; Chromium's maximum."""
+"""How long a browser may cache the answer to a preflight request; Chromium's maximum."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _ANY_ORIGIN = b"\r\nAccess-Control-Allow-Origin: *\r\n"
@@ -98,9 +98,9 @@ def response(
     *,
     server: bool = True,
 ) -> bytes:
-    """A whole answer but for its ``Date``, see `dated`.
+    """Return a whole answer except for its ``Date``; see `dated`.
 
-    :param server: whether it says who answers; plain refusals don't.
+    :param server: whether it has the header ``Server``; plain refusals don't.
     """
     try:
         phrase = HTTPStatus(status).phrase
@@ -120,27 +120,27 @@ def response(
 
 
 def closing(answer: bytes) -> bytes:
-    """*answer*, saying that the connection is closed after it."""
+    """Return *answer* with the header that the connection is closed after it."""
     return _with_header(answer, b"Connection: close")
 
 
 def keeping_alive(answer: bytes) -> bytes:
-    """*answer*, with the header by which an HTTP/1.0 client keeps the connection."""
+    """Return *answer* with the header that keeps an HTTP/1.0 client's connection open."""
     return _with_header(answer, b"Connection: keep-alive")
 
 
 def replayed(answer: bytes) -> bytes:
-    """*answer*, saying that it was given before and nothing was written again."""
+    """Return *answer* with the header that it is repeated and nothing was written again."""
     return _with_header(answer, b"Idempotency-Replayed: true")
 
 
 def date_line(timestamp: float) -> bytes:
-    """The ``Date`` header at *timestamp*, seconds since the epoch, as `dated` takes it."""
+    """Return the ``Date`` header at *timestamp*, seconds since the epoch, for `dated`."""
     return b"\r\nDate: " + formatdate(timestamp, usegmt=True).encode() + b"\r\n"
 
 
 def dated(answer: bytes, line: bytes) -> bytes:
-    """*answer* with its ``Date``.
+    """Return *answer* with its ``Date``.
 
     :param line: from `date_line`; made once a second, since an answer takes microseconds.
     """
@@ -148,27 +148,27 @@ def dated(answer: bytes, line: bytes) -> bytes:
 
 
 def for_origin(answer: bytes, origin: bytes) -> bytes:
-    """*answer* for a page of *origin*, see Note [Any origin]."""
+    """Return *answer* for a page of *origin*; see Note [Any origin]."""
     return answer.replace(_ANY_ORIGIN, _ONE_ORIGIN % origin, 1)
 
 
 def _with_header(answer: bytes, line: bytes) -> bytes:
-    """*answer* with one more header, the first."""
+    """Return *answer* with one more header, the first."""
     return answer.replace(b"\r\n", b"\r\n" + line + b"\r\n", 1)
 
 
 def without_sinks(answer: bytes) -> bytes:
-    """*answer*, saying that no sink has got the records."""
+    """Return *answer* with the header that no sink has got the records."""
     return _with_header(answer, b"Stream-Sinks: 0")
 
 
 def is_success(answer: bytes) -> bool:
-    """Whether the status of *answer* is one of success."""
+    """Return whether the status of *answer* is a success."""
     return answer.startswith(b"HTTP/1.1 2")
 
 
 def without_body(answer: bytes) -> bytes:
-    """*answer* to a HEAD request."""
+    """Return *answer* to a HEAD request, without its body."""
     return answer[: answer.index(b"\r\n\r\n") + 4]
 
 
@@ -192,11 +192,11 @@ TOO_MANY_CONNECTIONS = closing(
 
 
 def options(allow: str, requested: str) -> bytes:
-    """The answer to ``OPTIONS``, for browsers and others.
+    """Return the answer to ``OPTIONS``, for browsers and others.
 
     :param allow: methods.
-    :param requested: the header ``Access-Control-Request-Headers``. Its names are allowed, too;
-        what isn't a name is left out.
+    :param requested: the header ``Access-Control-Request-Headers``. Its valid names are allowed,
+        too.
     """
     known = {name.lower() for name in ALLOWED_HEADERS}
     names = list(ALLOWED_HEADERS)
@@ -219,7 +219,7 @@ def options(allow: str, requested: str) -> bytes:
 
 
 def method_not_allowed(allow: str) -> bytes:
-    """405, which says what is allowed."""
+    """Return the answer 405 with the allowed methods."""
     error = UserError(
         f"the method is not allowed here, allowed are: {allow}", status=405, name="methodNotAllowed"
     )
@@ -227,34 +227,34 @@ def method_not_allowed(allow: str) -> bytes:
 
 
 def new_exception_id() -> str:
-    """An id to find the log entry of an error by."""
+    """Return an id for finding the log entry of an error."""
     return "keboola-stream-" + "".join(secrets.choice(_ALPHANUMERIC) for _ in range(15))
 
 
 def error_name(error: BaseException, default: str = "internalError") -> str:
-    """The error's name with the listener's prefix."""
+    """Return the error's name with the listener's prefix."""
     return record_error_name(error.name if isinstance(error, UserError) else default)
 
 
 def error_message(error: BaseException) -> str:
-    """The text about a sink's error for the client."""
+    """Return the text about a sink's error for the client."""
     return record_message(error) if isinstance(error, UserError) else "Internal error."
 
 
 def error_envelope(
     error: BaseException, exception_id: str = "", headers: Iterable[tuple[str, str]] = ()
 ) -> bytes:
-    """The answer to a request that failed as a whole.
+    """Return the answer to a request that failed as a whole.
 
     :param exception_id: shown when the status is 500 or above.
-    :param headers: further ones.
+    :param headers: further headers.
     """
     members = error_members(error, exception_id)
     return document(members["statusCode"], members, (*headers, *error_headers(error)))
 
 
 def error_members(error: BaseException, exception_id: str = "") -> dict[str, Any]:
-    """The text about *error* in the answer.
+    """Return the members about *error* in the answer.
 
     :param exception_id: shown when the status is 500 or above.
     """
@@ -270,7 +270,7 @@ def error_members(error: BaseException, exception_id: str = "") -> dict[str, Any
 
 
 def error_headers(error: BaseException) -> tuple[tuple[str, str], ...]:
-    """Headers of the answer about *error*."""
+    """Return the headers of the answer about *error*."""
     if isinstance(error, UnsupportedEncoding):
         return (("Accept-Encoding", ", ".join(error.supported)),)
     return ()
@@ -279,20 +279,20 @@ def error_headers(error: BaseException) -> tuple[tuple[str, str], ...]:
 def document(
     status: int, members: Mapping[str, Any], headers: Iterable[tuple[str, str]] = ()
 ) -> bytes:
-    """A JSON answer with indented *members*.
+    """Return a JSON answer with indented *members*.
 
-    :param headers: further ones.
+    :param headers: further headers.
     """
     return response(status, _json(members), (("Content-Type", "application/json"), *headers))
 
 
 def stored_header(stored: Stored) -> tuple[tuple[str, str], ...]:
-    """The header that says how many rows are stored, unless all are: for who reads no body."""
+    """Return the header with the number of stored rows, unless all are stored."""
     return () if stored.is_all else ((STORED, str(stored)),)
 
 
 def hint_member(error: BaseException | None) -> dict[str, str]:
-    """What the producer probably meant to do, if *error* knows."""
+    """Return the producer's probable intention, if *error* has it."""
     hint = error.hint if isinstance(error, UserError) else ""
     return {"hint": sentence(hint)} if hint else {}
 

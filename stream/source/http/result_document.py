@@ -26,11 +26,11 @@ SinkOutcome = tuple[str, int, Exception | None]
 """The id of a sink, its status, and its error if it has one."""
 
 Outcome = Sequence[tuple[SourceKey, Sequence[SinkOutcome]]]
-"""Sources, sorted as they are to be shown, with the outcomes of their sinks."""
+"""Sources in the order of the answer, with the outcomes of their sinks."""
 
 
 def count_stored(outcome: Iterable[tuple[int, Exception | None]]) -> Stored:
-    """How many rows are stored, of those that sinks were given.
+    """Return how many rows are stored, of those that sinks were given.
 
     :param outcome: for each sink the number of its rows, and its error if it has one.
     """
@@ -45,17 +45,17 @@ def count_stored(outcome: Iterable[tuple[int, Exception | None]]) -> Stored:
 
 
 def is_unknown(error: Exception) -> bool:
-    """Whether *error* leaves open if the row is stored."""
+    """Return whether *error* leaves open if the row is stored."""
     return status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def status_of(error: Exception) -> int:
-    """The status that answers *error*."""
+    """Return the status that answers *error*."""
     return error.status if isinstance(error, UserError) else 500
 
 
 def result_document(outcome: Outcome, status: int) -> bytes:
-    """The answer with *status* that shows the outcome of one record."""
+    """Return the answer with *status* that shows the outcome of one record."""
     every = [sink for _, sinks in outcome for sink in sinks]
     members = _summary(every, status)
     if len(every) == 1 and every[0][2] is not None:
@@ -68,7 +68,7 @@ def result_document(outcome: Outcome, status: int) -> bytes:
 
 
 def outcome_members(outcome: Outcome) -> list[dict[str, Any]]:
-    """The member ``sources`` of the result document."""
+    """Return the member ``sources`` of the result document."""
     sources = []
     for source, sinks in outcome:
         members: dict[str, Any] = {

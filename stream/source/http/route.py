@@ -41,9 +41,9 @@ class Ingest:
     """The URL of a source.
 
     :ivar project: as given; see `project_id`.
-    :ivar verbose: whether the client asks for a result document.
-    :ivar batch: whether the client says that the body holds many records, or that it doesn't; the
-        text that it gave if that can't be understood.
+    :ivar verbose: whether the client requests a result document.
+    :ivar batch: whether the client declares a batch, or declares that it is none; the unparsed text
+        if it is invalid.
     """
 
     project: str
@@ -93,7 +93,7 @@ MAX_REMEMBERED_ROUTES = 4096
 
 
 def find_route(target: bytes) -> Route:
-    """The route of a request target, with or without escapes, dots and doubled slashes."""
+    """Return the route of a request target, with or without escapes, dots and doubled slashes."""
     return _remembered(target) if len(target) <= MAX_REMEMBERED_BYTES else _find(target)
 
 
@@ -126,7 +126,7 @@ def _find(target: bytes) -> Route:
 
 
 def _find_otlp(parts: list[str]) -> Route:
-    """The route below ``/otlp/``: project, source, perhaps the secret, ``v1`` and the signal."""
+    """Return the route below ``/otlp/``: project, source, optional secret, ``v1`` and signal."""
     if len(parts) not in (4, 5) or parts[-2] != "v1" or parts[-1] not in _SIGNALS:
         return NotFound()
     if not all(parts[:-2]):
@@ -142,7 +142,7 @@ def _text(part: bytes) -> str:
 
 
 def _normalise(path: bytes) -> bytes:
-    """*path* without empty, ``.`` and ``..`` segments; a final slash stays."""
+    """Return *path* without empty, ``.`` and ``..`` segments; a final slash stays."""
     path = _SEPARATORS.sub(b"/", path)
     if b"/." not in path:
         return path
@@ -160,7 +160,7 @@ def _normalise(path: bytes) -> bytes:
 
 
 def _options(query: bytes) -> dict[str, str]:
-    """The parameters of the query; the first of a repeated one counts."""
+    """Return the parameters of the query; the first of a repeated one counts."""
     options: dict[str, str] = {}
     if query:
         for name, value in parse_qsl(

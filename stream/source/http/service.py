@@ -41,21 +41,21 @@ __all__ = ["HttpSourceService"]
 _log = Logger(namespace="stream.http-source")
 
 _LAST_ACCEPTS = 64
-"""Each takes as many as come at once, at least one."""
+"""Last accepts at the stop; each takes as many connections as are waiting, at least one."""
 
 LEAVE_SECONDS = 1.0
-"""How long a connection in use may go on after the stop, to learn of it from an answer."""
+"""How long a connection in use may stay open after the stop, to learn of it from an answer."""
 
 BACKLOG = 4096
-"""Connections that wait to be accepted when many clients come at once."""
+"""Maximum number of connections that wait to be accepted."""
 
 
 class HttpSourceService(Service):
-    """The source node's service: it listens, follows definitions and takes records.
+    """The source node's service: it listens, follows definitions and receives records.
 
-    :param router: knows the sinks; runs from before the start until after the stop.
-    :param hostname: under which other nodes reach this one.
-    :param metrics: count the records.
+    :param router: the router of records; started before and stopped after this service.
+    :param hostname: name at which other nodes reach this one.
+    :param metrics: metrics of records.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class HttpSourceService(Service):
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
-        """Fires when all sources are known and the port is open."""
+        """Start; fires when all sources are known and the port is open."""
         super().startService()
         _log.info("starting HTTP source node")
         self._threads.startService()
@@ -129,7 +129,7 @@ class HttpSourceService(Service):
         _log.info('started HTTP source on "{listen}"', listen=self._listen)
 
     async def stopService(self) -> None:
-        """Fires when no connection is open any more and every request read was answered."""
+        """Stop; fires when no connection is open and every request was answered."""
         super().stopService()
         _log.info('shutting down HTTP source at "{listen}"', listen=self._listen)
         if self.port is not None:
@@ -147,12 +147,12 @@ class HttpSourceService(Service):
 
     @property
     def connections(self) -> int:
-        """Open connections of producers."""
+        """The open connections of producers."""
         return self._factory.connection_count
 
     @property
     def held_bytes(self) -> int:
-        """What these connections hold of large or incomplete requests without an answer."""
+        """The bytes that these connections hold of large or incomplete requests."""
         return self._factory.held_bytes
 
     def _refuses_without_sink(self, sources: Sequence[SourceKey]) -> bool:
@@ -189,7 +189,7 @@ def _entry(settings: SourceSettings, kv: KeyValue) -> SourceEntry:
 
 
 def _accept_waiting(port: Any) -> None:
-    """Take the connections that wait to be accepted: with the port they would be reset."""
+    """Accept the waiting connections, which would be reset with the port's close."""
     for _ in range(_LAST_ACCEPTS):
         port.doRead()
 
@@ -200,7 +200,7 @@ def _source_key(key: str) -> SourceKey:
 
 
 def _max_connections(wanted: int) -> int:
-    """*wanted*, or as many as the process has descriptors for beside its other files."""
+    """Return *wanted*, or the number of descriptors of the process minus its other files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = max(files * 3 // 4, 1)
     if files == resource.RLIM_INFINITY or wanted <= possible:

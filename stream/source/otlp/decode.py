@@ -1,13 +1,13 @@
-"""Export requests out of bytes, in either of OTLP's two encodings. Pure.
+"""Decoding of export requests in OTLP's two encodings. Pure.
 
-The JSON encoding is protobuf's own but for the ids of traces and spans, which are hexadecimal
+The JSON encoding is protobuf's own, except for the ids of traces and spans, which are hexadecimal
 instead of base64.
 
-Note [Chunks]: a decoded request can take sixty times the room of its bytes, and reading JSON takes
-0.2 s for each MB. So only small requests are decoded at once. Of a larger one its structure is
-checked, down to the records; these are decoded some at a time, twice in protobuf: first to know
-that all of them can be, and how many they are, and again when they are handed on. Whatever is
-repeated for each record (a resource, a scope) is counted before the first one is.
+Note [Chunks]: a decoded request can take sixty times the memory of its bytes, and parsing JSON
+takes 0.2 s per MB. So only small requests are decoded at once. For a larger one the structure is
+checked down to the records, which are decoded some at a time; in protobuf twice: first to validate
+and count all of them, and again when they are passed on. Data repeated for each record (a resource,
+a scope) is counted before the first record.
 """
 
 from __future__ import annotations
@@ -49,37 +49,39 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 64 * 1024
-"""Of protobuf, decoded at once."""
+"""Bytes of protobuf that are decoded at once."""
 
 CHUNK_RECORDS = 16
-"""Of JSON, decoded at once; of data points four times as many."""
+"""Records in JSON that are decoded at once; four times as many data points."""
 
 FIELDS_AT_ONCE = 512
-"""Of protobuf, checked in one step."""
+"""Protobuf fields that are checked in one step."""
 
 MAX_RECORDS = 100_000
-"""Of one export; resources, scopes and metrics don't count, but aren't more either."""
+"""Maximum number of records in an export; also of resources, scopes and metrics."""
 
 MAX_RECORD_BYTES = 1024 * 1024
-"""Of a record, a resource or a scope in protobuf."""
+"""Maximum size of a record, a resource or a scope in protobuf, in bytes."""
 
 MAX_RECORD_VALUES = 10_000
-"""Signs that begin or separate values of one record in JSON, or values of one in protobuf."""
+"""Maximum number of tokens that begin or separate values of a record in JSON, or of its values in
+protobuf.
+"""
 
 MAX_JSON_VALUES = 250_000
-"""The same of a whole export in JSON: it is parsed in one go, in which nothing else is done."""
+"""The same for a whole export in JSON: it is parsed in one call, which blocks the process."""
 
 _MAX_DEPTH = 100
-"""Of nested values; protobuf's own limit for its binary form."""
+"""Maximum nesting of values; protobuf's own limit for its binary form."""
 
 _WRONG_SHAPE = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
-"""What the JSON reader lets through when it meets a number instead of an object, and so on."""
+"""Errors of the JSON reader for values of wrong types, such as a number instead of an object."""
 
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 
 
 class Signal(enum.Enum):
-    """What is exported; the value is a part of the route and of `RecordContext.signal`."""
+    """The kind of exported data; the value is a part of the route and of `RecordContext.signal`."""
 
     LOGS = "logs"
     METRICS = "metrics"
@@ -94,7 +96,7 @@ class Encoding(enum.Enum):
 
 
 class ExportTooLarge(UserError):
-    """More than one export may hold."""
+    """The export exceeds a limit."""
 
     status = 413
     name = "exportTooLarge"
@@ -104,7 +106,7 @@ class ExportTooLarge(UserError):
 class _Types:
     """The messages of a signal, and the names of their members in both spellings of JSON.
 
-    :ivar ids: members of a record that are ids; those of its links have the same names.
+    :ivar ids: members of a record that are ids; its links use the same names.
     """
 
     request: type[Message]
@@ -156,8 +158,8 @@ class Part:
 
     :ivar resource: the ``Resource`` of its records.
     :ivar scope: their ``InstrumentationScope``.
-    :ivar count: how many records they are.
-    :ivar _chunk: the message that holds them, or its bytes.
+    :ivar count: number of records.
+    :ivar _chunk: the message with the records, or its bytes.
     """
 
     resource: Any
@@ -167,7 +169,7 @@ class Part:
     _chunk: Any
 
     def message(self) -> Any:
-        """The ``ScopeLogs``, ``ScopeSpans`` or ``ScopeMetrics`` that holds the records."""
+        """Return the ``ScopeLogs``, ``ScopeSpans`` or ``ScopeMetrics`` with the records."""
         if isinstance(self._chunk, bytes):
             message: Any = self._type()
             message.ParseFromString(self._chunk)
@@ -177,14 +179,14 @@ class Part:
 
 @attrs.frozen
 class Export:
-    """A request whose every record can be decoded."""
+    """A request whose records can all be decoded."""
 
     signal: Signal
     parts: Sequence[Part]
 
 
 def read_encoding(content_type: str) -> Encoding:
-    """The encoding that a ``Content-Type`` names. Raises UserError 415."""
+    """Return the encoding that a ``Content-Type`` names. Raises UserError 415."""
     essence = content_type.partition(";")[0].strip().lower()
     if essence in ("application/x-protobuf", "application/protobuf"):
         return Encoding.PROTOBUF
@@ -199,7 +201,7 @@ def read_encoding(content_type: str) -> Encoding:
 
 
 def decode_request(signal: Signal, encoding: Encoding, body: bytes) -> Export:
-    """The export request in *body*. See `decode_steps`."""
+    """Return the export request in *body*. See `decode_steps`."""
     steps = decode_steps(signal, encoding, body)
     while True:
         try:
@@ -210,10 +212,10 @@ def decode_request(signal: Signal, encoding: Encoding, body: bytes) -> Export:
 
 
 def decode_steps(signal: Signal, encoding: Encoding, body: bytes) -> Generator[None, None, Export]:
-    """The same in small pieces of work; see Note [Chunks].
+    """Decode a request in small pieces of work; see Note [Chunks].
 
-    Raises UserError: 400, it can't be decoded. Raises ExportTooLarge: it has more records, or a
-    larger one, than an export may have.
+    Raises UserError: 400, it can't be decoded. Raises ExportTooLarge: it has too many records, or
+    too large ones.
     """
     types = _TYPES[signal]
     parts: list[Part] = []
@@ -259,7 +261,7 @@ def _parsed(kind: type[Message], data: bytes) -> Any:
 
 
 def _count(types: _Types, message: Any) -> int:
-    """Records in a message of the type of a scope."""
+    """Return the number of records in a message of the type of a scope."""
     records = getattr(message, types.records)
     if types.ids:
         return len(records)
@@ -271,7 +273,7 @@ def _count(types: _Types, message: Any) -> int:
 
 
 def _empty(types: _Types) -> Part:
-    """Of a resource or scope without records, so that it counts, too."""
+    """Return a resource or scope without records, so that it is counted, too."""
     return Part(None, None, 0, types.scope, b"")
 
 
@@ -318,7 +320,7 @@ def _wire_scope(types: _Types, body: bytes, field: Field, resource: Any) -> Iter
 def _split(
     body: bytes, field: Field, number: int
 ) -> Generator[None, None, tuple[bytes, list[Field]]]:
-    """The bytes of *field* without its messages of *number*, and these."""
+    """Return the bytes of *field* without its messages of *number*, and these messages."""
     others: list[bytes] = []
     messages: list[Field] = []
     for count, inner in enumerate(fields(body, field.start, field.end), 1):
@@ -340,7 +342,7 @@ def _bounded(data: bytes, name: str) -> bytes:
 
 
 def _record_chunks(types: _Types, body: bytes, records: Iterable[Field]) -> Iterator[bytes | None]:
-    """The fields *records*, as many together as are decoded at once."""
+    """Iterate over the fields *records*, in chunks that are decoded at once."""
     chunk: list[bytes] = []
     size = 0
     for record in records:
@@ -358,7 +360,7 @@ def _record_chunks(types: _Types, body: bytes, records: Iterable[Field]) -> Iter
 
 
 def _point_chunks(body: bytes, metric: Field) -> Iterator[bytes | None]:
-    """A large metric as several, each with some of its data points."""
+    """Split a large metric into several, each with some of its data points."""
     name: list[bytes] = []
     data: Field | None = None
     for field in fields(body, metric.start, metric.end):
@@ -390,7 +392,7 @@ def _point_chunks(body: bytes, metric: Field) -> Iterator[bytes | None]:
 
 
 def _check_values(message: Any, data: bytes) -> None:
-    """Raises ExportTooLarge: it has too many values for a record. Small ones haven't."""
+    """Check the number of values of a record; small ones are skipped. Raises ExportTooLarge."""
     if len(data) > CHUNK_BYTES:
         left = MAX_RECORD_VALUES
         messages = [message]
@@ -411,7 +413,7 @@ def _json_parts(types: _Types, body: bytes) -> Iterator[Part | None]:
     body = without_bom(body)
     is_large = len(body) > MAX_RECORD_BYTES or has_more_values(body, MAX_RECORD_VALUES)
     yield None
-    # What is nested too deep for protobuf's reader is refused by it, or isn't known to it.
+    # Protobuf's reader refuses or ignores values that are nested too deep.
     document = parse_json(body, MAX_JSON_VALUES, checks_depth=False)
     yield None
     others, resources = _take(document, types.resources)
@@ -452,7 +454,7 @@ def _read(kind: type[Message], plain: Any) -> Any:
 
 
 def _with_infinities(plain: Any) -> Any:
-    """*plain* with the text that protobuf's reader wants for numbers beyond doubles."""
+    """Return *plain* with the text that protobuf's reader expects for numbers beyond doubles."""
     if isinstance(plain, dict):
         return {name: _with_infinities(item) for name, item in plain.items()}
     if isinstance(plain, list):
@@ -468,7 +470,7 @@ def _camel(name: str) -> str:
 
 
 def _take(plain: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
-    """The members of *plain* without the list *name*, and the items of that."""
+    """Return the members of *plain* without the list *name*, and the items of the list."""
     if not isinstance(plain, dict):
         raise ValueError("expected an object")
     others = dict(plain)
@@ -484,7 +486,7 @@ def _take(plain: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _json_chunks(types: _Types, records: Sequence[Any]) -> Iterator[list[Any]]:
-    """*records* as protobuf's reader takes them, as many together as are decoded at once."""
+    """Iterate over *records* in the form of protobuf's reader, in chunks decoded at once."""
     if types.ids:
         for start in range(0, len(records), CHUNK_RECORDS):
             some = records[start : start + CHUNK_RECORDS]
@@ -495,7 +497,7 @@ def _json_chunks(types: _Types, records: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _metric_chunks(metric: Any) -> Iterator[list[Any]]:
-    """A metric as one or several, each with some of its data points."""
+    """Return a metric as one or several, each with some of its data points."""
     if not isinstance(metric, dict):
         raise ValueError("expected an object")
     names = [
@@ -517,16 +519,16 @@ def _metric_chunks(metric: Any) -> Iterator[list[Any]]:
 
 
 def _without_exemplars(point: Any) -> Any:
-    """They are no part of a record, and have hexadecimal ids, too."""
+    """Remove exemplars, which aren't a part of a record and have hexadecimal ids, too."""
     if not isinstance(point, dict) or "exemplars" not in point:
         return point
     return {name: item for name, item in point.items() if name != "exemplars"}
 
 
 def _with_base64_ids(record: Any, names: Sequence[str]) -> Any:
-    """*record* with hexadecimal ids in the form that protobuf reads. Raises ValueError.
+    """Return *record* with hexadecimal ids in the form of protobuf. Raises ValueError.
 
-    Only where ids are: of members that aren't known nobody knows what they hold.
+    Only known id members are converted: the content of unknown members is unknown.
     """
     if not isinstance(record, dict):
         raise ValueError("expected an object")

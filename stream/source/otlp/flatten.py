@@ -1,8 +1,8 @@
-"""Export requests as flat records: one for each log record, span or data point. Pure.
+"""Conversion of export requests to flat records, one per log record, span or data point. Pure.
 
-Keys come in a fixed order. Optional ones are left out when they are empty, so that the default
-value of a path column applies; all others are always there. Numbers that JSON can't have, such as
-Prometheus' marks of stale series, become ``None``.
+Keys have a fixed order. Optional ones are left out when they are empty, so that the default value
+of a path column applies; all others are always present. Numbers that JSON can't represent, such as
+Prometheus' stale markers, become ``None``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from stream.source.otlp.decode import Export, ExportTooLarge, Part, Signal
 __all__ = ["MAX_REPEATED_BYTES", "check_repeated_steps", "flatten", "time_text", "value_of"]
 
 MAX_REPEATED_BYTES = 32 * 1024 * 1024
-"""Of what the records of one export share. Real ones have some kilobytes for some thousands of
-records."""
+"""Maximum size of repeated data that the records of one export share.
+
+Real exports have some kilobytes for some thousands of records.
+"""
 
 Record = dict[str, Any]
 
@@ -32,7 +34,7 @@ _TEMPORALITIES = ("Unspecified", "Delta", "Cumulative")
 
 
 def flatten(export: Export) -> Iterator[Record]:
-    """The records of *export*, in its order. Raises UserError, see `check_repeated`."""
+    """Return the records of *export*, in order. Raises UserError; see `check_repeated`."""
     flat = _FLATTEN[export.signal]
     last: Part | None = None
     resource: Record = {}
@@ -47,11 +49,11 @@ def flatten(export: Export) -> Iterator[Record]:
 
 
 def check_repeated_steps(export: Export) -> Iterator[None]:
-    """Refuse an export that would make much more than it is, in small pieces of work.
+    """Refuse an export whose records would be much larger than itself, in small pieces of work.
 
     Resources and scopes are repeated in each of their records.
 
-    Raises ExportTooLarge: that would take more than `MAX_REPEATED_BYTES`.
+    Raises ExportTooLarge: repeated data would take more than `MAX_REPEATED_BYTES`.
     """
     last: Part | None = None
     size = total = 0
@@ -78,7 +80,7 @@ def check_repeated_steps(export: Export) -> Iterator[None]:
 
 
 def value_of(value: Any) -> Any:
-    """An ``AnyValue`` as JSON has it: bytes in base64, nothing as ``None``."""
+    """Return an ``AnyValue`` as JSON: bytes in base64, a missing value as ``None``."""
     kind = value.WhichOneof("value")
     if kind is None:
         return None
@@ -95,12 +97,12 @@ def value_of(value: Any) -> Any:
 
 
 def attributes_of(attributes: Iterable[Any]) -> Record:
-    """Attributes with their names whole; of repeated ones the last wins."""
+    """Return attributes by their full names; the last of repeated ones counts."""
     return {attribute.key: value_of(attribute.value) for attribute in attributes}
 
 
 def time_text(nanoseconds: int) -> str:
-    """RFC 3339 in UTC with as many digits as needed; empty for 0 and for what no date can be."""
+    """Return RFC 3339 in UTC with as many digits as needed; empty for 0 and invalid dates."""
     if not nanoseconds:
         return ""
     seconds, fraction = divmod(nanoseconds, _NANOSECONDS)
@@ -268,7 +270,7 @@ def _finite(number: float) -> float | None:
 
 
 def _clamped(count: int) -> int:
-    """Counts are unsigned, JSON's readers mostly aren't."""
+    """Clamp a count: counts are unsigned, which most JSON readers don't support."""
     return min(count, _MAX_INT64)
 
 

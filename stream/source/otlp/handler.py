@@ -1,10 +1,10 @@
-"""Exports of OpenTelemetry: from a request on one of the OTLP routes to its answer.
+"""The handler of OTLP exports.
 
-All records of an export are handed to their sinks, and the export is answered when every sink has
-answered for every record. Before the first is handed on it is known that all of them can be
-decoded, how many they are and what they take. All that is done some milliseconds at a time, in turn
-with other sources (`stream.source.turns`). Exports that nobody waits for any more are given up, and
-what of them isn't handed on yet is not stored.
+All records of an export are passed to their sinks, and the export is answered when every sink has
+answered for every record. Before the first record is passed on, all records have been validated and
+counted. The work is done some milliseconds at a time, in turn with other sources
+(`stream.source.turns`). Exports of disconnected clients are abandoned, and their remaining records
+are not stored.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ __all__ = ["OtlpHandler"]
 _log = Logger(namespace="otlp-source")
 
 RECORDS_AT_ONCE = 8
-"""Handed on in one step: some hundred microseconds' worth."""
+"""Records that are passed on in one step: some hundred microseconds' worth."""
 
 RECORDS_BEFORE_ROOM = 64
-"""Records that are handed on before it is asked whether there is room; so many times the others."""
+"""Records that are passed on before a check for room."""
 
 _FAILED = 300
 _BEARER = "bearer "
@@ -58,12 +58,12 @@ class OtlpHandler:
 
     :param dispatcher: finds sources of type ``otlp``.
     :param clock: seconds since the epoch.
-    :param client_ip: who sent a request that came from a peer.
-    :param explain: the text about a failure, and the id by which the log has it.
-    :param warn: takes the template and the fields of a log entry about rejected records.
-    :param taps: of those who watch.
-    :param meters: of the sources.
-    :param without_sink: what is done about records that no sink gets.
+    :param client_ip: returns the sender's address of a request from a peer.
+    :param explain: returns the text about a failure, and the id of its log entry.
+    :param warn: logs an entry about rejected records, given its template and fields.
+    :param taps: taps of live tails.
+    :param meters: meters of the sources.
+    :param without_sink: handles records without a sink.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class OtlpHandler:
     def export(self, route: Otlp, request: Request, connection: Connection) -> None:
         """Answer *request*, at once or later.
 
-        The connection's `pending` is what will answer it, if that isn't done at once.
+        The connection's `pending` will answer it, if that isn't done at once.
 
         Raises UserError: the request fails as a whole.
         """
@@ -128,9 +128,9 @@ class OtlpHandler:
             take(request.body)
 
     def failed(self, failure: Failure, head: Head) -> bytes:
-        """The answer to an export that failed as a whole, whoever's fault it is.
+        """Return the answer to an export that failed as a whole, for any reason.
 
-        It is in the encoding of the request; in JSON, if that isn't known.
+        It has the encoding of the request; JSON, if that is unknown.
         """
         try:
             encoding = read_encoding(head.headers.content_type)
@@ -140,7 +140,7 @@ class OtlpHandler:
         return error_answer(encoding, error, exception_id)
 
     def lookup(self, route: Otlp, head: Head) -> Sequence[SourceKey]:
-        """The sources that *route* leads to. Raises UserError."""
+        """Return the sources that *route* leads to. Raises UserError."""
         if route.project_id is None:
             raise UserError(f'invalid project ID "{route.project}"')
         secret = route.secret or _bearer_token(head.headers)
@@ -149,7 +149,7 @@ class OtlpHandler:
     def _steps(
         self, export: _Export, body: bytes, waited: Waited
     ) -> Iterator[Deferred[Any] | None]:
-        """All that is to be done for *body*, as long as it is waited for."""
+        """Run all steps for *body*, while the client waits."""
         decoding = decode_steps(export.signal, export.encoding, body)
         decoded: Export | None = None
         while decoded is None:
@@ -184,7 +184,7 @@ class OtlpHandler:
         completion.all_handed_on()
 
     def _room(self, export: _Export) -> Iterator[Deferred[Any] | None]:
-        """Wait until the sinks can take further records: templates may take long."""
+        """Wait until the sinks accept further records: templates may take long."""
         for source in export.sources:
             for _, sink in self._router.eligible(source, export.signal.value):
                 while sink.opened is not None and (room := sink.opened.room()) is not None:
@@ -239,7 +239,7 @@ class _ExportCompletion:
         self._meters = [meters[source] for source in export.sources]
         self._connection = connection
         self._warn = warn
-        self._missing = 1  # for those that aren't handed on yet
+        self._missing = 1  # for records that aren't passed on yet
         self._records = 0
         self._rejected = 0
         self._status = 200
@@ -256,7 +256,7 @@ class _ExportCompletion:
         return _RecordCompletion(self, size)
 
     def settled(self, status: int, reason: str, size: int, stored: Stored) -> None:
-        """Every sink has answered for one record of *size* bytes, with *status* as the worst."""
+        """Count a record of *size* bytes as answered by every sink, with *status* as the worst."""
         self._rows += stored.rows
         self._stored += stored.stored
         self._unknown += stored.unknown
@@ -307,9 +307,9 @@ class _ExportCompletion:
 
 
 class _RecordCompletion:
-    """The outcome of one record. The `Completion` of each of its sinks.
+    """The outcome of one record; the `Completion` of each of its sinks.
 
-    :ivar missing: sinks that haven't answered, and one more while others may be added.
+    :ivar missing: number of sinks that haven't answered, plus one while others may be added.
     """
 
     __slots__ = ("_all", "_failed", "_reason", "_size", "_status", "_stored", "_unknown", "missing")
@@ -348,7 +348,7 @@ class _RecordCompletion:
 
 
 def _bearer_token(headers: RecordHeaders) -> str:
-    """The token of the ``Authorization`` header; empty without one."""
+    """Return the token of the ``Authorization`` header; empty without one."""
     value = headers.map.get("Authorization", "")
     if value[: len(_BEARER)].lower() != _BEARER:
         return ""
@@ -356,7 +356,7 @@ def _bearer_token(headers: RecordHeaders) -> str:
 
 
 def _without_authorization(headers: RecordHeaders) -> RecordHeaders:
-    """It holds the source's secret."""
+    """Return the headers without ``Authorization``, which contains the source's secret."""
     return RecordHeaders(
         tuple((name, value) for name, value in headers.raw if name.lower() != b"authorization")
     )

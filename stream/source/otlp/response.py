@@ -44,11 +44,11 @@ _CODES = {
     503: 14,  # UNAVAILABLE
     507: 8,
 }
-"""Of gRPC, for the statuses of HTTP; others are ``INTERNAL``."""
+"""Codes of gRPC for HTTP statuses; others are ``INTERNAL``."""
 
 
 def error_answer(encoding: Encoding, error: UserError, exception_id: str = "") -> bytes:
-    """The whole HTTP answer to an export that failed as a whole: a ``google.rpc.Status``.
+    """Return the whole HTTP answer to an export that failed as a whole: a ``google.rpc.Status``.
 
     :param exception_id: see `responses.error_members`.
     """
@@ -59,7 +59,7 @@ def error_answer(encoding: Encoding, error: UserError, exception_id: str = "") -
 def _status(
     encoding: Encoding, members: Mapping[str, Any], headers: Iterable[tuple[str, str]]
 ) -> bytes:
-    """An answer with what *members* say; in JSON with the members themselves, too."""
+    """Return an answer with *members*; in JSON also as separate members."""
     status = members["statusCode"]
     code = _CODES.get(status, _INTERNAL)
     if encoding is Encoding.JSON:
@@ -74,11 +74,11 @@ def _status(
 class Outcome:
     """The outcome of the records of one export.
 
-    :ivar rejected: records that some sink has not stored.
+    :ivar rejected: number of records that a sink has not stored.
     :ivar status: the highest status of any sink.
     :ivar first_error: why the first of them was rejected.
-    :ivar stored: how many rows of the sinks.
-    :ivar partly: rejected records that other sinks have stored.
+    :ivar stored: number of stored rows.
+    :ivar partly: number of rejected records that other sinks have stored.
     """
 
     records: int
@@ -90,11 +90,11 @@ class Outcome:
 
 
 def export_answer(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes:
-    """The whole HTTP answer.
+    """Return the whole HTTP answer.
 
-    If every record was rejected it is an error, so that an exporter tries again where that may
-    help; else it is a success that says how many records were rejected, if any. A header says if
-    some sinks have stored what others have rejected: trying again doubles it there.
+    If every record was rejected it is an error, so that an exporter retries where that may help.
+    Otherwise it is a success with the number of rejected records, if any. A header reports if some
+    sinks have stored records that others have rejected: a retry doubles them there.
     """
     header = responses.stored_header(outcome.stored)
     if outcome.records and outcome.rejected == outcome.records:

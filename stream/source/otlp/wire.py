@@ -1,4 +1,4 @@
-"""The outermost structure of protobuf messages, without decoding what is in them. Pure."""
+"""Parsing of the outermost structure of protobuf messages, without decoding their content. Pure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MAX_GROUPS = 100
 class Field:
     """A field of a message.
 
-    :ivar number: of the field.
+    :ivar number: number of the field.
     :ivar is_message: whether it is a message, or text or bytes.
-    :ivar tag: where it begins.
-    :ivar start: where its value begins.
-    :ivar end: behind it.
+    :ivar tag: position of its start.
+    :ivar start: position of its value.
+    :ivar end: position after it.
     """
 
     number: int
@@ -32,7 +32,10 @@ class Field:
 
 
 def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Field]:
-    """The fields of the message between *start* and *end*. Raises ValueError: it is damaged."""
+    """Iterate over the fields between *start* and *end*.
+
+    Raises ValueError if the message is damaged.
+    """
     position = start
     end = len(data) if end is None else end
     while position < end:
@@ -53,12 +56,12 @@ def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Fiel
 
 
 def length_delimited(number: int, value: bytes) -> bytes:
-    """A field with *value*."""
+    """Return a field with *value*."""
     return _encoded(number << 3 | _LENGTH) + _encoded(len(value)) + value
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """The number at *position*, and where it ends."""
+    """Return the number at *position*, and the position after it."""
     if position < end and data[position] < 0x80:
         return data[position], position + 1
     number = 0
@@ -83,7 +86,7 @@ def _encoded(number: int) -> bytes:
 
 
 def _after(data: bytes, kind: int, position: int, end: int) -> int:
-    """Behind a value of *kind* that isn't delimited."""
+    """Return the position after a value of *kind* that isn't delimited."""
     if kind == _VARINT:
         return _varint(data, position, end)[1]
     if kind == _FIXED64:
@@ -97,7 +100,7 @@ def _after(data: bytes, kind: int, position: int, end: int) -> int:
 
 
 def _group_end(data: bytes, position: int, end: int) -> int:
-    """Behind a group; what it has isn't of interest."""
+    """Return the position after a group, whose content is skipped."""
     depth = 1
     while depth:
         key, position = _varint(data, position, end)
