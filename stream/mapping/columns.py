@@ -1,10 +1,10 @@
-"""The columns of a table mapping as users define them and as they are stored.
+"""The columns of a table mapping, as defined by users and stored.
 
-The order of attributes is the order of members in the stored JSON. What a column renders is in
-`stream.mapping.render`; here is only its definition and what can be wrong with it.
+The order of attributes is the order of members in the stored JSON. This module has only the
+definition of columns and its validation; `stream.mapping.render` renders them.
 
-Columns of tables that have types say so with `data_type` (`stream.mapping.types`), and may be
-`nullable`; those of other tables have neither.
+Columns of typed tables have a `data_type` (`stream.mapping.types`), and may be `nullable`; columns
+of other tables have neither.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class UuidColumn(Record):
 
 @attrs.frozen
 class DatetimeColumn(Record):
-    """When the record was received, in UTC with milliseconds."""
+    """The receive time of the record, in UTC with milliseconds."""
 
     TYPE: ClassVar[str] = "datetime"
     type: Literal["datetime"] = attrs.field(default="datetime", init=False)
@@ -88,7 +88,7 @@ class IpColumn(Record):
 
 @attrs.frozen
 class BodyColumn(Record):
-    """The body as it was received."""
+    """The received body."""
 
     TYPE: ClassVar[str] = "body"
     type: Literal["body"] = attrs.field(default="body", init=False)
@@ -115,8 +115,8 @@ class PathColumn(Record):
     """The value at a path in the parsed body.
 
     :ivar path: e.g. ``user.tags[0]``.
-    :ivar raw_string: a string is rendered without JSON's quotes and escapes.
-    :ivar default_value: rendered, like a string of the body, when there is nothing at the path.
+    :ivar raw_string: whether a string is rendered without JSON's quotes and escapes.
+    :ivar default_value: rendered, like a string of the body, if the path has no value.
     """
 
     TYPE: ClassVar[str] = "path"
@@ -134,7 +134,7 @@ class PathColumn(Record):
 class TemplateColumn(Record):
     """A column that a template computes from the record.
 
-    :ivar raw_string: a string is rendered without JSON's quotes and escapes.
+    :ivar raw_string: whether a string is rendered without JSON's quotes and escapes.
     """
 
     TYPE: ClassVar[str] = "template"
@@ -174,15 +174,15 @@ COLUMN_TYPES = tuple(_CLASSES)
 
 @attrs.frozen
 class Mapping(Record):
-    """The columns of a table's rows, in their order."""
+    """The columns of a table's rows, in order."""
 
     columns: tuple[Column, ...] = ()
 
     def validate(self) -> None:
-        """Raises UserError with the first thing that is wrong.
+        """Check the columns. Raises UserError with the first fault.
 
-        Templates are only checked for presence here; `stream.mapping.jsonnet.check_template`
-        reads them.
+        Templates are only checked for presence here; `stream.mapping.jsonnet.check_template` parses
+        them.
         """
         if not self.columns:
             raise UserError('"columns" must contain at least 1 item')
@@ -210,9 +210,9 @@ def _validate_column(column: Column) -> None:
 
 
 def column_from_plain(plain: Any) -> Column:
-    """The column that *plain* describes, e.g. a part of a request. Raises UserError.
+    """Return the column that *plain* describes, e.g. a part of a request. Raises UserError.
 
-    Members that don't belong to the column are left out.
+    Unknown members are left out.
     """
     return known_part(_column_from_plain(plain))
 

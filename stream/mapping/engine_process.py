@@ -1,9 +1,9 @@
-"""The process in which templates run; `stream.templates.process` starts it and talks to it.
+"""The process that runs templates; started by `stream.templates.process`.
 
-Processor time is limited with a timer of the kernel that counts what the process uses, not the time
-of day: nothing else on the host, nor a stop of the process, makes a template look slow. The timer's
-signal isn't handled and ends the process, whatever the template is doing; so does memory beyond the
-limit. What it was working on then is in a page that the node can read.
+Processor time is limited by a kernel timer that counts the time used by the process, not wall-clock
+time: neither load on the host nor a pause of the process makes a template look slow. The timer's
+signal isn't handled and ends the process in any state; so does exceeding the memory limit. The node
+finds the current record in a shared page.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from stream.mapping.snippet import check_template
 __all__ = ["NICENESS", "PAGE", "PAGE_BYTES", "PROGRESS", "Setting"]
 
 INPUT, OUTPUT, PAGE = 0, 1, 3
-"""Descriptors: frames from the node, frames to it, the page that shows what is done."""
+"""Descriptors: frames from the node, frames to it, the page with the progress."""
 
 PROGRESS = Struct("<QIi")
-"""Number of the batch, index of the record (of a template, if they are only read), its column."""
+"""Number of the batch, index of the record (of a template, if they are only parsed), its column."""
 
 PAGE_BYTES = 4096
 SLACK_SECONDS = 0.05
-"""The timer is set again only after so much of it has run: setting costs as much as reading."""
+"""The timer is reset only after this much of it has elapsed: a reset costs as much as a read."""
 
 FLUSH_SECONDS = 0.002
 """How long results are kept to be sent with others."""
@@ -53,13 +53,13 @@ FLUSH_SECONDS = 0.002
 FLUSH_BYTES = 64 * 1024
 STACK_BYTES = 16 * 1024 * 1024
 NICENESS = 10
-"""The node's own work goes first."""
+"""Lower priority than the node."""
 
 MEMORY_EXIT = 70
-"""Exit code: no memory for Python, rather than for the engine, which aborts."""
+"""Exit code if Python, rather than the engine (which aborts), runs out of memory."""
 
 _KEPT_SHARE = 4
-"""A process that keeps more than this part of its memory is replaced."""
+"""A process that keeps more than this share of its memory limit is replaced."""
 
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 256 * 1024
@@ -68,7 +68,7 @@ _READ_BYTES = 256 * 1024
 class Output:
     """Frames to the node.
 
-    :ivar serial: of the batch that is worked on.
+    :ivar serial: number of the current batch.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Output:
             self.flush()
 
     def flush(self) -> None:
-        """Send the results that wait."""
+        """Send the pending results."""
         if self._results:
             self.send(b"R", encode_results(self.serial, self._results))
             self._results.clear()
@@ -94,7 +94,7 @@ class Output:
         self._since = time.monotonic()
 
     def send(self, letter: bytes, data: bytes = b"") -> None:
-        """When the node has ended, so does the process."""
+        """Send a frame; if the node has ended, the process ends, too."""
         view = memoryview(frame(letter, data))
         try:
             while view:
@@ -104,9 +104,9 @@ class Output:
 
 
 class KernelWatch:
-    """Notes what is done in the page, and has the kernel count the time for it.
+    """Writes the progress to the page, and limits the processor time by the kernel.
 
-    :param seconds: of processor time for one record.
+    :param seconds: processor time limit of one record.
     """
 
     def __init__(self, page: mmap.mmap, seconds: float) -> None:
@@ -118,7 +118,7 @@ class KernelWatch:
         self._is_first = True
 
     def start(self, serial: int, seconds: float) -> None:
-        """A batch begins; what is left after *seconds* is left for later."""
+        """Start a batch; records left after *seconds* are postponed."""
         self._serial = serial
         self._ends = time.process_time() + seconds
         self._is_first = True
@@ -139,8 +139,8 @@ class KernelWatch:
 class Setting:
     """The settings that an engine process gets when it starts.
 
-    :ivar seconds: of processor time for one record.
-    :ivar memory: bytes for templates.
+    :ivar seconds: processor time limit of one record.
+    :ivar memory: memory limit of templates in bytes.
     """
 
     def __init__(self, text: str) -> None:
@@ -151,7 +151,7 @@ class Setting:
 
 
 class Engine:
-    """Does what the node asks for."""
+    """Executes the requests of the node."""
 
     def __init__(self, setting: Setting, page: mmap.mmap) -> None:
         self._output = Output()
@@ -161,7 +161,7 @@ class Engine:
         self._kept_limit = _address_space() + setting.memory // _KEPT_SHARE
 
     def serve(self) -> None:
-        """Until the node ends the connection."""
+        """Serve until the node closes the connection."""
         self._output.send(b"H")
         buffer = FrameBuffer()
         while data := os.read(INPUT, _READ_BYTES):
@@ -220,16 +220,16 @@ class Engine:
 
 
 def _address_space() -> int:
-    """Bytes of addresses that the process has."""
+    """Return the size of the process's address space in bytes."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
-        return 0  # another kernel than Linux: it has no such limit either
+        return 0  # not Linux, where there is no such limit, either
     return pages * mmap.PAGESIZE
 
 
 def _die_with_parent(parent: int) -> None:
-    """Also if this process is stopped and doesn't see that its input ends."""
+    """End the process with its parent, even if it doesn't see the end of its input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -245,7 +245,7 @@ def _limit(setting: Setting) -> None:
 
 
 def main() -> None:
-    """Serve the node; the setting is the first argument."""
+    """Serve the node; the first argument has the settings."""
     setting = Setting(sys.argv[1])
     _die_with_parent(setting.parent)
     os.chdir("/")

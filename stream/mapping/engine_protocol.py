@@ -12,8 +12,8 @@ A frame is four bytes of length, a letter and the rest:
     C templates     to be read without being run
                     K faults        what is wrong with each
 
-The engine is trusted less than the node: it runs what strangers wrote. So what it says is read with
-bounds, and whatever can't be understood counts as the end of it.
+The engine is trusted less than the node, since it runs users' code. So its frames are parsed with
+limits, and an invalid one counts as its end.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 MAX_FRAME_BYTES = 128 * 1024 * 1024
 MAX_MESSAGE_CHARACTERS = 2000
-"""Of a failure: a template may make any text its message."""
+"""Maximum length of a failure's message, which a template may choose."""
 
 MAX_CHILDREN = 20
 
@@ -62,22 +62,22 @@ _NO_HEADERS = -1
 
 
 class ProtocolError(Exception):
-    """The other side says what can't be understood."""
+    """The other side sent an invalid frame."""
 
 
 def frame(letter: bytes, data: bytes = b"") -> bytes:
-    """A frame."""
+    """Return a frame."""
     return _LENGTH.pack(1 + len(data)) + letter + data
 
 
 class FrameBuffer:
-    """Bytes as they come, and the frames in them."""
+    """A buffer that splits received bytes into frames."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Letter and rest of each frame that is complete now. Raises ProtocolError."""
+        """Return letter and content of each complete frame. Raises ProtocolError."""
         buffer = self._data
         buffer += data
         start = 0
@@ -89,7 +89,7 @@ class FrameBuffer:
             if len(buffer) - begin < size:
                 break
             start = begin + size
-            with memoryview(buffer) as view:  # a slice of the buffer would be one copy more
+            with memoryview(buffer) as view:  # slicing the buffer would make another copy
                 letter, rest = bytes(view[begin : begin + 1]), bytes(view[begin + 1 : start])
             yield letter, rest
         del buffer[:start]
@@ -99,7 +99,7 @@ class FrameBuffer:
 
 
 def encode_plan(number: int, plan: TemplatePlan) -> bytes:
-    """The frame of a plan."""
+    """Return the frame of a plan."""
     templates = [
         [type(template) is PlannedPath, *attrs.astuple(template)] for template in plan.templates
     ]
@@ -107,7 +107,7 @@ def encode_plan(number: int, plan: TemplatePlan) -> bytes:
 
 
 def decode_plan(data: bytes) -> tuple[int, TemplatePlan]:
-    """Number and plan of a frame."""
+    """Return number and plan of a frame."""
     number, limit, templates = json.loads(data)
     planned = [(PlannedPath if is_path else PlannedTemplate)(*item) for is_path, *item in templates]
     return number, TemplatePlan(tuple(planned), limit)
@@ -115,7 +115,7 @@ def decode_plan(data: bytes) -> tuple[int, TemplatePlan]:
 
 @attrs.frozen(eq=False)
 class BatchItem:
-    """A record as part of a batch for an engine process.
+    """A record in a batch for an engine process.
 
     :ivar plan: the number of `record`'s plan.
     """
@@ -127,10 +127,10 @@ class BatchItem:
 
 
 def encode_batch(serial: int, seconds: float, items: Sequence[BatchItem]) -> bytes:
-    """The frame of a batch.
+    """Return the frame of a batch.
 
     :param serial: its number.
-    :param seconds: after which what is left is left for later.
+    :param seconds: time after which the remaining records are postponed.
     """
     headers: dict[int, int] = {}
     all_headers: list[Any] = []
@@ -170,7 +170,7 @@ def _headers(plain: Any) -> RecordHeaders:
 
 
 class BatchReader:
-    """A batch as the engine reads it.
+    """A batch as parsed by the engine.
 
     :ivar records: numbers of plans, and records.
     """
@@ -191,7 +191,7 @@ class BatchReader:
                 none if place == _NO_HEADERS else headers[place],
                 body,
                 signal,
-                # What a record of OTLP holds is printed as its body.
+                # The content of an OTLP record is printed as its body.
                 json.loads(body) if signal and body else UNPARSED,
             )
             self.records.append((plan, record))
@@ -201,7 +201,7 @@ class BatchReader:
 
 
 def encode_result(index: int, result: Evaluated) -> bytes:
-    """A record's part of a frame of results."""
+    """Return a record's part of a frame of results."""
     error = b"" if result.error is None else _dumps(error_to_plain(result.error))
     return b"".join(
         (
@@ -216,12 +216,12 @@ def encode_result(index: int, result: Evaluated) -> bytes:
 
 
 def encode_results(serial: int, results: Sequence[bytes]) -> bytes:
-    """The payload of a frame with *results* of one batch."""
+    """Return the content of a frame with *results* of one batch."""
     return b"".join([_SERIAL.pack(serial), *results])
 
 
 def decode_results(data: bytes) -> tuple[int, Iterator[tuple[int, Evaluated]]]:
-    """The number of the batch, then index and result of each record. Raises ProtocolError."""
+    """Return the number of the batch, and index and result of each record. Raises ProtocolError."""
     if len(data) < _SERIAL.size:
         raise ProtocolError("results without a batch")
     return _SERIAL.unpack_from(data)[0], _results(data)
@@ -252,7 +252,7 @@ def _results(data: bytes) -> Iterator[tuple[int, Evaluated]]:
 
 
 def error_to_plain(error: UserError) -> dict[str, Any]:
-    """*error* as JSON, with bounds."""
+    """Return *error* as JSON, with limits."""
     if isinstance(error, CellTooBig):
         return {"tooBig": True}
     plain: dict[str, Any] = {"status": error.status, "name": error.name}
@@ -271,7 +271,7 @@ def error_to_plain(error: UserError) -> dict[str, Any]:
 
 
 def error_from_plain(plain: Any) -> UserError:
-    """The error that *plain* describes. Raises ValueError, TypeError, KeyError."""
+    """Return the error that *plain* describes. Raises ValueError, TypeError, KeyError."""
     if "tooBig" in plain:
         return CellTooBig()
     status, name = int(plain["status"]), str(plain["name"])

@@ -1,15 +1,14 @@
-"""Evaluates templates for many records; used in the engine's process only.
+"""Evaluation of templates for many records; used only in the engine's process.
 
 Note [Compiled once]: the engine parses a snippet for each evaluation and builds its standard
-library, which takes ten times as long as most templates. So a snippet here is a loop: an array
-each of whose items is a template's result for one record, handed to a native function that returns
-when there is a next record. The loop stays where it is, in a thread of its own, until then. It is
-restarted after some records, to give its memory back, and after a failure. Only one thread runs at
-a time: who hands the work over waits.
+library, which takes ten times as long as most templates. So a snippet is a loop here: an array
+whose items are the template's results for one record each, passed to a native function that returns
+when there is a next record. Until then the loop waits in its own thread. It is restarted after some
+records, to free its memory, and after a failure. Only one thread runs at a time.
 
 Note [Column by column]: the records of a group are evaluated for the first template, then for the
-second, so that threads change once per group rather than once per record. What all templates of a
-record take together is limited, so it is counted for each record.
+second, so that threads change once per group rather than once per record. The total time of a
+record's templates is limited, so it is counted for each record.
 """
 
 from __future__ import annotations
@@ -41,20 +40,20 @@ from stream.record.context import RecordContext
 __all__ = ["GROUP_RECORDS", "MAX_LOOPS", "RECORDS_PER_LOOP", "Evaluator", "Group", "Watch"]
 
 GROUP_RECORDS = 32
-"""Records that are evaluated column by column: their cells are in memory at the same time."""
+"""Records that are evaluated column by column; their cells are in memory at the same time."""
 
 MAX_LOOPS = 32
-"""Templates that are kept; the least recently used one is evicted."""
+"""Maximum number of cached templates; the least recently used one is evicted."""
 
 RECORDS_PER_LOOP = 1000
 BYTES_PER_LOOP = 4 * 1024 * 1024
-"""Of records' bodies, after which a new loop is started."""
+"""Bytes of records' bodies after which a new loop is started."""
 
 MAX_STACK = 500
-"""Frames of a template."""
+"""Maximum stack depth of a template."""
 
 OWN_FRAMES = 10
-"""Those of the loop around it."""
+"""Stack frames of the loop around it."""
 
 _PANIC = "the template uses a value where it can't be used"
 
@@ -74,24 +73,24 @@ local emit_{token}(value) =
 
 
 class Watch(Protocol):
-    """Sees to it that no record takes longer than it may."""
+    """Limits the time of each record."""
 
     def begin(self, record: int, column: int, spent: float) -> bool:
-        """A record is to be evaluated for one more column.
+        """Start the evaluation of a record for one more column.
 
         :param record: its index.
-        :param spent: seconds of processor time that it has taken already.
-        :returns: false if the time for all records is over, and it is to be left for later.
+        :param spent: processor time that it has used, in seconds.
+        :returns: False if the time for all records is over, and it is postponed.
         """
 
 
 class Group:
     """Records that are evaluated together.
 
-    :ivar results: of each record; ``None`` until it is done, or if it was left for later.
+    :ivar results: result of each record; ``None`` until it is done, or if it was postponed.
 
     :param first: index of the first record.
-    :param done: called with the index and the result of each record as soon as there is one.
+    :param done: called with the index and the result of each record when it is available.
     """
 
     def __init__(
@@ -120,11 +119,11 @@ class Group:
         return len(self._records)
 
     def start_column(self, column: int) -> None:
-        """Begin the next column that is evaluated."""
+        """Start the next column."""
         self._column, self._place = column, -1
 
     def next_record(self) -> RecordContext | None:
-        """The next record of the column; ``None`` if there is none."""
+        """Return the next record of the column; ``None`` if there is none."""
         place = self._place + 1
         results = self.results
         while place < self._left and results[place] is not None:
@@ -132,15 +131,15 @@ class Group:
         if place >= self._left:
             return None
         if not self._watch.begin(self._first + place, self._column, self._spent[place]):
-            self._left = place  # those before go on
+            self._left = place  # earlier records continue
             return None
         self._place = place
-        # Not the clock of the process: with a timer of it running it moves in ticks.
+        # Not the process's clock, which has a coarse resolution while its timer is running.
         self._began = time.thread_time()
         return self._records[place]
 
     def emit(self, value: Any) -> None:
-        """The result of the current record."""
+        """Set the result of the current record."""
         template = self._plan.templates[self._column]
         try:
             cell = cell_text(value, template.raw_string)
@@ -153,7 +152,7 @@ class Group:
         self.put(cell)
 
     def put(self, cell: bytes) -> None:
-        """The text of the cell of the current record."""
+        """Set the text of the current record's cell."""
         place = self._place
         self._sizes[place] += len(cell)
         if self._sizes[place] > self._plan.limit:
@@ -166,7 +165,7 @@ class Group:
             self._finish(place, Evaluated(cells, None, self._spent[place]))
 
     def fail(self, error: UserError) -> None:
-        """The current record can't be rendered."""
+        """Record that the current record can't be rendered."""
         self._count(self._place)
         self._finish(
             self._place, Evaluated(self._cells[self._place], error, self._spent[self._place])
@@ -182,7 +181,7 @@ class Group:
 
 
 class _Loop(threading.Thread):
-    """A template that waits for its next record, see Note [Compiled once]."""
+    """A template that waits for its next record; see Note [Compiled once]."""
 
     def __init__(self, snippet: Snippet) -> None:
         super().__init__(daemon=True)
@@ -195,7 +194,7 @@ class _Loop(threading.Thread):
         self._work = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
         self._error: BaseException | None = None
-        token = secrets.token_hex(16)  # so that no template can call what isn't for it
+        token = secrets.token_hex(16)  # so that templates can't call internal functions
         self._snippet = _LOOP.format(
             definitions=snippet.definitions,
             content=snippet.content,
@@ -213,7 +212,7 @@ class _Loop(threading.Thread):
         self.start()
 
     def evaluate(self, group: Group) -> None:
-        """Evaluate the current column of *group*; returns when it is done."""
+        """Evaluate the current column of *group*; return when it is done."""
         self._group = group
         self._work.release()
         self._done.acquire()
@@ -309,7 +308,7 @@ class _Loop(threading.Thread):
         self._after()
 
     def _after(self) -> None:
-        """A result is there: go on with the next record, in this loop or in a new one."""
+        """Continue with the next record after a result, in this loop or in a new one."""
         self._next()
         if self._bytes > BYTES_PER_LOOP:
             self._is_full = True
@@ -342,7 +341,7 @@ def _read(planned: PlannedPath, group: Group) -> None:
 
 
 class Evaluator:
-    """Keeps the loops of the templates that were used last."""
+    """Caches the loops of the most recently used templates."""
 
     def __init__(self) -> None:
         self._loops: OrderedDict[str, _Loop | UserError] = OrderedDict()

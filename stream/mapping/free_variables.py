@@ -1,8 +1,8 @@
-"""Which variables a Jsonnet snippet uses without defining them anywhere.
+"""Detection of undefined variables in Jsonnet snippets.
 
-The engine notices an unknown variable only where it is evaluated, so a misspelt name in a branch
-that is rarely taken would first show in production. A name that is defined in any part of the
-snippet counts as known in all of it: what remains is found when the template runs.
+The engine detects an unknown variable only when it is evaluated, so a misspelled name in a rare
+branch would first fail in production. A name that is defined in any part of the snippet counts as
+known in all of it; remaining errors are found when the template runs.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _PARTNERS = {"{": "}", "[": "]", "(": ")"}
 _IMPORTS = {"import", "importbin", "importstr"}
 
 MAX_NESTING = 200
-"""Brackets inside one another: far more than anybody writes, and few for a parser's stack."""
+"""Maximum nesting of brackets: more than anybody writes, and few for a parser's stack."""
 
 
 @attrs.frozen
 class Use:
-    """Where a variable is used; lines and columns start at 1, `end` is behind the name."""
+    """The position of a variable; lines and columns start at 1, `end` is after the name."""
 
     name: str
     line: int
@@ -60,10 +60,10 @@ class _Token:
 
 
 def check_brackets(content: str) -> None:
-    """Raises UserError with the place: a bracket has no partner, or they are nested too deep.
+    """Check the brackets. Raises UserError with the position of an unmatched or too deep one.
 
-    To be called before anything else reads *content*: the engine tries all ways to read brackets
-    that are open, which takes three times as long for each further one.
+    Must be called before *content* is parsed: the engine tries all ways to parse open brackets,
+    which takes three times as long for each further one.
     """
     open_brackets: list[_Token] = []
     for token in _tokens(content):
@@ -98,13 +98,13 @@ def check_brackets(content: str) -> None:
 
 
 def _place(content: str, position: int) -> str:
-    """Line and column, from 1."""
+    """Return line and column, from 1."""
     before = content[:position]
     return f"{before.count(chr(10)) + 1}:{position - (before.rfind(chr(10)) + 1) + 1}"
 
 
 def first_import(content: str) -> Use | None:
-    """The first import of a file, of whatever kind."""
+    """Return the first import of a file, of any kind."""
     previous = ""
     for token in _tokens(content):
         if token.kind == "name" and token.text in _IMPORTS and previous != ".":
@@ -120,7 +120,7 @@ def _use(content: str, token: _Token) -> Use:
 
 
 def unknown_variable(content: str, known: set[str]) -> Use | None:
-    """The first use of a variable that is neither *known* nor defined in *content*."""
+    """Return the first use of a variable that is neither *known* nor defined in *content*."""
     defined, used = _Names(list(_tokens(content))).read()
     for token in used:
         if token.text not in defined and token.text not in known:
@@ -129,10 +129,10 @@ def unknown_variable(content: str, known: set[str]) -> Use | None:
 
 
 def without_tailstrict(content: str) -> str:
-    """*content* with blanks instead of each ``tailstrict``.
+    """Return *content* with spaces instead of each ``tailstrict``.
 
-    The engine doesn't count the frames of such calls, so that an endless recursion would overflow
-    the stack of the process. As ordinary calls they are counted, and give the same results.
+    The engine doesn't count the frames of such calls, so an endless recursion would overflow the
+    stack of the process. Ordinary calls are counted, and return the same results.
     """
     if "tailstrict" not in content:
         return content
@@ -151,7 +151,7 @@ def _tokens(content: str) -> Iterator[_Token]:
 
 class _Names:
     """:ivar _brackets: open brackets; ``(`` of a parameter list is ``params``.
-    :ivar _locals: how many brackets were open at each unfinished ``local``.
+    :ivar _locals: number of brackets that were open at each unfinished ``local``.
     """
 
     def __init__(self, tokens: list[_Token]) -> None:
@@ -163,7 +163,7 @@ class _Names:
 
     def read(self) -> tuple[set[str], list[_Token]]:
         previous = ""
-        names_follow_parameters = False  # the token before was a name that is being defined
+        names_follow_parameters = False  # the previous token was a name that is being defined
         for index, token in enumerate(self._tokens):
             following = self._tokens[index + 1].text if index + 1 < len(self._tokens) else ""
             if token.kind == "name" and token.text not in _KEYWORDS:
@@ -185,7 +185,7 @@ class _Names:
         return self._brackets[-1] if self._brackets else ""
 
     def _name(self, token: _Token, previous: str, following: str) -> bool:
-        """Note a name; true if its parameters may follow."""
+        """Record a name; return True if its parameters may follow."""
         if previous == "." or (previous in ("(", ",") and following == "=" and self._top() == "("):
             return False  # a field of something, or a named argument
         continues_local = (

@@ -1,4 +1,4 @@
-"""The functions that templates call to reach the record, and their results as JSON text."""
+"""The functions by which templates access the record, and their results as JSON text."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _body(record: RecordContext, path: Any = "", default: Any = NO_DEFAULT) -> A
 
 
 def _for_templates(value: Any) -> Any:
-    """*value* in what templates know: numbers are doubles, texts are Unicode.
+    """Return *value* in Jsonnet's types: numbers are doubles, texts are Unicode.
 
     An integer that no double holds exactly is rounded, half a surrogate pair becomes U+FFFD. Raises
     UserError: a number is beyond all doubles.
@@ -112,7 +112,7 @@ def _for_templates(value: Any) -> Any:
 
 
 def without_surrogates(text: str) -> str:
-    """*text* with U+FFFD instead of each half of a surrogate pair."""
+    """Return *text* with U+FFFD instead of each half of a surrogate pair."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -124,11 +124,11 @@ FUNCTIONS: Mapping[str, tuple[str, tuple[str, ...], Callable[..., Any]]] = {
     "BodyStr": ("", (), _body_str),
     "Body": (f'path="", default="{NO_DEFAULT}"', ("path", "default"), _body),
 }
-"""By name: parameters in Jsonnet with their defaults, their names, and what is called."""
+"""By name: parameters in Jsonnet with their defaults, their names, and the Python function."""
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON the way Jsonnet prints it: keys sorted, numbers as doubles.
+    """Return compact JSON in the form of Jsonnet: keys sorted, numbers as doubles.
 
     Integral numbers have all their digits, others seventeen significant ones.
     """

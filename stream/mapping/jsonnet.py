@@ -1,7 +1,7 @@
 """Template columns: Jsonnet snippets evaluated with the record's data.
 
-Snippets that are no more than one call of a record function, which most are, are rendered here: the
-call is made directly and printed as the engine prints. All others run in a process of their own
+Most snippets are just one call of a record function. They are rendered here: the call is made
+directly and its result formatted like the engine's. All others run in a separate process
 (`stream.templates`).
 """
 
@@ -27,13 +27,13 @@ _WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
 
 
 def check_language(language: str) -> None:
-    """Raises UserError unless *language* is the only one there is."""
+    """Check that *language* is the only supported one. Raises UserError."""
     if language != "jsonnet":
         raise UserError(f'unsupported language "{language}", only "jsonnet" is supported')
 
 
 def direct_cell(content: str, raw_string: bool) -> Callable[[RecordContext], bytes] | None:
-    """A function from a record to the text of the cell; ``None`` if it takes the engine.
+    """Return a function from a record to the text of the cell; ``None`` if it needs the engine.
 
     The function raises UserError with the cause's text.
     """
@@ -52,9 +52,10 @@ def _literal(text: str) -> Any:
 
 
 def cell_text(value: Any, raw_string: bool) -> bytes:
-    """What a template's result is rendered as. Raises UserError: a number is too large.
+    """Return the text of a template's result. Raises UserError: a number is too large.
 
-    :param raw_string: a string is rendered as its text, everything else as JSON.
+    :param raw_string: whether a string is rendered as its text; everything else is rendered as
+        JSON.
     """
     if raw_string and isinstance(value, str):
         return text_bytes(value)

@@ -1,6 +1,6 @@
-"""The check of the path of a column, made when it is defined.
+"""The check of a column's path when it is defined.
 
-A path that is stored was checked before, or is older than this check: lookups take any text.
+Stored paths were checked before, or are older than this check; a lookup accepts any text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROOTS = {"$": "JSONPath", "@": "JSONPath", "#": "a JSON pointer"}
 
 
 def check_path(path: str) -> None:
-    """Raises UserError, with a hint, if nothing in a body can ever be found at *path*.
+    """Check *path*. Raises UserError, with a hint, if it can never match a value.
 
     Keys are separated by dots, items of arrays are numbers in brackets. A key may hold any other
     characters.
@@ -116,5 +116,5 @@ def _from_pointer(path: str) -> str:
 
 
 def _without(rest: str) -> str:
-    """A hint to write *rest* instead, if that is a plain path."""
+    """Return a hint to write *rest* instead, if that is a plain path."""
     return f'write "{shortened(rest)}"' if _PLAIN.fullmatch(rest) else _EXAMPLE

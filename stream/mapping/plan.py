@@ -1,9 +1,9 @@
-"""The requests to the template engine, and its answers. Pure.
+"""Requests to the template engine, and its answers. Pure.
 
-A mapping's template columns that are more than one call of a record function form its plan. For
-large records its paths belong to it, too: the engine also reads what takes long to be read. The
-engine (`stream.templates`) evaluates a plan for a record in a process of its own and answers with
-the texts of the cells, or with the first column that fails and why.
+A mapping's plan consists of the template columns that are more than one call of a record function.
+For large records it includes the paths, since the engine also parses bodies that take long. The
+engine (`stream.templates`) evaluates a plan for a record in a separate process and answers with the
+texts of the cells, or with the first failing column and the reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 NOTHING_FOUND = b""
-"""The engine's text for a `PlannedPath` that may be absent and is: JSON is never empty."""
+"""The engine's text for an optional `PlannedPath` without a value: JSON is never empty."""
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class PlannedTemplate:
 
     :ivar column: its name, for messages.
     :ivar content: the snippet.
-    :ivar raw_string: a string is rendered as its text, everything else as JSON.
+    :ivar raw_string: whether a string is rendered as its text; everything else is rendered as JSON.
     """
 
     column: str
@@ -46,11 +46,11 @@ class PlannedPath:
     """One path column.
 
     :ivar column: its name, for messages.
-    :ivar path: into the body.
-    :ivar raw_string: a string is rendered as its text.
-    :ivar default: what is rendered when there is nothing at the path.
-    :ivar may_be_absent: that there is nothing at the path is no error, but `NOTHING_FOUND`. Only
-        without *raw_string* and *default*.
+    :ivar path: path into the body.
+    :ivar raw_string: whether a string is rendered as its text.
+    :ivar default: rendered if the path has no value.
+    :ivar may_be_absent: whether a missing value is `NOTHING_FOUND` instead of an error; only
+        without *raw_string* and *default*
     """
 
     column: str
@@ -64,9 +64,10 @@ class PlannedPath:
 class TemplatePlan:
     """The templates, or the templates and paths, of one mapping in the order of their columns.
 
-    :ivar limit: bytes that all cells of a record may have together.
-    :ivar needs_body: whether any of them may look into the record's body.
-    :ivar needs_headers: the same of its headers; they also say how a body is read.
+    :ivar limit: maximum total size of a record's cells in bytes.
+    :ivar needs_body: whether any of them may use the record's body.
+    :ivar needs_headers: whether any of them may use its headers, which also determine how a body is
+        parsed.
     """
 
     templates: tuple[PlannedTemplate | PlannedPath, ...]
@@ -76,7 +77,7 @@ class TemplatePlan:
 
     @property
     def has_templates(self) -> bool:
-        """Whether it isn't only paths."""
+        """Whether it contains templates, not only paths."""
         return any(isinstance(template, PlannedTemplate) for template in self.templates)
 
     def __attrs_post_init__(self) -> None:
@@ -95,8 +96,8 @@ class Evaluated:
     """The outcome of one record.
 
     :ivar cells: texts of the first columns of the plan; of all if there is no error.
-    :ivar error: why the column behind them can't be rendered.
-    :ivar seconds: processor time that it took.
+    :ivar error: why the next column can't be rendered.
+    :ivar seconds: used processor time.
     """
 
     cells: Sequence[bytes]
@@ -105,7 +106,7 @@ class Evaluated:
 
 
 class CellTooBig(UserError):
-    """The results are longer than they may be."""
+    """The results exceed the size limit."""
 
     status = 413
     name = "payloadTooLarge"

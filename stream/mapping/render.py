@@ -1,11 +1,10 @@
-"""From a record to the CSV row of a table.
+"""Rendering of records to CSV rows of a table.
 
-A mapping is compiled once. A row is rendered with the expectation that all goes well; only if
-something does not, it is rendered again column by column, to find the column that fails.
+A mapping is compiled once. A row is rendered optimistically; only after a failure is it rendered
+again column by column, to find the failing column.
 
-Templates that take the engine are evaluated elsewhere (`stream.templates`), before the row is
-rendered: who renders asks the engine for what `Renderer.plan` says, and has the answer put into the
-row.
+Templates that need the engine are evaluated elsewhere (`stream.templates`), before the row is
+rendered: the caller evaluates `Renderer.plan`, and passes the answer to the renderer.
 """
 
 from __future__ import annotations
@@ -75,13 +74,13 @@ QuotedCell = Callable[[RecordContext], Quoted]
 class Renderer:
     """A compiled mapping.
 
-    :ivar row: from a record to its row, with a line feed at the end. Raises UserError: the record
-        can't be rendered, or not within the limit. Only for mappings without a plan.
-    :ivar plan: the templates that take the engine; ``None`` if there are none.
-    :ivar large_plan: the same for large records, whose paths take the engine, too, as do all
-        templates: to read such a body takes longer than others can wait.
-    :ivar native: renders most of the rows that `row` does; ``None`` if it isn't built, or can't
-        render the mapping.
+    :ivar row: renders a record to its row, with a line feed at the end. Raises UserError: the
+        record can't be rendered, or not within the limit. Only for mappings without a plan.
+    :ivar plan: the templates that need the engine; ``None`` if there are none.
+    :ivar large_plan: the same for large records, whose paths and templates all need the engine:
+        parsing such a body would block the reactor too long.
+    :ivar native: the compiled renderer for most of the rows; ``None`` if it isn't built, or doesn't
+        support the mapping.
     """
 
     row: Callable[[RecordContext], bytes]
@@ -94,17 +93,17 @@ class Renderer:
     native: RowPlan | None = None
 
     def plan_for(self, record: RecordContext) -> TemplatePlan | None:
-        """What the engine is to be asked for before *record* is rendered; ``None`` for nothing."""
+        """Return the plan to evaluate before *record* is rendered; ``None`` for none."""
         return self.large_plan if takes_long(record) else self.plan
 
     def row_of(self, record: RecordContext, evaluated: Evaluated) -> bytes:
-        """The same as `row`, from *record* and what the engine says of it."""
+        """Return the row of *record* and the engine's result."""
         return (self._large_row_of if takes_long(record) else self._row_of)(record, evaluated)
 
     def large_row(self, record: RecordContext) -> bytes | None:
-        """Return the row of a large record if that takes no longer than others can wait.
+        """Return the row of a large record if that doesn't block the reactor too long.
 
-        ``None`` leaves it to the engine, as `plan_for` says.
+        ``None`` leaves it to the engine, as in `plan_for`.
         """
         native = self.native
         if native is None or len(record.body) > MAX_NATIVE_BYTES or not _reads(native, record):
@@ -123,7 +122,7 @@ class Renderer:
 
         ``None`` leaves them to `rows`.
 
-        :param shared: has what all records share; its headers say that it is JSON.
+        :param shared: has the data that all records share; its headers declare JSON.
         """
         native = self.native
         if native is None or not _reads(native, shared):
@@ -137,7 +136,7 @@ class Renderer:
         )
 
     def rows(self, block: RecordBlock) -> list[bytes]:
-        """What `row` gives for each record of *block*. Raises UserError if any of them fails.
+        """Return the row of each record of *block*. Raises UserError if any of them fails.
 
         Only for mappings without a plan.
         """
@@ -162,19 +161,19 @@ class Renderer:
 
 
 MAX_NATIVE_BYTES = 1024 * 1024
-"""Of a body that compiled code reads: up to three milliseconds."""
+"""Maximum size of a body for compiled code, which parses it in up to three milliseconds."""
 
 _JSON = BodyKind.JSON
-"""Python 3.11 finds a member of an enumeration in 0.1 µs, too long for each record."""
+"""Python 3.11 takes 0.1 µs to look up a member of an enumeration, too long for each record."""
 
 _OF_THE_BODY = (400, 415)
 """Statuses of errors that another body or content type might avoid."""
 
 
 class RowTooBig(UserError):
-    """The row is over the limit with the named column.
+    """The row exceeds the limit with the named column.
 
-    :cvar verbatim: the message is shown as it is, neither as a sentence nor behind a context.
+    :cvar verbatim: the message is shown unchanged, neither as a sentence nor after a context.
     """
 
     status = 413
@@ -189,9 +188,9 @@ class RowTooBig(UserError):
 
 
 def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
-    """What renders rows of *mapping*: quoted cells, and a line feed at the end.
+    """Return the renderer of *mapping*: quoted cells, and a line feed at the end.
 
-    :param row_size_limit: bytes of a row without the line feed.
+    :param row_size_limit: maximum size of a row in bytes, without the line feed.
     """
     plan = template_plan(mapping, row_size_limit)
     if is_typed(mapping):
@@ -234,7 +233,7 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
 def _native_row(
     native: RowPlan, render: Callable[[RecordContext], bytes]
 ) -> Callable[[RecordContext], bytes]:
-    """Return *render* with a faster way for the records that *native* renders."""
+    """Return *render* with a faster path for the records that *native* renders."""
     has_headers, has_ip = native.has_headers, native.has_ip
 
     def row(record: RecordContext) -> bytes:
@@ -253,7 +252,7 @@ def _native_row(
 
 
 def _reads(native: RowPlan, record: RecordContext) -> bool:
-    """Whether the body of *record* is JSON, if the mapping looks into it."""
+    """Return whether the mapping reads the body of *record* as JSON."""
     return not native.reads_json or record.headers.kind is _JSON
 
 
@@ -287,7 +286,7 @@ def _takes_engine(column: Column) -> bool:
 
 
 def _renders_raw(column: TemplateColumn) -> bool:
-    """Whether strings are rendered as their texts. Values of columns with a type come as JSON."""
+    """Return whether strings are rendered as their texts; values of typed columns are JSON."""
     return column.raw_string and not column.data_type
 
 
@@ -300,17 +299,17 @@ def _reads_or_evaluates(column: Column) -> bool:
 def template_plan(
     mapping: Mapping, limit: int, takes_engine: Callable[[Column], bool] = _takes_engine
 ) -> TemplatePlan | None:
-    """The columns of *mapping* that take the engine; ``None`` if there are none.
+    """Return the columns of *mapping* that need the engine; ``None`` if there are none.
 
-    :param limit: bytes that their results may have together, for one record.
-    :param takes_engine: which columns do.
+    :param limit: maximum total size of their results for one record in bytes.
+    :param takes_engine: returns whether a column does.
     """
     planned = tuple(_planned(column) for column in mapping.columns if takes_engine(column))
     return TemplatePlan(planned, limit) if planned else None
 
 
 def plan_for(mapping: Mapping, limit: int, record: RecordContext) -> TemplatePlan | None:
-    """The plan of *mapping* for *record*; see `template_plan`."""
+    """Return the plan of *mapping* for *record*; see `template_plan`."""
     return template_plan(mapping, limit, _takes_engine_of(record))
 
 
@@ -320,7 +319,7 @@ def _takes_engine_of(record: RecordContext) -> Callable[[Column], bool]:
 
 def _planned(column: Column) -> PlannedTemplate | PlannedPath:
     if isinstance(column, PathColumn):
-        if column.data_type:  # the default is a matter of its type, see `stream.mapping.typed`
+        if column.data_type:  # its type handles the default; see `stream.mapping.typed`
             return PlannedPath(column.name, column.path, False, None, may_be_absent=True)
         return PlannedPath(column.name, column.path, column.raw_string, column.default_value)
     assert isinstance(column, TemplateColumn)
@@ -330,10 +329,10 @@ def _planned(column: Column) -> PlannedTemplate | PlannedPath:
 def _row_of(
     mapping: Mapping, row_size_limit: int, takes_engine: Callable[[Column], bool] = _takes_engine
 ) -> RowOf:
-    """What renders the rows of a mapping with a plan.
+    """Return the renderer of rows of a mapping with a plan.
 
-    The engine's answer has the cells of the columns before the first that fails. So the columns
-    are gone through in their order, and the first that fails is reported, whoever renders it.
+    The engine's answer has the cells of the columns before the first failing one. So columns are
+    processed in order, and the first failure is reported, whichever renderer it comes from.
     """
     columns = tuple(
         (column.name, None if takes_engine(column) else _quotable(column))
@@ -365,7 +364,7 @@ def _row_of(
 
 
 def _answered(answers: Iterator[bytes], error: UserError | None) -> QuotedCell:
-    """The next of *answers*; raises *error* if there is none."""
+    """Return the next of *answers*; raise *error* if there is none."""
 
     def cell(_: RecordContext) -> Quoted:
         text = next(answers, None)
@@ -394,7 +393,7 @@ def _render_carefully(
 def _blaming(
     column: str, error: UserError, record: RecordContext, row_size_limit: int
 ) -> UserError:
-    """*error* with the column that it came from."""
+    """Return *error* with the column that it came from."""
     if isinstance(error, CellTooBig):
         return RowTooBig(column, row_size_limit)
     hint = hint_for(record) if error.status in _OF_THE_BODY else ""
@@ -420,7 +419,7 @@ RenderedCell = Callable[[RecordContext], bytes | None]
 def _typed_row_of(
     mapping: Mapping, row_size_limit: int, takes_engine: Callable[[Column], bool]
 ) -> RowOf:
-    """What renders the rows of a mapping whose columns have types, see `stream.mapping.typed`.
+    """Return the renderer of rows of a typed mapping; see `stream.mapping.typed`.
 
     NULL is an empty cell without quotes.
     """
@@ -459,7 +458,7 @@ def _typed_row_of(
 
 
 def _answered_texts(answers: Iterator[bytes], error: UserError | None) -> RenderedCell:
-    """The next of *answers*, ``None`` for `NOTHING_FOUND`; raises *error* if there is none."""
+    """Return the next of *answers*, ``None`` for `NOTHING_FOUND`. Raises *error* without one."""
 
     def cell(_: RecordContext) -> bytes | None:
         text = next(answers, None)
@@ -471,14 +470,14 @@ def _answered_texts(answers: Iterator[bytes], error: UserError | None) -> Render
 
 
 def _rendered_cell(column: Column) -> RenderedCell:
-    """What a column with a type renders before it is made a value of its type."""
+    """Return the result of a typed column before its conversion to a value of the type."""
     if isinstance(column, PathColumn):
         return path_value(column.path, raw_string=False)
     return _cell(column)
 
 
 def _says_it_all(error: UserError) -> bool:
-    """Whether the name of a column would add nothing."""
+    """Return whether the message is complete without the name of the column."""
     return getattr(error, "verbatim", False) or getattr(error, "alone", False)
 
 
@@ -489,12 +488,12 @@ def render_cells(
     *,
     limit: int | None = None,
 ) -> list[tuple[str, str]]:
-    """Names of columns and the texts of their cells, without CSV quoting: what users test with.
+    """Return names of columns and texts of their cells, without CSV quoting, for tests by users.
 
     A column with a type that is NULL has the text ``NULL``.
 
-    :param evaluated: what the engine says of the record, if `plan_for` asks for that.
-    :param limit: bytes of all cells together; ``None`` for any.
+    :param evaluated: the engine's result for the record, if `plan_for` requires it.
+    :param limit: maximum total size of the cells in bytes; ``None`` for no limit.
 
     Raises UserError (422) naming the first column that can't be rendered, and why; RowTooBig.
     """
@@ -529,10 +528,10 @@ def render_cells(
 
 
 def _quotable(column: Column) -> QuotedCell:
-    """The cell's text, quoted; see `stream.record.quoting`.
+    """Return the quoted text of the cell; see `stream.record.quoting`.
 
-    The columns that nearly every mapping has are written out, each in one frame: they take half of
-    the time of a row.
+    The columns that nearly every mapping has are inlined, each in one frame: they take half of the
+    time of a row.
     """
     if isinstance(column, HeadersColumn):
         return lambda record: record.headers.csv_cell
@@ -552,9 +551,9 @@ def _quotable(column: Column) -> QuotedCell:
 
 
 def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
-    """*cell*, quoted, with short ways for bodies as most programs print them.
+    """Return *cell*, quoted, with shortcuts for bodies in the usual form.
 
-    In a body without any escape a string's text is its spelling, and holds no quote.
+    In a body without escapes, a string's text equals its spelling, and contains no quote.
     """
     keys = tuple(step.text for step in parse_path(column.path))
     occurs_once = JsonPath(column.path).occurs_once
@@ -585,7 +584,7 @@ def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
     return render
 
 
-# What is the same for many records is quoted once.
+# Values that many records share are quoted once.
 
 
 @lru_cache(maxsize=16)
@@ -619,7 +618,7 @@ def _uuid(_: RecordContext) -> bytes:
 
 
 def _template_cell(column: TemplateColumn) -> Cell:
-    """Of a template that doesn't take the engine."""
+    """Return the cell of a template that doesn't need the engine."""
     template = column.template
     check_language(template.language)
     return direct_cell(template.content, _renders_raw(column)) or _not_evaluated

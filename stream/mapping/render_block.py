@@ -1,9 +1,8 @@
-"""Rows of many records at once, column by column.
+"""Rendering of rows of many records at once, column by column.
 
-A column does its work for all records in one go, and what is the same in each row is done once.
-That takes half the time of rendering record by record (``python -m benchmarks.hotpath``). Only
-records whose JSON is spelled as it is printed are done like this, so that a value's text needn't be
-searched for.
+A column is rendered for all records in one pass, and work shared by all rows is done once. That
+takes half the time of rendering record by record (``python -m benchmarks.hotpath``). It applies
+only to records whose JSON is in canonical form, so that the text of a value needn't be searched.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ __all__ = ["BlockRenderer", "compile_block_renderer"]
 
 Cell = Callable[[RecordContext], Quoted]
 Cells = Callable[[RecordBlock], Iterable[Quoted]]
-"""The texts of a column for all records, quoted. Raises UserError."""
+"""Returns the quoted texts of a column for all records. Raises UserError."""
 
 BlockRenderer = Callable[[RecordBlock], list[bytes]]
-"""From a block with `documents` to its rows, with line feeds. Raises UserError."""
+"""Renders a block with `documents` to its rows, with line feeds. Raises UserError."""
 
 
 def compile_block_renderer(columns: Sequence[tuple[Column, Cell]]) -> BlockRenderer:
-    """The renderer of a batch's records for these columns.
+    """Return the renderer of a batch's records for these columns.
 
-    :param columns: with what gives the quoted cell of one record.
+    :param columns: with functions that return the quoted cell of one record.
     """
     form = b",".join([b'"%b"'] * len(columns)) + b"\n"
     all_cells = [_cells(column, cell) for column, cell in columns]
@@ -74,7 +73,7 @@ def _path_cells(column: PathColumn, cell: Cell) -> Cells:
     raw_string = column.raw_string
 
     def cells(block: RecordBlock) -> list[Quoted]:
-        """A value is spelled as it is printed, so nothing is looked up in the bodies."""
+        """Return the cells, printed from the documents, which have the spelling of the bodies."""
         values: list[Any] = block.documents or []
         for key in keys:
             values = [value.get(key) if type(value) is dict else None for value in values]

@@ -1,6 +1,6 @@
-"""Jsonnet snippets as the engine reads them; used in the engine's process only.
+"""Jsonnet snippets as parsed by the engine; used only in the engine's process.
 
-Nothing here has a bound on its time: the grammar of the engine takes hours for a few characters.
+The time is unbounded: the engine's grammar takes hours for some short texts.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _NOT_DEFINED = "variable is not defined: "
 
 @attrs.frozen
 class Snippet:
-    """A template with what it uses.
+    """A template with the functions that it uses.
 
-    :ivar definitions: Jsonnet that is put before it.
-    :ivar record_functions: what it calls of `FUNCTIONS`: parameters and the function itself.
-    :ivar standard_functions: the same of the standard library; they don't get the record.
+    :ivar definitions: Jsonnet code that is put before it.
+    :ivar record_functions: the functions of `FUNCTIONS` that it calls, with their parameters.
+    :ivar standard_functions: the same of the standard library; they don't receive the record.
     """
 
     definitions: str
@@ -50,10 +50,10 @@ class Snippet:
 
 
 def prepare(content: str) -> Snippet:
-    """The snippet of a template. Raises UserError: its brackets don't match."""
+    """Return the snippet of a template. Raises UserError: its brackets don't match."""
     content = without_surrogates(content)
     check_brackets(content)
-    # What the snippet can't use needn't be defined.
+    # Functions that the snippet can't use needn't be defined.
     used = {name: FUNCTIONS[name] for name in FUNCTIONS if name in content}
     extension = standard_extension(content)
     definitions = [
@@ -70,7 +70,7 @@ def prepare(content: str) -> Snippet:
 
 
 def reason(text: str) -> str:
-    """The engine's *text* without its trace, in the words users know."""
+    """Return the engine's *text* without its trace, in user terms."""
     if IMPORTS in text:
         return IMPORTS
     message = _TRACE.sub("", text).removeprefix("runtime error: ")
@@ -82,21 +82,21 @@ def reason(text: str) -> str:
 
 
 def refuse_import(directory: str, name: str) -> NoReturn:
-    """What the engine calls to import a file."""
+    """Refuse an import; called by the engine."""
     raise RuntimeError(IMPORTS)
 
 
 def check_template(content: str) -> None:
-    """Read the snippet without running it.
+    """Parse the snippet without running it.
 
-    Raises UserError with the place and the fault, e.g. ``1:1-8 Unknown variable: Invalid``.
+    Raises UserError with the position and the fault, e.g. ``1:1-8 Unknown variable: Invalid``.
     """
     content = without_surrogates(content)
     check_brackets(content)
     imported = first_import(content)
     if imported is not None:
         raise UserError(f"{imported.line}:{imported.start}-{imported.end} {IMPORTS}")
-    # A function that lacks an argument is read, but not called.
+    # A function that lacks an argument is parsed, but not called.
     snippet = f"\nfunction(missing)\n{content}"
     try:
         rjsonnet.evaluate_snippet(_FILE, snippet, import_callback=refuse_import)

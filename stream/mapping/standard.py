@@ -53,16 +53,16 @@ _MEMBERS = {
         " then [y for x in value for y in self.flattenDeepArray(x)] else [value]"
     ),
     "thisFile": "thisFile:: 'template'",
-    # The engine's own writes to the standard error output of the process.
+    # The engine's own implementation writes to the process's standard error.
     "trace": "trace(str, rest):: rest",
 }
 
 
 def standard_extension(content: str) -> str:
-    """Definitions to be put before *content*; empty if it needs none."""
+    """Return definitions to be put before *content*; empty if it needs none."""
     names = set(_WORD.findall(content)) & set(_MEMBERS)
     if not names:
         return ""
     members = ", ".join(_MEMBERS[name] for name in sorted(names))
-    # A local may use itself, so the engine's own needs another name.
+    # A local may refer to itself, so the engine's own needs another name.
     return f"local engineStd = std; local std = engineStd + {{ {members} }};"

@@ -1,12 +1,12 @@
-"""A mapping as records keep it: in themselves if it is small, by reference if it is large.
+"""A mapping in stored records: inline if it is small, by reference if it is large.
 
-A sink, its versions, its files and all slices of these have the same mapping. A large one is stored
-once (`stream.definition.mappings`), and the records name it by its hash.
+A sink, its versions, its files and all their slices have the same mapping. A large one is stored
+once (`stream.definition.mappings`), and the records refer to it by its hash.
 
 Note [Two forms]: a record has one of two forms of the member ``mapping``. ``{"columns": […]}`` is
 the mapping itself: the form of the original service, and of all that have at most `INLINE_BYTES`.
-``{"hash": …}`` is the reference to a larger one. Both are read, whatever the size. Whoever writes
-a record with a reference again stores its mapping in the same transaction, unless that is there.
+``{"hash": …}`` is the reference to a larger one. Both are read, regardless of size. A writer of a
+record with a reference stores the mapping in the same transaction, unless it exists.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from stream.values.codec import Record, encode, from_plain, register, to_plain
 __all__ = ["INLINE_BYTES", "StoredMapping", "stored_mapping"]
 
 INLINE_BYTES = 4096
-"""How large a mapping inside of records may be, as JSON. Up to a hundred records with it are
-written in one transaction, and etcd takes 1.5 MiB."""
+"""Maximum size of an inline mapping as JSON.
+
+Up to a hundred records with it are written in one transaction, and etcd accepts 1.5 MiB.
+"""
 
 _KNOWN_TEXTS = 512
-"""All slices of a sink have the same text, which is read once."""
+"""Cache of parsed mappings: all slices of a sink have the same text."""
 
 
 @attrs.frozen
 class StoredMapping(Record):
-    """A mapping that a record refers to; equal to every other one with the same columns.
+    """A mapping in a record; equal to every other one with the same columns.
 
     :ivar hash: SHA-256 of the mapping's JSON in hexadecimal digits.
     :ivar content: the mapping; ``None`` if only the reference is known.
     :ivar is_new: whether the mapping isn't known to be stored by its hash.
-    :ivar size: bytes of the mapping's JSON, 0 if only the reference is known.
+    :ivar size: size of the mapping's JSON in bytes, 0 if only the reference is known.
     """
 
     hash: str
@@ -49,22 +51,22 @@ class StoredMapping(Record):
 
     @classmethod
     def of(cls, mapping: Mapping) -> StoredMapping:
-        """The reference to *mapping*, which isn't stored yet as far as known."""
+        """Return the reference to *mapping*, which counts as not stored yet."""
         data = encode(mapping)
         return cls(hashlib.sha256(data).hexdigest(), mapping, is_new=True, size=len(data))
 
     def resolved(self, content: Mapping) -> StoredMapping:
-        """The same reference with the *content* that was read by its hash."""
+        """Return the same reference with the *content* that was read by its hash."""
         return attrs.evolve(self, content=content, size=len(encode(content)))
 
     @property
     def is_inline(self) -> bool:
-        """Whether records have the mapping itself; see Note [Two forms]."""
+        """Whether records contain the mapping itself; see Note [Two forms]."""
         return 0 < self.size <= INLINE_BYTES
 
     @property
     def must_be_stored(self) -> bool:
-        """Whether a record with the reference may be written only together with the mapping."""
+        """Whether a record with the reference must be written together with the mapping."""
         return self.is_new and not self.is_inline
 
     @property
@@ -81,12 +83,12 @@ class StoredMapping(Record):
 
 
 def stored_mapping(mapping: Mapping | StoredMapping) -> StoredMapping:
-    """The reference to *mapping*, if it isn't one already."""
+    """Return the reference to *mapping*, if it isn't one already."""
     return mapping if isinstance(mapping, StoredMapping) else StoredMapping.of(mapping)
 
 
 def _read(plain: Any, _: type) -> StoredMapping:
-    """See Note [Two forms]."""
+    """Read either form; see Note [Two forms]."""
     if isinstance(plain, AnyMapping) and isinstance(plain.get("hash"), str):
         unknown = {name: member for name, member in plain.items() if name != "hash"}
         return StoredMapping(plain["hash"], unknown=unknown)
@@ -99,7 +101,7 @@ def _inline(text: bytes) -> StoredMapping:
 
 
 def _write(stored: StoredMapping) -> dict[str, Any]:
-    """See Note [Two forms]."""
+    """Write the suitable form; see Note [Two forms]."""
     if stored.is_inline:
         plain: dict[str, Any] = to_plain(stored.mapping)
         return plain

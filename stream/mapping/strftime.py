@@ -1,4 +1,4 @@
-"""C-like date formats, with English names whatever the locale."""
+"""C-like date formats, with English names in every locale."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def _all(moment: datetime, pattern: str) -> str:
 
 
 def format_datetime(timestamp_ms: int, pattern: str) -> str:
-    """The UTC time as *pattern* says; ``%f`` is milliseconds.
+    """Format the UTC time by *pattern*; ``%f`` is milliseconds.
 
-    Raises UserError for an unknown specifier.
+    Raises UserError: a specifier is unknown.
     """
     seconds, milliseconds = divmod(timestamp_ms, 1000)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=milliseconds * 1000)

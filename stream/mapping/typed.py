@@ -1,8 +1,8 @@
-"""Cells of columns that have a type: NULL, or a text that fits. Pure.
+"""Cells of typed columns: NULL, or a valid text. Pure.
 
-What a column renders is made as for other columns (`stream.mapping.render`); here it becomes a
-value of the column's type, or the reason why it can't. Values at paths and results of templates
-come as JSON, so that null and texts can be distinguished.
+A column is first rendered like others (`stream.mapping.render`); this module converts the result to
+a value of the column's type, or reports why it can't. Values at paths and results of templates are
+JSON, so that null and texts can be distinguished.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from stream.mapping.types import ValueMisfit, check_data_type, decimal_size, fit
 __all__ = ["MissingValue", "check_types", "is_typed", "typed_value"]
 
 TypedValue = Callable[[bytes | None], bytes | None]
-"""From what a column renders (``None``: there is nothing) to the text of its cell (``None``: NULL).
-Raises UserError."""
+"""Converts the rendered text of a column (``None``: no value) to the text of its cell (``None``:
+NULL). Raises UserError.
+"""
 
 _OF_TEXTS: dict[type[Column], tuple[str, ...]] = {
     UuidColumn: ("string", "uuid"),
@@ -38,22 +39,22 @@ _OF_TEXTS: dict[type[Column], tuple[str, ...]] = {
     BodyColumn: ("string", "json"),
     HeadersColumn: ("string", "json"),
 }
-"""The types that columns can have whose content isn't a value of the body."""
+"""The types of columns whose content isn't a value of the body."""
 
 
 class MissingValue(UserError):
-    """There is no value, and the column takes no NULL."""
+    """There is no value, and the column isn't nullable."""
 
     name = "missingValue"
 
 
 def is_typed(mapping: Mapping) -> bool:
-    """Whether the columns have types; then all have."""
+    """Return whether the columns have types; then all have."""
     return any(column.data_type for column in mapping.columns)
 
 
 def check_types(mapping: Mapping) -> None:
-    """Raises UserError with the first column whose type, default or key can't be."""
+    """Check types, defaults and keys. Raises UserError with the first invalid column."""
     for column in mapping.columns:
         try:
             _check(column)
@@ -81,7 +82,7 @@ def _check(column: Column) -> None:
 
 
 def typed_value(column: Column) -> TypedValue:
-    """The renderer of cells of *column*, which has a type that `check_types` knows."""
+    """Return the renderer of cells of *column*, whose type `check_types` knows."""
     fit, nullable = fitting(column.data_type), column.nullable
     is_json = isinstance(column, PathColumn | TemplateColumn)
     keeps_spelling = column.data_type == "json" or (
@@ -115,7 +116,7 @@ def _is_raw(column: Column) -> bool:
 
 
 def _content(text: bytes) -> bytes:
-    """What a JSON string says."""
+    """Return the content of a JSON string."""
     try:
         content = orjson.loads(text)
         encoded: bytes = content.encode()

@@ -1,8 +1,8 @@
-"""Types of columns, and which texts fit them. Pure.
+"""Types of columns, and validation of texts. Pure.
 
-A value that doesn't fit is refused when the record comes in, so that no import fails for it. What
-is accepted is written in one form that every target with types reads: numbers in decimal notation,
-times in UTC, everything else as it came.
+An invalid value is refused when the record is received, so that no import fails for it. Valid
+values are written in one form that every typed target reads: numbers in decimal notation, times in
+UTC, everything else unchanged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DATA_TYPES = (
 )
 MAX_DECIMAL_DIGITS = 38
 MAX_KEY_BYTES = 2400
-"""Of all texts of a primary key together: the index of a database takes no more in one entry."""
+"""Maximum total size of a primary key's texts: the limit of an index entry in a database."""
 
 _DECIMAL = re.compile(r"decimal\((\d{1,3}),\s?(\d{1,3})\)")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}|[+-]?[0-9]{1,19}\.0+")
@@ -63,14 +63,14 @@ _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_SECONDS, _MAX_MILLISECONDS = 10**11, 10**14
 
 Fitting = Callable[[bytes], bytes]
-"""From a text to the form that targets read. Raises `ValueMisfit`."""
+"""Converts a text to the form that targets read. Raises `ValueMisfit`."""
 
 
 class ValueMisfit(UserError):
-    """A value doesn't fit the type of its column.
+    """A value is invalid for the type of its column.
 
-    :param value: as it came; its beginning is shown.
-    :param wanted: what the type takes, for people: ``an integer``.
+    :param value: the received value, whose beginning is shown.
+    :param wanted: what the type accepts, for people: ``an integer``.
     """
 
     name = "valueMisfit"
@@ -82,18 +82,18 @@ class ValueMisfit(UserError):
 
 
 def decimal_size(data_type: str) -> tuple[int, int] | None:
-    """Digits in all and behind the point of a decimal type; ``None`` for other types."""
+    """Return the total and fraction digits of a decimal type; ``None`` for other types."""
     found = _DECIMAL.fullmatch(data_type)
     return (int(found[1]), int(found[2])) if found else None
 
 
 def is_text(data_type: str) -> bool:
-    """Whether an empty text is a value of the type."""
+    """Return whether an empty text is a value of the type."""
     return data_type == "string"
 
 
 def check_data_type(data_type: str) -> None:
-    """Raises UserError unless *data_type* is a type of columns."""
+    """Check that *data_type* is a type of columns. Raises UserError."""
     size = decimal_size(data_type)
     if size is not None:
         digits, behind = size
@@ -109,13 +109,13 @@ def check_data_type(data_type: str) -> None:
 
 
 def fitting(data_type: str) -> Fitting:
-    """What checks texts of *data_type*, which `check_data_type` knows, and writes them."""
+    """Return the function that checks and converts texts of *data_type*, a valid type."""
     size = decimal_size(data_type)
     return _decimal(*size) if size is not None else _FITTING[data_type]
 
 
 def _text(value: bytes) -> str:
-    """The text of a short value; one that no type of this kind can have is cut to nothing."""
+    """Return the text of a short value; a text too long for the type is cut to nothing."""
     return value.decode("ascii", "replace").strip(" ") if len(value) <= 1000 else ""
 
 
@@ -240,7 +240,7 @@ def _json(value: bytes) -> bytes:
 
 
 def _check_surrogates(value: bytes) -> None:
-    """Raises ValueMisfit if a half of a pair of surrogates stands alone, in a name or a text."""
+    """Check that no half surrogate pair is in a name or a text. Raises ValueMisfit."""
     try:
         json.dumps(json.loads(value), ensure_ascii=False).encode()
     except UnicodeEncodeError:

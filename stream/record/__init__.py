@@ -1,1 +1,1 @@
-"""The record: who sent it, when, its headers, and its body, parsed on first use."""
+"""The record: its sender, time, headers, and body, parsed on first use."""

@@ -1,7 +1,6 @@
-"""Records that came together in one request, with a JSON document each.
+"""Records of one request, with a JSON document each.
 
-What they share is said once. Records of their own are made only for what must look at them one by
-one.
+Shared data is stored once. Separate records are made only for code that needs them one by one.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ __all__ = ["RecordBlock"]
 class RecordBlock:
     """The records of a batch, which share everything but their bodies.
 
-    :param shared: has what all records share; what its body is doesn't matter.
+    :param shared: has the data that all records share; its body doesn't matter.
     :param bodies: their source texts; at least one.
-    :param parsed: the document in each, if it is known, or `stream.record.context.UNPARSED`.
+    :param parsed: the document in each, if known, or `stream.record.context.UNPARSED`.
     """
 
     __slots__ = ("_documents", "_is_read", "_parsed", "_records", "bodies", "shared")
@@ -38,9 +37,9 @@ class RecordBlock:
 
     @property
     def documents(self) -> list[Any] | None:
-        """The documents, if all bodies are exactly what their documents are printed as.
+        """Return the documents, if all bodies are in canonical form.
 
-        ``None`` if each has to be inspected. They are read when they are asked for.
+        ``None`` if each has to be inspected. They are parsed on demand.
         """
         if not self._is_read:
             self._is_read = True
@@ -49,7 +48,10 @@ class RecordBlock:
 
     @property
     def records(self) -> list[RecordContext]:
-        """One by one. The same objects for everybody, so that a body is parsed once."""
+        """Return the records one by one.
+
+        All callers get the same objects, so a body is parsed once.
+        """
         if self._records is None:
             shared = self.shared
             time, client_ip, headers = shared.timestamp_ms, shared.client_ip, shared.headers

@@ -1,4 +1,4 @@
-"""A body as it came, made ready to be read as its content type says."""
+"""Preparation of a received body for parsing by its content type."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["ready_body"]
 
 
 def ready_body(headers: RecordHeaders, body: bytes) -> bytes:
-    """*body* as columns get it.
+    """Return *body* as columns get it.
 
-    No kind of text that is parsed begins with a byte order mark. JSON is UTF-8, whatever is
-    declared (RFC 8259); only what isn't, and comes with another charset, is read in that one. Forms
-    keep theirs, since it also counts for what is escaped in them.
+    Parsers don't accept a byte order mark, so it is removed. JSON is UTF-8 regardless of the
+    declared charset (RFC 8259); only if it isn't valid UTF-8, and another charset is declared, is
+    it decoded with that one. Forms keep their charset, which also applies to escaped text.
     """
     kind = headers.kind
     if kind is BodyKind.OTHER:

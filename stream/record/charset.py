@@ -1,4 +1,4 @@
-"""Character encodings that bodies are declared to be in, by the labels of the WHATWG's standard."""
+"""Declared charsets of bodies, by the labels of the WHATWG's standard."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from functools import lru_cache
 __all__ = ["BOM", "Charset", "charset_parameter", "find_charset", "without_bom"]
 
 BOM = b"\xef\xbb\xbf"
-"""The byte order mark in UTF-8: no part of the text that it stands before."""
+"""The byte order mark in UTF-8, which isn't part of the text."""
 
 _PARAMETER = re.compile(r';\s*charset\s*=\s*(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE)
 _MAX_LABEL_CHARS = 40
 _UTF8_LABELS = frozenset({"utf-8", "utf8", "unicode-1-1-utf-8", "us-ascii", "ascii"})
-"""ASCII is the same bytes: who says so and sends others most likely means UTF-8."""
+"""Labels of UTF-8, including ASCII: other bytes declared as ASCII are most likely UTF-8."""
 
 _NOT_BY_BYTES = frozenset({"replacement", "utf-16le", "utf-16be", "x-user-defined"})
-"""Where ``&``, ``{`` and so on aren't single bytes, or which aren't for text from elsewhere."""
+"""Charsets in which ``&``, ``{`` and so on aren't single bytes, or that aren't meant for exchange.
+"""
 
 _SEVERAL_BYTES = frozenset(
     {"gbk", "gb18030", "big5", "euc-jp", "iso-2022-jp", "shift_jis", "euc-kr"}
@@ -36,10 +37,10 @@ class Charset:
         self.is_single_byte = name not in _SEVERAL_BYTES
 
     def decode(self, data: bytes) -> str:
-        """*data* as text; U+FFFD stands for what isn't defined."""
+        """Return *data* as text, with U+FFFD for undefined bytes."""
         if not self.is_single_byte:
             return data.decode(self._codec, "replace")
-        # The standard has control characters where Python's tables have nothing.
+        # The standard has control characters where Python's tables have no entry.
         text = data.decode(self._codec, "surrogateescape")
         if text.isascii():
             return text
@@ -48,7 +49,7 @@ class Charset:
 
 
 def charset_parameter(content_type: str) -> str:
-    """The label in a ``Content-Type``; empty if there is none, or if it is one of UTF-8."""
+    """Return the label in a ``Content-Type``; empty if there is none, or if it is one of UTF-8."""
     match = _PARAMETER.search(content_type)
     label = "" if match is None else (match[1] or match[2] or "").strip()
     return "" if label.lower() in _UTF8_LABELS else label
@@ -56,7 +57,7 @@ def charset_parameter(content_type: str) -> str:
 
 @lru_cache(maxsize=256)
 def find_charset(label: str) -> Charset | None:
-    """The encoding called *label*; ``None`` for UTF-8. Raises LookupError: it isn't known."""
+    """Return the charset with *label*; ``None`` for UTF-8. Raises LookupError: it is unknown."""
     label = label.strip().lower()
     if label in _UTF8_LABELS:
         return None
@@ -71,5 +72,5 @@ def find_charset(label: str) -> Charset | None:
 
 
 def without_bom(body: bytes) -> bytes:
-    """*body* without the byte order mark that it may begin with."""
+    """Return *body* without its leading byte order mark, if any."""
     return body[len(BOM) :] if body.startswith(BOM) else body

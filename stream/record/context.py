@@ -1,7 +1,7 @@
 """One record on its way to the sinks.
 
-Parsed forms of the body are made on first use and shared by all columns of all sinks; so is the
-error if it can't be parsed.
+Parsed forms of the body are made on first use and shared by all columns of all sinks; so is a parse
+error.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ UNPARSED: Any = object()
 
 
 class RecordContext:
-    """One record, and what mappings read of it, each parsed once.
+    """One record with its parsed forms, each made once.
 
-    :ivar timestamp_ms: when it was received, milliseconds since the epoch.
-    :ivar client_ip: who sent it.
+    :ivar timestamp_ms: receive time, milliseconds since the epoch.
+    :ivar client_ip: the sender's address.
     :ivar headers: its headers.
     :ivar body: as received.
     :ivar signal: ``logs``, ``metrics`` or ``traces`` of an OTLP record; else empty.
-    :ivar document: what `json` gives; `UNPARSED` before, or why there is none.
+    :ivar document: the result of `json`; `UNPARSED` before, or the parse error.
 
-    :param body_map: the parsed body, if it is known already (OTLP records).
-    :param json: the JSON document in the body, if it is known already (batches).
-    :param canonical: what `is_canonical` gives, if it is known already.
+    :param body_map: the parsed body, if known (OTLP records).
+    :param json: the JSON document in the body, if known (batches).
+    :param canonical: the result of `is_canonical`, if known.
     """
 
     __slots__ = (
@@ -70,15 +70,15 @@ class RecordContext:
 
     @property
     def is_json_tree(self) -> bool:
-        """Whether paths look into the JSON text rather than into `body_map`."""
+        """Whether paths refer to the JSON text rather than to `body_map`."""
         return self.headers.kind is BodyKind.JSON
 
     @property
     def is_canonical(self) -> bool:
-        """Whether the body is exactly what its document is printed as: compact, no key twice.
+        """Return whether the body is in canonical form: compact, without duplicate keys.
 
-        Then every value is spelled as it is printed, and the body needn't be searched for it.
-        Raises InvalidJson.
+        Then every value is spelled as it is printed, and the body needn't be searched. Raises
+        InvalidJson.
         """
         canonical = self._canonical
         if canonical is None:
@@ -90,7 +90,7 @@ class RecordContext:
 
     @property
     def json(self) -> Any:
-        """The body as a JSON document. Raises InvalidJson."""
+        """Return the body as a JSON document. Raises InvalidJson."""
         value = self.document
         if value is UNPARSED:
             try:
@@ -104,9 +104,9 @@ class RecordContext:
 
     @property
     def body_map(self) -> Any:
-        """The body as nested dicts and lists; an object, or ``None`` for JSON's ``null``.
+        """Return the body as nested dicts and lists; an object, or ``None`` for JSON's ``null``.
 
-        Raises UserError: not parseable, not an object, or of another content type.
+        Raises UserError: it is invalid, not an object, or of another content type.
         """
         value = self._map
         if value is UNPARSED:
@@ -120,7 +120,7 @@ class RecordContext:
         return value
 
     def reading_steps(self) -> Iterator[None]:
-        """What takes long to be read, in small pieces of work; it isn't read again later."""
+        """Parse a large body in small pieces of work; it isn't parsed again later."""
         if self._map is UNPARSED and self.headers.kind is BodyKind.FORM:
             try:
                 self._map = yield from form_steps(self.body, self.headers.charset)
@@ -145,7 +145,7 @@ class RecordContext:
         return value
 
     def template_body(self) -> dict[str, Any]:
-        """`body_map` for templates, with the context in the error."""
+        """Return `body_map` for templates, with the context in the error."""
         try:
             value = self.body_map
         except UserError as error:
@@ -160,11 +160,11 @@ class RecordContext:
 
 _second: tuple[int, bytes] = (-1, b"")
 _millisecond: tuple[int, bytes] = (-1, b"")
-"""The last times and their texts: records come in the order of time, many at once."""
+"""The last times and their texts: records arrive in chronological order, many at once."""
 
 
 def datetime_text(timestamp_ms: int) -> bytes:
-    """``2006-01-02T15:04:05.000Z`` in UTC."""
+    """Return ``2006-01-02T15:04:05.000Z`` in UTC."""
     global _second, _millisecond
     if timestamp_ms == _millisecond[0]:
         return _millisecond[1]

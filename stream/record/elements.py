@@ -1,7 +1,7 @@
-"""The records in the body of one request: one, or a batch of many.
+"""The records in the body of one request: one, or a batch. Pure.
 
-The listener reads large batches in steps; everybody else, such as the test of a mapping, reads them
-at once and in the same way. Pure.
+The listener parses large batches in steps; other callers, such as the test of a mapping, parse them
+at once with the same result.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ __all__ = [
 ]
 
 MAX_LINES_PER_RECORD = 10
-"""Blank lines between records, which are left out."""
+"""Maximum number of blank lines per record, which are skipped."""
 
 ITEMS_AT_ONCE = 64
 BYTES_AT_ONCE = 128 * 1024
-"""Of an array's items, found or parsed in one piece of work."""
+"""Bytes of an array's items that are found or parsed in one step."""
 
 MAX_ITEM_BYTES = 1024 * 1024
-"""Of an array. Each is parsed in one piece of work, to find out whether it is valid."""
+"""Maximum size of an array's item, which is parsed in one step for validation."""
 
 KEPT_BYTES = 1024 * 1024
-"""The values of a larger array aren't kept, but made once more when they are rendered: they can
-take fifty times the room of their text."""
+"""The values of a larger array aren't kept, but parsed again for rendering: they can take fifty
+times the memory of their text.
+"""
 
 
 _BOOLEANS = {
@@ -53,12 +54,13 @@ _BOOLEANS = {
 }
 
 Element = tuple[int, bytes, Any]
-"""One record of a batch: the number of its line, from 1, or its index in the array, from 0; its
-source text; the document in it, or `UNPARSED`."""
+"""One record of a batch: its line number, from 1, or array index, from 0; its source text; its
+document, or `UNPARSED`.
+"""
 
 
 def line_elements(body: bytes, max_records: int) -> list[Element]:
-    """The lines of *body* that aren't blank. Raises BatchTooLarge."""
+    """Return the lines of *body* that aren't blank. Raises BatchTooLarge."""
     max_lines = MAX_LINES_PER_RECORD * max_records
     if b"\r" in body:
         body = body.replace(b"\r\n", b"\n")
@@ -70,7 +72,7 @@ def line_elements(body: bytes, max_records: int) -> list[Element]:
         )
     if not lines[-1]:
         lines.pop()
-    # Of files that were put behind one another; a single byte is found ten times as fast.
+    # Of concatenated files; a single byte is found ten times as fast.
     if BOM[:1] in body and BOM in body:
         lines = [without_bom(line) for line in lines]
     elements: list[Element] = list(zip(count(1), lines, repeat(UNPARSED)))
@@ -84,7 +86,7 @@ def line_elements(body: bytes, max_records: int) -> list[Element]:
 
 
 def array_elements(body: bytes, max_records: int) -> list[Element]:
-    """The items of the JSON array *body*. Raises InvalidJson, BatchTooLarge."""
+    """Return the items of the JSON array *body*. Raises InvalidJson, BatchTooLarge."""
     steps = array_steps(body, max_records)
     while True:
         try:
@@ -95,7 +97,7 @@ def array_elements(body: bytes, max_records: int) -> list[Element]:
 
 
 def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Element]]:
-    """The same in small pieces of work.
+    """Parse the JSON array in small pieces of work.
 
     The items are counted before any of them is parsed, and are parsed a few at a time.
     """
@@ -134,7 +136,7 @@ def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Ele
 
 
 def _parse_items(texts: Sequence[bytes]) -> Sequence[Any]:
-    """The documents in *texts*. Raises InvalidJson."""
+    """Return the documents in *texts*. Raises InvalidJson."""
     for text in texts:
         check_bounds(text)
     try:
@@ -147,16 +149,16 @@ def _parse_items(texts: Sequence[bytes]) -> Sequence[Any]:
 
 
 def batch_option(text: str | None) -> bool | str | None:
-    """What the parameter ``batch`` of a request says; the text if it can't be understood."""
+    """Return the value of the parameter ``batch``; the text itself if it is invalid."""
     return None if text is None else _BOOLEANS.get(text.lower(), text)
 
 
 def is_batch(option: bool | str | None, headers: RecordHeaders) -> bool:
-    """Whether the body holds many records.
+    """Return whether the body is a batch.
 
     :param option: see `batch_option`.
 
-    Raises UserError: nobody knows whether, or where they begin.
+    Raises UserError: that is ambiguous, or the boundaries of records are unknown.
     """
     if isinstance(option, str):
         raise UserError(
@@ -182,14 +184,14 @@ def read_records(
     max_bytes: int,
     max_records: int,
 ) -> list[RecordContext]:
-    """The records in a request, as the listener would take them.
+    """Return the records in a request, as the listener would accept them.
 
-    Raises UserError: the listener would take none.
+    Raises UserError: the listener would refuse the request.
 
-    :param request: with the body as it came.
+    :param request: the request with the received body.
     :param encoding: value of ``Content-Encoding``, in lower case.
     :param option: see `batch_option`.
-    :param max_bytes: of the decoded body.
+    :param max_bytes: maximum size of the decoded body.
     """
     headers = request.headers
     body = ready_body(headers, decode_body(encoding, request.body, max_bytes))

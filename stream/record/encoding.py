@@ -1,6 +1,6 @@
-"""Compressed request bodies, decoded with a bound on what they expand to. Pure.
+"""Decompression of request bodies with a limit of their size. Pure.
 
-The time is linear in the bytes that go in and come out, whatever they are.
+The time is linear in the sizes of input and output, for any content.
 """
 
 from __future__ import annotations
@@ -19,27 +19,29 @@ from stream.record.zstd_pieces import frame_pieces
 __all__ = ["MAX_MEMBERS", "Abandoned", "content_codings", "decode_body"]
 
 MAX_MEMBERS = 100
-"""Of gzip members or zstd frames. A program that makes one for each record should make one for
-many: each has to be set up again."""
+"""Maximum number of gzip members or zstd frames.
+
+Each has to be set up separately, so a program that makes one per record should combine records.
+"""
 
 MAX_CODINGS = 2
-"""Applied to one body, one over the other."""
+"""Maximum number of codings applied to one body."""
 
 _GZIP_CONTAINER = 31
 _GzipError = cast("type[Exception]", isal_zlib.IsalError)
 _MAX_WINDOW_BYTES = 8 * 1024 * 1024
-"""Of a zstd frame: what RFC 8878 asks of every decoder; more only costs memory."""
+"""Maximum window of a zstd frame: required of every decoder by RFC 8878; more only costs memory."""
 
 _GZIP_PIECE_BYTES = 16 * 1024
 _GZIP_OUTPUT_BYTES = 256 * 1024
-"""Made at once, since nothing else is done meanwhile."""
+"""Output per step, which blocks the process."""
 
 _PADDING = b"\0"
 _NOTHING = (b"", b"identity")
 
 
 class Abandoned(Exception):
-    """Nobody waits for the decoded body any more."""
+    """The client no longer waits for the decoded body."""
 
 
 def _always() -> bool:
@@ -47,9 +49,9 @@ def _always() -> bool:
 
 
 def content_codings(encoding: bytes) -> list[bytes]:
-    """The codings in a ``Content-Encoding``, in the order in which they were applied.
+    """Return the codings in a ``Content-Encoding``, in the order of their application.
 
-    Raises UserError: 415, one of them isn't known, or there are too many.
+    Raises UserError: 415, a coding is unknown, or there are too many.
 
     :param encoding: value of the header in lower case; empty for none.
     """
@@ -69,15 +71,15 @@ def content_codings(encoding: bytes) -> list[bytes]:
 def decode_body(
     encoding: bytes, body: bytes, limit: int, is_wanted: Callable[[], bool] = _always
 ) -> bytes:
-    """The decoded *body*.
+    """Return the decoded *body*.
 
     Raises UserError: 415 for an unknown encoding, 400 for damaged or truncated data. Raises
-    BodyTooLarge: it expands beyond *limit*; found out without expanding further. Raises Abandoned:
-    nobody waits any more.
+    BodyTooLarge: it expands beyond *limit*, where decoding stops. Raises Abandoned: the client no
+    longer waits.
 
     :param encoding: see `content_codings`.
-    :param limit: bytes of the decoded body.
-    :param is_wanted: whether somebody still waits; asked often.
+    :param limit: maximum size of the decoded body in bytes.
+    :param is_wanted: returns whether the client still waits; called often.
     """
     for name in reversed(content_codings(encoding)):
         output = _Output(limit, is_wanted)
@@ -90,13 +92,13 @@ def decode_body(
 
 
 class _Output:
-    """The decoded bytes, bounded.
+    """The decoded bytes, with a size limit.
 
-    They are in one buffer: thousands of parts that are given back one by one leave the heap of the
-    thread in pieces, which the system never gets back. It becomes the decoded body without a copy,
-    which would keep the reactor waiting for milliseconds.
+    They are in one buffer: thousands of separately freed parts would fragment the thread's heap,
+    which would never be returned to the system. The buffer becomes the decoded body without a copy,
+    which would block the reactor for milliseconds.
 
-    :ivar room: bytes until the limit and one more, by which it shows that there is more.
+    :ivar room: bytes until the limit plus one, which detects an excess.
     """
 
     def __init__(self, limit: int, is_wanted: Callable[[], bool]) -> None:
@@ -128,7 +130,7 @@ class _Output:
         return self._data.getvalue()
 
     def clear(self) -> None:
-        """Free the bytes, even if an exception that is kept still refers to this object."""
+        """Free the bytes, even if an exception still refers to this object."""
         self._data = BytesIO()
 
 
@@ -138,7 +140,7 @@ def _gunzip(body: bytes, output: _Output) -> None:
         output.begin_member("gzip")
         decoder = isal_zlib.decompressobj(_GZIP_CONTAINER)
         try:
-            may_hold_more = False  # it can, although it has taken all of the piece
+            may_hold_more = False  # it can, although it has consumed the whole piece
             while not decoder.eof:
                 piece = decoder.unconsumed_tail
                 if not piece and not may_hold_more:
@@ -153,7 +155,7 @@ def _gunzip(body: bytes, output: _Output) -> None:
         except _GzipError:
             raise UserError("cannot decompress gzip body: it is damaged") from None
         position -= len(decoder.unused_data)
-        # Zeros behind a member are padding, as gunzip takes them.
+        # Zeros after a member are padding, as in gunzip.
         if not body[position : position + 1].strip(_PADDING) and not body[position:].strip(
             _PADDING
         ):

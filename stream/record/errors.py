@@ -1,4 +1,4 @@
-"""Why a body can't be read as its content type says."""
+"""Errors of bodies that can't be parsed by their content type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 class UnsupportedMediaType(UserError):
     """The body is neither JSON nor a form.
 
-    :cvar verbatim: the message is shown as it is, neither as a sentence nor behind a context.
+    :cvar verbatim: the message is shown unchanged, neither as a sentence nor after a context.
     """
 
     status = 415
@@ -34,7 +34,7 @@ class UnsupportedMediaType(UserError):
 
 
 class UnsupportedCharset(UserError):
-    """The charset that a form declares isn't known.
+    """The charset that a form declares is unknown.
 
     :cvar alone: the message is shown without a context.
     """
@@ -60,7 +60,7 @@ class InvalidForm(UserError):
 
 
 class InvalidJson(NestedError):
-    """The body isn't valid JSON, or not within the limits."""
+    """The body isn't valid JSON, or exceeds a limit."""
 
     def __init__(self, reason: str, *, status: int | None = None, name: str | None = None) -> None:
         super().__init__("cannot parse request json", [reason], status=status, name=name)
@@ -68,7 +68,7 @@ class InvalidJson(NestedError):
 
 
 class BodyTooLarge(UserError):
-    """A body above the limit, as it came or decoded."""
+    """The received or decoded body exceeds the limit."""
 
     status = 413
     name = "bodyTooLarge"
@@ -78,9 +78,9 @@ class BodyTooLarge(UserError):
 
 
 class UnsupportedEncoding(UserError):
-    """A ``Content-Encoding`` that can't be decoded; the answer names those that can.
+    """An unsupported ``Content-Encoding``; the answer names the supported ones.
 
-    :param encoding: what was sent.
+    :param encoding: the value that was sent.
     """
 
     status = 415
@@ -95,7 +95,7 @@ class UnsupportedEncoding(UserError):
 
 
 class BatchTooLarge(UserError):
-    """More records, or more rows, than one request may hold."""
+    """The request has more records, or more rows, than allowed."""
 
     status = 413
     name = "batchTooLarge"

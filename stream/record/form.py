@@ -1,7 +1,7 @@
 """URL-encoded forms with PHP-like keys (``a[b][]=x``) as nested objects and arrays.
 
-Text is split and unescaped as the WHATWG's URL standard says: what isn't an escape is itself, and
-no byte is invalid.
+Text is split and unescaped according to the WHATWG's URL standard: invalid escapes are kept, and no
+byte is invalid.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from stream.record.errors import InvalidForm, UnsupportedCharset
 __all__ = ["MAX_ARRAY_ITEMS", "MAX_FIELDS", "MAX_KEY_DEPTH", "form_steps", "parse_form"]
 
 MAX_FIELDS = 10_000
-"""Of a form; empty ones count."""
+"""Maximum number of fields of a form, including empty ones."""
 
 MAX_ARRAY_ITEMS = 10_000
-"""An index beyond it would make us fill an array with nulls for a few bytes of request."""
+"""Maximum array index: a larger one would fill an array with nulls for a few bytes of request."""
 
 MAX_KEY_DEPTH = 100
-"""Brackets of one key."""
+"""Maximum number of brackets in a key."""
 
 MAX_FILLED_ITEMS = 100_000
-"""Array items of a whole form, gaps included."""
+"""Maximum number of array items in a form, including gaps."""
 
 MAX_STEPS = 100_000
-"""Brackets of all keys of a form."""
+"""Maximum number of brackets in all keys of a form."""
 
 FIELDS_AT_ONCE = 250
-"""Read in some hundred microseconds."""
+"""Fields per step, which takes some hundred microseconds."""
 
 MAX_LABEL_BYTES = 256
-"""Of the name of a charset; no name that is known is so long."""
+"""Maximum length of a charset's name; known names are shorter."""
 
 BYTES_AT_ONCE = 16 * 1024
-"""Unescaped in at most a millisecond or two, however many escapes they have."""
+"""Bytes that are unescaped in a step, which takes at most a millisecond or two."""
 
 _HEX = "0123456789abcdefABCDEF"
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -53,7 +53,7 @@ _SHAPES: dict[type, str] = {dict: "object", list: "array", str: "string"}
 
 
 def parse_form(body: bytes, charset: str = "") -> dict[str, Any]:
-    """The form's fields; values are always strings. See `form_steps`."""
+    """Return the form's fields; values are always strings. See `form_steps`."""
     steps = form_steps(body, charset)
     while True:
         try:
@@ -64,12 +64,12 @@ def parse_form(body: bytes, charset: str = "") -> dict[str, Any]:
 
 
 def form_steps(body: bytes, charset: str = "") -> Generator[None, None, dict[str, Any]]:
-    """The same in small pieces of work.
+    """Parse a form in small pieces of work.
 
-    Raises InvalidForm: with the reason. Raises UnsupportedCharset: the label isn't known.
+    Raises InvalidForm: with the reason. Raises UnsupportedCharset: the label is unknown.
 
-    :param charset: the label that the request declares. Without one it is that of the field
-        ``_charset_`` or ``charset``, without these UTF-8.
+    :param charset: the label declared by the request; by default that of the field ``_charset_`` or
+        ``charset``, and otherwise UTF-8
     """
     parts = body.split(b"&", MAX_FIELDS)
     if len(parts) > MAX_FIELDS:
@@ -95,7 +95,7 @@ def form_steps(body: bytes, charset: str = "") -> Generator[None, None, dict[str
 
 
 def _unescaped(data: bytes) -> bytes:
-    """*data* without ``+`` and escapes."""
+    """Return *data* without ``+`` and escapes."""
     if b"+" in data:
         data = data.replace(b"+", b" ")
     return _ESCAPE.sub(_escaped_byte, data) if b"%" in data else data
@@ -106,7 +106,7 @@ def _escaped_byte(match: re.Match[bytes]) -> bytes:
 
 
 def _unescape_steps(data: bytes) -> Generator[None, None, bytes]:
-    """`_unescaped` in small pieces of work; no piece ends within an escape."""
+    """Unescape in small pieces of work; no piece ends within an escape."""
     pieces = []
     start = 0
     while start < len(data):
@@ -129,7 +129,7 @@ def _utf8(data: bytes) -> str:
 
 
 def _decoder_steps(body: bytes, declared: str) -> Generator[None, None, Decode]:
-    """What makes text of the bytes of a name or value. Raises UnsupportedCharset."""
+    """Return the decoder for the bytes of a name or value. Raises UnsupportedCharset."""
     if declared:
         return _decoder_of(declared)
     fields = dict(reversed(_CHARSET_FIELD.findall(body)))  # the first of each name counts
@@ -137,8 +137,7 @@ def _decoder_steps(body: bytes, declared: str) -> Generator[None, None, Decode]:
         return _decoder_of(_utf8(_unescaped(fields[b"_charset_"][:MAX_LABEL_BYTES])))
     if b"charset" not in fields:
         return _utf8
-    # It may also be a field like any other. What is valid UTF-8 by chance is no other text of
-    # single bytes.
+    # It may also be an ordinary field. Valid UTF-8 is unlikely to be text in a single-byte charset.
     is_utf8 = _is_utf8((yield from _unescape_steps(body)))
     label = _utf8(_unescaped(fields[b"charset"][:MAX_LABEL_BYTES]))
     try:
@@ -170,8 +169,8 @@ class _Form:
     """The fields read so far.
 
     :ivar fields: names and values.
-    :ivar _filled: array items made so far, bounded so that indexes can't blow up memory.
-    :ivar _steps: brackets read so far.
+    :ivar _filled: number of array items so far, limited so that indexes can't exhaust memory.
+    :ivar _steps: number of brackets so far.
     """
 
     def __init__(self) -> None:
@@ -227,7 +226,7 @@ def _split_key(key: str) -> list[Any]:
     if "[" not in key or key.startswith("["):
         return [key]
     match = _KEY.fullmatch(key)
-    assert match is not None  # the last group takes whatever is left
+    assert match is not None  # the last group matches the whole rest
     head, brackets, rest = match.groups()
     if rest or not brackets:
         raise InvalidForm(f'Unable to parse key "{key}"')

@@ -1,7 +1,7 @@
-"""Headers of a record in the forms that columns and templates use, each made on first use.
+"""Headers of a record in the forms for columns and templates, each made on first use.
 
-One value is shared by all records whose request heads are the same bytes, so what is derived here
-is derived once per client rather than once per record.
+All records whose request heads have the same bytes share one value, so derived forms are computed
+once per client rather than once per record.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
 class BodyKind(enum.Enum):
-    """How the body is to be read."""
+    """How the body is parsed."""
 
     JSON = "json"
     JSON_LINES = "jsonLines"
@@ -42,7 +42,7 @@ class BodyKind(enum.Enum):
 
 
 def canonical_name(name: str) -> str:
-    """``x-foo-BAR`` as ``X-Foo-Bar``."""
+    """Return ``x-foo-BAR`` as ``X-Foo-Bar``."""
     return "-".join([part.capitalize() for part in name.split("-")])
 
 
@@ -61,7 +61,7 @@ def _canonical(name: bytes) -> str:
 
 
 def html_safe(text: str) -> str:
-    """JSON *text* with ``<``, ``>``, ``&``, U+2028 and U+2029 escaped."""
+    """Return JSON *text* with ``<``, ``>``, ``&``, U+2028 and U+2029 escaped."""
     if _UNSAFE.search(text) is None:
         return text
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
@@ -89,12 +89,12 @@ class RecordHeaders:
 
     :ivar raw: names and values as received, in that order.
     :ivar content_type: as received; empty if there is none.
-    :ivar kind: what the content type says of the body: parameters and case don't matter.
-    :ivar is_batch: whether the content type says that the body holds many records.
-    :ivar is_text: whether it says that the body is plain text.
+    :ivar kind: kind of the body by its content type, ignoring parameters and case.
+    :ivar is_batch: whether the content type declares a batch.
+    :ivar is_text: whether it declares plain text.
     :ivar charset: the label that the content type declares; empty for UTF-8.
 
-    :param raw: the same.
+    :param raw: names and values as received.
     """
 
     __slots__ = (
@@ -127,9 +127,9 @@ class RecordHeaders:
 
     @property
     def of_json(self) -> RecordHeaders:
-        """The same headers, for a body that is one JSON document whatever they say.
+        """Return the same headers for a body that is one JSON document regardless of them.
 
-        Such a body is an element of a batch, or JSON that its sender calls text.
+        Such a body is an element of a batch, or JSON that was sent as text.
         """
         if self._of_json is None:
             self._of_json = RecordHeaders(self.raw)
@@ -139,14 +139,14 @@ class RecordHeaders:
 
     @property
     def map(self) -> dict[str, str]:
-        """First values by canonical name, sorted by name. Not to be changed."""
+        """Return first values by canonical name, sorted by name; must not be changed."""
         if self._map is None:
             self._map = dict(sorted(_first_values(self.raw)))
         return self._map
 
     @property
     def text(self) -> str:
-        """A line ``Name: value`` for each header, sorted bytewise."""
+        """Return a line ``Name: value`` for each header, sorted bytewise."""
         if self._text is None:
             lines = [f"{name}: {value}\n" for name, value in self.map.items()]
             self._text = "".join(sorted(lines, key=str.encode))
@@ -154,12 +154,12 @@ class RecordHeaders:
 
     @property
     def json(self) -> str:
-        """The map as compact JSON, safe to be put into HTML."""
+        """Return the map as compact JSON, safe for HTML."""
         return html_safe(orjson.dumps(self.map).decode())
 
     @property
     def csv_cell(self) -> Quoted:
-        """`json`, quoted."""
+        """Return `json`, quoted."""
         if self._cell is None:
             self._cell = quoted(self.json.encode())
         return self._cell

@@ -1,15 +1,14 @@
-"""JSON bodies: validation, and values at a path exactly as they are spelled in the source text.
+"""JSON bodies: validation, and values at a path with their exact source text.
 
 A table must get ``1.0``, ``1e5`` or an integer of thirty digits as the producer wrote them, so a
-value is copied from the source rather than printed from what a parser made of it. A full parse
-validates the document and answers most lookups; the source is only searched for the value's place
-when its spelling is in doubt: numbers with a fraction, containers, escapes, repeated keys.
+value is copied from the source instead of being printed from the parsed document. A full parse
+validates the document and answers most lookups; the source is searched only if a value's spelling
+is uncertain: numbers with a fraction, containers, escapes, repeated keys.
 
-Note [Two readers]: orjson reads nearly every document. It refuses two kinds that are valid: numbers
-beyond doubles, and escapes of lone surrogates. Neither may cost a record that doesn't even need
-them, so such a document is read once more by the reader of the standard library. Infinity stands
-for such a number, U+FFFD for each lone surrogate. In all other documents both readers accept the
-same and make the same of it.
+Note [Two readers]: orjson parses nearly every document. It refuses two valid kinds: numbers beyond
+doubles, and escapes of lone surrogates. A record must not be rejected because of values that it
+doesn't need, so such a document is parsed again by the standard library. Infinity replaces such a
+number, U+FFFD each lone surrogate. For all other documents both readers have the same results.
 """
 
 from __future__ import annotations
@@ -40,14 +39,17 @@ __all__ = [
 ]
 
 MAX_DEPTH = 300
-"""Objects and arrays inside one another."""
+"""Maximum nesting of objects and arrays."""
 
 MAX_VALUES = 100_000
-"""Values of one document. Each takes up to a hundred bytes for two of the document, and a tenth of
-a microsecond in which nothing else is done."""
+"""Maximum number of values in a document.
+
+Each takes up to a hundred bytes of memory for two of the document, and blocks the process for a
+tenth of a microsecond.
+"""
 
 SMALL_BYTES = 2 * MAX_DEPTH
-"""No document of this size is beyond any bound: each level and each value takes two bytes."""
+"""No document of this size exceeds a limit: each level and each value takes two bytes."""
 
 SEARCHED_BYTES = 64
 _SPACED = b'": '
@@ -63,15 +65,17 @@ _TO_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:' + _STRING + rb'[^"{}\[\]]*+)*+', re
 _BLANKS_OUTSIDE = re.compile(rb"(" + _STRING + rb")|[ \t\r\n]++", re.DOTALL)
 _ANY_BLANK = re.compile(rb"[ \t\r\n]")
 _STRINGS = re.compile(_STRING + rb'|".*+', re.DOTALL)
-"""Strings, and the rest from a quote that opens one which doesn't end."""
+"""Strings, and the rest from an opening quote without an end."""
 
 _ELEMENT = re.compile(_BLANK + rb"(?:(" + _STRING + rb"|" + _SCALAR + rb")|(?=[\[{]))", re.DOTALL)
 _SEPARATOR = re.compile(_BLANK + rb"([,\]])")
 _EMPTY_REST = re.compile(_BLANK + rb"\]")
 _BLANKS = re.compile(_BLANK)
 _TO_VALUE = re.compile(rb'(?:[^"\[{,]++|' + _STRING + rb")*+(?:[\[{,]|.*+)", re.DOTALL)
-"""What begins or follows a value, and all that is before it; the rest if there is none. It matches
-anywhere, so that no part of a broken document is checked twice."""
+"""What begins or follows a value, with all text before it; otherwise the rest.
+
+It matches anywhere, so that no part of an invalid document is checked twice.
+"""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -89,11 +93,12 @@ _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
 def parse_json(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: bool = True) -> Any:
-    """The document in *source*; see Note [Two readers].
+    """Return the document in *source*; see Note [Two readers].
 
-    :param checks_depth: if not, it may be nested up to 1024 levels, where the reader gives up.
+    :param checks_depth: whether the depth is checked; otherwise it may have up to 1024 levels, the
+        reader's limit.
 
-    Raises InvalidJson: not valid, or beyond `MAX_DEPTH` or *max_values*.
+    Raises InvalidJson: it is invalid, or exceeds `MAX_DEPTH` or *max_values*.
     """
     if len(source) > SMALL_BYTES:
         check_bounds(source, max_values, checks_depth=checks_depth)
@@ -104,7 +109,7 @@ def parse_json(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: boo
 
 
 def check_bounds(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: bool = True) -> None:
-    """Refuse a document that would take too much room or time to be read. Raises InvalidJson."""
+    """Refuse a document that would take too much memory or time to parse. Raises InvalidJson."""
     if len(source) > 2 * max_values and has_more_values(source, max_values):
         raise InvalidJson(
             f"it has more than {max_values} values", status=413, name="payloadTooLarge"
@@ -114,9 +119,9 @@ def check_bounds(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: b
 
 
 def has_more_values(source: bytes, limit: int) -> bool:
-    """Whether the document has more than *limit* values, give or take one for each container.
+    """Return whether the document has more than *limit* values, plus or minus one per container.
 
-    It takes time only up to the limit; *source* needn't be valid.
+    The check stops at the limit; *source* needn't be valid.
     """
     signs = 0
     for start in range(0, len(source), _COUNTED_BYTES):
@@ -129,7 +134,7 @@ def has_more_values(source: bytes, limit: int) -> bool:
 
 
 def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
-    """*source*, which orjson refuses; see Note [Two readers]."""
+    """Parse *source*, which orjson refuses; see Note [Two readers]."""
     if _WIDE.match(source) is not None:
         raise InvalidJson("it is in UTF-16 or UTF-32, please send UTF-8") from None
     try:
@@ -157,7 +162,7 @@ def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
 
 
 def _is_huge_number(document: str, position: int) -> bool:
-    """Whether the reader was stopped by a number that is valid, but beyond doubles."""
+    """Return whether the reader stopped at a number that is valid, but beyond doubles."""
     number = _NUMBER.match(document, position)
     if number is None:
         return False
@@ -168,7 +173,7 @@ def _is_huge_number(document: str, position: int) -> bool:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """*value* with U+FFFD instead of each lone surrogate, in keys, too."""
+    """Return *value* with U+FFFD instead of each lone surrogate, also in keys."""
     if type(value) is str:
         return value if value.isascii() else text_bytes(value).decode()
     if type(value) is list:
@@ -179,7 +184,7 @@ def _without_surrogates(value: Any) -> Any:
 
 
 def _read_integer(text: str) -> int | float:
-    """As orjson does: what 64 bits can't hold is a double."""
+    """Parse an integer like orjson: one that exceeds 64 bits is a double."""
     if len(text) <= _MAX_INTEGER_CHARS:
         number = int(text)
         if -(2**63) <= number < 2**64:
@@ -192,9 +197,9 @@ def _refuse_constant(name: str) -> Any:
 
 
 def is_canonical(source: bytes, document: Any) -> bool:
-    """Whether printing *document* gives *source* again."""
+    """Return whether printing *document* returns *source* again."""
     if source.find(_SPACED, 0, SEARCHED_BYTES) >= 0:
-        return False  # what some printers do; it shows at the first key
+        return False  # the style of some encoders, visible at the first key
     try:
         return orjson.dumps(document) == source
     except orjson.JSONEncodeError:
@@ -202,11 +207,11 @@ def is_canonical(source: bytes, document: Any) -> bool:
 
 
 def canonical_documents(sources: Sequence[bytes]) -> list[Any] | None:
-    """The documents in *sources*, if each of them is canonical.
+    """Return the documents in *sources*, if each of them is canonical.
 
-    They are parsed together, if the first one lets hope that it isn't in vain. Whether the
-    documents are the right ones, since a source may also hold two of them, or a part of one, shows
-    when they are printed. The printer refuses what is nested too deep: its own limit is 254 levels.
+    They are parsed together if the first one suggests success. A source may also hold two
+    documents, or a part of one; that shows when the documents are printed. The printer refuses more
+    than 254 levels.
     """
     try:
         if not is_canonical(sources[0], orjson.loads(sources[0])):
@@ -218,7 +223,9 @@ def canonical_documents(sources: Sequence[bytes]) -> list[Any] | None:
 
 
 def _may_be_deep(source: bytes) -> bool:
-    """Whether there are enough brackets; most bodies have so few that counting can be saved."""
+    """Return whether there are enough brackets; most bodies have so few that counting can be
+    skipped.
+    """
     if source.find(b"[") < 0:
         inner = source.find(b"{", 1)
         if inner < 0 or source.find(b"{", inner + 1) < 0:
@@ -228,7 +235,7 @@ def _may_be_deep(source: bytes) -> bool:
 
 def _too_deep(source: bytes) -> bool:
     brackets = _STRINGS.sub(b"", source).translate(_ONE_KIND, _NOT_BRACKETS)
-    # Taking out all innermost pairs at once lowers the depth by one; few documents need more turns.
+    # Removing all innermost pairs lowers the depth by one; few documents need many passes.
     for _ in range(_PAIRS_AT_MOST):
         if not brackets:
             return False
@@ -238,20 +245,20 @@ def _too_deep(source: bytes) -> bool:
 
 
 def text_bytes(text: str) -> bytes:
-    """*text* in UTF-8; each lone surrogate becomes one U+FFFD."""
+    """Return *text* in UTF-8; each lone surrogate becomes one U+FFFD."""
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # Two halves that stand together in *text*, e.g. after a concatenation, are a character.
+        # Two adjacent halves in *text*, e.g. after a concatenation, are a character.
         joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         return _SURROGATES.sub("\ufffd", joined).encode()
 
 
 class JsonPath:
-    """A lookup that is prepared once and done for many documents.
+    """A lookup that is prepared once and executed for many documents.
 
-    A key also finds an array's item if it is a number, and an index an object's key. Of repeated
-    keys the first counts.
+    A numeric key also matches an array's item, and an index an object's key. The first of repeated
+    keys counts.
 
     :param path: e.g. ``user.tags[0]``; the empty path is the whole document.
     """
@@ -264,11 +271,11 @@ class JsonPath:
         self._exact_spelling = not any(_ESCAPED_IN_JSON.search(step.text) for step in self._steps)
 
     def render(self, source: bytes, parsed: Any, raw_string: bool) -> bytes | None:
-        """The value as compact JSON, or ``None`` if there is nothing at the path.
+        """Return the value as compact JSON, or ``None`` if the path has no value.
 
         :param source: the document.
-        :param parsed: what `parse_json` made of it.
-        :param raw_string: render a string as its text, without quotes and escapes.
+        :param parsed: the document parsed by `parse_json`.
+        :param raw_string: whether a string is rendered as its text, without quotes and escapes.
         """
         if not self._keys_are_unique(source):
             return self._render_from_source(source, raw_string)
@@ -301,14 +308,14 @@ class JsonPath:
         return self._render_from_source(source, raw_string)
 
     def _keys_are_unique(self, source: bytes) -> bool:
-        """False if a key of the path may occur more than once, or be spelled with escapes."""
+        """Return False if a key of the path may be repeated, or be spelled with escapes."""
         # A single byte is found faster than two, and most bodies have no escapes at all.
         if not self._exact_spelling or (b"\\" in source and b"\\u" in source):
             return False
         return self.occurs_once(source)
 
     def occurs_once(self, source: bytes) -> bool:
-        """Whether no key of the path is spelled more than once, as a key or as a value."""
+        """Return whether no key of the path is spelled more than once, as a key or as a value."""
         for needle in self._needles:  # noqa: SIM110 - a generator would double the time
             if source.count(needle) > 1:
                 return False
@@ -334,7 +341,7 @@ Span = tuple[int, int]
 
 
 def _find(source: bytes, steps: tuple[PathStep, ...], needles: tuple[bytes, ...]) -> Span | None:
-    """Where the value at *steps* begins and ends in a valid document."""
+    """Return the start and end of the value at *steps* in a valid document."""
     start = _value_start(source, 0)
     for step, needle in zip(steps, needles, strict=True):
         opening = source[start]
@@ -381,10 +388,10 @@ def _find_item(source: bytes, position: int, index: int) -> int | None:
 
 
 def array_items(source: bytes) -> Iterator[bytes]:
-    """The source text of each item of the array that is all of *source*.
+    """Return the source text of each item of the array *source*.
 
-    Raises InvalidJson: it is no array, or its items aren't well separated. Whether an item is
-    valid shows when it is parsed: if all are, so is the array.
+    Raises InvalidJson: it is no array, or its items aren't properly separated. Items are validated
+    when they are parsed: if all are valid, so is the array.
     """
     position = _blanks_end(source, 0)
     if not source.startswith(b"[", position):
@@ -424,14 +431,14 @@ def _broken(position: int) -> InvalidJson:
 
 
 def _after(source: bytes, position: int) -> int:
-    """Behind the container that starts at *position*, and the comma that may follow."""
+    """Return the position after the container at *position*, and the comma that may follow."""
     match = _AFTER_CONTAINER.match(source, _container_end(source, position))
     assert match is not None
     return match.end()
 
 
 def _container_end(source: bytes, position: int) -> int:
-    """Behind the container that starts at *position*. Raises InvalidJson: it has no end."""
+    """Return the position after the container at *position*. Raises InvalidJson: it has no end."""
     depth = 0
     while True:
         match = _TO_BRACKET.match(source, position)

@@ -14,7 +14,7 @@ _INDEX_PART = re.compile(r"(\d+)\]")
 _MAX_INDEX_DIGITS = 18
 
 ABSENT: Any = object()
-"""What a lookup returns when there is nothing at the path (``None`` is JSON's null)."""
+"""The result of a lookup without a value (``None`` is JSON's null)."""
 
 
 @attrs.frozen
@@ -22,7 +22,7 @@ class PathStep:
     """One part of a path.
 
     :ivar text: the part without brackets.
-    :ivar index: set if the part was written as an array index.
+    :ivar index: set if the part is an array index.
     """
 
     text: str
@@ -30,14 +30,14 @@ class PathStep:
 
     @property
     def as_index(self) -> int | None:
-        """The array item that the part can mean, even if it was written as a key."""
+        """The array item that the part can match, even if it was written as a key."""
         if self.index is None and self.text.isascii() and self.text.isdigit():
             return int(self.text) if len(self.text) <= _MAX_INDEX_DIGITS else None
         return self.index
 
 
 def parse_path(path: str) -> tuple[PathStep, ...]:
-    """Split at ``.`` and ``[``; empty parts don't count."""
+    """Split at ``.`` and ``[``; empty parts are skipped."""
     steps = []
     for part in _SEPARATOR.split(path):
         if not part:
@@ -51,7 +51,9 @@ def parse_path(path: str) -> tuple[PathStep, ...]:
 
 
 def find_strictly(value: Any, steps: tuple[PathStep, ...]) -> Any:
-    """The value at *steps*, or `ABSENT`; an index only matches arrays, a key only objects."""
+    """Return the value at *steps*, or `ABSENT`.
+
+    An index matches only arrays, a key only objects."""
     for step in steps:
         if step.index is None:
             if not isinstance(value, dict) or step.text not in value:

@@ -1,1 +1,1 @@
-"""Runs templates: engine processes, and who has his turn with them."""
+"""Evaluation of templates: engine processes, and their scheduling."""

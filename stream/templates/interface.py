@@ -1,4 +1,4 @@
-"""What the scheduler needs of an engine, and the engine of its owner."""
+"""The interfaces between the scheduler, its engines, and its users."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Waiter(Protocol):
     """
 
     def evaluated(self, result: Evaluated, /) -> None:
-        """The result; it may be an error of the record or of a template."""
+        """Handle the result, which may be an error of the record or of a template."""
 
     def failed(self, error: Exception, /) -> None:
-        """There is no result; the record may be sent again."""
+        """Handle that there is no result; the record may be sent again."""
 
 
 class TemplateEvaluator(Protocol):
@@ -45,38 +45,38 @@ class TemplateEvaluator(Protocol):
     ) -> None:
         """Evaluate *plan* for *record*; *waiter* is called later.
 
-        Raises UserError: not now.
+        Raises UserError: the evaluator is overloaded.
         """
 
     def evaluate(
         self, project: int, plan: TemplatePlan, records: Sequence[RecordContext]
     ) -> Deferred[list[Evaluated]]:
-        """The results of *records*. Fails with UserError if any can't be evaluated now."""
+        """Return the results of *records*. Fails with UserError if any can't be evaluated now."""
 
     def room(self, project: int) -> Deferred[None] | None:
-        """``None`` if the project's queue is at most half full; else fires when it is."""
+        """Return ``None`` if the project's queue is at most half full; else fires when it is."""
 
     def warm(self) -> None:
-        """Templates are to be expected."""
+        """Start an engine, since templates are expected."""
 
 
 class Cause(enum.Enum):
     """Why an engine has ended."""
 
     PROCESSOR = "processor"
-    """What it was working on has used up its processor time."""
+    """The current template has used up its processor time."""
     CRASH = "crash"
-    """It has no more memory or stack, or says what can't be understood."""
+    """It ran out of memory or stack, or sent an invalid frame."""
     OUTSIDE = "outside"
-    """Somebody has killed it: an operator, the kernel that needs memory, or we."""
+    """It was killed from outside: by an operator, by the kernel, or by this node."""
     START = "start"
-    """It has never been ready."""
+    """It was never ready."""
 
 
 class Job(Protocol):
     """A record to be evaluated.
 
-    :ivar plan: with these templates.
+    :ivar plan: its templates.
     """
 
     plan: TemplatePlan
@@ -85,11 +85,11 @@ class Job(Protocol):
 
 @attrs.frozen
 class End:
-    """The end of an engine process: why, and what it worked on.
+    """The end of an engine process: the cause, and its current work.
 
-    :ivar serial: of the batch that was worked on last; 0 if there was none.
-    :ivar index: of the record, or of the template if they were only read.
-    :ivar column: of its plan.
+    :ivar serial: number of the last batch; 0 if there was none.
+    :ivar index: index of the record, or of the template if they were only parsed.
+    :ivar column: column in its plan.
     """
 
     cause: Cause
@@ -99,47 +99,47 @@ class End:
 
 
 class EngineListener(Protocol):
-    """Is notified of the end of an engine and the results of its work."""
+    """Is notified of the results and the end of an engine."""
 
     def ready(self, engine: TemplateEngine, /) -> None:
-        """The engine takes work from now on."""
+        """Handle that the engine accepts work from now on."""
 
     def answered(
         self, engine: TemplateEngine, serial: int, index: int, result: Evaluated, /
     ) -> None:
-        """There is a result for one record of a batch."""
+        """Handle the result of one record of a batch."""
 
     def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
-        """The batch has ended; its records without a result are evaluated later.
+        """Handle the end of the batch; its records without a result are evaluated later.
 
-        :param is_full: the engine keeps much memory, and should be replaced.
+        :param is_full: whether the engine keeps much memory, and should be replaced.
         """
 
     def checked(self, engine: TemplateEngine, serial: int, faults: Sequence[str | None], /) -> None:
-        """What is wrong with each of the templates."""
+        """Handle what is wrong with each of the templates."""
 
     def ended(self, engine: TemplateEngine, end: End, /) -> None:
-        """The engine has ended; no other call follows."""
+        """Handle the end of the engine; no other call follows."""
 
 
 class TemplateEngine(Protocol):
     """A process that evaluates templates. It may end at any time.
 
-    Batches are worked on in their order. `EngineListener.ended` is called once, at last, never from
-    within one of these methods.
+    Batches are processed in order. `EngineListener.ended` is called once, as the last call, never
+    from within one of these methods.
     """
 
     def evaluate(self, serial: int, seconds: float, jobs: Sequence[Job], /) -> None:
-        """Evaluate *jobs*; what is left after *seconds* is left for later."""
+        """Evaluate *jobs*; those left after *seconds* are postponed."""
 
     def check(self, serial: int, templates: Sequence[str], /) -> None:
-        """Read *templates* without running them."""
+        """Parse *templates* without running them."""
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the engine now."""
 
     def progress(self) -> object:
-        """A value that changes while the engine works; the same if the engine does not respond."""
+        """Return a value that changes while the engine works; the same if it does not respond."""
 
 
 class StartEngine(Protocol):

@@ -1,20 +1,20 @@
-"""Who has his turn with the engines: fair between projects, with bounds on everything.
+"""Scheduling of engines: fair between projects, with limits on everything.
 
 Note [Fair shares]: each project has a queue of its own. An engine works for one project at a time,
-for some milliseconds or one record, whichever is longer; then it is the next project's turn. A
-project whose records take long never gets the last engine: that one is for those whose records
-don't. So neither many records nor slow ones of one project keep the others waiting.
+for some milliseconds or one record, whichever is longer; then the next project follows. A project
+with slow records never gets the last engine, which is reserved for the others. So neither many nor
+slow records of one project block the others.
 
-Note [Whose fault]: an engine that ends takes with it what it was working on, and the page that it
-keeps shows which record that was; all others are evaluated by another engine. A record that has
-used up its processor time is the cause, for the kernel counts what the process used and not how
-long it took. One that has crashed the engine is the cause if it does so again in another one. An
-engine that was killed from outside, or does not respond, is nobody's fault: the record is evaluated
-once more, and if that fails as well, its producer is asked to come again.
+Note [Causes]: when an engine ends, its shared page shows which record it was evaluating; all others
+are evaluated by another engine. A record that has used up its processor time is the cause, since
+the kernel counts used time instead of wall-clock time. A record that has crashed the engine is the
+cause if it crashes another one, too. If an engine was killed from outside, or does not respond, no
+record is the cause: the record is evaluated once more, and if that fails as well, its producer gets
+503.
 
-Note [Pauses]: to replace an engine takes a tenth of a second of work. So templates that stop
-engines time and again are paused for a short while; their producers are asked to come again, since
-the next record may be a good one. A record that can be rendered ends all that.
+Note [Pauses]: replacing an engine takes a tenth of a second of work. So templates that repeatedly
+stop engines are paused for a short while; their producers get 503, since the next record may be
+valid. A rendered record resets the pause.
 """
 
 from __future__ import annotations
@@ -41,36 +41,39 @@ __all__ = ["Limits", "PoolMeter", "TemplatePool"]
 _log = Logger(namespace="templates")
 
 SHARE_SECONDS = 0.05
-"""Processor time after which an engine has done enough for one project."""
+"""Processor time after which an engine serves the next project."""
 
 MAX_BATCH_RECORDS = 256
 MAX_BATCH_BYTES = 1024 * 1024
 RECORD_BYTES = 500
-"""What a record takes beside its body."""
+"""Size of a record in addition to its body."""
 
 SENT_BATCHES = 2
-"""On their way to one engine, so that it needn't wait for the next."""
+"""Batches in flight to one engine, so that it needn't wait for the next."""
 
 SLOW_SECONDS = 0.02
-"""For one record, on average: a project that takes longer doesn't get the last engine."""
+"""Average time per record; a slower project doesn't get the last engine."""
 
 WEIGHT_OF_LAST = 0.2
 MANY_RECORDS = 512
-"""A project has so many waiting before it gets a further engine, unless its records are slow."""
+"""Queue length at which a project gets a further engine, unless its records are slow."""
 
 QUEUE_SECONDS = 10.0
-"""How long a record waits for its turn."""
+"""How long a record waits in the queue."""
 
 ANSWER_SECONDS = 20.0
-"""The same until there is a result. It is less than requests wait for their answer: 503 says that
-nothing is stored, and no answer says nothing."""
+"""How long a record waits for a result.
+
+It is less than the timeout of requests: 503 means that nothing is stored, a missing answer means
+nothing.
+"""
 
 TICK_SECONDS = 0.5
 STANDSTILL_TICKS = 10
-"""An engine that does nothing for so long while it has work is replaced."""
+"""Ticks without progress after which a busy engine is replaced."""
 
 IDLE_TICKS = 120
-"""An engine without work for so long is ended, except for one."""
+"""Ticks without work after which an engine is ended, except for one."""
 
 MAX_PAUSES = 10_000
 STOPS_BEFORE_PAUSE = 3
@@ -81,18 +84,18 @@ START_DELAY_SECONDS = 1.0
 MAX_START_DELAY_SECONDS = 30.0
 
 MAX_CHECKS = 20
-"""Definitions of one project that wait to be read."""
+"""Maximum number of queued definitions of one project."""
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
     """The limits of the template engines.
 
-    :ivar processes: engines at the same time.
-    :ivar seconds: of processor time for all templates of one record.
-    :ivar queue_records: of one project that may wait.
-    :ivar queue_bytes: of one project that may wait; four times as many of all together. One record
-        alone may be larger.
+    :ivar processes: maximum number of engines.
+    :ivar seconds: processor time limit of all templates of one record.
+    :ivar queue_records: maximum number of queued records of one project.
+    :ivar queue_bytes: maximum size of queued records of one project, and a quarter of that of all
+        projects. A single record may be larger.
     """
 
     processes: int = 4
@@ -102,27 +105,30 @@ class Limits:
 
 
 class PoolMeter(Protocol):
-    """Counts what the engines do."""
+    """Counts the work of engines."""
 
     def evaluated(self, seconds: float, result: str) -> None:
-        """Count a template that was evaluated.
+        """Count an evaluated template.
 
         :param result: ``ok``, ``error`` or ``stopped``.
         """
 
     def ended(self, cause: str) -> None:
-        """An engine has ended; see `Cause`."""
+        """Count the end of an engine; see `Cause`."""
 
     def refused(self, reason: str) -> None:
-        """A record was not evaluated: ``full``, ``paused``, ``late``, ``killed``, ``stopping``."""
+        """Count a record without a result.
+
+        :param reason: ``full``, ``paused``, ``late``, ``killed`` or ``stopping``.
+        """
 
 
 @attrs.define(eq=False)
 class _Job:
-    """A record that waits or is worked on.
+    """A record that is queued or being evaluated.
 
-    :ivar crashes: engines that it has crashed.
-    :ivar losses: engines that were killed while they worked on it.
+    :ivar crashes: number of engines that it has crashed.
+    :ivar losses: number of engines that were killed during its evaluation.
     """
 
     project: _Project
@@ -137,9 +143,9 @@ class _Job:
 
 @attrs.define(eq=False)
 class _Check:
-    """Templates that are to be read.
+    """Templates that have to be parsed.
 
-    :ivar losses: engines that ended while they read them, not by using up their time.
+    :ivar losses: number of engines that ended while parsing them, except by their time limit.
     """
 
     project: _Project
@@ -151,14 +157,14 @@ class _Check:
 
 @attrs.define(eq=False)
 class _Project:
-    """:ivar waiting: in the order of coming.
-    :ivar alone: those that have crashed an engine; they get one to themselves.
-    :ivar checks: templates to be read.
-    :ivar records: waiting or worked on.
+    """:ivar waiting: queued records in order of arrival.
+    :ivar alone: records that have crashed an engine; they get one to themselves.
+    :ivar checks: templates to be parsed.
+    :ivar records: number of queued and current records.
     :ivar size: their bytes.
-    :ivar engines: that work for it.
-    :ivar average: seconds that a record takes.
-    :ivar room: who wants to know when there is room.
+    :ivar engines: number of engines that work for it.
+    :ivar average: average seconds per record.
+    :ivar room: Deferreds of callers that wait for room.
     """
 
     number: int
@@ -180,7 +186,7 @@ class _Project:
         return bool(self.waiting or self.alone or self.checks)
 
     def count(self, seconds: float) -> None:
-        """A record took so long."""
+        """Update the average with the time of a record."""
         self.average += WEIGHT_OF_LAST * (seconds - self.average)
 
 
@@ -196,11 +202,11 @@ class _Batch:
 class _Slot:
     """An engine and its work.
 
-    :ivar project: whose batches it has.
-    :ivar last: whose batches it had last.
+    :ivar project: the project of its batches.
+    :ivar last: the project of its previous batches.
     :ivar batches: by number, in the order of sending.
     :ivar seen: its progress at the last tick.
-    :ivar still: ticks without any.
+    :ivar still: number of ticks without progress.
     """
 
     engine: TemplateEngine
@@ -215,8 +221,8 @@ class _Slot:
 
 @attrs.define(eq=False)
 class _Pause:
-    """:ivar stops: engines that templates have stopped, one after the other.
-    :ivar until: time of the reactor.
+    """:ivar stops: number of engines that the templates have stopped in a row.
+    :ivar until: end of the pause, by the reactor's clock.
     """
 
     stops: int = 0
@@ -227,7 +233,7 @@ class TemplatePool:
     """The engine processes that evaluate templates, and the queues before them.
 
     :param start: starts an engine.
-    :param reactor: for time.
+    :param reactor: source of the time.
     """
 
     def __init__(self, start: StartEngine, limits: Limits, reactor: Any, meter: PoolMeter) -> None:
@@ -248,7 +254,7 @@ class TemplatePool:
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = reactor
 
-    # Asking.
+    # Requests.
 
     def submit(
         self, project: int, plan: TemplatePlan, record: RecordContext, waiter: Waiter
@@ -288,9 +294,9 @@ class TemplatePool:
         return answers.result
 
     def check(self, project: int, templates: Sequence[str]) -> Deferred[list[str | None]]:
-        """What is wrong with each of *templates*, ``None`` if nothing is.
+        """Return what is wrong with each of *templates*, ``None`` if nothing is.
 
-        Fails with UserError: they can't be read in time, or not now.
+        Fails with UserError: they can't be parsed in time, or not now.
         """
         answer: Deferred[list[str | None]] = Deferred()
         try:
@@ -312,22 +318,22 @@ class TemplatePool:
         return of_project.room.wait()
 
     def warm(self) -> None:
-        """See `TemplateEvaluator`: have an engine."""
+        """See `TemplateEvaluator`: start an engine if there is none."""
         if not self._slots and not self._is_stopping:
             self._start()
 
     @property
     def waiting_records(self) -> int:
-        """Records that wait or are worked on."""
+        """The number of queued and current records."""
         return sum(project.records for project in self._projects.values())
 
     @property
     def processes(self) -> int:
-        """Engines that run."""
+        """The number of running engines."""
         return len(self._slots)
 
     def stop(self) -> Deferred[None]:
-        """Refuse everything from now on; fires when all engines have ended."""
+        """Refuse all requests from now on; fires when all engines have ended."""
         self._is_stopping = True
         for project in list(self._projects.values()):
             for job in [*project.alone, *project.waiting]:
@@ -365,10 +371,10 @@ class TemplatePool:
         self._meter.refused(reason)
         return UserError(message, status=503, name=name)
 
-    # Giving work to engines.
+    # Dispatching.
 
     def _dispatch_soon(self) -> None:
-        """At the end of the reactor's turn, together with what comes in it."""
+        """Dispatch at the end of the reactor's turn, together with all work added in it."""
         if self._dispatch_call is None and not self._is_stopping:
             self._dispatch_call = self._reactor.callLater(0, self._dispatch)
 
@@ -390,7 +396,7 @@ class TemplatePool:
             self._start()  # a start takes a while: the next project, or a loss, finds one ready
 
     def _may_have_engine(self, project: _Project) -> bool:
-        """See Note [Fair shares]."""
+        """Return whether the project may have another engine; see Note [Fair shares]."""
         most = max(self._limits.processes - 1, 1)
         if project.engines >= most:
             return False
@@ -421,7 +427,7 @@ class TemplatePool:
         if len(self._slots) >= self._limits.processes or self._is_stopping:
             return
         if self._reactor.seconds() < self._start_after:
-            return  # the next tick tries again
+            return  # the next tick retries
         self._watch()
         try:
             engine = self._start_engine(self)
@@ -458,7 +464,7 @@ class TemplatePool:
         slot.engine.evaluate(serial, SHARE_SECONDS, jobs)
 
     def _take(self, project: _Project) -> list[_Job]:
-        """As many records as are likely to be done in one share."""
+        """Return as many records as are likely to be done in one share."""
         count = MAX_BATCH_RECORDS
         if project.average:
             count = min(max(int(SHARE_SECONDS / project.average), 1), count)
@@ -468,13 +474,13 @@ class TemplatePool:
         while waiting and len(jobs) < count and size + waiting[0].size <= MAX_BATCH_BYTES:
             jobs.append(waiting.popleft())
             size += jobs[-1].size
-        # Those with the same plan together, else in the order of coming.
+        # Records with the same plan together, otherwise in order of arrival.
         plans: dict[int, int] = {}
         jobs.sort(key=lambda job: plans.setdefault(id(job.plan), len(plans)))
         return jobs
 
     def _send_ahead(self) -> None:
-        """Nobody else waits: let engines have their next batch before the last one is done."""
+        """Send engines their next batch before the last one is done, if no other project waits."""
         for slot in self._slots.values():
             project = slot.project
             if (
@@ -486,7 +492,7 @@ class TemplatePool:
             ):
                 self._send(slot, project)
 
-    # What engines say.
+    # Notifications of engines.
 
     def ready(self, engine: TemplateEngine, /) -> None:
         """See `EngineListener`."""
@@ -502,7 +508,7 @@ class TemplatePool:
         job = batch.jobs[index] if batch is not None and index < len(batch.jobs) else None
         if batch is not None and job is not None:
             if result.error is None and len(result.cells) != len(job.plan.templates):
-                return  # it isn't to be trusted: as if it had said nothing
+                return  # an untrusted, invalid message: ignored
             batch.jobs[index] = None
             self._answer(job, result)
 
@@ -552,7 +558,7 @@ class TemplatePool:
             project.engines -= 1
 
     def _again(self, jobs: Sequence[_Job]) -> None:
-        """Put *jobs* before those that wait."""
+        """Return *jobs* to the front of the queue."""
         for job in reversed(jobs):
             if self._is_stopping:
                 self._give_up(job, "stopping")
@@ -560,7 +566,7 @@ class TemplatePool:
                 (job.project.alone if job.crashes else job.project.waiting).appendleft(job)
 
     def ended(self, engine: TemplateEngine, end: End, /) -> None:
-        """See `EngineListener` and Note [Whose fault]."""
+        """See `EngineListener` and Note [Causes]."""
         slot = self._slots.pop(engine)
         self._release(slot)
         if not slot.is_leaving and not self._is_stopping:
@@ -611,7 +617,7 @@ class TemplatePool:
         )
 
     def _blame(self, job: _Job, column: int, reason: str) -> None:
-        """See Note [Pauses]."""
+        """Pause the templates; see Note [Pauses]."""
         key = (job.project.number, job.plan)
         pause = self._pauses.setdefault(key, _Pause())
         self._pauses.move_to_end(key)
@@ -652,7 +658,7 @@ class TemplatePool:
             check.losses += 1
             check.project.checks.appendleft(check)
 
-    # The end of a record's way.
+    # Completion of records.
 
     def _leave(self, job: _Job) -> None:
         project = job.project
@@ -716,7 +722,7 @@ class TemplatePool:
                 self._give_up(job, "late")
 
     def _look_at(self, slot: _Slot) -> None:
-        """End an engine that does not respond, or that nobody needs."""
+        """End an engine that does not respond, or is no longer needed."""
         is_at_work = slot.batches or not slot.is_ready
         progress = slot.engine.progress() if is_at_work else None
         slot.still = slot.still + 1 if progress == slot.seen else 0
@@ -762,7 +768,7 @@ def _too_much_memory() -> str:
 
 
 class _Answers:
-    """Several results, which are wanted together.
+    """Several results that are returned together.
 
     :ivar result: fires with them.
     """
@@ -786,7 +792,7 @@ class _Answers:
 
 
 class _Place:
-    """Who waits for one of several results."""
+    """The waiter for one of several results."""
 
     __slots__ = ("_answers", "_place")
 

@@ -36,18 +36,18 @@ __all__ = ["ProcessEngine", "ProcessEngines"]
 _log = Logger(namespace="templates")
 
 MAX_PLANS = 64
-"""Plans that an engine keeps; the least recently used one is evicted."""
+"""Maximum number of plans in an engine; the least recently used one is evicted."""
 
 _ENVIRONMENT = {
-    # A heap for each thread would use up the limit of the memory.
+    # A heap for each thread would use up the memory limit.
     "MALLOC_ARENA_MAX": "1",
-    # A template that panics must not take the time of a backtrace.
+    # A panicking template must not spend time on a backtrace.
     "RUST_BACKTRACE": "0",
 }
-"""Nothing of ours, which may hold secrets."""
+"""The engine's environment, without ours, which may contain secrets."""
 
 _MAIN = (
-    f"import os; os.nice({engine_process.NICENESS}); "  # before all that takes time
+    f"import os; os.nice({engine_process.NICENESS}); "  # before everything that takes time
     f"from {engine_process.__name__} import main; main()"
 )
 _OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -56,8 +56,8 @@ _OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGH
 class ProcessEngines:
     """Starts engines.
 
-    :param seconds: of processor time for all templates of one record.
-    :param memory: bytes that the templates of one engine may use.
+    :param seconds: processor time limit of all templates of one record.
+    :param memory: memory limit of one engine's templates in bytes.
     """
 
     def __init__(self, reactor: Any, *, seconds: float, memory: int) -> None:
@@ -71,9 +71,9 @@ class ProcessEngines:
 
 
 class ProcessEngine(Child):
-    """See `stream.templates.interface.TemplateEngine`.
+    """A `stream.templates.interface.TemplateEngine` in a child process.
 
-    :ivar pid: of the process.
+    :ivar pid: id of the process.
     """
 
     def __init__(self, reactor: Any, listener: EngineListener, setting: str) -> None:
@@ -140,7 +140,7 @@ class ProcessEngine(Child):
     def progress(self) -> object:
         return bytes(self._page[: engine_process.PROGRESS.size]), _processor_seconds(self.pid)
 
-    # What comes back.
+    # Results.
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         if self._is_lost:
@@ -201,7 +201,7 @@ def _two(data: bytes) -> tuple[Any, Any]:
 
 
 def _processor_seconds(pid: int) -> float:
-    """What a process has used; 0 where nobody can say."""
+    """Return the processor time of a process; 0 if it can't be read."""
     try:
         return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3)
     except OSError:

@@ -1,4 +1,4 @@
-"""Templates for the components of a node: a pool of engines that is started and stopped with it."""
+"""The template engines of a node as a service."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Templates(Service):
         metrics.own("stream_templates_processes").labels({}).set(self.pool.processes)
 
     async def stopService(self) -> None:
-        """Fires when all engines have ended."""
+        """Stop; fires when all engines have ended."""
         super().stopService()
         await self.pool.stop()
 
 
 class _Meter(PoolMeter):
-    """Counts for the metrics page."""
+    """Counts engine events for the metrics."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._evaluations = metrics.own("stream_templates_evaluations")
