@@ -28,6 +28,8 @@ HISTORIES ?= 300
 LAKE_SINKS ?= 20
 LAKE_MIB ?= 2048
 STEPS ?= 60
+MINUTES ?= 60
+ONLY ?=
 
 CONFIG_FLAG = $(if $(CONFIG),--config-file $(CONFIG))
 comma := ,
@@ -57,7 +59,7 @@ CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -pr
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd native console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos outages fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd native console console-matrix console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-console bench-lake chaos outages fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -186,6 +188,10 @@ storm: install ## Measure how late 1,000 slices that become due together are rot
 triggers: install ## Let each condition of a rotation fire alone, and show what the log says
 	$(BIN)/python -m benchmarks.coordination triggers
 
+bench-console: install ## Measure what 100 open consoles cost a source, then for MINUTES the memory of pages beside 10,000 records/s; needs wrk and Chromium
+	$(BIN)/python -m benchmarks.consoles rate
+	$(BIN)/python -m benchmarks.consoles memory --minutes=$(MINUTES)
+
 scale: install ## Measure what a coordinator costs with 10, 1,000 and 10,000 open sinks
 	$(BIN)/python -m benchmarks.scale
 
@@ -300,6 +306,9 @@ docs: install docs-settings docs-api ## Build the documentation as a site in tar
 
 docs-settings: install ## Renew docs/settings.md from the declarations
 	$(BIN)/python -m tools.reference.settings docs/settings.md
+
+console-matrix: install ## Take contact sheets of all pages of the console, in all states, into target/console-matrix; ONLY='^many-' takes some; needs Chromium
+	$(BIN)/python -m tests.e2e.console_matrix $(CURDIR)/target/console-matrix '$(ONLY)'
 
 console-pictures: install ## Renew the pictures in docs/console: the test walks through the console and takes them; needs Chromium
 	CONSOLE_PICTURES=$(CURDIR)/docs/console $(BIN)/python -m pytest -q tests/e2e/test_console_page.py

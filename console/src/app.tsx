@@ -1,16 +1,18 @@
 import { useEffect } from "preact/hooks";
+import { ApiError, get } from "./api/client";
 import { span } from "./lib/format";
 import { behind as behindSeconds, failure, feed, load, sources, startData, stopData, takenAt, tick } from "./state/data";
-import { route } from "./state/router";
-import { clockAhead, connection, endSession, now, session } from "./state/session";
+import { go as goTo, route } from "./state/router";
+import { clockAhead, connection, endSession, now, session, signIn } from "./state/session";
 import { Overview } from "./pages/overview";
 import { SignIn } from "./pages/signin";
 import { SourcePage } from "./pages/source";
 import { SinkPage } from "./pages/sink";
-import { NewSource } from "./pages/newsource";
+import { FirstRow, NewSource } from "./pages/newsource";
 import { NewSink } from "./pages/newsink";
 import { Deleted, TaskList } from "./pages/tasks";
-import { Empty, ErrorBox, Loading, Menu } from "./ui/parts";
+import { useLoaded } from "./ui/hooks";
+import { Button, Empty, ErrorBox, Loading, Menu } from "./ui/parts";
 
 const BEHIND_MS = 5_000;
 
@@ -52,6 +54,40 @@ function Banners() {
   );
 }
 
+interface Branch {
+  branchId: number;
+  name: string;
+  isDefault: boolean;
+}
+
+/** Branches of the project; none where the API has no list, or the token may not read it. */
+function useBranches(token: string | undefined): Branch[] {
+  return useLoaded(`branches ${token}`, async (signal) => (await get<{ branches: Branch[] }>("/v1/branches", signal)).branches).data ?? [];
+}
+
+function SessionMenu() {
+  const current = session.value;
+  const branches = useBranches(current?.token);
+  const idOf = (each: Branch) => (each.isDefault ? "default" : String(each.branchId));
+  const here = branches.find((each) => idOf(each) === current?.branch || String(each.branchId) === current?.branch);
+  const others = current ? branches.filter((each) => each !== here) : [];
+  return (
+    <Menu
+      label={current?.branch === "default" ? "Session" : `Branch ${here?.name ?? current?.branch}`}
+      items={[
+        ...others.map((each) => ({
+          label: `Switch to ${each.name}`,
+          act: () => {
+            goTo("#/");
+            signIn({ token: current!.token, branch: idOf(each) });
+          },
+        })),
+        { label: "Sign out", act: () => endSession() },
+      ]}
+    />
+  );
+}
+
 function Header() {
   const { page } = route.value;
   const at = (name: string) => (page === name ? "page" : undefined);
@@ -76,10 +112,7 @@ function Header() {
         <a href="../v1/documentation/">API</a>
       </nav>
       <FeedState />
-      <Menu
-        label={session.value?.branch === "default" ? "Session" : `Branch ${session.value?.branch}`}
-        items={[{ label: "Sign out", act: () => endSession() }]}
-      />
+      <SessionMenu />
     </header>
   );
 }
@@ -91,6 +124,8 @@ function Content() {
       return <Overview />;
     case "newSource":
       return <NewSource />;
+    case "firstRow":
+      return <FirstRow key={found.sourceId} sourceId={found.sourceId} sinkId={found.sinkId} />;
     case "tasks":
       return <TaskList />;
     case "deleted":
@@ -142,7 +177,15 @@ export function App() {
         {sources.value === null && failure.value === null ? (
           <Loading what="sources" />
         ) : sources.value === null ? (
-          <ErrorBox error={failure.value} onRetry={() => void load().catch(() => undefined)} />
+          <>
+            <h1>The sources can't be shown</h1>
+            <ErrorBox error={failure.value} onRetry={() => void load().catch(() => undefined)} />
+            {failure.value instanceof ApiError && failure.value.status === 403 && (
+              <p>
+                The console needs a token with the right <code>read</code>. <Button onClick={() => endSession()}>Sign in with another token</Button>
+              </p>
+            )}
+          </>
         ) : (
           <Content />
         )}

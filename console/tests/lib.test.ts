@@ -1,12 +1,13 @@
 import { describe, expect, test } from "vitest";
 import { filesOf, triggerOf } from "../src/api/pipeline";
-import { SseParser } from "../src/api/sse";
+import { readEvents, SseParser } from "../src/api/sse";
 import { cleaned, columnName, columnOf, columnsFor, dataTypeOf } from "../src/lib/columns";
 import { diff } from "../src/lib/diff";
-import { bytes, durationMs, rate, shortSpan, sizeBytes, span } from "../src/lib/format";
+import { bytes, durationMs, rate, rulesText, shortSpan, sizeBytes, span } from "../src/lib/format";
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
 import { RateSeries, summed } from "../src/lib/series";
 import { shellQuoted, snippets } from "../src/lib/snippets";
+import { firstPlace, placeText, tableOf } from "../src/lib/places";
 import { labelOf, objectOf } from "../src/lib/tasks";
 import { parseRoute, sinkHref, sourceHref } from "../src/state/router";
 
@@ -159,6 +160,14 @@ test("programs quote what they are given", () => {
   expect(curl!.text).toContain(`-d '{"name":"it'\\''s $HOME"}'`);
 });
 
+describe("the page of a first row", () => {
+  test("has an address of its own, which can be loaded again", () => {
+    expect(parseRoute("#/new/my-source/events")).toEqual({ page: "firstRow", sourceId: "my-source", sinkId: "events" });
+    expect(parseRoute("#/new")).toEqual({ page: "newSource" });
+    expect(parseRoute("#/new/my-source")).toEqual({ page: "missing" });
+  });
+});
+
 describe("tasks", () => {
   const task = (type: string, object: string) =>
     ({ type, taskId: `${type}/456/${object}/2026-01-02T03:04:05.000Z_abcde` }) as Parameters<typeof labelOf>[0];
@@ -171,4 +180,58 @@ describe("tasks", () => {
     expect(objectOf(task("api.create.sink", "shop/orders"))).toEqual({ sourceId: "shop", sinkId: "orders" });
     expect(objectOf(task("api.create.source", "ße"))).toEqual({ sourceId: "ße", sinkId: "" });
   });
+});
+
+describe("places of tables", () => {
+  const place = { ...firstPlace("my-shop"), connection: "here" };
+  test("name what each kind of table needs, and nothing else", () => {
+    const named = (type: string) => {
+      const { mapping, ...rest } = tableOf({ ...place, type }, [], type !== "keboola");
+      expect(mapping).toEqual({ columns: [] });
+      return rest;
+    };
+    expect(named("keboola")).toEqual({ type: "keboola", tableId: "in.c-my-shop.events" });
+    expect(named("postgres")).toEqual({ type: "postgres", connection: "here", table: "my_shop" });
+    expect(named("iceberg")).toEqual({ type: "iceberg", connection: "here", namespace: "stream", table: "my_shop" });
+    expect(named("parquet")).toEqual({ type: "parquet", connection: "here", path: "my-shop" });
+  });
+  test("are one line for people", () => {
+    const mapping = { columns: [] };
+    expect(placeText({ type: "keboola", tableId: "in.c-a.b", mapping })).toBe("in.c-a.b");
+    expect(placeText({ type: "postgres", connection: "w", schema: "shop", table: "orders", mapping })).toBe("w.shop.orders");
+    expect(placeText({ type: "iceberg", connection: "lake", namespace: "shop", table: "orders", mapping })).toBe("lake.shop.orders");
+    expect(placeText({ type: "parquet", connection: "archive", path: "shop/orders", mapping })).toBe("archive/shop/orders");
+  });
+});
+
+describe("what lives as long as the page", () => {
+  test("a series without rates has no memory, and is whole when the first rate comes", () => {
+    const series = new RateSeries(900);
+    for (let second = 1; second <= 1000; second++) series.push(second * 1000, 0);
+    expect(series.newest(3)).toEqual([0, 0, 0]);
+    expect(series.known).toBe(900);
+    series.push(1_001_000, 7);
+    expect(series.newest(3)).toEqual([0, 0, 7]);
+    expect(series.rate(1)).toBe(7);
+  });
+  test("the connection of a stream ends when an event can't be taken", async () => {
+    let isCancelled = false;
+    const body = new ReadableStream<Uint8Array>({
+      start: (controller) => controller.enqueue(new TextEncoder().encode("data: 1\n\ndata: 2\n\n")),
+      cancel: () => void (isCancelled = true),
+    });
+    const take = () => {
+      throw new Error("not understood");
+    };
+    await expect(readEvents(new Response(body), take)).rejects.toThrow("not understood");
+    expect(isCancelled).toBe(true);
+  });
+});
+
+test("rules of a setting are a range", () => {
+  expect(rulesText("required,min=1,max=10000000")).toBe("1 to 10,000,000");
+  expect(rulesText("required,minDuration=1s,maxDuration=30m")).toBe("1s to 30m");
+  expect(rulesText("maxBytes=50MB")).toBe("at most 50MB");
+  expect(rulesText("oneof=disk cache")).toBe("oneof=disk cache");
+  expect(rulesText(undefined)).toBe("");
 });

@@ -25,8 +25,11 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _PICTURES = "CONSOLE_PICTURES"
 """The environment variable with the folder in which `make console-pictures` wants screenshots."""
 _STEPS = [
-    *("first row", "every page", "rejected, fixed, replayed", "under load", "away and back"),
-    *("viewer", "signed out"),
+    *("first row", "every page", "rejected, fixed, replayed", "under load"),
+    *("deleted in another tab", "changes of others", "a record of 1 MB"),
+    *("10,000 records a second", "answers that take longer than a refresh"),
+    *("a clock that is an hour off", "a mapping of 100 columns"),
+    *("away and back", "viewer", "signed out"),
 ]
 
 

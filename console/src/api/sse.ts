@@ -50,9 +50,14 @@ export async function readEvents(answer: Response, take: (event: SseEvent) => vo
   const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
   if (!reader) return;
   const parser = new SseParser();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    for (const event of parser.push(value)) take(event);
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      for (const event of parser.push(value)) take(event);
+    }
+  } finally {
+    // An event that can't be taken leaves the rest unread: without this its connection would stay.
+    await reader.cancel().catch(() => undefined);
   }
 }

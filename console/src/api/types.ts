@@ -52,7 +52,9 @@ export interface Table {
   tableId?: string;
   connection?: string;
   schema?: string;
+  namespace?: string;
   table?: string;
+  path?: string;
   mapping: { columns: Column[] };
 }
 

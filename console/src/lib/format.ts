@@ -7,6 +7,7 @@ export const count = (value: number): string => COUNT.format(Math.round(value));
 /** A rate a second: few digits, never one that jumps in width for small numbers. */
 export function rate(value: number): string {
   if (value === 0) return "0";
+  if (value < 0.05) return "<0.1";
   if (value < 10) return value.toFixed(1);
   return count(value);
 }
@@ -67,4 +68,29 @@ export function sizeBytes(text: unknown): number | null {
   const found = typeof text === "string" ? /^(\d+(?:\.\d+)?)\s*([KMGTP]?)B?$/i.exec(text) : null;
   if (!found) return null;
   return Number(found[1]) * 1024 ** " KMGTP".indexOf(found[2]!.toUpperCase() || " ");
+}
+
+const RULES: Record<string, (limit: string) => string> = { min: plainLimit, max: plainLimit, minDuration: same, maxDuration: same, minBytes: same, maxBytes: same };
+
+function plainLimit(limit: string): string {
+  return /^\d+$/.test(limit) ? count(Number(limit)) : limit;
+}
+
+function same(limit: string): string {
+  return limit;
+}
+
+/** The rules of a setting, such as "required,min=1,maxDuration=30m", as people read them. */
+export function rulesText(validation: string | undefined): string {
+  const limits = { min: "", max: "" };
+  const others: string[] = [];
+  for (const rule of (validation ?? "").split(",")) {
+    const [name = "", limit = ""] = rule.split("=");
+    const write = RULES[name];
+    if (write && limit) limits[name.startsWith("min") ? "min" : "max"] = write(limit);
+    else if (rule && rule !== "required") others.push(rule);
+  }
+  const { min, max } = limits;
+  const range = min && max ? `${min} to ${max}` : min ? `at least ${min}` : max ? `at most ${max}` : "";
+  return [range, ...others].filter(Boolean).join(", ");
 }

@@ -2,14 +2,13 @@
 
 /** Differences of a counter a second, for the last *length* seconds. */
 export class RateSeries {
-  private readonly values: Float32Array;
+  /** Made with the first rate above zero: most series of rejected records never have one. */
+  private values: Float32Array | null = null;
   private head = -1;
   private last: { second: number; counter: number } | null = null;
   private filled = 0;
 
-  constructor(readonly length: number) {
-    this.values = new Float32Array(length);
-  }
+  constructor(readonly length: number) {}
 
   /** Take the *counter* as it is at *time*, in milliseconds. A counter that fell was reset. */
   push(time: number, counter: number): void {
@@ -21,7 +20,8 @@ export class RateSeries {
     const passed = second - this.last.second;
     if (passed <= 0) return;
     const rate = Math.max(0, counter - this.last.counter) / passed;
-    for (let step = 0; step < Math.min(passed, this.length); step++) {
+    if (rate > 0) this.values ??= new Float32Array(this.length);
+    for (let step = 0; this.values && step < Math.min(passed, this.length); step++) {
       this.head = (this.head + 1) % this.length;
       this.values[this.head] = rate;
     }
@@ -32,6 +32,7 @@ export class RateSeries {
   /** The newest *count* rates, the oldest first; zero where nothing is known. */
   newest(count: number): number[] {
     const found = new Array<number>(count).fill(0);
+    if (!this.values) return found;
     const known = Math.min(count, this.filled);
     for (let back = 0; back < known; back++) {
       const place = (this.head - back + this.length) % this.length;

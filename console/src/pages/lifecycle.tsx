@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { get } from "../api/client";
 import type { Entity, Page, Setting, Version } from "../api/types";
 import { diff } from "../lib/diff";
+import { rulesText } from "../lib/format";
 import { load } from "../state/data";
 import { change } from "../state/tasks";
 import { useLoaded } from "../ui/hooks";
@@ -152,7 +153,7 @@ function SettingRow({ path, setting, onChanged }: { path: string; setting: Setti
       setError(problem);
     }
   };
-  const range = setting.validation?.split(",").filter((rule) => rule !== "required").join(", ");
+  const range = rulesText(setting.validation);
   const hint = (
     <>
       {setting.description} Default: <code>{shown(setting.defaultValue) || "(empty)"}</code>

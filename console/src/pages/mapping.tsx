@@ -119,12 +119,14 @@ interface RowProps {
   value: string | undefined;
   fault: string | undefined;
   isStale: boolean;
+  /** Whether rows can replace others: they are only added to Parquet files. */
+  hasKey: boolean;
   change: (place: number, next: Partial<Column>) => void;
   remove: (place: number) => void;
   move: (place: number, by: number) => void;
 }
 
-function ColumnRow({ place, last, column, typed, value, fault, isStale, change, remove, move }: RowProps) {
+function ColumnRow({ place, last, column, typed, hasKey, value, fault, isStale, change, remove, move }: RowProps) {
   const label = column.name || `column ${place + 1}`;
   const set = (next: Partial<Column>) => change(place, next);
   const isText = column.type === "path" || column.type === "template";
@@ -197,9 +199,11 @@ function ColumnRow({ place, last, column, typed, value, fault, isStale, change, 
               <input type="checkbox" checked={column.nullable ?? false} onChange={(event) => set({ nullable: event.currentTarget.checked })} /> nullable
             </label>
           )}
-          <label title="A part of the table's primary key.">
-            <input type="checkbox" checked={column.primaryKey ?? false} onChange={(event) => set({ primaryKey: event.currentTarget.checked })} /> key
-          </label>
+          {(hasKey || column.primaryKey) && (
+            <label title="A part of the table's primary key.">
+              <input type="checkbox" checked={column.primaryKey ?? false} onChange={(event) => set({ primaryKey: event.currentTarget.checked })} /> key
+            </label>
+          )}
         </span>
         <span class="tools">
           <button type="button" aria-label={`Move ${label} up`} disabled={place === 0} onClick={() => move(place, -1)}>
@@ -336,6 +340,7 @@ export function MappingEditor(props: {
               last={columns.length - 1}
               column={column}
               typed={typed}
+              hasKey={tableType !== "parquet"}
               value={tested.row?.columns[place]?.value}
               fault={tested.faults.get(place)}
               isStale={tested.isTesting}

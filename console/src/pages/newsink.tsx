@@ -1,22 +1,15 @@
 import { useEffect, useState } from "preact/hooks";
 import { get, inBranch, isMissing, sourcePath } from "../api/client";
 import type { Column } from "../api/types";
-import { cleaned, columnsFor } from "../lib/columns";
+import { columnsFor } from "../lib/columns";
+import { firstPlace, partsOf, type Place, tableOf } from "../lib/places";
 import { load, sources } from "../state/data";
 import { go, sinkHref, sourceHref } from "../state/router";
 import { change } from "../state/tasks";
 import { useLoaded, useTitle } from "../ui/hooks";
-import { Button, ErrorBox, Field } from "../ui/parts";
+import { Button, ErrorBox, Field, Loading } from "../ui/parts";
 import { chosenSamples, FIRST_SAMPLE, hasTypes, MappingEditor, type Sample } from "./mapping";
 import { Gone } from "./source";
-
-export interface Place {
-  type: string;
-  tableId: string;
-  connection: string;
-  schema: string;
-  table: string;
-}
 
 interface Connections {
   connections: { name: string; type: string; isAvailable: boolean | null; message?: string }[];
@@ -34,24 +27,29 @@ export function useConnections() {
   });
 }
 
-export const tableOf = (place: Place, columns: Column[]) => {
-  const mapping = { columns: columns.map((each) => cleaned(each, hasTypes(place.type))) };
-  if (!hasTypes(place.type)) return { type: place.type, tableId: place.tableId, mapping };
-  const schema = place.schema ? { schema: place.schema } : {};
-  return { type: place.type, connection: place.connection, ...schema, table: place.table, mapping };
+const PART_LABELS = { schema: "Schema", namespace: "Namespace", table: "Table", path: "Folder" };
+const PART_HINTS = {
+  schema: "Empty is that of the connection.",
+  namespace: "It is created if it doesn't exist.",
+  table: "It is created if it doesn't exist.",
+  path: "Below the place of the connection. It is created if it doesn't exist.",
 };
 
 /** Where the rows go. */
 export function PlaceFields({ place, onChange }: { place: Place; onChange: (next: Place) => void }) {
-  const connections = useConnections().data;
+  const found = useConnections();
+  const connections = found.data;
   const own = connections?.filter((each) => each.type !== "keboola") ?? [];
-  const types = [...new Set(["keboola", ...(connections ? own.map((each) => each.type) : ["postgres"])])];
+  // Whoever has declared connections looks for them first.
+  const types = [...new Set([...(connections ? own.map((each) => each.type) : []), "keboola", ...(connections ? [] : ["postgres"])])];
   const named = own.filter((each) => each.type === place.type);
   const first = own.find((each) => each.isAvailable !== false);
   useEffect(() => {
     // Whoever has declared a connection wants it to be used.
     if (first && !hasTypes(place.type)) onChange({ ...place, type: first.type, connection: first.name });
   }, [first?.name]);
+  // Fields that change under the reader's hands are worse than fields that come a moment later.
+  if (found.isLoading && !connections) return <Loading what="connections" />;
   return (
     <>
       <Field label="Kind of table">
@@ -88,9 +86,20 @@ export function PlaceFields({ place, onChange }: { place: Place; onChange: (next
               )
             }
           </Field>
-          <Field label="Table" hint="It is created if it doesn't exist.">
-            {(attributes) => <input {...attributes} required maxLength={63} value={place.table} onInput={(event) => onChange({ ...place, table: event.currentTarget.value })} />}
-          </Field>
+          {partsOf(place.type).map((part) => (
+            <Field key={part} label={PART_LABELS[part]} hint={PART_HINTS[part]}>
+              {(attributes) => (
+                <input
+                  {...attributes}
+                  class="mono"
+                  required={part !== "schema"}
+                  maxLength={part === "path" ? 256 : 63}
+                  value={place[part]}
+                  onInput={(event) => onChange({ ...place, [part]: event.currentTarget.value })}
+                />
+              )}
+            </Field>
+          ))}
         </>
       ) : (
         <Field label="Table" hint="Stage, bucket and table, such as in.c-shop.events. It is created if it doesn't exist.">
@@ -125,7 +134,7 @@ export function NewSink({ sourceId }: { sourceId: string }) {
   useTitle("New sink");
   const [sample, setSample] = useState<Sample>(chosenSamples.get(sourceId) ?? FIRST_SAMPLE);
   const [name, setName] = useState("Events");
-  const [place, setPlace] = useState<Place>({ type: "keboola", tableId: `in.c-${slug(sourceId) || "stream"}.events`, connection: "", schema: "", table: "events" });
+  const [place, setPlace] = useState<Place>(() => firstPlace(slug(sourceId)));
   const [columns, setColumns] = useState<Column[]>(() => firstColumns(sample.body, false));
   const [error, setError] = useState<unknown>(null);
   const [isBusy, setBusy] = useState(false);
@@ -139,7 +148,7 @@ export function NewSink({ sourceId }: { sourceId: string }) {
     setBusy(true);
     setError(null);
     try {
-      const task = await change(`Create the sink “${name}”`, "POST", sourcePath(sourceId, "sinks"), { type: "table", name, table: tableOf(place, columns) });
+      const task = await change(`Create the sink “${name}”`, "POST", sourcePath(sourceId, "sinks"), { type: "table", name, table: tableOf(place, columns, hasTypes(place.type)) });
       await load();
       go(sinkHref(sourceId, String(task.outputs?.sinkId ?? "")));
     } catch (problem) {

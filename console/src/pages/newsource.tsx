@@ -1,24 +1,30 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { sourcePath, inBranch } from "../api/client";
 import { count } from "../lib/format";
+import { firstPlace, type Place, placeText, tableOf } from "../lib/places";
 import { countersOf, load, sources, tick } from "../state/data";
-import { sinkHref, sourceHref } from "../state/router";
+import { go, href, sinkHref, sourceHref } from "../state/router";
 import { change } from "../state/tasks";
 import { Tail } from "../state/tail";
 import { useTitle } from "../ui/hooks";
 import { Button, clipped, Code, ErrorBox, Field, pretty, Time } from "../ui/parts";
 import { FIRST_SAMPLE } from "./mapping";
-import { firstColumns, PlaceFields, type Place, slug, tableOf } from "./newsink";
+import { firstColumns, PlaceFields, slug } from "./newsink";
 import { hasTypes } from "./mapping";
-import { SendRecord, Snippets, SourceUrl } from "./source";
+import { Gone, SendRecord, Snippets, SourceUrl } from "./source";
 import { TableRows } from "./table";
 
 const EXCERPT = 2_000;
 
+/** What was written as a sample, by source: its programs send it. */
+const samples = new Map<string, string>();
+
 /** Shows the first record as it arrives, and then its row. */
-function FirstRow({ sourceId, sinkId, sample }: { sourceId: string; sinkId: string; sample: string }) {
+export function FirstRow({ sourceId, sinkId }: { sourceId: string; sinkId: string }) {
   tick.value;
   const source = sources.value!.find((each) => each.sourceId === sourceId);
+  useTitle(source ? `${source.name} is ready` : sourceId);
+  const sample = samples.get(sourceId) ?? FIRST_SAMPLE.body;
   const tail = useRef<Tail | null>(null);
   tail.current ??= new Tail(sourceId);
   useEffect(() => () => tail.current?.stop(), []);
@@ -30,7 +36,7 @@ function FirstRow({ sourceId, sinkId, sample }: { sourceId: string; sinkId: stri
     const timer = setInterval(() => void load().catch(() => undefined), 1_000);
     return () => clearInterval(timer);
   }, [arrived, imported > 0]);
-  if (!source) return <p role="status">The source was deleted meanwhile.</p>;
+  if (!source) return <Gone what="source" id={sourceId} home="#/" label="the sources" />;
   const first = tail.current.records.value[0];
   const steps = [
     { label: "Record accepted", isDone: Boolean(first) || arrived },
@@ -39,6 +45,10 @@ function FirstRow({ sourceId, sinkId, sample }: { sourceId: string; sinkId: stri
   ];
   return (
     <>
+      <nav class="crumbs" aria-label="Path">
+        <a href="#/">Sources</a>
+      </nav>
+      <h1>{source.name} is ready</h1>
       <section class="panel" aria-labelledby="first">
         <h2 id="first">Send a first record</h2>
         <SourceUrl source={source} />
@@ -79,6 +89,10 @@ function FirstRow({ sourceId, sinkId, sample }: { sourceId: string; sinkId: stri
   );
 }
 
+/** What of *next* is other than *first*. */
+const changed = (first: Place, next: Place): Partial<Place> =>
+  Object.fromEntries(Object.entries(next).filter(([name, value]) => first[name as keyof Place] !== value));
+
 function parsed(text: string): unknown {
   try {
     return JSON.parse(text);
@@ -87,29 +101,24 @@ function parsed(text: string): unknown {
   }
 }
 
-/** Three fields, then a program to send a record with, then its row. */
-export function NewSource() {
-  useTitle("New source");
+/** Three fields, then a program to send a record with, then its row.
+ *
+ * :param isFirst: of the branch: it is the page that one comes to.
+ */
+export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
+  useTitle(isFirst ? "Sources" : "New source");
   const [name, setName] = useState("My Source");
   const [type, setType] = useState<"http" | "otlp">("http");
   const [sample, setSample] = useState(FIRST_SAMPLE.body);
-  const [edited, setEdited] = useState<Place | null>(null);
-  const [made, setMade] = useState<{ sourceId: string; sinkId: string } | null>(null);
+  const [edited, setEdited] = useState<Partial<Place> | null>(null);
   const [sourceId, setSourceId] = useState<string | null>(null);
   const [error, setError] = useState<unknown>(null);
   const [isBusy, setBusy] = useState(false);
+  const [isOpen, setOpen] = useState(false);
   const id = slug(name) || "stream";
-  const place = edited ?? { type: "keboola", tableId: `in.c-${id}.events`, connection: "", schema: "", table: id.replace(/-/g, "_") };
-  if (made)
-    return (
-      <>
-        <nav class="crumbs" aria-label="Path">
-          <a href="#/">Sources</a>
-        </nav>
-        <h1>{name} is ready</h1>
-        <FirstRow {...made} sample={sample} />
-      </>
-    );
+  // The place follows the name until it is changed by hand.
+  const named = firstPlace(slug(name));
+  const place = edited ? { ...named, ...edited } : named;
   const create = async (event: Event) => {
     event.preventDefault();
     setBusy(true);
@@ -122,9 +131,10 @@ export function NewSource() {
         setSourceId(source);
       }
       const columns = type === "otlp" ? otlpColumns(hasTypes(place.type)) : firstColumns(sample, hasTypes(place.type));
-      const task = await change("Create the sink “Events”", "POST", sourcePath(source, "sinks"), { type: "table", name: "Events", table: tableOf(place, columns) });
+      const task = await change("Create the sink “Events”", "POST", sourcePath(source, "sinks"), { type: "table", name: "Events", table: tableOf(place, columns, hasTypes(place.type)) });
       await load();
-      setMade({ sourceId: source, sinkId: String(task.outputs?.sinkId ?? "events") });
+      samples.set(source, sample);
+      go(href("new", source, String(task.outputs?.sinkId ?? "events")));
     } catch (problem) {
       setError(problem);
       setBusy(false);
@@ -133,10 +143,21 @@ export function NewSource() {
   };
   return (
     <>
-      <nav class="crumbs" aria-label="Path">
-        <a href="#/">Sources</a>
-      </nav>
-      <h1>New source</h1>
+      {isFirst ? (
+        <>
+          <h1>No source yet</h1>
+          <p class="lead narrow">
+            A source is an address that takes records. Make one, send a record from this page, and see it become a row of a table.
+          </p>
+        </>
+      ) : (
+        <>
+          <nav class="crumbs" aria-label="Path">
+            <a href="#/">Sources</a>
+          </nav>
+          <h1>New source</h1>
+        </>
+      )}
       <form onSubmit={(event) => void create(event)} class="narrow">
         <section class="panel">
           <Field label="Name" hint={<>Its id will be <code>{id}</code>.</>}>
@@ -155,14 +176,23 @@ export function NewSource() {
               {(attributes) => <textarea {...attributes} class="mono" rows={6} spellcheck={false} value={sample} onInput={(event) => setSample(event.currentTarget.value)} />}
             </Field>
           )}
-          <PlaceFields place={place} onChange={setEdited} />
+          <details class="more" open={isOpen} onToggle={(event) => setOpen(event.currentTarget.open)} onInvalidCapture={() => setOpen(true)}>
+            <summary>
+              Rows go to the {place.type} table <code>{placeText({ ...place, tableId: place.type === "keboola" ? place.tableId : undefined, mapping: { columns: [] } })}</code>
+            </summary>
+            <div class="stack">
+              <PlaceFields place={place} onChange={(next) => setEdited(changed(named, next))} />
+            </div>
+          </details>
         </section>
         <ErrorBox error={error} />
         {sourceId && Boolean(error) && <p class="quiet">The source exists; the button tries its sink again.</p>}
         <div class="actions">
-          <a class="button plain" href="#/">
-            Cancel
-          </a>
+          {!isFirst && (
+            <a class="button plain" href="#/">
+              Cancel
+            </a>
+          )}
           <Button kind="primary" type="submit" busy={isBusy}>
             Create
           </Button>

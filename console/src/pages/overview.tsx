@@ -1,12 +1,13 @@
 import { useMemo, useState } from "preact/hooks";
-import type { AggregatedSource } from "../api/types";
-import { bytes, count, rate, shortSpan } from "../lib/format";
+import type { AggregatedSink, AggregatedSource } from "../api/types";
+import { bytes, count, localTime, rate, shortSpan } from "../lib/format";
 import { summed } from "../lib/series";
 import { allCounters, counterOf, sources, tick } from "../state/data";
 import { sourceHref } from "../state/router";
 import { now } from "../state/session";
 import { useTitle } from "../ui/hooks";
 import { Badge, Empty, Spark, Time } from "../ui/parts";
+import { NewSource } from "./newsource";
 
 const SPARK_SECONDS = 60;
 const SHOWN = 50;
@@ -14,16 +15,24 @@ const LATE_MS = 15 * 60_000;
 
 export type Health = "ok" | "waiting" | "disabled" | "rejecting" | "retrying" | "no sink";
 
-/** The one thing about a source that matters most. */
+/** The one thing about a sink that matters most. */
+export function sinkHealth(sink: AggregatedSink): Health {
+  if (sink.disabled) return "disabled";
+  if (sink.statistics?.files.some((file) => file.state !== "imported" && (file.retryAttempt ?? 0) > 0)) return "retrying";
+  const counter = counterOf(sink.sourceId, sink.sinkId);
+  if (counter && counter.refused.rate(60) > 0) return "rejecting";
+  return counter && counter.records > 0 ? "ok" : "waiting";
+}
+
+const BY_WEIGHT: Health[] = ["retrying", "rejecting", "ok"];
+
+/** The one thing about a source that matters most: that of its worst sink. */
 export function health(source: AggregatedSource): Health {
   if (source.disabled) return "disabled";
   const sinks = source.sinks.filter((sink) => !sink.disabled);
   if (!sinks.length) return "no sink";
-  const files = sinks.flatMap((sink) => sink.statistics?.files ?? []);
-  if (files.some((file) => file.state !== "imported" && (file.retryAttempt ?? 0) > 0)) return "retrying";
-  const known = sinks.flatMap((sink) => counterOf(source.sourceId, sink.sinkId) ?? []);
-  if (known.some((each) => each.refused.rate(60) > 0)) return "rejecting";
-  return known.some((each) => each.records > 0) ? "ok" : "waiting";
+  const found = new Set(sinks.map(sinkHealth));
+  return BY_WEIGHT.find((each) => found.has(each)) ?? "waiting";
 }
 
 function Stat({ label, value, unit, note, tone }: { label: string; value: string; unit?: string; note?: string; tone?: string }) {
@@ -60,7 +69,7 @@ function Stats({ found }: { found: AggregatedSource[] }) {
       <Stat
         label="Oldest record not in its table"
         value={age === null ? "–" : shortSpan(age)}
-        note={age === null ? "every record is in its table" : "old"}
+        note={age === null ? "every record is in its table" : `since ${localTime(new Date(Math.min(...pending)), new Date())}`}
         tone={age !== null && age > LATE_MS ? "warn" : ""}
       />
       <Stat label="On volumes" value={bytes(onVolumes)} note="not uploaded yet" />
@@ -92,7 +101,10 @@ function Row({ source }: { source: AggregatedSource }) {
         {rate(current)}
         <span class="unit">/s</span>
       </span>
-      <span class="nums">{count(known.reduce((sum, each) => sum + each.records, 0))}</span>
+      <span class="nums">
+        {count(known.reduce((sum, each) => sum + each.records, 0))}
+        <span class="unit narrow-only"> records</span>
+      </span>
       <Time at={last.length ? Math.max(...last) : null} relative />
     </li>
   );
@@ -110,19 +122,7 @@ export function Overview() {
   const pages = Math.max(1, Math.ceil(matching.length / SHOWN));
   const at = Math.min(page, pages - 1);
   const shown = matching.slice(at * SHOWN, (at + 1) * SHOWN);
-  if (!found.length)
-    return (
-      <>
-        <Empty title="No source yet" isPage>
-          <p>A source is an address that takes records. Make one, send a record, and see it become a row of a table.</p>
-          <p>
-            <a class="button primary" href="#/new">
-              Create a source
-            </a>
-          </p>
-        </Empty>
-      </>
-    );
+  if (!found.length) return <NewSource isFirst />;
   return (
     <>
       <div class="title">

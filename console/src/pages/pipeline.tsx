@@ -61,7 +61,7 @@ function FileBlock({ file }: { file: PipelineFile }) {
   return (
     <article class="file" data-state={file.state} data-failing={Boolean(file.retry ?? failing)}>
       <p class="nums">
-        <strong>{count(file.records)}</strong> records · {bytes(file.bytes)}
+        <strong>{count(file.records)}</strong> {file.records === 1 ? "record" : "records"} · {bytes(file.bytes)}
       </p>
       <p class="quiet nums">
         {file.state === "imported" ? <Time at={file.importedAt} /> : `${span(now() - Date.parse(since))} in this state`}

@@ -3,6 +3,7 @@ import { sinkPath } from "../api/client";
 import type { AggregatedSink, AggregatedSource, Column } from "../api/types";
 import { cleaned } from "../lib/columns";
 import { rate } from "../lib/format";
+import { placeText } from "../lib/places";
 import { counterOf, load, sources, tick } from "../state/data";
 import { go, sinkHref, sourceHref } from "../state/router";
 import { change } from "../state/tasks";
@@ -10,6 +11,7 @@ import { useTitle } from "../ui/hooks";
 import { type Ask, Badge, Button, Confirm, ErrorBox, Menu, Tabs, Time } from "../ui/parts";
 import { Settings, Versions } from "./lifecycle";
 import { chosenSamples, FIRST_SAMPLE, hasTypes, MappingEditor, type Sample } from "./mapping";
+import { sinkHealth } from "./overview";
 import { Pipeline } from "./pipeline";
 import { Rejected, shortened } from "./rejected";
 import { Gone, Rename } from "./source";
@@ -99,7 +101,8 @@ function SinkHead({ source, sink, ask, onRename }: { source: AggregatedSource; s
   tick.value;
   const path = sinkPath(sink.sourceId, sink.sinkId);
   const counter = counterOf(sink.sourceId, sink.sinkId);
-  const place = sink.table.tableId ?? [sink.table.connection, sink.table.schema, sink.table.table].filter(Boolean).join(".");
+  const place = placeText(sink.table);
+  const state = sinkHealth(sink);
   const run = (label: string, method: string, target: string) => async () => {
     await change(label, method, target);
     await load();
@@ -135,7 +138,7 @@ function SinkHead({ source, sink, ask, onRename }: { source: AggregatedSource; s
         <div>
           <h1>{sink.name}</h1>
           <p class="quiet">
-            <Badge kind={sink.disabled ? "disabled" : "ok"}>{sink.disabled ? "disabled" : "enabled"}</Badge> <span class="mono">{place}</span> ·{" "}
+            <Badge kind={state}>{state}</Badge> <span class="mono">{place}</span> ·{" "}
             {sink.table.type} · <span class="nums">{rate(counter?.accepted.rate() ?? 0)} rows/s</span>
           </p>
         </div>

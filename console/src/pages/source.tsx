@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import { call, isMissing, sourcePath } from "../api/client";
 import type { AggregatedSink, AggregatedSource } from "../api/types";
 import { count, rate } from "../lib/format";
+import { placeText } from "../lib/places";
 import { summed } from "../lib/series";
 import { snippets } from "../lib/snippets";
 import { counterOf, load, SERIES_SECONDS, sources, takenAt, tick } from "../state/data";
@@ -10,7 +11,7 @@ import { change } from "../state/tasks";
 import { RateChart } from "../ui/chart";
 import { useTitle } from "../ui/hooks";
 import { type Ask, Badge, Button, Choice, Code, Confirm, CopyButton, Empty, ErrorBox, Field, Menu, Spark, Tabs, Time } from "../ui/parts";
-import { health } from "./overview";
+import { health, sinkHealth } from "./overview";
 import { Settings, Versions } from "./lifecycle";
 import { TailView } from "./tail";
 
@@ -142,18 +143,19 @@ export function SendRecord({ source, sample, isOpen = false }: { source: Aggrega
 function SinkRow({ source, sink }: { source: AggregatedSource; sink: AggregatedSink }) {
   tick.value;
   const counter = counterOf(source.sourceId, sink.sinkId);
-  const place = sink.table.tableId ?? [sink.table.connection, sink.table.schema, sink.table.table].filter(Boolean).join(".");
+  const place = placeText(sink.table);
+  const state = sinkHealth(sink);
   return (
     <li class="row sinkrow">
       <div class="who">
         <a href={sinkHref(source.sourceId, sink.sinkId)} class="cover">
           {sink.name}
         </a>
-        <span class="quiet mono">{place}</span>
+        <span class="quiet">
+          {sink.table.type} · <span class="mono">{place}</span>
+        </span>
       </div>
-      <Badge kind={sink.disabled ? "disabled" : (counter?.refused.rate(60) ?? 0) > 0 ? "rejecting" : "ok"}>
-        {sink.disabled ? "disabled" : sink.table.type}
-      </Badge>
+      <Badge kind={state}>{state}</Badge>
       <Spark values={counter?.accepted.newest(60) ?? []} label={`Rows of the last minute, now ${rate(counter?.accepted.rate() ?? 0)} a second`} />
       <span class="nums">
         {count(counter?.records ?? 0)} <span class="unit">rows</span>

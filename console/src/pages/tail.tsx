@@ -54,6 +54,13 @@ export function TailView({ sourceId }: { sourceId: string }) {
   const matching = useMemo(() => records.filter((each) => matches(each, wanted)), [records, wanted]);
   const isPaused = tail.isPaused.value;
   const texts = { connecting: "Connecting", live: "Live", ended: "Ended", lost: "Reconnecting" };
+  // Without the right to see records there is nothing to wait for, nor to filter.
+  if (tail.state.value === "ended" && !records.length)
+    return (
+      <p class="note bad" role="alert">
+        {tail.problem.value}
+      </p>
+    );
   return (
     <section aria-label="Live tail">
       <div class="filter">
@@ -70,7 +77,7 @@ export function TailView({ sourceId }: { sourceId: string }) {
         <Button kind="quiet" onClick={() => tail.clear()}>
           Clear
         </Button>
-        <span class="feed" data-state={tail.state.value === "live" ? "live" : "lost"}>
+        <span class="feed" data-state={isPaused ? "paused" : tail.state.value}>
           {isPaused ? "Paused" : texts[tail.state.value]}
         </span>
       </div>

@@ -26,10 +26,7 @@ function TaskRow({ task, label }: { task: Task; label: string }) {
       <div>
         <p class="strong">{href ? <a href={href}>{label}</a> : label}</p>
         <p class={task.status === "error" ? "wrong" : "quiet"}>{task.error ?? task.result ?? "The task runs."}</p>
-        <details class="more small">
-          <summary>Id of the task</summary>
-          <p class="quiet mono">{task.taskId}</p>
-        </details>
+        {task.status === "error" && <p class="quiet mono small">{task.taskId}</p>}
       </div>
       <span class="quiet nums end">
         <Time at={task.createdAt} />
@@ -177,9 +174,9 @@ export function Deleted() {
       {source && (
         <>
           <h2>Sinks</h2>
-          <p>
+          <p class="narrow">
             <label>
-              of{" "}
+              <span class="sr">Sinks of </span>
               <select value={source.sourceId} onChange={(event) => setChosen(event.currentTarget.value)}>
                 {present.map((each) => (
                   <option key={each.sourceId} value={each.sourceId}>

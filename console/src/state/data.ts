@@ -193,10 +193,16 @@ export function load(): Promise<void> {
   return loading;
 }
 
+/** Wait, or until *signal* is aborted. The signal lives as long as the session: nothing may stay on it. */
 const pause = (milliseconds: number, signal: AbortSignal) =>
   new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, milliseconds);
+    signal.addEventListener("abort", end);
   });
 
 /** Reads the stream until it ends. */
@@ -225,6 +231,7 @@ async function stream(signal: AbortSignal, lastId: string): Promise<string> {
   } finally {
     clearTimeout(silence);
     signal.removeEventListener("abort", abort);
+    own.abort();
   }
 }
 

@@ -6,6 +6,7 @@ import { startSession, takeFragment } from "./session";
 export type Route =
   | { page: "overview" }
   | { page: "newSource" }
+  | { page: "firstRow"; sourceId: string; sinkId: string }
   | { page: "tasks" }
   | { page: "deleted" }
   | { page: "source"; sourceId: string; tab: string }
@@ -33,6 +34,7 @@ export function parseRoute(hash: string): Route {
   const parts = hash.replace(/^#\/?/, "").split("?")[0]!.split("/").filter(Boolean).map(decoded);
   const [first, second, third, fourth, fifth] = parts;
   if (!first) return { page: "overview" };
+  if (first === "new" && second && third) return { page: "firstRow", sourceId: second, sinkId: third };
   if (first === "new" || first === "tasks" || first === "deleted") {
     if (second) return { page: "missing" };
     return { page: first === "new" ? "newSource" : first };

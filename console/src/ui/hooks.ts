@@ -7,7 +7,11 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
-/** What *read* returns, read again whenever *key* changes. What was shown stays until then. */
+/** What *read* returns, read again whenever *key* changes. What was shown stays until then.
+ *
+ * A reload while the last one is under way waits for its end: an API that answers more slowly than a page asks would
+ * otherwise never be heard.
+ */
 export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise<T>): Loaded<T> {
   const [state, setState] = useState<{ key: string; data: T | null; error: unknown; isLoading: boolean }>({
     key,
@@ -16,17 +20,30 @@ export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise
     isLoading: true,
   });
   const [round, setRound] = useState(0);
+  const isBusy = useRef(false);
+  const isAskedAgain = useRef(false);
   useEffect(() => {
     const abort = new AbortController();
+    isBusy.current = true;
+    isAskedAgain.current = false;
     setState((old) => ({ key, data: old.key === key ? old.data : null, error: old.key === key ? old.error : null, isLoading: true }));
+    const end = (data: (old: T | null) => T | null, error: unknown) => {
+      if (abort.signal.aborted) return;
+      isBusy.current = false;
+      setState((old) => ({ key, data: data(old.key === key ? old.data : null), error, isLoading: false }));
+      if (isAskedAgain.current) setRound((old) => old + 1);
+    };
     read(abort.signal).then(
-      (data) => !abort.signal.aborted && setState({ key, data, error: null, isLoading: false }),
-      (error: unknown) =>
-        !abort.signal.aborted && setState((old) => ({ key, data: old.key === key ? old.data : null, error, isLoading: false })),
+      (data) => end(() => data, null),
+      (error: unknown) => end((old) => old, error),
     );
     return () => abort.abort();
   }, [key, round]);
-  return { data: state.data, error: state.error, isLoading: state.isLoading, reload: () => setRound((old) => old + 1) };
+  const reload = () => {
+    if (isBusy.current) isAskedAgain.current = true;
+    else setRound((old) => old + 1);
+  };
+  return { data: state.data, error: state.error, isLoading: state.isLoading, reload };
 }
 
 /** Calls *act* every *milliseconds* while the page is seen. */

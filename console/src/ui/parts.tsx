@@ -7,7 +7,7 @@ import { ago, localTime, utcTime } from "../lib/format";
 import { now } from "../state/session";
 
 export function Time({ at, relative = false }: { at: string | number | null | undefined; relative?: boolean }) {
-  if (at === null || at === undefined) return <span class="quiet">never</span>;
+  if (at === null || at === undefined) return <span class="quiet nums">never</span>;
   const date = new Date(at);
   const text = relative ? ago(now() - date.getTime()) : localTime(date, new Date());
   return (

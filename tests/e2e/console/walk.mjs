@@ -66,7 +66,6 @@ async function firstRow() {
   await page.getByRole("heading", { name: "No source yet" }).waitFor();
   if ((await page.evaluate(() => location.href)).includes(token)) seen.problems.push("the token stays in the address");
   await check("empty");
-  await page.getByRole("link", { name: "Create a source" }).click();
   await page.getByLabel("Name").fill(name);
   await check("new source");
   await picture("new-source");
@@ -172,6 +171,153 @@ async function loaded() {
   step("under load");
 }
 
+// What another person does meanwhile, with the same token.
+async function call(method, path, body) {
+  const headers = { "X-StorageApi-Token": token, "Content-Type": "application/json" };
+  const answer = await fetch(`${api}/v1/branches/default${path}`, { method, headers, body: body && JSON.stringify(body) });
+  if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${await answer.text()}`);
+  return answer.json();
+}
+
+const newSource = (sourceId) => call("POST", "/sources?wait=30s", { type: "http", name: sourceId, sourceId });
+
+async function deletedElsewhere() {
+  await newSource("passing");
+  await go("#/");
+  await page.getByRole("link", { name: "passing", exact: true }).click();
+  await page.getByRole("heading", { name: "passing" }).waitFor();
+  await call("DELETE", "/sources/passing?wait=30s");
+  await page.getByRole("heading", { name: "There is no source “passing”" }).waitFor({ timeout: 40_000 });
+  await check("deleted elsewhere");
+  await page.getByRole("link", { name: "what is deleted" }).click();
+  await page.locator(".list li", { hasText: "passing" }).getByRole("button", { name: "Undelete" }).click();
+  await page.getByText("No source is deleted").waitFor();
+  await go("#/sources/passing");
+  await page.getByRole("heading", { name: "passing" }).waitFor();
+  step("deleted in another tab");
+}
+
+async function tasksOfOthers() {
+  await call("PATCH", "/sources/passing?wait=30s", { description: "Changed elsewhere." });
+  await go("#/tasks");
+  const row = page.locator(".list li", { hasText: "Update source passing" });
+  await row.getByText("done").waitFor();
+  await row.getByRole("link").click();
+  await page.getByRole("heading", { name: "passing" }).waitFor();
+  await page.getByText("Changed elsewhere.").waitFor();
+  step("changes of others");
+}
+
+async function largeRecord() {
+  const { http } = await newSource("large");
+  await go("#/sources/large/tail");
+  const records = page.locator(".record");
+  // The tail is there when a record arrives; what was sent before it was opened is not shown.
+  const body = JSON.stringify({ text: "<img src=x onerror=alert(1)>".repeat(34_000) });
+  const sending = setInterval(() => void fetch(http.url, { method: "POST", headers: { "Content-Type": "application/json" }, body }), 500);
+  try {
+    await records.first().waitFor();
+  } finally {
+    clearInterval(sending);
+  }
+  await page.getByRole("button", { name: "Pause" }).click();
+  await records.first().click();
+  await page.getByText("The body has 952 kB; its beginning is shown.").waitFor();
+  if (await page.locator(".detail img").count()) seen.problems.push("markup of a record became an element");
+  await check("large record");
+  step("a record of 1 MB");
+}
+
+async function manyRecords() {
+  const { http } = await newSource("fast");
+  const columns = [{ type: "path", name: "number", path: "number" }];
+  const table = { type: "keboola", tableId: "in.c-fast.events", mapping: { columns } };
+  await call("POST", "/sources/fast/sinks?wait=30s", { type: "table", name: "Events", table });
+  const batch = Array.from({ length: 1000 }, (_, number) => JSON.stringify({ number })).join("\n");
+  let sent = 0;
+  let isOver = false;
+  // Ten batches a second, or as many as the machine takes.
+  const send = async () => {
+    while (!isOver) {
+      const next = new Promise((resolve) => setTimeout(resolve, 100));
+      const answer = await fetch(`${http.url}?batch=true`, { method: "POST", headers: { "Content-Type": "application/x-ndjson" }, body: batch });
+      if (answer.ok) sent += 1000;
+      await next;
+    }
+  };
+  const sending = send();
+  await go("#/sources/fast/tail");
+  await page.getByText(/records were left out: at most 10 a second are shown/).waitFor();
+  await page.getByRole("button", { name: "Pause" }).click();
+  await page.getByText("Paused").waitFor();
+  if ((await page.locator(".record").count()) > 200) seen.problems.push("a tail keeps more than 200 records");
+  await go("#/sources/fast");
+  await page.getByRole("heading", { name: "Rate of the last 15 minutes" }).waitFor();
+  await page.getByText(/^[1-9][\d,]* rows\/s/).waitFor();
+  await go("#/sources/fast/sinks/events");
+  await page.getByRole("heading", { name: "Last imports" }).waitFor();
+  isOver = true;
+  await sending;
+  // All of them are counted, none twice.
+  await go("#/sources/fast");
+  await page.locator(".sinkrow", { hasText: sent.toLocaleString("en-GB") }).waitFor({ timeout: 40_000 });
+  step("10,000 records a second");
+}
+
+async function slowApi() {
+  // The page asks again every 1.5 s: that must not end what it waits for.
+  await page.route("**/files?*", async (route) => {
+    await new Promise((resolve) => setTimeout(resolve, 4_000));
+    await route.continue().catch(() => undefined);
+  });
+  await go("#/");
+  await go(`#/sources/${id}/sinks/events`);
+  await page.getByRole("heading", { name: "Last imports" }).waitFor();
+  await page.unroute("**/files?*");
+  step("answers that take longer than a refresh");
+}
+
+async function wrongClock() {
+  for (const [hours, text] of [[1, "ahead of"], [-1, "behind"]]) {
+    const other = await context.newPage();
+    await other.addInitScript((shift) => {
+      const Real = Date;
+      globalThis.Date = class extends Real {
+        constructor(...given) {
+          super(...(given.length ? given : [Real.now() + shift]));
+        }
+        static now() {
+          return Real.now() + shift;
+        }
+      };
+    }, hours * 3_600_000);
+    await other.goto(`${api}/console/#token=${token}`);
+    await other.getByText(new RegExp(`The clock of this computer is (1 h 0 min|59 min \\d+ s) ${text} the API's`)).waitFor();
+    await other.getByText("Live", { exact: true }).waitFor();
+    // By the wrong clock the newest records would be an hour old, or from the future.
+    await other.locator(".row", { hasText: "fast" }).getByText(/^(now|\d+ (s|min) ago)$/).waitFor();
+    await other.close();
+  }
+  step("a clock that is an hour off");
+}
+
+async function wideMapping() {
+  const columns = Array.from({ length: 100 }, (_, number) => ({ type: "path", name: `c${number}`, path: `c[${number}]`, rawString: true, defaultValue: "" }));
+  const table = { type: "keboola", tableId: "in.c-fast.wide", mapping: { columns } };
+  await call("POST", "/sources/fast/sinks?wait=30s", { type: "table", name: "Wide", table });
+  await go("#/sources/fast/sinks/wide/mapping");
+  await page.getByLabel("Body", { exact: true }).fill(JSON.stringify({ c: columns.map((_, number) => `value ${number}`) }));
+  await page.getByText("The record becomes a row.").waitFor();
+  await page.getByLabel("Value of c99").filter({ hasText: "value 99" }).waitFor();
+  await page.getByLabel("Path of c99").fill("c[100]");
+  await page.getByLabel("Default of c99, if the path is missing").fill("nothing");
+  await page.getByLabel("Value of c99").filter({ hasText: "nothing" }).waitFor();
+  await check("100 columns");
+  await page.getByRole("button", { name: "Save the mapping" }).click();
+  await page.getByText("Saved: new records use it within a second.").waitFor();
+  step("a mapping of 100 columns");
+}
+
 async function signedOut() {
   await page.goto(`${api}/console/`);
   await page.getByRole("heading", { name: "Sources" }).waitFor();
@@ -191,6 +337,9 @@ async function viewer() {
   const operation = page.locator("#operations-configuration-ListSources");
   await operation.getByRole("button", { name: "Execute" }).click();
   await operation.locator(".live-responses-table .response-col_status", { hasText: "200" }).waitFor();
+  await page.locator("#operations-configuration-CreateSource .opblock-summary-control").click();
+  await page.locator("#operations-configuration-CreateSource textarea").waitFor();
+  await check("viewer");
   step("viewer");
 }
 
@@ -199,6 +348,13 @@ try {
   await everyPage();
   await rejected();
   await loaded();
+  await deletedElsewhere();
+  await tasksOfOthers();
+  await largeRecord();
+  await manyRecords();
+  await slowApi();
+  await wrongClock();
+  await wideMapping();
   await away();
   await viewer();
   await signedOut();

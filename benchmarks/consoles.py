@@ -1,0 +1,268 @@
+"""What open consoles cost the service, and what hours beside a busy source cost a console.
+
+python -m benchmarks.consoles rate [--consoles=100]
+python -m benchmarks.consoles memory [--minutes=60] [--rate=10000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import attrs
+
+from benchmarks.servers import COLUMNS, ROOT
+from benchmarks.setting import Setting
+from benchmarks.wrk import load
+from tests.e2e.processes import TOKEN, deployment
+
+__all__ = ["main"]
+
+CONNECTIONS = 256
+WARM_UP_SECONDS = 3
+RELOAD_SECONDS = 30.0
+"""How often a console reads all sources, beside its stream."""
+PIPELINE_SECONDS = 1.5
+"""How often the page of a sink reads its files, while records come."""
+PIPELINE_SHARE = 5
+"""One console of so many shows the page of a sink, the others the list of sources."""
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+BATCH = 200
+REJECTED_EVERY = 50
+"""One record of so many has no place in the mapping."""
+
+_BRANCH = "/v1/branches/default"
+_SINK = f"{_BRANCH}/sources/my-source/sinks/my-sink"
+
+
+@attrs.frozen
+class Run:
+    """One run of the load.
+
+    :ivar rate: records a second.
+    :ivar cpu: microseconds of processor time that the process of the source took for a record.
+    """
+
+    rate: float
+    cpu: float
+
+
+def measure_rate(folder: Path, consoles: int, seconds: int, rounds: int) -> None:
+    """Print the rate of single records, and what one costs, with and without *consoles*."""
+    setting = Setting(folder, seconds, rounds)
+    runs: dict[int, list[Run]] = {0: [], consoles: []}
+    with deployment(folder / "data") as deployed:
+        deployed.start("etcd", "sandbox", "api", node_id="api")
+        hot = ("http-source", "storage-writer", "storage-reader", "storage-coordinator")
+        source = deployed.start(*hot, node_id="hot")
+        url = deployed.define(COLUMNS)
+        load(url, CONNECTIONS, WARM_UP_SECONDS, setting.single())
+        for round in range(rounds):
+            for number in sorted(runs, reverse=round % 2 == 1):
+                with _opened(deployed.api, number):
+                    before = _cpu_seconds(source.process.pid)
+                    found = load(url, CONNECTIONS, seconds, setting.single())
+                    cpu = _cpu_seconds(source.process.pid) - before
+                runs[number].append(Run(found.rate, 1e6 * cpu / (found.rate * seconds)))
+    print("| consoles | records/s of each run | µs of the source's process for a record |")
+    print("|---|---|---|")
+    for number, each in runs.items():
+        rates = " ".join(f"{run.rate:,.0f}" for run in each)
+        print(f"| {number} | {rates} | {' '.join(f'{run.cpu:.1f}' for run in each)} |")
+    pairs = list(zip(runs[0], runs[consoles], strict=True))
+    rate = statistics.median(with_.rate / without.rate for without, with_ in pairs)
+    cpu = statistics.median(with_.cpu / without.cpu for without, with_ in pairs)
+    print(f"median of the pairs: rate × {rate:.3f}, processor time × {cpu:.3f}")
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def _opened(api: str, number: int) -> Iterator[None]:
+    """So many consoles, until the block is left."""
+    if not number:
+        yield
+        return
+    command = [sys.executable, "-m", "benchmarks.consoles", "open", api, str(number)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"all are open\n"
+            yield
+        finally:
+            process.kill()
+
+
+async def _open(api: str, number: int) -> None:
+    """Ask what *number* consoles ask, for ever."""
+    host = urlsplit(api).netloc
+    started = [asyncio.Event() for _ in range(number)]
+    work = []
+    for place, event in enumerate(started):
+        work.append(asyncio.create_task(_follow(host, event)))
+        path = f"{_BRANCH}/aggregation/sources?limit=100"
+        first = RELOAD_SECONDS * place / number
+        work.append(asyncio.create_task(_repeat(host, path, RELOAD_SECONDS, first)))
+        if place % PIPELINE_SHARE == 0:
+            path = f"{_SINK}/files?imports=12"
+            first = PIPELINE_SECONDS * place / number
+            work.append(asyncio.create_task(_repeat(host, path, PIPELINE_SECONDS, first)))
+    await asyncio.gather(*(event.wait() for event in started))
+    print("all are open", flush=True)
+    await asyncio.gather(*work)
+
+
+async def _ask(host: str, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    name, _, port = host.partition(":")
+    reader, writer = await asyncio.open_connection(name, int(port))
+    head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-StorageApi-Token: {TOKEN}\r\n"
+    writer.write(f"{head}Connection: close\r\n\r\n".encode())
+    status = await reader.readline()
+    assert b" 200 " in status, (path, status)
+    return reader, writer
+
+
+async def _follow(host: str, started: asyncio.Event) -> None:
+    reader, _ = await _ask(host, f"{_BRANCH}/live")
+    while line := await reader.readline():
+        if line.startswith(b"event: counters"):
+            started.set()
+    raise ConnectionError("the live stream has ended")
+
+
+async def _repeat(host: str, path: str, seconds: float, first: float) -> None:
+    await asyncio.sleep(first)
+    while True:
+        reader, writer = await _ask(host, path)
+        await reader.read(-1)
+        writer.close()
+        await asyncio.sleep(seconds)
+
+
+def measure_memory(folder: Path, minutes: int, rate: int) -> None:
+    """Print once a minute how much memory the pages of a console have."""
+    script = _walker(folder)
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if chromium is None:
+        raise SystemExit(f"Missing the program {CHROMIUM[0]}")
+    with deployment(folder / "data") as deployed:
+        deployed.start("etcd", "sandbox", "api", node_id="api")
+        hot = ("http-source", "storage-writer", "storage-reader", "storage-coordinator")
+        deployed.start(*hot, node_id="hot")
+        url = deployed.define(COLUMNS)
+        arguments = (deployed.api, TOKEN, chromium, "my-source", "my-sink", str(minutes))
+        with _sent(url, rate) as sent:
+            pages = subprocess.Popen(
+                ["node", str(script), *arguments], stdout=subprocess.PIPE, text=True
+            )
+            with pages:
+                assert pages.stdout is not None
+                for line in pages.stdout:
+                    _show(json.loads(line), sent)
+
+
+def _show(found: dict[str, object], sent: list[int]) -> None:
+    pages = found["pages"]
+    assert isinstance(pages, dict)
+    shown = "; ".join(
+        f"{name} {each['bytes'] / 1e6:.2f} MB, {each['nodes']} nodes, {each['listeners']} listeners"
+        for name, each in pages.items()
+    )
+    print(f"minute {found['minute']}, {sum(sent):,} records: {shown}", flush=True)
+    if found["problems"]:
+        print(f"  errors: {found['problems']}", flush=True)
+
+
+def _walker(folder: Path) -> Path:
+    """The script with what it imports."""
+    place = folder / "walker"
+    shutil.copytree(ROOT / "tests" / "e2e" / "console", place)
+    install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    subprocess.run(install, cwd=place, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "tools.console"], cwd=ROOT, check=True)
+    return place / "memory.mjs"
+
+
+@contextmanager
+def _sent(url: str, rate: int) -> Iterator[list[int]]:
+    """Batches of records, *rate* records a second; how many were sent."""
+    ended = threading.Event()
+    sent = [0]
+    parts = urlsplit(url)
+    path = f"{parts.path}?batch=true"
+
+    def send() -> None:
+        with closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as connection:
+            due = time.monotonic()
+            while not ended.wait(max(0.0, due - time.monotonic())):
+                due += BATCH / rate
+                connection.request(
+                    "POST", path, _batch(sent[0]), {"Content-Type": "application/x-ndjson"}
+                )
+                connection.getresponse().read()
+                sent[0] += BATCH
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        yield sent
+    finally:
+        ended.set()
+        sender.join(30)
+
+
+def _batch(first: int) -> bytes:
+    lines = (
+        {"number": number} | ({"user": {"name": "Ada"}} if number % REJECTED_EVERY else {})
+        for number in range(first, first + BATCH)
+    )
+    return b"\n".join(json.dumps(line).encode() for line in lines)
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.consoles", description=(__doc__ or "").partition("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    of_rate = commands.add_parser("rate", help="of single records, with and without consoles")
+    of_rate.add_argument("--consoles", type=int, default=100)
+    of_rate.add_argument("--seconds", type=int, default=8, help="of each run")
+    of_rate.add_argument("--rounds", type=int, default=3)
+    of_memory = commands.add_parser("memory", help="of pages, beside a busy source")
+    of_memory.add_argument("--minutes", type=int, default=60)
+    of_memory.add_argument("--rate", type=int, default=10_000, help="records a second")
+    opened = commands.add_parser("open", help="what the first measurement starts")
+    opened.add_argument("api")
+    opened.add_argument("number", type=int)
+    options = parser.parse_args()
+    if options.command == "open":
+        asyncio.run(_open(options.api, options.number))
+        return
+    with tempfile.TemporaryDirectory(prefix="stream-consoles-") as folder:
+        if options.command == "rate":
+            measure_rate(Path(folder), options.consoles, options.seconds, options.rounds)
+        else:
+            measure_memory(Path(folder), options.minutes, options.rate)
+
+
+if __name__ == "__main__":
+    main()
