@@ -172,6 +172,24 @@ async def _heads(target: Target) -> str:
     return await target.flood(target.source, 16, make)
 
 
+@attack("heads of 256 fields that never repeat, 200 connections")
+async def _many_fields(target: Target) -> str:
+    def make(number: int) -> bytes:
+        return request(target.path, *(f"X-{n}-{number}: {n}" for n in range(250)), body=b"{}")
+
+    return await target.flood(target.source, 200, make)
+
+
+@attack("queries of 15 KB that never repeat")
+async def _queries(target: Target) -> str:
+    query = "&".join(f"%62atch{n}=%{n % 90 + 10}" for n in range(1000))
+    return await target.flood(
+        target.source,
+        16,
+        lambda number: request(f"{target.path}?{number}&{query}", JSON, body=_RECORD),
+    )
+
+
 @attack("a head of 16 KB with 3,000 fields")
 async def _fields(target: Target) -> str:
     data = request(target.path, *("a:" for _ in range(3000)), body=b"{}")
@@ -230,6 +248,15 @@ async def _wrong_secrets(target: Target) -> str:
 async def _guessing(target: Target) -> str:
     data = request(target.path[:-1] + "x", JSON, body=b"{}")
     return await target.flood(target.source, 64, data)
+
+
+@attack("wrong secrets that never repeat, sent ahead")
+async def _many_secrets(target: Target) -> str:
+    def make(number: int) -> bytes:
+        start = target.path[:-12]
+        return b"".join(request(f"{start}{number:06}{n:06}", body=b"{}") for n in range(200))
+
+    return await target.flood(target.source, 16, make)
 
 
 @attack("API: wrong tokens with 16 MB, 60 connections")
@@ -293,6 +320,7 @@ _body("gzip: a string of escapes", "gzip escapes", JSON, GZIP)
 _body("gzip: a number of 15,000,000 digits", "gzip digits", JSON, GZIP)
 _body("1 MB of open brackets", "deep", JSON, connections=32)
 _body("a number of 1 MB", "digits", JSON, connections=32)
+_body("numbers of 4,000 digits", "long numbers", JSON, connections=32)
 _body("an exponent of 1 MB", "exponent", JSON, connections=32)
 _body("a form of 350,000 fields", "form", FORM, connections=32)
 _body("a form of percent signs", "form of percents", FORM, connections=32)
@@ -415,3 +443,40 @@ async def _tails(target: Target) -> str:
 @attack("tails opened and closed")
 async def _opened_tails(target: Target) -> str:
     return await target.flood(target.api, 20, _tail(target))
+
+
+def _called(target: Target, path: str, body: bytes = b"", method: str = "GET") -> bytes:
+    token = f"X-StorageApi-Token: {target.token}"
+    return request(path, token, *([JSON] if body else []), body=body, method=method)
+
+
+@attack("live streams that nobody reads, beside records")
+async def _live(target: Target) -> str:
+    path = f"{target.sources.removesuffix('/sources')}/live"
+    watching, pushing = await asyncio.gather(
+        target.hold(target.api, 200, _called(target, path)),
+        target.flood(target.source, 8, request(target.path, JSON, body=_RECORD)),
+    )
+    return f"streams: {watching}; records: {pushing}"
+
+
+@attack("changes that are waited for, 100 connections")
+async def _waited(target: Target) -> str:
+    path = f"{target.sources}/hostile?wait=10s"
+
+    def make(number: int) -> bytes:
+        body = json.dumps({"description": f"{number}"}).encode()
+        return _called(target, path, body, "PATCH")
+
+    return await target.flood(target.api, 100, make)
+
+
+@attack("pages of rejected records that nobody reads, beside records that are rejected")
+async def _rejected(target: Target) -> str:
+    sinks = f"{target.sources}/hostile-templates/sinks/sink/rejected?limit=100"
+    record = request(target.templates, JSON, body=b'{"n":' + b"[" * 50 + b"]" * 50 + b"}")
+    reading, pushing = await asyncio.gather(
+        target.flood(target.api, 50, _called(target, sinks), reads=False),
+        target.flood(target.source, 8, record),
+    )
+    return f"pages: {reading}; records: {pushing}"

@@ -76,6 +76,7 @@ _MAKERS: dict[str, Callable[[], bytes]] = {
     "gzip digits": lambda: gzip.compress(b'{"user":' + b"9" * DECODED + b"}"),
     "deep": lambda: b"[" * (MIB - 10),
     "digits": lambda: b'{"user":' + b"9" * (MIB - 100) + b"}",
+    "long numbers": lambda: b'{"user":[' + b",".join([b"9" * 4000] * 15) + b"]}",
     "exponent": lambda: b'{"user":1e' + b"9" * (MIB - 100) + b"}",
     "form": lambda: b"a=&" * (MIB // 3 - 10),
     "form of percents": lambda: b"a=" + b"%" * (MIB - 100),

@@ -5,6 +5,11 @@ answered. So answers keep their order without bookkeeping, and a client holds at
 the bytes of one read, however many requests it pipelines: when bytes arrive while a request waits,
 reading pauses. It isn't paused earlier, since most clients wait for their answer anyway.
 
+Note [Sent ahead]: requests that are refused, or need no disk, are answered at once, and one read
+can bring thousands of them. So a connection answers them for a millisecond; for what remains it
+waits for its turn among all such connections, which share some milliseconds of each turn of the
+reactor. Until then nothing more is read from it.
+
 Note [Coarse time]: one timer of the factory checks timeouts, and also keeps the time for
 connections. A request needs no timer of its own, but a timeout fires up to two ticks late.
 
@@ -36,7 +41,7 @@ discarded for a while.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_network
@@ -79,6 +84,12 @@ MAX_READ_BYTES = 256 * 1024
 Memory for a read is allocated each time, so it shouldn't be larger; a connection that fills it gets
 four times as much for the next.
 """
+
+AT_ONCE_SECONDS = 0.001
+"""For requests of a connection that are answered at once; it is overrun by one of them at most."""
+
+AHEAD_SECONDS = 0.005
+"""Of a turn of the reactor, for what remains of all connections; it is overrun by one at most."""
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
@@ -175,6 +186,7 @@ class IngestProtocol(Protocol):
         self._out: list[bytes] = []
         self._advancing = False
         self._reading_paused = False
+        self._waits_for_turn = False  # see Note [Sent ahead]
         self._output_full = False
         self._input_ended = False
         self._closing = False
@@ -253,12 +265,10 @@ class IngestProtocol(Protocol):
             self._discard(data)
             return
         self._parser.feed(data)
-        if self.pending is None and not self._output_full:
+        if self.pending is None and not self._output_full and not self._waits_for_turn:
             self._advance()
             return
-        if not self._reading_paused:
-            self._reading_paused = True
-            self.transport.pauseProducing()
+        self._pause_reading()
         if self._gave_way:
             self._parser.drop()
         elif len(self._parser.rest) > MAX_SMALL_BODY:
@@ -270,7 +280,7 @@ class IngestProtocol(Protocol):
         self._input_ended = True
         if self._closing:
             self.transport.loseConnection()
-        elif self.pending is None:
+        elif self.pending is None and not self._waits_for_turn:
             if self._parser.is_empty:
                 self._close()
             else:
@@ -287,6 +297,7 @@ class IngestProtocol(Protocol):
     def _advance(self) -> None:
         """Handle requests until one has to wait, or there is no whole one."""
         parser, handler = self._parser, self._handler
+        end = 0.0  # not known before the first answer
         self._advancing = True
         try:
             while self.pending is None and not self._closing and not self._output_full:
@@ -310,6 +321,13 @@ class IngestProtocol(Protocol):
                 self._head = request.head
                 self.since = self.factory.now
                 handler.handle(request, self)
+                if self.pending is None and parser.rest and not self._closing:
+                    now = self.factory.seconds()
+                    end = end or now + AT_ONCE_SECONDS
+                    if now >= end:
+                        self._waits_for_turn = True
+                        self.factory.go_on_later(self)
+                        break
         except UserError as error:
             self._refuse_error(error, parser.head)
         except Exception:
@@ -320,9 +338,25 @@ class IngestProtocol(Protocol):
             self._flush()
         if len(parser.rest) > MAX_SMALL_BODY and not self._closing:
             self._hold_rest()
+        if self._waits_for_turn:
+            self._pause_reading()
+            return
         self._choose_reading()
         if self.pending is None:
             self._arm()
+
+    def go_on(self) -> None:
+        """Take the connection's turn, see Note [Sent ahead]."""
+        self._waits_for_turn = False
+        if self.pending is None and not self._closing and not self._output_full:
+            self._advance()
+            if self._input_ended and self._begun is not None and not self._closing:
+                self._refuse_error(UnfinishedRequest(), self._parser.head)
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pauseProducing()
 
     def _wait_for_more(self) -> None:
         """Record when an incomplete request began, and send ``100 Continue`` if the client expects
@@ -522,7 +556,7 @@ class IngestProtocol(Protocol):
         self._unsent = 0
         if self._intake is not None:
             self._hold()
-        if self.pending is None and not self._closing:
+        if self.pending is None and not self._closing and not self._waits_for_turn:
             self._advance()
 
     def stopProducing(self) -> None:
@@ -620,7 +654,8 @@ class IngestFactory(Factory):
     :param reactor: source of the time.
     :param clock: seconds since the epoch, for dates.
 
-    :ivar now: reactor time of the last tick.
+    :ivar seconds: the reactor's time.
+    :ivar now: the same at the last tick.
     :ivar date_line: see `stream.source.http.responses.dated`; of the last tick.
     :ivar dated_ok: `stream.source.http.responses.OK` with that date.
     :ivar dated_accepted: `stream.source.http.responses.ACCEPTED` with that date.
@@ -642,6 +677,7 @@ class IngestFactory(Factory):
         reactor: IReactorTime,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.seconds = reactor.seconds
         self.now = reactor.seconds()
         self._clock = clock
         self._set_date()
@@ -658,6 +694,7 @@ class IngestFactory(Factory):
         self._connections: set[IngestProtocol] = set()
         # Being closed for others, so they don't count any more
         self._leaving: set[IngestProtocol] = set()
+        self._ahead: deque[IngestProtocol] = deque()
         self._no_room_at: float | None = None
         self._tick = min(1.0, limits.request_timeout / 4, limits.idle_timeout / 4)
         self._ticking = LoopingCall(self._on_tick)
@@ -703,6 +740,24 @@ class IngestFactory(Factory):
         """Count a ready connection."""
         connection.since = self.now
         self._connections.add(connection)
+
+    def go_on_later(self, connection: IngestProtocol) -> None:
+        """Call `IngestProtocol.go_on` in a later turn, see Note [Sent ahead]."""
+        if not self._ahead:
+            self._reactor.callLater(0, self._go_on)
+        self._ahead.append(connection)
+
+    def _go_on(self) -> None:
+        end = self.seconds() + AHEAD_SECONDS
+        ahead, self._ahead = self._ahead, deque()
+        while ahead:
+            ahead.popleft().go_on()
+            if self.seconds() >= end:
+                break
+        if ahead:
+            if not self._ahead:
+                self._reactor.callLater(0, self._go_on)
+            self._ahead.extendleft(reversed(ahead))
 
     def disconnected(self, connection: IngestProtocol) -> None:
         """Remove a closed connection."""

@@ -18,6 +18,8 @@ from stream.source.http.head import Head
 from stream.source.http.intake import Owner
 from stream.source.http.parser import Request
 from stream.source.http.protocol import (
+    AHEAD_SECONDS,
+    AT_ONCE_SECONDS,
     LINGER_BYTES,
     LINGER_SECONDS,
     IngestFactory,
@@ -151,6 +153,80 @@ def _bodies(transport: FakeTransport) -> list[bytes]:
 @pytest.fixture
 def listener() -> Listener:
     return Listener()
+
+
+def _slow(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each request take half of the time of a connection."""
+    handle = listener.handler.handle
+
+    def slowly(request: Request, connection: Connection) -> None:
+        listener.clock.rightNow += AT_ONCE_SECONDS / 2
+        handle(request, connection)
+
+    monkeypatch.setattr(listener.handler, "handle", slowly)
+
+
+def _turn(clock: Clock) -> None:
+    """Call what is due, and nothing that is added meanwhile."""
+    for call in [call for call in clock.calls if call.getTime() <= clock.seconds()]:
+        clock.calls.remove(call)
+        call.called = 1
+        call.func(*call.args, **call.kw)
+
+
+def test_requests_that_are_answered_at_once_take_turns(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One read can bring thousands; all connections with such ones share a part of each turn."""
+    _slow(listener, monkeypatch)
+    connections = [listener.connect(f"192.0.2.{number}") for number in range(3)]
+    sent = 40
+
+    def answered() -> list[int]:
+        return [len(_bodies(transport)) for _, transport in connections]
+
+    for protocol, _ in connections:
+        protocol.dataReceived(_get(b"/now") * sent)
+    assert answered() == [3, 3, 3]
+    assert {transport.producerState for _, transport in connections} == {"paused"}
+    before = sum(answered())
+    _turn(listener.clock)
+    assert 0 < sum(answered()) - before <= 2 * AHEAD_SECONDS / AT_ONCE_SECONDS + 2
+    assert max(answered()) - min(answered()) <= 3
+    while min(answered()) < sent:
+        before = sum(answered())
+        _turn(listener.clock)
+        assert sum(answered()) > before
+    assert {transport.producerState for _, transport in connections} == {"producing"}
+
+
+def test_a_client_that_has_sent_all_gets_all_answers(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that wait for their turn; a request that isn't whole is refused then."""
+    _slow(listener, monkeypatch)
+    whole, cut = listener.connect(), listener.connect()
+    whole[0].dataReceived(_get(b"/now") * 4)
+    cut[0].dataReceived(_get(b"/now") * 4 + b"GET /no")
+    for protocol, _ in (whole, cut):
+        protocol.readConnectionLost()
+    listener.clock.advance(0)
+    assert _bodies(whole[1]) == [b"/now"] * 4
+    assert whole[1].disconnecting
+    assert _bodies(cut[1])[:4] == [b"/now"] * 4
+    assert _headers(cut[1])[b":status"] == b"400"
+
+
+def test_what_waits_for_its_turn_goes_with_its_connection(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is answered after its end."""
+    _slow(listener, monkeypatch)
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/now") * 10)
+    protocol.connectionLost(connectionDone)
+    listener.clock.advance(0)
+    assert len(_bodies(transport)) == 3
 
 
 def test_answers_keep_the_order_of_pipelined_requests(listener: Listener) -> None:
