@@ -61,6 +61,9 @@ MEMORY_EXIT = 70
 _KEPT_SHARE = 4
 """A process that keeps more than this share of its memory limit is replaced."""
 
+_LOOK_SECONDS = 0.02
+"""How often it is looked at, between two batches: that takes as long as a few records."""
+
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 256 * 1024
 
@@ -68,14 +71,21 @@ _READ_BYTES = 256 * 1024
 class Output:
     """Frames to the node.
 
-    :ivar serial: number of the current batch.
+    Note [One wake-up]: each write wakes the node, which goes first on a shared core: it writes the
+    rows that it gets, and sends a group to the disk for them. So the results of a short batch and
+    its end are one write.
     """
 
     def __init__(self) -> None:
-        self.serial = 0
+        self._serial = 0
         self._results: list[bytes] = []
         self._size = 0
         self._since = 0.0
+
+    def begin(self, serial: int) -> None:
+        """Begin the batch with the number *serial*."""
+        self._serial = serial
+        self._since = time.monotonic()
 
     def result(self, index: int, result: Evaluated) -> None:
         """Add the result of one record; send the results when there are enough of them."""
@@ -87,15 +97,30 @@ class Output:
 
     def flush(self) -> None:
         """Send the pending results."""
-        if self._results:
-            self.send(b"R", encode_results(self.serial, self._results))
-            self._results.clear()
-            self._size = 0
+        self._write(self._frame_of_results())
         self._since = time.monotonic()
 
+    def end(self, *, is_full: bool) -> None:
+        """Send the pending results and the end of the batch; see Note [One wake-up]."""
+        end = frame(b"E", json.dumps([self._serial, is_full]).encode())
+        self._write(self._frame_of_results() + end)
+
+    def _frame_of_results(self) -> bytes:
+        """Take the pending results; return their frame, or nothing if there are none."""
+        if not self._results:
+            return b""
+        results = frame(b"R", encode_results(self._serial, self._results))
+        self._results.clear()
+        self._size = 0
+        return results
+
     def send(self, letter: bytes, data: bytes = b"") -> None:
-        """Send a frame; if the node has ended, the process ends, too."""
-        view = memoryview(frame(letter, data))
+        """Send a frame."""
+        self._write(frame(letter, data))
+
+    def _write(self, data: bytes) -> None:
+        """Write to the node; if it has ended, the process ends, too."""
+        view = memoryview(data)
         try:
             while view:
                 view = view[os.write(OUTPUT, view) :]
@@ -159,6 +184,8 @@ class Engine:
         self._evaluator = Evaluator()
         self._plans: dict[int, TemplatePlan] = {}
         self._kept_limit = _address_space() + setting.memory // _KEPT_SHARE
+        self._looked = 0.0
+        self._is_full = False
 
     def serve(self) -> None:
         """Serve until the node closes the connection."""
@@ -180,7 +207,7 @@ class Engine:
             self._check(*json.loads(data))
 
     def _evaluate(self, batch: BatchReader) -> None:
-        self._output.serial = batch.serial
+        self._output.begin(batch.serial)
         self._watch.start(batch.serial, batch.seconds)
         records = batch.records
         start = 0
@@ -200,9 +227,15 @@ class Engine:
             if None in group.results:
                 break
             start = end
-        self._output.flush()
-        is_full = _address_space() > self._kept_limit + MAX_LOOPS * STACK_BYTES
-        self._output.send(b"E", json.dumps([batch.serial, is_full]).encode())
+        self._output.end(is_full=self._keeps_much())
+
+    def _keeps_much(self) -> bool:
+        """Return whether the process keeps so much memory that it should be replaced."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            self._is_full = _address_space() > self._kept_limit + MAX_LOOPS * STACK_BYTES
+        return self._is_full
 
     def _check(self, serial: int, templates: list[str]) -> None:
         faults: list[str | None] = []

@@ -191,8 +191,12 @@ class _Loop(threading.Thread):
         self._bytes = 0
         self._is_full = False
         self._is_stopping = False
-        self._work = threading.Semaphore(0)
-        self._done = threading.Semaphore(0)
+        # Each is released once for each time that it is acquired. A semaphore of `threading` would
+        # do the same with a condition and a list of waiting threads, four times a group.
+        self._work = threading.Lock()
+        self._work.acquire()
+        self._done = threading.Lock()
+        self._done.acquire()
         self._error: BaseException | None = None
         token = secrets.token_hex(16)  # so that templates can't call internal functions
         self._snippet = _LOOP.format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,6 +15,8 @@ import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import Clock, LoopingCall
 
+from stream.mapping import engine_process
+from stream.mapping.engine_protocol import FrameBuffer, decode_results
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.record.context import RecordContext
 from stream.templates.interface import Cause, End, TemplateEngine
@@ -289,3 +292,24 @@ async def test_what_can_not_be_understood_ends_the_engine(
         engine.childDataReceived(1, data)
         [(name, end)] = await contract.next()
         assert (name, end.cause) == ("ended", Cause.CRASH)
+
+
+def test_a_short_batch_wakes_the_node_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its results and its end are one write, also if nothing was sent for a long time."""
+    writes: list[bytes] = []
+
+    def write(_: int, data: memoryview) -> int:
+        writes.append(bytes(data))
+        return len(data)
+
+    monkeypatch.setattr(os, "write", write)
+    output = engine_process.Output()
+    output.begin(7)
+    for index in range(3):
+        output.result(index, Evaluated([b"x"], None, 0.0))
+    output.end(is_full=False)
+    frames = [list(FrameBuffer().feed(data)) for data in writes]
+    assert [[letter for letter, _ in each] for each in frames] == [[b"R", b"E"]]
+    serial, results = decode_results(frames[0][0][1])
+    assert (serial, [index for index, _ in results]) == (7, [0, 1, 2])
+    assert json.loads(frames[0][1][1]) == [7, False]
