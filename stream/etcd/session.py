@@ -188,10 +188,10 @@ class Session(Service):
                 await self._replaced(error)
                 return
             except EtcdError as error:
-                _log.warn("session: {error}", error=error)
+                _log.warn("the session failed, retrying: {error}", error=error)
                 await deferLater(self._reactor, backoff.next())
             except Exception:
-                _log.failure("session")
+                _log.failure("the session failed, retrying")
                 await deferLater(self._reactor, _BACKOFF_MAX_SECONDS)
 
     async def _turn(self) -> None:
@@ -377,7 +377,7 @@ class Session(Service):
         try:
             await deleting
         except (EtcdError, TimeoutError) as error:
-            _log.warn("{key} is deleted later: {error}", key=key, error=error)
+            _log.warn("cannot delete {key} yet: {error}", key=key, error=error)
 
     async def _delete(self, key: str) -> None:
         """Delete the key only if it is ours: the next life of the node may have put it meanwhile.

@@ -413,7 +413,7 @@ class Replayer:
         try:
             await self._forget(await atomic(self._client, body))
         except EtcdError as error:
-            _log.warn("a replay is ended later: {error}", error=error, sink_id=str(sink))
+            _log.warn("cannot end a replay yet: {error}", error=error, sink_id=str(sink))
 
     @staticmethod
     async def _require(txn: AtomicTxn, sink: SinkKey, claim: Replay, file: str) -> None:

@@ -220,7 +220,7 @@ class SinkRouter(Service):
     def session_renewed(self) -> None:
         """Accept records again, once the pipelines of the former life are closed."""
         going_on = ensureDeferred(self._go_on())
-        going_on.addErrback(lambda failure: _log.failure("cannot take records again", failure))
+        going_on.addErrback(lambda failure: _log.failure("cannot accept records again", failure))
 
     async def _go_on(self) -> None:
         await DeferredList(

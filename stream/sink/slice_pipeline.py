@@ -317,7 +317,9 @@ class SlicePipeline:
         if len(self._unannounced) == 1:
             announcing = self._announce()
             announcing.addCallback(lambda _: self.announced())
-            announcing.addErrback(lambda f: _log.failure("cannot announce a slice", f))
+            announcing.addErrback(
+                lambda f: _log.failure("cannot store the first statistics of a slice", f)
+            )
 
     def announced(self) -> None:
         """Answer the waiting rows: the statistics are in etcd; see Note [First record]."""

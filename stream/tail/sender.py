@@ -166,7 +166,7 @@ class TailSender(Service):
 
     def _send(self, outlet: Outlet, samples: Samples) -> None:
         sending = Deferred.fromCoroutine(self._deliver(outlet, samples))
-        sending.addErrback(lambda failure: _log.failure("cannot end sending", failure))
+        sending.addErrback(lambda failure: _log.failure("cannot stop sending samples", failure))
         if not sending.called:
             outlet.sending = sending
 

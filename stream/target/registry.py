@@ -217,8 +217,8 @@ class Targets:
             await target.delete_staged(file.key)
             return
         _log.warn(
-            'the target "{target}" of the file {file_id} isn\'t installed on this node: what it '
-            "has made for the file outside of etcd and the staging storage stays there",
+            'the target "{target}" of the file {file_id} isn\'t installed on this node: its '
+            "resources for the file outside of etcd and the staging storage are not deleted",
             target=file.target.provider,
             file_id=str(file.key),
         )

@@ -299,7 +299,7 @@ class FileRotation:
                     await self._provider.discard(prepared)
             await self._provider.committed(prepared)
         _log.warn(
-            "the upload credentials of file {file_id} have expired, it has got new ones; "
+            "the upload credentials of file {file_id} have expired and were replaced; "
             "{again} slices are uploaded again",
             file_id=key,
             again=again,

@@ -267,13 +267,13 @@ class StorageReaderService(Service):
             )
         if files.finished:
             _log.info(
-                "finished the streams of {names}, which a node of the original left when it ended",
+                "finished the incomplete streams of {names}, left by a node of the original",
                 names=files.finished,
                 slice_id=str(slice_.key),
             )
         if files.damaged:
             _log.error(
-                "files of a slice are damaged: what can be read is uploaded, see {names}",
+                "files of a slice are damaged, uploading their readable parts: see {names}",
                 names=files.damaged,
                 slice_id=str(slice_.key),
             )

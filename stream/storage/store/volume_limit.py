@@ -35,8 +35,8 @@ class VolumeLimit:
             self._most = wanted
             return wanted
         _log.warn(
-            "a sink gets {most} volumes instead of {wanted}: etcd takes too few operations in one "
-            "transaction, please start it with --max-txn-ops=1024",
+            "a sink gets {most} volumes instead of {wanted}: etcd accepts too few operations in "
+            "one transaction, start it with --max-txn-ops=1024",
             most=self._most,
             wanted=wanted,
         )

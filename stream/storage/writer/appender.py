@@ -170,7 +170,7 @@ class VolumeAppender:
     def _found_stuck(self) -> None:
         """Refuse the waiting appends; the outcome of the running round stays open."""
         self.is_stuck = True
-        _log.error("the disk does not answer since {seconds} s", seconds=STUCK_SECONDS)
+        _log.error("the disk has not responded for {seconds} s", seconds=STUCK_SECONDS)
         batch, self._queue = self._queue, []
         self._finish(batch, [WriterUnavailable("the disk does not answer")] * len(batch))
 
@@ -192,7 +192,7 @@ class VolumeAppender:
         self._is_running = False
         if self.is_stuck:
             self.is_stuck = False
-            _log.warn("the disk answers again")
+            _log.warn("the disk responds again")
         self._next()
         self._finish(batch, results)
         for seconds in syncs:

@@ -308,7 +308,7 @@ class StorageWriterService(Service):
             if registration is not None and registration.value != value:
                 await registration.update(value)
         except Exception:
-            _log.failure("cannot look after the volume {id}", id=volume.volume_id)
+            _log.failure("cannot check the volume {id}", id=volume.volume_id)
 
     async def _find_out(self, volume: OpenVolume) -> None:
         if volume.appender.is_stuck:  # The disk would block this check, too.
@@ -324,7 +324,7 @@ class StorageWriterService(Service):
                 self._set_drained(volume, True, error, is_fault=True)
             elif self._unseen.due(volume.volume_id) is not None:
                 _log.error(
-                    "cannot look at a volume: {error}",
+                    "cannot check a volume: {error}",
                     error=error.strerror,
                     volume_id=volume.volume_id,
                 )
@@ -474,7 +474,7 @@ class StorageWriterService(Service):
         if not await volume.pool.leave(self._reactor, STOP_SECONDS):
             self._locks.pop(volume.found.path, None)
             _log.error(
-                "volume {volume_id} is left locked: its disk does not answer",
+                "volume {volume_id} stays locked: its disk does not respond",
                 volume_id=volume.volume_id,
             )
 

@@ -282,7 +282,7 @@ class StorageWriter:
         )
         if disk.quarantined is not None:
             _log.error(
-                "a slice file was damaged: what can be read is kept, the rest is in {damaged}",
+                "a slice file was damaged: readable parts are kept, the original is {damaged}",
                 damaged=str(disk.quarantined),
                 slice_id=str(slice_key),
             )

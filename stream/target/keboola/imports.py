@@ -129,7 +129,7 @@ class FileImporter:
                 if not error.is_about_rows:
                     raise
                 _log.error(
-                    "the target refuses rows of the file {file_id}, they are looked for: {reason}",
+                    "the target refuses rows of the file {file_id}, searching for them: {reason}",
                     file_id=str(file.key),
                     reason=error.reason,
                 )
@@ -258,7 +258,7 @@ class FileImporter:
                 if self._reactor.seconds() >= deadline:
                     raise
                 _log.error(
-                    "cannot store the id of import job {job_id}, trying on: {error}",
+                    "cannot store the id of import job {job_id}, retrying: {error}",
                     job_id=job_id,
                     error=error,
                 )
