@@ -1,4 +1,7 @@
-"""A hook of MkDocs: names in tables are broken between their words, never inside one."""
+"""A hook of MkDocs that marks cells of tables for the style sheet.
+
+Names are broken between their words, never inside one; cells with much text are wide on a phone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 __all__ = ["marked", "on_page_content"]
 
 _LONGEST = 24
+_MUCH_TEXT = 40
 _CELL = re.compile(r"<td\b.*?</td>", re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")
 _CODE = re.compile(r"<code>([^<]*)</code>")
 _CHARACTER = re.compile(r"&#?\w+;|.", re.DOTALL)
 _BEHIND = re.compile(r"([/._:=?]+)(?=[\w{<&(*])")
@@ -17,9 +22,15 @@ _BEHIND = re.compile(r"([/._:=?]+)(?=[\w{<&(*])")
 def marked(html: str) -> str:
     """The page with marks in its tables: short names get the class ``name``, which isn't broken.
 
-    Longer ones may be broken behind a separator.
+    Longer ones may be broken behind a separator. Cells with much text get the class ``long``.
     """
-    return _CELL.sub(lambda cell: _CODE.sub(_code, cell[0]), html)
+    return _CELL.sub(_cell, html)
+
+
+def _cell(cell: re.Match[str]) -> str:
+    found = _CODE.sub(_code, cell[0])
+    is_long = len(_CHARACTER.findall(_TAG.sub("", found))) > _MUCH_TEXT
+    return found.replace("<td", '<td class="long"', 1) if is_long else found
 
 
 def _code(code: re.Match[str]) -> str:

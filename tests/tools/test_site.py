@@ -24,9 +24,10 @@ from tools.site import marked
             "<td><code>GET /sources/{sourceId}</code></td>",
             "<td><code>GET /<wbr>sources/<wbr>{sourceId}</code></td>",
         ),
+        (f"<td>{'a b ' * 11}</td>", f'<td class="long">{"a b " * 11}</td>'),
         ("<p><code>http-source</code></p>", "<p><code>http-source</code></p>"),
     ],
-    ids=["name", "escaped", "blanks", "long", "route", "outside"],
+    ids=["name", "escaped", "blanks", "long", "route", "much text", "outside"],
 )
 def test_names(html: str, expected: str) -> None:
     assert marked(html) == expected
