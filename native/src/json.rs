@@ -30,6 +30,7 @@ struct Node {
 pub struct Paths {
     nodes: Vec<Node>,
     count: usize,
+    strict: bool,
 }
 
 /// More paths than this from one place aren't looked up here: their steps are marked in 64 bits.
@@ -37,7 +38,10 @@ const MAX_CHILDREN: usize = 64;
 
 impl Paths {
     /// Prepare the look-up of `paths`; `None` if there are too many from one place.
-    pub fn new(paths: &[Vec<Step>]) -> Option<Paths> {
+    ///
+    /// With `strict` a key of a path that is repeated is in doubt, and so is a document that isn't an
+    /// object.
+    pub fn new(paths: &[Vec<Step>], strict: bool) -> Option<Paths> {
         let mut nodes = vec![Node::default()];
         for (place, path) in paths.iter().enumerate() {
             let mut at = 0;
@@ -58,7 +62,7 @@ impl Paths {
         if nodes.iter().any(|node| node.children.len() > MAX_CHILDREN) {
             return None;
         }
-        Some(Paths { nodes, count: paths.len() })
+        Some(Paths { nodes, count: paths.len(), strict })
     }
 
     /// Validate `document` and find the value of each path.
@@ -70,6 +74,9 @@ impl Paths {
         found.resize(self.count, 0..0);
         let mut reader = Reader { paths: self, source: document, at: 0, found };
         reader.blanks();
+        if self.strict && reader.peek()? != b'{' {
+            return Err(Doubt);
+        }
         reader.value(Some(0), 0)?;
         reader.blanks();
         if reader.at == document.len() {
@@ -181,6 +188,8 @@ impl Reader<'_> {
                         if seen & (1 << place) == 0 {
                             seen |= 1 << place;
                             child = Some(*next);
+                        } else if paths.strict {
+                            return Err(Doubt);
                         }
                         break;
                     }

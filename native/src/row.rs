@@ -18,6 +18,29 @@ enum Column {
     Headers,
     Body,
     Path { place: usize, raw: bool, default: Option<Vec<u8>> },
+    Text { parts: Vec<Part>, raw: bool },
+}
+
+/// A part of a text that is put together.
+#[derive(Debug)]
+enum Part {
+    Literal(Vec<u8>),
+    Ip,
+    /// A string of the body, or the text that stands for a missing value.
+    Body {
+        place: usize,
+        default: Option<Vec<u8>>,
+    },
+}
+
+impl Column {
+    fn has_ip(&self) -> bool {
+        match self {
+            Column::Ip => true,
+            Column::Text { parts, .. } => parts.iter().any(|part| matches!(part, Part::Ip)),
+            _ => false,
+        }
+    }
 }
 
 /// A record apart from its body.
@@ -42,7 +65,8 @@ pub struct Scratch {
 /// Arguments: columns as tuples of a kind and its settings, and the bytes that a row may have
 /// without its line feed. Kinds: `uuid`, `datetime`, `ip`, `headers`, `body`, and `path` with
 /// the steps as pairs of key and index, whether strings are rendered as their text, and the
-/// text that stands for a missing value.
+/// text that stands for a missing value. A `text` is put together from the parts that come last:
+/// a literal, or steps and the text that stands for a missing value, or the address.
 #[pyclass(frozen, module = "stream.native._native")]
 pub struct RowPlan {
     columns: Vec<Column>,
@@ -60,17 +84,21 @@ pub struct RowPlan {
 }
 
 type PathSteps = Vec<(Vec<u8>, Option<usize>)>;
+type PartSpec = (Option<Vec<u8>>, Option<PathSteps>, Option<Vec<u8>>);
+type ColumnSpec = (String, PathSteps, bool, Option<Vec<u8>>, Vec<PartSpec>);
+
+fn steps_of(steps: PathSteps) -> Vec<Step> {
+    steps.into_iter().map(|(key, index)| Step { key, index }).collect()
+}
 
 #[pymethods]
 impl RowPlan {
     #[new]
-    fn new(
-        columns: Vec<(String, PathSteps, bool, Option<Vec<u8>>)>,
-        limit: usize,
-    ) -> PyResult<Self> {
+    fn new(columns: Vec<ColumnSpec>, limit: usize) -> PyResult<Self> {
         let mut paths = Vec::new();
         let mut compiled = Vec::new();
-        for (kind, steps, raw, default) in columns {
+        let mut strict = false;
+        for (kind, steps, raw, default, parts) in columns {
             compiled.push(match kind.as_str() {
                 "uuid" => Column::Uuid,
                 "datetime" => Column::Datetime,
@@ -78,19 +106,34 @@ impl RowPlan {
                 "headers" => Column::Headers,
                 "body" => Column::Body,
                 "path" => {
-                    paths.push(steps.into_iter().map(|(key, index)| Step { key, index }).collect());
+                    paths.push(steps_of(steps));
                     Column::Path { place: paths.len() - 1, raw, default }
+                }
+                "text" => {
+                    let mut compiled = Vec::new();
+                    for part in parts {
+                        compiled.push(match part {
+                            (Some(literal), _, _) => Part::Literal(literal),
+                            (None, Some(steps), default) => {
+                                strict = true;
+                                paths.push(steps_of(steps));
+                                Part::Body { place: paths.len() - 1, default }
+                            }
+                            (None, None, _) => Part::Ip,
+                        });
+                    }
+                    Column::Text { parts: compiled, raw }
                 }
                 _ => return Err(PyValueError::new_err(format!("unknown kind of column: {kind}"))),
             });
         }
         let reads_json = !paths.is_empty();
-        let paths = match Paths::new(&paths) {
+        let paths = match Paths::new(&paths, strict) {
             Some(paths) => reads_json.then_some(paths),
             None => return Err(PyValueError::new_err("too many paths")),
         };
         Ok(RowPlan {
-            has_ip: compiled.iter().any(|column| matches!(column, Column::Ip)),
+            has_ip: compiled.iter().any(Column::has_ip),
             has_headers: compiled.iter().any(|column| matches!(column, Column::Headers)),
             columns: compiled,
             paths,
@@ -236,6 +279,13 @@ impl RowPlan {
                         push_value(&body[span], *raw, &mut scratch.text, out);
                     }
                 }
+                Column::Text { parts, raw } => {
+                    let Scratch { found, text } = scratch;
+                    if push_text(parts, *raw, body, context, found, text, out).is_err() {
+                        out.truncate(start);
+                        return Err(Doubt);
+                    }
+                }
             }
             out.push(b'"');
         }
@@ -246,6 +296,45 @@ impl RowPlan {
         out.push(b'\n');
         Ok(())
     }
+}
+
+/// Append a text that is put together, or its JSON.
+fn push_text(
+    parts: &[Part],
+    raw: bool,
+    body: &[u8],
+    context: &Context,
+    found: &[Range<usize>],
+    text: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Result<(), Doubt> {
+    text.clear();
+    for part in parts {
+        match part {
+            Part::Literal(literal) => text.extend_from_slice(literal),
+            Part::Ip => text.extend_from_slice(context.ip),
+            Part::Body { place, default } => {
+                let value = &body[found[*place].clone()];
+                match (value.first(), default) {
+                    (None, Some(default)) => text.extend_from_slice(default),
+                    (Some(b'"'), _) => unescape(&value[1..value.len() - 1], text),
+                    _ => return Err(Doubt), // what isn't a string is printed in its own way
+                }
+            }
+        }
+    }
+    if raw {
+        push_quoted(text, out);
+        return Ok(());
+    }
+    // What is escaped in the JSON of templates; U+0080 to U+009F begin with 0xc2.
+    if text.iter().any(|byte| matches!(byte, 0..=0x1f | b'"' | b'\\' | 0x7f | 0xc2)) {
+        return Err(Doubt);
+    }
+    out.extend_from_slice(b"\"\"");
+    out.extend_from_slice(text);
+    out.extend_from_slice(b"\"\"");
+    Ok(())
 }
 
 fn push_value(value: &[u8], raw: bool, text: &mut Vec<u8>, out: &mut Vec<u8>) {

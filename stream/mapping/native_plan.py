@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 
 from stream import native
@@ -13,14 +15,18 @@ from stream.mapping.columns import (
     IpColumn,
     Mapping,
     PathColumn,
+    TemplateColumn,
     UuidColumn,
 )
+from stream.mapping.concatenation import TextPart, concatenated
 from stream.record.jsontree import text_bytes
-from stream.record.path import parse_path
+from stream.record.path import PathStep, parse_path
 
 __all__ = ["native_plan"]
 
-_Spec = tuple[str, list[tuple[bytes, int | None]], bool, bytes | None]
+_Steps = list[tuple[bytes, int | None]]
+_Part = tuple[bytes | None, _Steps | None, bytes | None]
+_Spec = tuple[str, _Steps, bool, bytes | None, list[_Part]]
 
 _KINDS: dict[type[Column], str] = {
     UuidColumn: "uuid",
@@ -38,27 +44,45 @@ def native_plan(mapping: Mapping, row_size_limit: int) -> native.RowPlan | None:
     """
     if not native.is_built:
         return None
-    specs = []
-    for column in mapping.columns:
-        spec = _spec(column)
-        if spec is None:
-            return None
-        specs.append(spec)
     try:
+        specs = []
+        for column in mapping.columns:
+            spec = _spec(column)
+            if spec is None:
+                return None
+            specs.append(spec)
         return native.RowPlan(specs, row_size_limit)
     except ValueError:
-        return None  # too many paths
+        return None  # too many paths, or a literal that isn't Unicode
 
 
 def _spec(column: Column) -> _Spec | None:
     if column.data_type:
         return None
     if isinstance(column, PathColumn):
-        steps = [(text_bytes(step.text), step.as_index) for step in parse_path(column.path)]
+        steps = _steps(parse_path(column.path))
         default = None
         if column.default_value is not None:
             text = column.default_value
             default = text_bytes(text) if column.raw_string else orjson.dumps(text)
-        return "path", steps, column.raw_string, default
+        return "path", steps, column.raw_string, default, []
+    if isinstance(column, TemplateColumn):
+        parts = concatenated(column.template.content)
+        return None if parts is None else ("text", [], column.raw_string, None, _parts(parts))
     kind = _KINDS.get(type(column))
-    return None if kind is None else (kind, [], False, None)
+    return None if kind is None else (kind, [], False, None, [])
+
+
+def _steps(steps: Sequence[PathStep]) -> _Steps:
+    return [(text_bytes(step.text), step.as_index) for step in steps]
+
+
+def _parts(parts: Sequence[TextPart]) -> list[_Part]:
+    return [
+        (
+            None if part.literal is None else part.literal.encode(),
+            None if part.steps is None else _steps(part.steps),
+            None if part.default is None else part.default.encode(),
+        )
+        for part in parts
+    ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import orjson
@@ -79,8 +79,8 @@ class Renderer:
     :ivar plan: the templates that need the engine; ``None`` if there are none.
     :ivar large_plan: the same for large records, whose paths and templates all need the engine:
         parsing such a body would block the reactor too long.
-    :ivar native: the compiled renderer for most of the rows; ``None`` if it isn't built, or doesn't
-        support the mapping.
+    :ivar native: the compiled renderer for most rows, also of templates that only concatenate
+        texts; ``None`` if it isn't built, or doesn't support the mapping.
     """
 
     row: Callable[[RecordContext], bytes]
@@ -100,8 +100,8 @@ class Renderer:
         """Return the row of *record* and the engine's result."""
         return (self._large_row_of if takes_long(record) else self._row_of)(record, evaluated)
 
-    def large_row(self, record: RecordContext) -> bytes | None:
-        """Return the row of a large record if that doesn't block the reactor too long.
+    def native_row(self, record: RecordContext) -> bytes | None:
+        """Return the row of a record for the engine, if compiled code renders it at once.
 
         ``None`` leaves it to the engine, as in `plan_for`.
         """
@@ -114,6 +114,19 @@ class Renderer:
             record.client_ip.encode(),
             record.headers.csv_cell if native.has_headers else b"",
         )
+
+    def native_rows(self, block: RecordBlock) -> list[bytes] | None:
+        """Return the rows of *block*, if compiled code renders each of them.
+
+        ``None`` leaves all of them to the engine, as `plan_for` says.
+        """
+        native = self.native
+        if native is None or not _reads(native, block.shared):
+            return None
+        if max(map(len, block.bodies)) > MAX_NATIVE_BYTES:
+            return None
+        rows = _compiled_rows(native, block)
+        return None if None in rows else cast(list[bytes], rows)
 
     def lines(
         self, shared: RecordContext, body: bytes, max_records: int
@@ -142,13 +155,7 @@ class Renderer:
         """
         native = self.native
         if native is not None and _reads(native, block.shared):
-            shared = block.shared
-            texts = native.rows(
-                list(block.bodies),
-                shared.timestamp_ms,
-                shared.client_ip.encode(),
-                shared.headers.csv_cell if native.has_headers else b"",
-            )
+            texts = _compiled_rows(native, block)
             return [
                 self.row(block.records[place]) if row is None else row
                 for place, row in enumerate(texts)
@@ -197,10 +204,18 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
         return _typed_renderer(mapping, plan, row_size_limit)
     large_plan = template_plan(mapping, row_size_limit, _reads_or_evaluates)
     large_row_of = _row_of(mapping, row_size_limit, _reads_or_evaluates)
+    native = native_plan(mapping, row_size_limit)
     if plan is not None:
         row_of = _row_of(mapping, row_size_limit)
         return Renderer(
-            _not_evaluated, plan, large_plan, row_of, large_row_of, row_size_limit, _not_evaluated
+            _not_evaluated,
+            plan,
+            large_plan,
+            row_of,
+            large_row_of,
+            row_size_limit,
+            _not_evaluated,
+            native,
         )
     columns = tuple((column.name, _quotable(column)) for column in mapping.columns)
     cells = tuple(cell for _, cell in columns)
@@ -216,7 +231,6 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
         return row
 
     block = compile_block_renderer(list(zip(mapping.columns, cells, strict=True)))
-    native = native_plan(mapping, row_size_limit)
     row = render if native is None else _native_row(native, render)
     return Renderer(
         row,
@@ -249,6 +263,16 @@ def _native_row(
         return render(record)
 
     return row
+
+
+def _compiled_rows(native: RowPlan, block: RecordBlock) -> list[bytes | None]:
+    shared = block.shared
+    return native.rows(
+        list(block.bodies),
+        shared.timestamp_ms,
+        shared.client_ip.encode(),
+        shared.headers.csv_cell if native.has_headers else b"",
+    )
 
 
 def _reads(native: RowPlan, record: RecordContext) -> bool:

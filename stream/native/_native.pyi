@@ -25,7 +25,17 @@ class RowPlan:
 
     def __new__(
         cls,
-        columns: Sequence[tuple[str, Sequence[tuple[bytes, int | None]], bool, bytes | None]],
+        columns: Sequence[
+            tuple[
+                str,
+                Sequence[tuple[bytes, int | None]],
+                bool,
+                bytes | None,
+                Sequence[
+                    tuple[bytes | None, Sequence[tuple[bytes, int | None]] | None, bytes | None]
+                ],
+            ]
+        ],
         limit: int,
     ) -> RowPlan: ...
     def row(self, body: bytes, at: int, ip: bytes, headers: bytes, /) -> bytes | None: ...

@@ -210,11 +210,11 @@ class SinkPipeline:
         if target.render is None or (
             len(record.body) > LARGE_BYTES and target.renderer.plan_for(record) is not None
         ):
-            large = target.renderer.large_row(record)
-            if large is None:
+            native_row = target.renderer.native_row(record)
+            if native_row is None:
                 self._evaluate(_Rendering(self, target.renderer, record, completion))
             else:
-                self.hand_on(target, large, 1, record.timestamp_ms, completion)
+                self.hand_on(target, native_row, 1, record.timestamp_ms, completion)
             return
         try:
             row = target.render(record)
@@ -233,7 +233,7 @@ class SinkPipeline:
         except UserError:
             return None
         plan = target.renderer.native
-        if plan is None or target.render is None or not target.pipeline.ready:
+        if plan is None or not target.pipeline.ready:
             return None
         return DirectTarget(plan, target.pipeline.room, self, target)
 

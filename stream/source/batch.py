@@ -133,13 +133,11 @@ class RowBlock:
         renderer = self.renderer
         if renderer is None or self.error is not None:
             return None
-        if renderer.plan is not None:
-            return Evaluation(self, places, block.records)
-        if _asks_the_engine(renderer, block):
-            row = renderer.large_row(block.records[0])
-            if row is None:
+        if renderer.plan is not None or _asks_the_engine(renderer, block):
+            rows = renderer.native_rows(block)
+            if rows is None:
                 return Evaluation(self, places, block.records)
-            self.take_rendered([row], 1)
+            self.take_rendered(rows, len(rows))
             return None
         before = len(self.rows)
         try:

@@ -115,7 +115,7 @@ def test_uuids_are_of_version_7_and_unique() -> None:
 @pytest.mark.parametrize(
     "column",
     [
-        TemplateColumn("t", template=Template("jsonnet", "Body('a')")),
+        TemplateColumn("t", template=Template("jsonnet", "Now()")),
         PathColumn("p", path="a", data_type="string"),
     ],
     ids=["template", "typed"],

@@ -1,0 +1,62 @@
+"""Templates that only put texts together: ``Body('user.name') + '@' + Ip()``. Pure.
+
+Their texts are the same whoever computes them, as long as all parts are strings. So they needn't
+be evaluated by the engine.
+"""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+from stream.record.path import PathStep, parse_path
+
+__all__ = ["TextPart", "concatenated"]
+
+_LITERAL = r"'[^'\\\x00-\x1f]*'|\"[^\"\\\x00-\x1f]*\""
+_PART = re.compile(
+    rf"[ \t\r\n]*(?:(?P<literal>{_LITERAL})|(?P<ip>Ip[ \t\r\n]*\([ \t\r\n]*\))"
+    rf"|Body[ \t\r\n]*\([ \t\r\n]*(?P<path>{_LITERAL})[ \t\r\n]*"
+    rf"(?:,[ \t\r\n]*(?P<default>{_LITERAL})[ \t\r\n]*)?\))[ \t\r\n]*(?P<more>\+|\Z)"
+)
+
+
+@attrs.frozen
+class TextPart:
+    """One part of a text: a literal, the sender's address, or a string of the body.
+
+    :ivar literal: the text; ``None`` for the others.
+    :ivar steps: where the string is; ``None`` for the others.
+    :ivar default: the text if there is nothing; ``None`` if that is an error.
+    """
+
+    literal: str | None = None
+    steps: tuple[PathStep, ...] | None = None
+    default: str | None = None
+
+
+def concatenated(content: str) -> tuple[TextPart, ...] | None:
+    """Return the parts of the template *content*, ``None`` if it does anything else.
+
+    Steps that could be the index of an array are left to the engine, and so is the whole body.
+    """
+    parts = []
+    at = 0
+    while True:
+        match = _PART.match(content, at)
+        if match is None:
+            return None
+        if match["literal"] is not None:
+            parts.append(TextPart(literal=match["literal"][1:-1]))
+        elif match["ip"] is not None:
+            parts.append(TextPart())
+        else:
+            steps = parse_path(match["path"][1:-1])
+            if not steps or any(step.as_index is not None for step in steps):
+                return None
+            default = match["default"]
+            parts.append(TextPart(steps=steps, default=None if default is None else default[1:-1]))
+        at = match.end()
+        if not match["more"]:
+            return tuple(parts)
