@@ -11,12 +11,23 @@ import base64
 import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from stream.record import go_json
+from stream.record.headers import html_safe
 from stream.source.otlp.decode import Export, ExportTooLarge, Part, Signal
 
-__all__ = ["MAX_REPEATED_BYTES", "check_repeated_steps", "flatten", "time_text", "value_of"]
+__all__ = [
+    "MAX_REPEATED_BYTES",
+    "Printer",
+    "check_repeated_steps",
+    "flatten",
+    "time_text",
+    "value_of",
+]
 
 MAX_REPEATED_BYTES = 32 * 1024 * 1024
 """Maximum size of repeated data that the records of one export share.
@@ -79,8 +90,61 @@ def check_repeated_steps(export: Export) -> Iterator[None]:
             )
 
 
+class Printer:
+    """Printer of flat records, with the same text as `go_json.dumps`.
+
+    The resource and the scope that many records share are printed once, and whether a record has
+    a double is found without a call for each of its values.
+    """
+
+    def __init__(self) -> None:
+        self._shared: tuple[Record, Record] | None = None
+        self._shared_text = b""
+
+    def print(self, flat: Record) -> bytes:
+        """Return the JSON text of *flat*."""
+        last = reversed(flat)
+        if (next(last), next(last)) != ("scope", "resource"):
+            return go_json.dumps(flat).encode()  # they aren't at the end, as in data points
+        own = flat.copy()
+        scope, resource = own.pop("scope"), own.pop("resource")
+        if not own:
+            return go_json.dumps(flat).encode()
+        shared = self._shared
+        if shared is None or shared[0] is not resource or shared[1] is not scope:
+            self._shared = resource, scope
+            text = go_json.dumps({"resource": resource, "scope": scope}).encode()
+            self._shared_text = b"," + text[1:]
+        if _has_double(own.values()):
+            return go_json.dumps(own).encode()[:-1] + self._shared_text
+        text = orjson.dumps(own)
+        if b"<" in text or b">" in text or b"&" in text or _LINE_SEPARATORS in text:
+            text = html_safe(text.decode()).encode()
+        return text[:-1] + self._shared_text
+
+
+_LINE_SEPARATORS = b"\xe2\x80"
+"""How U+2028 and U+2029 begin, and other characters, too."""
+
+
+def _has_double(values: Iterable[Any]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind is float:
+            return True
+        if kind is dict:
+            if _has_double(value.values()):
+                return True
+        elif kind is list and _has_double(value):
+            return True
+    return False
+
+
 def value_of(value: Any) -> Any:
     """Return an ``AnyValue`` as JSON: bytes in base64, a missing value as ``None``."""
+    text = value.string_value
+    if text:
+        return text  # the most frequent kind; of others it is empty
     kind = value.WhichOneof("value")
     if kind is None:
         return None
@@ -98,7 +162,10 @@ def value_of(value: Any) -> Any:
 
 def attributes_of(attributes: Iterable[Any]) -> Record:
     """Return attributes by their full names; the last of repeated ones counts."""
-    return {attribute.key: value_of(attribute.value) for attribute in attributes}
+    return {
+        attribute.key: (value := attribute.value).string_value or value_of(value)
+        for attribute in attributes
+    }
 
 
 def time_text(nanoseconds: int) -> str:
@@ -106,29 +173,41 @@ def time_text(nanoseconds: int) -> str:
     if not nanoseconds:
         return ""
     seconds, fraction = divmod(nanoseconds, _NANOSECONDS)
-    try:
-        text = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
-    except (ValueError, OverflowError, OSError):
+    text = _second_text(seconds)
+    if not text:
         return ""
     digits = f".{fraction:09}".rstrip("0") if fraction else ""
     return f"{text}{digits}Z"
 
 
+@lru_cache(maxsize=64)
+def _second_text(seconds: int) -> str:
+    """Return the text of *seconds* without the zone; many records are of the same second."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
 def _logs(message: Any, resource: Record, scope: Record) -> Iterator[Record]:
     for log in message.log_records:
-        yield {
+        flat = {
             "timestamp": time_text(log.time_unix_nano),
             "observed_timestamp": time_text(log.observed_time_unix_nano),
             "severity_number": log.severity_number,
             "severity_text": log.severity_text,
             "body": value_of(log.body),
             "flags": log.flags,
-            **_id("trace_id", log.trace_id),
-            **_id("span_id", log.span_id),
-            "attributes": attributes_of(log.attributes),
-            "resource": resource,
-            "scope": scope,
         }
+        # One by one: a dict of each and its expansion take longer, and logs are many.
+        if trace_id := log.trace_id:
+            flat["trace_id"] = trace_id.hex()
+        if span_id := log.span_id:
+            flat["span_id"] = span_id.hex()
+        flat["attributes"] = attributes_of(log.attributes)
+        flat["resource"] = resource
+        flat["scope"] = scope
+        yield flat
 
 
 def _spans(message: Any, resource: Record, scope: Record) -> Iterator[Record]:

@@ -5,6 +5,10 @@ answered for every record. Before the first record is passed on, all records hav
 counted. The work is done some milliseconds at a time, in turn with other sources
 (`stream.source.turns`). Exports of disconnected clients are abandoned, and their remaining records
 are not stored.
+
+Several records are passed on at once: their rows are rendered for all sinks, and each sink takes
+its rows together. If one of these rows can't be rendered, or a sink isn't open or needs the
+template engine, the same records are passed on one by one, so that each has its own outcome.
 """
 
 from __future__ import annotations
@@ -18,9 +22,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
-from stream.errors import UserError
+from stream.errors import UserError, without_frames
+from stream.mapping.render import Renderer
 from stream.ops.metrics.registry import SourceMeter
-from stream.record import go_json
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.sink.outcome import Stored
@@ -31,9 +35,9 @@ from stream.source.http.head import Head
 from stream.source.http.parser import Request
 from stream.source.http.result_document import is_unknown, status_of
 from stream.source.http.route import Otlp
-from stream.source.interfaces import SinkLookup, SourceLookup
+from stream.source.interfaces import RowWriter, SinkLookup, SinkWriter, SourceLookup
 from stream.source.otlp.decode import Encoding, Export, Signal, decode_steps, read_encoding
-from stream.source.otlp.flatten import Record, check_repeated_steps, flatten
+from stream.source.otlp.flatten import Printer, Record, check_repeated_steps, flatten
 from stream.source.otlp.response import Outcome, error_answer, export_answer
 from stream.source.turns import Turns
 from stream.source.without_sink import WithoutSink
@@ -43,8 +47,11 @@ __all__ = ["OtlpHandler"]
 
 _log = Logger(namespace="otlp-source")
 
-RECORDS_AT_ONCE = 8
+RECORDS_AT_ONCE = 16
 """Records that are passed on in one step: some hundred microseconds' worth."""
+
+BYTES_AT_ONCE = 64 * 1024
+"""The same limit in bytes, for records that are larger than most."""
 
 RECORDS_BEFORE_ROOM = 64
 """Records that are passed on before a check for room."""
@@ -171,16 +178,26 @@ class OtlpHandler:
             export, waited.connection, self._warn, self._meters, without_sink
         )
         waited.wait_for(completion)
-        for number, record in enumerate(flatten(decoded)):
-            if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1:
-                yield None
+        printer = Printer()
+        some: list[RecordContext] = []
+        size = 0
+        for number, flat in enumerate(flatten(decoded), 1):
+            record = _record(export, flat, printer.print(flat))
+            some.append(record)
+            size += len(record.body)
+            if len(some) < RECORDS_AT_ONCE and size < BYTES_AT_ONCE:
+                continue
+            self._pass_on(completion, some)
+            some, size = [], 0
+            yield None
+            if not waited.is_pending:
+                return
+            if number % RECORDS_BEFORE_ROOM < RECORDS_AT_ONCE:
+                yield from self._room(export)
                 if not waited.is_pending:
                     return
-                if number % RECORDS_BEFORE_ROOM == RECORDS_BEFORE_ROOM - 1:
-                    yield from self._room(export)
-                    if not waited.is_pending:
-                        return
-            self._write(completion, record)
+        if some:
+            self._pass_on(completion, some)
         completion.all_handed_on()
 
     def _room(self, export: _Export) -> Iterator[Deferred[Any] | None]:
@@ -190,24 +207,66 @@ class OtlpHandler:
                 while sink.opened is not None and (room := sink.opened.room()) is not None:
                     yield room
 
-    def _write(self, completion: _ExportCompletion, flat: Record) -> None:
+    def _pass_on(self, completion: _ExportCompletion, records: Sequence[RecordContext]) -> None:
+        """Pass *records* to all sinks."""
         export = completion.export
-        record = RecordContext(
-            export.timestamp_ms,
-            export.client_ip,
-            export.headers,
-            go_json.dumps(flat).encode(),
-            export.signal.value,
-            flat,
-        )
         if self._taps:
-            self._taps.offer(export.sources, record)
-        waiting = completion.next_record(len(record.body))
-        for source in export.sources:
-            for _, sink in self._router.eligible(source, export.signal.value):
-                waiting.missing += 1
-                sink.write(record, waiting)
+            for record in records:
+                self._taps.offer(export.sources, record)
+        sinks = [
+            sink
+            for source in export.sources
+            for _, sink in self._router.eligible(source, export.signal.value)
+        ]
+        blocks = _rendered(sinks, records)
+        if blocks is None:
+            for record in records:
+                waiting = completion.next_records(1, len(record.body))
+                for sink in sinks:
+                    waiting.missing += 1
+                    sink.write(record, waiting)
+                waiting.one_less()
+            return
+        count = len(records)
+        waiting = completion.next_records(count, sum(len(record.body) for record in records))
+        for opened, renderer, rows in blocks:
+            waiting.missing += 1
+            try:
+                opened.write_rows(rows, count, export.timestamp_ms, renderer, waiting)
+            except UserError as error:
+                waiting.failed(without_frames(error))
+            except Exception as error:
+                _log.failure("write record error: {reason}", reason=str(error))
+                waiting.failed(without_frames(error))
         waiting.one_less()
+
+
+def _record(export: _Export, flat: Record, body: bytes) -> RecordContext:
+    return RecordContext(
+        export.timestamp_ms, export.client_ip, export.headers, body, export.signal.value, flat
+    )
+
+
+def _rendered(
+    sinks: Sequence[SinkWriter], records: Sequence[RecordContext]
+) -> list[tuple[RowWriter, Renderer, bytes]] | None:
+    """Return the rows of *records* for each of *sinks*, and what rendered them.
+
+    ``None`` if the records are to be passed on one by one.
+    """
+    blocks = []
+    try:
+        for sink in sinks:
+            if sink.opened is None:
+                return None
+            opened = sink.open(records[0].timestamp_ms)
+            renderer = opened.renderer()
+            if renderer.plan is not None:
+                return None
+            blocks.append((opened, renderer, b"".join(map(renderer.row, records))))
+    except UserError:
+        return None
+    return blocks
 
 
 @attrs.frozen
@@ -250,22 +309,28 @@ class _ExportCompletion:
         self._unknown = 0
         self._partly = 0
 
-    def next_record(self, size: int) -> _RecordCompletion:
+    def next_records(self, count: int, size: int) -> _RecordsCompletion:
+        """Return the completion of *count* records of *size* bytes that sinks take together."""
         self._missing += 1
-        self._records += 1
-        return _RecordCompletion(self, size)
+        self._records += count
+        return _RecordsCompletion(self, count, size)
 
-    def settled(self, status: int, reason: str, size: int, stored: Stored) -> None:
-        """Count a record of *size* bytes as answered by every sink, with *status* as the worst."""
+    def settled(self, status: int, reason: str, count: int, size: int, stored: Stored) -> None:
+        """Count *count* records as answered by every sink, with *status* as the worst.
+
+        :param size: bytes of the records.
+        :param stored: the rows of all of them.
+        """
         self._rows += stored.rows
         self._stored += stored.stored
         self._unknown += stored.unknown
-        if status >= _FAILED and stored.stored:
-            self._partly += 1
+        is_failed = status >= _FAILED
+        if is_failed and stored.stored:
+            self._partly += count
         for meter in self._meters:
-            meter.answered(self.export.timestamp_ms, size, failed=status >= _FAILED)
-        if status >= _FAILED:
-            self._rejected += 1
+            meter.answered(self.export.timestamp_ms, size, failed=is_failed, records=count)
+        if is_failed:
+            self._rejected += count
             self._status = max(self._status, status)
             if not self._first_error:
                 self._first_error = f"sink write failed with status {status}"
@@ -306,16 +371,27 @@ class _ExportCompletion:
         )
 
 
-class _RecordCompletion:
-    """The outcome of one record; the `Completion` of each of its sinks.
+class _RecordsCompletion:
+    """The outcome of records that sinks take together; the `Completion` of each of the sinks.
 
     :ivar missing: number of sinks that haven't answered, plus one while others may be added.
     """
 
-    __slots__ = ("_all", "_failed", "_reason", "_size", "_status", "_stored", "_unknown", "missing")
+    __slots__ = (
+        "_all",
+        "_count",
+        "_failed",
+        "_reason",
+        "_size",
+        "_status",
+        "_stored",
+        "_unknown",
+        "missing",
+    )
 
-    def __init__(self, all_records: _ExportCompletion, size: int) -> None:
+    def __init__(self, all_records: _ExportCompletion, count: int, size: int) -> None:
         self.missing = 1
+        self._count = count
         self._size = size
         self._all = all_records
         self._status = 200
@@ -343,8 +419,11 @@ class _RecordCompletion:
     def one_less(self) -> None:
         self.missing -= 1
         if not self.missing:
-            rows = Stored(self._stored + self._failed, self._stored, self._unknown)
-            self._all.settled(self._status, self._reason, self._size, rows)
+            count = self._count
+            rows = Stored(
+                count * (self._stored + self._failed), count * self._stored, count * self._unknown
+            )
+            self._all.settled(self._status, self._reason, count, self._size, rows)
 
 
 def _bearer_token(headers: RecordHeaders) -> str:

@@ -39,6 +39,7 @@ from stream.source.otlp.decode import (
 )
 from stream.source.otlp.flatten import (
     MAX_REPEATED_BYTES,
+    Printer,
     check_repeated_steps,
     flatten,
     time_text,
@@ -401,6 +402,30 @@ def test_unknown_enumeration_numbers_are_empty() -> None:
     assert (flat["kind"], flat["status_code"]) == ("", "")
     (point,) = points(sum={"dataPoints": [{}], "aggregationTemporality": 5})
     assert point["aggregation_temporality"] == ""
+
+
+_TEXTS = st.text(st.sampled_from('ab<>&\u2028\u2029\u20ac"\\\n'), max_size=8)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+_MEMBERS = st.dictionaries(_TEXTS, _VALUES, max_size=3)
+
+
+@given(st.lists(st.tuples(_MEMBERS, _VALUES, _MEMBERS, st.booleans()), max_size=4))
+def test_records_are_printed_as_other_values_are(
+    drawn: list[tuple[dict[str, Any], Any, dict[str, Any], bool]],
+) -> None:
+    """Whatever they share with the one before, and wherever in them that is."""
+    printer = Printer()
+    for shared, body, attributes, is_last in drawn:
+        own = {"timestamp": "", "body": body, "attributes": attributes}
+        rest = {"resource": shared, "scope": {"name": "<s>", "version": ""}}
+        for flat in ({**own, **rest}, {**own, "flags": 1, **rest}, {**rest, **own}):
+            assert printer.print(flat) == go_json.dumps(flat).encode()
+            if is_last:
+                rest["scope"] = {"name": "other", "version": "1"}
 
 
 def test_last_of_repeated_attributes_wins() -> None:

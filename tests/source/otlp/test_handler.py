@@ -14,12 +14,13 @@ from twisted.logger import capturedLogs
 
 from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Mapping, PathColumn, Template, TemplateColumn
-from stream.mapping.render import compile_renderer
+from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.sink.outcome import Completion
 from stream.source.dispatcher import SourceEntry
 from stream.source.http.handler import IngestHandler
 from stream.source.otlp.decode import Signal
+from stream.source.otlp.handler import RECORDS_AT_ONCE
 from tests.source.http.test_handler import KEY, SECRET, FakeSink, Listener
 from tests.source.otlp.test_flatten import as_protobuf, logs
 from tests.templates.inprocess import row
@@ -32,7 +33,10 @@ PROTOBUF = "Content-Type: application/x-protobuf\r\n"
 
 
 class PickySink(FakeSink):
-    """Refuses records whose body text is a status."""
+    """Refuses records whose body text is a status; takes them one by one only."""
+
+    def renderer(self) -> Renderer:
+        raise UserError("not several at once", status=503)
 
     def take(self, record: RecordContext, completion: Completion) -> None:
         text = str(record.body_map["body"])
@@ -74,7 +78,7 @@ def test_everything_stored(listener: Listener) -> None:
     assert (status, headers["Content-Type"], body) == (200, "application/x-protobuf", b"")
     records = sink(listener).records
     assert [record.body_map["body"] for record in records] == ["a", "b", "c"]
-    assert [signal for signal in listener.router.signals if signal] == ["logs"] * 3
+    assert [signal for signal in listener.router.signals if signal] == ["logs"] * 2
     assert "Authorization" not in records[0].headers.map
     assert json.loads(records[0].body)["scope"]["version"] == "1.2.3"
 
@@ -171,6 +175,67 @@ def test_what_several_sinks_have_stored(listener: Listener) -> None:
     status, headers, _ = listener.get(URL, export("503", "500"), headers=BEARER + JSON)
     assert (status, headers["Stream-Stored"]) == (503, "2/4; unknown=1")
     assert "Stream-Stored" not in listener.get(URL, export("a"), headers=BEARER + JSON)[1]
+
+
+def test_records_are_taken_together(listener: Listener) -> None:
+    """Some at a time, in their order, by each sink; the answer waits for all of them."""
+    sinks = [FakeSink("wait"), FakeSink("wait", (PathColumn("b", path="body", raw_string=True),))]
+    listener.router.sinks[KEY] = [("k", sinks[0]), ("l", sinks[1])]
+    bodies = [f"r{number}" for number in range(2 * RECORDS_AT_ONCE + 1)]
+    assert listener.send(URL, protobuf(*bodies), headers=BEARER + PROTOBUF) is None
+    listener.clock.pump([0.0] * 10)
+    for each in sinks:
+        assert [count for _, count in each.blocks] == [RECORDS_AT_ONCE, RECORDS_AT_ONCE, 1]
+        assert not each.records
+    rows = b"".join(text for text, _ in sinks[1].blocks)
+    assert rows == b"".join(b'"%b"\n' % body.encode() for body in bodies)
+    first, *rest = [completion for each in sinks for completion in each.waiting]
+    for completion in rest:
+        completion.stored()
+    assert listener.connection.answers == []
+    first.stored()
+    assert listener.connection.answers[-1].startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_sink_that_takes_no_rows_refuses_all_of_them(listener: Listener) -> None:
+    """Each of the records counts, once, and the rows of other sinks are stored."""
+    full = FakeSink(UserError("no pipeline is ready", status=503))
+    listener.router.sinks[KEY] = [("k", FakeSink()), ("l", full)]
+    status, headers, body = listener.get(URL, export("a", "b"), headers=BEARER + JSON)
+    assert (status, headers["Stream-Stored"]) == (503, "2/4")
+    assert json.loads(body)["message"].startswith("2 of 2 records rejected; first error: ")
+    assert "other sinks have stored 2 of them" in json.loads(body)["message"]
+
+
+def test_a_sink_that_fails_later_refuses_all_of_them(listener: Listener) -> None:
+    """The rows that were taken together have one outcome."""
+    waits = FakeSink("wait")
+    listener.router.sinks[KEY] = [("k", waits)]
+    assert listener.send(URL, export("a", "b", "c"), headers=BEARER + JSON) is None
+    waits.waiting.pop().failed(UserError("row not stored", status=503))
+    answer = listener.connection.answers[-1]
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"3 of 3 records rejected" in answer
+    assert b"Stream-Stored: 0/3" in answer
+
+
+def test_a_row_that_cannot_be_rendered_keeps_no_other_back(listener: Listener) -> None:
+    """Records that come with it are taken one by one."""
+    picky = FakeSink(columns=(PathColumn("b", path="body.name", raw_string=True),))
+    listener.router.sinks[KEY] = [("k", picky)]
+    document = logs({"body": {"stringValue": "no name"}}, named("a"), named("b"))
+    body = json.dumps(document).encode()
+    status, _, answer = listener.get(URL, body, headers=BEARER + JSON)
+    assert status == 200
+    assert json.loads(answer)["partialSuccess"]["rejectedLogRecords"] == "1"
+    assert picky.rows == [b'"a"\n', b'"b"\n']
+    assert not picky.blocks
+
+
+def named(name: str) -> dict[str, Any]:
+    """A log record whose body is an object with a name."""
+    values = [{"key": "name", "value": {"stringValue": name}}]
+    return {"body": {"kvlistValue": {"values": values}}}
 
 
 def test_answer_waits_for_the_sinks(listener: Listener) -> None:
