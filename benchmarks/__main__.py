@@ -11,17 +11,24 @@ import os
 import platform
 import shutil
 import tempfile
+import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import (
     batches,
+    beside,
+    costs,
     defined,
     low,
     mappings,
+    otlp,
+    overload,
     pace,
     singles,
+    sinks,
     stopped,
     sync,
     tails,
@@ -37,10 +44,17 @@ MARK = "<!-- figures -->"
 
 SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
     "singles": singles.section,
+    "connections": singles.section_many,
     "batches": batches.section,
+    "sizes": batches.section_sizes,
+    "otlp": otlp.section,
     "mappings": mappings.section,
+    "sinks": sinks.section,
     "pace": pace.section,
     "low": low.section,
+    "overload": overload.section,
+    "costs": costs.section,
+    "beside": beside.section,
     "defined": defined.section,
     "workers": workers.section,
     "tails": tails.section,
@@ -69,12 +83,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stream-bench-") as folder:
         setting = Setting(Path(folder), arguments.seconds, arguments.rounds)
         for name in arguments.only:
-            section = SECTIONS[name](setting)
+            began = time.monotonic()
+            section = _measured(name, setting)
             print("\n".join(section), flush=True)
+            print(f"({name}: {time.monotonic() - began:.0f} s)\n", flush=True)
             lines += [*section, ""]
     if not arguments.print:
         before = REPORT.read_text().partition(MARK)[0]
         REPORT.write_text(f"{before}{MARK}\n\n" + "\n".join(lines))
+
+
+def _measured(name: str, setting: Setting) -> list[str]:
+    """Return the lines of a section; one that fails doesn't prevent the others."""
+    try:
+        return SECTIONS[name](setting)
+    except Exception as error:
+        traceback.print_exc()
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return [f"### {name.capitalize()}", "", f"Not measured: {reason}", ""]
 
 
 if __name__ == "__main__":

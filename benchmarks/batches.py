@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import statistics
 
+from benchmarks.programs import Missing
 from benchmarks.servers import influxdb, service
 from benchmarks.setting import Setting, cell, record_body
 from benchmarks.singles import INFLUX_LINE, WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
 
-__all__ = ["section"]
+__all__ = ["section", "section_sizes"]
 
 NDJSON = "application/x-ndjson"
 CONNECTIONS = {1: 256, 100: 64, 1000: 16}
 """Number of connections by number of records in a request."""
+
+SHORT_BYTES = 100
+"""Of a line, so that the largest batch is within the usual limit of a request."""
+
+SHORT_CONNECTIONS = {1: 256, 10: 128, 100: 64, 1000: 16, 10_000: 4}
 
 
 def section(setting: Setting) -> list[str]:
@@ -33,7 +39,7 @@ def section(setting: Setting) -> list[str]:
                     script = setting.script("text/plain", (INFLUX_LINE + "\n") * size)
                     run = load(url, connections, setting.seconds, script)
                     peer.setdefault(size, []).append(run)
-            except FileNotFoundError:
+            except Missing:
                 pass  # not installed: its column stays empty
     single = statistics.median(run.rate for run in ours[1])
     table = [
@@ -54,3 +60,32 @@ def section(setting: Setting) -> list[str]:
             f"| {cell(there, size) if there else ''} | {ratio} |"
         )
     return [*table, ""]
+
+
+def section_sizes(setting: Setting) -> list[str]:
+    """Return the section about batches of many sizes."""
+    line = record_body(SHORT_BYTES - 1) + "\n"
+    figures: dict[int, list[Figure]] = {}
+    for _ in range(setting.rounds):
+        with service(setting.data()) as running:
+            load(running.url, SHORT_CONNECTIONS[1], WARM_UP_SECONDS, setting.single())
+            for size, connections in SHORT_CONNECTIONS.items():
+                script = setting.script(NDJSON, line * size)
+                run = load(running.url, connections, setting.seconds, script)
+                figures.setdefault(size, []).append(run)
+    rates = {
+        size: statistics.median(run.rate for run in runs) * size for size, runs in figures.items()
+    }
+    return [
+        f"### Batch sizes (NDJSON lines of {SHORT_BYTES} B)",
+        "",
+        "| records a request | connections | records/s, median (range) | ÷ 1 | p99 ms | errors |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {size:,} | {SHORT_CONNECTIONS[size]} | {cell(runs, size)} "
+            f"| {rates[size] / rates[1]:.1f} | {statistics.median(r.p99 for r in runs):.1f} "
+            f"| {sum(r.errors for r in runs)} |"
+            for size, runs in figures.items()
+        ),
+        "",
+    ]

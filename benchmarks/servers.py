@@ -16,11 +16,12 @@ from typing import Any
 
 import attrs
 
+from benchmarks.programs import Missing, collector_program, rotel_program
 from benchmarks.wrk import SERVER_CPU, pinned
 from tests.conftest import free_port
 from tests.e2e.processes import ALL, Deployment
 
-__all__ = ["COLUMNS", "Service", "baseline", "influxdb", "service"]
+__all__ = ["COLUMNS", "Service", "baseline", "collector", "influxdb", "rotel", "service"]
 
 ROOT = Path(__file__).parents[1]
 COLUMNS: list[dict[str, Any]] = [
@@ -54,6 +55,30 @@ log-enabled = false
 [monitor]
 store-enabled = false
 """
+_COLLECTOR_CONFIG = """\
+receivers:
+  otlp:
+    protocols:
+      http:
+        endpoint: 127.0.0.1:{port}
+exporters:
+  {exporter}:
+    path: {folder}/logs
+    format: proto
+    # Without a rotation, the exporter would buffer what it writes; this one never comes.
+    rotation:
+      max_megabytes: 1000000
+service:
+  telemetry:
+    logs:
+      level: warn
+    metrics:
+      level: none
+  pipelines:
+    logs:
+      receivers: [otlp]
+      exporters: [{exporter}]
+"""
 
 
 class _Pinned(Deployment):
@@ -84,13 +109,15 @@ class Service:
         )
         return sum(int(float(line.rpartition(" ")[2])) for line in counts)
 
-    def source(self, name: str, sinks: Sequence[Sequence[dict[str, Any]]]) -> str:
+    def source(
+        self, name: str, sinks: Sequence[Sequence[dict[str, Any]]], type: str = "http"
+    ) -> str:
         """Return the URL of a further source with a sink for each list of columns."""
         deployed = self.deployed
         created = deployed.task(
             "POST",
             f"{deployed.api}/v1/branches/default/sources",
-            {"type": "http", "name": name, "sourceId": name},
+            {"type": type, "name": name, "sourceId": name},
         )
         for number, columns in enumerate(sinks):
             table = {
@@ -101,7 +128,7 @@ class Service:
             sink = {"type": "table", "name": f"Sink {number}", "table": table}
             deployed.task("POST", f"{created['url']}/sinks", sink)
         _, answer = deployed.call("GET", created["url"])
-        url: str = answer["http"]["url"]
+        url: str = answer[type]["url"]
         return url
 
 
@@ -129,10 +156,44 @@ def baseline(name: str) -> Iterator[str]:
 
 
 @contextmanager
+def rotel() -> Iterator[str]:
+    """Run Rotel, which discards logs; yield the URL for exports. Raises Missing."""
+    port = free_port()
+    command = [
+        *(str(rotel_program()), "start", "--exporter", "blackhole"),
+        *("--otlp-http-endpoint", f"127.0.0.1:{port}"),
+        *("--otlp-grpc-endpoint", f"127.0.0.1:{free_port()}"),
+    ]
+    with _running(command, f"http://127.0.0.1:{port}/v1/logs", None) as url:
+        yield url
+
+
+@contextmanager
+def collector(folder: Path, *, is_synced: bool) -> Iterator[str]:
+    """Run an OpenTelemetry collector that writes logs to a file; yield the URL for exports.
+
+    :param is_synced: it answers after fdatasync.
+
+    Raises Missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    config = folder / "collector.yaml"
+    exporter = "synced_file" if is_synced else "file"
+    config.write_text(_COLLECTOR_CONFIG.format(folder=folder, port=port, exporter=exporter))
+    command = [str(collector_program()), "--config", f"file:{config}"]
+    with _running(command, f"http://127.0.0.1:{port}/v1/logs", None) as url:
+        yield url
+
+
+@contextmanager
 def influxdb(folder: Path) -> Iterator[str]:
-    """Run InfluxDB 1.x with a log synced at each write; yield the URL for writes."""
+    """Run InfluxDB 1.x with a log synced at each write; yield the URL for writes.
+
+    Raises Missing.
+    """
     if shutil.which("influxd") is None:
-        raise FileNotFoundError("influxd")
+        raise Missing("the program influxd isn't installed")
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = folder / "influxdb.conf"
@@ -148,7 +209,11 @@ def influxdb(folder: Path) -> Iterator[str]:
 def _running(command: Sequence[str], url: str, body: bytes | None) -> Iterator[str]:
     environment = {**os.environ, "GOMAXPROCS": "1"}
     process = subprocess.Popen(
-        pinned(SERVER_CPU, command), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        pinned(SERVER_CPU, command),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         _wait(url, body)
@@ -163,7 +228,9 @@ def _wait(url: str, body: bytes | None) -> None:
     while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=1).close()
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError:
+            return  # it serves, whatever it thinks of such a request
+        except OSError:
             time.sleep(0.05)
         else:
             return

@@ -37,7 +37,7 @@ class Setting:
         """Return a new path for data."""
         return self.folder / f"data-{next(_numbers)}"
 
-    def script(self, content_type: str, body: str, delay_ms: float | None = None) -> Path:
+    def script(self, content_type: str, body: str | bytes, delay_ms: float | None = None) -> Path:
         """Return a new path for a script of wrk."""
         path = self.folder / f"script-{next(_numbers)}.lua"
         return write_script(path, content_type, body, delay_ms)
@@ -47,9 +47,9 @@ class Setting:
         return self.script(JSON_TYPE, record_body())
 
 
-def record_body() -> str:
-    """Return a JSON record of `BODY_BYTES`."""
-    padding = "x" * (BODY_BYTES - len('{"user":{"name":"Ada"},"padding":""}'))
+def record_body(size: int = BODY_BYTES) -> str:
+    """Return a JSON record of *size* bytes."""
+    padding = "x" * (size - len('{"user":{"name":"Ada"},"padding":""}'))
     return json.dumps({"user": {"name": "Ada"}, "padding": padding}, separators=(",", ":"))
 
 

@@ -3,54 +3,97 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
 
 from benchmarks.baselines import BASELINES
-from benchmarks.servers import baseline, influxdb, service
+from benchmarks.exports import OTLP_TYPE, one_log
+from benchmarks.programs import Missing
+from benchmarks.servers import baseline, influxdb, rotel, service
 from benchmarks.setting import BODY_BYTES, Setting, cell
 from benchmarks.wrk import Figure, load
 
-__all__ = ["INFLUX_LINE", "WARM_UP_SECONDS", "section"]
+__all__ = ["INFLUX", "INFLUX_LINE", "OURS", "ROTEL", "WARM_UP_SECONDS", "section", "section_many"]
 
 CONNECTIONS = (64, 256)
+MANY_CONNECTIONS = (1024, 4096)
+MANY_SECONDS = 5
+"""At least, of very many connections: the first second goes by until all of them are open."""
+
 WARM_UP_SECONDS = 2
 """The first records open the slice."""
+
+INFLUX = "InfluxDB 1.x, synced"
+OURS = "stream"
+ROTEL = "Rotel to a black hole"
 
 INFLUX_LINE = f'events,host=a body="{"x" * (BODY_BYTES - 24)}"'
 """As long as a record; the database adds the time of its arrival."""
 
+_Server = Callable[[], AbstractContextManager[str]]
+
 
 def section(setting: Setting) -> list[str]:
-    """Return the section about single records."""
-    lines: list[str] = []
-    for connections in CONNECTIONS:
-        lines += _table(connections, _measure(setting, connections))
-    return lines
+    """Return the section about single records over some connections."""
+    return _section(setting, CONNECTIONS, setting.seconds)
 
 
-def _measure(setting: Setting, connections: int) -> dict[str, list[Figure]]:
-    script = setting.single()
-    influx_script = setting.script("text/plain", INFLUX_LINE)
-    figures: dict[str, list[Figure]] = {}
-    seconds = setting.seconds
+def section_many(setting: Setting) -> list[str]:
+    """Return the section about single records over very many connections."""
+    return _section(setting, MANY_CONNECTIONS, max(setting.seconds, MANY_SECONDS))
+
+
+def _section(setting: Setting, connections: tuple[int, ...], seconds: int) -> list[str]:
+    figures: dict[int, dict[str, list[Figure]]] = {number: {} for number in connections}
+    missing: dict[str, str] = {}
+    servers = _servers(setting)
     for _ in range(setting.rounds):
-        for name in BASELINES:
-            with baseline(name) as url:
-                figures.setdefault(name, []).append(load(url, connections, seconds, script))
-        try:
-            with influxdb(setting.data()) as url:
-                run = load(url, connections, seconds, influx_script)
-                figures.setdefault("InfluxDB 1.x, synced", []).append(run)
-        except FileNotFoundError:
-            pass  # not installed: the report lacks its line
-        with service(setting.data()) as running:
-            load(running.url, connections, WARM_UP_SECONDS, script)
-            run = load(running.url, connections, seconds, script)
-            figures.setdefault("stream", []).append(run)
-    return figures
+        for name, (start, script) in servers.items():
+            if name in missing:
+                continue
+            try:
+                with start() as url:
+                    for number in connections:
+                        run = load(url, number, seconds, script)
+                        figures[number].setdefault(name, []).append(run)
+            except Missing as error:
+                missing[name] = str(error)
+    lines: list[str] = []
+    for number in connections:
+        lines += _table(number, figures[number])
+    return [*lines, *(f"Without {name}: {reason}." for name, reason in missing.items()), ""]
+
+
+def _servers(setting: Setting) -> dict[str, tuple[_Server, Path]]:
+    """Return, by name, what starts a server, and the script for wrk."""
+    script = setting.single()
+
+    def ours() -> AbstractContextManager[str]:
+        return _warm(setting, script)
+
+    def influx() -> AbstractContextManager[str]:
+        return influxdb(setting.data())
+
+    return {
+        **{name: (partial(baseline, name), script) for name in BASELINES},
+        ROTEL: (rotel, setting.script(OTLP_TYPE, one_log())),
+        INFLUX: (influx, setting.script("text/plain", INFLUX_LINE)),
+        OURS: (ours, script),
+    }
+
+
+@contextmanager
+def _warm(setting: Setting, script: Path) -> Iterator[str]:
+    with service(setting.data()) as running:
+        load(running.url, CONNECTIONS[0], WARM_UP_SECONDS, script)
+        yield running.url
 
 
 def _table(connections: int, figures: dict[str, list[Figure]]) -> list[str]:
-    ours = statistics.median(f.rate for f in figures["stream"])
+    medians = {name: statistics.median(f.rate for f in runs) for name, runs in figures.items()}
+    ours = medians[OURS]
     lines = [
         f"### Single records, {connections} keep-alive connections, {BODY_BYTES} B JSON",
         "",
@@ -58,12 +101,12 @@ def _table(connections: int, figures: dict[str, list[Figure]]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, runs in figures.items():
-        median = statistics.median(run.rate for run in runs)
-        ratio = f"{ours / median:.2f}" if name != "stream" else ""
+        ratio = f"{ours / medians[name]:.2f}" if name != OURS else ""
         lines.append(
             f"| {name} | {cell(runs)} "
             f"| {statistics.median(r.p50 for r in runs):.1f} "
             f"| {statistics.median(r.p99 for r in runs):.1f} "
             f"| {sum(r.errors for r in runs)} | {ratio} |"
         )
-    return [*lines, ""]
+    best = max(BASELINES, key=lambda name: medians[name])
+    return [*lines, "", f"Stream ÷ the best baseline, {best}: {ours / medians[best]:.2f}.", ""]

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from benchmarks.accepting import WAYS, spread
+from benchmarks.processes import below, cpu_seconds
 from benchmarks.servers import service
 from benchmarks.setting import Setting, cell
 from benchmarks.singles import WARM_UP_SECONDS
@@ -27,7 +28,6 @@ __all__ = ["section"]
 WORKERS = (1, 2)
 CONNECTIONS = 256
 ACCEPT_ROUNDS = 6
-_TICKS = os.sysconf("SC_CLK_TCK")
 _ESTABLISHED = "01"
 
 
@@ -77,7 +77,7 @@ def _measure(setting: Setting, workers: int, script: Path) -> Run:
     with service(folder, bound=False, **settings) as running:
         load(running.url, CONNECTIONS, WARM_UP_SECONDS, script, bound=False)
         main = running.deployed.running[0].process.pid
-        everything = _below(main)
+        everything = below(main)
         takers = [pid for pid in everything if _is_worker(pid)] or [main]
         port = urlsplit(running.url).port or 80
         shares: list[int] = []
@@ -85,13 +85,13 @@ def _measure(setting: Setting, workers: int, script: Path) -> Run:
         def look() -> None:
             shares.extend(_connections(pid, port) for pid in takers)
 
-        before = {pid: _cpu_seconds(pid) for pid in everything}
+        before = {pid: cpu_seconds(pid) for pid in everything}
         halfway = threading.Timer(setting.seconds / 2, look)
         halfway.start()
         started = time.monotonic()
         figure = load(running.url, CONNECTIONS, setting.seconds, script, bound=False)
         seconds = time.monotonic() - started
-        used = {pid: _cpu_seconds(pid) - before[pid] for pid in everything}
+        used = {pid: cpu_seconds(pid) - before[pid] for pid in everything}
         halfway.join()
     sources = sum(used[pid] for pid in takers)
     return Run(
@@ -99,20 +99,8 @@ def _measure(setting: Setting, workers: int, script: Path) -> Run:
     )
 
 
-def _below(pid: int) -> list[int]:
-    """Return a process and all its descendants."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in _below(int(child)))]
-
-
 def _is_worker(pid: int) -> bool:
     return b"--worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Return the processor time of all threads, in user and kernel mode."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _connections(pid: int, port: int) -> int:

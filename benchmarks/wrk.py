@@ -36,17 +36,21 @@ def pinned(cpu: str, command: Sequence[str]) -> list[str]:
     return ["taskset", "-c", cpu, *command]
 
 
-def write_script(path: Path, content_type: str, body: str, delay_ms: float | None = None) -> Path:
-    """Write the script of wrk.
+def write_script(
+    path: Path, content_type: str, body: str | bytes, delay_ms: float | None = None
+) -> Path:
+    """Write the script of wrk, and the body that it sends.
 
     :param delay_ms: average pause of a connection before its next request.
     """
     rest = ""
     if delay_ms is not None:
         rest = f"function delay() return math.random() * {2 * delay_ms:.3f} end\n"
+    content = path.with_suffix(".body")  # a file, since text in Lua can't hold any bytes
+    content.write_bytes(body.encode() if isinstance(body, str) else body)
     path.write_text(
         f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "{content_type}"\n'
-        f"wrk.body = [[\n{body}]]\n{rest}"  # Lua drops the line feed after [[
+        f'local file = io.open("{content}", "rb")\nwrk.body = file:read("*a")\nfile:close()\n{rest}'
     )
     return path
 

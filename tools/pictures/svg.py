@@ -12,11 +12,12 @@ _STYLE = """
     .o{fill:#eceff1;stroke:#607d8b;stroke-width:1.5}
     .l{fill:none;stroke:#00695c;stroke-width:2}
     .b{fill:none;stroke:#b26a00;stroke-width:2;stroke-dasharray:5 4}
+    .g{fill:none;stroke:#cfd8dc;stroke-width:1}
     .h{fill:#00695c}.w{fill:#b26a00}text{fill:#102027;text-anchor:middle}.n{font-weight:600}
     .s{font-size:13px;fill:#455a64}.left{text-anchor:start}
     @media (prefers-color-scheme: dark){
     .p{fill:#1e2129}.c{fill:#12403c;stroke:#4db6ac}.o{fill:#2b3038;stroke:#90a4ae}
-    .l{stroke:#4db6ac}.b{stroke:#ffb74d}.h{fill:#4db6ac}.w{fill:#ffb74d}text{fill:#eceff1}.s{fill:#b0bec5}}"""
+    .l{stroke:#4db6ac}.b{stroke:#ffb74d}.g{stroke:#455a64}.h{fill:#4db6ac}.w{fill:#ffb74d}text{fill:#eceff1}.s{fill:#b0bec5}}"""
 
 
 def picture(

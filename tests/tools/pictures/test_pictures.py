@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ import pytest
 from benchmarks.outages import COMPONENTS, Answer, seconds_of
 from stream.settings.tree import Settings
 from stream.storage.model.state import FileState, SliceState
-from tools.pictures.charts import CHARTS, Bar, Group, bars, charts, rows
+from tools.pictures.charts import CHARTS, Bar, Group, Line, bars, charts, lines, rows
 from tools.pictures.outages import OUTAGES, outage, outages
 from tools.pictures.states import states
 from tools.pictures.timeline import LIFE, timeline
@@ -153,3 +154,31 @@ def test_the_topology_has_the_ports_of_the_settings() -> None:
     settings = Settings()
     for address in (settings.source.http.listen, settings.api.listen, settings.metrics.listen):
         assert address.rpartition(":")[2] in PICTURES["architecture.svg"]
+
+
+def test_lines_of_a_chart_are_on_a_logarithmic_scale() -> None:
+    """Equal ratios are equal distances, and each value is in the description."""
+    drawn = [Line("p50", [1, 10, 100], "l"), Line("p99", [10, 100, 100], "b")]
+    chart = lines("Latency", "ms", ["10", "50", "100"], drawn)
+    root = ElementTree.fromstring(chart)
+    first, second = (
+        [float(point.partition(",")[2]) for point in each.get("points", "").split()]
+        for each in root
+        if each.tag.endswith("polyline")
+    )
+    assert first[0] - first[1] == first[1] - first[2] > 0
+    assert second == [first[1], first[2], first[2]]
+    assert "p50 10: 1, 50: 10, 100: 100; p99 10: 10, 50: 100, 100: 100." in chart
+
+
+def test_a_chart_whose_program_was_missing(tmp_path: Path) -> None:
+    """The page says why the table isn't there; other tables have to be there."""
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    reason = "### Latency by load, 256 connections\n\nNot measured: there is no Go.\n"
+    kept = re.sub(r"^### Latency by load.*\n(?:(?!#).*\n?)*", "", page, flags=re.MULTILINE)
+    (tmp_path / "performance.md").write_text(kept + reason, encoding="utf-8")
+    (tmp_path / "scaling.md").write_text((DOCS / "scaling.md").read_text(encoding="utf-8"))
+    assert "not measured yet" in charts(tmp_path)["performance-loads.svg"]
+    (tmp_path / "performance.md").write_text("# Performance\n", encoding="utf-8")
+    with pytest.raises(ValueError, match='no section "Single records'):
+        charts(tmp_path)

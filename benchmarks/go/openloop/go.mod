@@ -1,0 +1,3 @@
+module stream/benchmarks/go/openloop
+
+go 1.26.0
