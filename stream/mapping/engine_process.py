@@ -62,7 +62,7 @@ _KEPT_SHARE = 4
 """A process that keeps more than this share of its memory limit is replaced."""
 
 _LOOK_SECONDS = 0.02
-"""How often it is looked at, between two batches: that takes as long as a few records."""
+"""Seconds between two checks of its memory, which take as long as a few records."""
 
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 256 * 1024
