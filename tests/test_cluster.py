@@ -28,7 +28,7 @@ URL = "s3://bucket/staging"
 def test_who_uploads_imports_or_replays(
     components: list[str], url: str, address: str | None
 ) -> None:
-    """An API alone replays where it is told of a place, and does all else without."""
+    """An API alone replays only with a configured storage; all else works without one."""
     settings = Settings()
     declared = Connections.parse({"warehouse": {"type": "postgres", "dsn": "postgresql://db"}})
     target = attrs.evolve(

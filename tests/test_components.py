@@ -62,7 +62,7 @@ _MAIN = {
 }
 
 _NAMED = {"storage-coordinator", "http-source"}
-"""Those of which no two may have the same name."""
+"""Objects that need distinct names."""
 
 _OTHERS = [name for name in NAMES if name != "postgres"]
 """That one shares nothing with the others."""
@@ -82,7 +82,7 @@ _OPEN = Path("/dev/fd")
 
 
 class _Reactor(MemoryReactorClock):
-    """A reactor that does nothing, with a thread pool that nobody has started."""
+    """A reactor that does nothing, with a thread pool that isn't started."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,14 +184,14 @@ def test_several_workers_take_the_place_of_the_source() -> None:
 
 
 def test_operations_of_etcd_are_shown_on_request() -> None:
-    """They are logged at a level that isn't shown otherwise."""
+    """They are logged at a level that is disabled by default."""
     assert "stream.etcd.transport" not in configured_log(Settings()).levels()
     settings = attrs.evolve(Settings(), etcd=attrs.evolve(Settings().etcd, debug_log=True))
     assert configured_log(settings).levels()["stream.etcd.transport"] == "debug"
 
 
 def test_levels_that_were_asked_for_count_most() -> None:
-    """They come after what other settings mean for the same part of the product."""
+    """Explicit levels override levels implied by other settings."""
     log = attrs.evolve(Settings().log, access_log=False, levels=("stream.api.http.server=debug",))
     assert (
         configured_log(attrs.evolve(Settings(), log=log)).levels()["stream.api.http.server"]

@@ -55,7 +55,7 @@ def test_dev_with_tables_in_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("target", ["iceberg", "parquet"])
 def test_dev_with_tables_in_a_lake(target: str) -> None:
-    """In folders below the data; nothing else runs beside Stream and etcd."""
+    """Tables are folders below the data; only Stream and etcd run."""
     options = _parsed("dev", f"--target={target}")
     others = {"postgres", "sandbox"}
     assert options.components == tuple(name for name in NAMES if name not in others)

@@ -45,7 +45,7 @@ class Server:
         self.service = LocalPostgres(reactor, f"127.0.0.1:{self.port}", str(path))
 
     async def query(self, text: str) -> list[tuple[Any, ...]]:
-        """What *text* gives."""
+        """Return the rows of the query *text*."""
 
         def run() -> list[tuple[Any, ...]]:
             psycopg = pytest.importorskip("psycopg")
@@ -69,7 +69,7 @@ async def server(folder: Path) -> AsyncIterator[Server]:
 
 @ensure
 async def test_data_and_password_are_kept(server: Server) -> None:
-    """They are the owner's alone; who stops the server is not kept waiting by its clients."""
+    """Only the owner can read them; a stop of the server doesn't wait for its clients."""
     await server.query("CREATE TABLE kept AS SELECT 1 AS one")
     password = password_file(server.path)
     assert stat.S_IMODE(password.stat().st_mode) == 0o600

@@ -1,4 +1,4 @@
-"""From a command line to components and settings."""
+"""From the command line to components and settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_both_spellings_mean_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("chosen", [set(), {"foo"}, {"api", "foo", "bar"}])
 def test_a_wrong_choice_lists_what_is_valid(chosen: set[str]) -> None:
-    """Unknown names are quoted; the valid ones are all told."""
+    """The message quotes unknown names, and lists the valid ones."""
     with pytest.raises(UserError) as refused:
         check_components(chosen)
     for name in NAMES:
@@ -48,7 +48,7 @@ def test_a_wrong_choice_lists_what_is_valid(chosen: set[str]) -> None:
 def test_questions_are_answered_with_success(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str]
 ) -> None:
-    """They need no component, and the exit code is 0."""
+    """Options that print information need no component, and the exit code is 0."""
     needed = [
         "--storage-api-host=example.com",
         "--storage-volumes-path=/v",
@@ -74,7 +74,7 @@ def _printed(
 def test_a_dump_of_wrong_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is printed, and so is what is wrong; the exit code tells of the failure."""
+    """The settings and their errors are printed; the exit code reports the failure."""
     code, dumped, errors = _printed(monkeypatch, capsys, "--dump-config=json", "--node-id=n")
     assert code == 1
     assert json.loads(dumped)["nodeID"] == "n"
@@ -98,7 +98,7 @@ def test_a_dump_for_components(
 def test_settings_are_read_before_components_are_checked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong setting is told first; if all are right, the wrong component is."""
+    """A wrong setting is reported first, then a wrong component."""
     assert _printed(monkeypatch, capsys, "foo", "--api-task-ttl-seconds=x")[2].startswith(
         'Error:\n- Decode error:\n  - Invalid "api.task.ttlSeconds"'
     )
@@ -128,7 +128,7 @@ def test_flags_of_twistd(
     flags: list[str],
     file: str,
 ) -> None:
-    """Its log file is ours; a daemon, which has no output, logs where twistd's daemons do."""
+    """The log file of twistd is used; a daemon without output logs to twistd's default file."""
     monkeypatch.chdir(tmp_path)
     options = Options()
     cast(Any, options).parent = runner
@@ -141,7 +141,7 @@ def test_flags_of_twistd(
 
 @pytest.mark.parametrize("flag", ["logger", "syslog"])
 def test_other_logs_of_twistd(flag: str) -> None:
-    """Who names an observer or syslog to twistd logs there."""
+    """An observer or syslog given to twistd is used."""
     options = Options()
     cast(Any, options).parent = {"nodaemon": 1, flag: "given"}
     options.parseOptions(["etcd", "--etcd-endpoint=127.0.0.1:2379"])
@@ -149,7 +149,7 @@ def test_other_logs_of_twistd(flag: str) -> None:
 
 
 def test_time_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has data on disks has longer, unless it is said."""
+    """Components with data on disks have a longer default limit."""
     rest = ["--storage-volumes-path=/v", "--storage-api-host=example.com"]
     assert str(_parse(monkeypatch, "http-source").settings.stop_timeout) == "55s"
     assert str(_parse(monkeypatch, "storage-reader", *rest).settings.stop_timeout) == "9m50s"
@@ -160,7 +160,7 @@ def test_time_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_flag_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The nearest flag is named, and the exit code tells of the failure."""
+    """The error suggests the most similar flag, and the exit code reports the failure."""
     with pytest.raises(SystemExit) as ended:
         _parse(monkeypatch, "api", "--api-listn=x")
     assert ended.value.code == 1
@@ -168,7 +168,7 @@ def test_a_wrong_flag_is_refused(
 
 
 def test_a_sandbox_in_the_process_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs it beside the other components need not say where it is."""
+    """Its address needn't be configured if it runs beside the other components."""
     options = _parse(monkeypatch, "sandbox", "storage-coordinator", "--sandbox-listen=127.0.0.1:9")
     assert options.settings.storage_api_host == "http://127.0.0.1:9"
     options = _parse(monkeypatch, "etcd")

@@ -71,7 +71,7 @@ class ChainTests(SynchronousTestCase):
         assert self.log == ["start a", "start b", "stop a"]
 
     def test_a_stop_ends_a_start(self) -> None:
-        """What is being started becomes ready, and is stopped; nothing starts behind it."""
+        """The component being started becomes ready and is stopped; no other one is started."""
         started = ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
         for member in self.members:
@@ -84,7 +84,7 @@ class ChainTests(SynchronousTestCase):
         assert self.log == ["start a", "start b", "stop b", "stop a"]
 
     def test_a_stop_does_not_wait_long_for_a_start(self) -> None:
-        """Who waits for somebody else is left behind, and stopped if it becomes ready after all."""
+        """The stop doesn't wait for a component that isn't ready; it is stopped once ready."""
         ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
         for member in self.members:
@@ -107,7 +107,7 @@ class ChainTests(SynchronousTestCase):
         assert self.log == ["start a", "start b", "stop a"]
 
     def test_a_stop_waits_for_one_that_has_begun(self) -> None:
-        """Whoever stops second isn't told earlier that all are stopped."""
+        """The second call of stop returns only when all components are stopped."""
         started = ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
         self.members[1].started.errback(RuntimeError("no"))  # which stops the first
@@ -167,8 +167,10 @@ def test_short_chains(count: int) -> None:
 def test_few_open_files(
     monkeypatch: pytest.MonkeyPatch, hard: int, told: tuple[str, object]
 ) -> None:
-    """The limit is raised as far as it can be, and the log says how far, as a warning if that isn't
-    enough for many clients. There may be none (-1)."""
+    """The limit is raised as far as possible, and the new limit is logged.
+
+    The message is a warning if the limit is too low for many clients. There may be none (-1).
+    """
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr("resource.getrlimit", lambda _: (1024, hard))
     monkeypatch.setattr("resource.setrlimit", lambda _, limits: raised.append(limits))
@@ -179,7 +181,7 @@ def test_few_open_files(
 
 
 def test_a_limit_that_can_not_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start goes on with what there is."""
+    """The start continues with the existing limit."""
 
     def refuse(*_: object) -> None:
         raise ValueError("not allowed to raise maximum limit")

@@ -61,7 +61,7 @@ def test_as_envsubst(
 
 
 def test_it_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no other, scripts find it."""
+    """Scripts find the program on the PATH if there is no other."""
     monkeypatch.setenv("PATH", "/nonexistent")
     with with_programs():
         told = subprocess.run(

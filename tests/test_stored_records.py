@@ -445,8 +445,7 @@ def _copy(plain: Plain) -> Plain:
 
 @st.composite
 def changed_records(draw: st.DrawFn) -> tuple[type, Plain, list[Path]]:
-    """A kind, a record of it without some optional members and with some unknown ones, and where
-    the latter are."""
+    """A kind, a record with missing and unknown members, and the places of the unknown ones."""
     kind = draw(st.sampled_from(KINDS))
     plain = _copy(RECORDS[kind])
     optional = [path for path in _paths(plain) if _is_optional(kind, path)]
@@ -474,8 +473,7 @@ def changed_records(draw: st.DrawFn) -> tuple[type, Plain, list[Path]]:
 
 @given(changed_records())
 def test_any_other_version_is_read_and_kept(example: tuple[type, Plain, list[Path]]) -> None:
-    """Whatever optional member is absent or null, it is read; whatever is unknown is written
-    again, where it was, and again after that."""
+    """Absent and null optional members are read; unknown members are written back."""
     kind, plain, added = example
     value: Any = decode(kind, orjson.dumps(plain))
     written = orjson.loads(encode(value))
@@ -510,7 +508,7 @@ def test_a_complete_record_is_written_as_it_was(kind: type) -> None:
 
 
 def _with_expiration(kind: type, plain: Plain) -> Plain:
-    """The expiration of credentials is stored beside them, too."""
+    """The expiration of credentials is also stored beside them."""
     if kind is FileRecord:
         plain["UploadCredentials"]["expiration"] = AT
     return plain
@@ -533,7 +531,7 @@ def test_what_a_record_cannot_do_without(kind: type) -> None:
 
 
 def test_changes_keep_what_is_unknown() -> None:
-    """What the service does with records changes what it knows of, and nothing else."""
+    """Changes by the service affect only known members."""
     plain = _copy(RECORDS[Source])
     for path in list(_objects(plain)):
         _at(plain, path)["addedLater"] = 1
@@ -561,14 +559,14 @@ def test_changes_keep_what_is_unknown() -> None:
 
 
 def test_a_sum_of_statistics_keeps_what_is_unknown() -> None:
-    """Of its last part."""
+    """The unknown members are those of the last part."""
     one, other = Statistics(unknown={"a": 1, "b": 1}), Statistics(unknown={"b": 2})
     assert (one + other).unknown == {"a": 1, "b": 2}
     assert (one + Statistics()).unknown == {"a": 1, "b": 1}
 
 
 def test_known_part() -> None:
-    """What came from outside is stored without members that nobody knows."""
+    """Records from outside are stored without unknown members."""
     plain = _copy(MAPPING)
     for path in list(_objects(plain)):
         _at(plain, path)["addedLater"] = 1
@@ -596,7 +594,7 @@ def test_an_outline_has_the_defaults_of_the_record() -> None:
 
 
 def test_credentials_of_earlier_versions() -> None:
-    """They had the parameters under a name of their own."""
+    """Earlier versions had the parameters under another name."""
     plain = _copy(RECORDS[FileRecord])
     upload = plain["UploadCredentials"]
     upload["credentials"] = upload.pop("uploadParams")
@@ -638,7 +636,7 @@ def test_every_class_of_a_record_keeps_what_it_does_not_know() -> None:
 
 
 def test_every_kind_is_tested() -> None:
-    """Whatever the service decodes from etcd has a sample here."""
+    """Every type decoded from etcd has a sample in this module."""
     for module in pkgutil.walk_packages(stream.__path__, "stream."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

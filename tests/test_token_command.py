@@ -33,7 +33,7 @@ def test_what_is_asked_for() -> None:
 
 
 def test_where_etcd_is() -> None:
-    """By the settings of the service, or of the development service with its offset."""
+    """The address comes from the service's settings, or from the development service's offset."""
     assert _read(*CREATE).settings.etcd.endpoint == "h:1"
     dev = _read(*CREATE, "--port-offset=100", is_dev=True).settings.etcd
     assert (dev.endpoint, dev.namespace) == ("127.0.0.1:2479", "stream/")

@@ -1,4 +1,4 @@
-"""The version is written once, and whatever shows it shows the same."""
+"""The version is defined once, and all outputs of it are equal."""
 
 from __future__ import annotations
 

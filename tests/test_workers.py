@@ -15,14 +15,14 @@ def _workers(monkeypatch: pytest.MonkeyPatch, *argv: str) -> dict[str, list[str]
 
 
 def _of_child(command: list[str]) -> Options:
-    """What the child makes of its command line."""
+    """Return the child's result for its command line."""
     options = Options()
     options.parseOptions(command[command.index("stream") + 1 :])
     return options
 
 
 def test_workers_have_names_and_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All else is as the parent was told; a worker has no workers."""
+    """All other settings are the parent's; a worker has no workers."""
     own = ["--workers=2", "--metrics-listen=[::1]:9000", "--source-http-trusted-proxies=::1,::2"]
     commands = _workers(monkeypatch, *own)
     assert list(commands) == ["n-w1", "n-w2"]

@@ -128,7 +128,7 @@ def test_reading_once(status: int) -> None:
 
 
 def test_changes_are_made_once() -> None:
-    """Return whether one was made is not known without an answer."""
+    """Without an answer the outcome of a creation is unknown."""
     service = Service(httpx.ReadError("reset"))
     with pytest.raises(Unreachable, match="reset"):
         service.api.change("POST", "sources", body={})

@@ -54,7 +54,7 @@ def bodies(tap: Tap) -> list[str]:
 
 
 def test_only_the_rate_is_shown() -> None:
-    """What is over it is counted, and the count is told once."""
+    """Records above the rate are counted, and each count is sent once."""
     taps = TailSampler()
     tap = opened(taps, rate=2)
     for text in (b"a", b"b", b"c"):
@@ -97,7 +97,7 @@ def test_the_queue_is_bounded() -> None:
 
 
 def test_the_queues_of_a_source_are_bounded_together() -> None:
-    """Another source's watcher misses nothing, however many watch this one."""
+    """Another source's watcher misses nothing, however many clients watch this one."""
     taps = TailSampler()
     flood = [
         opened(taps, source=SourceKey(123, 456, f"busy{number % 5}"), rate=100, id=str(number))
@@ -166,7 +166,7 @@ def test_taps_have_rates_of_their_own() -> None:
 
 
 def test_no_more_than_so_many_taps() -> None:
-    """Of one source."""
+    """The number of taps of one source is limited."""
     taps = TailSampler()
     for _ in range(MAX_TAPS):
         opened(taps)

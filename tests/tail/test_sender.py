@@ -28,7 +28,7 @@ from tests.waiting import until
 
 
 def test_sources_have_their_turns() -> None:
-    """What is sent at once has something of each source before it has more of any."""
+    """Each message contains records of every source before a second record of any."""
     taps = TailSampler()
     outlet = Outlet("127.0.0.1:1")
     for number in range(10):
@@ -137,7 +137,7 @@ async def test_an_old_subscription(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_failures_are_counted(node: Node) -> None:
-    """A receiver that fails is told later how much it has missed."""
+    """A receiver that failed gets the number of samples it has missed."""
     await node.ask()
     node.receiver.status = 500
     with capturedLogs() as log:
@@ -152,7 +152,7 @@ async def test_failures_are_counted(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stop_while_sending(etcd: EtcdClient, receiver: Receiver) -> None:
-    """A receiver that doesn't answer holds nobody up."""
+    """A receiver that doesn't respond doesn't delay the stop."""
     taps = TailSampler()
     sender = TailSender(reactor, etcd, taps, host="localhost")
     await sender.startService()
@@ -166,7 +166,7 @@ async def test_stop_while_sending(etcd: EtcdClient, receiver: Receiver) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_local_address_of_another_machine(node: Node) -> None:
-    """Gets nothing: here, that address belongs to somebody else."""
+    """Nothing is sent to a local address of another machine: here it belongs to another process."""
     asked = subscription(address=node.receiver.address, host="another", id="two")
     await node.etcd.put(asked.key, encode(asked))
     await node.ask()

@@ -1,4 +1,4 @@
-"""Records as they are shown to whoever watches a source."""
+"""Records as they are shown to the watchers of a source."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_a_record() -> None:
     "name", ["Authorization", "Cookie", "X-StorageApi-Token", "X-Api-Key", "X_Hub_Signature_256"]
 )
 def test_secrets_are_masked(name: str) -> None:
-    """Whatever may let somebody in stays here."""
+    """Credentials are masked before a record leaves the process."""
     plain = shown(b"x", 1000, **{name: "hunter2-hunter2"})
     assert "hunter2" not in orjson.dumps(plain).decode()
     assert list(plain["headers"].values()) == [MASK]
 
 
 def test_long_bodies_are_cut() -> None:
-    """Not through a character, and the length is told."""
+    """A body is cut between characters, and its full length is included."""
     plain = shown("aäö".encode(), 2)
     assert (plain["body"], plain["isCut"], plain["bodyBytes"]) == ("a", True, 5)
 
@@ -60,7 +60,7 @@ def test_what_is_no_text() -> None:
 
 @given(st.binary(max_size=200), st.integers(1, 100))
 def test_any_body_can_be_shown(body: bytes, limit: int) -> None:
-    """On one line, as a piece of what came."""
+    """Any body is shown as one line of text."""
     headers = RecordHeaders(((b"X-A", body[:20]),))
     line = shown_record(RecordContext(0, "::1", headers, body), limit)
     plain = orjson.loads(line)

@@ -34,7 +34,7 @@ class Slow:
 
 
 def test_a_slow_caller_costs_bounded_memory() -> None:
-    """What it doesn't take in time is counted instead."""
+    """Records that a slow caller doesn't read in time are counted instead of kept."""
     clock, slow = Clock(), Slow()
     watch = Watch(clock, KEY, None)
     writing = Deferred.fromCoroutine(watch.write(slow.send))

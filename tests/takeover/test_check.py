@@ -67,7 +67,7 @@ def found_problems(found: Inventory) -> dict[str, str]:
 
 @ensure
 async def test_with_the_key_of_the_original(etcd: EtcdClient) -> None:
-    """Nothing stands in the way, and nothing is written."""
+    """The check finds no problem, and nothing is written."""
     await fill(etcd, cluster())
     before = [(kv.key, kv.value, kv.mod_revision) for kv in await read_all(etcd)]
     assert (await check_takeover(etcd, ENCRYPTOR)).report.findings == []
@@ -77,7 +77,7 @@ async def test_with_the_key_of_the_original(etcd: EtcdClient) -> None:
 @pytest.mark.parametrize("encryptor", [AesEncryptor(b"x" * 32), ClearEncryptor()], ids=range(2))
 @ensure
 async def test_with_another_key(etcd: EtcdClient, encryptor: Encryptor) -> None:
-    """Both secrets are named; those of imported files aren't needed any more."""
+    """Both secrets are reported; secrets of imported files aren't needed any more."""
     await fill(etcd, cluster())
     problems = found_problems(await check_takeover(etcd, encryptor))
     assert set(problems) == {TOKEN, STAGING}
@@ -99,7 +99,7 @@ async def test_while_a_node_runs(etcd: EtcdClient) -> None:
 
 @ensure
 async def test_the_files_of_a_killed_node(etcd: EtcdClient, tmp_path: Path) -> None:
-    """They are looked at: streams without an end, files that are gone, volumes elsewhere."""
+    """The check reports incomplete streams, missing files and volumes on other nodes."""
     volume = tmp_path / "default" / "one"
     (volume / directory(FILE_PATH, "2026-01-02T03:04:05.000Z")).mkdir(parents=True)
     (volume / "volume-id").write_text("my-volume")
@@ -158,8 +158,10 @@ async def _ours() -> dict[str, Any]:
 
 @ensure
 async def test_given_back(etcd: EtcdClient, session: Session) -> None:
-    """Every record has the original's form then, and this service reads it, too. Doing it again
-    changes nothing that was in order."""
+    """Every record has the original's form, and this service can read it, too.
+
+    A repetition changes nothing.
+    """
     await fill(etcd, await _ours())
     before = take_inventory(await read_all(etcd))
     dry = await check_give_back(etcd, ENCRYPTOR)
@@ -273,7 +275,7 @@ async def test_what_stands_in_the_way_back(
 
 @ensure
 async def test_one_at_a_time(etcd: EtcdClient, session: Session) -> None:
-    """Whoever comes second waits, and then says that somebody is at work."""
+    """The second one waits, and then reports that another one is running."""
     async with await session.lock(LOCK, timeout=5):
         other = Session(etcd, ttl=10, reactor=reactor)
         await other.startService()

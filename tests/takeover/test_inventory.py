@@ -1,4 +1,4 @@
-"""What a look at a cluster finds."""
+"""The inventory of a cluster."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_cluster_of_the_original() -> None:
 
 
 def test_keys_that_nobody_knows() -> None:
-    """They are named, and left alone."""
+    """Unknown keys are listed and not changed."""
     keys = {"other/service/key": 1, "storage/new/thing": {}}
     found = take_inventory(values({**cluster(), **keys}))
     assert found.report.is_clear
@@ -68,7 +68,7 @@ def test_keys_that_nobody_knows() -> None:
 
 @pytest.mark.parametrize("value", [b"{", b"[]", b"", b'{"projectId":1}'], ids=range(4))
 def test_a_record_that_cannot_be_read(value: bytes) -> None:
-    """It is a problem, and the others are read all the same."""
+    """An unreadable record is reported as a problem, and the others are still read."""
     key = f"storage/slice/all/{FILE_PATH}/my-volume/x"
     found = take_inventory([*values(cluster()), KeyValue(key, value, 1, 1, 1, 0)])
     (finding,) = found.report.of(Weight.PROBLEM)
@@ -143,7 +143,7 @@ def test_a_slice_without_its_file() -> None:
     )
 )
 def test_any_values(others: dict[str, Any]) -> None:
-    """Whatever is in etcd, it is reported."""
+    """Any value in etcd is reported without an exception."""
     report = take_inventory(values({**cluster(), **others})).report
     assert list(report.lines())
 

@@ -1,4 +1,4 @@
-"""A target whose tables are lists in this process: what a package of somebody else's would add."""
+"""A target whose tables are lists in this process, as an example of a third-party package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["MemoryTarget", "broken_target", "misnamed_target"]
 
 class MemoryTarget:
     """:ivar staged: the uploaded bytes of slices.
-    :ivar tables: rows by sink, and by the file that they came with.
+    :ivar tables: rows by sink, and by their file.
     """
 
     name = "memory"
@@ -55,10 +55,10 @@ class MemoryTarget:
         """There is nothing to remove."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
-        """Nothing is stored for the sink."""
+        """Do nothing: no resources are stored for the sink."""
 
     async def deleted(self, change: Change, sink: Sink) -> None:
-        """Nothing is stored for the sink."""
+        """Do nothing: no resources are stored for the sink."""
 
     @asynccontextmanager
     async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
@@ -71,7 +71,7 @@ class MemoryTarget:
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """There is nobody to tell."""
+        """Do nothing: there is no receiver."""
 
     def may_import(self, file: FileKey) -> bool:
         return True

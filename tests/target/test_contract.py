@@ -1,4 +1,4 @@
-"""What every target does, each against its real server."""
+"""Behavior common to all targets, each tested against its real server."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ FAULTS = {
     "iceberg": ("table dropped", "column missing", "server unavailable"),
     "iceberg-rest": ("table dropped", "column missing", "server unavailable"),
 }
-"""What may go wrong between the opening of a file and its import, by target."""
+"""Faults between the opening of a file and its import, by target."""
 
 PAUSABLE = ("memory", "postgres", "parquet", "iceberg")
 """Targets that two coordinators may use for the same file at the same time. Jobs of the Storage API
@@ -113,7 +113,7 @@ def rows(*cells: str) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_rows_of_all_slices_are_imported(world: World) -> None:
-    """In the table is what was in the rows, whatever the cells hold."""
+    """The table contains the cells of the rows unchanged."""
     file = await world.importing_file(rows(*_CELLS), rows("other slice"))
     assert await world.read() == []
     assert await world.target.import_file(file) == 0
@@ -178,7 +178,7 @@ async def test_a_slice_uploaded_again_is_imported_once(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_import_killed_at_every_await_adds_each_row_once(world: World) -> None:
-    """Whoever repeats it finds what the killed one has done."""
+    """The repeated import finds the results of the killed one."""
     expected: list[str] = []
     await world.create_sink()
 
@@ -210,7 +210,7 @@ async def _work(world: World, file: Any) -> object:
 async def test_a_coordinator_that_is_paused_at_any_await_adds_no_row_again(
     etcd: EtcdClient, tmp_path: Path, kind: str
 ) -> None:
-    """Another one imports the file meanwhile; then the first goes on, or is asked to wait."""
+    """Another coordinator imports the file; then the first continues, or is asked to wait."""
     async with _KINDS[kind](etcd, tmp_path) as world:
         await world.create_sink()
         files: list[Any] = []
@@ -255,7 +255,7 @@ async def test_a_file_waits_until_what_keeps_it_from_its_table_is_repaired(
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_staged_is_removed_before_the_records(world: World) -> None:
-    """A file that is given up is not imported any more; a repetition has nothing to do."""
+    """A discarded file isn't imported any more; a repetition does nothing."""
     file = await world.importing_file(rows("a"))
     for _ in range(2):
         await world.target.delete_staged(file.key)
@@ -281,7 +281,7 @@ async def test_nothing_is_left_of_a_deleted_file(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_table_of_a_sink_is_deleted(world: World) -> None:
-    """Only when it is asked for; a second time there is nothing to do."""
+    """The table is deleted only on request; a repetition does nothing."""
     file = await world.importing_file(rows("a"))
     await world.target.import_file(file)
     sink = await world.do("delete_sink", SINK_KEY)

@@ -61,7 +61,7 @@ def world() -> World:
 
 
 def shown(asking: Deferred[Any]) -> list[tuple[bool | None, str]]:
-    """What came of it, now."""
+    """Return the current results."""
     results: list[list[ConnectionState]] = []
     asking.addCallback(results.append)
     [states] = results

@@ -1,4 +1,4 @@
-"""Rows are found again in staged objects, whatever some of them, or of the bytes, look like."""
+"""Rows are found in staged objects, even if some rows or bytes are invalid."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _split(pieces: Sequence[bytes], max_row: int = 10_000) -> list[Row]:
 
 @given(_ROWS, st.integers(1, 20))
 def test_good_rows(values: list[tuple[str, str]], size: int) -> None:
-    """However the bytes come, each row is itself."""
+    """Each row is read unchanged, however the bytes are split."""
     rows = [_row(*pair) for pair in values]
     data = b"".join(rows)
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
@@ -51,7 +51,7 @@ def test_good_rows(values: list[tuple[str, str]], size: int) -> None:
 def test_a_malformed_row_takes_no_other_with_it(
     groups: list[tuple[tuple[str, str], ...]], data: st.DataObject, size: int
 ) -> None:
-    """The rows before and behind are found, the malformed one is told as it is."""
+    """The rows before and after are found, and the malformed row is reported unchanged."""
     simple = [[_row(f"a{x}", "b") for x, _ in enumerate(group)] for group in groups]
     expected: list[Row] = []
     for group in simple:
@@ -71,13 +71,13 @@ def test_a_malformed_row_takes_no_other_with_it(
 @example(b'"' * 100, 7, 10)
 @example(b"\n" * 100, 7, 10)
 def test_no_byte_is_left_out(data: bytes, size: int, max_row: int) -> None:
-    """Whatever comes, all of it is in some row, in its order."""
+    """Every byte of the input is part of some row, in order."""
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     assert b"".join(row.text for row in _split(pieces, max_row)) == data
 
 
 def test_a_row_without_an_end_is_bounded() -> None:
-    """What goes on for ever is cut into malformed rows of bounded size."""
+    """A row without an end is divided into malformed rows of bounded size."""
     splitter = RowSplitter(2, 1000)
     found = [row for _ in range(100) for row in splitter.feed(b'"' + b"x" * 99)]
     assert found
@@ -100,7 +100,7 @@ def _members(compression: str, groups: Sequence[bytes]) -> list[bytes]:
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 def test_objects_of_several_members(file: BinaryIO, compression: str) -> None:
-    """All members are read; a malformed row is told with its place among the others."""
+    """All members are read; a malformed row is reported with its number."""
     groups = [_row("1", "a") + _row("2", "b"), b'"x"y","z"\n', _row("3", "c")]
     file.write(b"".join(_members(compression, groups)))
     assert list(read_rows(file, compression, RowSplitter(2))) == [
@@ -113,7 +113,7 @@ def test_objects_of_several_members(file: BinaryIO, compression: str) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_damaged_objects(file: BinaryIO, compression: str) -> None:
-    """What can be read is; where nothing can be read is told."""
+    """The readable part is read; the position of the unreadable part is reported."""
     members = _members(compression, [_row(str(i), "x" * 50) for i in range(4)])
     start = len(members[0])
     damaged = members[1][:14] + bytes([members[1][14] ^ 0xFF]) + members[1][15:-4] + b"\0\0\0\1"

@@ -72,7 +72,7 @@ def test_without_packages_there_are_no_other_targets() -> None:
 def test_a_target_that_cannot_be_loaded_ends_the_start(
     install: Install, entries: str, message: str
 ) -> None:
-    """The message says which package is to be repaired."""
+    """The message names the package to repair."""
     install(entries)
     with pytest.raises(UserError) as raised:
         installed_targets(CONTEXT)
@@ -82,7 +82,7 @@ def test_a_target_that_cannot_be_loaded_ends_the_start(
 def test_a_target_without_its_library_is_refused_with_what_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At the definition; at the start, if a connection asks for it."""
+    """A definition is refused; the start fails if a connection uses the target."""
     monkeypatch.setattr(registry, "find_spec", lambda library: None)
     settings = load({}, VALID)
     context: Any = attrs.make_class("Context", ["settings"])(settings)

@@ -1,4 +1,4 @@
-"""Where slices wait: one place for all nodes, and what is in it in pieces of a bounded size."""
+"""The staging storage is common to all nodes, and is read in pieces of bounded size."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _cut(data: bytes, size: int) -> list[bytes]:
 
 @given(MEMBERS, st.sampled_from([1000, 64 * 1024, 1024 * 1024]))
 def test_all_bytes_come_in_pieces_of_a_bounded_size(members: list[bytes], size: int) -> None:
-    """However many members there are, and whatever they hold."""
+    """Any number of gzip members with any content is supported."""
     packed = b"".join(gzip.compress(member, 1) for member in members)
     pieces = list(decompressed(_cut(packed, size), "gzip"))
     assert b"".join(pieces) == b"".join(members)
@@ -73,7 +73,7 @@ def test_damage_is_an_error() -> None:
 
 
 def test_one_process_has_its_staging_beside_its_volumes() -> None:
-    """Without a setting."""
+    """The default staging folder is beside the volumes."""
     address = staging_address(TargetStagingSettings(), BOTH, "/data/volumes")
     assert (address.scheme, address.prefix) == ("file", "/data/staging")
 
@@ -130,7 +130,7 @@ class _Node:
 async def test_a_node_with_another_place_than_the_others_does_not_start(
     etcd: EtcdClient, tmp_path: Path
 ) -> None:
-    """Folders are told apart by what is in them: the same name on two machines isn't one."""
+    """Folders are identified by content: equal paths on two machines are different folders."""
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "shared").symlink_to(tmp_path / "one")

@@ -184,10 +184,10 @@ def _staging(settings: Settings, pool: ThreadPool) -> StagingArea | None:
 async def killed_at_every_await(
     make: Callable[[], Awaitable[Callable[[], Coroutine[Any, Any, object]]]],
 ) -> int:
-    """Begin work again and again, and end it at one await later each time.
+    """Start work repeatedly, and end each attempt one await later than the previous.
 
-    :param make: prepares what is to be done next; what it gives begins to do it.
-    :returns: at how many awaits work was ended, before it came to its own end.
+    :param make: prepares the next attempt; its result starts it.
+    :returns: number of awaits at which work was ended before it completed.
     """
     for awaits in itertools.count(1):
         work = await make()
@@ -199,12 +199,12 @@ async def killed_at_every_await(
 async def paused_at_every_await(
     make: Callable[[], Awaitable[Callable[[], Coroutine[Any, Any, object]]]],
 ) -> int:
-    """Begin work again and again, and pause it at one await later each time.
+    """Start work repeatedly, and pause each attempt one await later than the previous.
 
-    While it is paused, the same work is done by another one; then it goes on to its end.
+    While it is paused, the same work is done by another one; then it continues to its end.
 
-    :param make: prepares what is to be done next; what it gives begins to do it.
-    :returns: at how many awaits work was paused.
+    :param make: prepares the next attempt; its result starts it.
+    :returns: number of awaits at which work was paused.
     """
     for awaits in itertools.count(1):
         begin = await make()

@@ -44,7 +44,7 @@ def abandoned(etcd: EtcdClient, seconds: float = TTL) -> AbandonedTasks:
 
 @ensure
 async def test_a_task_without_its_lock(etcd: EtcdClient) -> None:
-    """It has failed, for everybody who asks from then on."""
+    """The task has failed in all later requests."""
     await started(etcd)
     await etcd.delete(TASK.lock)
     settled = await abandoned(etcd).settle(TASK)
@@ -57,7 +57,7 @@ async def test_a_task_without_its_lock(etcd: EtcdClient) -> None:
 
 @ensure
 async def test_the_lock_of_another_task(etcd: EtcdClient) -> None:
-    """That somebody works on the same object again helps the dead task nothing."""
+    """A lock on the same object held by another task doesn't count."""
     await started(etcd)
     await etcd.delete(TASK.lock)
     await etcd.put(TASK.lock, b"n")
@@ -80,7 +80,7 @@ async def test_a_young_task(etcd: EtcdClient) -> None:
 
 @ensure
 async def test_a_task_that_has_ended_meanwhile(etcd: EtcdClient) -> None:
-    """What its node recorded stays."""
+    """The result recorded by its node is kept."""
     ended = finished(TASK, from_timestamp(1), result="Done.")
     await etcd.put(TASK.key, encode(ended))
     assert await abandoned(etcd).settle(TASK) == ended

@@ -43,7 +43,7 @@ def test_tasks_are_kept_for_a_time(task: Task, hours: int) -> None:
 
 @ensure
 async def test_only_the_owner_cleans_up(etcd: EtcdClient) -> None:
-    """At each interval the owner of the group deletes what has expired, other nodes do nothing."""
+    """At each interval the owner of the group deletes expired tasks; other nodes do nothing."""
     await etcd.put(SUCCESSFUL.key, encode(SUCCESSFUL))
     other = attrs.evolve(FAILED, task_id="api.create.source/456/t/x")
     await etcd.put(other.key, encode(other))

@@ -97,7 +97,7 @@ async def test_a_task_that_has_ended_before(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_time_is_over(nodes: Nodes) -> None:
-    """The task is returned as it is, and goes on."""
+    """After the timeout the unfinished task is returned, and continues."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     nodes.clock.advance(9.9)
@@ -110,7 +110,7 @@ async def test_the_time_is_over(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_node_of_the_task_dies(nodes: Nodes) -> None:
-    """Nobody works on it any more: there is nothing to wait for."""
+    """The request is answered at once, since no node works on the task any more."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     await nodes.etcd.delete(task.lock)
@@ -120,7 +120,7 @@ async def test_the_node_of_the_task_dies(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_next_task_of_the_object(nodes: Nodes) -> None:
-    """Its lock isn't taken for that of a task whose node has died."""
+    """The next task's lock isn't mistaken for the lock of a task whose node has died."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     await nodes.etcd.delete(task.lock)
@@ -131,7 +131,7 @@ async def test_the_next_task_of_the_object(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_caller_leaves(nodes: Nodes) -> None:
-    """Nothing remains of the wait; the task goes on."""
+    """No state of the request remains; the task continues."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     failed = waiting.addErrback(lambda failure: failure.trap(CancelledError))
@@ -143,7 +143,7 @@ async def test_the_caller_leaves(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_node_stops(nodes: Nodes) -> None:
-    """All that wait are answered at once, and nobody else may wait."""
+    """All waiting requests are answered at once, and new ones don't wait."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     nodes.ends.end_all()

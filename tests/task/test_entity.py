@@ -12,7 +12,7 @@ from stream.values.utctime import from_timestamp
 
 
 def test_the_duration_of_a_task() -> None:
-    """From its creation, as far as that is known."""
+    """The duration is unknown without a creation time."""
     task = Task(project_id=1, task_id="t", created_at=from_timestamp(1))
     assert finished(task, from_timestamp(3), result="Done.").duration == 2_000_000_000
     assert finished(task, from_timestamp(0), result="Done.").duration == 0

@@ -23,7 +23,7 @@ KEY = "123/456/my-source"
 
 @attrs.frozen
 class Tasks:
-    """A started executor whose time stands still."""
+    """A started executor with a fake clock."""
 
     client: EtcdClient
     session: Session
@@ -64,7 +64,7 @@ async def tasks(etcd: EtcdClient) -> AsyncIterator[Tasks]:
 
 @ensure
 async def test_a_task_runs_behind_its_request(tasks: Tasks) -> None:
-    """The record is there at once, locked, and tells the result at the end."""
+    """The record exists at once, is locked, and contains the result at the end."""
     gate: Deferred[None] = Deferred()
 
     async def body(run: TaskRun) -> str:
@@ -159,7 +159,7 @@ async def test_a_patient_caller_waits_for_the_task_before(tasks: Tasks) -> None:
 
 @ensure
 async def test_what_is_created_must_be_absent(tasks: Tasks) -> None:
-    """Of two creations the second is refused as soon as what the first one makes is there."""
+    """The second creation is refused as soon as the object of the first exists."""
     gate: Deferred[str] = Deferred()
 
     async def slow(run: TaskRun) -> str:
@@ -221,8 +221,7 @@ async def test_users_are_told_only_what_is_meant_for_them(tasks: Tasks) -> None:
 async def test_who_has_seen_the_end_may_start_the_next(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record of the end may be seen before the node has etcd's answer to it, also for a task
-    that had nothing to wait for."""
+    """The watch may deliver the end of the task before etcd answers the node's write."""
     written, answered = Deferred[None](), Deferred[None]()
 
     async def late(client: EtcdClient, body: Any, **options: Any) -> Any:

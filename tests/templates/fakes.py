@@ -1,4 +1,4 @@
-"""An engine in memory whose templates say what becomes of their records."""
+"""An in-memory engine whose templates define the outcome of their records."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class _Unwatched:
 
 
 def evaluate(plan: TemplatePlan, records: Sequence[RecordContext]) -> list[Evaluated]:
-    """What an engine says of *records*."""
+    """Return an engine's results of *records*."""
     group = Group(plan, records, _Unwatched())
     _evaluator.evaluate(plan, group)
     return [result for result in group.results if result is not None]

@@ -1,4 +1,4 @@
-"""What an engine does, a real process and the fake that the pool is tested with alike."""
+"""Behavior of an engine, tested with a real process and with the fake used in tests of the pool."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Job:
 
 @attrs.define(eq=False)
 class Listener:
-    """What was said, in its order."""
+    """Records events in their order."""
 
     said: list[tuple[Any, ...]] = attrs.Factory(list)
     has_ended: bool = False
@@ -72,7 +72,7 @@ class Listener:
 
 
 class Contract:
-    """An engine that is ready, and its listener."""
+    """A ready engine, and its listener."""
 
     def __init__(self, engine: TemplateEngine, listener: Listener) -> None:
         self.engine = engine
@@ -80,7 +80,7 @@ class Contract:
         self.serial = 0
 
     async def next(self, count: int = 1) -> list[tuple[Any, ...]]:
-        """What is said next."""
+        """Return the next event."""
         said = self.listener.said
         await until(lambda: len(said) >= count)
         given, self.listener.said[:] = said[:count], said[count:]
@@ -119,7 +119,7 @@ async def contract(request: pytest.FixtureRequest) -> AsyncIterator[Contract]:
 
 @pytest_twisted.ensureDeferred
 async def test_batches_in_their_order(contract: Contract) -> None:
-    """Each record has its result, whatever its plan; then the batch is finished."""
+    """Each record has a result, for any plan; then the batch is finished."""
     two = plan(takes(0), "std.length(BodyStr()) + 1 + 0" if contract.is_real else takes(0))
     first = contract.evaluate((GOOD, b"1"), (two, b"22"), (GOOD, b"333"))
     second = contract.evaluate((GOOD, b""))
@@ -138,7 +138,7 @@ async def test_batches_in_their_order(contract: Contract) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_failure_ends_the_record_only(contract: Contract) -> None:
-    """Cells of the columns before it are there."""
+    """Cells of the columns before the failed one are returned."""
     failing = plan(takes(0), FAILS, takes(0))
     serial = contract.evaluate((failing, b"1"), (GOOD, b"2"))
     assert await contract.next(3) == [
@@ -151,7 +151,7 @@ async def test_a_failure_ends_the_record_only(contract: Contract) -> None:
 @pytest.mark.parametrize("content", [NEVER_ENDS, CRASHES])
 @pytest_twisted.ensureDeferred
 async def test_the_end_names_the_record(contract: Contract, content: str) -> None:
-    """Of the batch at work, not of one that waits; what was done before is told."""
+    """It names a record of the running batch, not of a waiting one."""
     bad = plan(takes(0), content)
     first = contract.evaluate((GOOD, b"1"))
     await contract.next(2)
@@ -168,7 +168,7 @@ async def test_the_end_names_the_record(contract: Contract, content: str) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_left_is_left(contract: Contract) -> None:
-    """When the time for the batch is over; the first record is always done."""
+    """After the time limit of the batch the rest is skipped; one record is always evaluated."""
     serial = contract.evaluate((GOOD, b"1"), (GOOD, b"2"), seconds=5.0)
     await contract.next(3)
     slow = (
@@ -186,7 +186,7 @@ async def test_what_is_left_is_left(contract: Contract) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_templates_are_read_and_not_run(contract: Contract) -> None:
-    """One fault for each."""
+    """Each template has one error."""
     contract.engine.check(7, [NEVER_ENDS.replace("f(99)", "f(98)"), "[", CRASHES])
     assert await contract.next() == [
         ("checked", 7, [None, '1:2 expected "]" to close "[" of 1:1', None])
@@ -195,7 +195,7 @@ async def test_templates_are_read_and_not_run(contract: Contract) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_kill(contract: Contract) -> None:
-    """By us; told once, and nothing follows."""
+    """A kill is reported once, and no event follows it."""
     contract.evaluate((GOOD, b"1"))
     await contract.next(2)
     contract.engine.kill()
@@ -215,7 +215,7 @@ async def _process() -> tuple[ProcessEngine, Contract]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_signal_from_outside() -> None:
-    """It isn't taken for a template's fault."""
+    """An external signal isn't blamed on a template."""
     for number in (signal.SIGKILL, signal.SIGTERM):
         engine, contract = await _process()
         os.kill(engine.pid, number)
@@ -225,7 +225,7 @@ async def test_a_signal_from_outside() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_time_that_is_not_used_does_not_count() -> None:
-    """A stop of the process, or of the host, isn't the template's."""
+    """Pauses of the process or of the host don't count as time of the template."""
     engine, contract = await _process()
     serial = contract.evaluate((GOOD, b"1"))
     await contract.next(2)
@@ -250,7 +250,7 @@ async def test_time_that_is_not_used_does_not_count() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_process_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No environment, no files of ours; and it ends when its node does."""
+    """It has no environment and no open files of its parent, and ends when its node ends."""
     monkeypatch.setenv("STREAM_ETCD_PASSWORD", "secret")
     engine, contract = await _process()
     proc = Path(f"/proc/{engine.pid}")
@@ -265,7 +265,7 @@ async def test_the_process_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch)
 
 @pytest_twisted.ensureDeferred
 async def test_more_plans_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that had to give way are sent again."""
+    """Evicted plans are sent again."""
     monkeypatch.setattr("stream.templates.process.MAX_PLANS", 3)
     engine, contract = await _process()
     plans = [plan(f"{number} + std.length(BodyStr())") for number in range(10)]
@@ -285,7 +285,7 @@ async def test_more_plans_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_what_can_not_be_understood_ends_the_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that strangers control says what it likes."""
+    """A compromised process may send any bytes."""
     results = b"\0\0\0\x20R" + b"\xff" * 31
     for data in (b"\0\0\0\0", b"\xff" * 4, b"\0\0\0\1X", b"\0\0\0\1R", results):
         engine, contract = await _process()
@@ -295,7 +295,7 @@ async def test_what_can_not_be_understood_ends_the_engine(
 
 
 def test_a_short_batch_wakes_the_node_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its results and its end are one write, also if nothing was sent for a long time."""
+    """The results and the end of the batch are one write, even after a long idle time."""
     writes: list[bytes] = []
 
     def write(_: int, data: memoryview) -> int:

@@ -1,4 +1,4 @@
-"""Who has his turn with the engines, and who is to blame for their ends."""
+"""Scheduling of engines, and the attribution of their failures to templates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BAD, OTHER = 1, 2
 
 @attrs.define(eq=False)
 class Answer:
-    """What a record's waiter was told, and when."""
+    """Results of a record, with their times."""
 
     clock: Clock
     outcome: Evaluated | Exception | None = None
@@ -115,7 +115,7 @@ def world() -> Iterator[World]:
 
 
 def test_records_of_one_turn_go_together(world: World) -> None:
-    """In one batch, whatever mapping they are for."""
+    """Records of different mappings are in one batch."""
     world.until(world.ask(BAD))
     answers = [world.ask(BAD, plan(takes(0), takes(0)) if i % 2 else GOOD) for i in range(10)]
     world.until(*answers)
@@ -136,7 +136,7 @@ def test_results_and_failures(world: World) -> None:
 
 
 def test_slow_records_keep_nobody_else_waiting(world: World) -> None:
-    """However many they are: another project has an engine at once, and so each further record."""
+    """Another project gets an engine at once, and so does each of its further records."""
     slow = plan(takes(0.9))
     first = [world.ask(BAD, slow) for _ in range(50)]
     world.run(2.0)
@@ -210,7 +210,7 @@ def test_a_record_that_crashes_engines_is_to_blame_when_it_does_so_again(world: 
 
 
 def test_an_engine_killed_from_outside_is_nobody_s_fault(world: World) -> None:
-    """Once: the record is evaluated again. Twice: it may come again."""
+    """The record is evaluated again; after the second time it is refused as retryable."""
     for kills, expected in ((1, 200), (2, 503)):
         answer = world.ask(BAD, plan(takes(0.5)))
         for _ in range(kills):
@@ -238,7 +238,7 @@ def test_an_engine_that_stands_still_is_replaced(world: World) -> None:
 
 
 def test_templates_that_stop_engines_again_and_again_are_paused(world: World) -> None:
-    """Only they, for a short while, and a record that can be rendered ends it."""
+    """Only these templates are paused, for a short time, and a rendered record ends the pause."""
     bad = plan(NEVER_ENDS)
     for _ in range(pool_module.STOPS_BEFORE_PAUSE):
         world.until(world.ask(BAD, bad))
@@ -262,7 +262,7 @@ def test_templates_that_stop_engines_again_and_again_are_paused(world: World) ->
 
 
 def test_a_full_queue_refuses(world: World) -> None:
-    """By records, by bytes, and by the bytes of all projects."""
+    """The limits are on records, bytes, and the bytes of all projects."""
     world = World(queue_records=10, queue_bytes=10_000)
     for _ in range(10):
         world.ask(BAD)
@@ -283,7 +283,7 @@ def test_a_full_queue_refuses(world: World) -> None:
 
 
 def test_those_who_have_many_wait_for_room(world: World) -> None:
-    """Those who have many are told when there is room for more."""
+    """Callers with many records are notified when there is room for more."""
     world = World(queue_records=10)
     assert world.pool.room(BAD) is None
     answers = [world.ask(BAD, plan(takes(0.01))) for _ in range(8)]
@@ -296,7 +296,7 @@ def test_those_who_have_many_wait_for_room(world: World) -> None:
 
 
 def test_a_record_does_not_wait_for_ever(world: World) -> None:
-    """It may come again."""
+    """The record is refused as retryable."""
     world = World(processes=1)
     slow = plan(takes(0.9))
     answers = [world.ask(BAD, slow) for _ in range(20)]
@@ -308,7 +308,7 @@ def test_a_record_does_not_wait_for_ever(world: World) -> None:
 
 
 def test_a_record_at_work_does_not_wait_for_ever(world: World) -> None:
-    """Where engines get no processor time: it may come again before its request times out."""
+    """Without processor time for engines, the record is refused before its request times out."""
     world = World(processes=1)
     world.until(world.ask(BAD))
     [engine] = world.engines.running
@@ -322,7 +322,7 @@ def test_a_record_at_work_does_not_wait_for_ever(world: World) -> None:
 
 
 def test_engines_that_do_not_start(world: World) -> None:
-    """It is tried again after growing pauses; records wait for it, but not for ever."""
+    """The start is retried with growing pauses; records wait for it for a bounded time."""
     world.engines.error = OSError("no memory")
     first = world.ask(BAD)
     world.run(pool_module.QUEUE_SECONDS + 1)
@@ -357,7 +357,7 @@ def test_an_engine_is_ready_before_it_is_needed(world: World) -> None:
 
 
 def test_each_template_of_a_definition_is_checked(world: World) -> None:
-    """Of definitions: what is wrong with each template, also if reading it never ends."""
+    """The errors of each template are returned, even if reading one never ends."""
     answers: list[list[str | None]] = []
     world.pool.check(BAD, ["1", "["]).addCallback(answers.append)
     world.pool.check(BAD, ["1", NEVER_ENDS, "2"]).addCallback(answers.append)
@@ -369,7 +369,7 @@ def test_each_template_of_a_definition_is_checked(world: World) -> None:
 
 
 def test_a_stop_answers_everybody(world: World) -> None:
-    """Those at work, those who wait, and those who come later."""
+    """Running, waiting and later records are all answered."""
     world.until(world.ask(BAD))
     answers = [world.ask(BAD, plan(takes(0.5))) for _ in range(5)]
     failures: list[object] = []

@@ -1,4 +1,4 @@
-"""Two projects and real engines: whatever the templates of one do, the other one is served."""
+"""Two projects with real engines: the templates of one never block the other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BACKLOG = 12
 
 
 class Counts:
-    """Nobody counts."""
+    """Counts nothing."""
 
     def evaluated(self, seconds: float, result: str) -> None: ...
 
@@ -39,7 +39,7 @@ class Counts:
 
 @attrs.define(eq=False)
 class Answer:
-    """What is said of one record."""
+    """The result of one record."""
 
     outcome: Deferred[Evaluated | Exception] = attrs.Factory(Deferred)
 
@@ -131,7 +131,7 @@ async def test_one_project_against_another(pool: TemplatePool, templates: Templa
 
 @pytest_twisted.ensureDeferred
 async def test_two_slow_projects_share_the_engines(pool: TemplatePool) -> None:
-    """Neither gets everything, however much it has."""
+    """Each project gets its share, for any number of records."""
     flood = Flood(pool, SLOW)
     for _ in range(BACKLOG):
         flood.push()

@@ -12,7 +12,7 @@ from tools import build_backend, console
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is built, in order; nothing really is."""
+    """Return the names of the built artifacts in order; nothing is built."""
     done: list[str] = []
 
     def pages(*, quiet: bool) -> int:
@@ -29,7 +29,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_wheel_has_the_pages_if_they_can_be_built(built: list[str]) -> None:
-    """They come first; the wheel is made without them, too."""
+    """The pages are built first; the wheel is built even if they can't be."""
     assert build_backend.build_wheel("there") == "a.whl"
     assert built == ["pages", "wheel"]
 
@@ -37,7 +37,7 @@ def test_a_wheel_has_the_pages_if_they_can_be_built(built: list[str]) -> None:
 def test_without_their_sources_there_are_no_pages(
     built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In an image only what is built is there."""
+    """An image contains only built files."""
     monkeypatch.setattr(console, "SOURCES", tmp_path / "console")
     assert build_backend.build_wheel("there") == "a.whl"
     assert console.NODE not in build_backend.get_requires_for_build_wheel()

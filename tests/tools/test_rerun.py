@@ -98,7 +98,7 @@ def test_command_that_has_ended_waits_for_a_change(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_count(path: str, expected: bool) -> None:
-    """Programs and settings count, other files beside them don't."""
+    """Programs and settings are watched, other files beside them aren't."""
     assert counts(Change.modified, path) is expected
 
 

@@ -9,7 +9,7 @@ from stream.values.bucket import TokenBucket
 
 
 def test_a_burst_then_the_rate() -> None:
-    """As many as the rate at once, then one each time that one more is due."""
+    """A full bucket allows as many as the rate at once, then one at each interval."""
     bucket = TokenBucket(10, 100.0)
     assert [bucket.take(100.0, 7), bucket.take(100.0, 7), bucket.take(100.0)] == [7, 3, 0]
     assert [bucket.take(100.09), bucket.take(100.11), bucket.take(100.11)] == [0, 1, 0]
@@ -32,7 +32,7 @@ def test_never_more_than_the_rate(rate: int, asked: list[tuple[float, int]]) -> 
 
 
 def test_a_clock_set_back() -> None:
-    """Nothing is stuck: the rate goes on from the earlier time."""
+    """The bucket continues from the earlier time."""
     bucket = TokenBucket(1, 100.0)
     assert bucket.take(100.0) == 1
     assert bucket.take(50.0) == 0

@@ -28,7 +28,7 @@ def test_units_are_binary(text: str, size: int, printed: str) -> None:
 
 @pytest.mark.parametrize("text", ["bar", "", "-1", "1.5MB", "1XB", "١MB", "1\u212aB"])
 def test_refuses_other_texts(text: str) -> None:
-    """What is no size is invalid syntax."""
+    """Any other text has an invalid syntax."""
     with pytest.raises(ValueError, match="invalid syntax"):
         ByteSize.parse(text)
 

@@ -57,7 +57,7 @@ def test_the_form_of_records() -> None:
 
 
 def test_reads_what_it_wrote() -> None:
-    """Nothing is lost on the way."""
+    """Decoding an encoded value returns the same value."""
     assert decode(_Record, encode(_RECORD)) == _RECORD
 
 

@@ -11,7 +11,7 @@ from stream.values.number import MAX_INT64, MIN_INT64, whole_number
     "text", ["", "+", "-", "1.0", " 1", "1_000", "²", "١٢", "0x1", "9" * 5000, "-1", str(2**63)]
 )
 def test_what_is_no_whole_number(text: str) -> None:
-    """Only ASCII digits count, and only as many as fit."""
+    """Only ASCII digits up to the maximum length are accepted."""
     assert whole_number(text) is None
 
 

@@ -1,4 +1,4 @@
-"""What may be seen of a name, an address, a body or a text."""
+"""Redaction of names, addresses, bodies and texts."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ CASES = st.sampled_from([str, str.upper, str.lower])
 
 @given(SECRET_WORDS, FORMS, CASES)
 def test_names_of_secrets(words, form, case) -> None:  # type: ignore[no-untyped-def]
-    """In any case, with any separators and without."""
+    """Names match in any case, with or without separators."""
     assert is_secret_name(case(form(words)))
 
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_names_of_other_things(name: str) -> None:
-    """Words in which the name of a secret happens to stand, and what tells about one."""
+    """Words that contain the name of a secret, and names of its metadata, aren't secrets."""
     assert not is_secret_name(name)
 
 
@@ -125,7 +125,7 @@ def test_names_of_other_things(name: str) -> None:
     ],
 )
 def test_secrets_in_addresses(url: str, shown: str) -> None:
-    """The secret of a source, credentials and parameters with telling names are masked."""
+    """The secret of a source, credentials and parameters with names of secrets are masked."""
     assert shown_url(url) == shown
 
 
@@ -155,7 +155,7 @@ AROUND = st.sampled_from(
 def test_the_secret_of_a_source_at_any_place(  # type: ignore[no-untyped-def]
     before, behind, slash, escaped, around, case, mark
 ) -> None:
-    """Whatever the route is, however it is escaped and whatever stands around it."""
+    """It is masked in any route, with any escaping and any surrounding text."""
     secret = new_secret()
     part = around.format(escaped(case(secret)))
     url = slash.join(["", *before, mark + part, *behind])
@@ -166,7 +166,7 @@ def test_the_secret_of_a_source_at_any_place(  # type: ignore[no-untyped-def]
 
 @given(st.text())
 def test_any_address_is_shown(url: str) -> None:
-    """On one line."""
+    """Any address is shown on one line."""
     assert not {"\r", "\n"} & set(shown_url(url))
 
 
@@ -215,7 +215,7 @@ def test_secrets_in_texts(text: str, shown: str) -> None:
     ],
 )
 def test_values_of_headers(name: str, value: str, shown: str) -> None:
-    """What a header may carry from elsewhere is masked, too."""
+    """Headers with values from other systems are masked, too."""
     assert shown_value(name, value) == shown
 
 
@@ -242,7 +242,7 @@ def test_long_texts_take_no_long() -> None:
 
 @given(NAMES, BODIES, st.sampled_from(["{}", "x{}y", "a={}&b"]))
 def test_a_secret_that_is_quoted_elsewhere(name: str, body: object, quoted: str) -> None:
-    """What stands under the name of a secret shows nowhere in the body, however it is quoted."""
+    """The value of a secret is masked everywhere in the body, with any quoting."""
     value = [{"a": body, name: SECRET}, {"error": quoted.format(SECRET), SECRET: body}]
     text = orjson.dumps(masked(value, ()), option=orjson.OPT_NON_STR_KEYS).decode()
     assert SECRET not in text

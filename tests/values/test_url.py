@@ -12,7 +12,7 @@ PARTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 @given(st.lists(PARTS, min_size=1))
 def test_parts_come_back(parts: list[str]) -> None:
-    """Whatever the parts hold, they are found again, and the URL is plain ASCII."""
+    """Parsing returns the parts of any URL built from them, and the URL is plain ASCII."""
     url = urlsplit("https://host" + path_of(*parts))
     assert url.path.isascii()
     assert not any(char.isspace() for char in url.path)

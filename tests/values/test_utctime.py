@@ -30,7 +30,7 @@ def test_a_time_without_a_zone_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["", "2024-05-01T10:00:00Z", "2024-05-01T10:00:00.123", "x" * 24])
 def test_other_forms_are_refused(text: str) -> None:
-    """Only the fixed-width form is a time."""
+    """Only the fixed-width form is accepted."""
     with pytest.raises(ValueError):
         parse_time(text)
 

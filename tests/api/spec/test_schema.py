@@ -320,7 +320,7 @@ def test_depth_is_not_length(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[" + "0," * MAX_VALUES + "0]", "[" + "[]," * MAX_VALUES])
 def test_values_are_counted_before_they_are_made(text: str) -> None:
-    """Return whether or not they are JSON."""
+    """Too many values are refused, even in texts that aren't JSON."""
     with pytest.raises(UserError, match=f"more than {MAX_VALUES} values") as caught:
         decode_json(text)
     assert (caught.value.status, caught.value.name) == (413, "payloadTooLarge")

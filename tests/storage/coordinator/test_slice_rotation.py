@@ -128,7 +128,7 @@ async def test_closing_is_confirmed_by_etcd(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_empty_by_etcd(coordinator: Coordinator) -> None:
-    """Return whether a slice is empty is decided by etcd, not by statistics in memory."""
+    """Statistics in etcd, not in memory, decide whether a slice is empty."""
     slice_ = await closing_slice(coordinator)
     await coordinator.report("source-1", 1)
     await coordinator.service.startService()

@@ -43,7 +43,7 @@ def test_appends_follow_one_another(tmp_path: Path) -> None:
 
 
 def test_a_file_in_use_is_not_opened(tmp_path: Path) -> None:
-    """Nothing of it is cut before the other one has closed it."""
+    """The file isn't truncated before its other user has closed it."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     with pytest.raises(WriterUnavailable, match="in use"):
@@ -66,7 +66,7 @@ def test_a_repeated_append_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("offset", "data"), [(5, b"x"), (2, b"longer than it"), (-1, b"x")])
 def test_another_offset_is_refused(tmp_path: Path, offset: int, data: bytes) -> None:
-    """A gap and an overlap are mistakes; the true length is told."""
+    """A gap and an overlap are errors; the error contains the actual length."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     with pytest.raises(WrongOffset) as refused:
@@ -76,7 +76,7 @@ def test_another_offset_is_refused(tmp_path: Path, offset: int, data: bytes) -> 
 
 
 def test_other_bytes_where_some_are_stay_out(tmp_path: Path) -> None:
-    """What is stored isn't replaced, and the file goes on."""
+    """Stored data isn't overwritten, and the file stays usable."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     file.append(4, b'"b"\n')
@@ -97,7 +97,7 @@ def test_space_is_reserved_and_given_back(tmp_path: Path) -> None:
 
 
 def test_a_torn_tail_is_cut_when_the_file_is_opened(tmp_path: Path) -> None:
-    """Without knowledge of what was acknowledged, the last whole part decides."""
+    """Without the acknowledged length, the file is cut after the last complete part."""
     member = gzip.compress(b'"a"\n')
     path = tmp_path / _NAME
     path.parent.mkdir(parents=True)
@@ -201,7 +201,7 @@ def test_of_many_appends_those_that_fit_are_kept(
 def test_a_full_disk_that_can_not_be_cut_ends_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows what is behind the end then."""
+    """The content at the end of the file is unknown then."""
     file = _open(tmp_path)
     _use(monkeypatch, pwritev=_failing(errno.ENOSPC), ftruncate=_failing(errno.EIO))
     with pytest.raises(WriterUnavailable):
@@ -255,7 +255,7 @@ def test_a_failing_disk_ends_the_file(
 def test_after_a_failed_sync_only_what_was_promised_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was acknowledged in the cache mode isn't cut off with the rest."""
+    """Rows acknowledged in the cache mode stay, all others are cut off."""
     file = _open(tmp_path)
     file.append(0, b"a\n")
     file.sync()
@@ -273,7 +273,7 @@ def test_after_a_failed_sync_only_what_was_promised_stays(
 def test_an_unreadable_repetition_ends_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Return whether the bytes are there can't be said, so nothing is."""
+    """The stored bytes are unknown, so the file is given up."""
     file = _open(tmp_path)
     file.append(0, b"a\n")
     _use(monkeypatch, pread=_failing(errno.EIO))
@@ -284,7 +284,7 @@ def test_an_unreadable_repetition_ends_the_file(
 
 
 def test_a_refused_file_takes_nothing_more(tmp_path: Path) -> None:
-    """What is queued when the slice is sealed isn't written."""
+    """Rows queued when the slice is sealed aren't written."""
     file = _open(tmp_path)
     file.append(0, b"a\n")
     file.refuse(SliceSealed("sealed"))
@@ -298,9 +298,9 @@ def test_a_refused_file_takes_nothing_more(tmp_path: Path) -> None:
 def test_entries_are_durable_before_the_file_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file and each directory up to the volume, also those that somebody else made.
+    """The file and its directories are synced, even if another process created them.
 
-    Whoever made them may have been killed before they were synced.
+    That process may have been killed before it synced them.
     """
     synced: list[Path] = []
 
@@ -351,7 +351,7 @@ def test_a_parent_removed_meanwhile_is_made_again(
 
 
 def test_modes_of_what_is_made(tmp_path: Path) -> None:
-    """Only the owner writes, only the group reads."""
+    """Only the owner may write, only the group may read."""
     _open(tmp_path).close()
     assert stat.S_IMODE((tmp_path / _NAME).stat().st_mode) & ~0o600 == 0
     assert stat.S_IMODE((tmp_path / _NAME).parent.stat().st_mode) & ~0o700 == 0
@@ -417,7 +417,7 @@ def test_another_life_goes_on_behind_what_can_be_read(tmp_path: Path) -> None:
 def test_a_life_is_noted_before_its_file_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And only when another one had the file; a file that somebody made is nobody's."""
+    """It is noted only if another life had the file; a file without a note belongs to no life."""
     synced: list[str] = []
 
     def fsync(descriptor: int) -> None:
@@ -438,7 +438,7 @@ def test_a_life_is_noted_before_its_file_is_used(
 
 
 def test_a_system_without_fdatasync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are stored all the same: macOS has none."""
+    """Rows are stored without fdatasync(), for example on macOS."""
     monkeypatch.delattr("os.fdatasync")
     file = _open(tmp_path)
     assert file.append(0, b"abc") == 3

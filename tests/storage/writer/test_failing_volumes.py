@@ -52,7 +52,7 @@ async def _drained(node: Node, volume_id: str) -> bool:
 
 
 class Hanging:
-    """A sync of files of one volume that waits until it is let go."""
+    """A sync of files of one volume that blocks until it is released."""
 
     def __init__(self, volume: Path) -> None:
         self.volume = str(volume)
@@ -68,7 +68,7 @@ class Hanging:
 async def test_a_hung_disk_holds_up_neither_others_nor_the_stop(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other volume goes on and is free at the end; the hung one stays locked."""
+    """The other volume works and is unlocked at the end; the hung one stays locked."""
     monkeypatch.setattr(service_module, "STOP_SECONDS", 0.2)
     hanging = Hanging(node.volumes / "hdd" / "one")
     monkeypatch.setattr(disk, "os", FaultyDisk(fdatasync=hanging))
@@ -91,7 +91,7 @@ async def test_a_hung_disk_holds_up_neither_others_nor_the_stop(
 
 @pytest_twisted.ensureDeferred
 async def test_a_hung_disk_takes_no_new_slices(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until it answers again."""
+    """The volume is unavailable until the disk responds again."""
     monkeypatch.setattr(appender_module, "STUCK_SECONDS", 0.05)
     hanging = Hanging(node.volumes / "hdd" / "one")
     monkeypatch.setattr(disk, "os", FaultyDisk(fdatasync=hanging))
@@ -149,7 +149,7 @@ async def test_a_failing_disk_is_not_trusted(
 async def test_a_look_that_began_before_a_failure_does_not_hide_it(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fails while it is looked at is drained all the same."""
+    """A disk that fails during a check is drained in spite of the successful check."""
     service = await node.start()
     slice_ = await _slice(node, "one")
     file = await service.writer.open(slice_, await node.life("s"), Listener())
@@ -180,7 +180,7 @@ async def test_a_look_that_began_before_a_failure_does_not_hide_it(
 @pytest.mark.parametrize("level", [SyncLevel.WRITTEN, SyncLevel.SYNCED])
 @pytest_twisted.ensureDeferred
 async def test_rows_in_a_removed_file_are_not_acknowledged(node: Node, level: SyncLevel) -> None:
-    """Nobody would find them; a new file is made."""
+    """Rows in a removed file would be lost; a new file is created."""
     service = await node.start()
     slice_ = await _slice(node, "one")
     file = await service.writer.open(slice_, await node.life("s"), Listener())
@@ -242,7 +242,7 @@ async def _fill(node: Node, service: StorageWriterService, slice_: Slice) -> tup
 
 @pytest_twisted.ensureDeferred
 async def test_a_full_disk_says_so_and_keeps_what_it_has(small: Path, node: Node) -> None:
-    """A real one: what was acknowledged is whole, others go on, and so does it with room again."""
+    """Acknowledged rows are kept, other volumes work, and the full one recovers with free space."""
     (small / "ballast").write_bytes(bytes(60_000))
     service = await node.start(min_free_bytes=0)
     slice_ = await _slice(node, "one")
@@ -262,7 +262,7 @@ async def test_a_full_disk_says_so_and_keeps_what_it_has(small: Path, node: Node
 async def test_what_is_short_on_the_host_is_not_the_fault_of_the_disk(
     node: Node, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    """Neither looks at the volume nor openings nor writes that fail for it drain the volume."""
+    """Checks, openings and writes that fail for lack of host resources don't drain the volume."""
     service = await node.start()
     slice_ = await _slice(node, "one")
     file = await service.writer.open(slice_, await node.life("s"), Listener())

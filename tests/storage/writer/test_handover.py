@@ -165,7 +165,7 @@ def test_the_later_opening_wins_in_every_order(events: list[tuple[str, int]]) ->
 
 
 def test_a_slice_sealed_while_its_file_is_being_opened_is_refused(tmp_path: Path) -> None:
-    """etcd is asked again behind the lock that the reader looks at; the mirror may be late."""
+    """The writer reads etcd under the lock used by the reader, since the mirror may be late."""
     reactor = StepReactor()
     states = [True, False]
 

@@ -1,4 +1,4 @@
-"""What the writer's port lets in, seen from the wire."""
+"""Authentication and limits of the writer's port, tested over the network."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ async def test_a_wrong_greeting_ends_the_connection(
 
 @pytest_twisted.ensureDeferred
 async def test_a_proof_is_good_for_one_connection_and_node(served: Served) -> None:
-    """What was overheard elsewhere doesn't open the door."""
+    """A proof captured on another connection or for another node is refused."""
     first = await served.connect(greeted=False)
     second, third = [await served.connect(greeted=False) for _ in range(2)]
     nonce = (await first.callRemote(commands.Challenge))["nonce"]
@@ -195,7 +195,7 @@ async def test_the_writer_proves_itself_in_another_way(served: Served) -> None:
 async def test_refused_connections_are_logged_now_and_then(
     served: Served, caught: list[dict[str, Any]]
 ) -> None:
-    """Once at first, whoever knocks and however often, and without what was shown."""
+    """The first refusal is logged, then few of them, without the received data."""
     for _ in range(5):
         client = await served.connect(greeted=False)
         with pytest.raises(commands.Unauthorized):
@@ -315,7 +315,7 @@ async def test_what_a_node_sent_before_it_came_anew_is_not_done(served: Served) 
 
 @pytest_twisted.ensureDeferred
 async def test_connections_of_other_nodes_stay(served: Served) -> None:
-    """Nodes write beside one another, each to its own files."""
+    """Several nodes write at the same time, each to its own files."""
     first, second = await served.connect(node="n"), await served.connect(node="m")
     assert (await first.opened())["length"] == 0
     assert (await second.opened(node="m"))["length"] == 0
@@ -326,7 +326,7 @@ async def test_connections_of_other_nodes_stay(served: Served) -> None:
 async def test_unexpected_failures_are_not_described(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What went wrong inside is for the log."""
+    """The details of an internal error are only logged."""
 
     async def fail(*_: object) -> None:
         raise RuntimeError("secret detail")
@@ -352,7 +352,7 @@ async def test_open_files_are_bounded(served: Served, monkeypatch: pytest.Monkey
 async def test_a_crowded_volume_is_not_fed_further(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection isn't read, nor taken for silent, until the disk has caught up."""
+    """The connection isn't read until the disk has caught up, and doesn't time out meanwhile."""
     monkeypatch.setattr(appender, "HIGH_WATERMARK_BYTES", 0)
     monkeypatch.setattr(appender, "LOW_WATERMARK_BYTES", 0)
     served.factory.silence_seconds = 0.3

@@ -166,7 +166,7 @@ async def test_volumes_are_registered_while_the_service_runs(node: Node) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_second_writer_is_kept_out(node: Node) -> None:
-    """It leaves nothing behind, and the first goes on."""
+    """The second writer leaves nothing behind, and the first continues."""
     await node.start()
     with pytest.raises(UserError, match="cannot acquire writer lock"):
         await node.start()
@@ -189,7 +189,7 @@ async def test_copied_volumes_are_refused(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing new is opened while it is there, and the log says why."""
+    """No slice is opened while the drain file exists, and its reason is logged."""
     monkeypatch.setattr(service_module, "WATCH_VOLUMES_SECONDS", 0.02)
     service = await node.start()
     slice_ = await _slice(node)
@@ -215,7 +215,7 @@ async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.Monke
 
 @pytest_twisted.ensureDeferred
 async def test_a_volume_without_room_counts_as_drained(node: Node) -> None:
-    """From the first moment on."""
+    """A volume without free space is drained from the start."""
     await node.start(min_free_bytes=2**62)
     assert [volume.drained for volume in await node.registered()] == [True]
 
@@ -244,7 +244,7 @@ async def test_a_slice_is_open_as_long_as_etcd_says_so(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_slice_that_is_gone_is_sealed(node: Node) -> None:
-    """Also if nobody told, because the watch had a gap."""
+    """A deleted slice is sealed even if the watch missed the event."""
     service = await node.start()
     first, second = await _slice(node), await _slice(node, "second")
     listeners = [Listener(), Listener()]
@@ -261,7 +261,7 @@ async def test_a_slice_that_is_gone_is_sealed(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_orphaned_directories_are_removed(node: Node) -> None:
-    """At the start already, one at a time if so set; what etcd knows stays."""
+    """Directories unknown to etcd are removed at the start, as many at a time as configured."""
     first = await node.start()
     slice_ = await _slice(node)
     file = await first.writer.open(slice_, await node.life(), Listener())
@@ -279,7 +279,7 @@ async def test_orphaned_directories_are_removed(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_waits_for_the_pipelines_to_leave(node: Node) -> None:
-    """They are asked to; no new volume is assigned from the first moment on."""
+    """The pipelines are asked to leave, and no new volume is assigned during the stop."""
     service = await node.start(shutdown=Duration.parse("20s"))
     slice_ = await _slice(node)
     listener = Listener()
@@ -297,7 +297,7 @@ async def test_a_stop_waits_for_the_pipelines_to_leave(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_pipeline_that_does_not_leave_is_cut_off(node: Node) -> None:
-    """What it appended is on the disk; the volume is free for the next writer."""
+    """Its appended rows are on the disk, and the volume is unlocked for the next writer."""
     service = await node.start()
     slice_ = await _slice(node)
     listener = Listener()
@@ -325,7 +325,7 @@ async def test_a_stop_goes_on_without_etcd(node: Node, monkeypatch: pytest.Monke
 
 @pytest_twisted.ensureDeferred
 async def test_a_source_in_another_process_finds_the_writer(node: Node) -> None:
-    """By what is registered; it leaves when the writer stops, and forgets its address."""
+    """The writer is found by its registration, and its address is forgotten when it stops."""
     service = await node.start()
     slice_ = await _slice(node)
     (volume,) = await node.registered()
@@ -350,7 +350,7 @@ async def test_a_source_in_another_process_finds_the_writer(node: Node) -> None:
 
 
 async def _appended(node: Node, slice_: Slice, tls: WriterTlsSettings) -> int:
-    """What a source in another process, with certificates of its own, gets for a row."""
+    """Return the outcome of a row sent by a source in another process, with its own certificate."""
     (volume,) = await node.registered()
     network = with_values(
         Settings().storage.level.local.writer.network,
@@ -412,7 +412,7 @@ async def test_tls_keeps_strangers_out(node: Node, tmp_path: Path) -> None:
 async def test_an_open_door_is_warned_of(
     node: Node, listen: str, secret: str, insecure: bool, warned: bool
 ) -> None:
-    """Who listens to other hosts without a secret, on purpose, is told so at the start."""
+    """A writer that listens to other hosts without a secret logs a warning at the start."""
     with capturedLogs() as events:
         await node.start(
             network={("listen",): listen, ("secret",): secret, ("insecure",): insecure}

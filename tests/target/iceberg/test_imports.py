@@ -48,7 +48,7 @@ TYPES: dict[str, tuple[str, str, str, Any]] = {
     ),
     "a.b c": ("integer", "long", "7", 7),
 }
-"""By column: its type, Iceberg's, a cell, and the value."""
+"""For each column: its type, Iceberg's type, a cell, and the value."""
 
 
 @pytest_twisted.async_yield_fixture()
@@ -86,7 +86,7 @@ async def test_values_of_all_types_arrive(world: IcebergWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_data_files_are_where_their_partitions_say(world: IcebergWorld) -> None:
-    """By several transforms, two of them of one column; readers skip what they don't need."""
+    """Several transforms, two of them of one column; readers skip other partitions."""
     use(
         world,
         typed(id="integer", at="timestamp", who="string", total="decimal(9,2)", u="uuid"),
@@ -284,7 +284,7 @@ def test_an_import_that_met_others_is_repeated(job: dict[str, Any], commits: Any
 def test_a_lost_answer_of_a_commit_adds_each_row_once(
     job: dict[str, Any], commits: Any, is_done: bool
 ) -> None:
-    """Nobody knows whether it happened; it is found in the table, or it is repeated."""
+    """A commit with an unknown outcome is found in the table, or is repeated."""
     from pyiceberg.exceptions import CommitStateUnknownException
 
     left = [1]
@@ -309,7 +309,7 @@ def test_a_lost_answer_of_a_commit_adds_each_row_once(
 def test_a_commit_that_was_done_and_is_refused_when_it_is_sent_again(
     job: dict[str, Any], commits: Any, retries: str
 ) -> None:
-    """As by a proxy, whenever pyiceberg stops trying: the table can be read, with each row once."""
+    """As with a proxy that repeats a request: the table is readable, with each row once."""
     from pyiceberg.catalog import load_catalog
     from pyiceberg.exceptions import CommitFailedException
 
@@ -335,7 +335,7 @@ def test_a_commit_that_was_done_and_is_refused_when_it_is_sent_again(
 
 
 def test_a_commit_that_arrives_late_adds_nothing(job: dict[str, Any], commits: Any) -> None:
-    """That of the attempt before: the newest snapshot isn't what it requires any more."""
+    """A late commit of the previous attempt is refused, since the newest snapshot has changed."""
     from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
     late: list[tuple[Any, Any]] = []
@@ -358,7 +358,7 @@ def test_a_commit_that_arrives_late_adds_nothing(job: dict[str, Any], commits: A
 
 
 def test_the_same_file_by_another_one_meanwhile(job: dict[str, Any], commits: Any) -> None:
-    """Between the look at the table and the commit."""
+    """Another import of the file commits between the check of the table and the commit."""
     left = [1]
 
     def meeting(commit: Commit) -> Commit:

@@ -1,4 +1,4 @@
-"""What a Storage API must do for the service, as functions to run against any implementation.
+"""Requirements of the service on a Storage API, as functions to run against any implementation.
 
 Each function takes a client, a master token and the ids of a project and its default branch, makes
 its own bucket or token, and removes it. `ALL` lists them in the order of a sink's life.
@@ -77,7 +77,7 @@ async def refused(call: Awaitable[object], status: int, code: str | None = None)
 
 
 async def index_needs_no_token(target: Target) -> None:
-    """The index is open to everybody."""
+    """The index needs no token."""
     await target.api.index()
 
 
@@ -91,7 +91,7 @@ async def master_token_tells_project_and_admin(target: Target) -> None:
 
 
 async def unknown_token_is_refused(target: Target) -> None:
-    """A token nobody gave out is refused with 401."""
+    """An unknown token is refused with 401."""
     await refused(target.api.verify_token("1-2-unknown"), 401, "storage.tokenInvalid")
 
 
@@ -200,7 +200,7 @@ async def _imported(target: Target, made: SinkToken, table_id: str, rows: bytes)
 
 
 async def staged_slices_are_imported(target: Target) -> None:
-    """What is staged and listed in the manifest can be imported, again and again."""
+    """Slices that are staged and listed in the manifest can be imported repeatedly."""
     api = target.api
     async with sink_bucket(target) as (bucket_id, made):
         table_id = f"{bucket_id}.my-table"

@@ -56,17 +56,17 @@ ROUTES = {
 
 @attrs.frozen
 class Case:
-    """A fault, and what is expected of it.
+    """A fault and its expected outcome.
 
-    :param step: of the life, before which the fault is injected.
-    :param route: whose answers are counted.
-    :param faults: route and members of each.
+    :param step: step of the life; the fault is injected before it.
+    :param route: route whose answers are counted.
+    :param faults: route and members of each fault.
     :param answers: statuses of the route's requests within the step, the first of them.
-    :param attempts: how often the step's owner (a user, an operator) has to begin.
-    :param jobs: import jobs by status in the end.
-    :param left: tokens and files that nobody knows of in the end.
-    :param mend: done by the user before the step is tried again.
-    :param first: done by somebody before the step.
+    :param attempts: number of attempts of the step by its owner (a user, an operator).
+    :param jobs: import jobs by status at the end.
+    :param left: leaked tokens and files at the end.
+    :param mend: repair by the user before the step is tried again.
+    :param first: preparation before the step.
     """
 
     step: str
@@ -84,11 +84,11 @@ class Case:
 
 @attrs.define
 class Outcome:
-    """What a life with a fault came to.
+    """Outcome of a life with a fault.
 
     :ivar answers: statuses of the faulted route's requests within the step.
-    :ivar uploads: slices that were sent.
-    :ivar events: about slices and about files that the API has, failures among them.
+    :ivar uploads: number of uploaded slices.
+    :ivar events: events of slices and files that the API has, including failures.
     """
 
     answers: list[int] = attrs.Factory(list)
@@ -139,7 +139,7 @@ class Life:
     # The steps, in order.
 
     async def log_in(self) -> None:
-        """What a request of a user asks before anything else."""
+        """Make the first request of every user."""
         api = self.bridge.api
         await api.index()
         await api.verify_token(MASTER)
@@ -229,7 +229,7 @@ class Life:
 
     @asynccontextmanager
     async def _one_more_event(self) -> AsyncIterator[None]:
-        """What is done inside sends an event on the side, whether it fails or not."""
+        """Expect that the block sends one event, even if it fails."""
         sent = self._count("createEvent")
         try:
             yield

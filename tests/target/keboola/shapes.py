@@ -60,10 +60,10 @@ def _merge(into: Shape, other: Shape) -> None:
 
 @attrs.define
 class Seen:
-    """What was exchanged in all calls of a kind.
+    """Exchanged requests and answers of one kind of call.
 
-    :ivar queries: the names of their parameters.
-    :ivar replies: by status.
+    :ivar queries: names of the query parameters.
+    :ivar replies: replies by status.
     """
 
     headers: set[str] = attrs.Factory(set)
@@ -129,7 +129,7 @@ class Documented:
 
 
 def problems_of(documented: Documented, seen: Seen) -> list[str]:
-    """Where what was exchanged differs from what is documented."""
+    """Return the differences between the exchanged and the documented calls."""
     problems = [
         f"the {what} {found} should be {expected}"
         for what, found, expected in (
@@ -153,7 +153,7 @@ def _headers(documented: Documented) -> set[str]:
 
 
 def lacks(shape: Shape, expected: Mapping[str, str]) -> Iterator[str]:
-    """Where an answer of this *shape* differs from the *expected* members."""
+    """Return the differences between an answer's *shape* and the *expected* members."""
     for name, kinds in expected.items():
         path = name.replace("?", "")
         found = shape.get(path)
@@ -423,7 +423,7 @@ DOCUMENTED: Mapping[str, Documented] = {
         reply={"": "object", "uuid": "string"},
     ),
 }
-"""By method and path, ids left out."""
+"""Documented calls by method and path, without ids."""
 
 ALSO_ANSWERED: Mapping[str, Documented] = {
     "GET /branch/{id}/files": Documented(
@@ -436,4 +436,4 @@ ALSO_ANSWERED: Mapping[str, Documented] = {
     ),
     "GET /branch/{id}/files/{id}": Documented(reply=_FILE, queries=frozenset({"federationToken"})),
 }
-"""What the Storage API answers to others: the service itself doesn't ask for it."""
+"""Answers of the Storage API that the service itself doesn't use."""

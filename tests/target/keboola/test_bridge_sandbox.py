@@ -50,7 +50,7 @@ async def test_creating_a_sink(bridge: Bridge) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_secrets_in_etcd(bridge: Bridge) -> None:
-    """What is stored holds neither tokens nor upload credentials in clear."""
+    """Stored records contain no tokens and no upload credentials in clear text."""
     file = await bridge.create_sink()
     (token,) = bridge.api.tokens
     record = await load_file_record(bridge.storage.client, file.key)
@@ -218,7 +218,7 @@ async def test_failed_job(bridge: Bridge) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_import_after_enabling(bridge: Bridge) -> None:
-    """What was staged before the sink was disabled is imported with the new token."""
+    """Slices staged before the sink was disabled are imported with the new token."""
     file = await bridge.importing_file(b'"a"\n')
     bridge.storage.tick()
     await bridge.do("disable_sink", SINK_KEY)

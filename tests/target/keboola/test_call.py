@@ -118,7 +118,7 @@ async def test_lost_answers_of_idempotent_calls_are_repeated(serve: Serve) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_connection_refused_is_repeated_even_for_unsafe_calls() -> None:
-    """Nobody listens: every call is tried again, and its error says that nothing was sent."""
+    """Every call is retried, since no request was sent; the error says so."""
     closed = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
     port = closed.getHost().port
     await closed.stopListening()
@@ -239,7 +239,7 @@ async def test_errors_without_a_body_get_a_derived_name(serve: Serve, say: Say) 
     ],
 )
 async def test_senseless_success_is_an_error(serve: Serve, say: Say) -> None:
-    """A success without the expected content is reported, not taken for an empty value."""
+    """A success without the expected content is an error, not an empty value."""
     api, server = serve(say)
     with pytest.raises(StorageApiError) as caught:
         await api.branch(SECRET, 456)
@@ -398,7 +398,7 @@ async def test_logged_exchanges_show_no_token(serve: Serve) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_an_answer_that_is_not_http_shows_no_token(serve: Serve, wire: str) -> None:
-    """What quotes the request instead of answering it isn't quoted with its token."""
+    """Tokens are removed from an answer that quotes the request."""
     api, _ = serve(Say(wire=wire.format(SECRET).encode()))
     with pytest.raises(StorageApiError) as caught:
         await api.import_async(SECRET, 456, "in.c-b.t", file_id=1, columns=["a"])
@@ -430,7 +430,7 @@ async def test_ids_and_states_show_no_token(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_exchanges_are_logged_only_on_demand(serve: Serve) -> None:
-    """Without the setting a call that succeeds leaves nothing in the log."""
+    """Without the setting, a successful call isn't logged."""
     api, _ = serve(Say(json=BRANCH))
     events: list[LogEvent] = []
     observer = cast(ILogObserver, events.append)

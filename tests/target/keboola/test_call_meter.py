@@ -26,7 +26,7 @@ from stream.target.keboola.call_meter import path_template, result_type
     ],
 )
 def test_ids_are_no_labels(path: tuple[str, ...], template: str) -> None:
-    """Whatever differs from object to object is left out of the path."""
+    """Ids are removed from the path."""
     assert path_template(path) == template
 
 

@@ -48,7 +48,7 @@ async def test_index_is_asked_once(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_verify_token(serve: Serve) -> None:
-    """A verified token tells its project and its person."""
+    """The answer contains the project and the user of the token."""
     api, server = serve(
         Say(
             json={
@@ -115,7 +115,7 @@ async def test_bucket_that_exists_after_a_repetition_was_created(serve: Serve) -
 
 @pytest_twisted.ensureDeferred
 async def test_bucket_that_exists_at_once_is_an_error(serve: Serve) -> None:
-    """Without a repetition an existing bucket is somebody else's."""
+    """A bucket that exists at the first attempt was created by another client."""
     api, _ = serve(INDEX, refuse(400, "storage.buckets.alreadyExists"))
     with pytest.raises(StorageApiError):
         await api.create_bucket("t", 456, "in.c-bucket")
@@ -286,7 +286,7 @@ async def test_import_async(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_failed_job(serve: Serve) -> None:
-    """A failed job tells its reason."""
+    """The error contains the reason of the failed job."""
     reason = {"message": "bad row", "code": "storage.bad", "exceptionId": "e-1"}
     api, _ = serve(job("processing"), job("error", error=reason))
     with pytest.raises(JobFailed) as caught:
@@ -342,7 +342,7 @@ async def test_send_event(serve: Serve) -> None:
 
 
 def test_event_results() -> None:
-    """A failure tells its error, a success its amounts when there are any."""
+    """A failure has its error, a success its amounts if there are any."""
     params = EventParams(1, 2, "s", source_name="S")
     failed = Event("c", "m", 0, params, error="boom").to_json()
     assert (failed["type"], failed["results"]) == ("error", '{"error":"boom"}')

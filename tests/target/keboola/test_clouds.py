@@ -1,4 +1,4 @@
-"""From slices to rows over object stores of other parties: S3 twice, Azure Blob, Google Cloud."""
+"""From slices to rows over third-party object stores: S3 twice, Azure Blob, Google Cloud."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_rows_equal_records(bridge: Bridge, staging: ObjectStaging, tmp_pa
 
 @pytest_twisted.ensureDeferred
 async def test_credentials_that_have_expired(bridge: Bridge) -> None:
-    """Nothing is read or sent with credentials that are over, and no repetition is asked for."""
+    """Nothing is read or sent with expired credentials, and the error isn't retryable."""
     await bridge.sandbox.fault("prepareFile", expiresIn=-5)
     upload = await _upload(bridge, await bridge.create_sink())
 
@@ -141,7 +141,7 @@ async def test_broken_upload_is_made_again(bridge: Bridge, staging: ObjectStagin
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest_twisted.ensureDeferred
 async def test_bytes_changed_on_the_way(bridge: Bridge, staging: ObjectStaging, parts: int) -> None:
-    """An object whose bytes a bad network has changed is never taken for stored."""
+    """An object changed by the network is never reported as stored."""
     host, _, port = staging.endpoint.partition("//")[2].partition("/")[0].partition(":")
     listening: Any = reactor.listenTCP(0, _BadNetwork(host, int(port)), interface="127.0.0.1")
     file = await bridge.create_sink()

@@ -29,7 +29,7 @@ POINTS = (
 
 
 class Crash(BaseException):
-    """The process ends here: nothing that catches exceptions may go on."""
+    """Simulated end of the process; handlers of exceptions must not continue."""
 
 
 @pytest_twisted.async_yield_fixture()
@@ -68,7 +68,7 @@ def arm(bridge: Bridge, patch: pytest.MonkeyPatch, point: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_row_is_doubled(bridge: Bridge) -> None:
-    """However often and wherever attempts end, each file's rows get into the table once."""
+    """Each file's rows are imported once, wherever and however often attempts end."""
     chance, seen, rows = random.Random(), Counter[str](), 0
     for number in range(ROUNDS):
         if number:

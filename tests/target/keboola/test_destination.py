@@ -58,7 +58,7 @@ async def test_a_bucket_is_made_only_if_it_is_missing() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_two_sinks_may_make_one_bucket() -> None:
-    """Whoever comes second is content with what the first has made."""
+    """The second sink uses the bucket created by the first."""
     api = FakeStorageApi()
 
     async def another() -> None:
@@ -78,7 +78,7 @@ async def test_two_sinks_may_make_one_bucket() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_other_refusals_of_a_bucket_are_passed_on(method: str, context: str) -> None:
-    """Nothing is taken for success that isn't; the message says what was tried."""
+    """Other errors aren't treated as success; the message names the failed operation."""
     api = FakeStorageApi()
     api.failures[method] = [refused(403, "storage.accessDenied")]
     with pytest.raises(UserError) as caught:
@@ -89,7 +89,7 @@ async def test_other_refusals_of_a_bucket_are_passed_on(method: str, context: st
 
 @pytest_twisted.ensureDeferred
 async def test_a_missing_table_is_made_and_marked() -> None:
-    """It has the mapping's columns and primary key, and tells whose it is."""
+    """It has the mapping's columns and primary key, and is marked with its sink."""
     api = FakeStorageApi()
     await ensure_table(api, TOKEN, KEYED)
     table = api.tables[TABLE]
@@ -110,7 +110,7 @@ async def test_a_marked_table_is_only_looked_at() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_two_sinks_may_make_one_table() -> None:
-    """Whoever comes second checks the table that the first has made."""
+    """The second sink checks the table created by the first."""
     api = FakeStorageApi()
 
     async def another() -> None:

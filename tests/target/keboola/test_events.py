@@ -47,7 +47,7 @@ def _body(api: FakeStorageApi) -> dict[str, Any]:
 
 
 def test_a_success_has_times_and_amounts() -> None:
-    """An event tells what was done, to whom, how long it took and how much it was."""
+    """An event has the operation, its object, its duration and the amounts."""
     api = FakeStorageApi()
     _send(api, Clock(), statistics=COUNTED)
     body = _body(api)
@@ -76,14 +76,14 @@ def test_a_success_has_times_and_amounts() -> None:
 
 @pytest.mark.parametrize("statistics", [None, Statistics(slices_count=1)])
 def test_nothing_was_moved(statistics: Statistics | None) -> None:
-    """Without records there are no results."""
+    """Without records an event has no results."""
     api = FakeStorageApi()
     _send(api, Clock(), statistics=statistics)
     assert _body(api)["results"] == "null"
 
 
 def test_a_failure_has_its_reason_and_no_amounts() -> None:
-    """A failure tells its reason and no amounts."""
+    """A failure has its reason and no amounts."""
     api = FakeStorageApi()
     _send(api, Clock(), error=UserError("no way"), statistics=COUNTED)
     body = _body(api)
@@ -100,7 +100,7 @@ def test_a_refused_event_is_only_logged() -> None:
 
 
 def test_an_event_is_given_up_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An API that doesn't answer holds nothing for ever."""
+    """An API that doesn't respond blocks nothing forever."""
     given_up: list[object] = []
 
     async def hang(self: FakeStorageApi, token: Token | str, event: Event) -> str:

@@ -29,7 +29,7 @@ NOW = 946_684_800.0  # 2000-01-01T00:00:00Z
 
 
 def detail(project_id: int = 123) -> dict[str, Any]:
-    """What the Storage API says of the token."""
+    """Return the Storage API's description of the token."""
     return {
         "id": "1001",
         "description": "a program",
@@ -55,7 +55,7 @@ def given(expires_at: str | None = None, project_id: int = 123) -> Say:
 
 
 class _Time(Clock):
-    """Only what is remembered goes by this clock: connections need a reactor that works."""
+    """A clock for the cache only; connections need a real reactor."""
 
     def getThreadPool(self) -> Any:
         return reactor.getThreadPool()
@@ -94,7 +94,7 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Make]:
 
 @ensure
 async def test_the_request(bridge: Make) -> None:
-    """Both tokens are in headers, the project is in the body, beside the path of the storage."""
+    """Both tokens are in headers; the body has the project and the path of the storage."""
     it = bridge([given()])
     found = await it.exchange.exchange(PROGRAM, 123)
     assert found.token.value == STORAGE_TOKEN
@@ -125,7 +125,7 @@ async def test_the_request(bridge: Make) -> None:
 async def test_how_long_an_answer_is_good(
     bridge: Make, expires_at: str | None, seconds: float, asked: int
 ) -> None:
-    """For half a minute, unless the token expires before a task that begins with it must end."""
+    """An answer is cached for 30 seconds, or less if its token expires too early for a task."""
     it = bridge([given(expires_at)])
     await it.exchange.exchange(PROGRAM, 123)
     it.clock.advance(seconds)
@@ -135,7 +135,7 @@ async def test_how_long_an_answer_is_good(
 
 @ensure
 async def test_each_project_has_a_token_of_its_own(bridge: Make) -> None:
-    """What is remembered for one project says nothing of another."""
+    """Each project has its own cache entry."""
     it = bridge([given(), given(project_id=124)])
     assert (await it.exchange.exchange(PROGRAM, 123)).info.project_id == 123
     assert (await it.exchange.exchange(PROGRAM, 124)).info.project_id == 124
@@ -206,7 +206,7 @@ async def test_the_service_account_is_read_each_time(bridge: Make, tmp_path: Pat
 async def test_a_service_account_without_a_token(
     bridge: Make, tmp_path: Path, content: bytes
 ) -> None:
-    """That is a fault of the service, and nobody is asked."""
+    """A missing service account is an error of the service, and no request is sent."""
     it = bridge([given()])
     (tmp_path / "account").write_bytes(content)
     with pytest.raises(UserError) as caught:

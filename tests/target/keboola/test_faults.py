@@ -1,6 +1,7 @@
-"""Each fault that the sandbox can be told to have, in the life of a sink: rows exactly once.
+"""The life of a sink with each fault of the sandbox: each record becomes exactly one row.
 
-A few of them run always, all with ``STREAM_FAULTS=all`` (``make faults``), which shows a table.
+A few faults are always tested, all with ``STREAM_FAULTS=all`` (``make faults``), which prints a
+table.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _HEAD = (
 
 @pytest.fixture(scope="module")
 def report() -> Iterator[dict[str, Outcome]]:
-    """What became of each case; printed at the end."""
+    """Print the outcome of each case at the end."""
     outcomes: dict[str, Outcome] = {}
     yield outcomes
     print("\n\n" + table(_HEAD, [_row(name, outcome) for name, outcome in outcomes.items()]))
@@ -57,7 +58,7 @@ def _row(name: str, outcome: Outcome) -> tuple[object, ...]:
 async def test_each_record_is_a_row_exactly_once_after_the_fault(
     etcd: EtcdClient, tmp_path: Path, name: str, report: dict[str, Outcome]
 ) -> None:
-    """The life of a sink goes on after the fault, and each record is a row exactly once."""
+    """The life of a sink continues after the fault, and each record becomes exactly one row."""
     case = CASES[name]
     async with running_bridge(etcd, tmp_path) as bridge:
         outcome = await live(bridge, tmp_path, case)

@@ -1,4 +1,4 @@
-"""Importing a file: one job, whatever happens in between."""
+"""Import of a file in exactly one job, with any failures."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def test_a_job_is_made_and_awaited(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_job_is_recorded_before_anybody_waits(setting: Setting) -> None:
-    """Whoever comes after a crash finds its id, and it takes one of the sink's slots."""
+    """After a crash the job's id is known, and it occupies one of the sink's slots."""
     seen: list[tuple[int | None, list[str]]] = []
 
     async def look() -> None:
@@ -128,7 +128,7 @@ async def test_a_running_job_is_joined(setting: Setting, status: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_job_that_ended_meanwhile_is_enough(setting: Setting) -> None:
-    """Nothing is imported twice when only the bookkeeping was lost."""
+    """Nothing is imported twice if only the record of the job was lost."""
     await setting.importer.import_file(setting.file)
     await setting.etcd.put(
         job_record_key(JobKey.of(SINK_KEY, "1003")),
@@ -142,7 +142,7 @@ async def test_a_job_that_ended_meanwhile_is_enough(setting: Setting) -> None:
 @pytest.mark.parametrize("method", ["import_async", "wait_job"])
 @pytest_twisted.ensureDeferred
 async def test_the_token_is_replaced_meanwhile(setting: Setting, method: str) -> None:
-    """The import goes on with the new token, and joins the job if there is one already."""
+    """The import continues with the new token, and joins an existing job."""
     setting.api.before[method] = setting.replace_token
     await setting.importer.import_file(setting.file)
     assert len(setting.api.imports) == 1
@@ -151,7 +151,7 @@ async def test_the_token_is_replaced_meanwhile(setting: Setting, method: str) ->
 
 @pytest_twisted.ensureDeferred
 async def test_a_refused_token_that_was_not_replaced(setting: Setting) -> None:
-    """Nobody has a better one, so the attempt has failed."""
+    """There is no newer token, so the attempt has failed."""
     setting.api.failures["import_async"] = [refused(401)]
     with pytest.raises(UserError, match="refused"):
         await setting.importer.import_file(setting.file)
@@ -172,7 +172,7 @@ async def test_a_job_whose_answer_was_lost_is_found(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_that_a_job_is_asked_for_is_stored_first(setting: Setting) -> None:
-    """Whoever comes after a crash, however soon after the call, knows that he has to look."""
+    """After a crash at any time after the call, the import searches for the job."""
     seen: list[bool] = []
 
     async def look() -> None:
@@ -199,7 +199,7 @@ async def test_a_job_that_was_never_started_is_started(setting: Setting) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_jobs_that_are_not_shown(setting: Setting) -> None:
-    """Where nobody can look, importing perhaps twice is better than perhaps never."""
+    """If jobs can't be listed, a possible second import is preferred to a missing one."""
     setting.api.lost_answers = [refused(502)]
     setting.api.failures["find_import"] = [refused(503), refused(403)]
     for _ in range(2):
@@ -236,7 +236,7 @@ async def test_a_refused_import_leaves_no_trace(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unanswered_question_about_the_job_starts_no_other(setting: Setting) -> None:
-    """Only a job that is known to have failed is replaced."""
+    """A job is replaced only if it is known to have failed."""
     await setting.importer.import_file(setting.file)
     setting.api.failures["get_job"] = [refused(404)]
     with pytest.raises(UserError, match="refused"):
@@ -276,7 +276,7 @@ async def test_an_empty_file_is_not_imported(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_sink_without_token_imports_nothing(setting: Setting) -> None:
-    """A disabled sink has none; it goes on when it is enabled."""
+    """A disabled sink has no token; its import continues when it is enabled."""
     await setting.etcd.delete(token_record_key(SINK_KEY))
     with pytest.raises(UserError, match=r"sink token .* not found"):
         await setting.importer.import_file(setting.file)
@@ -285,7 +285,7 @@ async def test_a_sink_without_token_imports_nothing(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_refused_event_does_not_fail_the_import(setting: Setting) -> None:
-    """The file is imported all the same."""
+    """The file is imported in spite of the refused event."""
     setting.api.failures["send_event"] = [refused(500)]
     await setting.importer.import_file(setting.file)
     assert len(setting.api.imports) == 1
@@ -308,7 +308,7 @@ async def test_records_of_finished_jobs_are_deleted(
 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_job_is_forgotten(setting: Setting) -> None:
-    """The API doesn't keep jobs for ever."""
+    """The API doesn't keep jobs forever."""
     record = await _running_job(setting)
     setting.api.failures["get_job"] = [refused(404)]
     assert await setting.importer.forget_finished(record)

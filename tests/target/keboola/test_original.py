@@ -87,7 +87,7 @@ def test_a_token() -> None:
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
 def test_credentials(provider: str) -> None:
-    """Of each cloud, in the layout in which they are stored in clear."""
+    """Credentials of each cloud, in the layout in which they are stored in clear text."""
     plain = upload_from_go(decode_gob(VALUES[provider]))
     assert {name: plain[name] for name in PROVIDERS[provider]} == PROVIDERS[provider]
     assert plain["provider"] == provider and plain["created"] == TIME
@@ -96,7 +96,7 @@ def test_credentials(provider: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({*PROVIDERS, "token"}))
 def test_there_and_back(name: str) -> None:
-    """What is written for the original says the same as what it has written."""
+    """A record written for the original equals the record written by the original."""
     read, write = (
         (token_from_go, token_to_go) if name == "token" else (upload_from_go, upload_to_go)
     )
@@ -117,7 +117,7 @@ def test_what_the_original_cannot_have(plain: dict[str, object]) -> None:
 
 @ensure
 async def test_a_record_with_an_encrypted_token() -> None:
-    """As the original stores it: only its key opens it, for this sink alone."""
+    """Only the original's key decrypts the token, for this sink alone."""
     encryptor = AesEncryptor(KEY)
     sealed = encryptor.encrypt_for_original(VALUES["token"], {"sink": str(SINK)})
     record = decode(
@@ -148,7 +148,7 @@ async def test_a_record_with_an_encrypted_token() -> None:
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
 @ensure
 async def test_a_record_with_encrypted_credentials(provider: str) -> None:
-    """They say where to upload, and until when."""
+    """The credentials contain the destination of uploads and the expiration."""
     encryptor = AesEncryptor(KEY)
     key = to_plain(FILE)
     sealed = encryptor.encrypt_for_original(VALUES[provider], {"file": str(FILE)})
@@ -179,7 +179,7 @@ async def test_a_record_with_encrypted_credentials(provider: str) -> None:
 @pytest.mark.parametrize("content", [b"\x1f\x8bno gzip", b"\x02new", b""], ids=range(3))
 @ensure
 async def test_other_content(content: bytes) -> None:
-    """What neither of the two has written is refused."""
+    """A layout of neither service is refused."""
     encryptor = AesEncryptor(KEY)
     sealed = encryptor._sealed(content, {})
     with pytest.raises(DecryptionFailed):

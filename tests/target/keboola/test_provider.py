@@ -1,4 +1,4 @@
-"""What is made remotely for a file: in which order, with which token, and how it is undone."""
+"""Remote resources of a file: the order of their creation, their tokens, and their removal."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_everything_is_made_in_order_for_a_user(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_written_before_the_transaction(setting: Setting) -> None:
-    """What a crash leaves behind is remote."""
+    """After a crash only remote resources remain."""
     await setting.prepare()
     assert (await setting.etcd.range("storage/")).count == 0
 
@@ -112,7 +112,7 @@ async def test_records_hold_no_secret_in_clear(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_background_uses_the_stored_token(setting: Setting) -> None:
-    """No bucket is looked at and no token is made."""
+    """No bucket is read and no token is created."""
     await setting.store(await setting.prepare())
     setting.api.calls.clear()
     prepared = await setting.prepare(token=None, later=1)
@@ -122,7 +122,7 @@ async def test_the_background_uses_the_stored_token(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_token_is_replaced_meanwhile(setting: Setting) -> None:
-    """The background goes on with the new one."""
+    """The background task continues with the new token."""
     first = await setting.prepare()
     await setting.store(first)
 
@@ -139,7 +139,7 @@ async def test_the_token_is_replaced_meanwhile(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_background_needs_a_stored_token(setting: Setting) -> None:
-    """Without one nothing is called."""
+    """Without a stored token no request is sent."""
     with pytest.raises(UserError, match=r"sink token .* not found in the database") as missing:
         await setting.prepare(token=None)
     assert missing.value.status == 404
@@ -147,7 +147,7 @@ async def test_the_background_needs_a_stored_token(setting: Setting) -> None:
 
 
 _UNDONE = ["prepare_file", "delete_file", "delete_token"]
-"""The staging file is made beside the table."""
+"""The staging file is created concurrently with the table."""
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ async def test_a_failure_undoes_what_was_made(
 
 @pytest_twisted.ensureDeferred
 async def test_an_undo_that_fails_hides_nothing(setting: Setting) -> None:
-    """The first error is told, not the one of the undoing."""
+    """The first error is reported, not the error of the undoing."""
     setting.api.failures["prepare_file"] = [refused(500, "storage.first")]
     setting.api.failures["delete_token"] = [refused(500, "storage.second")]
     with pytest.raises(UserError) as problem:
@@ -206,7 +206,7 @@ async def test_discarding_goes_on_after_a_failure(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_discarding_in_the_background_keeps_the_stored_token(setting: Setting) -> None:
-    """Only the new staging file goes."""
+    """Only the new staging file is deleted."""
     await setting.store(await setting.prepare())
     setting.api.calls.clear()
     await setting.provider.discard(await setting.prepare(token=None, later=1))
@@ -227,7 +227,7 @@ async def test_what_was_stored_after_all_is_not_undone(setting: Setting) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_of_another_at_the_same_time_is_no_reason_to_keep(setting: Setting) -> None:
-    """What counts is that our own record was stored."""
+    """The new resources are deleted if this record wasn't stored, even if another file's was."""
     await setting.store(await setting.prepare())
     loser = await setting.prepare()
     await setting.provider.discard(loser)
@@ -239,7 +239,7 @@ async def test_a_file_of_another_at_the_same_time_is_no_reason_to_keep(setting: 
 async def test_nothing_is_undone_while_nobody_knows(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an answer from etcd a leaked token is better than an open file without one."""
+    """If the outcome in etcd is unknown, the token is kept: an open file needs it."""
     prepared = await setting.prepare()
 
     async def away(key: str, *, revision: int = 0) -> None:
@@ -253,7 +253,7 @@ async def test_nothing_is_undone_while_nobody_knows(
 
 @pytest_twisted.ensureDeferred
 async def test_the_replaced_token_is_deleted_after_the_commit(setting: Setting) -> None:
-    """Until then the earlier files still need it."""
+    """Until the commit the earlier files need the token."""
     await setting.store(await setting.prepare())
     before = await setting.stored_token_id()
     second = await setting.prepare(later=1)
@@ -289,7 +289,7 @@ async def test_a_deactivated_sink_loses_its_token(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_change_that_fails_keeps_the_token(setting: Setting) -> None:
-    """Nothing remote happens before the commit."""
+    """Remote resources are deleted only after the commit."""
     await setting.store(await setting.prepare())
     with pytest.raises(UserError, match="changed my mind"):
         await _change(
@@ -313,7 +313,7 @@ async def test_a_sink_without_token_can_be_deactivated(setting: Setting) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_cannot_be_deleted_is_only_logged(setting: Setting) -> None:
-    """The change is made all the same."""
+    """The change succeeds in spite of the error."""
     await setting.store(await setting.prepare())
     setting.api.failures["delete_token"] = [refused(500)]
     await _change(
@@ -325,7 +325,7 @@ async def test_a_token_that_cannot_be_deleted_is_only_logged(setting: Setting) -
 
 @pytest_twisted.ensureDeferred
 async def test_a_deleted_sink_has_no_job_records(setting: Setting) -> None:
-    """Those of other sinks stay."""
+    """Job records of other sinks are kept."""
     other = SINK_KEY.source_key.sink("my-sink-2")
     for sink in (SINK_KEY, other):
         job = JobKey.of(sink, "321")

@@ -1,4 +1,4 @@
-"""Rows that the target refuses are found, kept and told; all others reach the table, once."""
+"""Rows refused by the target are found, kept and reported; all others are imported once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Setting:
     staging: Path
 
     async def refuse(self, text: str = POISON) -> None:
-        """From now on the target refuses rows with *text*."""
+        """Make the target refuse rows that contain *text*."""
         await self.bridge.sandbox.fault("job", rowsWith=text, times=MANY)
 
     async def staged(self, *slices: Sequence[bytes]) -> File:
@@ -92,7 +92,7 @@ class Setting:
         return (await read_quarantines(self.bridge.storage.client, SINK_KEY))[file.key]
 
     async def kept(self, file: File) -> list[dict[str, Any]]:
-        """What is in quarantine, as whoever may use the project finds it."""
+        """Return the quarantined rows that a user of the project can read."""
         record = await self.record(file)
         assert record.is_done and record.file_id is not None
         listed = (await self.bridge.sandbox.branch("GET", "files")).json
@@ -160,7 +160,7 @@ async def test_a_file_of_one_bad_row(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_damaged_data(setting: Setting) -> None:
-    """What can be read of a damaged object is imported, its damaged bytes are kept."""
+    """The readable part of a damaged object is imported, its damaged bytes are kept."""
     file = await setting.staged([rows("ab"), rows("cd"), rows("ef")], [rows("g")])
     first, _ = sorted(setting.objects(setting.bridge.api.file_ids[-1]))
     data = bytearray(first.read_bytes())
@@ -192,7 +192,7 @@ async def test_other_failures_are_no_refusals(setting: Setting, code: str) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_other_failures_on_the_way(setting: Setting) -> None:
-    """They don't count as refusals of the rows at hand either: the same rows are tried again."""
+    """Other failures don't count as refusals: the same rows are retried."""
     await setting.bridge.sandbox.fault("job", rowsWith=POISON, times=2)
     await setting.bridge.sandbox.fault("job", status=400, code="storage.internalError")
     await setting.refuse()
@@ -223,7 +223,7 @@ async def test_a_file_that_was_refused_before_this_was_known(setting: Setting) -
 
 @pytest_twisted.ensureDeferred
 async def test_the_limit_of_jobs(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind it nothing is halved; each range left is tried once, and told as a whole."""
+    """After the limit each remaining range is tried once and reported as a whole."""
     monkeypatch.setattr(quarantine, "MAX_JOBS", 4)
     await setting.refuse()
     values = [POISON if i in (1, 12, 13) else f"{i}" for i in range(16)]
@@ -237,7 +237,7 @@ async def test_the_limit_of_jobs(setting: Setting, monkeypatch: pytest.MonkeyPat
 
 
 class Crash(BaseException):
-    """The process ends here: nothing that catches exceptions may go on."""
+    """Simulated end of the process; handlers of exceptions must not continue."""
 
 
 def arm(setting: Setting, patch: pytest.MonkeyPatch, chance: random.Random) -> None:
@@ -275,7 +275,7 @@ def arm(setting: Setting, patch: pytest.MonkeyPatch, chance: random.Random) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_each_row_is_imported_or_kept_once_after_any_crash(setting: Setting) -> None:
-    """However often and wherever attempts end: each row is in the table or kept, once."""
+    """Each row is imported or quarantined once, wherever and however often attempts end."""
     chance, crashes = random.Random(), 0
     await setting.refuse()
     expected: list[str] = []
@@ -343,7 +343,7 @@ def test_every_bad_row_is_found(count: int, bad: set[int], others_left_out: bool
 
 @given(st.integers(1, 100_000), st.data())
 def test_jobs_are_bounded(count: int, data: st.DataObject) -> None:
-    """Whatever is refused: each row is decided, in a bounded number of jobs."""
+    """Every row is imported or quarantined in a bounded number of jobs."""
     record = QuarantineRecord(key=KEY, reason="r", ranges=first_ranges(count, others_left_out=True))
     decided = 0
     share = data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
@@ -380,11 +380,11 @@ def test_jobs_are_bounded(count: int, data: st.DataObject) -> None:
     ],
 )
 def test_only_known_codes_are_about_rows(code: str, expected: bool) -> None:
-    """Only what is known to be about rows is taken for it."""
+    """Other error codes don't refer to rows."""
     assert is_about_rows(code) is expected
 
 
 def test_a_single_row_is_not_halved() -> None:
-    """What is tried first of one row is the row."""
+    """A range of one row is tried once."""
     assert first_ranges(1, others_left_out=False) == (RowRange(0, 1),)
     assert first_ranges(0, others_left_out=True) == ()

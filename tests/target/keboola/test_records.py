@@ -63,7 +63,7 @@ def test_each_record_lies_below_its_sink() -> None:
 
 
 def test_token_record_in_clear() -> None:
-    """Without encryption the token is there as it came, the encrypted text is empty."""
+    """Without encryption the token is stored unchanged, and the encrypted text is empty."""
     assert encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR))) == (
         b'{"projectId":123,"branchId":456,"sourceId":"my-source","sinkId":"my-sink",'
         b'"token":{"id":"1001","description":"description","token":"the-secret"},'
@@ -109,7 +109,7 @@ def test_job_record() -> None:
 
 @pytest.mark.parametrize("encryptor", [CLEAR, SEALED])
 def test_round_trips(encryptor: Encryptor) -> None:
-    """What was sealed, stored and read is what it was."""
+    """Decrypted records equal the original ones."""
     token = decode_token(encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, encryptor))))
     assert done(token.unseal(encryptor)) == TOKEN
     file = decode_file(encode_record(_file(encryptor)))

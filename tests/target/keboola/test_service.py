@@ -49,7 +49,7 @@ async def test_the_start_does_not_wait_for_the_storage_api() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_does_not_wait_for_the_index() -> None:
-    """What hasn't come by then is given up, without a word."""
+    """A pending request of the index is cancelled without a log message."""
     api = _Api()
     service = _api_service(api)
     with capturedLogs() as events:

@@ -106,7 +106,7 @@ async def test_the_manifest_grows_with_each_slice(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_empty_slices_are_not_listed(setting: Setting) -> None:
-    """They have no object."""
+    """Empty slices have no object."""
     empty = await setting.uploading(is_empty=True)
     await setting.storage.to_uploaded(empty.key)
     slice_ = await setting.uploading()
@@ -258,8 +258,10 @@ async def test_a_report_that_fails_disturbs_nothing(setting: Setting, problem: s
 
 @pytest_twisted.ensureDeferred
 async def test_a_replaced_staging_file(setting: Setting) -> None:
-    """The new one has the columns of the old, is what uploads go to, and nothing that lies in the
-    old one is taken for uploaded any more."""
+    """The new staging file has the same columns and receives the uploads.
+
+    Objects of the old one don't count as uploaded.
+    """
     slice_ = await setting.uploading()
     before = await setting.uploader.upload(slice_, bytes_chunks(b"rows"))
 

@@ -124,7 +124,10 @@ def test_failures_are_not_remembered(error: Exception) -> None:
 
 
 def test_a_flood_of_wrong_tokens() -> None:
-    """They share a few calls; more wait, and even more are sent away. Good ones don't wait."""
+    """Wrong tokens share a few calls; more of them wait, and the rest is refused.
+
+    Valid tokens don't wait.
+    """
     s = Setup()
     assert not s.known("good")
     s.clock.advance(30)

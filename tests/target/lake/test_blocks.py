@@ -1,4 +1,4 @@
-"""CSV is cut between rows, wherever its chunks end and whatever its values hold."""
+"""CSV is divided between rows, for any chunks and values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows come out of the pipe as they went in, whatever the blocks are."""
+"""Rows read from the pipe equal the rows written to it, for any blocks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_blocks_are_bounded() -> None:
 
 @given(st.integers(0, 30))
 def test_a_pipe_that_ends_early_is_noticed(size: int) -> None:
-    """Whatever is missing: never is a part taken for the whole."""
+    """An incomplete message is an error, wherever it ends."""
     pipe = b"".join(framed(iter([b"some", b"rows"])))
     with pytest.raises(EOFError):
         for blocks in slices_of(io.BytesIO(pipe[: min(size, len(pipe) - 1)]).read, 1):

@@ -1,4 +1,4 @@
-"""What a table can be partitioned by, and what is said of everything else."""
+"""Valid partitions of a table, and the errors of all others."""
 
 from __future__ import annotations
 

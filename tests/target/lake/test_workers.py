@@ -50,7 +50,7 @@ async def test_a_process_does_one_job_after_the_other(workers: Workers) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_with_rows_on_their_way_ends_the_process(workers: Workers) -> None:
-    """What it hasn't read is never read as rows of the next job."""
+    """Unread rows are never read as rows of the next job."""
     pid = (await workers.run({"do": "count"}))["pid"]
     with pytest.raises(UserError, match="refused"):
         await workers.run({"do": "error"})

@@ -14,7 +14,7 @@ __all__ = ["work"]
 
 
 def work(job: dict[str, Any], slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """What the processes of these tests do."""
+    """Do the work of the processes in these tests."""
     match job["do"]:
         case "error":
             raise UserError("refused", name="tableMisfit")

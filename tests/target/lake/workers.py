@@ -17,7 +17,7 @@ reactor: Any = _reactor
 
 @cache
 def _shared(module: str) -> Workers:
-    """They end with the process of the tests."""
+    """Return worker processes that end with the process of the tests."""
     workers = Workers(reactor, module, 2)
     workers.startService()
     return workers

@@ -40,7 +40,9 @@ TYPES: dict[str, tuple[str, str, str, Any]] = {
     "j": ("json", "VARCHAR", '{""a"": [1, null]}', '{"a": [1, null]}'),
     "u": ("uuid", "VARCHAR", "0190a1b2-0000-7000-8000-00000000abcd", None),
 }
-"""By column: its type, DuckDB's, a cell, and the value; the cell itself if there is none."""
+"""For each column: its type, DuckDB's type, a cell, and the value; the cell itself if there is
+none.
+"""
 
 
 @pytest_twisted.async_yield_fixture()
@@ -56,7 +58,7 @@ def use(world: ParquetWorld, columns: Mapping, *partitions: str) -> None:
 
 
 def query(world: ParquetWorld, text: str) -> list[tuple[Any, ...]]:
-    """What DuckDB gives; ``{}`` stands for all objects of the table."""
+    """Return the rows of a DuckDB query; ``{}`` stands for all objects of the table."""
     place = f"{world.root.removeprefix('file://')}/{world.path}/**/*.parquet"
     files = f"read_parquet('{place}', hive_partitioning = true, union_by_name = true)"
     connection = duckdb.connect(config={"threads": 1})
@@ -113,7 +115,7 @@ async def test_a_column_alone_that_is_null(world: ParquetWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_rows_are_in_the_folder_of_their_day(world: ParquetWorld) -> None:
-    """Of two things that a table is partitioned by, the folders are in each other."""
+    """With two partition columns the folders are nested."""
     columns = mapping(
         {"name": "id", "dataType": "integer"},
         {"name": "at", "dataType": "timestamp", "nullable": True},
@@ -148,7 +150,7 @@ async def test_rows_are_in_the_folder_of_their_day(world: ParquetWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_manifest_says_which_times_are_there(world: ParquetWorld) -> None:
-    """Of the first column that holds the time of arrival."""
+    """The manifest has the range of the first column with the time of arrival."""
     plain = {"type": "datetime", "name": "at", "dataType": "timestamp"}
     use(world, Mapping((*mapping({"name": "x"}).columns, column_from_plain(plain))))
     rows = b'"a","2026-11-28T01:00:00.000000Z"\n"b","2026-11-27T01:00:00.500000Z"\n'
@@ -205,7 +207,7 @@ def _write(world: ParquetWorld, name: str, body: bytes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_a_file_that_is_given_up_has_left_is_removed(world: ParquetWorld) -> None:
-    """Only what isn't whole."""
+    """Only incomplete objects are removed."""
     file = await world.importing_file(b'"a"\n')
     target: Any = world.target
     record = await target._record(file.key)

@@ -33,8 +33,8 @@ BUCKET_KEYS = ("moto-key", "moto-secret-for-tests")
 
 @attrs.define(kw_only=True)
 class ParquetWorld(World):
-    """:ivar root: URL of the folder that all tables are below.
-    :ivar path: of the table below it.
+    """:ivar root: URL of the folder of all tables.
+    :ivar path: path of the table below it.
     """
 
     root: str
@@ -67,7 +67,7 @@ class ParquetWorld(World):
         ]
 
     def manifests(self) -> list[dict[str, Any]]:
-        """What is whole, by all manifests."""
+        """Return the complete objects of all manifests."""
         return [
             json.loads(body)
             for name, body in self.objects().items()

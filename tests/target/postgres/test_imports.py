@@ -51,7 +51,7 @@ TYPES = {
         "0190a1b2-0000-7000-8000-00000000abcd",
     ),
 }
-"""By column: its type, PostgreSQL's, a cell, and how PostgreSQL shows it."""
+"""For each column: its type, PostgreSQL's type, a cell, and PostgreSQL's output of it."""
 
 
 def mapping(*columns: dict[str, Any]) -> Mapping:
@@ -199,7 +199,7 @@ async def test_a_table_of_the_user_is_used_and_never_dropped(world: PostgresWorl
 async def test_rows_are_on_the_disk_of_the_server_before_their_slices_are_removed(
     world: PostgresWorld, of_database: str, of_import: str
 ) -> None:
-    """Also in a database that answers before its commits are durable."""
+    """Rows are durable even in a database with asynchronous commits."""
     world.query("CREATE SCHEMA {}")
     setting = "text DEFAULT current_setting('synchronous_commit')"
     world.query(f"CREATE TABLE {{}}.events (body text, waits {setting})")
@@ -283,7 +283,7 @@ async def test_a_connection_that_is_not_declared_is_named(world: PostgresWorld) 
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_is_opened_while_the_database_is_away(world: PostgresWorld) -> None:
-    """In the background nothing is asked of it."""
+    """Opening a file in the background sends no request to the database."""
     await world.create_sink()
     world.target._connections = {  # type: ignore[attr-defined]
         "warehouse": attrs.evolve(
@@ -298,7 +298,7 @@ async def test_a_file_is_opened_while_the_database_is_away(world: PostgresWorld)
 
 
 class _Slow:
-    """Lets an import stop in the middle of a slice until it may go on."""
+    """Pauses an import in the middle of a slice until it may continue."""
 
     def __init__(self, world: PostgresWorld) -> None:
         self.is_there, self.may_go_on = threading.Event(), threading.Event()
@@ -419,7 +419,7 @@ class _CutOff:
 
 
 def _locked(world: PostgresWorld) -> Any:
-    """A connection whose transaction keeps everybody else from the table, until it is closed."""
+    """Return a connection that locks the table until it is closed."""
     connection: Any = world.server.connect()
     connection.execute("BEGIN")
     connection.execute(f'LOCK TABLE "{world.schema}".events')
@@ -452,7 +452,7 @@ async def test_an_import_that_is_given_up_is_cancelled_on_the_server(world: Post
 
 @pytest_twisted.ensureDeferred
 async def test_work_that_is_given_up_before_its_turn_is_not_begun(world: PostgresWorld) -> None:
-    """Nobody waits for it any more when a thread is free."""
+    """Work canceled while it waits for a thread isn't started."""
     target: Any = world.target
     begun: list[int] = []
     may_end = threading.Event()

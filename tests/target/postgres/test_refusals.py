@@ -84,7 +84,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     ),
     "length": ("(body text)", (), (), "value too long for type character varying(7)"),
 }
-"""By what refuses: the table, statements before it and behind it, and the reason."""
+"""For each cause of a refusal: the table, statements before and after it, and the reason."""
 
 
 @pytest.mark.parametrize("kind", TABLES)
@@ -92,7 +92,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
 async def test_refused_rows_are_in_quarantine_and_all_others_in_the_table(
     world: PostgresWorld, kind: str
 ) -> None:
-    """Whatever of the user refuses them; repetitions change nothing."""
+    """All user-defined causes are covered; a repeated import changes nothing."""
     columns, before, behind, reason = TABLES[kind]
     make_table(world, columns, *before)
     for statement in behind:
@@ -150,7 +150,7 @@ async def test_rows_in_quarantine_can_be_imported_with_sql(world: PostgresWorld)
 
 @pytest_twisted.ensureDeferred
 async def test_with_a_primary_key_the_last_accepted_row_stays(world: PostgresWorld) -> None:
-    """Also of the same file; the refused one replaces nothing."""
+    """Rows of the same file included; a refused row replaces nothing."""
     make_table(world, "(k text PRIMARY KEY, body text CHECK (body NOT LIKE 'bad%'))")
     use(world, keyed())
     file = await world.importing_file(
@@ -241,7 +241,7 @@ async def _work(world: PostgresWorld, file: File) -> object:
 async def test_an_import_cut_off_while_refused_rows_are_looked_for(
     world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of it has happened; the next one begins from the start."""
+    """Its transaction is rolled back; the next import starts from the beginning."""
     make_table(world, "(body text CHECK (body NOT LIKE 'bad%'))")
     file = await world.importing_file(_rows(["a", "bad", "b", "c"]))
     execute = psycopg.Connection.execute

@@ -45,15 +45,15 @@ def with_type(mapping: Mapping) -> Mapping:
 
 @attrs.define(kw_only=True)
 class PostgresWorld(World):
-    """:ivar schema: of the table, new for each test.
-    :ivar server: shared by all tests.
+    """:ivar schema: schema of the table, new for each test.
+    :ivar server: PostgreSQL server shared by all tests.
     """
 
     schema: str
     server: Postgres
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
-        """What *text* gives, with ``{}`` as the quoted name of the schema."""
+        """Return the rows of the query *text*, with ``{}`` as the quoted name of the schema."""
         connection: Any = self.server.connect()
         with connection:
             cursor = connection.execute(text.replace("{}", f'"{self.schema}"'))

@@ -30,7 +30,7 @@ def test_every_setting_is_listed_once() -> None:
 
 
 def test_a_row_has_type_default_range_and_who_may_change_it() -> None:
-    """A row tells type, default, range, who may change it and what has no effect."""
+    """A row has type, default, range, who may change the setting, and whether it has an effect."""
     lines = reference().split("\n")
     assert (
         "| `source.http.requestTimeout`<br>`STREAM_SOURCE_HTTP_REQUEST_TIMEOUT` "
@@ -65,7 +65,7 @@ def test_what_nothing_reads_is_said_to_have_no_effect() -> None:
 
 
 def test_what_is_said_to_have_no_effect_is_read_by_nothing() -> None:
-    """A name alone doesn't tell: it is looked for behind that of its section."""
+    """The search for uses includes the section's name, since names of settings are ambiguous."""
     read = set()
     for path in (ROOT / "stream").rglob("*.py"):
         if path.parent.name != "settings" and path != _STORED:
