@@ -27,6 +27,7 @@ RECORDS ?= 1000000
 HISTORIES ?= 300
 LAKE_SINKS ?= 20
 LAKE_MIB ?= 2048
+COPY_MIB ?= 256
 STEPS ?= 60
 MINUTES ?= 60
 ONLY ?=
@@ -59,7 +60,7 @@ CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -pr
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd native console console-matrix console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-console bench-lake chaos outages fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd native console console-matrix console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-console bench-lake bench-copy chaos outages fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -172,6 +173,9 @@ bench: install $(COMPILED) ## Measure throughput and latency against the baselin
 
 bench-lake: install ## Measure the conversion of LAKE_MIB MiB of slices into Parquet beside pyarrow's and DuckDB's own
 	$(BIN)/python -m benchmarks.lake --mib=$(LAKE_MIB)
+
+bench-copy: install ## Measure imports of COPY_MIB MiB into PostgreSQL beside psql's \copy, in pairs
+	$(BIN)/python -m benchmarks.copying --mib=$(COPY_MIB)
 
 hostile: install ## Attack the service in ATTACKS ways (all), and watch a good producer
 	$(BIN)/python -m benchmarks.hostile $(foreach name,$(ATTACKS),'$(name)')

@@ -28,7 +28,7 @@ from twisted.internet.task import LoopingCall
 from benchmarks.markdown import table
 from stream.target.lake.workers import Workers
 
-__all__ = ["main"]
+__all__ = ["COLUMNS", "chunks_of", "main", "write_slice"]
 
 reactor: Any = _reactor
 
@@ -76,7 +76,7 @@ connection.execute(f"COPY (SELECT * FROM read_csv('{source}', header = false, co
 """
 
 
-def _write(path: Path, mebibytes: int) -> tuple[int, int]:
+def write_slice(path: Path, mebibytes: int) -> tuple[int, int]:
     """Write a gzipped CSV of a given size; return its rows and bytes."""
     block = "".join(
         _ROW.format(
@@ -137,7 +137,9 @@ def _other(name: str, program: str, source: Path, root: Path) -> _Measured:
     return measured
 
 
-def _chunks(path: Path) -> Callable[[], Iterator[bytes]]:
+def chunks_of(path: Path) -> Callable[[], Iterator[bytes]]:
+    """Return what reads the file in chunks."""
+
     def read() -> Iterator[bytes]:
         with path.open("rb", buffering=0) as file:
             while chunk := file.read(1024 * 1024):
@@ -178,7 +180,7 @@ async def _ours(source: Path, small: Path, root: Path) -> tuple[_Measured, dict[
 
     measured = _Measured("stream")
     try:
-        await workers.run(job(0), [_chunks(small)])
+        await workers.run(job(0), [chunks_of(small)])
         (worker,) = workers._all
         pid = worker.transport.pid
         idle, own = _status(pid, "VmRSS"), _status(os.getpid(), "VmRSS")
@@ -188,7 +190,7 @@ async def _ours(source: Path, small: Path, root: Path) -> tuple[_Measured, dict[
         last[0] = reactor.seconds()
         ticking.start(_TICK, now=False)
         began, before = time.monotonic(), _seconds_of(pid) + time.process_time()
-        await workers.run(job(1), [_chunks(source)])
+        await workers.run(job(1), [chunks_of(source)])
         measured.seconds = time.monotonic() - began
         measured.processor = _seconds_of(pid) + time.process_time() - before
         ticking.stop()
@@ -206,8 +208,8 @@ async def _ours(source: Path, small: Path, root: Path) -> tuple[_Measured, dict[
 
 async def _run(mebibytes: int, rounds: int, root: Path) -> str:
     source, small = root / "source.csv.gz", root / "small.csv.gz"
-    rows, size = _write(source, mebibytes)
-    _write(small, 1)
+    rows, size = write_slice(source, mebibytes)
+    write_slice(small, 1)
     found: dict[str, list[_Measured]] = {}
     memory: dict[str, float] = {}
     for _ in range(rounds):

@@ -42,6 +42,8 @@ _JOINED = b"is in its table already"
 _REJECTED = (207, 400)
 """Records that are rejected by all sinks of a source, or by some of them."""
 _SHOWN = 20
+_DEFINED_SECONDS = 300.0
+"""The first table of Iceberg starts a process, which may take long on a busy machine."""
 REPLAY_SECONDS = 1.0
 """Seconds between two sinks whose rejected records are replayed."""
 
@@ -152,7 +154,8 @@ def _define(deployed: Deployment, number: int) -> tuple[str, list[str]]:
     for type_ in TYPES:
         table = table_of(type_, is_strict=True)
         sink = {"type": "table", "name": type_, "sinkId": type_, "table": table}
-        sinks.append(deployed.task("POST", f"{source}/sinks", sink)["url"])
+        made = deployed.task("POST", f"{source}/sinks", sink, seconds=_DEFINED_SECONDS)
+        sinks.append(made["url"])
     _, answer = deployed.call("GET", source)
     return answer["http"]["url"], sinks
 

@@ -23,7 +23,7 @@ from stream.staging.chunks import Chunks, bytes_chunks
 from stream.staging.cloud import CloudBackend, client_options, retry_options
 from stream.staging.errors import StagingError
 from stream.staging.gcs import ENDPOINT, GcsBackend
-from stream.staging.local import LocalBackend
+from stream.staging.local import LocalBackend, part_path
 from stream.staging.store import Backend
 
 __all__ = ["OPTIONS", "SCHEMES", "Bucket", "BucketAddress", "open_bucket", "read_address"]
@@ -119,9 +119,16 @@ class Bucket:
     """
 
     def __init__(
-        self, backend: Backend, store: Any, prefix: str, hide: Callable[[str], str]
+        self,
+        backend: Backend,
+        store: Any,
+        prefix: str,
+        hide: Callable[[str], str],
+        *,
+        has_parts: bool = False,
     ) -> None:
         self._backend = backend
+        self._has_parts = has_parts
         self._store = store
         self._prefix = f"{prefix}/" if prefix else ""
         self._hide = hide
@@ -168,12 +175,17 @@ class Bucket:
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects; missing ones are no error. Raises StagingError."""
         for name in names:
-            try:
-                obstore.delete(self._store, f"{self._prefix}{name}")
-            except FileNotFoundError:
-                continue
-            except (BaseError, ValueError, OSError) as problem:
-                raise self._failed(f'cannot remove "{name}"', problem) from None
+            self._remove(name)
+            if self._has_parts:  # of a process that was killed
+                self._remove(str(part_path(Path(name))))
+
+    def _remove(self, name: str) -> None:
+        try:
+            obstore.delete(self._store, f"{self._prefix}{name}")
+        except FileNotFoundError:
+            return
+        except (BaseError, ValueError, OSError) as problem:
+            raise self._failed(f'cannot remove "{name}"', problem) from None
 
     def _failed(self, what: str, problem: Exception) -> StagingError:
         return StagingError(f"{what}: {self._hide(str(problem))}")
@@ -210,7 +222,7 @@ def _folder(root: Path) -> Bucket:
     except OSError as problem:
         raise StagingError(f'cannot make the folder "{root}": {problem.strerror}') from None
     store = LocalStore(root, automatic_cleanup=True)
-    return Bucket(LocalBackend(root), store, "", str)
+    return Bucket(LocalBackend(root), store, "", str, has_parts=True)
 
 
 Stores = Callable[[Mapping[str, str]], Any]

@@ -6,6 +6,7 @@ folder, synced, and renamed; then the folder is synced.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,9 +17,10 @@ from stream.staging.chunks import Chunks
 from stream.staging.errors import ObjectMismatch, StagingError
 from stream.staging.store import StoredObject
 
-__all__ = ["LocalBackend"]
+__all__ = ["LocalBackend", "opened_part", "part_path"]
 
 _READ_BYTES = 1024 * 1024
+_MAX_NAME_BYTES = 255
 
 
 class LocalBackend:
@@ -67,11 +69,46 @@ class LocalBackend:
             sync_directory(each.parent)
 
 
+def part_path(target: Path) -> Path:
+    """Return the path of the hidden file of the object *target*; see Note [Parts]."""
+    return target.with_name(f".{target.name}.part")
+
+
+def opened_part(target: Path) -> tuple[int, Path]:
+    """Open an empty hidden file for the bytes of *target*; see Note [Parts].
+
+    It has to get its name, or to be removed, before it is closed.
+    """
+    part = part_path(target)
+    while len(part.name.encode()) <= _MAX_NAME_BYTES:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(part, descriptor):
+                os.ftruncate(descriptor, 0)
+                return descriptor, part
+        except OSError:  # somebody writes it, or there are no locks
+            os.close(descriptor)
+            break
+        os.close(descriptor)  # whoever had the lock has given it its name, or has removed it
+    descriptor, hidden = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
+    return descriptor, Path(hidden)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether the open file is still the one at *path*."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
 def _write(target: Path, chunks: Chunks, stopped: Callable[[], bool]) -> int:
     size = 0
-    descriptor, hidden = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
-    try:
-        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
+    descriptor, hidden = opened_part(target)
+    with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
+        try:
             for chunk in chunks():
                 if stopped():
                     raise InterruptedError("the upload was cancelled")
@@ -81,9 +118,9 @@ def _write(target: Path, chunks: Chunks, stopped: Callable[[], bool]) -> int:
                     view = view[written:]
                 size += len(chunk)
             sync_file(file.fileno())
-        Path(hidden).replace(target)
-    except BaseException:
-        Path(hidden).unlink(missing_ok=True)
-        raise
+            hidden.replace(target)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
     sync_directory(target.parent)
     return size

@@ -23,7 +23,9 @@ __all__ = ["PROBE_SECONDS", "REMEMBERED_SECONDS", "ConnectionState", "Probes"]
 _log = Logger()
 
 REMEMBERED_SECONDS = 10.0
-"""How long an answer, or its absence, is shown without another attempt."""
+"""For how long an answer, or its absence, is shown without trying again."""
+PREPARE_SECONDS = 30.0
+"""How long the target may take until it can try a connection."""
 PROBE_SECONDS = 5.0
 """Timeout after which a connection counts as unavailable."""
 
@@ -108,6 +110,12 @@ class Probes:
         if name in self._running:
             raise TimeoutError  # The last attempt hasn't ended yet, and occupies a thread.
         self._running.add(name)
+        try:
+            preparing = Deferred.fromCoroutine(_prepared(target))
+            await within(preparing, PREPARE_SECONDS, self._reactor, f"the connection {name}")
+        except BaseException:
+            self._running.discard(name)
+            raise
         answer: Deferred[None] = Deferred()
 
         def ended(result: object) -> None:
@@ -120,6 +128,10 @@ class Probes:
         Deferred.fromCoroutine(_awaited(target, name)).addBoth(ended)
         await within(answer, PROBE_SECONDS, self._reactor, f"the connection {name}")
         return True
+
+
+async def _prepared(target: Probing) -> None:
+    await target.prepare_probe()
 
 
 async def _awaited(target: Probing, name: str) -> None:

@@ -23,7 +23,7 @@ from stream.encryption.interface import Encryptor
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Session
 from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
-from stream.staging import Chunks
+from stream.staging import Chunks, StagingError
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, JobKey
 from stream.storage.model.statistics import Statistics
@@ -42,6 +42,7 @@ __all__ = [
     "Target",
     "TargetContext",
     "TargetFactory",
+    "TargetUnavailable",
     "file_record",
 ]
 
@@ -72,6 +73,17 @@ class TargetContext:
 
 class StagingReplaced(Exception):
     """The file's staging storage was replaced during the upload of a slice."""
+
+
+class TargetUnavailable(StagingError):
+    """Where a file is imported to can't be reached now, so its records have to stay.
+
+    :param place: the same for all files that this concerns, such as the name of a connection.
+    """
+
+    def __init__(self, message: str, place: str) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 @attrs.frozen
@@ -181,7 +193,8 @@ class Target(FileProvider, Protocol):
     async def delete_staged(self, file: FileKey) -> None:
         """Remove the staged objects of *file*, whose records are deleted next; idempotent.
 
-        Raises StagingError: something is left; the records are kept then, and the call is repeated.
+        Raises `StagingError` if something is left, and `TargetUnavailable` if nothing of the same
+        place can be removed now; the records stay then, and it is called again.
         """
 
     # API: views and deletion.
@@ -215,6 +228,9 @@ class Previewing(Protocol):
 @runtime_checkable
 class Probing(Protocol):
     """A `Target` that can check whether a connection of its type answers; not all can."""
+
+    async def prepare_probe(self) -> None:
+        """Get ready for `probe`, such as by the start of a process; its time doesn't count."""
 
     async def probe(self, connection: str) -> None:
         """Try the *connection*, within seconds.

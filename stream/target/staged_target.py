@@ -24,13 +24,15 @@ from stream.storage.model.statistics import Statistics
 from stream.storage.store.prepared import PreparedFile
 from stream.storage.store.records import read_slices
 from stream.target.jobs import JobSlots
-from stream.target.protocol import Staged, TargetContext, file_record
+from stream.target.protocol import Staged, TargetContext, TargetUnavailable, file_record
 from stream.target.staged import StagingArea
 from stream.values.codec import decode, encode
 
 __all__ = ["Declared", "StagedRecord", "StagedRows", "StagedTarget"]
 
 _log = Logger()
+AVOIDED_SECONDS = 60.0
+"""For how long cleanup doesn't ask a connection that has failed."""
 _STAGED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
 StagedRows = Callable[[], Iterator[bytes]]
@@ -86,6 +88,8 @@ class StagedTarget(ABC, Generic[C, R]):
         self._client = context.client
         self._connections = connections
         self._record_type = record_type
+        self._reactor = context.reactor
+        self._failed: dict[str, tuple[float, str]] = {}
         self._jobs = JobSlots(
             context.client, context.session, name, context.settings.target.job_limit
         )
@@ -244,10 +248,20 @@ class StagedTarget(ABC, Generic[C, R]):
             await self._staging.remove(file)
         record = await self._known(file)
         if record is not None and record.connection in self._connections:
-            try:
-                await self._abandoned(record, self._connections[record.connection])
-            except UserError as error:
-                raise StagingError(str(error)) from error
+            await self._remove_abandoned(record, self._connections[record.connection])
+
+    async def _remove_abandoned(self, record: R, connection: C) -> None:
+        """Ask a connection that has just failed not again, so that a run of cleanup ends."""
+        now = self._reactor.seconds()
+        failed = self._failed.get(record.connection)
+        if failed is not None and now < failed[0]:
+            raise TargetUnavailable(failed[1], record.connection)
+        try:
+            await self._abandoned(record, connection)
+        except UserError as error:
+            self._failed[record.connection] = now + AVOIDED_SECONDS, str(error)
+            raise TargetUnavailable(str(error), record.connection) from error
+        self._failed.pop(record.connection, None)
 
     # API.
 

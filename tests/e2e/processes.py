@@ -198,7 +198,9 @@ class Deployment:
         status, answer = request(method, url, data, headers)
         return status, json.loads(answer) if answer.startswith((b"{", b"[")) else answer.decode()
 
-    def task(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
+    def task(
+        self, method: str, url: str, body: Any = None, *, seconds: float = 60.0
+    ) -> dict[str, Any]:
         """Run a task and wait for its success; its outputs."""
         status, task = self.call(method, url, body)
         assert status == 202, (status, task)
@@ -207,7 +209,7 @@ class Deployment:
             _, latest = self.call("GET", task["url"])
             return latest if latest["isFinished"] else None
 
-        ended = wait_for(finished, f"the end of the task {task['taskId']}")
+        ended = wait_for(finished, f"the end of the task {task['taskId']}", seconds)
         assert ended["status"] == "success", ended
         outputs: dict[str, Any] = ended["outputs"]
         return outputs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -24,7 +26,7 @@ import urllib3
 from stream.sandbox import ObjectStaging
 from tests.conftest import free_port
 
-__all__ = ["SERVERS", "ObjectServer", "running_server"]
+__all__ = ["SERVERS", "ObjectServer", "bucket_options", "credentials_of", "running_server"]
 
 TOOLS = Path(os.environ.get("STREAM_CLOUDS", ".clouds")).absolute()
 BUCKET = "stream-staging"
@@ -207,3 +209,30 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
         except urllib3.exceptions.HTTPError:
             assert time.monotonic() < deadline, "the object store doesn't answer"
             time.sleep(0.05)
+
+
+def bucket_options(staging: ObjectStaging, prefix: str) -> dict[str, str]:
+    """The options of a connection to a folder of *staging*, without its credentials."""
+    scheme = {"aws": "s3", "azure": "az", "gcp": "gs"}[staging.provider]
+    options = {"url": f"{scheme}://{staging.bucket}/{prefix}", "endpoint": staging.endpoint}
+    if staging.provider == "azure":
+        options["account"] = staging.key_id
+    if staging.provider == "aws":
+        options["region"] = staging.region
+    return options
+
+
+def credentials_of(staging: ObjectStaging) -> str:
+    """The text of a credential file for *staging*."""
+    by_provider: dict[str, dict[str, Any]] = {
+        "aws": {"accessKeyId": staging.key_id, "secretAccessKey": staging.secret},
+        "azure": {"accountKey": staging.secret},
+        "gcp": {
+            "gcs_base_url": staging.endpoint,
+            "disable_oauth": True,
+            "client_email": "",
+            "private_key": "",
+            "private_key_id": "",
+        },
+    }
+    return json.dumps(by_provider[staging.provider])

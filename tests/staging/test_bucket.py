@@ -6,45 +6,16 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stream.errors import UserError
-from stream.sandbox import ObjectStaging
 from stream.staging import StagingError, bytes_chunks
 from stream.staging.bucket import Bucket, BucketAddress, open_bucket, read_address
-from tests.staging.servers import SERVERS, running_server
+from tests.staging.servers import SERVERS, bucket_options, credentials_of, running_server
 
 PART = 5 * 1024 * 1024
 _FOLDER = "folder"
-
-
-def bucket_options(staging: ObjectStaging) -> dict[str, str]:
-    """The options of a connection to *staging*, without its credentials."""
-    scheme = {"aws": "s3", "azure": "az", "gcp": "gs"}[staging.provider]
-    options = {"url": f"{scheme}://{staging.bucket}/some/prefix", "endpoint": staging.endpoint}
-    if staging.provider == "azure":
-        options["account"] = staging.key_id
-    if staging.provider == "aws":
-        options["region"] = staging.region
-    return options
-
-
-def credentials_of(staging: ObjectStaging) -> str:
-    """The text of a credential file for *staging*."""
-    by_provider: dict[str, dict[str, Any]] = {
-        "aws": {"accessKeyId": staging.key_id, "secretAccessKey": staging.secret},
-        "azure": {"accountKey": staging.secret},
-        "gcp": {
-            "gcs_base_url": staging.endpoint,
-            "disable_oauth": True,
-            "client_email": "",
-            "private_key": "",
-            "private_key_id": "",
-        },
-    }
-    return json.dumps(by_provider[staging.provider])
 
 
 @pytest.fixture(scope="module", params=[_FOLDER, *(server.name for server in SERVERS)])
@@ -57,7 +28,9 @@ def bucket(
         return
     (server,) = (each for each in SERVERS if each.name == request.param)
     with running_server(server, folder / "objects") as staging:
-        yield open_bucket(read_address(bucket_options(staging)), credentials_of(staging))
+        yield open_bucket(
+            read_address(bucket_options(staging, "some/prefix")), credentials_of(staging)
+        )
 
 
 @pytest.mark.parametrize("size", [0, 1000, 2 * PART + 7])

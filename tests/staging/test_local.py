@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from stream.staging import (
     bytes_chunks,
     open_store,
 )
+from stream.staging.local import LocalBackend, opened_part
 from tests.staging.uploads import local
 
 reactor: Any = _reactor
@@ -176,3 +180,59 @@ def test_killed_upload_shows_no_half_object(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "1001").iterdir()] == [".part"]
     LocalBackend(tmp_path).put("1001/slice", bytes_chunks(b"whole"), lambda: False)
     assert (tmp_path / "1001" / "slice").read_bytes() == b"whole"
+
+
+def _part(folder: Path) -> Path:
+    return folder / ".object.part"
+
+
+def test_what_a_killed_process_has_left_is_written_again(tmp_path: Path) -> None:
+    """Whoever stores the object next leaves nothing beside it."""
+    _part(tmp_path).write_bytes(b"the first half, and more than the object has")
+    assert LocalBackend(tmp_path).put("object", bytes_chunks(b"whole"), lambda: False).size == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["object"]
+    assert (tmp_path / "object").read_bytes() == b"whole"
+
+
+def test_two_that_store_an_object_do_not_meet(tmp_path: Path) -> None:
+    """Each has a file of its own, and nothing is left of either."""
+    backend = LocalBackend(tmp_path)
+
+    def first() -> Iterator[bytes]:
+        yield b"fir"
+        assert _part(tmp_path).read_bytes() == b"fir"
+        backend.put("object", bytes_chunks(b"second"), lambda: False)
+        assert (tmp_path / "object").read_bytes() == b"second"
+        yield b"st"
+
+    backend.put("object", first, lambda: False)
+    assert [path.name for path in tmp_path.iterdir()] == ["object"]
+    assert (tmp_path / "object").read_bytes() == b"first"
+
+
+def test_an_object_that_gets_its_name_meanwhile_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hidden file that somebody opened has become the object before it was locked."""
+    _part(tmp_path).write_bytes(b"whole")
+    lock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        if not (tmp_path / "object").exists():
+            _part(tmp_path).rename(tmp_path / "object")
+        lock(descriptor, how)
+
+    monkeypatch.setattr("stream.staging.local.fcntl.flock", late)
+    descriptor, hidden = opened_part(tmp_path / "object")
+    os.close(descriptor)
+    assert (tmp_path / "object").read_bytes() == b"whole"
+    assert hidden == _part(tmp_path) and hidden.read_bytes() == b""
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("stream.staging.local.fcntl.flock", refuse)
+    LocalBackend(tmp_path).put("object", bytes_chunks(b"whole"), lambda: False)
+    assert (tmp_path / "object").read_bytes() == b"whole"

@@ -25,10 +25,10 @@ from stream.storage.reconcile.operator import Requeue
 from stream.target.protocol import Previewing
 from stream.target.registry import Targets
 from tests.storage.histories.world import SINK_KEY, TABLE
-from tests.target.iceberg.world import iceberg_world, rest_world
+from tests.target.iceberg.world import iceberg_world, rest_world, s3_warehouse_world
 from tests.target.keboola.bridge import running_bridge
 from tests.target.memory import MemoryTarget
-from tests.target.parquet.world import parquet_world, s3_world
+from tests.target.parquet.world import azure_world, gcs_world, parquet_world, s3_world
 from tests.target.postgres.world import postgres_world
 from tests.target.world import (
     TOKEN,
@@ -73,12 +73,36 @@ FAULTS = {
         "server stopped",
         "disk full",
     ),
-    "parquet": ("table dropped", "server unavailable"),
+    "parquet": ("table dropped", "rights revoked", "server unavailable", "disk full"),
     "parquet-s3": ("table dropped", "server unavailable"),
-    "iceberg": ("table dropped", "column missing", "server unavailable"),
+    "parquet-azure": ("table dropped", "rights revoked", "server unavailable"),
+    "parquet-gcs": ("table dropped", "server unavailable"),
+    "iceberg": (
+        "table dropped",
+        "column missing",
+        "rights revoked",
+        "server unavailable",
+        "disk full",
+    ),
+    "iceberg-s3": ("table dropped", "column missing", "server unavailable"),
     "iceberg-rest": ("table dropped", "column missing", "server unavailable"),
 }
 """Faults between the opening of a file and its import, by target."""
+
+SHOWN: dict[object, str] = {
+    "disk full": "has no space left",
+    "column missing": "column",
+    "server unavailable": "does not answer",
+    ("keboola", "server unavailable"): "",
+    ("parquet", "server unavailable"): "the store does not answer, or refuses the credentials",
+    ("parquet", "rights revoked"): "refuses the credentials, or they lack a right",
+    ("parquet-azure", "rights revoked"): "refuses the credentials, or they lack a right",
+    ("iceberg", "rights revoked"): "refuses the credentials, or they lack a right",
+    ("postgres", "rights revoked"): "grant the user of the connection",
+}
+"""What the error of an import says, by fault, or by target and fault."""
+
+NOT_SHOWN = ("127.0.0.1", "localhost", "nobody_at_all", "secret", "devstoreaccount")
 
 PAUSABLE = ("memory", "postgres", "parquet", "iceberg")
 """Targets that two coordinators may use for the same file at the same time. Jobs of the Storage API
@@ -93,7 +117,13 @@ _KINDS: dict[str, Kind] = {
     "parquet": parquet_world,
     "iceberg": iceberg_world,
 }
-_OTHER_KINDS: dict[str, Kind] = {"parquet-s3": s3_world, "iceberg-rest": rest_world}
+_OTHER_KINDS: dict[str, Kind] = {
+    "parquet-s3": s3_world,
+    "parquet-azure": azure_world,
+    "parquet-gcs": gcs_world,
+    "iceberg-s3": s3_warehouse_world,
+    "iceberg-rest": rest_world,
+}
 """Other stores and catalogs of the same targets, for ``make lake``."""
 
 if os.environ.get("STREAM_TARGETS") == "all":
@@ -239,14 +269,22 @@ async def test_a_coordinator_that_is_paused_at_any_await_adds_no_row_again(
 async def test_a_file_waits_until_what_keeps_it_from_its_table_is_repaired(
     etcd: EtcdClient, tmp_path: Path, kind: str, fault: str
 ) -> None:
-    """It is imported as a whole then, and no row of it is in quarantine."""
+    """It is imported as a whole then, and no row of it is in quarantine.
+
+    The error says what happened, but neither where that is nor who may do it: users see it.
+    """
     async with _KINDS[kind](etcd, tmp_path) as world:
         file = await world.importing_file(rows("a", "b"), rows("c"))
         async with world.faults[fault]():
             try:
                 await world.target.import_file(file)
             except UserError as error:
-                assert len(str(error)) > 10
+                shown = f"{error} {error.detail}"
+                assert SHOWN.get((kind, fault), SHOWN.get(fault, "")) in shown
+                if kind != "keboola":
+                    assert not [each for each in (*NOT_SHOWN, str(tmp_path)) if each in shown]
+            else:
+                assert fault == "table dropped"
         for _ in range(2):
             assert await world.target.import_file(file) == 0
             assert sorted(await world.read()) == ["a", "b", "c"]

@@ -4,13 +4,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
 from stream.errors import UserError
 from stream.settings.connections import Connection
-from stream.target.probes import PROBE_SECONDS, REMEMBERED_SECONDS, ConnectionState, Probes
+from stream.target.probes import (
+    PREPARE_SECONDS,
+    PROBE_SECONDS,
+    REMEMBERED_SECONDS,
+    ConnectionState,
+    Probes,
+)
 from stream.target.registry import Targets
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -24,6 +30,10 @@ class ProbingTarget:
 
     def __init__(self) -> None:
         self.probes: list[tuple[str, Deferred[None]]] = []
+        self.prepared: Deferred[None] = succeed(None)
+
+    async def prepare_probe(self) -> None:
+        await self.prepared
 
     async def probe(self, connection: str) -> None:
         self.probes.append((connection, Deferred()))
@@ -97,6 +107,23 @@ def test_no_answer_is_an_answer(world: World) -> None:
     second = world.ask()
     world.clock.advance(1)
     assert shown(first) == shown(second) == [(False, "no answer within 5 s")]
+
+
+def test_the_start_of_a_process_does_not_count(world: World) -> None:
+    """What it takes longer than a probe may, too; but not for ever."""
+    world.target.prepared = Deferred()
+    asking = world.ask()
+    world.clock.advance(PROBE_SECONDS * 2)
+    assert not world.tried
+    world.target.prepared.callback(None)
+    world.clock.advance(PROBE_SECONDS - 1)
+    world.answer()
+    assert shown(asking) == [(True, "")]
+    world.clock.advance(REMEMBERED_SECONDS)
+    world.target.prepared = Deferred()
+    asking = world.ask()
+    world.clock.advance(PREPARE_SECONDS)
+    assert shown(asking) == [(False, "no answer within 5 s")]
 
 
 def test_an_attempt_that_does_not_end_is_not_joined_by_others(world: World) -> None:

@@ -31,7 +31,7 @@ from stream.storage.model.prefix import FILE_ALL
 from stream.storage.model.state import FileState
 from stream.storage.store import records
 from stream.storage.store.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
-from stream.target.protocol import Target
+from stream.target.protocol import Target, TargetUnavailable
 from stream.target.registry import Targets
 from stream.values.utctime import age
 
@@ -93,12 +93,19 @@ class _Periodic(Service):
     async def each(self, items: Sequence[T], clean_up: Callable[[T], Awaitable[bool]]) -> list[int]:
         """Clean up all items; return the counts of deleted, retained and failed ones."""
         counts = [0, 0, 0]
+        unavailable: set[str] = set()
 
         async def one(item: T) -> None:
             if counts[2] > self._tolerance:
                 return
             try:
                 counts[0 if await clean_up(item) else 1] += 1
+            except TargetUnavailable as error:
+                # Says nothing about the other items, however many there are of this one's place.
+                counts[1] += 1
+                if error.place not in unavailable:
+                    unavailable.add(error.place)
+                    _log.warn("cannot clean up {item}: {error}", item=item, error=error)
             except Exception:
                 counts[2] += 1
                 _log.failure("cannot clean up {item}", item=item)

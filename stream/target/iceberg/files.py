@@ -7,7 +7,6 @@ files of a table could be empty.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +15,7 @@ from pyiceberg.io import OutputFile
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
 from stream.ops.durable import sync_directory, sync_file
+from stream.staging.local import opened_part
 
 __all__ = ["DurableFileIO"]
 
@@ -69,7 +69,7 @@ class _Stream:
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self._path = path
         self._overwrite = overwrite
-        descriptor, self._hidden = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        descriptor, self._hidden = opened_part(path)
         self._file = open(descriptor, "wb")  # noqa: PTH123, SIM115
         self._size = 0
 
@@ -94,14 +94,16 @@ class _Stream:
         try:
             self._file.flush()
             sync_file(self._file.fileno())
-            self._file.close()
             if self._overwrite:
-                Path(self._hidden).replace(self._path)
+                self._hidden.replace(self._path)
             else:
                 os.link(self._hidden, self._path)
+                self._hidden.unlink()
+        except BaseException:
+            self._hidden.unlink(missing_ok=True)
+            raise
         finally:
             self._file.close()
-            Path(self._hidden).unlink(missing_ok=True)
         sync_directory(self._path.parent)
 
     def __enter__(self) -> Self:
@@ -116,5 +118,5 @@ class _Stream:
         if kind is None:
             self.close()
         else:
+            self._hidden.unlink(missing_ok=True)
             self._file.close()
-            Path(self._hidden).unlink(missing_ok=True)

@@ -15,12 +15,14 @@ from stream.definition.key import SinkKey
 from stream.errors import UserError, shortened
 from stream.target.columns import ColumnRecord
 from stream.target.iceberg.connections import Catalog, declared_catalogs
+from stream.target.lake.frames import LakeUnusable
 from stream.target.lake.partitions import TIME_TRANSFORMS, read_partitions
 from stream.target.lake.records import FileRecord
 from stream.target.lake.target import LakeTarget, plain_columns
 from stream.target.lake.workers import Workers
 from stream.target.protocol import TargetContext
 from stream.target.staged_target import StagedRows
+from stream.target.unusable import refuses
 from stream.values.redaction import is_secret_name
 
 __all__ = ["NAME", "IcebergTarget"]
@@ -32,6 +34,8 @@ _WORK = "stream.target.iceberg.work"
 _TRANSFORMS = ("identity", *TIME_TRANSFORMS, "bucket", "truncate")
 _CATALOG_SECONDS = 120.0
 """Time limit of a request to a catalog, including the start of a process."""
+_QUESTIONS_SECONDS = 900.0
+"""How long the idle process for requests is kept, so that the next one is answered fast."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
@@ -41,15 +45,16 @@ class IcebergTarget(LakeTarget[Catalog]):
     Raises UserError for connections in the settings that can't be used.
     """
 
+    what = "the catalog or the warehouse"
+
     def __init__(self, context: TargetContext) -> None:
         catalogs = declared_catalogs(list(context.settings.target.connections.of_type(NAME)))
         limit = max((catalog.workers for catalog in catalogs.values()), default=1)
         workers = Workers(context.reactor, _WORK, limit)
         super().__init__(context, NAME, catalogs, workers, places=("namespace", "table"))
         # The definition of a sink doesn't wait for imports.
-        self._questions = Workers(context.reactor, _WORK, 1)
+        self._questions = Workers(context.reactor, _WORK, 1, idle_seconds=_QUESTIONS_SECONDS)
         self.services = (workers, self._questions)
-        self._reactor = context.reactor
         self._pool = context.pool
 
     def _check(
@@ -87,7 +92,7 @@ class IcebergTarget(LakeTarget[Catalog]):
     ) -> None:
         job = await self._job(connection, record.place, record.key.sink_key)
         job |= {"do": "import", "compression": compression, **_of_file(record)}
-        answer = await self._workers.run(job, rows)
+        answer = await self._worked(self._workers, connection, job, rows)
         if answer["retries"]:
             _log.info(
                 "retried the commit of file {file_id} {retries} times: others committed meanwhile",
@@ -98,6 +103,10 @@ class IcebergTarget(LakeTarget[Catalog]):
     async def _drop(self, connection: Catalog, place: Mapping[str, str], owner: SinkKey) -> bool:
         answer = await self._ask(connection, place, owner, {"do": "drop"})
         return bool(answer["isDropped"])
+
+    async def prepare_probe(self) -> None:
+        """Start the process for requests, which takes a second of processor time."""
+        await self._questions.run({"do": "nothing"})
 
     async def probe(self, connection: str) -> None:
         catalog = self._connections[connection]
@@ -111,23 +120,21 @@ class IcebergTarget(LakeTarget[Catalog]):
                     "secrets": [],
                 }
             )
-        except UserError as error:
+        except (UserError, LakeUnusable) as error:
             _log.info(
                 'the connection "{connection}" does not answer: {reason}',
                 connection=connection,
                 reason=str(error),
             )
-            raise UserError(
-                "the catalog does not answer, or refuses the credentials",
-                status=503,
-                name="connectionFailed",
-            ) from None
+            shown, _ = refuses(str(error), "the catalog")
+            raise UserError(shown, status=503, name="connectionFailed") from None
 
     async def _ask(
         self, connection: Catalog, place: Mapping[str, str], owner: SinkKey, job: Mapping[str, Any]
     ) -> dict[str, Any]:
         workers = self._workers if job["do"] == "has" else self._questions
-        asking = ensureDeferred(workers.run({**await self._job(connection, place, owner), **job}))
+        full = {**await self._job(connection, place, owner), **job}
+        asking = ensureDeferred(self._worked(workers, connection, full))
         what = f'a question to the catalog of the connection "{connection.declared.name}"'
         answer: dict[str, Any] = await within(asking, _CATALOG_SECONDS, self._reactor, what)
         return answer

@@ -52,9 +52,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from stream.errors import UserError
 from stream.target.columns import ColumnRecord
 from stream.target.iceberg.tables import differences, new_schema, new_spec
+from stream.target.lake.frames import LakeUnusable
 from stream.target.lake.partitions import TIME_TRANSFORMS, read_partitions
 from stream.target.lake.rows import GROUP_BYTES, limit_memory, read_groups
 from stream.target.lake.spool import Part, Spool, split
+from stream.target.owners import check_project
 from stream.values.redaction import hide_secrets
 
 __all__ = ["FILE_ID", "TRANSFORMS", "work"]
@@ -71,16 +73,13 @@ _MAX_ROWS = 1024 * 1024
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "uncompressed": "none"}
 _MAX_SHOWN = 300
 _NO_UUID = "0" * 32
-_LOOK = (
-    "an operator has to look at the catalog, the warehouse, and the credentials of the connection "
-    'in the setting "target.connections"'
-)
-
 limit_memory()
 
 
 def work(job: dict[str, Any], slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Run *job* by its ``do``: ``ensure``, ``has``, ``import``, ``drop`` or ``probe``."""
+    """Run *job* by its ``do``, one of `_DOES`, ``probe`` or ``nothing``."""
+    if job["do"] == "nothing":
+        return {}
     try:
         properties = {**job["properties"], "py-io-impl": f"{__package__}.files.DurableFileIO"}
         catalog = load_catalog(job["catalog"], **properties)
@@ -88,22 +87,15 @@ def work(job: dict[str, Any], slices: Iterator[Iterator[bytes]]) -> dict[str, An
             catalog.list_namespaces()
             return {}
         return _DOES[job["do"]](_Job(catalog, job), slices)
-    except (UnauthorizedError, ForbiddenError, PermissionError) as error:
-        raise UserError(_refusal(job, error), name="connectionForbidden", detail=_LOOK) from None
-    except (RESTError, RequestException, SQLAlchemyError, OSError) as error:
-        raise UserError(
-            _refusal(job, error), status=503, name="connectionFailed", detail=_LOOK
-        ) from None
+    except (UnauthorizedError, ForbiddenError, RESTError, RequestException) as error:
+        raise LakeUnusable(_reason(job, error)) from None
+    except (SQLAlchemyError, OSError) as error:
+        raise LakeUnusable(_reason(job, error)) from None
 
 
-def _refusal(job: dict[str, Any], error: Exception) -> str:
+def _reason(job: dict[str, Any], error: Exception) -> str:
     text = " ".join(str(error).partition("[SQL")[0].split())
-    for secret in job["secrets"]:
-        text = text.replace(secret, "***")
-    return (
-        f'the catalog of the connection "{job["connection"]}" refuses, or can\'t be used: '
-        f"{hide_secrets(text[:_MAX_SHOWN]) or type(error).__name__}"
-    )
+    return f"{type(error).__name__}: {hide_secrets(text, job['secrets'])[:_MAX_SHOWN]}"
 
 
 class _Job:
@@ -171,6 +163,7 @@ def _ensure(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
     """Make the table, or add missing columns."""
     for attempt in range(job.commit_retries + 1):
         table = job.table()
+        check_project(table.properties.get(MADE_BY, ""), job.name, job.owner)
         job.check(table, with_partitions=True)
         there = {field.name for field in table.schema().fields}
         missing = [column for column in job.columns if column.name not in there]

@@ -14,7 +14,17 @@ from typing import Any
 
 from stream.errors import UserError
 
-__all__ = ["INPUT", "MAX_LINE", "OUTPUT", "ROWS", "answer_of", "failure", "framed", "slices_of"]
+__all__ = [
+    "INPUT",
+    "MAX_LINE",
+    "OUTPUT",
+    "ROWS",
+    "LakeUnusable",
+    "answer_of",
+    "failure",
+    "framed",
+    "slices_of",
+]
 
 INPUT, OUTPUT, ROWS = 0, 1, 3
 """File descriptors of the process."""
@@ -25,6 +35,10 @@ MAX_LINE = 4 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
 _END = _LENGTH.pack(0)
 _BLOCK_BYTES = 256 * 1024
+
+
+class LakeUnusable(Exception):
+    """A store or a catalog fails, or refuses a request. Its text is only for the log."""
 
 
 def framed(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -66,8 +80,10 @@ def slices_of(read: Callable[[int], bytes], count: int) -> Iterator[Iterator[byt
         yield blocks()
 
 
-def failure(error: UserError | str) -> bytes:
+def failure(error: UserError | LakeUnusable | str) -> bytes:
     """Return the answer of a failed job: a message for the user, or only for the log."""
+    if isinstance(error, LakeUnusable):
+        return json.dumps({"unusable": str(error)}).encode() + b"\n"
     if isinstance(error, UserError):
         shown: dict[str, Any] = {
             "message": error.message,
@@ -81,11 +97,13 @@ def failure(error: UserError | str) -> bytes:
 
 
 def answer_of(line: bytes) -> dict[str, Any]:
-    """Return the result of a job. Raises UserError, or RuntimeError for a defect."""
+    """Return the result of a job. Raises UserError, LakeUnusable, or RuntimeError for a defect."""
     plain: dict[str, Any] = json.loads(line)
     if "error" in plain:
         shown = plain["error"]
         raise UserError(shown.pop("message"), **shown)
+    if "unusable" in plain:
+        raise LakeUnusable(plain["unusable"])
     if "fault" in plain:
         raise RuntimeError(plain["fault"])
     return plain

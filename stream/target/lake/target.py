@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import uuid_utils
+from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
@@ -19,13 +20,16 @@ from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.store.prepared import PreparedFile
 from stream.target.columns import ColumnRecord, columns_of
+from stream.target.lake.frames import LakeUnusable
 from stream.target.lake.records import FileRecord
 from stream.target.lake.workers import Workers
 from stream.target.protocol import Quarantine, TargetContext
 from stream.target.staged_target import Declared, StagedRows, StagedTarget
+from stream.target.unusable import refuses, unusable
 
 __all__ = ["LakeTarget", "plain_columns"]
 
+_log = Logger()
 C = TypeVar("C", bound=Declared)
 
 
@@ -54,6 +58,9 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         self._places = tuple(places)
         self._members = {"connection", *places, *optional}
         self.services = (workers,)
+
+    what = "the store"
+    """Subject of the error of a connection that can't be used."""
 
     # Implemented by each target.
 
@@ -89,6 +96,32 @@ class LakeTarget(StagedTarget[C, FileRecord]):
     @abstractmethod
     async def _drop(self, connection: C, place: Mapping[str, str], owner: SinkKey) -> bool:
         """Delete the table if it was made for the sink; return False if it is kept."""
+
+    def _unusable(self, connection: C, reason: str) -> UserError:
+        """Log *reason*, and return the error for users of the *connection*."""
+        shown, is_forbidden = refuses(reason, self.what)
+        return unusable(
+            _log,
+            connection.declared.name,
+            shown,
+            reason,
+            is_forbidden=is_forbidden,
+            detail=f"an operator has to check {self.what}, and the address and the credentials of "
+            'the connection in the setting "target.connections"',
+        )
+
+    async def _worked(
+        self,
+        workers: Workers,
+        connection: C,
+        job: Mapping[str, Any],
+        rows: Sequence[StagedRows] = (),
+    ) -> dict[str, Any]:
+        """Return the result of *job*. Raises UserError, also if the lake can't be used."""
+        try:
+            return await workers.run(job, rows)
+        except LakeUnusable as problem:
+            raise self._unusable(connection, str(problem)) from None
 
     # New files.
 

@@ -20,7 +20,15 @@ from typing import Any
 
 from stream.errors import UserError
 from stream.staging.errors import StagingError
-from stream.target.lake.frames import INPUT, MAX_LINE, OUTPUT, ROWS, failure, slices_of
+from stream.target.lake.frames import (
+    INPUT,
+    MAX_LINE,
+    OUTPUT,
+    ROWS,
+    LakeUnusable,
+    failure,
+    slices_of,
+)
 from stream.values.redaction import hide_secrets
 
 __all__ = ["NICENESS", "Work", "main"]
@@ -54,8 +62,10 @@ def _answer(work: Work, job: dict[str, Any], rows: Callable[[int], bytes]) -> by
         return json.dumps(answer).encode() + b"\n"
     except UserError as error:
         return failure(error)
+    except LakeUnusable as error:
+        return failure(error)
     except StagingError as error:
-        return failure(UserError(str(error), status=503, name="connectionFailed"))
+        return failure(LakeUnusable(str(error)))
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = hide_secrets(str(error)[:MAX_SHOWN])

@@ -153,11 +153,15 @@ class Workers(Service):
     of the API defines one sink.
 
     :param module: module with the function ``work``, a `stream.target.lake.worker_process.Work`.
+    :param idle_seconds: how long an idle process is kept.
     """
 
-    def __init__(self, reactor: Any, module: str, limit: int) -> None:
+    def __init__(
+        self, reactor: Any, module: str, limit: int, *, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
         self._reactor = reactor
         self._module = module
+        self._idle_seconds = idle_seconds
         self._turns = Slots(limit)
         self._threads = ThreadPoolService(reactor, "lake", limit)
         self._idle: dict[_Worker, Any] = {}
@@ -239,7 +243,7 @@ class Workers(Service):
 
     def _release(self, worker: _Worker, *, is_clean: bool) -> None:
         if is_clean and self.running and worker.is_running and worker.jobs < MAX_JOBS:
-            self._idle[worker] = self._reactor.callLater(IDLE_SECONDS, self._end_idle, worker)
+            self._idle[worker] = self._reactor.callLater(self._idle_seconds, self._end_idle, worker)
         else:
             worker.signal("KILL")
 

@@ -21,6 +21,7 @@ from stream.target.lake.partitions import TIME_TRANSFORMS, Partition, read_parti
 from stream.target.lake.records import FileRecord
 from stream.target.lake.target import LakeTarget, plain_columns
 from stream.target.lake.workers import Workers
+from stream.target.owners import check_project
 from stream.target.parquet.connections import Archive, declared_archives
 from stream.target.parquet.layout import (
     TABLE,
@@ -31,6 +32,7 @@ from stream.target.parquet.layout import (
 )
 from stream.target.protocol import TargetContext
 from stream.target.staged_target import StagedRows
+from stream.target.unusable import refuses
 
 __all__ = ["NAME", "ParquetTarget"]
 
@@ -39,11 +41,12 @@ _log = Logger()
 NAME = "parquet"
 _WORK = "stream.target.parquet.work"
 _PROBED = "_stream_probe"
-_NO_STORE = "the store does not answer, or refuses the credentials"
 """Name of a missing object that is read to check whether the store answers."""
 _LOCK_SECONDS = 30.0
-_OWN = re.compile(r"(.*/)?([0-9a-f-]{36}-\d+\.parquet|_manifest/(pending/)?[0-9a-f-]{36}\.json)")
-"""Objects written by Stream below the path of a table."""
+_OWN = re.compile(
+    r"(.*/)?(\.?[0-9a-f-]{36}-\d+\.parquet|_manifest/(pending/)?\.?[0-9a-f-]{36}\.json)(\.part)?"
+)
+"""Objects that Stream has written below the path of a table, or has begun to write."""
 
 T = TypeVar("T")
 
@@ -59,7 +62,6 @@ class ParquetTarget(LakeTarget[Archive]):
         limit = max((archive.workers for archive in archives.values()), default=1)
         workers = Workers(context.reactor, _WORK, limit)
         super().__init__(context, NAME, archives, workers, places=("path",))
-        self._reactor = context.reactor
         self._pool = context.pool
         self._session = context.session
 
@@ -91,9 +93,11 @@ class ParquetTarget(LakeTarget[Archive]):
             name = f"{path}/{TABLE}"
             found = bucket.read(name)
             if found is None:
+                _check_alone(bucket, path)
                 bucket.put_bytes(name, Description.of(columns, partitions, str(owner)).body())
                 return
             described = _read(found, name)
+            check_project(described.made_by, path, str(owner))
             problems = described.differences(columns, partitions)
             if problems:
                 raise UserError(
@@ -142,7 +146,7 @@ class ParquetTarget(LakeTarget[Archive]):
             "rowGroupRows": connection.row_group_rows,
             "compression": compression,
         }
-        await self._workers.run(job, rows)
+        await self._worked(self._workers, connection, job, rows)
 
     async def _drop(self, connection: Archive, place: Mapping[str, str], owner: SinkKey) -> bool:
         path = place["path"]
@@ -153,8 +157,18 @@ class ParquetTarget(LakeTarget[Archive]):
             if found is None or _read(found, name).made_by != str(owner):
                 return False
             below = f"{path}/"
+            names = list(bucket.names(path))
+            inner = tuple(
+                each.removesuffix(TABLE)
+                for each in names
+                if each.endswith(f"/{TABLE}") and each != name
+            )
             bucket.remove(
-                [each for each in bucket.names(path) if _OWN.fullmatch(each.removeprefix(below))]
+                [
+                    each
+                    for each in names
+                    if _OWN.fullmatch(each.removeprefix(below)) and not each.startswith(inner)
+                ]
             )
             bucket.remove([name])  # last: a retry must find it
             return True
@@ -175,6 +189,9 @@ class ParquetTarget(LakeTarget[Archive]):
 
         await self._run(connection, remove)
 
+    async def prepare_probe(self) -> None:
+        """There is nothing to start."""
+
     async def probe(self, connection: str) -> None:
         address = self._connections[connection].address
 
@@ -189,11 +206,8 @@ class ParquetTarget(LakeTarget[Archive]):
                 connection=connection,
                 reason=str(error),
             )
-            raise UserError(
-                _NO_STORE,
-                status=503,
-                name="connectionFailed",
-            ) from None
+            shown, _ = refuses(str(error), self.what)
+            raise UserError(shown, status=503, name="connectionFailed") from None
 
     async def _run(self, connection: Archive, work: Callable[[Bucket], T]) -> T:
         """Return the result of *work*, run in a thread. Raises UserError with what to do."""
@@ -202,24 +216,32 @@ class ParquetTarget(LakeTarget[Archive]):
             try:
                 return work(open_bucket(connection.address, connection.address.credentials()))
             except StagingError as error:
-                _log.warn(
-                    'the connection "{connection}" can\'t be used: {reason}',
-                    connection=connection.declared.name,
-                    reason=str(error),
-                )
-                raise UserError(
-                    f'the connection "{connection.declared.name}" can\'t be used: {_NO_STORE}',
-                    status=503,
-                    name="connectionFailed",
-                    detail="an operator has to look at the store, and at the address and the "
-                    'credentials of the connection in the setting "target.connections"',
-                ) from None
+                raise self._unusable(connection, str(error)) from None
 
         return await self._in_thread(run)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         result: T = await deferToThreadPool(self._reactor, self._pool, work)
         return result
+
+
+def _check_alone(bucket: Bucket, path: str) -> None:
+    """Refuse a new table inside another one, or around one. Raises UserError, and StagingError.
+
+    Readers take all objects below the path of a table for its rows.
+    """
+    parts = path.split("/")
+    parents = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+    inside = next((each for each in parents if bucket.read(f"{each}/{TABLE}") is not None), None)
+    around = next((each for each in bucket.names(path) if each.endswith(f"/{TABLE}")), None)
+    for other, place in (inside, "inside"), (around, "around"):
+        if other is not None:
+            raise UserError(
+                f'the path "{path}" is {place} the table "{other.removesuffix(f"/{TABLE}")}", use '
+                "another path",
+                name="tableMisfit",
+                param="body.table.path",
+            )
 
 
 def _partitions(text: str, columns: Sequence[ColumnRecord]) -> tuple[Partition, ...]:

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors, sql
 
 from stream.errors import UserError, shortened
+from stream.target.owners import check_project
 from stream.target.postgres.records import ColumnRecord, FileRecord
 from stream.target.postgres.refusals import (
     NONE_REFUSED,
@@ -315,16 +316,10 @@ def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: s
 
 
 def _check_project(comment: str | None, schema: str, table: str, owner: str) -> None:
-    """Check that a table with this *comment* wasn't made for another project. Raises UserError.
-
-    Projects may share a connection, but not each other's rows.
-    """
-    is_marked = comment is not None and comment.startswith(_mark(""))
-    project = owner.partition("/")[0]
-    if is_marked and not str(comment).startswith(_mark(f"{project}/")):
-        raise UserError(
-            f'the table "{schema}.{table}" was made for another project, use another name'
-        )
+    """Refuse a table with this *comment* if it is of another project. Raises UserError."""
+    marked = _mark("")
+    made_by = comment.removeprefix(marked) if comment and comment.startswith(marked) else ""
+    check_project(made_by, f"{schema}.{table}", owner)
 
 
 def _mark(owner: str) -> str:

@@ -46,6 +46,7 @@ from stream.target.postgres.tables import QUARANTINE
 from stream.target.protocol import Preview, Quarantine, TargetContext
 from stream.target.staged import decompressed
 from stream.target.staged_target import StagedRows, StagedTarget
+from stream.target.unusable import unusable
 from stream.values.codec import encode
 from stream.values.redaction import hide_secrets
 
@@ -60,6 +61,10 @@ _PROBE_SECONDS = 4
 ORDER_SECONDS = 3600.0
 """How long a file waits for an older one whose import keeps failing."""
 
+_LOOK = (
+    "an operator has to look at the server, and at host, user and password of the connection in "
+    'the setting "target.connections"'
+)
 _MISFITS = (
     errors.DatatypeMismatch,
     errors.InvalidColumnReference,
@@ -77,7 +82,6 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     def __init__(self, context: TargetContext) -> None:
         databases = declared_databases(list(context.settings.target.connections.of_type(NAME)))
         super().__init__(context, NAME, databases, FileRecord)
-        self._reactor = context.reactor
         self._now = context.now
         self._pools = {
             database.name: ThreadPoolService(
@@ -204,6 +208,9 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
             connection, lambda opened, _: drop_table(opened, schema, table, owner)
         )
 
+    async def prepare_probe(self) -> None:
+        """There is nothing to start."""
+
     async def probe(self, connection: str) -> None:
         await in_own_thread(self._reactor, _probe, self._connections[connection])
 
@@ -292,20 +299,8 @@ def _reason(error: psycopg.Error) -> str:
 
 
 def _unreachable(database: Database, error: psycopg.Error) -> UserError:
-    """Return the error for users, which names only the connection; the details are logged."""
     reason = _reason(error)
-    _log.warn(
-        'the connection "{connection}" can\'t be used: {reason}',
-        connection=database.name,
-        reason=reason,
-    )
-    return UserError(
-        f'the connection "{database.name}" can\'t be used: {_shown_reason(reason)}',
-        status=503,
-        name="connectionFailed",
-        detail="an operator has to look at the server, and at host, user and password of the "
-        'connection in the setting "target.connections"',
-    )
+    return unusable(_log, database.name, _shown_reason(reason), reason, detail=_LOOK)
 
 
 def _explained(
@@ -314,6 +309,9 @@ def _explained(
     if isinstance(error, psycopg.OperationalError) and error.diag.message_primary is None:
         # From libpq: the connection is lost.
         return _unreachable(database, error)
+    if isinstance(error, errors.DiskFull):
+        reason = _reason(error)
+        return unusable(_log, database.name, "the server has no space left", reason, detail=_LOOK)
     text = f'PostgreSQL at the connection "{database.name}" refuses: {_reason(error)}'
     if isinstance(error, errors.InsufficientPrivilege):
         _log.warn(

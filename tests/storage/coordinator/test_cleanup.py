@@ -24,6 +24,7 @@ from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState
 from stream.storage.store.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
 from stream.storage.store.statistics_reads import sink_statistics
+from stream.target.protocol import TargetUnavailable
 from stream.target.registry import Targets
 from stream.values.codec import encode
 from tests.storage.coordinator.conftest import Coordinator, reactor, target_record_key
@@ -277,6 +278,21 @@ async def test_a_run_gives_up_after_too_many_failures(coordinator: Coordinator) 
     counts = await cleanup.each(range(100), fail)
     assert counts == [0, 0, SETTINGS.error_tolerance + 1]
     assert len(tried) == SETTINGS.error_tolerance + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_place_that_is_unavailable_is_no_error(coordinator: Coordinator) -> None:
+    """However many files wait for it: the others are cleaned up all the same."""
+    cleanup = _cleanup(coordinator)
+
+    async def clean_up(number: int) -> bool:
+        if number % 2:
+            raise TargetUnavailable("the store does not answer", f"place {number % 3}")
+        return True
+
+    with capturedLogs() as events:
+        assert await cleanup.each(range(300), clean_up) == [150, 150, 0]
+    assert len([each for each in events if "cannot clean up" in str(each["log_format"])]) == 3
 
 
 @pytest_twisted.ensureDeferred

@@ -15,6 +15,7 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.logger import capturedLogs
 
 from stream.errors import UserError
 from stream.etcd import EtcdClient
@@ -190,6 +191,40 @@ async def test_what_is_wrong_with_a_definition_is_said(
     world.table = attrs.evolve(world.table, options={**world.table.options, **options})
     with pytest.raises(UserError, match=reason):
         await world.create_sink()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_of_another_project_is_refused(world: IcebergWorld) -> None:
+    """No column is added to it."""
+    await world.create_sink()
+    await world.do("disable_sink", SINK_KEY)
+    with world.loaded().transaction() as transaction:
+        transaction.set_properties({"stream.made-by": f"{SINK_KEY.project_id}1/1/s/k"})
+    with pytest.raises(UserError, match="was made for another project") as raised:
+        await world.do("enable_sink", SINK_KEY)
+    assert raised.value.name == "tableOfAnotherProject"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_of_a_catalog_names_neither_host_nor_secret(world: IcebergWorld) -> None:
+    """The log has the host, and no secret either."""
+    await world.create_sink()
+    target: Any = world.target
+    (catalog,) = target._connections.values()
+    secret = "s3cret-of-mine"
+    plain = {"type": "rest", "uri": f"http://user:{secret}@127.0.0.1:1/", "token": secret}
+    target._connections = {"lake": attrs.evolve(catalog, plain=plain)}
+    with capturedLogs() as logged, pytest.raises(UserError) as raised:
+        await world.rename()
+    assert str(raised.value) == (
+        'the connection "lake" can\'t be used: the catalog or the warehouse does not answer, or '
+        "refuses the credentials"
+    )
+    assert raised.value.name == "connectionFailed"
+    found = [event for event in logged if "can't be used" in str(event.get("log_format"))]
+    (reason,) = [event["reason"] for event in found]
+    assert "127.0.0.1" in reason
+    assert secret not in f"{raised.value} {raised.value.detail} {reason}"
 
 
 @pytest_twisted.ensureDeferred

@@ -1,10 +1,11 @@
-"""A sink over a table of Iceberg: a catalog in SQLite or a REST catalog, a folder as warehouse."""
+"""A sink over a table of Iceberg: a catalog in SQLite or over REST, in a folder or in an S3."""
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from twisted.internet.defer import maybeDeferred
 
 from stream.definition.entity import TableSink
 from stream.etcd import EtcdClient
+from tests.mounting import full_disk, read_only
 from tests.storage.samples import MAPPING
 from tests.target.iceberg.rest import shared_rest_catalog
 from tests.target.lake.workers import share_workers
-from tests.target.parquet.world import declared
+from tests.target.parquet.world import declared, shared_store
 from tests.target.postgres.world import with_type
 from tests.target.world import Fault, World, changes_with, context_of
 
-__all__ = ["IcebergWorld", "iceberg_world", "rest_world"]
+__all__ = ["IcebergWorld", "iceberg_world", "rest_world", "s3_warehouse_world"]
 
 
 @attrs.define(kw_only=True)
@@ -94,7 +96,7 @@ async def iceberg_world(
                 mapping=with_type(MAPPING),
             ),
             read=read,
-            properties=catalog,
+            properties={k: v for k, v in catalog.items() if k != "credentialFile"},
             identifier=(namespace, "events"),
         )
         world.faults = _faults(world)
@@ -110,6 +112,26 @@ async def iceberg_world(
 async def rest_world(etcd: EtcdClient, path: Path) -> AsyncIterator[IcebergWorld]:
     """The same with Apache Iceberg's own REST catalog."""
     async with iceberg_world(etcd, path, {"type": "rest", "uri": shared_rest_catalog()}) as running:
+        yield running
+
+
+@asynccontextmanager
+async def s3_warehouse_world(etcd: EtcdClient, path: Path) -> AsyncIterator[IcebergWorld]:
+    """The same with a warehouse in an S3, whose keys are in the credential file."""
+    staging = shared_store("moto")
+    keys = {"s3.access-key-id": staging.key_id, "s3.secret-access-key": staging.secret}
+    credentials = path / "catalog.json"
+    credentials.write_text(json.dumps(keys))
+    catalog = {
+        "type": "sql",
+        "uri": f"sqlite:///{path}/catalog.db?timeout=60",
+        "warehouse": f"s3://{staging.bucket}/warehouse",
+        "s3.endpoint": staging.endpoint,
+        "s3.region": staging.region,
+        "credentialFile": str(credentials),
+    }
+    async with iceberg_world(etcd, path, catalog) as running:
+        running.properties = {**running.properties, **keys}
         yield running
 
 
@@ -140,7 +162,17 @@ def _faults(world: IcebergWorld) -> dict[str, Fault]:
         yield
         target._connections = {"lake": catalog}
 
+    def on_disk(broken: Callable[[Path], AbstractContextManager[None]]) -> Fault:
+        @asynccontextmanager
+        async def fault() -> AsyncIterator[None]:
+            with broken(Path(world.properties["warehouse"].removeprefix("file://"))):
+                yield
+
+        return fault
+
     return {
+        "rights revoked": on_disk(read_only),
+        "disk full": on_disk(full_disk),
         "table dropped": dropped,
         "column missing": missing,
         "server unavailable": unavailable,

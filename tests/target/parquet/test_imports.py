@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import obstore
 import pytest
 import pytest_twisted
 from twisted.internet.defer import DeferredList, ensureDeferred
@@ -17,6 +18,7 @@ from twisted.internet.defer import DeferredList, ensureDeferred
 from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.mapping.columns import Mapping, column_from_plain
+from stream.target.parquet.layout import Description
 from tests.storage.histories.world import SINK_KEY
 from tests.target.parquet.world import ParquetWorld, parquet_world, s3_world
 from tests.target.postgres.test_imports import mapping
@@ -282,3 +284,68 @@ async def test_a_folder_that_cannot_be_written_is_said(etcd: EtcdClient, tmp_pat
         (tmp_path / "moved").rename(tmp_path / "file")
         await world.target.import_file(file)
         assert await world.read() == ["a"]
+
+
+async def described(world: ParquetWorld, path: str, owner: str) -> None:
+    """Let there be a table at *path*, made for a sink of the other service."""
+    body = Description(columns={"body": "string"}, made_by=owner).body()
+    obstore.put(world.store(), f"lake/{path}/_table.json", body)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_of_another_project_is_refused(world: ParquetWorld) -> None:
+    """One of another sink of the same project isn't."""
+    (Path(world.root.removeprefix("file://"))).mkdir()
+    await described(world, world.path, f"{SINK_KEY.project_id}1/1/s/k")
+    with pytest.raises(UserError, match="was made for another project") as raised:
+        await world.create_sink()
+    assert raised.value.name == "tableOfAnotherProject"
+    await described(world, world.path, f"{SINK_KEY.project_id}/1/s/k")
+    await world.create_sink()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_inside_another_one_is_refused(world: ParquetWorld) -> None:
+    """Readers would take the rows of one for those of the other."""
+    (Path(world.root.removeprefix("file://"))).mkdir()
+    outer, _, _ = world.path.rpartition("/")
+    owner = f"{SINK_KEY.project_id}/1/s/k"
+    await described(world, outer, owner)
+    with pytest.raises(UserError, match=f'inside the table "{outer}"'):
+        await world.create_sink()
+    obstore.delete(world.store(), f"lake/{outer}/_table.json")
+    await described(world, f"{world.path}/inner", owner)
+    with pytest.raises(UserError, match=f'around the table "{world.path}/inner"'):
+        await world.create_sink()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_is_deleted_without_what_is_not_its_own(world: ParquetWorld) -> None:
+    """What a killed process has begun to write is its own, a table inside of it isn't."""
+    await world.target.import_file(await world.importing_file(b'"a"\n'))
+    (object_,) = [name for name in world.objects() if name.endswith(".parquet")]
+    store = world.store()
+    below = f"lake/{world.path}"
+    for name in (f".{object_}.part", "notes.txt", f"inner/{object_}"):
+        obstore.put(store, f"{below}/{name}", b"x")
+    await described(world, f"{world.path}/inner", "1/1/s/k")
+    sink = await world.do("delete_sink", SINK_KEY)
+    await world.target.delete_tables([sink], token="t")
+    assert set(world.objects()) == {"inner/_table.json", f"inner/{object_}", "notes.txt"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_killed_import_has_begun_goes_with_the_file(world: ParquetWorld) -> None:
+    """Its objects, and what has no name yet."""
+    file = await world.importing_file(b'"a"\n')
+    target: Any = world.target
+    record = await target._record(file.key)
+    name = f"{world.path}/{record.import_id}-0.parquet"
+    store = world.store()
+    hidden = f"lake/{world.path}/.{record.import_id}-0.parquet.part"
+    for each in (hidden, f"lake/{name}"):
+        obstore.put(store, each, b"x")
+    pending = f"lake/{world.path}/_manifest/pending/{record.import_id}.json"
+    obstore.put(store, pending, json.dumps({"objects": [name]}).encode())
+    await world.target.delete_staged(file.key)
+    assert list(world.objects()) == ["_table.json"]

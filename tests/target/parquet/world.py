@@ -1,58 +1,74 @@
-"""A sink over Parquet files, in a folder or in an S3 (``moto``) that all tests share."""
+"""A sink over Parquet files, in a folder or in an object store that all tests share."""
 
 from __future__ import annotations
 
 import atexit
+import base64
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
+import obstore
 import pytest
+from obstore.store import LocalStore
 from twisted.internet.defer import maybeDeferred
 
 from stream.definition.entity import TableSink
 from stream.etcd import EtcdClient
+from stream.sandbox import ObjectStaging
 from stream.settings import Settings
 from stream.settings.connections import Connections
-from tests.staging.servers import SERVERS, running_server
+from tests.mounting import full_disk, read_only
+from tests.staging.servers import SERVERS, bucket_options, credentials_of, running_server
 from tests.storage.samples import MAPPING
 from tests.target.lake.workers import share_workers
 from tests.target.postgres.world import with_type
 from tests.target.world import Fault, World, changes_with, context_of
 
-__all__ = ["BUCKET_KEYS", "ParquetWorld", "declared", "parquet_world", "s3_connection", "s3_world"]
-
-BUCKET_KEYS = ("moto-key", "moto-secret-for-tests")
+__all__ = [
+    "ParquetWorld",
+    "azure_world",
+    "declared",
+    "gcs_world",
+    "parquet_world",
+    "s3_connection",
+    "s3_world",
+    "shared_store",
+]
 
 
 @attrs.define(kw_only=True)
 class ParquetWorld(World):
     """:ivar root: URL of the folder of all tables.
     :ivar path: path of the table below it.
+    :ivar store: opens one of obstore, whose folder ``lake`` is the root.
     """
 
     root: str
     path: str
+    store: Callable[[], Any]
 
     def objects(self) -> dict[str, bytes]:
         """All objects of the table by their names below its path."""
-        filesystem, root = _filesystem(self.root)
-        from pyarrow import fs
-
-        selector = fs.FileSelector(f"{root}/{self.path}", recursive=True, allow_not_found=True)
+        below, store = f"lake/{self.path}", self.store()
         return {
-            info.path.removeprefix(f"{root}/{self.path}/"): filesystem.open_input_file(
-                info.path
-            ).read()
-            for info in filesystem.get_file_info(selector)
-            if info.type is fs.FileType.File
+            found["path"].removeprefix(f"{below}/"): bytes(
+                obstore.get(store, found["path"]).bytes()
+            )
+            for page in obstore.list(store, below)
+            for found in page
         }
+
+    def remove(self) -> None:
+        """Remove all objects of the table."""
+        for name in self.objects():
+            obstore.delete(self.store(), f"lake/{self.path}/{name}")
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of all Parquet files, as pyarrow reads them."""
@@ -75,46 +91,31 @@ class ParquetWorld(World):
         ]
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
-    from pyarrow import fs
-
-    if url.startswith("file://"):
-        return fs.LocalFileSystem(), url.removeprefix("file://")
-    endpoint, _ = shared_s3()
-    key, secret = BUCKET_KEYS
-    store = fs.S3FileSystem(
-        access_key=key,
-        secret_key=secret,
-        endpoint_override=endpoint.removeprefix("http://"),
-        scheme="http",
-        region="us-east-1",
-    )
-    return store, url.removeprefix("s3://")
-
-
 @cache
-def shared_s3() -> tuple[str, str]:
-    """The URL of a server that lives as long as the test run, and the name of its bucket."""
-    (server,) = (server for server in SERVERS if server.name == "moto")
+def shared_store(name: str) -> ObjectStaging:
+    """A server that lives as long as the test run, and its bucket.
+
+    :param name: one of those of `tests.staging.servers.SERVERS`.
+    """
+    (server,) = (server for server in SERVERS if server.name == name)
     running = ExitStack()
-    folder = Path(running.enter_context(TemporaryDirectory(prefix="stream-moto-")))
+    folder = Path(running.enter_context(TemporaryDirectory(prefix="stream-objects-")))
     staging = running.enter_context(running_server(server, folder / "data"))
     atexit.register(running.close)
-    return staging.endpoint, staging.bucket
+    return staging
+
+
+def _connection(name: str, path: Path, prefix: str) -> dict[str, Any]:
+    """A connection to a folder of a shared store; its keys are written to a file below *path*."""
+    staging = shared_store(name)
+    keys = path / "credentials.json"
+    keys.write_text(credentials_of(staging))
+    return {**bucket_options(staging, prefix), "credentialFile": str(keys)}
 
 
 def s3_connection(path: Path, prefix: str) -> dict[str, Any]:
-    """A connection to a folder of the shared S3; its keys are written to a file below *path*."""
-    endpoint, bucket = shared_s3()
-    keys = path / "credentials.json"
-    key, secret = BUCKET_KEYS
-    keys.write_text(json.dumps({"accessKeyId": key, "secretAccessKey": secret}))
-    return {
-        "url": f"s3://{bucket}/{prefix}",
-        "endpoint": endpoint,
-        "region": "us-east-1",
-        "credentialFile": str(keys),
-    }
+    """A connection to a folder of the shared S3."""
+    return _connection("moto", path, prefix)
 
 
 def declared(path: Path, connections: Mapping[str, Any]) -> Settings:
@@ -134,8 +135,7 @@ def _faults(world: ParquetWorld) -> dict[str, Fault]:
 
     @asynccontextmanager
     async def dropped() -> AsyncIterator[None]:
-        filesystem, root = _filesystem(world.root)
-        filesystem.delete_dir(f"{root}/{world.path}")
+        world.remove()
         yield
 
     @asynccontextmanager
@@ -148,21 +148,52 @@ def _faults(world: ParquetWorld) -> dict[str, Fault]:
         yield
         target._connections = {"archive": archive}
 
-    return {"table dropped": dropped, "server unavailable": unavailable}
+    @asynccontextmanager
+    async def refused() -> AsyncIterator[None]:
+        (archive,) = target._connections.values()
+        if archive.address.scheme == "file":
+            with read_only(Path(archive.address.prefix)):
+                yield
+            return
+        keys = Path(archive.address.credential_file)
+        wrong = keys.with_name("wrong.json")
+        wrong.write_text(json.dumps({"accountKey": base64.b64encode(b"wrong").decode()}))
+        address = attrs.evolve(archive.address, credential_file=str(wrong))
+        target._connections = {"archive": attrs.evolve(archive, address=address)}
+        yield
+        target._connections = {"archive": archive}
+
+    @asynccontextmanager
+    async def full() -> AsyncIterator[None]:
+        (archive,) = target._connections.values()
+        with full_disk(Path(archive.address.prefix)):
+            yield
+
+    return {
+        "table dropped": dropped,
+        "server unavailable": unavailable,
+        "rights revoked": refused,
+        "disk full": full,
+    }
 
 
 @asynccontextmanager
 async def parquet_world(
-    etcd: EtcdClient, path: Path, connection: Mapping[str, Any] | None = None
+    etcd: EtcdClient,
+    path: Path,
+    connection: Mapping[str, Any] | None = None,
+    store: Callable[[], Any] | None = None,
 ) -> AsyncIterator[ParquetWorld]:
     """A source and no sink yet; the sink's table has a path of its own.
 
     :param connection: a folder below *path* if it is left out.
+    :param store: opens one of obstore, where the connection is the folder ``lake``.
     """
     pytest.importorskip("pyarrow", reason="pyarrow is not installed, see the extra `parquet`")
     from stream.target.parquet.target import ParquetTarget
 
     options = {"url": (path / "lake").as_uri(), **(connection or {})}
+    folder = Path(options["url"].removeprefix("file://"))
     settings = declared(path, {"archive": {"type": "parquet", **options}})
     async with context_of(etcd, settings) as (storage, context):
         target = ParquetTarget(context)
@@ -188,6 +219,7 @@ async def parquet_world(
             read=read,
             root=options["url"],
             path=table,
+            store=store or (lambda: LocalStore(folder.parent)),
         )
         world.faults = _faults(world)
         await world.create_source()
@@ -198,8 +230,18 @@ async def parquet_world(
                 await maybeDeferred(service.stopService)
 
 
-@asynccontextmanager
-async def s3_world(etcd: EtcdClient, path: Path) -> AsyncIterator[ParquetWorld]:
-    """The same in a bucket."""
-    async with parquet_world(etcd, path, s3_connection(path, "lake")) as running:
-        yield running
+def _in_store(name: str) -> Callable[[EtcdClient, Path], AbstractAsyncContextManager[ParquetWorld]]:
+    @asynccontextmanager
+    async def world(etcd: EtcdClient, path: Path) -> AsyncIterator[ParquetWorld]:
+        connection = _connection(name, path, "lake")
+        store = shared_store(name)._open
+        async with parquet_world(etcd, path, connection, store) as running:
+            yield running
+
+    return world
+
+
+s3_world = _in_store("moto")
+azure_world = _in_store("azurite")
+gcs_world = _in_store("fake-gcs-server")
+"""The same in a bucket."""

@@ -24,8 +24,13 @@ from stream.storage.reconcile.operator import Requeue
 from stream.target.postgres.target import ORDER_SECONDS
 from stream.target.registry import Targets
 from tests.postgres import Postgres, running_postgres
-from tests.staging.servers import SERVERS, ObjectServer, running_server
-from tests.staging.test_bucket import bucket_options, credentials_of
+from tests.staging.servers import (
+    SERVERS,
+    ObjectServer,
+    bucket_options,
+    credentials_of,
+    running_server,
+)
 from tests.storage.histories.world import SINK, SINK_KEY, SOURCE
 from tests.target.postgres.world import PostgresWorld, postgres_world
 from tests.waiting import until
@@ -443,7 +448,7 @@ async def test_an_import_that_is_given_up_is_cancelled_on_the_server(world: Post
     with pytest.raises(CancelledError):
         await importing
     pool = target._pools["warehouse"].pool
-    await until(lambda: not pool.working)
+    await until(lambda: len(pool._idle) == len(pool.threads))
     assert not _waiting(world)
     lock.close()
     await world.target.import_file(file)
@@ -551,7 +556,7 @@ async def test_slices_wait_in_a_bucket_until_they_are_imported(
     """Nothing of an imported file is left there; one that is given up goes when it is deleted."""
     with running_server(server, tmp_path / "objects") as staging:
         (tmp_path / "keys").write_text(credentials_of(staging))
-        options = {**bucket_options(staging), "credentialFile": str(tmp_path / "keys")}
+        options = {**bucket_options(staging, "staging"), "credentialFile": str(tmp_path / "keys")}
         bucket = open_bucket(read_address(options), credentials_of(staging))
         settings = TargetStagingSettings(
             url=options["url"],

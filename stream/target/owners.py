@@ -1,0 +1,22 @@
+"""Whose table it is: projects may share a connection, but not the rows of each other. Pure."""
+
+from __future__ import annotations
+
+from stream.errors import UserError
+
+__all__ = ["check_project"]
+
+
+def check_project(made_by: str, table: str, owner: str) -> None:
+    """Refuse a table that was made for a sink of another project. Raises UserError.
+
+    :param made_by: the sink for which *table* was made; empty if Stream has not made it. Such a
+        table is the operator's, who decides with the connection which projects may write to it.
+    :param owner: the sink that wants it.
+    """
+    project = owner.partition("/")[0]
+    if made_by and made_by.partition("/")[0] != project:
+        raise UserError(
+            f'the table "{table}" was made for another project, use another name',
+            name="tableOfAnotherProject",
+        )
