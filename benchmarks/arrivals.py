@@ -1,4 +1,4 @@
-"""Load at a fixed rate, whatever the answers take: latency from the time when a request was due."""
+"""Load at a fixed rate; latency is measured from the due time of a request."""
 
 from __future__ import annotations
 

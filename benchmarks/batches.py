@@ -17,7 +17,7 @@ CONNECTIONS = {1: 256, 100: 64, 1000: 16}
 """Number of connections by number of records in a request."""
 
 SHORT_BYTES = 100
-"""Of a line, so that the largest batch is within the usual limit of a request."""
+"""Size of a line, so that the largest batch is within the default limit of a request."""
 
 SHORT_CONNECTIONS = {1: 256, 10: 128, 100: 64, 1000: 16, 10_000: 4}
 

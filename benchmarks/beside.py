@@ -23,7 +23,7 @@ __all__ = ["section"]
 CONNECTIONS = 256
 SHARE = 0.3
 SECONDS = 10
-"""Long enough for several imports."""
+"""Duration of a run: long enough for several imports."""
 
 _LAKE = "lake"
 _LEVEL = "STREAM_STORAGE_LEVEL"
@@ -48,12 +48,12 @@ _NONE = {
 
 @attrs.frozen
 class _Case:
-    """What goes on beside the ingestion.
+    """Background work during the ingestion.
 
-    :ivar settings: bring it about.
-    :ivar url: gives the source that is written to.
-    :ivar rows: how many rows are in the table, if any are imported.
-    :ivar module: what it needs that may not be installed.
+    :ivar settings: settings that cause the work.
+    :ivar url: returns the URL of the source.
+    :ivar rows: returns the number of rows in the table, if any are imported.
+    :ivar module: required module that may not be installed.
     """
 
     settings: dict[str, str]

@@ -1,4 +1,4 @@
-"""What open consoles cost the service, and what hours beside a busy source cost a console.
+"""The cost of open consoles for the service, and the memory that a console uses for hours.
 
 python -m benchmarks.consoles rate [--consoles=100]
 python -m benchmarks.consoles memory [--minutes=60] [--rate=10000]
@@ -35,15 +35,15 @@ __all__ = ["main"]
 CONNECTIONS = 256
 WARM_UP_SECONDS = 3
 RELOAD_SECONDS = 30.0
-"""How often a console reads all sources, beside its stream."""
+"""Interval at which a console reads all sources, in addition to its stream."""
 PIPELINE_SECONDS = 1.5
-"""How often the page of a sink reads its files, while records come."""
+"""Interval at which the page of a sink reads its files while records arrive."""
 PIPELINE_SHARE = 5
-"""One console of so many shows the page of a sink, the others the list of sources."""
+"""One of this many consoles shows the page of a sink, the others the list of sources."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BATCH = 200
 REJECTED_EVERY = 50
-"""One record of so many has no place in the mapping."""
+"""One of this many records doesn't fit the mapping."""
 
 _BRANCH = "/v1/branches/default"
 _SINK = f"{_BRANCH}/sources/my-source/sinks/my-sink"
@@ -90,14 +90,14 @@ def measure_rate(folder: Path, consoles: int, seconds: int, rounds: int) -> None
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far."""
+    """Return the processor time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def _opened(api: str, number: int) -> Iterator[None]:
-    """So many consoles, until the block is left."""
+    """Open this many consoles until the block is left."""
     if not number:
         yield
         return
@@ -112,7 +112,7 @@ def _opened(api: str, number: int) -> Iterator[None]:
 
 
 async def _open(api: str, number: int) -> None:
-    """Ask what *number* consoles ask, for ever."""
+    """Send the requests of *number* consoles until cancelled."""
     host = urlsplit(api).netloc
     started = [asyncio.Event() for _ in range(number)]
     work = []
@@ -192,7 +192,7 @@ def _show(found: dict[str, object], sent: list[int]) -> None:
 
 
 def _walker(folder: Path) -> Path:
-    """The script with what it imports."""
+    """Return the script with its imports."""
     place = folder / "walker"
     shutil.copytree(ROOT / "tests" / "e2e" / "console", place)
     install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
@@ -203,7 +203,7 @@ def _walker(folder: Path) -> Path:
 
 @contextmanager
 def _sent(url: str, rate: int) -> Iterator[list[int]]:
-    """Batches of records, *rate* records a second; how many were sent."""
+    """Send batches at *rate* records a second; return the number of records."""
     ended = threading.Event()
     sent = [0]
     parts = urlsplit(url)
@@ -238,7 +238,7 @@ def _batch(first: int) -> bytes:
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Run the benchmark named on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.consoles", description=(__doc__ or "").partition("\n")[0]
     )

@@ -1,4 +1,4 @@
-"""What records cost in processor time and in bytes written, from hardly any to the peak."""
+"""Processor time and written bytes per record, from almost no load to the peak."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["section"]
 
 RATES = (10, 1000)
 SECONDS = 12
-"""Of a load below the peak, and of none: with little to do there is little to measure."""
+"""Duration of a load below the peak, and of no load: short runs measure too little."""
 
 CONNECTIONS = 256
 SLOW_CONNECTIONS = 10
@@ -32,9 +32,9 @@ _HOUR = 3600.0
 
 @attrs.frozen
 class _Cost:
-    """What one load has cost.
+    """The cost of one load.
 
-    :ivar records: how many records it was; 0 for no load.
+    :ivar records: number of records; 0 for no load.
     :ivar slices: bytes in slice files.
     :ivar wal: bytes in etcd's log.
     """
@@ -94,7 +94,7 @@ def section(setting: Setting) -> list[str]:
 def _measure(setting: Setting, run: Callable[[Service], float]) -> _Cost:
     """Measure a new service under one load.
 
-    :param run: puts the load on the service, and returns how many records that was.
+    :param run: generates the load, and returns the number of records.
     """
     with service(setting.data()) as running:
         load(running.url, SLOW_CONNECTIONS, WARM_UP_SECONDS, setting.single())

@@ -1,4 +1,4 @@
-"""How long a sync of the disk takes: what the latency of records is held against."""
+"""Duration of a sync of the disk, as a lower bound of the latency of records."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmarks.markdown import share
 __all__ = ["beside", "cell", "idle"]
 
 PROBE_BYTES = 16 * 1024
-"""Written before each sync: as much as a group of a few hundred records."""
+"""Bytes written before each sync: as many as a group of a few hundred records."""
 
 REST_SECONDS = 0.01
-"""Between two syncs beside other work: enough of them to find the slowest, and little load."""
+"""Pause between syncs during other work: short enough to find the slowest sync, at little load."""
 
 
 def _sync_ms(descriptor: int) -> float:
@@ -35,9 +35,9 @@ def idle(folder: Path, count: int = 300) -> list[float]:
 
 @contextmanager
 def beside(folder: Path) -> Iterator[list[float]]:
-    """Sync a file in *folder* now and then while something else is measured.
+    """Sync a file in *folder* at intervals while something else is measured.
 
-    The value is the list of durations, milliseconds, which grows meanwhile.
+    The value is the growing list of durations in milliseconds.
     """
     found: list[float] = []
     ended = threading.Event()
@@ -57,5 +57,5 @@ def beside(folder: Path) -> Iterator[list[float]]:
 
 
 def cell(durations: list[float]) -> str:
-    """Return median and 99th percentile of *durations*."""
+    """Return the median and the 99th percentile of *durations*."""
     return f"{share(durations, 0.5):.2f} ({share(durations, 0.99):.2f})"

@@ -1,8 +1,8 @@
 """The cost of a group, from the rows of its records to their completions, on a real disk.
 
 In one process and without sockets: a slice pipeline, the writer's appender with its threads, and a
-file. The time is that of the processor, of all threads; figures are to be compared with one another
-only, best in turn::
+file. The time is processor time of all threads. Compare figures only with figures of the same
+machine, measured alternately::
 
     python -m benchmarks.groups [--seconds 1.0] [--folder PATH]
 """
@@ -31,7 +31,7 @@ from stream.storage.writer.register import WrittenSlice
 from stream.storage.writer.writer import OpenFile, OpenVolume, StorageWriter
 
 GROUPS = (1, 8, 32, 128, 1000)
-"""Rows in a group."""
+"""Numbers of rows in a group."""
 
 _SWITCH_SECONDS = 0.0005
 _ROUNDS = 5
@@ -39,7 +39,7 @@ _ROW = b'"%032x","2026-01-01T00:00:00.000Z","Ada"\n'
 
 
 class _Register:
-    """No other process has a part in it."""
+    """A register without other processes."""
 
     async def life_of(self, node_id: str) -> int:
         return 1
@@ -50,7 +50,7 @@ class _Register:
 
 @attrs.define(eq=False)
 class _Opener:
-    """Opens the one file of the benchmark."""
+    """Opens the only file of the benchmark."""
 
     writer: StorageWriter
     volume: OpenVolume
@@ -75,14 +75,14 @@ class _Opener:
 
 
 class _Completion:
-    """Counts the rows of a group that are stored, and says when all of them are."""
+    """Counts the stored rows of a group, and reports when all of them are stored."""
 
     def __init__(self) -> None:
         self.missing = 0
         self.done: Deferred[None] = Deferred()
 
     def expect(self, rows: int) -> Deferred[None]:
-        """Fires with the last of *rows*."""
+        """Return a Deferred that fires when the last of *rows* is stored."""
         self.missing = rows
         self.done = Deferred()
         return self.done
@@ -100,7 +100,7 @@ class _Completion:
 
 
 async def _seconds(pipeline: SlicePipeline, rows: list[bytes], groups: int) -> float:
-    """Seconds of the processor for a group of *rows*."""
+    """Return the processor seconds of a group of *rows*."""
     completion = _Completion()
     write = pipeline.write
     started = time.process_time()

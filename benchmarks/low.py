@@ -1,4 +1,4 @@
-"""What a record costs when few come: its latency, syncs, bytes on the disk, processor time."""
+"""The cost of a record at low rates: latency, syncs, bytes on the disk, processor time."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from benchmarks.wrk import load
 __all__ = ["section"]
 
 RATES = (1, 10, 100, 1000)
-"""Records a second."""
+"""Rates in records a second."""
 
 RATE_PER_CONNECTION = 250
-"""One connection sends one record after another, so it can't send many a second."""
+"""Maximum rate of a connection, which sends one record after another."""
 
 MIN_SECONDS = 15
-"""Of a run: a record a second is to be more than a handful."""
+"""Minimum duration of a run, so that a rate of one record a second gives enough of them."""
 
 
 @attrs.frozen
 class _Usage:
-    """What the service has used up to now.
+    """Resources used by the service so far.
 
-    :ivar seconds: of the processor, of all its threads.
-    :ivar written: bytes that it has sent to the disk, the journal of the file system aside.
+    :ivar seconds: processor time of all threads.
+    :ivar written: bytes written to the disk, without the journal of the file system.
     :ivar stored: bytes in slice files.
-    :ivar syncs: by the writer.
+    :ivar syncs: number of syncs by the writer.
     """
 
     seconds: float
@@ -48,7 +48,7 @@ class _Usage:
 
     @classmethod
     def of(cls, running: Service) -> _Usage:
-        """Return the present usage of *running*."""
+        """Return the current usage of *running*."""
         process = Path("/proc") / str(running.deployed.running[0].process.pid)
         fields = (process / "stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])
@@ -74,7 +74,7 @@ class _Run:
     after: _Usage
 
     def row(self, rate: int, idle: float) -> str:
-        """Return the line of the table.
+        """Return the row of the table.
 
         :param idle: median of one fdatasync on the idle disk, milliseconds.
         """
@@ -129,7 +129,7 @@ def _measure(running: Service, rate: int, seconds: int) -> _Run:
 
 
 def _send(url: str, interval: float, begin: float, seconds: int, latencies: list[float]) -> None:
-    """Send a record every *interval* seconds, and note how long each took from its due time on."""
+    """Send a record every *interval* seconds; store the latency of each from its due time."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
     body, headers = record_body().encode(), {"Content-Type": JSON_TYPE}
@@ -143,8 +143,7 @@ def _send(url: str, interval: float, begin: float, seconds: int, latencies: list
         answer.read()
         if answer.status != http.client.OK:
             raise RuntimeError(f"a record was answered with {answer.status}")
-        # The wake-up of this thread isn't the service's; a record that had to wait for the one
-        # before is.
+        # exclude the wake-up of this thread, but include the wait for the previous record
         late = 0.0 if sent - due < interval else sent - due
         latencies.append(1000 * (time.perf_counter() - sent + late))
         due += interval

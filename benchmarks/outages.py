@@ -1,4 +1,4 @@
-"""What producers and tables see of a killed component, second by second.
+"""The effect of a killed component on producers and tables, second by second.
 
 ``python -m benchmarks.outages tools/pictures/outages.json`` starts two of each component that can
 have several, sends a few records a second, kills one process with ``kill -9``, starts it again
@@ -48,12 +48,12 @@ _OK = 200
 
 @attrs.frozen
 class Answer:
-    """One request.
+    """One request and its answer.
 
     :ivar sent: seconds since the kill; negative before it.
-    :ivar status: of the answer; 0 for none.
+    :ivar status: status of the answer; 0 without one.
     :ivar took: seconds until the answer.
-    :ivar id: of the record.
+    :ivar id: id of the record.
     """
 
     sent: float
@@ -63,10 +63,10 @@ class Answer:
 
 
 def seconds_of(answers: list[Answer], begin: int, end: int) -> list[dict[str, Any]]:
-    """The answers by the second in which their requests were sent.
+    """Return the answers by the second in which their requests were sent.
 
     :param begin: the first second.
-    :param end: the second behind the last one.
+    :param end: the second after the last one.
     """
     found = []
     for second in range(begin, end):
@@ -86,7 +86,7 @@ def seconds_of(answers: list[Answer], begin: int, end: int) -> list[dict[str, An
 
 
 async def _send(urls: list[str], number: int, record: str) -> int:
-    """The status of one record; the next node is tried if nobody listens, as balancers do."""
+    """Return the status of one record; try the next node if the connection is refused."""
     body = json.dumps({"id": record, "amount": number}).encode()
     for url in urls[number % len(urls) :] + urls[: number % len(urls)]:
         parts = urlsplit(url)
@@ -115,7 +115,7 @@ def _rows(deployed: Deployment) -> int:
 
 
 class _Run:
-    """One component is killed under load."""
+    """A run in which one component is killed under load."""
 
     def __init__(self, cluster: Cluster, urls: list[str], node: Node) -> None:
         self._cluster, self._urls, self._node = cluster, urls, node
@@ -124,7 +124,7 @@ class _Run:
         self._back: float | None = None
 
     async def record(self) -> dict[str, Any]:
-        """The data of the picture."""
+        """Return the data of the picture."""
         before = await asyncio.to_thread(_rows, self._cluster.deployed)
         kill_at = time.monotonic() + _BEFORE
         load = asyncio.create_task(self._load(kill_at))
@@ -177,7 +177,7 @@ class _Run:
         self._answers.append(Answer(started - kill_at, status, took, record))
 
     async def _look(self, kill_at: float, before: int) -> None:
-        """Note once a second how many stored records aren't in the table."""
+        """Record once a second how many stored records aren't in the table."""
         for second in range(-_BEFORE, _AFTER):
             await asyncio.sleep(kill_at + second + 1 - time.monotonic())
             stored = sum(answer.status == _OK for answer in self._answers)
@@ -204,7 +204,7 @@ def _outage(component: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Record what is asked for, and keep the rest of the file."""
+    """Record the requested outages, and keep the rest of the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--only", nargs="*", choices=COMPONENTS, default=COMPONENTS)
@@ -223,7 +223,7 @@ def main() -> None:
 
 
 def _compact(recorded: dict[str, Any]) -> str:
-    """JSON with a line for each second."""
+    """Return JSON with one line for each second."""
     text = json.dumps(recorded, indent=1)
     lines, inside = [], ""
     for line in text.split("\n"):

@@ -15,7 +15,7 @@ __all__ = ["section"]
 
 CONNECTIONS = 256
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
-"""Of the peak, which a load that waits for answers has found just before."""
+"""Loads as shares of the peak, which is measured just before."""
 
 
 def section(setting: Setting) -> list[str]:

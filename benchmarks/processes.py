@@ -1,4 +1,4 @@
-"""What processes have used so far: processor time and bytes written."""
+"""Resources used by processes so far: processor time and bytes written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NANOSECONDS = 10**9
 
 @attrs.frozen
 class Usage:
-    """The use of some processes, all their threads together.
+    """Resources used by some processes, including all their threads.
 
     :ivar cpu: seconds of processor time.
-    :ivar written: bytes that they have sent to the disk; a page that is changed again after it was
-        written counts again.
+    :ivar written: bytes written to the disk; a page counts again if it is changed after it was
+        written.
     """
 
     cpu: float
@@ -49,7 +49,7 @@ def is_etcd(pid: int) -> bool:
 
 
 def usage(pids: list[int]) -> Usage:
-    """Return what the processes *pids* have used since they started."""
+    """Return the resources used by the processes *pids* since they started."""
     return Usage(
         sum(nanoseconds for pid in pids for nanoseconds in _run_times(pid)) / _NANOSECONDS,
         sum(_written(pid) for pid in pids),
@@ -57,7 +57,7 @@ def usage(pids: list[int]) -> Usage:
 
 
 def _run_times(pid: int) -> Iterator[int]:
-    """Yield the nanoseconds of each thread on a core: a nearly idle process has no ticks."""
+    """Yield the run time of each thread in nanoseconds: a nearly idle process has no ticks."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
             yield int((task / "schedstat").read_text().split()[0])

@@ -20,17 +20,17 @@ __all__ = ["INFLUX", "INFLUX_LINE", "OURS", "ROTEL", "WARM_UP_SECONDS", "section
 CONNECTIONS = (64, 256)
 MANY_CONNECTIONS = (1024, 4096)
 MANY_SECONDS = 5
-"""At least, of very many connections: the first second goes by until all of them are open."""
+"""Minimum duration with very many connections: opening all of them takes the first second."""
 
 WARM_UP_SECONDS = 2
-"""The first records open the slice."""
+"""Duration of the warm-up, in which the first records open the slice."""
 
 INFLUX = "InfluxDB 1.x, synced"
 OURS = "stream"
 ROTEL = "Rotel to a black hole"
 
 INFLUX_LINE = f'events,host=a body="{"x" * (BODY_BYTES - 24)}"'
-"""As long as a record; the database adds the time of its arrival."""
+"""A line as long as a record; the database adds the time of arrival."""
 
 _Server = Callable[[], AbstractContextManager[str]]
 
@@ -67,7 +67,7 @@ def _section(setting: Setting, connections: tuple[int, ...], seconds: int) -> li
 
 
 def _servers(setting: Setting) -> dict[str, tuple[_Server, Path]]:
-    """Return, by name, what starts a server, and the script for wrk."""
+    """Return, by name, the function that starts a server, and the script for wrk."""
     script = setting.single()
 
     def ours() -> AbstractContextManager[str]:

@@ -1,4 +1,4 @@
-"""What further sinks of a source cost, each with the usual mapping."""
+"""The cost of additional sinks of a source, each with the usual mapping."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ interface Branch {
   isDefault: boolean;
 }
 
-/** Branches of the project; none where the API has no list, or the token may not read it. */
+/** Branches of the project; empty if the API has no list, or the token may not read it. */
 function useBranches(token: string | undefined): Branch[] {
   return useLoaded(`branches ${token}`, async (signal) => (await get<{ branches: Branch[] }>("/v1/branches", signal)).branches).data ?? [];
 }
@@ -156,7 +156,7 @@ export function App() {
   useEffect(() => {
     const main = document.getElementById("main");
     scrollTo(0, 0);
-    // Whoever follows a link with a keyboard goes on in the new page, not behind the old link.
+    // After a link is followed with the keyboard, the focus moves to the new page.
     if (document.activeElement && document.activeElement !== document.body) main?.focus({ preventScroll: true });
   }, [JSON.stringify({ ...route.value, tab: "" })]);
   if (!current)

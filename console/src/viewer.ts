@@ -1,4 +1,4 @@
-/** The API as its own description shows it: Swagger UI, which calls with the token of the console. */
+/** The description of the API in Swagger UI, which sends requests with the token of the console. */
 
 import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
 import "swagger-ui-dist/swagger-ui.css";
@@ -19,7 +19,7 @@ interface Description {
 const HEADER = "X-StorageApi-Token";
 const PLACE = "/v1/documentation/";
 
-/** `#CreateSource`, as errors link to an operation, in the form that the viewer understands. */
+/** Convert a link of an error to an operation, such as `#CreateSource`, to the viewer's form. */
 export function operationFragment(description: Description, hash: string): string | null {
   const wanted = hash.replace(/^#/, "");
   for (const operations of Object.values(description.paths))
@@ -30,12 +30,12 @@ export function operationFragment(description: Description, hash: string): strin
 
 type Props = Record<string, unknown>;
 
-/** Of Swagger UI's component system, as far as the plugin below needs it. */
+/** The part of Swagger UI's component system that the plugin below needs. */
 interface System {
   React: { createElement: (type: unknown, props: Props | null, ...children: unknown[]) => unknown };
 }
 
-/** The path of an operation is a link inside the button that opens the operation, which no screen reader can follow.
+/** Swagger UI puts a link into the button that opens an operation, which screen readers can't follow.
  * The button alone leads to the same address.
  */
 const withoutLinksInButtons = ({ React }: System) => ({
@@ -44,7 +44,7 @@ const withoutLinksInButtons = ({ React }: System) => ({
   },
 });
 
-/** Names what has no name, and lets the keyboard scroll what scrolls: Swagger UI has no setting for these. */
+/** Add missing labels, and make scrollable areas focusable: Swagger UI has no settings for these. */
 function improve(place: HTMLElement): void {
   for (const field of place.querySelectorAll<HTMLElement>("textarea:not([aria-label])"))
     field.setAttribute("aria-label", "Body of the request");
@@ -65,7 +65,7 @@ async function start(): Promise<void> {
     place.replaceChildren("The description of the API can't be read. Reload to try again.");
     return;
   }
-  // Without servers, calls go to the service that serves this page, wherever that is.
+  // Without servers, calls go to the service that serves this page.
   delete description.servers;
   const fragment = operationFragment(description, location.hash);
   if (fragment) history.replaceState(null, "", fragment);
@@ -82,7 +82,7 @@ async function start(): Promise<void> {
     validatorUrl: null,
     displayRequestDuration: true,
     requestSnippetsEnabled: true,
-    // The default has numbers that are hard to read on its ground.
+    // The default has too little contrast for numbers.
     syntaxHighlight: { theme: "tomorrow-night" },
     plugins: [withoutLinksInButtons],
     requestInterceptor(request: SwaggerRequest) {

@@ -1,11 +1,11 @@
 """Projects of this service: tokens and branches in etcd.
 
-Note [Revocation]: a token is revoked when its record is deleted, and from then on every node has to
-refuse it within a second, whatever happens to its connections. So a token is taken from the mirror
-only while the mirror is proven to have all revocations, see Note [Current tokens] of
-`stream.authority.current`. A token that isn't there, or a mirror that is behind, costs a read of
-the token's record, which is good for `REMEMBERED_SECONDS` from the question on. While etcd can't be
-reached, calls are refused with 503 after `stream.authority.current.TRUSTED_SECONDS`.
+Note [Revocation]: a token is revoked when its record is deleted, and every node must refuse it
+within a second, even if its connections fail. So the mirror is used only while it is known to
+contain all revocations, see Note [Current tokens] of `stream.authority.current`. If the token is
+missing or the mirror is behind, the token's record is read from etcd, and cached for
+`REMEMBERED_SECONDS` from the start of the read. While etcd can't be reached, calls are refused with
+503 after `stream.authority.current.TRUSTED_SECONDS`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["DEFAULT_BRANCH", "REMEMBERED_SECONDS", "OwnAuthority"]
 _log = Logger(namespace="stream.authority")
 
 REMEMBERED_SECONDS = 0.5
-"""For how long the record of a token is good that was read by itself; see Note [Revocation]."""
+"""Validity of a token's record that was read from etcd; see Note [Revocation]."""
 
 DEFAULT_BRANCH = Branch(1, "default", True)
 """The branch that every project has."""
@@ -52,8 +52,8 @@ _MAX_BOOTSTRAP_BYTES = 1024
 class OwnAuthority(Service):
     """A `stream.authority.ProjectAuthority` with tokens in etcd.
 
-    startService fires when the tokens and the bootstrap token are read. Raises UserError if that
-    one can't be used.
+    startService fires when the tokens and the bootstrap token have been read. Raises UserError if
+    the bootstrap token is invalid.
 
     :param client: started.
     :param now: the time in UTC.

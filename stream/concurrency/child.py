@@ -20,13 +20,13 @@ from stream.concurrency.waiters import Waiters
 __all__ = ["PIPE_BYTES", "Child", "ServerChild", "tied_command", "widen"]
 
 PIPE_BYTES = 1024 * 1024
-"""What a wide pipe holds, where the system lets it, and what is read from it at once."""
+"""Size of a widened pipe, if the system permits it, and of a single read."""
 
 _FIRST_READ_BYTES = 64 * 1024
-"""Room for so much is taken by a reading after one that was smaller."""
+"""Buffer size of a read after a smaller one."""
 
 _MAX_LINE_BYTES = 16 * 1024
-"""How many bytes of an unfinished line are kept."""
+"""Maximum number of bytes kept of an incomplete line."""
 
 _SHIM = """\
 import ctypes, os, signal, sys
@@ -66,21 +66,22 @@ def tied_command(
 
 
 def widen(pipe: Any) -> None:
-    """Have a pipe to or from a child carry more in a turn of the reactor.
+    """Increase the amount of data that a pipe of a child carries in one turn of the reactor.
 
-    By itself that is 64 KB to the child, and 8 KB from it: a record of a megabyte takes more than
-    a hundred turns, each of which takes some milliseconds when others send much.
+    By default it is 64 KB to the child and 8 KB from it. A record of a megabyte takes more than a
+    hundred turns, of several milliseconds each when others send much.
 
-    :param pipe: of the transport of a child's protocol, in its attribute ``pipes``.
+    :param pipe: pipe in the attribute ``pipes`` of the transport of a child's protocol.
     """
-    with suppress(OSError, AttributeError):  # the user has too many, or there is no such call
+    # The user's limit of pipes is reached, or the system lacks the call
+    with suppress(OSError, AttributeError):
         fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     if isinstance(pipe, ProcessReader):
         cast(Any, pipe).doRead = _WideReading(pipe)
 
 
 class _WideReading:
-    """Reads from a pipe instead of its own method."""
+    """Replaces the read method of a pipe."""
 
     __slots__ = ("_pipe", "_size")
 

@@ -9,15 +9,15 @@ Note [Pieces]: a change of a source also changes its sinks, and many sinks need 
 accepts in one transaction. So sinks are changed first, as many as fit, and the source is changed
 with the last of them. The size is estimated from earlier sinks: the next one is expected to need as
 many operations and bytes as the largest so far. The caller commits a piece and repeats the call
-until `Definitions.unfinished` is false. If that stops half-way, the source is unchanged, and
+until `Definitions.unfinished` is false. If that is interrupted, the source is unchanged, and
 repeating the call later finishes the change.
 
-Note [Stranded sinks]: an undeletion that stops half-way leaves live sinks below a deleted source.
-They get no records, since the source is unknown. Repeating the undeletion finishes it. Otherwise
-the sinks are deleted again, by a cleanup once no task works on the source, or when a source with
-the same id is created. The cleanup can't finish the undeletion, since the files of the sinks need
-the user's token. The source can't be undeleted first, since it would accept records that the
-remaining sinks miss.
+Note [Stranded sinks]: an interrupted undeletion leaves live sinks below a deleted source. They get
+no records, since the source is unknown. Repeating the undeletion finishes it. Otherwise the sinks
+are deleted again, by a cleanup once no task works on the source, or when a source with the same id
+is created. The cleanup can't finish the undeletion, since the files of the sinks need the user's
+token. The source can't be undeleted first, since it would accept records that the remaining sinks
+miss.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Templates that only put texts together: ``Body('user.name') + '@' + Ip()``. Pure.
 
-Their texts are the same whoever computes them, as long as all parts are strings. So they needn't
-be evaluated by the engine.
+Python and Jsonnet give the same text if all parts are strings, so the engine isn't needed.
 """
 
 from __future__ import annotations

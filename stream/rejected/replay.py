@@ -3,7 +3,7 @@
 Note [Once]: the rows of a replay don't go through an open slice, since after a crash it would be
 unknown whether the slice contains them. Instead, some records at a time become a file of their own:
 
-1. A transaction opens the file with one slice that is to be uploaded, and is on no volume: no
+1. A transaction opens the file with one slice that is ready for upload and on no volume: no
    source node writes to it, no reader and no coordinator touches it.
 2. The rows are uploaded to the target's staging storage, as a reader does it.
 3. **One transaction decides**: it marks the slice as uploaded, and names the records that are in it

@@ -53,7 +53,7 @@ class Group:
 class Line:
     """One line of a chart: a value for each place on the other axis.
 
-    :ivar kind: the class of its colour.
+    :ivar kind: the class of its color.
     """
 
     name: str
@@ -242,7 +242,7 @@ def _sinks(page: str) -> str:
         ("memory of the coordinator", "coordinator's memory, MB", "MB"),
         ("ready after a start", "ready after s", "s"),
     )
-    # Each measure has a scale of its own.
+    # Each measure has its own scale.
     parts = []
     for name, column, unit in measures:
         largest = max(_number(row[column]) for row in table)

@@ -1,4 +1,4 @@
-"""What happens when a component is killed, drawn from what `benchmarks.outages` has recorded.
+"""The effect of a killed component, drawn from the data of `benchmarks.outages`.
 
 ``make docs-pictures`` runs ``python -m tools.pictures.outages docs``, which writes a picture for
 each component beside the pages. They are narrow, so that they can be read on a phone; a wide page
@@ -36,9 +36,9 @@ _WHICH = {
 
 
 class _Scale:
-    """Where seconds are, from left to right.
+    """The horizontal scale, in seconds.
 
-    :param seconds: those of the record.
+    :param seconds: seconds in the data.
     """
 
     def __init__(self, seconds: Sequence[Mapping[str, Any]]) -> None:
@@ -50,9 +50,9 @@ class _Scale:
 
 
 def outage(data: Mapping[str, Any]) -> str:
-    """The picture of one component, as an SVG document.
+    """Return the picture of one component, as an SVG document.
 
-    :param data: what was recorded of it.
+    :param data: recorded data of the component.
     """
     seconds: list[dict[str, Any]] = data["seconds"]
     scale = _Scale(seconds)
@@ -90,7 +90,7 @@ def _status(status: str) -> str:
 
 
 def _answers(seconds: Sequence[Mapping[str, Any]], scale: _Scale) -> list[str]:
-    """Bars: answers of each second, stored ones below, others above."""
+    """Return the bars of each second's answers: stored records below, others above."""
     bottom = _ANSWERS + _STRIP
     most = max(x["stored"] + sum(x["failed"].values()) for x in seconds)
     parts = _axes(_ANSWERS, "answers a second: 200, others in orange", str(most), scale)
@@ -117,7 +117,7 @@ def _line(
     scale: _Scale,
     value: Callable[[Mapping[str, Any]], float | None],
 ) -> list[str]:
-    """A line of one figure; it is interrupted where there is none."""
+    """Return the line of one figure, with gaps where it is missing."""
     values = [value(each) for each in seconds]
     most = max((each for each in values if each is not None), default=1) or 1
     parts = _axes(top, name, f"{most:,}", scale)
@@ -141,7 +141,7 @@ def _axes(top: int, name: str, most: str, scale: _Scale) -> list[str]:
 
 
 def outages() -> dict[str, str]:
-    """All pictures by file name, as SVG documents."""
+    """Return all pictures by file name, as SVG documents."""
     recorded = json.loads(OUTAGES.read_text(encoding="utf-8"))
     return {f"outage-{name}.svg": outage(data) for name, data in recorded.items()}
 

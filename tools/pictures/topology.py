@@ -1,4 +1,4 @@
-"""How the components are connected, with the ports that they listen on by default.
+"""The connections between the components, with their default ports.
 
 ``make docs-pictures`` runs ``python -m tools.pictures.topology docs/architecture.svg``, which
 writes it.
@@ -22,7 +22,7 @@ orient="auto-start-reverse"><path class="k" d="M0 0 10 5 0 10z"/></marker>"""
 
 
 def topology() -> str:
-    """The picture, as an SVG document."""
+    """Return the picture, as an SVG document."""
     config = Settings()
     source, api = _port(config.source.http.listen), _port(config.api.listen)
     writer = _port(config.storage.level.local.writer.network.listen)
@@ -30,7 +30,7 @@ def topology() -> str:
     parts = [
         _STYLE,
         _MARKER,
-        # The way of a record.
+        # The data flow.
         *_part(20, 110, 120, 60, "producers", "", "o"),
         *_part(220, 110, 150, 60, "http-source", "record → row, groups"),
         *_part(450, 110, 150, 60, "storage-writer", "append, fdatasync"),
@@ -45,7 +45,7 @@ def topology() -> str:
         *(arrow(path) for path in ("M525 170V228", "M600 255H678", "M735 225V167", "M735 115V77")),
         text(20, 195, "200 is sent only when the", "s left"),
         text(20, 212, "row is on the volume", "s left"),
-        # The control of it.
+        # The control flow.
         *_part(20, 310, 120, 60, "users", "", "o"),
         *_part(220, 310, 150, 60, "api", "sources, sinks, tasks"),
         *_part(450, 310, 200, 60, "storage-coordinator", "rotates, starts imports"),
@@ -92,9 +92,9 @@ def _part(
 
 
 def _grey(path: str, *, both: bool = False) -> str:
-    """An arrow that no record takes.
+    """Return a gray arrow, which no record takes.
 
-    :param both: it has two heads, and is dashed.
+    :param both: whether it is dashed and has two heads.
     """
     start, kind = (' marker-start="url(#k)"', "m e") if both else ("", "m")
     return f'<path class="{kind}" marker-end="url(#k)"{start} d="{path}"/>'

@@ -14,7 +14,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The API can't be reached, or answers nothing that it could have written. */
+/** The API can't be reached, or the answer isn't from the API. */
 export class Unreachable extends Error {}
 
 export interface Options {
@@ -30,7 +30,7 @@ async function refusal(answer: Response): Promise<ApiError> {
   try {
     plain = (await answer.json()) as Record<string, unknown>;
   } catch {
-    // A proxy's page: its status says all there is.
+    // A proxy's page: only its status is useful.
   }
   const text = (name: string) => (typeof plain[name] === "string" ? (plain[name] as string) : undefined);
   const code = (text("error") ?? `http${answer.status}`).replace(CODE_PREFIX, "");
@@ -44,7 +44,7 @@ async function refusal(answer: Response): Promise<ApiError> {
   return new ApiError(answer.status, code, text("message") ?? `The API answers ${answer.status}.`, details, faults);
 }
 
-/** The answer to a call; anything but success is thrown. */
+/** Return the answer to a call. Throws an error unless it is a success. */
 export async function request(method: string, path: string, options: Options = {}): Promise<Response> {
   const { token } = session.value ?? { token: "" };
   const headers: Record<string, string> = { ...options.raw?.headers };
@@ -72,7 +72,7 @@ export async function request(method: string, path: string, options: Options = {
     return answer;
   }
   const error = await refusal(answer);
-  // A token that was accepted before has ended or was revoked meanwhile.
+  // The token was accepted before, so it has expired or was revoked.
   if (answer.status === 401 && session.value?.token === token) endSession(error.message);
   throw error;
 }
@@ -85,7 +85,7 @@ export async function call<T>(method: string, path: string, options: Options = {
 
 export const get = <T>(path: string, signal?: AbortSignal): Promise<T> => call<T>("GET", path, { signal });
 
-/** A path below the branch of the session; each part is encoded. */
+/** Return a path below the branch of the session, with its parts encoded. */
 export function inBranch(...parts: (string | number)[]): string {
   const branch = session.value?.branch ?? "default";
   return ["/v1/branches", encodeURIComponent(branch), ...parts.map((part) => encodeURIComponent(String(part)))].join("/");
@@ -100,7 +100,7 @@ export const sinkPath = (sourceId: string, sinkId: string, ...rest: (string | nu
 export const isMissing = (error: unknown): boolean =>
   error instanceof ApiError && (error.status === 404 || error.status === 405);
 
-/** What a person reads of an error. */
+/** Return the text of an error for the user. */
 export function errorText(error: unknown): string {
   if (error instanceof ApiError) {
     const { detail, hint, exceptionId } = error.details;

@@ -1,4 +1,4 @@
-/** Files of a sink with their slices; without the operation for that, as statistics show them. */
+/** Return the files of a sink with their slices; without slices if the API lacks the operation. */
 
 import { fromStatistics, type Limits, type PipelineFile, type Retry, type Slice, type SliceState, type Trigger } from "../lib/pipeline";
 import { bytes, count, shortSpan } from "../lib/format";
@@ -61,7 +61,7 @@ const TEXTS: Record<string, (limit: number) => string> = {
   expiration: () => "before its credentials end",
 };
 
-/** The condition that is nearest, which comes first. */
+/** Return the nearest condition, which is the first. */
 export function triggerOf(conditions: Condition[] | undefined, what: string): Trigger | null {
   const found = conditions?.[0];
   if (!found) return null;
@@ -114,7 +114,7 @@ export async function readPipeline(sourceId: string, sinkId: string, limits: Lim
     }
   }
   const answer = await get<{ files: FileInfo[] }>(sinkPath(sourceId, sinkId, "statistics", "files"), signal);
-  // The sink is there: it was the operation that wasn't.
+  // The sink exists, so the operation was missing.
   hasFiles = false;
   return fromStatistics(answer.files, limits, now());
 }

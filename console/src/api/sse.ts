@@ -8,7 +8,7 @@ export interface SseEvent {
 
 const MAX_EVENT_CHARS = 16 * 1024 * 1024;
 
-/** Splits chunks of text into events; what is incomplete waits for the next chunk. */
+/** Splits chunks of text into events; an incomplete event waits for the next chunk. */
 export class SseParser {
   private rest = "";
   private event = "";
@@ -45,7 +45,7 @@ export class SseParser {
   }
 }
 
-/** Hand each event of *answer* to *take* until it ends. */
+/** Call *take* with each event of *answer* until it ends. */
 export async function readEvents(answer: Response, take: (event: SseEvent) => void): Promise<void> {
   const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
   if (!reader) return;
@@ -57,7 +57,7 @@ export async function readEvents(answer: Response, take: (event: SseEvent) => vo
       for (const event of parser.push(value)) take(event);
     }
   } finally {
-    // An event that can't be taken leaves the rest unread: without this its connection would stay.
+    // If *take* throws, the rest is unread: without this the connection would stay open.
     await reader.cancel().catch(() => undefined);
   }
 }

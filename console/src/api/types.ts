@@ -1,4 +1,4 @@
-/** Answers of the API, as far as the console shows them. */
+/** Answers of the API, with the members that the console shows. */
 
 export interface By {
   type: "user" | "system";

@@ -10,7 +10,7 @@ const TIME = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)$/;
 const DATE = /^\d{4}-\d\d-\d\d$/;
 const UUID = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
 
-/** The type of a table's column that holds *value*. */
+/** Return the type of a table's column for *value*. */
 export function dataTypeOf(value: unknown): string {
   if (typeof value === "boolean") return "boolean";
   if (typeof value === "number") return Number.isSafeInteger(value) ? "integer" : "double";
@@ -22,7 +22,7 @@ export function dataTypeOf(value: unknown): string {
   return value === null ? "string" : "json";
 }
 
-/** A name that every table takes, like none of *taken*. */
+/** Return a name that is valid in every table and isn't in *taken*. */
 export function columnName(path: string, taken: Set<string>): string {
   const plain = path.normalize("NFKD").replace(/[^A-Za-z0-9_]+/g, "_").replace(/^_+|_+$/g, "").slice(0, NAME_CHARS) || "column";
   let name = plain;
@@ -47,7 +47,7 @@ function members(value: Record<string, unknown>, prefix: string, depth: number, 
   }
 }
 
-/** A column for each member of *sample* that no column has yet. */
+/** Return a column for each member of *sample* without one. */
 export function columnsFor(sample: unknown, present: Column[], hasTypes: boolean): Column[] {
   if (!isObject(sample)) return [];
   const found: [string, unknown][] = [];
@@ -70,7 +70,7 @@ export function columnsFor(sample: unknown, present: Column[], hasTypes: boolean
     });
 }
 
-/** The members of *column* that its type has, in the order in which the API shows them. */
+/** Return the members of *column* that its type has, in the API's order. */
 export function cleaned(column: Column, hasTypes: boolean): Column {
   const clean: Column = { type: column.type, name: column.name.trim() };
   if (column.primaryKey) clean.primaryKey = true;
@@ -87,7 +87,7 @@ export function cleaned(column: Column, hasTypes: boolean): Column {
   return clean;
 }
 
-/** Which column the parameter of an error is about; `null` if it is about none. */
+/** Return the number of the column in the parameter of an error; `null` if there is none. */
 export function columnOf(param: string | undefined): number | null {
   const found = /columns\[(\d+)\]/.exec(param ?? "");
   return found ? Number(found[1]) : null;

@@ -1,4 +1,4 @@
-/** What differs between two texts, line by line. */
+/** Differences between two texts, line by line. */
 
 export interface Line {
   kind: "same" | "added" | "removed";
@@ -7,7 +7,7 @@ export interface Line {
 
 const MAX_LINES = 1500;
 
-/** The shortest list of changes that makes *after* of *before*. */
+/** Return the shortest list of changes that turns *before* into *after*. */
 export function diff(before: string, after: string): Line[] {
   const lined = (text: string) => (text === "" ? [] : text.split("\n").slice(0, MAX_LINES));
   const a = lined(before);

@@ -1,10 +1,10 @@
-/** Numbers, sizes and times as people read them. */
+/** Formats of numbers, sizes and times. */
 
 const COUNT = new Intl.NumberFormat("en-GB");
 
 export const count = (value: number): string => COUNT.format(Math.round(value));
 
-/** A rate a second: few digits, never one that jumps in width for small numbers. */
+/** Format a rate per second with few digits and a stable width for small numbers. */
 export function rate(value: number): string {
   if (value === 0) return "0";
   if (value < 0.05) return "<0.1";
@@ -23,7 +23,7 @@ export function bytes(value: number): string {
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${SIZES[unit]}`;
 }
 
-/** A time span in milliseconds. */
+/** Format a duration in milliseconds. */
 export function span(milliseconds: number): string {
   const seconds = Math.max(0, milliseconds) / 1000;
   if (seconds < 1) return `${Math.round(Math.max(0, milliseconds))} ms`;
@@ -45,7 +45,7 @@ export function shortSpan(milliseconds: number): string {
   return `${Math.floor(seconds / 86_400)} d`;
 }
 
-/** In the reader's zone: the time alone if it is today. */
+/** Format a time in the user's time zone, without the date if it is today. */
 export function localTime(at: Date, today: Date): string {
   const time = at.toLocaleTimeString("en-GB", { hour12: false });
   if (at.toDateString() === today.toDateString()) return time;
@@ -54,7 +54,7 @@ export function localTime(at: Date, today: Date): string {
 
 export const utcTime = (at: Date): string => `${at.toISOString().replace("T", " ").replace(/\.\d+Z$/, "")} UTC`;
 
-/** A setting's duration ("1m30s") in milliseconds; `null` for what isn't one. */
+/** Parse a setting's duration ("1m30s") to milliseconds; `null` if it is invalid. */
 export function durationMs(text: unknown): number | null {
   if (typeof text !== "string" || !/^(\d+(\.\d+)?(ns|us|µs|ms|s|m|h|d))+$/.test(text)) return null;
   const units: Record<string, number> = { ns: 1e-6, us: 1e-3, "µs": 1e-3, ms: 1, s: 1e3, m: 6e4, h: 36e5, d: 864e5 };
@@ -63,7 +63,7 @@ export function durationMs(text: unknown): number | null {
   return total;
 }
 
-/** A setting's size ("10MB") in bytes; `null` for what isn't one. */
+/** Parse a setting's size ("10MB") to bytes; `null` if it is invalid. */
 export function sizeBytes(text: unknown): number | null {
   const found = typeof text === "string" ? /^(\d+(?:\.\d+)?)\s*([KMGTP]?)B?$/i.exec(text) : null;
   if (!found) return null;
@@ -80,7 +80,7 @@ function same(limit: string): string {
   return limit;
 }
 
-/** The rules of a setting, such as "required,min=1,maxDuration=30m", as people read them. */
+/** Describe the rules of a setting, such as "required,min=1,maxDuration=30m". */
 export function rulesText(validation: string | undefined): string {
   const limits = { min: "", max: "" };
   const others: string[] = [];

@@ -1,4 +1,4 @@
-/** The way of a sink's rows: files and their slices, from the API's answers to what is drawn. */
+/** The pipeline of a sink's rows: converts files and slices of the API's answers to the drawn form. */
 
 import type { FileInfo, FileState, Setting } from "../api/types";
 import { durationMs, sizeBytes } from "./format";
@@ -11,7 +11,7 @@ export interface Retry {
   after: string | null;
 }
 
-/** How near a limit is that closes a file or slice: 0 to 1. */
+/** Progress towards a limit that closes a file or slice: 0 to 1. */
 export interface Trigger {
   kind: string;
   progress: number;
@@ -57,16 +57,16 @@ export interface Limits {
 
 const PREFIX = "storage.level.target.import.trigger.";
 
-/** The limits that close a file, from the settings of its sink. */
+/** Return the limits that close a file, from the settings of its sink. */
 export function limitsOf(settings: Setting[]): Limits {
   const value = (name: string) => settings.find((each) => each.key === PREFIX + name)?.value;
   const number = value("count");
   return { count: typeof number === "number" ? number : null, size: sizeBytes(value("size")), interval: durationMs(value("interval")) };
 }
 
-/** The limit that is nearest. */
+/** Return the nearest limit. */
 export function nearest(limits: Limits, records: number, bytes: number, ageMs: number): Trigger | null {
-  // A file without records is not imported, however old it is.
+  // A file without records is not imported.
   const found: Trigger[] = [];
   const add = (kind: string, value: number, most: number | null, text: (most: number) => string) => {
     if (most) found.push({ kind, progress: Math.min(1, value / most), text: text(most) });
@@ -77,7 +77,7 @@ export function nearest(limits: Limits, records: number, bytes: number, ageMs: n
   return found.reduce<Trigger | null>((best, each) => (best && best.progress >= each.progress ? best : each), null);
 }
 
-/** Files as statistics show them: without their slices. */
+/** Return the files in the statistics, without their slices. */
 export function fromStatistics(files: FileInfo[], limits: Limits, now: number): PipelineFile[] {
   return files.map((file) => {
     const total = file.statistics?.total;
@@ -100,7 +100,7 @@ export function fromStatistics(files: FileInfo[], limits: Limits, now: number): 
   });
 }
 
-/** The newest first; of imported ones only the newest. */
+/** Return the files, newest first; only the newest of the imported ones. */
 export function inStage(files: PipelineFile[], stage: FileState, most: number): PipelineFile[] {
   return files
     .filter((file) => file.state === stage)

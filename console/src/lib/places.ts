@@ -1,4 +1,4 @@
-/** Where the rows of a sink go, and what each kind of table needs to be named. */
+/** Destinations of a sink's rows, and the parts of a table's name for each target. */
 
 import type { Column, Table } from "../api/types";
 import { cleaned } from "./columns";
@@ -15,7 +15,7 @@ export interface Place {
 
 type Part = "schema" | "namespace" | "table" | "path";
 
-/** What a kind of table is named by, beside its connection, in the order of its name. */
+/** The parts of a table's name besides its connection, in order. */
 const PARTS: Record<string, readonly Part[]> = {
   postgres: ["schema", "table"],
   iceberg: ["namespace", "table"],
@@ -24,7 +24,7 @@ const PARTS: Record<string, readonly Part[]> = {
 
 export const partsOf = (type: string): readonly Part[] => PARTS[type] ?? ["schema", "table"];
 
-/** A place for a source with this id, of which the reader changes what is not right. */
+/** Return the default destination for a source with this id, which the user can edit. */
 export const firstPlace = (id: string): Place => ({
   type: "keboola",
   tableId: `in.c-${id || "stream"}.events`,
@@ -35,7 +35,7 @@ export const firstPlace = (id: string): Place => ({
   path: id || "events",
 });
 
-/** The table as the API takes it. */
+/** Return the table in the API's form. */
 export function tableOf(place: Place, columns: Column[], hasTypes: boolean): Record<string, unknown> {
   const mapping = { columns: columns.map((each) => cleaned(each, hasTypes)) };
   if (!hasTypes) return { type: place.type, tableId: place.tableId, mapping };
@@ -43,7 +43,7 @@ export function tableOf(place: Place, columns: Column[], hasTypes: boolean): Rec
   return { type: place.type, connection: place.connection, ...named, mapping };
 }
 
-/** The place of a table in one line, for people. */
+/** Return the destination as one line of text. */
 export const placeText = (table: Table): string =>
   table.tableId ??
   [table.connection, ...partsOf(table.type).map((part) => table[part])].filter(Boolean).join(table.type === "parquet" ? "/" : ".");

@@ -1,8 +1,8 @@
-/** Rates over time, in memory that doesn't grow. */
+/** Rates over time, in bounded memory. */
 
-/** Differences of a counter a second, for the last *length* seconds. */
+/** Differences of a counter per second, for the last *length* seconds. */
 export class RateSeries {
-  /** Made with the first rate above zero: most series of rejected records never have one. */
+  /** Allocated at the first rate above zero: most series of rejected records have none. */
   private values: Float32Array | null = null;
   private head = -1;
   private last: { second: number; counter: number } | null = null;
@@ -10,7 +10,7 @@ export class RateSeries {
 
   constructor(readonly length: number) {}
 
-  /** Take the *counter* as it is at *time*, in milliseconds. A counter that fell was reset. */
+  /** Add the value of the *counter* at *time*, in milliseconds. A lower value is a reset. */
   push(time: number, counter: number): void {
     const second = Math.floor(time / 1000);
     if (this.last === null) {
@@ -29,7 +29,7 @@ export class RateSeries {
     this.last = { second, counter };
   }
 
-  /** The newest *count* rates, the oldest first; zero where nothing is known. */
+  /** Return the newest *count* rates, oldest first; zero for unknown ones. */
   newest(count: number): number[] {
     const found = new Array<number>(count).fill(0);
     if (!this.values) return found;
@@ -41,12 +41,12 @@ export class RateSeries {
     return found;
   }
 
-  /** For how many seconds rates are known. */
+  /** Return the number of seconds with known rates. */
   get known(): number {
     return this.filled;
   }
 
-  /** The mean of the newest *seconds*. */
+  /** Return the mean rate of the newest *seconds*. */
   rate(seconds = 5): number {
     const known = Math.min(seconds, this.filled);
     if (!known) return 0;
@@ -54,7 +54,7 @@ export class RateSeries {
   }
 }
 
-/** The sum of several lists of the same length. */
+/** Return the sums of several lists of the same length. */
 export function summed(lists: number[][], length: number): number[] {
   const total = new Array<number>(length).fill(0);
   for (const list of lists) for (let place = 0; place < length; place++) total[place]! += list[place] ?? 0;

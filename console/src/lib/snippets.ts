@@ -1,4 +1,4 @@
-/** Programs that send a first record, as they can be pasted into a terminal. */
+/** Programs that send a first record, for pasting into a terminal. */
 
 import type { Source } from "../api/types";
 
@@ -9,7 +9,7 @@ export interface Snippet {
   hint?: string;
 }
 
-/** As a word of a POSIX shell. */
+/** Quote *text* as a word of a POSIX shell. */
 export const shellQuoted = (text: string): string => `'${text.replace(/'/g, `'\\''`)}'`;
 
 const SAMPLE = { user: { name: "Ada" }, action: "signed-in" };
@@ -59,7 +59,7 @@ console.log(answer.status, await answer.text());
   ];
 }
 
-/** As a literal of Python: JSON's is one, but for characters beyond the basic plane. */
+/** Return a Python literal: JSON's form is valid, except for characters outside of the basic plane. */
 const pythonText = (text: string): string => JSON.stringify(text);
 
 function otlpSnippets(otlp: NonNullable<Source["otlp"]>): Snippet[] {

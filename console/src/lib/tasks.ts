@@ -1,4 +1,4 @@
-/** Tasks, as people read them. */
+/** Texts about tasks. */
 
 import type { Task } from "../api/types";
 
@@ -7,13 +7,13 @@ export interface TaskObject {
   sinkId: string;
 }
 
-/** What a task is about. Its id is made of type, branch, source, perhaps sink, and time. */
+/** Return the object of a task. The id consists of type, branch, source, the sink if any, and time. */
 export function objectOf(task: Task): TaskObject {
   const parts = task.taskId.split("/").slice(2, -1);
   return { sourceId: parts[0] ?? "", sinkId: parts[1] ?? "" };
 }
 
-/** "api.update.sinkSettings" of "shop/orders" is "Update sink settings of shop/orders". */
+/** Return the title of a task: "api.update.sinkSettings" of "shop/orders" is "Update sink settings of shop/orders". */
 export function labelOf(task: Task): string {
   const [verb = "", thing = ""] = task.type.replace(/^api\./, "").split(".");
   const words = thing.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);

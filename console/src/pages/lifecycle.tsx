@@ -1,4 +1,4 @@
-/** What sources and sinks have in common: versions, settings, and changes with a question before. */
+/** Parts shared by sources and sinks: versions, settings, and changes with a confirmation. */
 
 import { useEffect, useState } from "preact/hooks";
 import { get } from "../api/client";
@@ -46,7 +46,7 @@ function Diff({ path, from, to }: { path: string; from: number; to: number }) {
   );
 }
 
-/** :param path: of the source or sink. */
+/** :param path: path of the source or sink. */
 export function Versions({ path, entity }: { path: string; entity: Entity }) {
   const current = entity.version.number;
   const found = useLoaded(`${path}/versions/${current}`, async (signal) => {
@@ -116,7 +116,7 @@ export function Versions({ path, entity }: { path: string; entity: Entity }) {
 const shown = (value: unknown): string =>
   Array.isArray(value) ? value.join(", ") : value === null || value === undefined ? "" : String(value);
 
-/** The JSON value of what was typed. Throws if it isn't one of the setting's type. */
+/** Return the JSON value of the input. Throws if it doesn't have the setting's type. */
 export function settingValue(type: Setting["type"], text: string): unknown {
   if (type === "bool") return text === "true";
   if (type === "[]string") return text.split(",").map((part) => part.trim()).filter(Boolean);

@@ -1,4 +1,4 @@
-/** The editor of a mapping: columns as rows, and beside each what it makes of a sample record. */
+/** The editor of a mapping: columns as rows, each with its value for a sample record. */
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { ApiError, call, errorText, request, sourcePath } from "../api/client";
@@ -21,7 +21,7 @@ export interface Sample {
   isBase64?: boolean;
   headers?: Record<string, string>;
   ip?: string;
-  /** Where it comes from, for people. */
+  /** Description of its origin for the user. */
   origin: string;
   isRejected?: boolean;
 }
@@ -31,7 +31,7 @@ export const FIRST_SAMPLE: Sample = {
   origin: "An example; paste one of your records.",
 };
 
-/** Samples that another page has chosen, by source. */
+/** Samples chosen on other pages, by source. */
 export const chosenSamples = new Map<string, Sample>();
 
 interface Tested {
@@ -43,7 +43,7 @@ interface Tested {
 
 const NOTHING: Tested = { row: null, more: 0, faults: new Map(), problem: null };
 
-/** What the mapping makes of the sample, asked of the API once nobody has typed for a moment. */
+/** The row of the sample record, requested from the API after a pause in typing. */
 function useTested(sourceId: string, tableType: string, columns: Column[], sample: Sample): Tested & { isTesting: boolean } {
   const body = useMemo(() => {
     const headers = Object.entries(sample.headers ?? {}).map(([name, value]) => ({ name, value }));
@@ -92,7 +92,7 @@ function useTested(sourceId: string, tableType: string, columns: Column[], sampl
   return { ...state, isTesting: tested !== body };
 }
 
-/** The column that a message names, if it doesn't say its place. */
+/** Return the column named in a message without a position. */
 function named(columns: Column[], message: string): number | null {
   const name = /column "([^"]+)"/i.exec(message)?.[1];
   const place = columns.findIndex((each) => each.name === name);
@@ -119,7 +119,7 @@ interface RowProps {
   value: string | undefined;
   fault: string | undefined;
   isStale: boolean;
-  /** Whether rows can replace others: they are only added to Parquet files. */
+  /** Whether rows can replace others; false for Parquet files, which are append-only. */
   hasKey: boolean;
   change: (place: number, next: Partial<Column>) => void;
   remove: (place: number) => void;

@@ -15,7 +15,7 @@ interface Connections {
   connections: { name: string; type: string; isAvailable: boolean | null; message?: string }[];
 }
 
-/** The targets that this service has, as far as it says so. */
+/** Targets of this service, if it lists them. */
 export function useConnections() {
   return useLoaded("connections", async (signal) => {
     try {
@@ -35,20 +35,20 @@ const PART_HINTS = {
   path: "Below the place of the connection. It is created if it doesn't exist.",
 };
 
-/** Where the rows go. */
+/** The destination of the rows. */
 export function PlaceFields({ place, onChange }: { place: Place; onChange: (next: Place) => void }) {
   const found = useConnections();
   const connections = found.data;
   const own = connections?.filter((each) => each.type !== "keboola") ?? [];
-  // Whoever has declared connections looks for them first.
+  // Declared connections come first.
   const types = [...new Set([...(connections ? own.map((each) => each.type) : []), "keboola", ...(connections ? [] : ["postgres"])])];
   const named = own.filter((each) => each.type === place.type);
   const first = own.find((each) => each.isAvailable !== false);
   useEffect(() => {
-    // Whoever has declared a connection wants it to be used.
+    // A declared connection is the default.
     if (first && !hasTypes(place.type)) onChange({ ...place, type: first.type, connection: first.name });
   }, [first?.name]);
-  // Fields that change under the reader's hands are worse than fields that come a moment later.
+  // Show no fields until the targets are known: otherwise they would change during input.
   if (found.isLoading && !connections) return <Loading what="connections" />;
   return (
     <>
@@ -110,7 +110,7 @@ export function PlaceFields({ place, onChange }: { place: Place; onChange: (next
   );
 }
 
-/** Columns to begin with: an id, the time, and a column for each member of the sample. */
+/** Initial columns: an id, the time, and a column for each member of the sample. */
 export function firstColumns(sample: string, typed: boolean): Column[] {
   const columns: Column[] = [
     { type: "uuid", name: "id", ...(typed ? { dataType: "uuid" } : {}) },
@@ -120,7 +120,7 @@ export function firstColumns(sample: string, typed: boolean): Column[] {
     const parsed = JSON.parse(sample) as unknown;
     columns.push(...columnsFor(Array.isArray(parsed) ? parsed[0] : parsed, columns, typed));
   } catch {
-    // Not JSON: the whole body is a column.
+    // Not JSON: the whole body is one column.
   }
   if (columns.length === 2) columns.push({ type: "body", name: "body", ...(typed ? { dataType: "string" } : {}) });
   return columns;

@@ -16,10 +16,10 @@ import { TableRows } from "./table";
 
 const EXCERPT = 2_000;
 
-/** What was written as a sample, by source: its programs send it. */
+/** Samples entered by the user, by source; its programs send them. */
 const samples = new Map<string, string>();
 
-/** Shows the first record as it arrives, and then its row. */
+/** Shows the first record when it arrives, and then its row. */
 export function FirstRow({ sourceId, sinkId }: { sourceId: string; sinkId: string }) {
   tick.value;
   const source = sources.value!.find((each) => each.sourceId === sourceId);
@@ -89,7 +89,7 @@ export function FirstRow({ sourceId, sinkId }: { sourceId: string; sinkId: strin
   );
 }
 
-/** What of *next* is other than *first*. */
+/** Return the members of *next* that differ from *first*. */
 const changed = (first: Place, next: Place): Partial<Place> =>
   Object.fromEntries(Object.entries(next).filter(([name, value]) => first[name as keyof Place] !== value));
 
@@ -101,9 +101,9 @@ function parsed(text: string): unknown {
   }
 }
 
-/** Three fields, then a program to send a record with, then its row.
+/** Three fields, then a program that sends a record, then its row.
  *
- * :param isFirst: of the branch: it is the page that one comes to.
+ * :param isFirst: whether the branch has no source yet, so that this is its start page.
  */
 export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
   useTitle(isFirst ? "Sources" : "New source");
@@ -116,7 +116,7 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
   const [isBusy, setBusy] = useState(false);
   const [isOpen, setOpen] = useState(false);
   const id = slug(name) || "stream";
-  // The place follows the name until it is changed by hand.
+  // The destination follows the name until the user edits it.
   const named = firstPlace(slug(name));
   const place = edited ? { ...named, ...edited } : named;
   const create = async (event: Event) => {

@@ -15,7 +15,7 @@ const LATE_MS = 15 * 60_000;
 
 export type Health = "ok" | "waiting" | "disabled" | "rejecting" | "retrying" | "no sink";
 
-/** The one thing about a sink that matters most. */
+/** Return the most important state of a sink. */
 export function sinkHealth(sink: AggregatedSink): Health {
   if (sink.disabled) return "disabled";
   if (sink.statistics?.files.some((file) => file.state !== "imported" && (file.retryAttempt ?? 0) > 0)) return "retrying";
@@ -26,7 +26,7 @@ export function sinkHealth(sink: AggregatedSink): Health {
 
 const BY_WEIGHT: Health[] = ["retrying", "rejecting", "ok"];
 
-/** The one thing about a source that matters most: that of its worst sink. */
+/** Return the most important state of a source: the worst of its sinks. */
 export function health(source: AggregatedSource): Health {
   if (source.disabled) return "disabled";
   const sinks = source.sinks.filter((sink) => !sink.disabled);

@@ -1,4 +1,4 @@
-/** Rejected records of a sink: why, which, what a changed mapping would do, and sending them again. */
+/** Rejected records of a sink: reasons, records, a test of a changed mapping, and replay. */
 
 import { useEffect, useState } from "preact/hooks";
 import { call, get, isMissing, sinkPath } from "../api/client";
@@ -12,7 +12,7 @@ import { type Ask, Button, clipped, Code, Confirm, Empty, ErrorBox, Loading, pre
 import { chosenSamples } from "./mapping";
 
 const LIMIT = 100;
-/** The API lists no more at once. */
+/** Maximum number of records in a list of the API. */
 const MOST = 1000;
 const REFRESH_MS = 3_000;
 const SHOWN_CHARS = 100_000;
@@ -20,10 +20,10 @@ const EXCERPT = 160;
 
 const keyOf = (reason: { reason: string; column?: string }) => JSON.stringify([reason.reason, reason.column ?? ""]);
 
-/** A message without the beginning that says the column again. */
+/** Return a message without the column at its beginning. */
 export const shortened = (message: string): string => message.replace(/^Cannot convert column "[^"]*" to CSV value:\s*-?\s*/, "");
 
-/** A query of what is given. */
+/** Return a query string of the given values. */
 const query = (given: Record<string, string | undefined>) =>
   new URLSearchParams(Object.entries(given).filter((each): each is [string, string] => !!each[1])).toString();
 

@@ -4,7 +4,7 @@ import { ended, signIn } from "../state/session";
 import { Button, Field } from "../ui/parts";
 import { useTitle } from "../ui/hooks";
 
-/** Asks for a token, and tries it before it is kept. */
+/** Asks for a token, and verifies it before it is stored. */
 export function SignIn() {
   useTitle("Sign in");
   const [token, setToken] = useState("");

@@ -33,7 +33,7 @@ export function Gone({ what, id, home, label }: { what: string; id: string; home
   );
 }
 
-/** Name and description, changed in place. */
+/** Name and description, editable in place. */
 export function Rename({ path, name, description, onDone }: { path: string; name: string; description: string; onDone: () => void }) {
   const [next, setNext] = useState({ name, description });
   const [error, setError] = useState<unknown>(null);
@@ -113,7 +113,7 @@ export function SendRecord({ source, sample, isOpen = false }: { source: Aggrega
       try {
         message = (JSON.parse(body) as { message?: string }).message ?? body;
       } catch {
-        // Not JSON: shown as it is.
+        // Not JSON: shown unchanged.
       }
       setAnswer({ isGood: response.ok, text: `${response.status} ${message}` });
     } catch {
@@ -252,7 +252,7 @@ export function SourcePage({ sourceId, tab }: { sourceId: string; tab: string })
     try {
       await change(label, method, target);
     } catch (error) {
-      // Somebody else was first: what was asked for is so.
+      // Another user has already made the change.
       if (!(method === "DELETE" && isMissing(error))) throw error;
     }
     await load();

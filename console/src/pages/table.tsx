@@ -11,7 +11,7 @@ export interface Preview {
   rows: (string | null)[][];
 }
 
-/** The first rows of the table, where its target can be read. */
+/** The first rows of the table, if its target can be read. */
 export function TableRows({ sourceId, sinkId, revision }: { sourceId: string; sinkId: string; revision: number }) {
   const found = useLoaded(`${sourceId}/${sinkId}`, async (signal) => {
     try {

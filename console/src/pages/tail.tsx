@@ -54,7 +54,7 @@ export function TailView({ sourceId }: { sourceId: string }) {
   const matching = useMemo(() => records.filter((each) => matches(each, wanted)), [records, wanted]);
   const isPaused = tail.isPaused.value;
   const texts = { connecting: "Connecting", live: "Live", ended: "Ended", lost: "Reconnecting" };
-  // Without the right to see records there is nothing to wait for, nor to filter.
+  // Without the right to see records there is no tail and no filter.
   if (tail.state.value === "ended" && !records.length)
     return (
       <p class="note bad" role="alert">

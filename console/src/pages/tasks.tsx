@@ -36,7 +36,7 @@ function TaskRow({ task, label }: { task: Task; label: string }) {
   );
 }
 
-/** The changes that anybody asked for, the newest first. */
+/** Changes by all users, newest first. */
 export function TaskList() {
   useTitle("Tasks");
   const [places, setPlaces] = useState<string[]>([]);
@@ -135,7 +135,7 @@ function DeletedSinks({ source }: { source: Source }) {
   );
 }
 
-/** Sources and sinks that can be brought back. */
+/** Deleted sources and sinks that can be restored. */
 export function Deleted() {
   useTitle("Deleted");
   const path = `${inBranch("sources")}/deleted`;

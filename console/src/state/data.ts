@@ -1,4 +1,4 @@
-/** Sources, sinks and their counters, kept current while somebody is signed in. */
+/** Sources, sinks and their counters, kept current during a session. */
 
 import { batch, signal } from "@preact/signals";
 import { ApiError, get, inBranch, isMissing, request, Unreachable } from "../api/client";
@@ -8,7 +8,7 @@ import { RateSeries } from "../lib/series";
 import { connection, now, session } from "./session";
 
 const PAGE = 100;
-/** Rates are kept for a quarter of an hour. */
+/** Retention of rates: 15 minutes. */
 export const SERIES_SECONDS = 900;
 const POLL_MS = 3_000;
 const RELOAD_MS = 30_000;
@@ -41,15 +41,15 @@ export interface FileEvent {
 
 export type Feed = "connecting" | "live" | "polling" | "lost";
 
-/** `null` until they are known. */
+/** `null` until they are loaded. */
 export const sources = signal<AggregatedSource[] | null>(null);
 export const failure = signal<unknown>(null);
 export const feed = signal<Feed>("connecting");
-/** Counts the updates of the counters; whoever shows them reads it. */
+/** Number of updates of the counters; components that show them depend on it. */
 export const tick = signal(0);
-/** When the newest counters were taken, by the clock of the API. */
+/** Time of the newest counters, by the clock of the API. */
 export const takenAt = signal(0);
-/** Seconds since which the API itself can't follow what happens. */
+/** Number of seconds for which the API itself has received no changes. */
 export const behind = signal(0);
 
 const counters = new Map<string, Counter>();
@@ -108,7 +108,7 @@ function sample(at: number): void {
   });
 }
 
-/** The counters that statistics say; those of the stream are newer, so they win while it runs. */
+/** Use the counters in the statistics, unless the stream runs: its counters are newer. */
 function takeStatistics(found: AggregatedSource[], isOnlySource: boolean): void {
   const present = new Set<string>();
   for (const source of found)
@@ -146,7 +146,7 @@ function takeCounters(event: LiveCounters): void {
   }
   behind.value = event.behindSeconds ?? 0;
   sample(Date.parse(event.time) || now());
-  // The first event is full; another one says that something was created or deleted.
+  // The first event has all sinks; a later full one follows a creation or deletion.
   if ((isUnknown || (event.full && tick.peek() > 2)) && sources.peek()) void load().catch(() => undefined);
 }
 
@@ -172,7 +172,7 @@ async function loadPages(): Promise<void> {
   });
 }
 
-/** Read everything again, once at a time: a call meanwhile is followed by one more. */
+/** Reload everything, once at a time; a call during a reload causes one more. */
 export function load(): Promise<void> {
   if (loading) {
     loadAgain = true;
@@ -193,7 +193,7 @@ export function load(): Promise<void> {
   return loading;
 }
 
-/** Wait, or until *signal* is aborted. The signal lives as long as the session: nothing may stay on it. */
+/** Wait until the time is over or *signal* is aborted. Listeners are removed, since the signal lives long. */
 const pause = (milliseconds: number, signal: AbortSignal) =>
   new Promise<void>((resolve) => {
     const end = () => {
@@ -205,7 +205,7 @@ const pause = (milliseconds: number, signal: AbortSignal) =>
     signal.addEventListener("abort", end);
   });
 
-/** Reads the stream until it ends. */
+/** Read the stream until it ends. */
 async function stream(signal: AbortSignal, lastId: string): Promise<string> {
   const own = new AbortController();
   const abort = () => own.abort();
@@ -296,7 +296,7 @@ export function startData(): void {
   signal.addEventListener("abort", () => clearInterval(timer));
 }
 
-// Asks while the API is lost, so that the page comes back by itself.
+// Poll while the API is unavailable, so that the page recovers by itself.
 let asking = false;
 connection.subscribe((state) => {
   if (state !== "lost" || asking) return;
@@ -311,7 +311,7 @@ connection.subscribe((state) => {
         return;
       }
     } catch {
-      // Still lost.
+      // Still unavailable.
     }
     setTimeout(() => void ask(), 1_000);
   };

@@ -1,4 +1,4 @@
-/** The page that the fragment of the address names. */
+/** The page named by the fragment of the address. */
 
 import { computed, signal } from "@preact/signals";
 import { startSession, takeFragment } from "./session";
@@ -14,7 +14,7 @@ export type Route =
   | { page: "sink"; sourceId: string; sinkId: string; tab: string }
   | { page: "missing" };
 
-// A token in the fragment is taken before the rest of it is read as a page.
+// Take a token from the fragment before the rest is parsed as a page.
 startSession();
 const fragment = signal(location.hash);
 addEventListener("hashchange", () => {

@@ -1,4 +1,4 @@
-/** Who is signed in, and whether the API answers. */
+/** The session: its token, and whether the API answers. */
 
 import { signal } from "@preact/signals";
 
@@ -18,7 +18,7 @@ function stored(): Session | null {
   }
 }
 
-/** A token in the fragment is taken over and removed from the address. */
+/** Take the token from the fragment and remove it from the address. */
 function fromFragment(): Session | null {
   const found = new URLSearchParams(location.hash.replace(/^#\/?/, ""));
   const token = found.get("token");
@@ -28,10 +28,10 @@ function fromFragment(): Session | null {
 }
 
 export const session = signal<Session | null>(null);
-/** Why the session ended, for the page where one signs in. */
+/** Reason for the end of the session, for the sign-in page. */
 export const ended = signal("");
 export const connection = signal<"ok" | "lost">("ok");
-/** How far the clock of this machine is ahead of the API's, in milliseconds. */
+/** Offset of this machine's clock to the API's, in milliseconds; positive if it is ahead. */
 export const clockAhead = signal(0);
 
 /** Sign in with the token in the fragment, if there is one. */
@@ -59,7 +59,7 @@ export function endSession(reason = ""): void {
 
 const TOLERATED_MS = 5_000;
 
-/** Learn the API's time from an answer. Small differences are the way of the answer. */
+/** Update the clock offset from an answer. Small differences are network latency. */
 export function learnTime(text: string | null): void {
   const time = text ? Date.parse(text) : NaN;
   if (Number.isNaN(time)) return;

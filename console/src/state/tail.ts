@@ -1,4 +1,4 @@
-/** A live tail of a source, in memory that doesn't grow. */
+/** A live tail of a source, in bounded memory. */
 
 import { batch, signal, type Signal } from "@preact/signals";
 import { ApiError, errorText, request, sourcePath } from "../api/client";

@@ -1,6 +1,6 @@
-/** Changes that this page has asked for: the API answers with a task, which is followed here.
+/** Changes requested by this page: the API answers with a task, which is followed here.
  *
- * The list of all tasks comes from the API; here are the words that this page has for its own.
+ * The list of all tasks comes from the API; this module has the labels of the page's own tasks.
  */
 
 import { signal } from "@preact/signals";
@@ -33,13 +33,13 @@ function remember(label: string, task: Task): void {
   try {
     sessionStorage.setItem(KEY, JSON.stringify(tasks.value));
   } catch {
-    // The list is a convenience: without room it ends with the page.
+    // The list is a convenience: without storage space it is lost with the page.
   }
 }
 
 const taskPath = (taskId: string) => `/v1/tasks/${taskId.split("/").map(encodeURIComponent).join("/")}`;
 
-/** Follow a task to its end. Throws its error. */
+/** Wait for the end of a task. Throws its error. */
 async function follow(label: string, first: Task): Promise<Task> {
   let task = first;
   let pause = 100;
@@ -55,9 +55,9 @@ async function follow(label: string, first: Task): Promise<Task> {
   return task;
 }
 
-/** Ask for a change and wait for it.
+/** Request a change and wait for its end.
  *
- * :param label: what the change is, for people.
+ * :param label: description of the change for the user.
  */
 export async function change(label: string, method: string, path: string, body?: unknown): Promise<Task> {
   const task = await call<Task>(method, path, { body });

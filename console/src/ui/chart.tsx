@@ -9,7 +9,7 @@ export function RateChart(props: { accepted: number[]; refused: number[]; known:
   const place = useRef<HTMLDivElement>(null);
   const chart = useRef<uPlot | null>(null);
   const latest = useRef<Drawn>([[], [], []]);
-  // What is from before the page was opened isn't known, which is not the same as nothing.
+  // Values from before the page was opened are unknown, not zero.
   const drawn = (values: number[]) => values.map((value, index) => (index < values.length - known ? null : value));
   latest.current = [accepted.map((_, index) => end - accepted.length + 1 + index), drawn(accepted), drawn(refused)];
   useEffect(() => {

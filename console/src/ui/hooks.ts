@@ -7,10 +7,10 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
-/** What *read* returns, read again whenever *key* changes. What was shown stays until then.
+/** Return the result of *read*, which is called again when *key* changes. The previous result stays until then.
  *
- * A reload while the last one is under way waits for its end: an API that answers more slowly than a page asks would
- * otherwise never be heard.
+ * A reload waits for the end of the previous one. Otherwise a page that reloads faster than the API answers would
+ * never show an answer.
  */
 export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise<T>): Loaded<T> {
   const [state, setState] = useState<{ key: string; data: T | null; error: unknown; isLoading: boolean }>({
@@ -46,7 +46,7 @@ export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise
   return { data: state.data, error: state.error, isLoading: state.isLoading, reload };
 }
 
-/** Calls *act* every *milliseconds* while the page is seen. */
+/** Call *act* every *milliseconds* while the page is visible. */
 export function useInterval(act: () => void, milliseconds: number): void {
   const latest = useRef(act);
   latest.current = act;
@@ -56,7 +56,7 @@ export function useInterval(act: () => void, milliseconds: number): void {
   }, [milliseconds]);
 }
 
-/** *value*, once it has been the same for *milliseconds*. */
+/** Return *value* once it hasn't changed for *milliseconds*. */
 export function useSettled<T>(value: T, milliseconds: number): T {
   const [settled, setSettled] = useState(value);
   useEffect(() => {
@@ -66,7 +66,7 @@ export function useSettled<T>(value: T, milliseconds: number): T {
   return settled;
 }
 
-/** The title of the window, and a heading for screen readers to begin with. */
+/** The title of the window, and the first heading for screen readers. */
 export function useTitle(title: string): void {
   useEffect(() => {
     document.title = `${title} · Stream`;

@@ -1,4 +1,4 @@
-/** The small parts that all pages are made of. */
+/** Small components shared by all pages. */
 
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
@@ -73,7 +73,7 @@ export function ErrorBox({ error, onRetry }: { error: unknown; onRetry?: () => v
   );
 }
 
-/** :param isPage: whether it is all that the page has. */
+/** :param isPage: whether it is the only content of the page. */
 export function Empty({ title, isPage = false, children }: { title: string; isPage?: boolean; children?: ComponentChildren }) {
   return (
     <div class="empty">
@@ -123,7 +123,7 @@ export interface TabItem {
   count?: number;
 }
 
-/** Links that look like tabs: each leads to an address of its own. */
+/** Links that look like tabs; each has its own address. */
 export function Tabs({ items, current, link }: { items: TabItem[]; current: string; link: (id: string) => string }) {
   return (
     <nav class="tabs" aria-label="Views">
@@ -137,7 +137,7 @@ export function Tabs({ items, current, link }: { items: TabItem[]; current: stri
   );
 }
 
-/** Tabs inside a page. */
+/** Tabs within a page. */
 export function Choice<T extends string>(props: { label: string; items: { id: T; label: string }[]; value: T; onChange: (id: T) => void }) {
   return (
     <div class="choice" role="group" aria-label={props.label}>
@@ -171,7 +171,7 @@ export interface Ask {
   act: () => Promise<unknown>;
 }
 
-/** Asks before something is done that is hard to undo. Shows what went wrong. */
+/** Asks for confirmation of an action that is hard to undo, and shows its error. */
 export function Confirm({ ask, onClose }: { ask: Ask; onClose: () => void }) {
   const ref = useRef<HTMLDialogElement>(null);
   const [isBusy, setBusy] = useState(false);
@@ -208,7 +208,7 @@ export function Confirm({ ask, onClose }: { ask: Ask; onClose: () => void }) {
   );
 }
 
-/** A menu of things that can be done with what the page shows. */
+/** A menu of actions on the object of the page. */
 export function Menu({ label, items }: { label: string; items: { label: string; act: () => void; danger?: boolean }[] }) {
   const ref = useRef<HTMLDetailsElement>(null);
   const close = () => ref.current?.removeAttribute("open");
@@ -257,7 +257,7 @@ export const Loading = ({ what }: { what: string }) => (
   </p>
 );
 
-/** Text from a record: shortened, so that a large one doesn't stop the page. */
+/** Text from a record, shortened so that a large one doesn't block the page. */
 export function clipped(text: string, most: number): string {
   return text.length > most ? `${text.slice(0, most)} … (${text.length - most} more characters)` : text;
 }

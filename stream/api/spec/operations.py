@@ -895,7 +895,7 @@ _OTHER_OPERATIONS = (
         summary="Follow what happens in a branch.",
         description=(
             "Server-sent events: the counters of its sinks once a second, and each change of a "
-            "file or a slice. Whoever sends Last-Event-ID gets what happened since."
+            "file or a slice. With Last-Event-ID the answer begins after that event."
         ),
         tag="internal",
         right="read",

@@ -82,7 +82,7 @@ class AuthorizedKeys:
             with self._path.open("rb") as file:
                 lines = file.read(MAX_KEYS_BYTES).splitlines()
         except (OSError, UserError) as error:
-            _log.error("nobody can log in: {reason}", reason=str(error))
+            _log.error("login is impossible: {reason}", reason=str(error))
             return
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.lstrip().startswith(b"#"):

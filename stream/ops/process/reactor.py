@@ -74,7 +74,7 @@ def install() -> bool:
         def doPoll(self, timeout: float | None) -> None:
             """Wait for events and serve them.
 
-            :param timeout: seconds; ``None`` waits for ever.
+            :param timeout: seconds; ``None`` waits forever.
             """
             selectables: dict[int, Any] = self._selectables
             try:

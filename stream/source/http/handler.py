@@ -16,7 +16,7 @@ answer    the completion that sinks call answers the request     `completions`, 
 
 Nearly all requests hold one small record as it is. They need no decoding, and are taken through all
 stages by the straight function `IngestHandler.handle`; `stream.source.http.ingestion` takes all
-others. No stage returns an answer: whoever has it calls `Connection.finish`, at once or later.
+others. No stage returns an answer: it calls `Connection.finish`, at once or later.
 """
 
 from __future__ import annotations

@@ -336,7 +336,7 @@ class RowQuarantine:
             refusal = error
         current = await self.load(split.key)
         if current is None or not _is_same_work(current, split):
-            raise Requeue("somebody else works on the file")
+            raise Requeue("another node works on the file")
         if refusal is None:
             decided = attrs.evolve(current, part=None, ranges=current.ranges[:-1])
         else:
