@@ -91,7 +91,7 @@ helm upgrade --install stream-etcd bitnami/etcd --version "$ETCD_CHART_VERSION" 
 
 for object in config-map \
   api-pdb api-network-policy api-deployment \
-  http-source-pdb http-source-network-policy http-source-deployment \
+  http-source-pdb http-source-network-policy http-source-statefulset \
   storage-writer-reader-network-policy storage-writer-reader-statefulset storage-writer-reader-service \
   storage-coordinator-pdb storage-coordinator-network-policy storage-coordinator-deployment; do
   kubectl apply -f "./kubernetes/deploy/$object.yaml"

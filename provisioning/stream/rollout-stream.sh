@@ -30,7 +30,7 @@ changed=$(kubectl get configmap stream-config --namespace "$NAMESPACE" -o json |
         else $line end); .line)] | join("\n"))')
 kubectl apply -f - <<<"$changed"
 
-for workload in deployment/stream-api deployment/stream-http-source deployment/stream-storage-coordinator \
+for workload in deployment/stream-api statefulset/stream-http-source deployment/stream-storage-coordinator \
   statefulset/stream-storage-writer-reader; do
   kubectl rollout restart "$workload" --namespace "$NAMESPACE"
 done

@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/included.sh"
 : "${NAMESPACE:?Missing NAMESPACE}"
 : "${KUBERNETES_ROLLOUT_WAIT:=1200s}"
 
-for workload in sts/stream-etcd deployment/stream-api deployment/stream-http-source \
+for workload in sts/stream-etcd deployment/stream-api statefulset/stream-http-source \
   statefulset/stream-storage-writer-reader deployment/stream-storage-coordinator; do
   if ! kubectl rollout status "$workload" --namespace "$NAMESPACE" --timeout="$KUBERNETES_ROLLOUT_WAIT"; then
     echo "Rollout of $workload failed." >&2

@@ -73,8 +73,20 @@ def test_limits_can_be_left_out(place: Place) -> None:
     containers = [c for pod in _pods(objects) for c in pod["spec"]["containers"]]
     assert len(containers) == 5
     assert not any("resources" in container for container in containers)
-    claim = objects["storage-writer-reader-statefulset"]["spec"]["volumeClaimTemplates"][0]
-    assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi"
+    for name, size in (("storage-writer-reader", "10Gi"), ("http-source", "2Gi")):
+        claim = objects[f"{name}-statefulset"]["spec"]["volumeClaimTemplates"][0]
+        assert claim["spec"]["resources"]["requests"]["storage"] == size
+
+
+def test_rejected_records_survive_their_pod(place: Place) -> None:
+    """Their directory is on a volume that the next pod of the same name gets."""
+    spec = place.rendered("aws")["http-source-statefulset"]["spec"]
+    [claim] = spec["volumeClaimTemplates"]
+    [container] = spec["template"]["spec"]["containers"]
+    path = next(e["value"] for e in container["env"] if e["name"].endswith("QUARANTINE_PATH"))
+    [mount] = [m for m in container["volumeMounts"] if path.startswith(f"{m['mountPath']}/")]
+    assert mount["name"] == claim["metadata"]["name"]
+    assert not any("emptyDir" in volume for volume in spec["template"]["spec"]["volumes"])
 
 
 def test_password_of_etcd_is_kept_and_not_shown(place: Place) -> None:
