@@ -1,7 +1,8 @@
-"""``python -m benchmarks.command_line``: start-up time of `stream`, and `push` compared with curl.
+"""``python -m benchmarks.command_line``: start-up of `stream`, and `push` against curl and wrk.
 
-Both senders send the same batches to the same service over the same number of connections,
-alternating. The processor time is that of the sender alone; it is comparable even on a busy
+All senders send the same batches to the same service over the same number of connections,
+alternating. wrk, if it is installed, sends one batch again and again for some seconds, without
+reading a file. The processor time is that of the sender alone; it is comparable even on a busy
 machine.
 """
 
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,10 +23,12 @@ from pathlib import Path
 import attrs
 
 from benchmarks.servers import service
+from benchmarks.wrk import load, write_script
 
 _STARTS = 10
 _BATCH = 5000
 _PARALLEL = 4
+_WRK_SECONDS = 10
 
 _START = {
     "`stream --help`": "from stream.cli.main import run; run(['--help'])",
@@ -46,6 +50,11 @@ class Cost:
 
     seconds: float
     processor: float
+
+    def of_million(self, records: float) -> Cost:
+        """Return the cost of a million records; this one is that of *records*."""
+        share = 1_000_000 / records
+        return Cost(self.seconds * share, self.processor * share)
 
 
 def _cost(command: Sequence[str], **environ: str) -> Cost:
@@ -99,12 +108,28 @@ def _senders(folder: Path, records: int, rounds: int) -> None:
         for round in range(rounds):
             for name, command in senders.items():
                 state = str(folder / f"state-{round}")
-                found[name].append(_cost([state if x == "STATE" else x for x in command]))
-    print(f"\n| sender of {records:,} records | records/s, best | processor s |")
+                cost = _cost([state if x == "STATE" else x for x in command])
+                found[name].append(cost.of_million(records))
+            if shutil.which("wrk"):
+                found.setdefault("wrk", []).append(_wrk(folder, url, "".join(lines[:_BATCH])))
+    print(f"\n| sender of {records:,} records | records/s, best | processor s for a million |")
     print("|---|---|---|")
     for name, costs in found.items():
-        rate = records / min(cost.seconds for cost in costs)
+        rate = 1_000_000 / min(cost.seconds for cost in costs)
         print(f"| {name} | {rate:,.0f} | {min(cost.processor for cost in costs):.2f} |")
+
+
+def _wrk(folder: Path, url: str, batch: str) -> Cost:
+    """Return the cost of a million records by wrk."""
+    script = write_script(folder / "batch.lua", "application/x-ndjson", batch)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    figure = load(url, _PARALLEL, _WRK_SECONDS, script, bound=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if figure.errors:
+        raise RuntimeError(f"{figure.errors} answers to wrk weren't 2xx")
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cost = Cost(float(_WRK_SECONDS), processor)
+    return cost.of_million(figure.rate * _WRK_SECONDS * _BATCH)
 
 
 def main() -> None:
