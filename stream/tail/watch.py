@@ -11,14 +11,12 @@ from secrets import token_hex
 from typing import Any
 
 import orjson
-from twisted.internet.defer import Deferred
 
+from stream.concurrency.wakeup import Wakeup
 from stream.definition.key import SourceKey
 
-__all__ = ["HEARTBEAT_SECONDS", "MAX_WAITING_BYTES", "Send", "Watch", "event"]
+__all__ = ["MAX_WAITING_BYTES", "Send", "Watch", "event"]
 
-HEARTBEAT_SECONDS = 15.0
-"""Interval of comments that are sent without a record, so that no proxy closes the connection."""
 MAX_WAITING_BYTES = 1024 * 1024
 """Maximum size of the records queued for a slow caller."""
 _TOKEN_BYTES = 16
@@ -53,7 +51,7 @@ class Watch:
         self._over_rate = 0
         self._overflow = 0
         self._reason = ""
-        self._awake: Deferred[None] | None = None
+        self._wakeup = Wakeup(reactor, self._has_work)
 
     def put(self, records: list[bytes], over_rate: int, overflow: int) -> None:
         """Queue a source node's records, JSON objects, and count those it has left out."""
@@ -66,17 +64,12 @@ class Watch:
                 self._bytes += len(record)
         self._over_rate += over_rate
         self._overflow += overflow
-        self._wake()
+        self._wakeup.wake()
 
     def end(self, reason: str) -> None:
         """End the stream after a final event. The first reason counts."""
         self._reason = self._reason or reason
-        self._wake()
-
-    def _wake(self) -> None:
-        awake, self._awake = self._awake, None
-        if awake is not None and not awake.called:
-            awake.callback(None)
+        self._wakeup.wake()
 
     async def write(self, send: Send) -> None:
         """Write events until the end."""
@@ -97,19 +90,10 @@ class Watch:
             if self._reason:
                 await send(event("end", orjson.dumps({"reason": self._reason, "records": shown})))
                 return
-            if not self._waiting and not await self._woken():
+            if not self._waiting and not await self._wakeup.wait():
                 await send(b": nothing new\n\n")
 
-    async def _woken(self) -> bool:
-        """Wait for work; return whether there is any."""
-        awake = self._awake = Deferred()
-        heartbeat = self._reactor.callLater(HEARTBEAT_SECONDS, self._wake)
-        try:
-            await awake
-        finally:
-            self._awake = None
-            if heartbeat.active():
-                heartbeat.cancel()
+    def _has_work(self) -> bool:
         return bool(self._waiting or self._over_rate or self._overflow or self._reason)
 
 

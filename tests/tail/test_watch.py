@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from stream.tail.watch import HEARTBEAT_SECONDS, MAX_WAITING_BYTES, Watch
+from stream.concurrency.wakeup import HEARTBEAT_SECONDS
+from stream.tail.watch import MAX_WAITING_BYTES, Watch
 from tests.tail.test_sampler import SOURCE as KEY
 
 

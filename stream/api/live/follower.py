@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import orjson
-from twisted.internet.defer import Deferred
+
+from stream.concurrency.wakeup import Wakeup
 
 __all__ = ["END_REASONS", "MAX_WAITING_BYTES", "EndReason", "Follower", "Send", "sse"]
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 """Maximum size of the events queued for a slow caller. Followers of a branch share the events."""
-HEARTBEAT_SECONDS = 15.0
-"""Interval of comments that are sent without an event, so that no proxy closes the connection."""
 
 EndReason = Literal["slow", "token", "duration", "stopping"]
 END_REASONS: tuple[EndReason, ...] = ("slow", "token", "duration", "stopping")
@@ -43,7 +42,7 @@ class Follower:
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._reason: EndReason | None = None
-        self._awake: Deferred[None] | None = None
+        self._wakeup = Wakeup(reactor, self._has_work)
 
     @property
     def reason(self) -> EndReason | None:
@@ -69,17 +68,12 @@ class Follower:
             return
         self._waiting.append(event)
         self._bytes += 0 if always else len(event)
-        self._wake()
+        self._wakeup.wake()
 
     def end(self, reason: EndReason) -> None:
         """End the stream after a final event. The first reason counts."""
         self._reason = self._reason or reason
-        self._wake()
-
-    def _wake(self) -> None:
-        awake, self._awake = self._awake, None
-        if awake is not None and not awake.called:
-            awake.callback(None)
+        self._wakeup.wake()
 
     async def write(self, send: Send) -> None:
         """Write events until the end."""
@@ -93,17 +87,8 @@ class Follower:
             if self._reason:
                 await send(sse("end", {"reason": self._reason}))
                 return
-            if not await self._woken():
+            if not await self._wakeup.wait():
                 await send(b": nothing new\n\n")
 
-    async def _woken(self) -> bool:
-        """Wait for work; return whether there is any."""
-        awake = self._awake = Deferred()
-        heartbeat = self._reactor.callLater(HEARTBEAT_SECONDS, self._wake)
-        try:
-            await awake
-        finally:
-            self._awake = None
-            if heartbeat.active():
-                heartbeat.cancel()
+    def _has_work(self) -> bool:
         return bool(self._waiting or self._reason)

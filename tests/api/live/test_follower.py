@@ -3,7 +3,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from stream.api.live.follower import HEARTBEAT_SECONDS, Follower, sse
+from stream.api.live.follower import Follower, sse
+from stream.concurrency.wakeup import HEARTBEAT_SECONDS
 
 END = b'event: end\ndata: {"reason":"%s"}\n\n'
 
