@@ -17,6 +17,7 @@ from stream.mapping.columns import Mapping
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.mapping.render import Renderer, compile_renderer, render_cells
 from stream.record.context import RecordContext
+from stream.rejected.masked_headers import HeaderReads
 from stream.rejected.record import Kept
 from stream.templates.interface import TemplateEvaluator
 
@@ -36,12 +37,14 @@ class Rendered:
 
     :ivar row: the stored row with its line feed; empty if there is an *error*.
     :ivar cells: names of columns and texts, if they were requested.
+    :ivar masked: columns of the row that read masked headers, with the names of these.
     """
 
     id: str
     row: bytes = b""
     cells: Sequence[tuple[str, str]] = ()
     error: UserError | None = None
+    masked: frozenset[tuple[str, str]] = frozenset()
 
     def view(self, *, quoting: bool = True) -> dict[str, Any]:
         """Return the result in the API's form.
@@ -83,6 +86,7 @@ class Rendering:
         self._mapping = mapping
         self._limit = row_size_limit
         self._renderer: Renderer = compile_renderer(mapping, row_size_limit)
+        self._reads = HeaderReads.of(mapping.columns)
 
     async def test(self, kept: Sequence[Kept], *, shown: int, deadline: float) -> list[Rendered]:
         """Render *kept* without keeping their rows.
@@ -142,7 +146,7 @@ class Rendering:
             row = renderer.row(record) if evaluated is None else renderer.row_of(record, evaluated)
         except UserError as error:
             return Rendered(id=id, error=without_frames(error))
-        return Rendered(id=id, row=row)
+        return Rendered(id=id, row=row, masked=self._reads.masked(record.headers))
 
     async def _evaluate(self, records: Sequence[RecordContext]) -> list[Evaluated | None]:
         """Return the engine's result for each record; ``None`` where it isn't needed."""

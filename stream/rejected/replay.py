@@ -44,6 +44,7 @@ from stream.definition.reads import DefinitionReads
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, atomic
 from stream.rejected.answers import Selection
+from stream.rejected.masked_headers import notes_of
 from stream.rejected.nodes import Asked, RejectedNodes
 from stream.rejected.record import Kept, kept_of
 from stream.rejected.rendering import Rendered, Rendering
@@ -105,6 +106,7 @@ class Outcome:
     :ivar results: results of the first records, in the API's form.
     :ivar nodes: unavailable nodes.
     :ivar is_cut: whether records remain because the time was over.
+    :ivar masked: columns of stored rows that read masked headers, with the names of these.
     """
 
     replayed: int = 0
@@ -113,12 +115,14 @@ class Outcome:
     results: list[dict[str, Any]] = attrs.Factory(list)
     nodes: list[Asked] = attrs.Factory(list)
     is_cut: bool = False
+    masked: set[tuple[str, str]] = attrs.Factory(set)
 
     def take(self, rendered: Sequence[Rendered]) -> None:
         """Count decided records."""
         self.replayed += len(rendered)
         for each in rendered:
             is_stored = each.error is None
+            self.masked |= each.masked
             self.stored += is_stored
             self.rejected += not is_stored
             if len(self.results) < MAX_RESULTS:
@@ -134,6 +138,10 @@ class Outcome:
             "rejected": self.rejected,
             "results": self.results,
         }
+        if self.is_cut:
+            view["hasMore"] = True
+        if self.masked:
+            view["notes"] = notes_of(self.masked)
         if self.nodes:
             view["nodes"] = [node.view() for node in self.nodes]
         return view

@@ -13,6 +13,7 @@ from stream.definition.key import SinkKey
 from stream.definition.reads import DefinitionReads
 from stream.errors import UserError, shortened
 from stream.rejected.answers import Selection
+from stream.rejected.masked_headers import notes_of
 from stream.rejected.nodes import RejectedNodes
 from stream.rejected.replay import Outcome, Replayer
 from stream.values.utctime import parse_time
@@ -86,12 +87,14 @@ class RejectedResource:
         await check_templates(self._templates, sink.key.project_id, mapping)
         rendered = await self._replayer.test(sink.key, mapping, _chosen(call.body, "body."))
         accepted = sum(each.error is None for each in rendered)
-        return {
+        view = {
             "tested": len(rendered),
             "accepted": accepted,
             "rejected": len(rendered) - accepted,
             "results": [each.view() for each in rendered],
         }
+        notes = notes_of(masked for each in rendered for masked in each.masked)
+        return {**view, "notes": notes} if notes else view
 
     async def replay(self, call: Call) -> StartedTask:
         """Start the task that maps rejected records again and stores their rows."""

@@ -509,6 +509,10 @@ TESTED_MAPPING = _object(
     ),
 )
 
+_REJECTED_NOTES = Array(
+    items=_TEXT,
+    description="Columns that read headers whose values are masked in rejected records.",
+)
 _REJECTED_NODES = Array(
     items=_object(
         "RejectedNode",
@@ -557,10 +561,15 @@ TASK = _object(
                     ),
                 ),
             ),
+            (
+                "hasMore",
+                Boolean(description="Whether records remain because the time was over."),
+            ),
+            ("notes", _REJECTED_NOTES),
             ("nodes", _REJECTED_NODES),
             optional=(
                 *("url", "projectId", "branchId", "sourceId", "sinkId"),
-                *("replayed", "stored", "rejected", "results", "nodes"),
+                *("replayed", "stored", "rejected", "results", "hasMore", "notes", "nodes"),
             ),
         ),
     ),
@@ -726,4 +735,6 @@ REJECTED_TEST = _object(
             )
         ),
     ),
+    ("notes", _REJECTED_NOTES),
+    optional=("notes",),
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -16,6 +18,8 @@ from stream.cli.output import Column, bytes_text, one_line, output_option, print
 from stream.client.errors import ClientError, ServiceError
 
 __all__ = ["rejected"]
+
+R = TypeVar("R")
 
 _SHOWN_RESULTS = 100
 _DELETED_AT_ONCE = 100
@@ -97,6 +101,7 @@ class _NotThere(ClientError):
 
 _source = click.argument("source", metavar="SOURCE")
 _sink = click.argument("sink", metavar="SINK")
+_ids = click.argument("ids", nargs=-1, metavar="[ID]...")
 
 
 @rejected.command("list")
@@ -154,7 +159,7 @@ def show(source: str, sink: str, id: str, only_body: bool, output: str) -> None:
 @rejected.command()
 @_source
 @_sink
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@_ids
 @click.option("--column", "columns", multiple=True, help="A column, as in `stream sink create`.")
 @click.option(
     "--mapping", "mapping_name", metavar="FILE", help="File of `apply`, or one with columns."
@@ -243,6 +248,8 @@ def _results(found: dict[str, Any], output: str, columns: tuple[Column, ...], su
     if len(results) > _SHOWN_RESULTS:
         click.echo(f"… and {len(results) - _SHOWN_RESULTS} more; --output json shows them.")
     click.echo(visible(summary))
+    for note in found.get("notes") or ():
+        click.echo(visible(str(note)), err=True)
     _name_missing(found)
 
 
@@ -257,65 +264,78 @@ def _name_missing(found: dict[str, Any]) -> None:
             )
 
 
-def _selection(
-    ids: tuple[str, ...],
-    reason: str | None,
-    column: str | None,
-    since: str | None,
-    until: str | None,
-    all: bool,
-) -> dict[str, Any]:
-    given = {"reason": reason, "column": column, "since": since, "until": until}
-    selection: dict[str, Any] = {name: value for name, value in given.items() if value}
-    if ids and (selection or all):
-        raise click.UsageError("IDs, or a selection, not both.")
-    if ids:
-        return {"ids": list(ids)}
-    if not selection and not all:
-        raise click.UsageError(
-            "Select the records: IDs, --reason, --of-column, --since, --until or --all."
-        )
-    return selection
+def _selects(command: Callable[..., R]) -> Callable[..., R]:
+    """Give *command* the IDs or options that select records, as its argument *selection*."""
+
+    @_ids
+    @click.option("--reason", help="Records with this reason.")
+    @click.option(
+        "--of-column", "column", metavar="COLUMN", help="Records with an error in this column."
+    )
+    @click.option("--since", help="Records received at or after: 2026-05-01T10:00:00.000Z")
+    @click.option("--until", help="Records received before.")
+    @click.option("--all", "all", is_flag=True, help="All rejected records of the sink.")
+    @wraps(command)
+    def selected(
+        *arguments: Any,
+        ids: tuple[str, ...],
+        reason: str | None,
+        column: str | None,
+        since: str | None,
+        until: str | None,
+        all: bool,
+        **options: Any,
+    ) -> R:
+        given = {"reason": reason, "column": column, "since": since, "until": until}
+        selection: dict[str, Any] = {name: value for name, value in given.items() if value}
+        if ids and (selection or all):
+            raise click.UsageError("IDs, or a selection, not both.")
+        if not ids and not selection and not all:
+            raise click.UsageError(
+                "Select the records: IDs, --reason, --of-column, --since, --until or --all."
+            )
+        return command(*arguments, selection={"ids": list(ids)} if ids else selection, **options)
+
+    return selected
 
 
-_ids = click.argument("ids", nargs=-1, metavar="[ID]...")
-_reason = click.option("--reason", help="Records with this reason.")
-_column = click.option(
-    "--of-column", "column", metavar="COLUMN", help="Records with an error in this column."
-)
-_since = click.option("--since", help="Records received at or after: 2026-05-01T10:00:00.000Z")
-_until = click.option("--until", help="Not newer.")
-_all = click.option("--all", "all", is_flag=True, help="All rejected records of the sink.")
+def _replayed(source: str, sink: str, selection: dict[str, Any]) -> dict[str, Any]:
+    """Return the outputs of one replay; it ends after some minutes."""
+    answer = _call("POST", _path(source, sink, "replay"), body=selection)
+    return dict(answer.get("outputs") or answer)
 
 
 @rejected.command()
 @_source
 @_sink
-@_ids
-@_reason
-@_column
-@_since
-@_until
-@_all
+@_selects
 @output_option
 def replay(
     source: str,
     sink: str,
-    ids: tuple[str, ...],
-    reason: str | None,
-    column: str | None,
-    since: str | None,
-    until: str | None,
-    all: bool,
+    selection: dict[str, Any],
     output: str,
 ) -> int:
     """Map rejected records again with the current mapping, and store each row once.
 
     The exit code is 7 if records are rejected again.
     """
-    body = _selection(ids, reason, column, since, until, all)
-    answer = _call("POST", _path(source, sink, "replay"), body=body)
-    found = answer.get("outputs") or answer
+    found = _replayed(source, sink, selection)
+    while found.get("hasMore") and found.get("stored"):
+        click.echo(f"{found['stored']} are stored, going on.", err=True)
+        further = _replayed(source, sink, selection)
+        # Records that are rejected again are kept, so each replay counts them.
+        found = {
+            **found,
+            **further,
+            "replayed": found["stored"] + further.get("replayed", 0),
+            "stored": found["stored"] + further.get("stored", 0),
+            "results": [
+                *(each for each in found.get("results") or () if each.get("stored")),
+                *(further.get("results") or ()),
+            ],
+            "hasMore": further.get("hasMore", False) and bool(further.get("stored")),
+        }
     _results(
         found,
         output,
@@ -329,28 +349,18 @@ def replay(
 @rejected.command()
 @_source
 @_sink
-@_ids
-@_reason
-@_column
-@_since
-@_until
-@_all
+@_selects
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
 def delete(
     source: str,
     sink: str,
-    ids: tuple[str, ...],
-    reason: str | None,
-    column: str | None,
-    since: str | None,
-    until: str | None,
-    all: bool,
+    selection: dict[str, Any],
     yes: bool,
 ) -> None:
     """Delete rejected records of a SINK for good."""
-    selection = _selection(ids, reason, column, since, until, all)
     if not yes:
         click.confirm("Delete them for good?", abort=True)
+    ids = selection.get("ids")
     if ids:
         for start in range(0, len(ids), _DELETED_AT_ONCE):
             some = ",".join(ids[start : start + _DELETED_AT_ONCE])

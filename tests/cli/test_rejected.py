@@ -1,0 +1,87 @@
+"""`stream rejected`, with answers of the API that the test makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stream.cli.commands import rejected
+from stream.cli.main import run
+
+_REPLAY = ["rejected", "replay", "shop", "orders"]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Let the API answer so, one call after the other; the bodies of the calls."""
+
+    def answer(*answers: Any) -> list[Any]:
+        left, made = list(answers), []
+
+        def call(method: str, path: tuple[str, ...], **options: Any) -> Any:
+            made.append(options.get("body", options))
+            return left.pop(0)
+
+        monkeypatch.setattr(rejected, "_call", call)
+        return made
+
+    return answer
+
+
+def _outputs(stored: int, again: int, **more: Any) -> dict[str, Any]:
+    results = [{"id": f"s{n}", "stored": True} for n in range(stored)]
+    results += [{"id": f"r{n}", "stored": False, "reason": "x"} for n in range(again)]
+    members = {"replayed": stored + again, "stored": stored, "rejected": again}
+    return {"outputs": {**members, "results": results, **more}}
+
+
+def test_a_replay_goes_on_while_there_is_more(
+    calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records that are rejected again are counted once."""
+    made = calls(_outputs(2, 1, hasMore=True), _outputs(3, 1, hasMore=True), _outputs(1, 1))
+    assert run([*_REPLAY, "--all", "--output", "json"]) == 7
+    found = json.loads(capsys.readouterr().out)
+    assert made == [{}, {}, {}]
+    counts = (found["replayed"], found["stored"], found["rejected"], found["hasMore"])
+    assert counts == (7, 6, 1, False)
+    assert len(found["results"]) == 7
+
+
+def test_a_replay_that_stores_nothing_ends(
+    calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Going on would map the same records again."""
+    made = calls(_outputs(0, 2, hasMore=True))
+    assert run([*_REPLAY, "--reason", "x"]) == 7
+    assert made == [{"reason": "x"}]
+    made = calls(_outputs(1, 2, hasMore=True), _outputs(0, 2, hasMore=True))
+    assert run([*_REPLAY, "a", "b"]) == 7
+    assert made == [{"ids": ["a", "b"]}] * 2
+    assert "3 replayed: 1 stored, 2 rejected again." in capsys.readouterr().out
+
+
+def test_notes_are_shown(
+    calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the table."""
+    calls(_outputs(1, 0, notes=["The column reads a masked header."]))
+    assert run([*_REPLAY, "--all"]) == 0
+    assert "The column reads a masked header." in capsys.readouterr().err
+
+
+def test_records_are_selected_in_one_way(
+    calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By ids, or by what they have in common; all of them only if it is said."""
+    made = calls({}, {}, {})
+    delete = ["rejected", "delete", "shop", "orders", "--yes"]
+    assert run([*delete, "a", "--reason", "x"]) == 2
+    assert "IDs, or a selection" in capsys.readouterr().err
+    assert run(delete) == 2
+    assert run([*delete, "a", "b"]) == run([*delete, "--of-column", "c", "--until", "2026"]) == 0
+    assert run([*delete, "--all"]) == 0
+    assert made == [{"ids": "a,b"}, {"column": "c", "until": "2026"}, {}]
