@@ -68,7 +68,9 @@ class _Opener:
             reserve=0,
         )
         key = (slice_.key, source.node_id)
-        return succeed(OpenFile(self.writer, key, self.volume, disk, listener))
+        return succeed(
+            OpenFile(self.writer, key, self.volume, disk, listener, str(self.folder / "slice"))
+        )
 
     def available(self, slice_: Slice) -> Deferred[None]:
         return Deferred()

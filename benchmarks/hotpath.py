@@ -47,6 +47,7 @@ from stream.source.http.parser import RequestParser
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.interfaces import RowWriter, SinkWriter
 from stream.source.turns import Turns
+from stream.storage.model.marks import Mark
 from stream.tail.sampler import TailSampler
 
 KEY = SourceKey(1, 1, "bench")
@@ -74,7 +75,9 @@ class RenderingSink:
     def direct(self) -> None:
         """Return nothing: the general path is measured."""
 
-    def write(self, record: RecordContext, completion: Completion, /) -> None:
+    def write(
+        self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
+    ) -> None:
         self._render.row(record)
         completion.stored()
 
@@ -96,6 +99,7 @@ class RenderingSink:
         received_at: int,
         renderer: Renderer,
         completion: Completion,
+        mark: Mark | None = None,
         /,
     ) -> None:
         completion.stored()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from stream.cluster import Cluster, Projects, join_cluster, reach_projects
 from stream.console import Console, Parts
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
+from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.etcd import EmbeddedEtcd, Life, Mirror, NameHeld, Session, json_values
 from stream.ops.clock import wall_clock
@@ -173,6 +175,8 @@ def storage_writer(
         cleanup=settings.storage.disk_cleanup,
         damaged=_count_damaged(metrics),
         metrics=metrics,
+        remembered_seconds=settings.source.http.idempotency.window.seconds,
+        max_keys=settings.source.http.idempotency.max_keys,
     )
     return [cluster.client, session, writer]
 
@@ -317,6 +321,7 @@ def http_source(
         life=lambda: life.number,
         local=local,
         is_local=(lambda _: False) if local is None else local.has_volume,
+        volumes=cluster.volumes.all,
     )
     cluster.volumes.mirror.listen(clients.volumes_changed)
     publisher = StatisticsPublisher(
@@ -361,6 +366,11 @@ def http_source(
         sharing.addErrback(lambda failure: _log.failure("cannot share the slices", failure))
 
     nodes.on_change(share_slices)
+    remembered = timedelta(seconds=settings.source.http.idempotency.window.seconds)
+
+    def volumes_away(sources: Sequence[SourceKey]) -> set[str]:
+        return router.volumes_away(sources, cluster.now() - remembered)
+
     source = HttpSourceService(
         reactor,
         client,
@@ -368,6 +378,8 @@ def http_source(
         router,
         hostname=settings.hostname,
         metrics=metrics,
+        enquire=clients.enquire,
+        away=volumes_away,
     )
     watch_source(metrics, router, lambda: source.connections, lambda: source.held_bytes)
     return [

@@ -29,6 +29,15 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=20.0, help="seconds of a SIGSTOP")
     parser.add_argument("--changes", type=float, default=15.0, help="seconds between two changes")
     parser.add_argument("--patience", type=float, default=900.0, help="seconds for the imports")
+    parser.add_argument(
+        "--client", action="store_true", help="producers are those of stream.client"
+    )
+    parser.add_argument(
+        "--bad",
+        type=int,
+        default=0,
+        help="with --client: one record of so many is rejected, and replayed",
+    )
     parser.add_argument("--spare", default="", help="components that are left alone")
     parser.add_argument("--keep", action="store_true", help="logs and data in any case")
     options = parser.parse_args()
@@ -50,6 +59,8 @@ def main() -> int:
             retry=options.retry,
             patience=options.patience,
             changes=options.changes,
+            with_client=options.client,
+            bad=options.bad if options.client else 0,
             say=say,
         )
     )

@@ -11,10 +11,26 @@ from benchmarks.chaos.accounts import Accounts
 from benchmarks.chaos.producers import CUT_OFF, SILENT
 from benchmarks.markdown import bullets, table
 
-__all__ = ["Report", "answers_table", "kills_table", "markdown"]
+__all__ = ["Rejections", "Report", "answers_table", "kills_table", "markdown"]
 
 _NAMES = {CUT_OFF: "cut off", SILENT: "no answer"}
 _SHOWN = 20
+
+
+@attrs.frozen
+class Rejections:
+    """What became of records that a sink had rejected.
+
+    :ivar answered: of which the producer was told that they are rejected.
+    :ivar stored: of these, by a replay.
+    :ivar kept_twice: of these, since their batch was sent again.
+    :ivar missing: of these; a node that was killed had not written them yet.
+    """
+
+    answered: int
+    stored: int
+    kept_twice: int
+    missing: list[int]
 
 
 @attrs.frozen
@@ -37,6 +53,7 @@ class Report:
     complaints: Counter[str]
     notes: list[str]
     faults: list[str]
+    rejected: Rejections | None = None
 
     @property
     def is_good(self) -> bool:
@@ -53,6 +70,8 @@ def markdown(report: Report) -> str:
         answers_table(accounts),
         table(("records", ""), _records(report), numbers=True),
     ]
+    if report.rejected is not None:
+        parts.append(table(("rejected records", ""), _rejections(report.rejected), numbers=True))
     if accounts.repeated:
         rows = ((_all(answers), n) for answers, n in accounts.repeated.most_common(_SHOWN))
         parts.append(
@@ -84,6 +103,13 @@ def _records(report: Report) -> Iterable[tuple[str, object]]:
         yield f"changes of the sink: {end}", count
     behind = "never" if report.behind is None else f"{report.behind:.1f} s"
     yield "from the last acknowledgement to all rows", behind
+
+
+def _rejections(rejected: Rejections) -> Iterable[tuple[str, object]]:
+    yield "answered as rejected", rejected.answered
+    yield "replayed into the table", rejected.stored
+    yield "… of these kept twice, since their batch was sent again", rejected.kept_twice
+    yield "not kept: the node was killed before", len(rejected.missing)
 
 
 def kills_table(kills: Counter[tuple[str, str]]) -> str:

@@ -23,7 +23,8 @@ _ROOT = Path(__file__).parents[2]
 _NAMESPACE = "e2e"
 _TICK_SECONDS = 0.1
 _POLL_SECONDS = 1.0
-_PRODUCERS_END_SECONDS = 240.0
+_PRODUCERS_END_SECONDS = 120.0
+_RETRY_SECONDS = 120.0
 _BY_SIGTERM = -15
 
 
@@ -38,6 +39,7 @@ class Settings:
     :ivar patience: time limit of all imports after the healing, in seconds.
     :ivar changes: seconds between two changes of the sink; 0 = none.
     :ivar bad: every *bad*-th record has an amount that isn't a number; 0 for none.
+    :ivar with_client: the producers are those of `stream.client`, behind a balancer.
     :ivar say: called with progress messages.
     """
 
@@ -51,6 +53,7 @@ class Settings:
     changes: float = 15.0
     connections: int = 64
     bad: int = 0
+    with_client: bool = False
     say: Callable[[str], None] = lambda _: None
 
 
@@ -71,12 +74,15 @@ class Stages:
     def under_load(self, urls: list[str]) -> Killer:
         """Send records to *urls* while processes are killed; then heal the cluster."""
         settings = self._settings
+        module, retry_seconds = "producers", _RETRY_SECONDS if settings.retry else 0.0
+        if settings.with_client:
+            module, retry_seconds = "client_producers", settings.patience
         producers = subprocess.Popen(
             [
-                *(sys.executable, "-m", "benchmarks.chaos.producers", *urls),
+                *(sys.executable, "-m", f"benchmarks.chaos.{module}", *urls),
                 f"--rate={settings.rate}",
                 f"--seconds={settings.seconds}",
-                f"--retry={120.0 if settings.retry else 0.0}",
+                f"--retry={retry_seconds}",
                 f"--connections={settings.connections}",
                 f"--bad={settings.bad}",
                 f"--journal={self.journal}",
@@ -91,7 +97,7 @@ class Stages:
                 time.sleep(_TICK_SECONDS)
             settings.say("healing")
             self._attempt(self._cluster.heal)
-            if producers.wait(_PRODUCERS_END_SECONDS):
+            if producers.wait(_PRODUCERS_END_SECONDS + retry_seconds):
                 self.faults.append("the producers failed")
         finally:
             producers.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import attrs
 
@@ -11,9 +12,9 @@ from benchmarks.chaos.accounts import Accounts, balance
 from benchmarks.chaos.cluster import Cluster, free_ports, new_node
 from benchmarks.chaos.evidence import complaints
 from benchmarks.chaos.producers import read_journal
+from benchmarks.chaos.replays import Replays
 from benchmarks.chaos.report import answers_table, kills_table
 from benchmarks.chaos.stages import BRANCH, Settings, Stages
-from benchmarks.chaos_targets.replays import Replays
 from benchmarks.chaos_targets.tables import (
     READERS,
     TYPES,
@@ -112,7 +113,7 @@ def _report(settings: Settings, cluster: Cluster, server: Postgres) -> Report:
     stages = Stages(settings, cluster)
     defined = [_define(cluster.deployed, number) for number in range(SOURCES)]
     sinks = [sink for _, sinks in defined for sink in sinks]
-    replays = Replays(cluster.deployed, sinks, REPLAY_SECONDS) if settings.bad else None
+    replays = Replays(cluster.deployed, sinks, _table, REPLAY_SECONDS) if settings.bad else None
     if replays is not None:
         replays.start()
     killer = stages.under_load([url for url, _ in defined])
@@ -144,6 +145,10 @@ def _report(settings: Settings, cluster: Cluster, server: Postgres) -> Report:
         notes=notes,
         faults=stages.faults + left_behind(settings.root),
     )
+
+
+def _table(sink: str, is_strict: bool) -> dict[str, Any]:
+    return table_of(sink.rpartition("/")[2], is_strict=is_strict)
 
 
 def _define(deployed: Deployment, number: int) -> tuple[str, list[str]]:

@@ -1,9 +1,9 @@
 """Sends batches of records to a source, with retries until each record is stored or refused.
 
 Note [Keys of batches]: a batch is always sent under the same idempotency key, so records stored by
-an earlier attempt are not stored again while the source remembers the key (10 minutes by default,
-on the node and in the process that has stored them). When a batch is too large, the keys of its
-halves are derived from its own, so they are the same at the next attempt.
+an earlier attempt are not stored again while the service remembers the key (10 minutes by default),
+whichever source node receives the next attempt. When a batch is too large, the keys of its halves
+are derived from its own, so they are the same at the next attempt.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Delivery:
     :param compress: whether bodies are compressed; ``None`` unless the source is on this machine.
     :param notify: called with a text when an attempt has failed and another one follows.
     :param connections: maximum number of open connections.
+    :param has_fresh_keys: no batch was sent before under its key. The source is told the number of
+        each attempt, since it need not wait for a writer at a first one.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Delivery:
         compress: bool | None = None,
         notify: Callable[[str], None] | None = None,
         connections: int = 4,
+        has_fresh_keys: bool = True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -83,6 +86,7 @@ class Delivery:
         self._compress = compresses_by_default(parts.hostname) if compress is None else compress
         self._wait = wait
         self._patience = patience
+        self._has_fresh_keys = has_fresh_keys
         self._notify = notify
         self._http = httpx.Client(
             timeout=_TIMEOUT,
@@ -133,7 +137,10 @@ class Delivery:
             headers["Content-Encoding"] = "gzip"
         backoff = Backoff(_FIRST_DELAY, _LONGEST_DELAY, jitter=_JITTER)
         began = time.monotonic()
+        attempt = 0 if self._has_fresh_keys else 1
         while True:
+            attempt += 1
+            headers["Idempotency-Attempt"] = str(attempt)
             answer = self._attempt(body, headers, len(records))
             if isinstance(answer, Final):
                 raise DeliveryFailed(_advice(answer))

@@ -278,6 +278,11 @@ class IdempotencySettings:
         "the oldest of the source with the most are evicted.",
         rule="required,min=1,max=10000000",
     )
+    ask_writers: bool = setting(
+        True,
+        "Ask the writers whether another node, or this one before it was restarted, has stored a "
+        "request with an idempotency key.",
+    )
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ import attrs
 
 from stream.errors import UserError
 from stream.sink.outcome import Completion
+from stream.storage.model.marks import Mark
 
 __all__ = ["Group", "GroupMeter", "SentGroup"]
 
@@ -35,6 +36,7 @@ class Group:
     :ivar arrivals: for each earlier receive time, the number of rows received by its end. So a row
         costs only a comparison, and its waiting time can still be computed later.
     :ivar meter: counts the outcome of the group.
+    :ivar marks: of requests with idempotency keys.
     """
 
     rows: list[bytes] = attrs.Factory(list)
@@ -45,6 +47,7 @@ class Group:
     last_at: int = 0
     arrivals: list[tuple[int, int]] = attrs.Factory(list)
     meter: GroupMeter | None = None
+    marks: list[Mark] = attrs.Factory(list)
 
     def add(self, rows: bytes, count: int, received_at: int, completion: Completion | None) -> None:
         """Add rows and the completion that waits for them."""

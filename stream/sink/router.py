@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 
 import attrs
 from twisted.application.service import Service
@@ -39,6 +40,7 @@ from stream.definition.mappings import read_mappings
 from stream.errors import UserError, without_frames
 from stream.etcd import Batch, EtcdClient, EtcdError, Mirror, Registration, Session, json_values
 from stream.mapping.stored import StoredMapping
+from stream.ops.clock import wall_clock
 from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
 from stream.sink.outcome import Completion, no_opened_slice, shutting_down
@@ -48,6 +50,7 @@ from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage.model import prefix as storage_prefix
 from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
+from stream.storage.model.marks import Mark
 from stream.storage.model.state import Level, SliceState
 from stream.storage.model.volume import Volume
 from stream.values.utctime import from_milliseconds
@@ -88,13 +91,15 @@ class SinkTarget:
             not signal or not self.allowed_signals or signal in self.allowed_signals
         )
 
-    def write(self, record: RecordContext, completion: Completion) -> None:
+    def write(
+        self, record: RecordContext, completion: Completion, mark: Mark | None = None
+    ) -> None:
         """Render and write *record*; *completion* is called, at once or later. Never raises."""
         try:
             pipeline, router = self.opened, self._router
             if pipeline is None or router.refusal is not None or router.over_quota:
                 pipeline = self.open(record.timestamp_ms)
-            pipeline.write(record, completion)
+            pipeline.write(record, completion, mark)
         except UserError as error:
             completion.failed(without_frames(error))
         except Exception as error:
@@ -158,6 +163,8 @@ class SinkRouter(Service):
         self._volume = volume
         self._writers: dict[str, str] = {}
         self._quotas = quotas
+        self._clock = wall_clock(context.reactor)
+        self._uploaded: dict[tuple[SourceKey, str], datetime] = {}
         self.over_quota = quotas.refusals
         self._targets: dict[SourceKey, dict[str, SinkTarget]] = {}
         self._eligible: dict[SourceKey, tuple[tuple[str, SinkTarget], ...]] = {}
@@ -291,6 +298,25 @@ class SinkRouter(Service):
             self._writers[volume_id] = volume.node_id
         return self._writers.get(volume_id, "")
 
+    def volumes_away(self, sources: Sequence[SourceKey], since: datetime) -> set[str]:
+        """Volumes whose writer is away, and which may have rows of *sources* newer than *since*.
+
+        Uploaded slices count, too: their writer alone knows which requests have rows in them.
+        """
+        wanted = set(sources)
+        found = {
+            slice_.key.volume_id
+            for slice_ in self._slices.items.values()
+            if slice_.key.source_key in wanted
+            and (slice_.closing_at is None or slice_.closing_at >= since)
+        }
+        for (source, volume_id), uploaded_at in list(self._uploaded.items()):
+            if uploaded_at < since:
+                del self._uploaded[source, volume_id]
+            elif source in wanted:
+                found.add(volume_id)
+        return {volume_id for volume_id in found if self._volume(volume_id) is None}
+
     def slices(self) -> Iterator[SlicePipeline]:
         """Return all slices that this node writes to."""
         for pipeline in self._pipelines.values():
@@ -380,6 +406,7 @@ class SinkRouter(Service):
         touched = set(self._writing) if batch.reset else set()
         if batch.reset:
             self._writing = {}
+        now = from_milliseconds(int(self._clock() * 1000))
         for change in batch.changes:
             key = SliceKey.parse(change.key.removeprefix(storage_prefix.slice_level(Level.LOCAL)))
             touched.add(key.sink_key)
@@ -395,6 +422,8 @@ class SinkRouter(Service):
                 self._note_quarantine(slice_)
             else:
                 slices.pop(key, None)
+            if slice_ is None:
+                self._uploaded[key.source_key, key.volume_id] = now
             if not slices:
                 del self._writing[key.sink_key]
         unreported = _Unreported(batch.revision)

@@ -29,6 +29,7 @@ from stream.sink.outcome import ACCEPTED, Completion, no_pipeline_ready
 from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
+from stream.storage.model.marks import Mark
 from stream.storage.network.interface import SliceOpener, SourceLife
 from stream.templates.interface import TemplateEvaluator
 from stream.values.bytesize import ByteSize
@@ -137,7 +138,7 @@ class _Rendering:
     :ivar rounds: number of changes of the mapping meanwhile.
     """
 
-    __slots__ = ("completion", "pipeline", "record", "renderer", "rounds")
+    __slots__ = ("completion", "mark", "pipeline", "record", "renderer", "rounds")
 
     def __init__(
         self,
@@ -145,7 +146,9 @@ class _Rendering:
         renderer: Renderer,
         record: RecordContext,
         completion: Completion,
+        mark: Mark | None,
     ) -> None:
+        self.mark = mark
         self.pipeline = pipeline
         self.renderer = renderer
         self.record = record
@@ -200,7 +203,9 @@ class SinkPipeline:
         self._left: list[Deferred[None]] = []
         self.turn = DeferredLock()
 
-    def write(self, record: RecordContext, completion: Completion) -> None:
+    def write(
+        self, record: RecordContext, completion: Completion, mark: Mark | None = None
+    ) -> None:
         """Render *record* and pass it to a ready slice; *completion* is called, at once or later.
 
         Raises UserError: the record can't be rendered, or no slice accepts it; *completion* isn't
@@ -212,16 +217,16 @@ class SinkPipeline:
         ):
             native_row = target.renderer.native_row(record)
             if native_row is None:
-                self._evaluate(_Rendering(self, target.renderer, record, completion))
+                self._evaluate(_Rendering(self, target.renderer, record, completion, mark))
             else:
-                self.hand_on(target, native_row, 1, record.timestamp_ms, completion)
+                self.hand_on(target, native_row, 1, record.timestamp_ms, completion, mark)
             return
         try:
             row = target.render(record)
         except UserError as error:
             self.rejected(record, error)
             raise
-        self.hand_on(target, row, 1, record.timestamp_ms, completion)
+        self.hand_on(target, row, 1, record.timestamp_ms, completion, mark)
 
     def direct(self) -> DirectTarget | None:
         """Return a slice for rows that are written at once; ``None`` if there is none.
@@ -238,7 +243,13 @@ class SinkPipeline:
         return DirectTarget(plan, target.pipeline.room, self, target)
 
     def hand_on(
-        self, target: _Target, rows: bytes, count: int, received_at: int, completion: Completion
+        self,
+        target: _Target,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        completion: Completion,
+        mark: Mark | None = None,
     ) -> None:
         """Pass rendered rows to a slice.
 
@@ -248,9 +259,9 @@ class SinkPipeline:
         then cost more than with waiting for the disk.
         """
         if target.wait:
-            target.pipeline.write(rows, count, received_at, completion)
+            target.pipeline.write(rows, count, received_at, completion, mark)
             return
-        target.pipeline.write(rows, count, received_at, None)
+        target.pipeline.write(rows, count, received_at, None, mark)
         self._accepted_count += count
         if not self._accepted:
             self._context.reactor.callLater(0, self._answer_accepted)
@@ -305,7 +316,7 @@ class SinkPipeline:
         except UserError as error:
             self.rejected(record, error)
             raise
-        self.hand_on(target, row, 1, record.timestamp_ms, rendering.completion)
+        self.hand_on(target, row, 1, record.timestamp_ms, rendering.completion, rendering.mark)
 
     def evaluate(
         self, renderer: Renderer, records: Sequence[RecordContext]
@@ -347,7 +358,13 @@ class SinkPipeline:
         return self._pick().renderer
 
     def write_rows(
-        self, rows: bytes, count: int, received_at: int, renderer: Renderer, completion: Completion
+        self,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        renderer: Renderer,
+        completion: Completion,
+        mark: Mark | None = None,
     ) -> None:
         """Write *count* rows to one slice, to be stored together or not at all.
 
@@ -355,11 +372,12 @@ class SinkPipeline:
         isn't called.
 
         :param renderer: the renderer of the rows.
+        :param mark: mark of the request, if it has an idempotency key.
         """
         target = self._pick()
         if target.renderer is not renderer:
             raise _mapping_changed()
-        self.hand_on(target, rows, count, received_at, completion)
+        self.hand_on(target, rows, count, received_at, completion, mark)
 
     def _pick(self, renderer: Renderer | None = None) -> _Target:
         """Return a ready slice.

@@ -45,6 +45,7 @@ from stream.sink.meters import SinkCounts
 from stream.sink.outcome import Completion, no_pipeline_ready, not_stored, outcome_unknown
 from stream.sink.pipeline_states import TRANSITIONS, PipelineEvent, PipelineState
 from stream.storage.model.entity import Slice
+from stream.storage.model.marks import MAX_MARKS, Mark, marked
 from stream.storage.network.interface import (
     Fenced,
     NoSpace,
@@ -52,6 +53,7 @@ from stream.storage.network.interface import (
     SliceOpener,
     SliceSealed,
     SourceLife,
+    Superseded,
     SyncLevel,
     WriterDraining,
     WriterError,
@@ -129,6 +131,7 @@ class SlicePipeline:
         self._unannounced: list[Group] = []
         encoding = slice_.encoding
         self._compress = compressor(encoding.compression)
+        self._marks_groups = encoding.compression.type == "gzip"
         self._level = SyncLevel.SYNCED if encoding.sync.mode == "disk" else SyncLevel.WRITTEN
         self._group_limit = min(encoding.sync.uncompressed_bytes_trigger, encoding.max_chunk_size)
         self._count_limit = encoding.sync.count_trigger
@@ -192,7 +195,12 @@ class SlicePipeline:
         return self.state is PipelineState.OPENING and self._held < self._held_limit
 
     def write(
-        self, rows: bytes, count: int, received_at: int, completion: Completion | None
+        self,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        completion: Completion | None,
+        mark: Mark | None = None,
     ) -> None:
         """Accept rows that are stored together or not at all.
 
@@ -201,6 +209,7 @@ class SlicePipeline:
         :param rows: *count* CSV rows, each with its line feed.
         :param received_at: receive time of the records, milliseconds since the epoch.
         :param completion: called with the outcome; ``None`` if no request waits.
+        :param mark: of the request, if it has an idempotency key.
         """
         group = self._open
         if group.rows and group.size + len(rows) > self._group_limit:
@@ -208,6 +217,11 @@ class SlicePipeline:
             group = self._open = Group(meter=self._meter)
         group.add(rows, count, received_at, completion)
         self._held += len(rows)
+        if mark is not None and self._marks_groups:
+            group.marks.append(mark)
+            if len(group.marks) >= MAX_MARKS:
+                self._full.append(group)
+                group = self._open = Group(meter=self._meter)
         if group.size >= self._group_limit or group.count >= self._count_limit:
             self._full.append(group)
             self._open = Group(meter=self._meter)
@@ -260,7 +274,7 @@ class SlicePipeline:
         self._sent.append(sent)
         plain = b"".join(group.rows)
         if len(plain) <= INLINE_COMPRESSION_BYTES:
-            sent.data = self._compress(plain)
+            sent.data = _with_marks(self._compress(plain), group)
             self._append_ready()
             return
         compressed: Deferred[bytes] = deferToThreadPool(
@@ -271,7 +285,7 @@ class SlicePipeline:
         )
 
     def _compressed(self, data: bytes, sent: SentGroup) -> None:
-        sent.data = data
+        sent.data = _with_marks(data, sent.group)
         self._append_ready()
 
     def _compression_failed(self, failure: Failure, sent: SentGroup) -> None:
@@ -296,7 +310,7 @@ class SlicePipeline:
                 self._acknowledge,
                 self._append_failed,
                 callbackArgs=(sent, self._generation),
-                errbackArgs=(self._generation,),
+                errbackArgs=(sent, self._generation),
             )
 
     def _acknowledge(self, end: int, sent: SentGroup, generation: int) -> None:
@@ -330,9 +344,14 @@ class SlicePipeline:
 
     # Failures.
 
-    def _append_failed(self, failure: Failure, generation: int) -> None:
+    def _append_failed(self, failure: Failure, sent: SentGroup, generation: int) -> None:
         if generation != self._generation:
             return
+        if failure.check(Superseded):
+            # Another slice would refuse it, too: its requests have to come again.
+            self._sent.remove(sent)
+            self._held -= sent.group.size
+            sent.group.failed(not_stored(_error(failure)))
         if failure.check(WriterError) is None:
             _log.failure("unexpected failure of an append", failure)
         # A refused append leaves no data, and later ones are refused because of their offset.
@@ -467,7 +486,7 @@ class SlicePipeline:
         if failure.check(SliceSealed):
             self._lose_file(_error(failure))
             return
-        if failure.check(Fenced):
+        if failure.check(Fenced, Superseded):
             self._acknowledged = -1
             self._give_up_all(_error(failure), sent_refused=False)
         suppressed = self._unopened.due(self.slice.key.volume_id)
@@ -557,6 +576,11 @@ def _not_closed(failure: Failure) -> None:
     late = failure.check(CancelledError) is not None
     error = "the writer did not answer in time" if late else failure.value
     _log.warn("cannot close a slice file: {error}", error=error)
+
+
+def _with_marks(member: bytes, group: Group) -> bytes:
+    """The compressed *group*, with the marks of its requests."""
+    return marked(member, group.marks) if group.marks else member
 
 
 def _error(failure: Failure) -> Exception:

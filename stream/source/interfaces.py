@@ -17,6 +17,7 @@ from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
 from stream.sink.outcome import Completion
+from stream.storage.model.marks import Mark
 
 if TYPE_CHECKING:
     from stream.native import RowPlan
@@ -57,6 +58,7 @@ class RowWriter(Protocol):
         received_at: int,
         renderer: Renderer,
         completion: Completion,
+        mark: Mark | None = None,
         /,
     ) -> None:
         """Write *count* rendered rows, to be stored together or not at all.
@@ -65,6 +67,7 @@ class RowWriter(Protocol):
 
         :param received_at: receive time of the records, milliseconds since the epoch.
         :param renderer: the renderer of the rows.
+        :param mark: mark of the request, if it has an idempotency key.
         """
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
@@ -101,7 +104,9 @@ class SinkWriter(Protocol):
     def opened(self) -> RowWriter | None:
         """The writer of rows if a slice is open now; ``None`` if it must be waited for."""
 
-    def write(self, record: RecordContext, completion: Completion, /) -> None:
+    def write(
+        self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
+    ) -> None:
         """Render and write *record*; *completion* is called, at once or later. Never raises."""
 
     def direct(self) -> DirectWriter | None:

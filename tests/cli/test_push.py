@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,21 @@ def test_batches_are_tried_again(source: StubSource, capsys: pytest.CaptureFixtu
     assert run(["push", source.url, _file("a.ndjson", "1")]) == 0
     assert "Busy. Trying again in" in capsys.readouterr().err
     assert len({request.key for request in source.requests}) == 1
+
+
+def test_a_push_that_goes_on_late_says_what_is_in_doubt(
+    source: StubSource, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The service may have forgotten keys; within ten minutes it hasn't."""
+    file = _file("a.ndjson", "1", "2", "3")
+    push = ["push", source.url, file, "--state", "state", "--batch-records", "1"]
+    source.answer = lambda request: (404, {"message": "No source."})
+    assert run([*push, "--parallel", "1"]) == 1
+    kept = json.loads(Path("state").read_text())
+    assert kept["sent"] > kept["batch"] == 0
+    source.answer = lambda request: (503, {"message": "Busy."})
+    for age, is_said in ((60, False), (3600, True)):
+        Path("state").write_text(json.dumps({**kept, "saved_at": time.time() - age}))
+        assert run([*push, "--retry-for", "0"]) != 0
+        assert ("may be stored twice" in capsys.readouterr().err) is is_said
+    assert {request.attempt for request in source.requests} == {"1", "2"}

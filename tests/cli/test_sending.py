@@ -99,6 +99,9 @@ def test_kills(
             _push(content, window, path, parallel=parallel)
         except Killed:
             assert window.closed
+        kept = load(path)
+        assert kept is not None
+        assert all(int(key.rpartition("-")[2]) < kept.sent for key in window.stored)
     window.lives = 10**9
     pushed = _push(content, window, path, parallel=parallel)
     sent = [record for records in window.stored.values() for record in records]

@@ -17,10 +17,13 @@ __all__ = ["Request", "StubSource", "stub_source"]
 
 @attrs.frozen
 class Request:
-    """:ivar records: as they were sent, without compression."""
+    """:ivar records: as they were sent, without compression.
+    :ivar attempt: its number, as the client says it.
+    """
 
     key: str
     records: list[bytes]
+    attempt: str | None = None
 
 
 @attrs.define
@@ -55,7 +58,11 @@ def stub_source() -> Iterator[StubSource]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            request = Request(self.headers["Idempotency-Key"], body.split(b"\n"))
+            request = Request(
+                self.headers["Idempotency-Key"],
+                body.split(b"\n"),
+                self.headers["Idempotency-Attempt"],
+            )
             source.requests.append(request)
             source.came.set()
             status, document = source.answer(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 
+from stream.definition.key import SourceKey
 from stream.definition.mappings import mapping_key
 from stream.definition.prefix import SINK_ACTIVE
 from stream.errors import UserError
@@ -36,7 +38,9 @@ from stream.sink.statistics_publisher import StatisticsPublisher
 from stream.storage.model import prefix
 from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
+from stream.storage.model.marks import Mark
 from stream.storage.model.state import Level
+from stream.storage.model.volume import Volume
 from stream.storage.store.repository import StorageRepository
 from stream.storage.store.statistics_reads import slice_statistics
 from stream.values.codec import encode
@@ -61,6 +65,7 @@ class World:
     """A source node with two slices of one sink, whose writer answers under the test's control."""
 
     def __init__(self, etcd: EtcdClient) -> None:
+        self.volumes: dict[str, Volume] = {}
         self.etcd = etcd
         self.storage = Storage(etcd)
         level = with_values(
@@ -92,7 +97,7 @@ class World:
             context,
             nodes=lambda: self.nodes,
             minimum_slices=1,
-            volume=lambda _: None,
+            volume=self.volumes.get,
             quotas=Quotas(self.etcd, 1.0, reactor),
         )
 
@@ -463,7 +468,9 @@ class RefusingPipeline(SinkPipeline):
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def write(self, record: RecordContext, completion: Completion) -> None:
+    def write(
+        self, record: RecordContext, completion: Completion, mark: Mark | None = None
+    ) -> None:
         raise self._error
 
 
@@ -505,3 +512,28 @@ async def test_a_slice_of_the_version_before_is_written(world: World) -> None:
     await until(reported)
     kept = (await world.storage.slice(slices[0].key)).mapping
     assert await world.etcd.get(mapping_key(SINK.key, kept)) is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_volumes_that_may_have_rows_of_a_source(world: World) -> None:
+    """Those of its slices, and of slices uploaded lately, unless their writer is there."""
+    slices = await world.storage.slices()
+    ids = {slice_.key.volume_id for slice_ in slices}
+    others = SourceKey(SOURCE_KEY.project_id, SOURCE_KEY.branch_id, "other")
+    long_ago, later = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+    def away(since: datetime = long_ago) -> set[str]:
+        return world.router.volumes_away([SOURCE_KEY], since)
+
+    await until(lambda: away() == ids)
+    assert world.router.volumes_away([others], long_ago) == set()
+    for slice_ in slices:
+        await world.etcd.delete(f"{prefix.slice_level(Level.LOCAL)}{slice_.key}")
+    await until(lambda: not world.router._slices.items)
+    assert away() == ids
+    present = min(ids)
+    world.volumes[present] = Volume(present, "n", "127.0.0.1:1", "/", "hdd", "one")
+    assert away() == ids - {present}
+    world.volumes.clear()
+    assert away(later) == set()
+    assert away() == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 
 import attrs
@@ -23,11 +24,13 @@ from stream.sink.slice_pipeline import (
     SlicePipeline,
 )
 from stream.storage.model.encoding import Encoding
+from stream.storage.model.marks import MAX_MARKS, Mark, find_marks, marks_of
 from stream.storage.network.interface import (
     Fenced,
     NoSpace,
     SliceSealed,
     SourceLife,
+    Superseded,
     SyncLevel,
     WriterUnavailable,
 )
@@ -59,6 +62,11 @@ class PipelineTests(SynchronousTestCase):
         self.rerouted: list[Group] = []
         self.takes_rerouted = False
         self.announcement: Deferred[None] | None = None
+
+    @property
+    def interval(self) -> float:
+        """Seconds after which a second group goes out."""
+        return ENCODING.sync.interval_trigger.seconds
 
     def pipeline(self, encoding: Encoding | None = None) -> SlicePipeline:
         pipeline = SlicePipeline(
@@ -283,6 +291,56 @@ class PipelineTests(SynchronousTestCase):
         assert self.stored == b"a\n"
         names = [getattr(w.outcome, "name", w.outcome) for w in (*first, *second, *third)]
         assert names == ["stored", "genericError", "notStored"]
+
+    def test_a_group_with_a_superseded_request_is_not_stored(self) -> None:
+        """Its requests have to come again, others are sent again, and no other slice is asked."""
+        pipeline = self.pipeline(ENCODING)
+        mark = Mark(b"k" * 16, b"c" * 8, b"a" * 8)
+        first, second = FakeCompletion(), FakeCompletion()
+        pipeline.write(b"a\n", 1, 1000, first, mark)
+        self.clock.advance(0)
+        [(_, data, _)] = self.file.waiting
+        assert marks_of(data) == (mark,)
+        assert gzip.decompress(data) == b"a\n"
+        pipeline.write(b"b\n", 1, 1000, second)
+        self.clock.advance(self.interval)
+        self.file.refuse(Superseded("another attempt"))
+        assert getattr(first.outcome, "name", None) == "notStored"
+        assert not self.rerouted
+        while not pipeline.ready:
+            self.clock.advance(0.1)
+        while self.file.waiting:
+            self.file.answer()
+        assert second.outcome == "stored"
+        assert gzip.decompress(self.stored) == b"b\n"
+        assert pipeline.held_bytes == 0
+
+    def test_rows_that_another_attempt_counts_on_are_left(self) -> None:
+        """The file isn't cut, so what was on the way is of unknown fate."""
+        pipeline = self.pipeline(ENCODING)
+        completion = FakeCompletion()
+        pipeline.write(b"a\n", 1, 1000, completion, Mark(b"k" * 16, b"c" * 8, b"a" * 8))
+        self.clock.advance(0)
+        self.opener.refusals += [Superseded("another attempt")]
+        self.file.refuse(WriterUnavailable("gone"), stored=True)
+        while not pipeline.ready:
+            self.clock.advance(0.1)
+        assert getattr(completion.outcome, "name", None) == "genericError"
+        assert self.opener.resumes == [-1, 0, -1]
+        assert gzip.decompress(self.stored) == b"a\n"
+
+    def test_a_header_has_room_for_the_marks_of_a_group(self) -> None:
+        """A group ends when it is full; plain files have no place for marks."""
+        for encoding, groups in ((ENCODING, 2), (uncompressed(), 1)):
+            self.opener = FakeOpener(at_once=True)
+            pipeline = self.pipeline(encoding)
+            for number in range(MAX_MARKS + 1):
+                mark = Mark(b"%016d" % number, b"c" * 8, b"a" * 8)
+                pipeline.write(b"a\n", 1, 1000, FakeCompletion(), mark)
+            self.clock.advance(self.interval)
+            found = list(find_marks(self.stored))
+            assert len(found) == (groups if encoding is ENCODING else 0)
+            assert len(self.file.levels) == groups
 
     def test_a_writer_that_was_found_again_is_tried_again_soon(self) -> None:
         """Long delays of an earlier outage don't count any more."""

@@ -37,6 +37,8 @@ from stream.client.errors import ClientError
 __all__ = ["push"]
 
 _TICK_SECONDS = 0.5
+_KNOWN_SECONDS = 600.0
+"""How long a service remembers keys by default."""
 
 
 @click.command()
@@ -98,9 +100,8 @@ def push(
     or compressed with gzip or zstd, of any size. The exit code is 7 if records were rejected.
 
     With --state an interrupted push can be repeated: it resumes where it stopped, and sends
-    uncertain records again under the same idempotency keys. A source node remembers keys for 10
-    minutes by default, until it is restarted. A push that resumes later may store a few batches
-    twice.
+    uncertain records again under the same idempotency keys. The service remembers keys for 10
+    minutes by default. A push that resumes later says which records it may store twice.
     """
     from stream.client.delivery import Delivery, Stopped
 
@@ -114,11 +115,14 @@ def push(
         given = Input(file)
     except OSError as error:
         raise click.UsageError(f"{file}: {error.strerror}.") from None
+    is_resumed = state_path is not None and state_path.exists()
     try:
         pushed = Pushed(_state(state_path, given, url, format, batch_records, batch_bytes))
     except (StateFault, InputFault) as error:
         return _failed(str(error), USAGE)
     start, is_noted = pushed.state, True
+    if is_resumed and start.in_doubt and time.time() - start.saved_at > _KNOWN_SECONDS:
+        click.echo(_doubt(start), err=True)
     failure: tuple[str, int] | None = None
     delivery = None
     try:
@@ -130,6 +134,7 @@ def push(
                 compress=compress,
                 notify=shown.notify,
                 connections=parallel,
+                has_fresh_keys=not is_resumed,
             )
             push_records(
                 _items(given, pushed, delimiter, is_kept=state_path is not None),
@@ -172,12 +177,26 @@ def _failed(text: str, code: int) -> int:
 
 def _going_on(state: State, is_kept: bool, is_noted: bool) -> str:
     """Return the summary of an interrupted push: its progress, and how to resume it."""
-    place = f"{'element' if state.format == 'json' else 'line'} {state.place}"
+    place = _place(state)
     if not is_kept:
         return f"Everything before {place} was sent; with --state a push can go on from there."
     if not is_noted:
         return "The same command repeats what was sent since, under the same idempotency keys."
     return f"The same command goes on from {place}."
+
+
+def _doubt(state: State) -> str:
+    """What may be stored twice, since a push goes on after the keys were forgotten."""
+    age = round((time.time() - state.saved_at) / 60)
+    return (
+        f"The push was interrupted {age} minutes ago, so the service may have forgotten what it "
+        f"has stored without an answer: up to {state.in_doubt:,} records from {_place(state)} on. "
+        "These may be stored twice."
+    )
+
+
+def _place(state: State) -> str:
+    return f"{'element' if state.format == 'json' else 'line'} {state.place}"
 
 
 def _state(

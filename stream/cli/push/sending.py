@@ -34,6 +34,8 @@ __all__ = ["Pushed", "Rejection", "Sends", "TooManyRejected", "push_records"]
 _SAVE_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
 """How long a stopped push waits for batches in flight."""
+_AHEAD = 32
+"""Batches whose sending is noted at a time."""
 
 
 class Sends(Protocol):
@@ -128,6 +130,7 @@ def push_records(
             push.start(threads, batch)
             push.settle(at_most=2 * parallel)
         push.settle(at_most=0)
+        pushed.state = attrs.evolve(pushed.state, sent=pushed.state.batch)
         push.save()
     except BaseException:
         stop.set()
@@ -160,7 +163,12 @@ class _Push:
         self._saved_at = time.monotonic()
 
     def start(self, threads: ThreadPoolExecutor, batch: _Batch) -> None:
-        key = f"{self._pushed.state.run}-{batch.number}"
+        state = self._pushed.state
+        if self._state_path is not None and batch.number >= state.sent:
+            # Noted before anything of it is sent: a later run knows what may be in doubt.
+            self._pushed.state = attrs.evolve(state, sent=batch.number + _AHEAD)
+            self.save()
+        key = f"{state.run}-{batch.number}"
         send = partial(self._delivery.send, batch.records, key)
         future = threads.submit(send if batch.records else _nothing)
         self._running.append((batch, future))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -38,6 +39,8 @@ class State:
     :ivar offset: number of decided bytes of the input.
     :ivar place: place of the next record.
     :ivar header: header of a CSV file.
+    :ivar sent: number of the first batch that was certainly not sent.
+    :ivar saved_at: time at which the state was written, seconds since the epoch.
     """
 
     run: str
@@ -52,6 +55,13 @@ class State:
     header: tuple[str, ...] | None = None
     accepted: int = 0
     rejected: int = 0
+    sent: int = 0
+    saved_at: float = attrs.field(default=0.0, eq=False)
+
+    @property
+    def in_doubt(self) -> int:
+        """How many records, from `place` on, may have been sent without an answer."""
+        return max(0, self.sent - self.batch) * self.batch_records
 
 
 def source_digest(url: str) -> str:
@@ -80,8 +90,11 @@ def load(path: Path) -> State | None:
         state = State(**members)
         if state.header is not None:
             state = attrs.evolve(state, header=tuple(map(str, state.header)))
-        numbers = (state.batch_records, state.batch_bytes, state.batch, state.offset, state.place)
-        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        numbers = [state.batch_records, state.batch_bytes, state.batch, state.offset, state.place]
+        numbers.append(state.sent)
+        if not isinstance(state.saved_at, int | float) or not all(
+            isinstance(number, int) and number >= 0 for number in numbers
+        ):
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError):
         raise StateFault(
@@ -92,7 +105,8 @@ def load(path: Path) -> State | None:
 
 def save(path: Path, state: State) -> None:
     """Write *state* durably. Raises StateFault if that fails; the older state is kept then."""
-    text = json.dumps({"version": _VERSION, **attrs.asdict(state)}) + "\n"
+    members = attrs.asdict(attrs.evolve(state, saved_at=time.time()))
+    text = json.dumps({"version": _VERSION, **members}) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:

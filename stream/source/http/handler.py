@@ -44,6 +44,7 @@ from stream.source.http.completions import (
     SingleCompletion,
 )
 from stream.source.http.content_decoding import Decoder
+from stream.source.http.earlier_attempts import EarlierAttempts
 from stream.source.http.fast_path import FastPath, Times
 from stream.source.http.head import Head, HeadReader
 from stream.source.http.idempotency import IdempotencyWindow
@@ -101,6 +102,7 @@ class IngestHandler:
         meters: SourceMeters | None = None,
         client_address: ClientAddress | None = None,
         without_sink: WithoutSink | None = None,
+        earlier: EarlierAttempts | None = None,
         new_exception_id: Callable[[], str] = responses.new_exception_id,
     ) -> None:
         self._dispatcher = dispatcher
@@ -136,6 +138,7 @@ class IngestHandler:
             client_ip=self._client_ip,
             decoder=decoder,
             window=window,
+            earlier=earlier,
             max_batch_records=max_batch_records,
             turns=turns,
             taps=taps,

@@ -25,6 +25,7 @@ _REQUEST_LINE = re.compile(
 )
 _FIELDS_AND_END = re.compile(rb"(?:" + _FIELD.replace(b"(", b"(?:") + rb")*+\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_ATTEMPT = re.compile(rb"[0-9]{1,9}")
 _ORIGIN = rb"[\x21-\x7e]{1,512}"
 _ORIGIN_ONLY = re.compile(_ORIGIN)
 _ORIGIN_FIELD = re.compile(rb"\r\norigin:[ \t]*(" + _ORIGIN + rb")[ \t]*\r\n", re.IGNORECASE)
@@ -36,6 +37,7 @@ _READ_HERE = frozenset(
         b"content-length",
         b"expect",
         b"host",
+        b"idempotency-attempt",
         b"idempotency-key",
         b"origin",
         b"transfer-encoding",
@@ -56,6 +58,7 @@ class Head:
     :ivar expects_continue: whether the client waits for ``100 Continue`` before it sends the body.
     :ivar encoding: encoding of the body, lower case; empty for none.
     :ivar idempotency_key: the idempotency key; ``None`` for none.
+    :ivar attempt: how often the client says that it has sent the request; 0 if it doesn't say.
     :ivar origin: origin of the web page that sends the request; ``None`` if there is none.
     :ivar route: route of the target.
     :ivar record_route: the same if the request is one uncompressed record, regardless of the
@@ -65,6 +68,7 @@ class Head:
     """
 
     __slots__ = (
+        "attempt",
         "chunked",
         "encoding",
         "expects_continue",
@@ -92,6 +96,7 @@ class Head:
         self.expects_continue = False
         self.encoding = b""
         self.idempotency_key: bytes | None = None
+        self.attempt = 0
         self.origin: bytes | None = None
         self.route: Route = find_route(target)
         self._read_headers()
@@ -133,6 +138,9 @@ class Head:
                 self.encoding = b""
         if b"idempotency-key" in found:
             self.idempotency_key = b",".join(found[b"idempotency-key"])
+            attempts = found.get(b"idempotency-attempt", ())
+            if len(attempts) == 1 and _ATTEMPT.fullmatch(attempts[0]) is not None:
+                self.attempt = int(attempts[0])
         origins = found.get(b"origin", ())
         if len(origins) == 1 and _ORIGIN_ONLY.fullmatch(origins[0]) is not None:
             self.origin = origins[0]

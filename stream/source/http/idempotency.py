@@ -5,8 +5,9 @@ were stored. If every attempt has the same ``Idempotency-Key``, only the first o
 the others get its answer, even while the first one is in progress.
 
 The memory is this process's own and bounded: by time, by the number of keys and by the size of the
-remembered answers. Behind a balancer, attempts must reach the same node to be recognized. Only
-success is remembered: a failed request may be retried under the same key.
+remembered answers. Attempts that reach another node, or this one after a restart, are recognized by
+what the writers have (`stream.source.http.earlier_attempts`). Only success is remembered: what
+failed may be tried again under the same key.
 
 Note [Some of several sinks]: for a failed attempt, the sinks that nevertheless stored their rows
 are remembered. The next attempt skips them, so it writes only missing rows.
@@ -20,8 +21,9 @@ takes time in proportion to the number of sources.
 from __future__ import annotations
 
 import re
+import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, cast
@@ -32,11 +34,13 @@ from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
-from stream.sink.outcome import Completion
+from stream.sink.outcome import PROCESSED, Completion
 from stream.source.http import responses
 from stream.source.http.batch_completion import BatchCompletion
 from stream.source.http.completions import Connection, FanOutCompletion, Targets
 from stream.source.interfaces import RowWriter, SinkWriter
+from stream.storage.model.marks import ATTEMPT_BYTES, Mark, content_digest, key_digest
+from stream.storage.network.interface import Enquiry, StoredRows
 
 __all__ = ["Attempt", "IdempotencyWindow", "fingerprint_of"]
 
@@ -108,12 +112,65 @@ class _StoredSink:
         """See `SinkWriter`."""
         return cast(RowWriter, _StoredRows(self._sink.open(now_ms), self._status))
 
-    def write(self, record: RecordContext, completion: Completion, /) -> None:
+    def write(
+        self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
+    ) -> None:
         """Report again that the row is stored."""
         completion.accepted(self._status)
 
     def direct(self) -> None:
         """Return nothing: no rows are written."""
+
+
+class _MarkedSink:
+    """Writes rows of a sink with the mark of their request."""
+
+    def direct(self) -> None:
+        """Return nothing: rows with a mark take the general path."""
+
+    def __init__(self, sink: SinkWriter, mark: Mark) -> None:
+        self._sink = sink
+        self._mark = mark
+
+    @property
+    def opened(self) -> RowWriter | None:
+        """See `SinkWriter`."""
+        opened = self._sink.opened
+        return None if opened is None else cast(RowWriter, _MarkedRows(opened, self._mark))
+
+    def open(self, now_ms: int, /) -> RowWriter:
+        """See `SinkWriter`."""
+        return cast(RowWriter, _MarkedRows(self._sink.open(now_ms), self._mark))
+
+    def write(
+        self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
+    ) -> None:
+        """See `SinkWriter`."""
+        self._sink.write(record, completion, self._mark)
+
+
+class _MarkedRows:
+    """The same for the rows of a batch."""
+
+    def __init__(self, opened: RowWriter, mark: Mark) -> None:
+        self._opened = opened
+        self._mark = mark
+
+    def write_rows(
+        self,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        renderer: Renderer,
+        completion: Completion,
+        mark: Mark | None = None,
+        /,
+    ) -> None:
+        """See `RowWriter`."""
+        self._opened.write_rows(rows, count, received_at, renderer, completion, self._mark)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened, name)
 
 
 class _StoredRows:
@@ -130,6 +187,7 @@ class _StoredRows:
         received_at: int,
         renderer: Renderer,
         completion: Completion,
+        mark: Mark | None = None,
         /,
     ) -> None:
         """Report again that the rows are stored."""
@@ -148,6 +206,7 @@ class Attempt:
     :ivar pending: see `stream.source.http.completions.Connection`.
     :ivar fingerprint: digest of the request's content.
     :ivar taken: sinks that have stored their rows, with their statuses.
+    :ivar mark: that the rows are stored with; ``None`` if writers aren't asked.
     """
 
     def __init__(
@@ -158,6 +217,7 @@ class Attempt:
         taken: Mapping[Place, int],
     ) -> None:
         self.taken: dict[Place, int] = dict(taken)
+        self.mark: Mark | None = None
         self.pending: object = None
         self.peer_ip = ""
         self.fingerprint = fingerprint
@@ -172,7 +232,7 @@ class Attempt:
 
     def missing(self, targets: Targets) -> Targets:
         """Return *targets*, with sinks that have all rows replaced by ones that write nothing."""
-        if not self.taken:
+        if not self.taken and self.mark is None:
             return targets
         return tuple(
             (source, [(sink_id, self._or_stored(source, sink_id, sink)) for sink_id, sink in sinks])
@@ -181,7 +241,28 @@ class Attempt:
 
     def _or_stored(self, source: SourceKey, sink_id: str, sink: SinkWriter) -> SinkWriter:
         status = self.taken.get((source, sink_id))
-        return sink if status is None else _StoredSink(sink, status)
+        if status is not None:
+            return _StoredSink(sink, status)
+        return sink if self.mark is None else _MarkedSink(sink, self.mark)
+
+    def enquiry(self) -> Enquiry:
+        """Asks what earlier attempts have stored; from now on rows are stored with a mark."""
+        self.mark = Mark(
+            key_digest(*self._scope),
+            content_digest(self.fingerprint),
+            secrets.token_bytes(ATTEMPT_BYTES),
+        )
+        return Enquiry(self.mark.key, self.mark.attempt)
+
+    def found(self, stored: Iterable[StoredRows]) -> None:
+        """Take note of what earlier attempts have stored.
+
+        :raises UserError: 422 if that was another content.
+        """
+        for rows in stored:
+            if self.mark is not None and rows.content != self.mark.content:
+                raise _key_reused()
+            self.taken[(rows.sink.source_key, rows.sink.sink_id)] = PROCESSED
 
     def finish(self, answer: bytes) -> None:
         """Answer all waiting connections."""
@@ -196,6 +277,12 @@ class Attempt:
         for position, connection in enumerate(waiting):
             if connection.pending is self:
                 connection.finish(answer if position == 0 else responses.replayed(answer))
+
+
+def _key_reused() -> UserError:
+    return UserError(
+        "the idempotency key was used with another body", status=422, name="idempotencyKeyReused"
+    )
 
 
 class _SourceKeys:
@@ -253,11 +340,7 @@ class IdempotencyWindow:
         running = self._running.get(scope)
         earlier = stored or running
         if earlier is not None and earlier.fingerprint != fingerprint:
-            raise UserError(
-                "the idempotency key was used with another body",
-                status=422,
-                name="idempotencyKeyReused",
-            )
+            raise _key_reused()
         if stored is not None and stored.answer:
             return responses.replayed(stored.answer)
         if running is not None:

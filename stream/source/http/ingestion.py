@@ -15,15 +15,19 @@ from stream.ops.metrics.registry import SourceMeter
 from stream.record.body import ready_body
 from stream.record.context import RecordContext
 from stream.record.elements import is_batch
+from stream.sink.outcome import not_stored
+from stream.source.http import responses
 from stream.source.http.batches import Arrived, batch_steps, is_large, record_steps
 from stream.source.http.completions import Connection, ReportFailure, Waited
 from stream.source.http.content_decoding import Decoder
+from stream.source.http.earlier_attempts import EarlierAttempts
 from stream.source.http.head import Head
 from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerprint_of
 from stream.source.http.route import Ingest
 from stream.source.interfaces import SinkLookup, SourceLookup
 from stream.source.turns import Turns
 from stream.source.without_sink import WithoutSink
+from stream.storage.network.interface import StoredRows
 from stream.tail.sampler import TailSampler
 
 __all__ = ["Ingestion", "Stages"]
@@ -37,6 +41,7 @@ class Stages:
     :ivar client_ip: returns the sender's address of a request from a peer.
     :ivar decoder: decodes compressed bodies.
     :ivar window: remembers requests that came with a key.
+    :ivar earlier: knows what was stored of them elsewhere; ``None`` if nobody is asked.
     :ivar max_batch_records: maximum number of records in a request.
     :ivar turns: queue of long work.
     :ivar taps: taps of live tails.
@@ -52,6 +57,7 @@ class Stages:
     client_ip: Callable[[str, Head], str]
     decoder: Decoder
     window: IdempotencyWindow
+    earlier: EarlierAttempts | None
     max_batch_records: int
     turns: Turns
     taps: TailSampler
@@ -123,10 +129,35 @@ class Ingestion:
             self._waited.finish(begun)
         elif begun is not None:
             self._waited = Waited(begun)
-            try:
-                self._write(body)
-            except Exception:
-                begun.finish(self._failed(Failure()))
+            earlier = self._stages.earlier
+            if earlier is None:
+                self._carry_out(begun, body, ())
+                return
+            asked = earlier.ask(begun.enquiry(), self._sources, self._head.attempt)
+            asked.addCallbacks(
+                lambda stored: self._carry_out(begun, body, stored),
+                lambda failure: begun.finish(self._not_known(failure)),
+            )
+
+    def _not_known(self, failure: Failure) -> bytes:
+        """The answer if a writer that may have rows of the request doesn't answer."""
+        self._count_failure()
+        cause = failure.value
+        error = not_stored(cause if isinstance(cause, Exception) else RuntimeError(repr(cause)))
+        members = {
+            "statusCode": error.status,
+            "error": responses.error_name(error),
+            "message": responses.error_message(error),
+        }
+        return responses.document(error.status, members)
+
+    def _carry_out(self, attempt: Attempt, body: bytes, stored: Sequence[StoredRows]) -> None:
+        """Write what earlier attempts haven't stored."""
+        try:
+            attempt.found(stored)
+            self._write(body)
+        except Exception:
+            attempt.finish(self._failed(Failure()))
 
     def _write(self, body: bytes) -> None:
         """Make records of *body*, and pass them to the sinks."""

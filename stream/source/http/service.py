@@ -25,6 +25,7 @@ from stream.settings.tree import HTTPSourceSettings, SourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
 from stream.source.http.content_decoding import THREADS, Decoder
+from stream.source.http.earlier_attempts import Away, EarlierAttempts, Enquirer
 from stream.source.http.handler import IngestHandler
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.protocol import IngestFactory, Limits
@@ -56,6 +57,8 @@ class HttpSourceService(Service):
     :param router: the router of records; started before and stopped after this service.
     :param hostname: name at which other nodes reach this one.
     :param metrics: metrics of records.
+    :param enquire: asks the writers what is stored of requests with idempotency keys.
+    :param away: see `EarlierAttempts`.
     """
 
     def __init__(
@@ -67,8 +70,13 @@ class HttpSourceService(Service):
         *,
         hostname: str,
         metrics: Metrics | None = None,
+        enquire: Enquirer | None = None,
+        away: Away = lambda _: (),
     ) -> None:
         http = settings.http
+        earlier = None
+        if enquire is not None and http.idempotency.ask_writers:
+            earlier = EarlierAttempts(reactor, enquire, away)
         self._threads = ThreadPoolService(reactor, "decoding", THREADS)
         metrics = metrics or Metrics()
         self._meters = SourceMeters(metrics, wall_clock(reactor))
@@ -103,6 +111,7 @@ class HttpSourceService(Service):
             taps=taps,
             meters=self._meters,
             client_address=ClientAddress(http.trusted_proxies),
+            earlier=earlier,
             without_sink=WithoutSink(metrics, self._refuses_without_sink, reactor.seconds),
         )
         limits = _limits(http)

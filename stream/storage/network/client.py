@@ -11,8 +11,8 @@ volumes: it answers before it has a new lease.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import attrs
 from twisted.application.internet import ClientService, backoffPolicy
@@ -32,11 +32,13 @@ from stream.storage.model.entity import Slice
 from stream.storage.model.volume import Volume
 from stream.storage.network.connection import Connection, ConnectionFactory, translated
 from stream.storage.network.interface import (
+    Enquiry,
     Fenced,
+    LocalWriter,
     SliceFile,
     SliceFileListener,
-    SliceOpener,
     SourceLife,
+    StoredRows,
     WriterError,
     WriterUnavailable,
 )
@@ -46,10 +48,14 @@ __all__ = ["WriterClients"]
 
 _log = Logger()
 
+T = TypeVar("T")
+
 _REDIAL = backoffPolicy(0.1, 5.0)
 """Delays after refusals. An unavailable writer is called more often; see Note [Reconnecting]."""
 _REDIAL_MAX_SECONDS = 0.3
 _CONNECT_SECONDS = 2.0
+_FIRST_ATTEMPT_SECONDS = 1.0
+"""How long a first attempt of a request waits for a writer that doesn't answer."""
 _FORGET_SECONDS = 5.0
 """Interval of looking for writers that hold no registered volume."""
 
@@ -90,6 +96,7 @@ class WriterClients(Service):
     :param volume: returns the registered volume with an id, if there is one.
     :param local: opens files on the volumes of this process.
     :param is_local: whether a volume belongs to this process.
+    :param volumes: returns all registered volumes.
     """
 
     def __init__(
@@ -100,9 +107,11 @@ class WriterClients(Service):
         volume: Callable[[str], Volume | None],
         *,
         life: Callable[[], int],
-        local: SliceOpener | None = None,
+        local: LocalWriter | None = None,
         is_local: Callable[[str], bool] = lambda _: False,
+        volumes: Callable[[], Iterable[Volume]] = tuple,
     ) -> None:
+        self._volumes = volumes
         self._reactor = reactor
         self._settings = settings
         self._volume = volume
@@ -170,6 +179,53 @@ class WriterClients(Service):
             "the opening of a slice file",
         )
         return opening.addErrback(_keep_writer_errors)
+
+    async def enquire(
+        self, enquiries: Sequence[Enquiry], *, are_first: bool
+    ) -> list[list[StoredRows]]:
+        """What all writers have of requests with idempotency keys.
+
+        :param are_first: no writer can have anything of them, so one that doesn't answer is left
+            out. All others are told which attempt is the latest.
+
+        Raises WriterError if a writer doesn't answer.
+        """
+        addresses: dict[str, set[str]] = {}
+        for volume in self._volumes():
+            if self._local is None or not self._is_local(volume.volume_id):
+                addresses.setdefault(volume.node_address, set()).add(volume.volume_id)
+        asked = [
+            ensureDeferred(self._enquire(address, volume_ids, enquiries))
+            for address, volume_ids in addresses.items()
+        ]
+        seconds = self._settings.stream_open_timeout.seconds
+        for each in asked:
+            within(
+                each,
+                min(seconds, _FIRST_ATTEMPT_SECONDS) if are_first else seconds,
+                self._reactor,
+                "an enquiry",
+            )
+        if self._local is not None:
+            asked.append(ensureDeferred(_awaited(self._local.enquire(enquiries))))
+        found: list[list[StoredRows]] = [[] for _ in enquiries]
+        for succeeded, result in await DeferredList(asked, consumeErrors=True):
+            if succeeded:
+                for all_, some in zip(found, result, strict=True):
+                    all_ += some
+            elif not are_first:
+                _keep_writer_errors(cast(Failure, result)).raiseException()
+        return found
+
+    async def _enquire(
+        self, address: str, volume_ids: set[str], enquiries: Sequence[Enquiry]
+    ) -> list[list[StoredRows]]:
+        writer = self._writer(address, self._life())
+        writer.volumes |= volume_ids
+        connection = cast(Connection, await writer.client.whenConnected())
+        await connection.accepted()
+        writer.connection = connection
+        return await connection.enquire(enquiries)
 
     def available(self, slice_: Slice) -> Deferred[None]:
         return self._waiting.setdefault(slice_.key.volume_id, Waiters()).wait()
@@ -239,6 +295,10 @@ class WriterClients(Service):
         if self._credentials is None:
             return endpoint
         return wrapClientTLS(self._credentials.client(host), endpoint)
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 def _redial(attempts: int, refusals: int) -> float:

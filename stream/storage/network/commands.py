@@ -8,6 +8,7 @@ source                                writer
   -> Append (handle, offset, …)       <- end                     once the wanted level is reached
   -> Close (handle)                   <-
   -> Ping ()                          <-
+  -> Enquire (attempts of requests)   <- what is stored of each
                                       -> Draining ()             please flush and leave
                                       -> Lost (handle, reason)   the file can't be used any more
 ```
@@ -24,17 +25,24 @@ node's name and life; the proofs are empty if no secret is configured.
 from __future__ import annotations
 
 import hmac
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from isal import isal_zlib
 from twisted.protocols import amp
 
+from stream.definition.key import SinkKey
+from stream.storage.model.marks import ATTEMPT_BYTES, KEY_BYTES
 from stream.storage.network.interface import (
     ContentConflict,
+    Enquiry,
     Fenced,
     NoSpace,
     SliceSealed,
     SourceLife,
+    StoredRows,
+    Superseded,
     WriterDraining,
     WriterError,
     WriterUnavailable,
@@ -48,12 +56,17 @@ __all__ = [
     "Challenge",
     "Close",
     "Draining",
+    "Enquire",
     "Hello",
     "Lost",
     "Open",
     "Ping",
     "Unauthorized",
     "checksum",
+    "decode_stored",
+    "encode_enquiries",
+    "encode_stored",
+    "enquiries_of",
     "from_wire",
     "source_proof",
     "to_wire",
@@ -118,6 +131,10 @@ class FencedOnWire(Exception):
     """`Fenced` on the wire: a later life of the node has taken over."""
 
 
+class SupersededOnWire(Exception):
+    """Another attempt of a request may have been made, as it is sent over the connection."""
+
+
 class WrongOffsetOnWire(Exception):
     """`WrongOffset` on the wire; its text is the length of the file."""
 
@@ -130,6 +147,7 @@ _ERRORS = {
     WrongOffsetOnWire: b"WRONG_OFFSET",
     ConflictOnWire: b"CONFLICT",
     FencedOnWire: b"FENCED",
+    SupersededOnWire: b"SUPERSEDED",
     Unauthorized: b"UNAUTHORIZED",
 }
 
@@ -140,6 +158,7 @@ _KINDS: dict[type[WriterError], type[Exception]] = {
     WriterUnavailable: UnavailableOnWire,
     ContentConflict: ConflictOnWire,
     Fenced: FencedOnWire,
+    Superseded: SupersededOnWire,
 }
 
 
@@ -158,6 +177,32 @@ def from_wire(error: BaseException) -> WriterError:
         if isinstance(error, on_wire):
             return kind(str(error))
     return WriterUnavailable(str(error) or type(error).__name__)
+
+
+def encode_enquiries(enquiries: Sequence[Enquiry]) -> bytes:
+    """*enquiries*, one behind the other."""
+    return b"".join(each.key + each.attempt for each in enquiries)
+
+
+def enquiries_of(data: bytes) -> list[Enquiry]:
+    """What `encode_enquiries` has made."""
+    size = KEY_BYTES + ATTEMPT_BYTES
+    parts = (data[start : start + size] for start in range(0, len(data), size))
+    return [Enquiry(part[:KEY_BYTES], part[KEY_BYTES:]) for part in parts]
+
+
+def encode_stored(stored: Sequence[Sequence[StoredRows]]) -> bytes:
+    """The answer to enquiries, in their order."""
+    plain = [[[str(rows.sink), rows.content.hex()] for rows in each] for each in stored]
+    return json.dumps(plain, separators=(",", ":")).encode()
+
+
+def decode_stored(data: bytes) -> list[list[StoredRows]]:
+    """What `encode_stored` has made. Raises ValueError if it isn't that."""
+    return [
+        [StoredRows(SinkKey.parse(sink), bytes.fromhex(content)) for sink, content in each]
+        for each in json.loads(data)
+    ]
 
 
 def checksum(data: bytes) -> int:
@@ -238,6 +283,17 @@ class Append(amp.Command):
         (b"data", BigBytes()),
     ]
     response = [(b"end", amp.Integer())]
+    errors = _ERRORS
+
+
+class Enquire(amp.Command):
+    """Asks what is stored of requests with idempotency keys; see `stream.storage.writer.requests`.
+
+    The answer is a JSON list with an entry for each enquiry: a list of sinks and contents.
+    """
+
+    arguments = [(b"enquiries", BigBytes())]
+    response = [(b"stored", BigBytes())]
     errors = _ERRORS
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import attrs
@@ -29,9 +29,11 @@ from stream.settings.local import WriterNetworkSettings
 from stream.storage.model.entity import Slice
 from stream.storage.network import commands
 from stream.storage.network.interface import (
+    Enquiry,
     SliceFile,
     SliceFileListener,
     SourceLife,
+    StoredRows,
     SyncLevel,
     WriterError,
     WriterUnavailable,
@@ -357,6 +359,21 @@ class Connection(amp.AMP):
         )
         answered.addCallbacks(opened, failed)
         return waiting
+
+    async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:
+        """What the writer has of requests; an older one, which doesn't know marks, has nothing.
+
+        Raises WriterError.
+        """
+        try:
+            answer = await self.callRemote(
+                commands.Enquire, enquiries=commands.encode_enquiries(enquiries)
+            )
+            return commands.decode_stored(answer["stored"])
+        except amp.UnhandledCommand:
+            return [[] for _ in enquiries]
+        except Exception as error:
+            raise commands.from_wire(error) from error
 
     def close_file(self, file: RemoteFile) -> None:
         """Request the writer to close *file*; afterwards it is gone regardless of the answer."""

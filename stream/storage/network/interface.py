@@ -7,22 +7,28 @@ the same contract tests.
 from __future__ import annotations
 
 import enum
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 
+from stream.definition.key import SinkKey
 from stream.storage.model.entity import Slice
 
 __all__ = [
     "ContentConflict",
+    "Enquiry",
     "Fenced",
+    "LocalWriter",
     "NoSpace",
     "SliceFile",
     "SliceFileListener",
     "SliceOpener",
     "SliceSealed",
     "SourceLife",
+    "StoredRows",
+    "Superseded",
     "SyncLevel",
     "WriterDraining",
     "WriterError",
@@ -67,6 +73,10 @@ class Fenced(WriterError):
     """The source node has lost its name to a later life and may not write any more."""
 
 
+class Superseded(WriterError):
+    """Another attempt of a request with an idempotency key may have been made; nothing is kept."""
+
+
 class ContentConflict(WriterError):
     """Other bytes are stored at the position of the append; they stay unchanged."""
 
@@ -91,6 +101,29 @@ class SourceLife:
 
     node_id: str
     number: int
+
+
+@attrs.frozen
+class Enquiry:
+    """Asks what is stored of a request; from then on no other attempt may store any of it.
+
+    :ivar key: digest of its project, source and idempotency key; see `stream.storage.model.marks`.
+    :ivar attempt: the attempt that is about to carry the request out.
+    """
+
+    key: bytes
+    attempt: bytes
+
+
+@attrs.frozen
+class StoredRows:
+    """A sink has the rows of a request.
+
+    :ivar content: digest of the request's content.
+    """
+
+    sink: SinkKey
+    content: bytes
 
 
 class SliceFile(Protocol):
@@ -125,6 +158,18 @@ class SliceFileListener(Protocol):
 
     def lost(self, reason: WriterError) -> None:
         """The file can't be used any more (lost connection, sealed slice, failed disk)."""
+
+
+class LocalWriter(Protocol):
+    """The writer in the same process."""
+
+    def open(
+        self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
+    ) -> Deferred[SliceFile]:
+        """See `SliceOpener`."""
+
+    def enquire(self, enquiries: Sequence[Enquiry]) -> Awaitable[list[list[StoredRows]]]:
+        """What is stored of requests; see `stream.storage.writer.requests`."""
 
 
 class SliceOpener(Protocol):

@@ -257,6 +257,16 @@ class WriterConnection(amp.AMP):
         except Exception as error:
             raise _on_wire(error) from None
 
+    @commands.Enquire.responder
+    async def enquire(self, enquiries: bytes) -> dict[str, object]:
+        """What is stored of requests; see `stream.storage.writer.requests`."""
+        self._require_hello()
+        try:
+            found = await self.factory.writer.enquire(commands.enquiries_of(enquiries))
+        except Exception as error:
+            raise _on_wire(error) from None
+        return {"stored": commands.encode_stored(found)}
+
     @commands.Close.responder
     async def close(self, handle: bytes) -> dict[str, object]:
         self._require_hello()

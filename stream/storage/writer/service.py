@@ -26,6 +26,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from stream.concurrency.deadline import within
 from stream.errors import UserError
 from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session
+from stream.ops.clock import wall_clock
 from stream.ops.durable import require_durable_files
 from stream.ops.endpoint import server_endpoint
 from stream.ops.logging.throttle import LogThrottle
@@ -58,7 +59,9 @@ from stream.storage.writer.cleanup import (
     remove_empty_parents,
     slice_directories,
 )
+from stream.storage.writer.marked_files import MarkedGroup, marked_groups
 from stream.storage.writer.register import WRITABLE, EtcdRegister, state_of
+from stream.storage.writer.requests import DEFAULT_KEYS, DEFAULT_SECONDS, Requests
 from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
 from stream.values.codec import encode
@@ -87,6 +90,8 @@ class StorageWriterService(Service):
     :param metrics: metrics of volumes, queues and syncs.
     :param damaged: called with each slice in which a damaged file was found.
     :param min_free_bytes: a volume with less counts as drained; its open slices may still grow.
+    :param remembered_seconds: how long requests with idempotency keys are remembered.
+    :param max_keys: maximum number of remembered requests.
 
     :ivar writer: opens files for pipelines in the same process.
     """
@@ -105,9 +110,13 @@ class StorageWriterService(Service):
         damaged: Callable[[SliceKey], None] = lambda _: None,
         min_free_bytes: int = MIN_FREE_BYTES,
         metrics: Metrics | None = None,
+        remembered_seconds: float = DEFAULT_SECONDS,
+        max_keys: int = DEFAULT_KEYS,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self.writer = StorageWriter(reactor, EtcdRegister(client), damaged)
+        requests = Requests(remembered_seconds, max_keys, reactor.seconds)
+        self.writer = StorageWriter(reactor, EtcdRegister(client), damaged, requests)
+        self._now = wall_clock(reactor)
         self._reactor = reactor
         self._client = client
         self._session = session
@@ -205,8 +214,19 @@ class StorageWriterService(Service):
             self._volumes.append(volume)
             self.writer.add_volume(volume)
             await self._look_at(volume)
+            await self._remember(volume)
             _log.info("opened volume", drained=volume.drained, **about)
         _log.info('found "{count}" volumes', count=len(named))
+
+    async def _remember(self, volume: OpenVolume) -> None:
+        """Learn which requests with idempotency keys have rows here, before anybody asks."""
+        requests = self.writer.requests
+        since = self._now() - requests.seconds
+        groups: list[MarkedGroup] = await volume.appender.run(
+            partial(marked_groups, volume.found.path, since)
+        )
+        for group in groups:
+            requests.found(group.file, group.sink, group.end, group.marks)
 
     def _synced_on(self, volume_id: str) -> Callable[[float], None]:
         family = self._metrics.own("stream_writer_sync_milliseconds")

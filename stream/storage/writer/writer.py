@@ -20,7 +20,7 @@ reports while a file is being opened is remembered until the opening ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,15 @@ from stream.concurrency.waiters import ended
 from stream.ops.process.thread_pool import AbandonableThreadPool
 from stream.storage.model.entity import LocalSlice, Slice
 from stream.storage.model.key import SliceKey
+from stream.storage.model.marks import marks_of
 from stream.storage.network.interface import (
+    Enquiry,
     Fenced,
     SliceFile,
     SliceFileListener,
     SliceSealed,
     SourceLife,
+    StoredRows,
     SyncLevel,
     WriterDraining,
     WriterError,
@@ -54,6 +57,7 @@ from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import THREADS, VolumeAppender
 from stream.storage.writer.disk import DiskFile, open_disk_file
 from stream.storage.writer.register import Register, WrittenSlice
+from stream.storage.writer.requests import DEFAULT_KEYS, DEFAULT_SECONDS, Requests, settled
 
 __all__ = ["OpenFile", "OpenVolume", "StorageWriter"]
 
@@ -98,8 +102,10 @@ class OpenFile:
         volume: OpenVolume,
         disk: DiskFile,
         listener: SliceFileListener,
+        path: str,
     ) -> None:
         self.length = disk.length
+        self._path = path
         self.key = key
         self.listener = listener
         self.volume = volume
@@ -118,8 +124,17 @@ class OpenFile:
         """
         if self._refusal is not None:
             return fail(self._refusal)
+        marks = marks_of(data)
+        if not marks:
+            appended = self.appender.append(self._disk, offset, data, level, crc)
+            return appended.addErrback(self._failed)
+        sink, end = self.key[0].sink_key, offset + len(data)
+        try:
+            ended_ = self._writer.requests.appending(self._path, sink, end, marks)
+        except WriterError as error:
+            return fail(error)
         appended = self.appender.append(self._disk, offset, data, level, crc)
-        return appended.addErrback(self._failed)
+        return settled(appended, ended_).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> Failure:
         if self._disk.broken and self._closing is None and isinstance(failure.value, WriterError):
@@ -173,6 +188,8 @@ class StorageWriter:
 
     :param damaged: called with each file whose damaged original was quarantined.
     :param register: reads etcd, since a mirror of slices may lag behind the pipeline.
+
+    :ivar requests: requests with idempotency keys whose rows are on the volumes.
     """
 
     def __init__(
@@ -180,7 +197,9 @@ class StorageWriter:
         reactor: Any,
         register: Register,
         damaged: Callable[[SliceKey], None] = lambda _: None,
+        requests: Requests | None = None,
     ) -> None:
+        self.requests = requests or Requests(DEFAULT_SECONDS, DEFAULT_KEYS, reactor.seconds)
         self._reactor = reactor
         self._damaged = damaged
         self._register = register
@@ -206,6 +225,10 @@ class StorageWriter:
     def open_slices(self) -> list[SliceKey]:
         """The slices whose files are open."""
         return list(self._files)
+
+    async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:
+        """What is stored of requests; see `stream.storage.writer.requests`."""
+        return await self.requests.enquire(enquiries)
 
     # Opening.
 
@@ -270,6 +293,8 @@ class StorageWriter:
         older = self._files.get(slice_key, {}).get(source.node_id)
         if older is not None:
             await older.end(WriterUnavailable("the file was opened again"))
+        if resume >= 0:
+            self.requests.cut(str(path), resume)
         disk = await volume.appender.run(
             lambda: open_disk_file(
                 path,
@@ -287,7 +312,7 @@ class StorageWriter:
                 slice_id=str(slice_key),
             )
             self._damaged(slice_key)
-        file = OpenFile(self, key, volume, disk, listener)
+        file = OpenFile(self, key, volume, disk, listener, str(path))
         self._files.setdefault(slice_key, {})[source.node_id] = file
         refusal = await self._refusal(turn, slice_key, source)
         if refusal is not None:

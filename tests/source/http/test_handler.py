@@ -25,6 +25,7 @@ from stream.sink.outcome import Completion
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
 from stream.source.http.content_decoding import Decoder
+from stream.source.http.earlier_attempts import Away, EarlierAttempts, Enquirer
 from stream.source.http.handler import IngestHandler
 from stream.source.http.head import HeadReader
 from stream.source.http.idempotency import IdempotencyWindow
@@ -35,6 +36,7 @@ from stream.source.interfaces import RowWriter, SinkWriter
 from stream.source.meters import SourceMeters
 from stream.source.turns import Turns
 from stream.source.without_sink import WithoutSink
+from stream.storage.model.marks import Mark
 from stream.tail.sampler import TailSampler
 from tests.source.http.test_parser import next_whole
 from tests.templates.inprocess import InProcessTemplates
@@ -59,6 +61,7 @@ class FakeSink:
         self.rows: list[bytes] = []
         self.records: list[RecordContext] = []
         self.waiting: list[Completion] = []
+        self.marks: list[Mark | None] = []
         self.blocks: list[tuple[bytes, int]] = []
         self.dead: list[tuple[bytes, str]] = []
 
@@ -81,7 +84,10 @@ class FakeSink:
     def open(self, now_ms: int, /) -> RowWriter:
         return self
 
-    def write(self, record: RecordContext, completion: Completion, /) -> None:
+    def write(
+        self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
+    ) -> None:
+        self.marks.append(mark)
         try:
             self.take(record, completion)
         except Exception as error:
@@ -103,9 +109,11 @@ class FakeSink:
         received_at: int,
         renderer: Renderer,
         completion: Completion,
+        mark: Mark | None = None,
         /,
     ) -> None:
         assert renderer is self._render
+        self.marks.append(mark)
         self.blocks.append((rows, count))
         self._answer(completion)
 
@@ -181,7 +189,11 @@ class FakeConnection:
 
 class Listener:
     def __init__(
-        self, proxies: Sequence[str] = (), clock: Callable[[], float] | None = None
+        self,
+        proxies: Sequence[str] = (),
+        clock: Callable[[], float] | None = None,
+        enquire: Enquirer | None = None,
+        away: Away = lambda _: (),
     ) -> None:
         self.dispatcher = Dispatcher("http")
         self.otlp_dispatcher = Dispatcher("otlp")
@@ -199,6 +211,7 @@ class Listener:
             self.router,
             clock=self.now,
             window=IdempotencyWindow(60, 3, self.now),
+            earlier=None if enquire is None else EarlierAttempts(self.clock, enquire, away),
             decoder=Decoder(100_000, self.clock, self.pool, turns),
             max_batch_records=1000,
             reactor=self.clock,

@@ -19,17 +19,21 @@ from stream.etcd import Batch, Change
 from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.storage.model.key import SliceKey
+from stream.storage.model.marks import Mark, marked
 from stream.storage.model.volume import Volume
 from stream.storage.network import client
 from stream.storage.network.client import WriterClients
 from stream.storage.network.interface import (
     ContentConflict,
+    Enquiry,
     Fenced,
     NoSpace,
     SliceFile,
     SliceOpener,
     SliceSealed,
     SourceLife,
+    StoredRows,
+    Superseded,
     SyncLevel,
     WriterDraining,
     WriterError,
@@ -40,6 +44,8 @@ from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer import disk
 from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
+from stream.values.duration import Duration
+from tests.conftest import free_port
 from tests.sink.fakes import FakeOpener
 from tests.storage.register import LIFE, FakeRegister
 from tests.storage.samples import sample_slice, uncompressed
@@ -128,6 +134,7 @@ async def _provide(kind: str, root: Path, *, secret: str = "", client: str = "")
         network,
         lambda volume_id: registered if volume_id == registered.volume_id else None,
         life=lambda: made.life,
+        volumes=lambda: [registered],
     )
     clients.startService()
 
@@ -622,3 +629,53 @@ def test_a_writer_that_is_away_is_called_often() -> None:
     """One that refuses us isn't."""
     assert max(client._redial(attempts, 0) for attempts in range(40)) <= 0.3
     assert client._redial(1, 12) > 1
+
+
+def _marked(row: bytes, attempt: bytes) -> bytes:
+    return marked(gzip.compress(row, mtime=0), [Mark(b"k" * 16, b"c" * 8, attempt)])
+
+
+async def _enquire(provided: Provided, attempt: bytes) -> list[StoredRows]:
+    opener: Any = provided.opener
+    enquiries = [Enquiry(b"k" * 16, attempt)]
+    if isinstance(opener, WriterClients):
+        [found] = await opener.enquire(enquiries, are_first=False)
+    else:
+        [found] = await opener.enquire(enquiries)
+    return list(found)
+
+
+@pytest_twisted.ensureDeferred
+async def test_rows_of_a_request_are_stored_by_its_latest_attempt(real: Provided) -> None:
+    """An attempt that has asked nobody is refused; whoever asks later learns what is stored."""
+    row = _marked(b"a\n", b"attempt1")
+    file, _ = await _open(real)
+    with pytest.raises(Superseded):
+        await file.append(0, row, level=SyncLevel.SYNCED)
+    assert await _enquire(real, b"attempt1") == []
+    assert await file.append(0, row, level=SyncLevel.SYNCED) == len(row)
+    assert await _enquire(real, b"attempt2") == [StoredRows(_SLICE.key.sink_key, b"c" * 8)]
+    with pytest.raises(Superseded):
+        await file.append(len(row), row, level=SyncLevel.SYNCED)
+    assert await file.append(len(row), b"x", level=SyncLevel.SYNCED) == len(row) + 1
+    await file.close()
+    with pytest.raises(Superseded):
+        await _open(real, resume=0)
+    again, _ = await _open(real, resume=len(row))
+    assert again.length == len(row)
+    await again.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_first_attempt_does_not_wait_for_a_writer_that_is_away(remote: Provided) -> None:
+    """Any other one learns that it isn't known what is stored."""
+    opener: Any = remote.opener
+    away = Volume("away", "n", f"127.0.0.1:{free_port()}", "/", "hdd", "one")
+    registered = list(opener._volumes())
+    opener._volumes = lambda: [*registered, away]
+    opener._settings = with_values(
+        opener._settings, {("stream_open_timeout",): Duration.parse("1s")}
+    )
+    assert await opener.enquire([Enquiry(b"k" * 16, b"attempt1")], are_first=True) == [[]]
+    with pytest.raises(WriterUnavailable):
+        await opener.enquire([Enquiry(b"k" * 16, b"attempt2")], are_first=False)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.chaos_targets.tables import table_of
 from tests.e2e.processes import Deployment, wait_for
 
 __all__ = ["Replays"]
@@ -22,17 +21,25 @@ class Replays(threading.Thread):
     """Replays one sink after the other: sets a lenient mapping, replays, and restores the mapping.
 
     :param sinks: URLs of sinks, by type of table at the end.
+    :param table: returns the table of the sink at a URL, strict or not.
     :param interval: seconds between two sinks.
     :ivar ends: number of tasks by outcome.
     :ivar stored: number of records stored according to the replays; unknown for lost tasks.
     """
 
-    def __init__(self, deployed: Deployment, sinks: Sequence[str], interval: float) -> None:
+    def __init__(
+        self,
+        deployed: Deployment,
+        sinks: Sequence[str],
+        table: Callable[[str, bool], dict[str, Any]],
+        interval: float,
+    ) -> None:
         super().__init__(daemon=True)
         self.ends: Counter[str] = Counter()
         self.stored = 0
         self._deployed = deployed
         self._sinks = sinks
+        self._table = table
         self._interval = interval
         self._end = threading.Event()
 
@@ -60,10 +67,8 @@ class Replays(threading.Thread):
         self.stored += outputs.get("stored", 0)
         return outputs.get("rejected") == 0
 
-    @staticmethod
-    def _change(sink: str, *, is_strict: bool) -> dict[str, Any]:
-        table = table_of(sink.rpartition("/")[2], is_strict=is_strict)
-        return {"changeDescription": "chaos", "table": table}
+    def _change(self, sink: str, *, is_strict: bool) -> dict[str, Any]:
+        return {"changeDescription": "chaos", "table": self._table(sink, is_strict)}
 
     def _task(self, name: str, method: str, url: str, body: Any) -> dict[str, Any]:
         """Run a task; return its outputs, if known."""

@@ -1,0 +1,119 @@
+"""What earlier attempts of a request have stored, on whichever node they were made.
+
+This process knows the requests that it has answered itself. All others may be repetitions of what
+another source node has stored, or a former life of this one; so the writers are asked, which have
+the rows (`stream.storage.writer.requests`). Requests that come in one turn of the reactor are asked
+for together.
+
+Note [Number of the attempt]: a writer that doesn't answer may have rows of the request, so the
+request is refused until it answers or its registration ends. A client may say in the header
+``Idempotency-Attempt`` how often it has tried. A first attempt needn't wait for anybody: no writer
+has any of its rows. A later one also waits for writers whose registration has ended, as long as
+they may have rows from the time in which keys are remembered. Without the header nobody waits for
+these: a writer that is lost must not stop all who send keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred, ensureDeferred, fail
+from twisted.python.failure import Failure
+
+from stream.definition.key import SourceKey
+from stream.storage.network.interface import Enquiry, StoredRows, WriterUnavailable
+
+__all__ = ["Away", "EarlierAttempts", "Enquirer"]
+
+_AT_ONCE = 1_000
+_AWAY_SECONDS = 1.0
+
+
+class Enquirer(Protocol):
+    """Asks the writers of the cluster."""
+
+    def __call__(
+        self, enquiries: Sequence[Enquiry], /, *, are_first: bool
+    ) -> Awaitable[list[list[StoredRows]]]:
+        """What is stored of each request, in their order.
+
+        :param are_first: all are first attempts, so a writer that doesn't answer is left out.
+
+        Raises WriterError if a writer doesn't answer.
+        """
+
+
+Away = Callable[[Sequence[SourceKey]], Collection[str]]
+"""Volumes whose writer is away, and which may have rows of sources."""
+
+
+@attrs.define(eq=False)
+class _Asked:
+    enquiry: Enquiry
+    answer: Deferred[Sequence[StoredRows]]
+
+
+class EarlierAttempts:
+    """Asks for the requests of one turn together.
+
+    :param away: asked for later attempts only, at most once in a second for the same sources.
+    """
+
+    def __init__(self, reactor: Any, enquire: Enquirer, away: Away = lambda _: ()) -> None:
+        self._reactor = reactor
+        self._enquire = enquire
+        self._away = away
+        self._known_away: dict[tuple[SourceKey, ...], Collection[str]] = {}
+        self._known_until = 0.0
+        self._waiting: dict[bool, list[_Asked]] = {True: [], False: []}
+
+    def ask(
+        self, enquiry: Enquiry, sources: Sequence[SourceKey], attempt: int
+    ) -> Deferred[Sequence[StoredRows]]:
+        """Fires with what is stored of a request; fails with WriterError if that isn't known.
+
+        :param attempt: its number, from 1; 0 if that isn't known.
+        """
+        away = self._volumes_away(tuple(sources)) if attempt > 1 else ()
+        if away:
+            return fail(
+                WriterUnavailable(
+                    f'the writer of the volume "{min(away)}", which may have rows of an earlier '
+                    "attempt, is unavailable"
+                )
+            )
+        is_first = attempt == 1
+        waiting = self._waiting[is_first]
+        if not waiting:
+            self._reactor.callLater(0, self._ask_all, is_first)
+        asked = _Asked(enquiry, Deferred())
+        waiting.append(asked)
+        return asked.answer
+
+    def _volumes_away(self, sources: tuple[SourceKey, ...]) -> Collection[str]:
+        now = self._reactor.seconds()
+        if now >= self._known_until:
+            self._known_away.clear()
+            self._known_until = now + _AWAY_SECONDS
+        if sources not in self._known_away:
+            self._known_away[sources] = self._away(sources)
+        return self._known_away[sources]
+
+    def _ask_all(self, are_first: bool) -> None:
+        waiting, self._waiting[are_first] = self._waiting[are_first], []
+        for start in range(0, len(waiting), _AT_ONCE):
+            some = waiting[start : start + _AT_ONCE]
+            asking = ensureDeferred(self._ask_some(some, are_first))
+            asking.addErrback(_tell, some)
+
+    async def _ask_some(self, asked: Sequence[_Asked], are_first: bool) -> None:
+        found = await self._enquire([each.enquiry for each in asked], are_first=are_first)
+        for each, stored in zip(asked, found, strict=True):
+            each.answer.callback(stored)
+
+
+def _tell(failure: Failure, asked: Sequence[_Asked]) -> None:
+    for each in asked:
+        each.answer.errback(failure)

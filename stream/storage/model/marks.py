@@ -1,0 +1,158 @@
+"""Marks: which requests' rows a group has, written into the header of the group's gzip member.
+
+A request with an idempotency key may come again, to another source node or to one that was started
+anew, after its rows were stored and before anybody learned of it. So what says that they are stored
+must be there exactly if they are. A gzip member begins with a header that may hold a field for
+anybody's use (RFC 1952, FEXTRA): the marks are in the very member that has the rows. Programs that
+unpack it ignore them.
+
+::
+
+    10 bytes  header, with FLG.FEXTRA
+     2 bytes  length of all fields: one
+     2 bytes  "SM"
+     2 bytes  length of the field
+     8 bytes  `_MAGIC`, by which members are found in a file
+     4 bytes  length of what follows the field
+     4 bytes  CRC-32 of it
+     n × 32   marks: key, content, attempt
+     4 bytes  CRC-32 of the field before
+    the rest  of the member
+
+So a member is known to be whole without unpacking it, and one that a crash has cut off is known not
+to be.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import attrs
+
+__all__ = [
+    "ATTEMPT_BYTES",
+    "KEY_BYTES",
+    "MAX_MARKS",
+    "Mark",
+    "content_digest",
+    "find_marks",
+    "key_digest",
+    "marked",
+    "marks_of",
+]
+
+KEY_BYTES = 16
+CONTENT_BYTES = 8
+ATTEMPT_BYTES = 8
+_MARK_BYTES = KEY_BYTES + CONTENT_BYTES + ATTEMPT_BYTES
+
+MAX_MARKS = 1_000
+"""Of one group; a header has room for twice as many."""
+
+_HEADER_BYTES = 10
+_FLAGS_AT = 3
+_FEXTRA = 4
+_FIELD_NAME = b"SM"
+_MAGIC = b"\xf1StrMrk\x01"
+_LENGTHS = struct.Struct("<H2sH")
+_REST = struct.Struct("<8sII")
+_CRC = struct.Struct("<I")
+
+
+@attrs.frozen
+class Mark:
+    """A request whose rows are in a group.
+
+    :ivar key: digest of the project, the source and the idempotency key.
+    :ivar content: digest of the content, which distinguishes another request under the same key.
+    :ivar attempt: random, differs for each attempt to carry the request out.
+    """
+
+    key: bytes
+    content: bytes
+    attempt: bytes
+
+    def encoded(self) -> bytes:
+        """As it is in a header."""
+        return self.key + self.content + self.attempt
+
+    @classmethod
+    def decode(cls, data: bytes) -> Mark:
+        """Read what `encoded` has made."""
+        content_at, attempt_at = KEY_BYTES, KEY_BYTES + CONTENT_BYTES
+        return cls(data[:content_at], data[content_at:attempt_at], data[attempt_at:])
+
+
+def key_digest(project_id: int, source_id: str, key: bytes) -> bytes:
+    """The digest of an idempotency key of a source."""
+    return blake2b(b"%d/%s/%s" % (project_id, source_id.encode(), key), digest_size=16).digest()
+
+
+def content_digest(fingerprint: bytes) -> bytes:
+    """The digest of a content, from its longer fingerprint."""
+    return fingerprint[:CONTENT_BYTES].ljust(CONTENT_BYTES, b"\0")
+
+
+def marked(member: bytes, marks: Sequence[Mark]) -> bytes:
+    """The gzip *member*, which has no optional fields, with *marks*, at most `MAX_MARKS`."""
+    if member[_FLAGS_AT] or len(marks) > MAX_MARKS:
+        raise ValueError("a member can't be marked")
+    rest = member[_HEADER_BYTES:]
+    field = _REST.pack(_MAGIC, len(rest), zlib.crc32(rest))
+    field += b"".join(mark.encoded() for mark in marks)
+    field += _CRC.pack(zlib.crc32(field))
+    header = bytearray(member[:_HEADER_BYTES])
+    header[_FLAGS_AT] = _FEXTRA
+    lengths = _LENGTHS.pack(len(field) + 4, _FIELD_NAME, len(field))
+    return b"".join((header, lengths, field, rest))
+
+
+def marks_of(member: bytes) -> tuple[Mark, ...]:
+    """The marks of one gzip member; none if it has no valid ones."""
+    if member[:2] != b"\x1f\x8b" or len(member) < _HEADER_BYTES or member[_FLAGS_AT] != _FEXTRA:
+        return ()
+    found = _read(member, 0)
+    return () if found is None else found[1]
+
+
+def find_marks(data: Any) -> Iterator[tuple[int, tuple[Mark, ...]]]:
+    """The ends of all marked members in the content of a file, and their marks.
+
+    :param data: bytes or a map of a file. A member that isn't whole is passed over.
+    """
+    at = data.find(_MAGIC)
+    while at >= 0:
+        start = at - _HEADER_BYTES - _LENGTHS.size
+        found = _read(data, start) if start >= 0 else None
+        if found is not None:
+            yield found
+        at = data.find(_MAGIC, at + len(_MAGIC) if found is None else found[0])
+
+
+def _read(data: Any, start: int) -> tuple[int, tuple[Mark, ...]] | None:
+    """The end and the marks of the member at *start*; ``None`` if it isn't a whole marked one."""
+    head = bytes(data[start : start + _HEADER_BYTES + _LENGTHS.size])
+    if len(head) < _HEADER_BYTES + _LENGTHS.size or head[:2] != b"\x1f\x8b":
+        return None
+    _, name, length = _LENGTHS.unpack_from(head, _HEADER_BYTES)
+    count, odd = divmod(length - _REST.size - _CRC.size, _MARK_BYTES)
+    if name != _FIELD_NAME or odd or count < 0:
+        return None
+    field_at = start + len(head)
+    field = bytes(data[field_at : field_at + length])
+    if len(field) < length:
+        return None
+    magic, size, crc = _REST.unpack_from(field)
+    content, (own_crc,) = field[: -_CRC.size], _CRC.unpack(field[-_CRC.size :])
+    if magic != _MAGIC or own_crc != zlib.crc32(content):
+        return None
+    rest = bytes(data[field_at + length : field_at + length + size])
+    if len(rest) < size or zlib.crc32(rest) != crc:
+        return None
+    places = range(_REST.size, _REST.size + count * _MARK_BYTES, _MARK_BYTES)
+    marks = tuple(Mark.decode(content[place : place + _MARK_BYTES]) for place in places)
+    return field_at + length + size, marks

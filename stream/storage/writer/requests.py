@@ -1,0 +1,204 @@
+"""What a writer knows of requests with idempotency keys: whose rows its volumes have.
+
+Note [One attempt]: before a source node writes rows of such a request, it asks every writer whether
+they are stored. Each writer notes which attempt has asked last, and from then on takes rows of the
+request from this attempt alone. So an earlier attempt on another node, or in a former life of the
+same one, writes nothing behind the answer, however long it was paused and however late its bytes
+arrive. Appends of the request that are under way are waited for, so the answer is final.
+
+Note [Cuts]: a source node that lost its file opens it again, has what it knows not to be
+acknowledged cut off, and sends it again. But another attempt may have been told meanwhile that just
+these rows are stored. Then nothing is cut: the opening fails with `Superseded`, and what became of
+the rows is for the producers to ask again.
+
+Note [Restart]: marks are in the files, so a writer that starts reads those of the latest files
+again. It doesn't know who has asked its former life, so it takes no marked rows before it is asked
+itself: a source that sends them again after a restart is refused, and its producers come again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
+
+from stream.concurrency.waiters import Waiters
+from stream.definition.key import SinkKey
+from stream.storage.model.marks import Mark
+from stream.storage.network.interface import Enquiry, StoredRows, Superseded
+
+__all__ = ["DEFAULT_KEYS", "DEFAULT_SECONDS", "Requests", "settled"]
+
+DEFAULT_SECONDS = 600.0
+DEFAULT_KEYS = 100_000
+
+
+@attrs.define(eq=False)
+class _Rows:
+    """Rows of a request in one file.
+
+    :ivar end: of their group in the file.
+    :ivar appending: whoever waits for the end of the append; ``None`` once they are stored.
+    """
+
+    sink: SinkKey
+    file: str
+    end: int
+    mark: Mark
+    appending: Waiters[None] | None = None
+
+
+@attrs.define(eq=False)
+class _Request:
+    """A request, by its key.
+
+    :ivar attempt: that has asked last, which alone may write; empty if none has asked.
+    :ivar until: when it is forgotten.
+    """
+
+    until: float
+    attempt: bytes = b""
+    rows: list[_Rows] = attrs.Factory(list)
+
+
+class Requests:
+    """The requests with idempotency keys whose rows came to this node.
+
+    :param seconds: how long a request is remembered.
+    :param max_keys: how many; the oldest are forgotten first.
+    :param clock: of the reactor.
+    """
+
+    def __init__(self, seconds: float, max_keys: int, clock: Callable[[], float]) -> None:
+        self.seconds = seconds
+        self._max_keys = max_keys
+        self._clock = clock
+        self._requests: OrderedDict[bytes, _Request] = OrderedDict()
+        self._files: dict[str, list[_Rows]] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:
+        """What is stored of the request of each enquiry; see Note [One attempt]."""
+        asked = [self._latest(each) for each in enquiries]
+        waiting = [
+            rows.appending.wait()
+            for request in asked
+            for rows in request.rows
+            if rows.appending is not None
+        ]
+        if waiting:
+            await DeferredList(waiting)
+        return [
+            [
+                StoredRows(rows.sink, rows.mark.content)
+                for rows in request.rows
+                if rows.appending is None
+            ]
+            for request in asked
+        ]
+
+    def _latest(self, enquiry: Enquiry) -> _Request:
+        request = self._of(enquiry.key)
+        request.attempt = enquiry.attempt
+        return request
+
+    def _of(self, key: bytes) -> _Request:
+        """The request with *key*, remembered for the whole time from now on."""
+        now = self._clock()
+        while self._requests and next(iter(self._requests.values())).until <= now:
+            self._forget(next(iter(self._requests)))
+        request = self._requests.pop(key, None) or _Request(0.0)
+        request.until = now + self.seconds
+        self._requests[key] = request
+        if len(self._requests) > self._max_keys:
+            self._forget(next(iter(self._requests)))
+        return request
+
+    def _forget(self, key: bytes) -> None:
+        for rows in self._requests.pop(key).rows:
+            self._remove(rows)
+
+    def _remove(self, rows: _Rows) -> None:
+        of_file = self._files.get(rows.file, [])
+        if rows in of_file:
+            of_file.remove(rows)
+        if not of_file:
+            self._files.pop(rows.file, None)
+
+    # Files.
+
+    def appending(
+        self, file: str, sink: SinkKey, end: int, marks: Iterable[Mark]
+    ) -> Callable[[bool], None]:
+        """Note rows that are being appended; call the result when that has ended, well or not.
+
+        Raises `Superseded` if one of *marks* isn't of the attempt that has asked last.
+        """
+        marks = tuple(marks)
+        for mark in marks:
+            request = self._requests.get(mark.key)
+            if request is None or request.attempt != mark.attempt:
+                raise Superseded("another attempt of a request may have been made meanwhile")
+        noted = [self._note(file, sink, end, mark, Waiters()) for mark in marks]
+
+        def ended(is_stored: bool) -> None:
+            for rows in noted:
+                waiting, rows.appending = rows.appending, None
+                if not is_stored:
+                    self._drop(rows)
+                if waiting is not None:
+                    waiting.fire(None)
+
+        return ended
+
+    def found(self, file: str, sink: SinkKey, end: int, marks: Iterable[Mark]) -> None:
+        """Note rows that a file has already; see Note [Restart]."""
+        for mark in marks:
+            self._note(file, sink, end, mark, None)
+
+    def _note(
+        self, file: str, sink: SinkKey, end: int, mark: Mark, appending: Waiters[None] | None
+    ) -> _Rows:
+        request = self._of(mark.key)
+        rows = _Rows(sink, file, end, mark, appending)
+        request.rows.append(rows)
+        self._files.setdefault(file, []).append(rows)
+        return rows
+
+    def _drop(self, rows: _Rows) -> None:
+        self._remove(rows)
+        request = self._requests.get(rows.mark.key)
+        if request is not None and rows in request.rows:
+            request.rows.remove(rows)
+
+    def cut(self, file: str, length: int) -> None:
+        """The file is about to be cut to *length* bytes, if it is longer.
+
+        Raises `Superseded` if that may not be; see Note [Cuts].
+        """
+        lost = [rows for rows in self._files.get(file, ()) if rows.end > length]
+        for rows in lost:
+            request = self._requests.get(rows.mark.key)
+            if request is None or request.attempt != rows.mark.attempt:
+                raise Superseded("another attempt of a request may count on rows in the file")
+        for rows in lost:
+            self._drop(rows)
+
+
+def settled(appended: Deferred[int], ended: Callable[[bool], None]) -> Deferred[int]:
+    """Let *ended* know how *appended* ends."""
+
+    def stored(end: int) -> int:
+        ended(True)
+        return end
+
+    def failed(failure: Failure) -> Failure:
+        ended(False)
+        return failure
+
+    return appended.addCallbacks(stored, failed)

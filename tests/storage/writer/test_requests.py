@@ -1,0 +1,154 @@
+"""What a writer says of requests with idempotency keys, and whose rows it takes."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+
+from stream.definition.key import SinkKey
+from stream.storage.model.marks import Mark, marked
+from stream.storage.network.interface import Enquiry, StoredRows, Superseded
+from stream.storage.writer.marked_files import marked_groups
+from stream.storage.writer.requests import Requests
+
+SINK = SinkKey(1, 2, "source", "sink")
+OTHER = SinkKey(1, 2, "source", "other")
+KEY = b"k" * 16
+CONTENT = b"c" * 8
+
+
+def mark(attempt: int, key: bytes = KEY) -> Mark:
+    return Mark(key, CONTENT, b"%08d" % attempt)
+
+
+def enquiry(attempt: int, key: bytes = KEY) -> Enquiry:
+    return Enquiry(key, b"%08d" % attempt)
+
+
+class Asked:
+    """The requests of a writer, and a clock."""
+
+    def __init__(self, max_keys: int = 10) -> None:
+        self.clock = Clock()
+        self.requests = Requests(60.0, max_keys, self.clock.seconds)
+
+    def begin(self, attempt: int, key: bytes = KEY) -> Deferred[list[list[StoredRows]]]:
+        return ensureDeferred(self.requests.enquire([enquiry(attempt, key)]))
+
+    def ask(self, attempt: int, key: bytes = KEY) -> list[StoredRows]:
+        answers: list[list[list[StoredRows]]] = []
+        self.begin(attempt, key).addCallback(answers.append)
+        [[stored]] = answers
+        return stored
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+def test_what_an_earlier_attempt_has_stored_is_known(asked: Asked) -> None:
+    """Each sink that has rows of the request is named."""
+    assert asked.ask(1) == []
+    asked.requests.appending("a", SINK, 100, [mark(1)])(True)
+    asked.requests.appending("b", OTHER, 50, [mark(1)])(True)
+    assert asked.ask(2) == [StoredRows(SINK, CONTENT), StoredRows(OTHER, CONTENT)]
+    assert asked.ask(3, b"o" * 16) == []
+
+
+def test_an_earlier_attempt_writes_nothing_behind_a_later_enquiry(asked: Asked) -> None:
+    """Nor does one that has asked nobody, or another writer only."""
+    with pytest.raises(Superseded):
+        asked.requests.appending("a", SINK, 100, [mark(1)])
+    asked.ask(1)
+    asked.ask(2)
+    with pytest.raises(Superseded):
+        asked.requests.appending("a", SINK, 100, [mark(1)])
+    asked.requests.appending("a", SINK, 100, [mark(2)])(True)
+
+
+def test_one_request_of_a_group_that_is_superseded_stops_all_of_it(asked: Asked) -> None:
+    """The group is appended as a whole; nothing of it is noted."""
+    asked.ask(1)
+    asked.ask(1, b"o" * 16)
+    asked.ask(2)
+    with pytest.raises(Superseded):
+        asked.requests.appending("a", SINK, 100, [mark(1, b"o" * 16), mark(1)])
+    assert asked.ask(3, b"o" * 16) == []
+
+
+def test_appends_that_are_under_way_are_waited_for(asked: Asked) -> None:
+    """The answer counts on how they end."""
+    for is_stored, expected in ((False, []), (True, [StoredRows(SINK, CONTENT)])):
+        asked.ask(1)
+        ended = asked.requests.appending("a", SINK, 100, [mark(1)])
+        answers: list[list[list[StoredRows]]] = []
+        asked.begin(2).addCallback(answers.append)
+        assert answers == []
+        ended(is_stored)
+        assert answers == [[expected]]
+
+
+def test_rows_that_are_cut_off_are_not_stored(asked: Asked) -> None:
+    """What is before stays."""
+    asked.ask(1)
+    asked.ask(1, b"o" * 16)
+    asked.requests.appending("a", SINK, 100, [mark(1)])(True)
+    asked.requests.appending("a", SINK, 200, [mark(1, b"o" * 16)])(True)
+    asked.requests.cut("a", 100)
+    asked.requests.cut("b", 0)
+    assert asked.ask(2) == [StoredRows(SINK, CONTENT)]
+    assert asked.ask(2, b"o" * 16) == []
+
+
+def test_rows_that_another_attempt_counts_on_are_not_cut_off(asked: Asked) -> None:
+    """It may have been told that they are stored."""
+    asked.ask(1)
+    asked.requests.appending("a", SINK, 100, [mark(1)])(True)
+    assert asked.ask(2)
+    with pytest.raises(Superseded):
+        asked.requests.cut("a", 0)
+    assert asked.ask(3) == [StoredRows(SINK, CONTENT)]
+
+
+def test_requests_are_forgotten_after_the_time(asked: Asked) -> None:
+    """Or when there are too many of them, the oldest first."""
+    asked.ask(1)
+    asked.requests.appending("a", SINK, 100, [mark(1)])(True)
+    asked.clock.advance(61)
+    assert asked.ask(2) == []
+    assert len(asked.requests) == 1
+    for number in range(20):
+        key = b"%016d" % number
+        asked.ask(1, key)
+        asked.requests.appending("a", SINK, 100 * number, [mark(1, key)])(True)
+    assert len(asked.requests) == 10
+    assert asked.ask(2, b"%016d" % 19)
+    assert asked.ask(2, b"%016d" % 3) == []
+
+
+def test_a_writer_that_starts_finds_marks_in_the_latest_files(tmp_path: Path) -> None:
+    """Not in those that are older than keys are remembered, and not in a torn group."""
+    groups = [marked(gzip.compress(b"%d\n" % n, mtime=0), [mark(n)]) for n in range(3)]
+    latest = tmp_path / "1/2/source/sink/file/slice/slice-node.csv.gz"
+    older = tmp_path / "1/2/source/sink/file/older/slice-node.csv.gz"
+    for path in (latest, older):
+        path.parent.mkdir(parents=True)
+    latest.write_bytes(groups[0] + gzip.compress(b"x\n") + groups[1] + groups[2][:-1])
+    (latest.parent / "slice-empty.csv.gz").touch()
+    (latest.parent / "other").write_bytes(groups[0])
+    older.write_bytes(groups[0])
+    os.utime(older, (1000, 1000))
+    found = marked_groups(tmp_path, since=2000)
+    assert [(group.sink, group.marks) for group in found] == [
+        (SINK, (mark(0),)),
+        (SINK, (mark(1),)),
+    ]
+    assert found[1].end == len(groups[0] + gzip.compress(b"x\n") + groups[1])
+    assert {group.file for group in found} == {str(latest)}
+    assert len(marked_groups(tmp_path, since=0)) == 3
