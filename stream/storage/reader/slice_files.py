@@ -21,6 +21,7 @@ from stream.storage.model.entity import LocalSlice
 from stream.storage.volumes.damage import recover
 from stream.storage.volumes.in_use import is_in_use
 from stream.storage.volumes.quarantine import link_quarantined, quarantine
+from stream.storage.volumes.torn_rows import drop_torn_rows
 from stream.storage.volumes.unfinished import finish_streams, is_of_original
 
 __all__ = ["CheckedFiles", "FileInUse", "check_files"]
@@ -104,6 +105,13 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
                 names.append(path.name)
                 if finished.kept is not None:
                     damaged.append(finished.kept.name)
+                with _open(path) as file:
+                    found = recover(file, compression)
+        if compression == "none" and is_of_original(path):
+            kept = drop_torn_rows(path)
+            if kept is not None:
+                names.append(path.name)
+                damaged.append(kept.name)
                 with _open(path) as file:
                     found = recover(file, compression)
         if found.is_damaged:

@@ -23,6 +23,7 @@ from stream.storage.volumes.fault import is_of_disk
 from stream.storage.volumes.in_use import lock_for_writing
 from stream.storage.volumes.local_volume import FILE_MODE
 from stream.storage.volumes.quarantine import quarantine, repair
+from stream.storage.volumes.torn_rows import drop_torn_rows
 from stream.storage.volumes.unfinished import finish_streams, is_of_original, life_path
 
 __all__ = ["DiskFile", "open_disk_file"]
@@ -259,8 +260,8 @@ def open_disk_file(
     try:
         _claim(descriptor)
         length = os.fstat(descriptor).st_size
-        if length and compression == "gzip" and is_of_original(path):
-            length = _finish(descriptor, path)
+        if length and compression in ("gzip", "none") and is_of_original(path):
+            length = _finish(descriptor, path, compression)
         if not _is_last_of(path, life):
             if 0 <= resume < length:
                 raise Fenced("another life of the source node has written to the file since")
@@ -309,13 +310,16 @@ def _note_life(path: Path, life: int) -> None:
     unfinished.replace(noted)
 
 
-def _finish(descriptor: int, path: Path) -> int:
+def _finish(descriptor: int, path: Path, compression: str) -> int:
     """Finish the streams of a file of the original service; return its length.
 
     See `stream.storage.volumes.unfinished`. If the file was replaced, the descriptor then refers to
     the new one.
     """
-    if finish_streams(path) is not None:
+    is_replaced = (
+        finish_streams(path) if compression == "gzip" else drop_torn_rows(path)
+    ) is not None
+    if is_replaced:
         _follow(descriptor, path)
         _claim(descriptor)
     return os.fstat(descriptor).st_size

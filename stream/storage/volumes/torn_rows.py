@@ -1,0 +1,116 @@
+"""Plain slice files of the original service with a torn row in the middle. Blocks.
+
+If a writer of the original was killed while it wrote a row, the row's beginning stays in the file.
+The next rows are written directly behind it, and are acknowledged. Every value is quoted, so what
+follows a torn row looks quoted where it isn't: all of it would seem to be one unfinished row.
+
+So a row is looked for that has as many values as most rows of the file. What is before it was never
+acknowledged, and is left out of the file that replaces this one; the file as it was is kept. Where
+the text can be read in two ways, the longer row is taken.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from stream.ops.durable import sync_directory, sync_file
+from stream.storage.volumes.quarantine import link_quarantined
+
+__all__ = ["drop_torn_rows", "whole_rows"]
+
+_VALUE = rb'"[^"]*+(?:""[^"]*+)*+"'
+_ROW = re.compile(_VALUE + rb"(?:," + _VALUE + rb")*+\n")
+_VALUES = re.compile(_VALUE)
+_COUNTED_ROWS = 1_000
+
+
+def whole_rows(data: Any) -> list[tuple[int, int]]:
+    """Return the parts of a plain file that are whole rows; adjacent rows are one part.
+
+    :param data: bytes, or the map of a file.
+    """
+    count = _usual_values(data)
+    if not count:
+        return []
+    repeated = rb"(?:," + _VALUE + rb"){%d}+\n" % (count - 1)
+    usual = re.compile(_VALUE + repeated)
+    parts: list[tuple[int, int]] = []
+    position = 0
+    while position < len(data):
+        row = usual.match(data, position)
+        if row is not None:
+            start, end = position, row.end()
+        else:
+            start, end = _next_row(data, position, usual, count)
+            if end < 0:
+                break
+        if parts and parts[-1][1] == start:
+            parts[-1] = (parts[-1][0], end)
+        else:
+            parts.append((start, end))
+        position = end
+    return parts
+
+
+def _usual_values(data: Any) -> int:
+    """Return the number of values that most rows have; 0 if there are none."""
+    rows = islice(_ROW.finditer(data), _COUNTED_ROWS)
+    counts = Counter(len(_VALUES.findall(row[0])) for row in rows)
+    return counts.most_common(1)[0][0] if counts else 0
+
+
+def _next_row(data: Any, position: int, usual: re.Pattern[bytes], count: int) -> tuple[int, int]:
+    """Return where the row behind a torn one begins and ends; -1 twice if none follows."""
+    odd = _ROW.match(data, position)
+    if odd is not None:
+        values = [value.start() for value in _VALUES.finditer(odd[0])]
+        # The torn row ends with a comma, so its values look like the first ones of this row. A row
+        # with fewer values isn't torn.
+        return position + values[max(0, len(values) - count)], odd.end()
+    following = usual.search(data, position + 1)
+    return (-1, -1) if following is None else following.span()
+
+
+def drop_torn_rows(path: Path) -> Path | None:
+    """Replace a plain file with torn rows in the middle by one without them.
+
+    The file is either unchanged or replaced, however often the function is interrupted.
+
+    :returns: the path of the file as it was; ``None`` if it is unchanged.
+    """
+    if not path.stat().st_size:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        parts = whole_rows(data)
+        if not parts or (len(parts) == 1 and parts[0][0] == 0):
+            return None
+        kept = _write(path, data, parts)
+    sync_directory(path.parent)
+    return kept
+
+
+def _write(path: Path, data: Any, parts: Sequence[tuple[int, int]]) -> Path:
+    """Write *parts* into a file that takes the place of *path*; return where the old one is."""
+    replacing = path.with_name(f".{path.name}.finished")
+    replacing.unlink(missing_ok=True)
+    mode = path.stat().st_mode & 0o777
+    descriptor = os.open(replacing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as target:
+            for start, end in parts:
+                target.write(data[start:end])
+            target.flush()
+            sync_file(target.fileno())
+        kept = link_quarantined(path)
+        replacing.replace(path)
+    except BaseException:
+        replacing.unlink(missing_ok=True)
+        raise
+    return kept

@@ -1,0 +1,72 @@
+"""Plain files of the original in which a row was torn when its writer was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.storage.model.entity import LocalSlice
+from stream.storage.reader.slice_files import check_files
+from stream.storage.volumes.torn_rows import drop_torn_rows, whole_rows
+from stream.storage.volumes.unfinished import life_path
+
+ROWS = b'"1","a"\n"2","b ""quoted"", and\nmore"\n'
+AFTER = b'"3","c"\n"4","d"\n'
+
+
+def content(data: bytes) -> bytes:
+    """Return what is read of a file."""
+    return b"".join(data[start:end] for start, end in whole_rows(data))
+
+
+@pytest.mark.parametrize("torn", [b'"9', b'"9","x', b'"9","x""y', b'"9",', b'"9","x\ny'])
+def test_rows_behind_a_torn_one_are_read(torn: bytes) -> None:
+    """Wherever it was torn, and also as the first one or before the end."""
+    assert content(ROWS + torn + AFTER) == ROWS + AFTER
+    assert content(torn + AFTER + ROWS) == AFTER + ROWS
+    assert content(ROWS + torn + AFTER + torn + ROWS) == ROWS + AFTER + ROWS
+    assert content(ROWS + torn) == ROWS
+
+
+def test_files_that_are_not_torn() -> None:
+    """They are one part, or none."""
+    assert whole_rows(ROWS) == [(0, len(ROWS))]
+    assert whole_rows(b"") == whole_rows(b'"a') == []
+    assert whole_rows(b'"a"\n"b"\n') == [(0, 8)]
+
+
+_CELLS = st.text(alphabet='ab,\n"', max_size=6)
+
+
+@given(st.lists(st.tuples(_CELLS, _CELLS, _CELLS), max_size=8), st.data())
+def test_a_file_without_a_torn_row_is_left(
+    rows: list[tuple[str, ...]], data: st.DataObject
+) -> None:
+    """Whatever is in its values; and behind its last row, what isn't a row is left out."""
+    quoted = [",".join('"' + c.replace('"', '""') + '"' for c in row) + "\n" for row in rows]
+    whole = "".join(quoted).encode()
+    assert content(whole) == whole
+    if rows:
+        tail = data.draw(st.integers(0, len(quoted[0].encode()) - 1))
+        assert content(whole + quoted[0].encode()[:tail]) == whole
+
+
+def test_the_file_is_replaced_and_kept(tmp_path: Path) -> None:
+    """Once, and only if this service has never opened it."""
+    path = tmp_path / "dir" / "slice-node.csv"
+    path.parent.mkdir()
+    path.write_bytes(ROWS + b'"9","x' + AFTER)
+    local = LocalSlice(dir="dir", filename_prefix="slice", filename_extension="csv", is_empty=False)
+    checked = check_files(tmp_path, local, "none")
+    assert checked.rows == 4
+    assert b"".join(checked.chunks()()) == ROWS + AFTER == path.read_bytes()
+    assert checked.finished == (path.name,)
+    [kept] = checked.damaged
+    assert (path.parent / kept).read_bytes() == ROWS + b'"9","x' + AFTER
+    assert drop_torn_rows(path) is None
+    path.write_bytes(ROWS + b'"9","x' + AFTER)
+    life_path(path).write_text("1\n")
+    assert check_files(tmp_path, local, "none").finished == ()
