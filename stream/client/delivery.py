@@ -60,7 +60,7 @@ class Delivery:
     :param compress: whether bodies are compressed; ``None`` unless the source is on this machine.
     :param notify: called with a text when an attempt has failed and another one follows.
     :param connections: maximum number of open connections.
-    :param has_fresh_keys: no batch was sent before under its key. The source is told the number of
+    :param has_fresh_keys: no batch was sent before under its key. The source gets the number of
         each attempt, since it need not wait for a writer at a first one.
     """
 

@@ -1,7 +1,7 @@
 """Headers that a mapping reads but a rejected record no longer has: their values were masked. Pure.
 
-Secrets are masked before a record is kept, so a row that is made of it has the mask in their place.
-Nobody could tell that from the row alone.
+Secrets are masked before a record is kept, so a row that is made of it has the mask
+instead of them. The row alone doesn't show that.
 """
 
 from __future__ import annotations

@@ -299,7 +299,7 @@ class SinkRouter(Service):
         return self._writers.get(volume_id, "")
 
     def volumes_away(self, sources: Sequence[SourceKey], since: datetime) -> set[str]:
-        """Volumes whose writer is away, and which may have rows of *sources* newer than *since*.
+        """Volumes with an unavailable writer, which may have rows of *sources* newer than *since*.
 
         Uploaded slices count, too: their writer alone knows which requests have rows in them.
         """

@@ -46,7 +46,7 @@ class Enquirer(Protocol):
 
 
 Away = Callable[[Sequence[SourceKey]], Collection[str]]
-"""Volumes whose writer is away, and which may have rows of sources."""
+"""Volumes whose writer is unavailable, and which may have rows of sources."""
 
 
 @attrs.define(eq=False)

@@ -257,7 +257,7 @@ class Attempt:
     def found(self, stored: Iterable[StoredRows]) -> None:
         """Take note of what earlier attempts have stored.
 
-        :raises UserError: 422 if that was another content.
+        Raises UserError: 422, that was another content.
         """
         for rows in stored:
             if self.mark is not None and rows.content != self.mark.content:

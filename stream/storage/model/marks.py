@@ -1,10 +1,10 @@
 """Marks: which requests' rows a group has, written into the header of the group's gzip member.
 
-A request with an idempotency key may come again, to another source node or to one that was started
-anew, after its rows were stored and before anybody learned of it. So what says that they are stored
-must be there exactly if they are. A gzip member begins with a header that may hold a field for
-anybody's use (RFC 1952, FEXTRA): the marks are in the very member that has the rows. Programs that
-unpack it ignore them.
+A request with an idempotency key may come again, to another source node or to one that was
+restarted, after its rows were stored and before anybody learned of it. So what says that they are
+stored must be there exactly if they are. A gzip member begins with a header that may hold a field
+for anybody's use (RFC 1952, FEXTRA): the marks are in the very member that has the rows. Programs
+that unpack it ignore them.
 
 ::
 

@@ -186,7 +186,7 @@ class WriterClients(Service):
         """What all writers have of requests with idempotency keys.
 
         :param are_first: no writer can have anything of them, so one that doesn't answer is left
-            out. All others are told which attempt is the latest.
+            out. All others learn which attempt is the latest.
 
         Raises WriterError if a writer doesn't answer.
         """

@@ -15,7 +15,7 @@ import mmap
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,23 @@ def whole_rows(data: Any) -> list[tuple[int, int]]:
 
 
 def _usual_values(data: Any) -> int:
-    """Return the number of values that most rows have; 0 if there are none."""
-    rows = islice(_ROW.finditer(data), _COUNTED_ROWS)
-    counts = Counter(len(_VALUES.findall(row[0])) for row in rows)
+    """Return the number of values that most rows have; 0 if there are none.
+
+    Rows up to the first torn one can't be misread; others count only if there are none.
+    """
+    counts = Counter(_counted(_leading_rows(data))) or Counter(_counted(_ROW.finditer(data)))
     return counts.most_common(1)[0][0] if counts else 0
+
+
+def _leading_rows(data: Any) -> Iterator[re.Match[bytes]]:
+    position = 0
+    while (row := _ROW.match(data, position)) is not None:
+        yield row
+        position = row.end()
+
+
+def _counted(rows: Iterable[re.Match[bytes]]) -> Iterator[int]:
+    return (len(_VALUES.findall(row[0])) for row in islice(rows, _COUNTED_ROWS))
 
 
 def _next_row(data: Any, position: int, usual: re.Pattern[bytes], count: int) -> tuple[int, int]:

@@ -7,9 +7,9 @@ same one, writes nothing behind the answer, however long it was paused and howev
 arrive. Appends of the request that are under way are waited for, so the answer is final.
 
 Note [Cuts]: a source node that lost its file opens it again, has what it knows not to be
-acknowledged cut off, and sends it again. But another attempt may have been told meanwhile that just
-these rows are stored. Then nothing is cut: the opening fails with `Superseded`, and what became of
-the rows is for the producers to ask again.
+acknowledged cut off, and sends it again. But another attempt may have got the answer meanwhile that
+just these rows are stored. Then nothing is cut: the opening fails with `Superseded`, and the
+outcome of the rows is for the producers to ask again.
 
 Note [Restart]: marks are in the files, so a writer that starts reads those of the latest files
 again. It doesn't know who has asked its former life, so it takes no marked rows before it is asked
