@@ -30,7 +30,7 @@ class Collector(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1/traces"
 
     def below(self, above: SentSpan) -> list[SentSpan]:
-        """The spans directly below *above*, by the time of their beginning."""
+        """Return the spans directly below *above*, by the time of their beginning."""
         found = [s for s in self.spans if s.parent_span_id == above.span_id]
         return sorted(found, key=lambda s: s.start_time_unix_nano)
 

@@ -44,7 +44,7 @@ class Postgres:
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> object:
-        """A connection of psycopg that commits each statement."""
+        """Return a connection of psycopg that commits each statement."""
         import psycopg
 
         return psycopg.connect(self.dsn(database), password=self.password, autocommit=True)

@@ -51,7 +51,7 @@ def with_programs() -> Iterator[None]:
 
 
 def jq(arguments: Sequence[str]) -> int:
-    """The command line of jq, as far as our scripts use it; the exit code."""
+    """Run jq with the options that the scripts use; return the exit code."""
     import jq as library  # type: ignore[import-not-found]
 
     flags: set[str] = set()

@@ -103,7 +103,7 @@ def test_what_a_user_sets_wins_over_dev(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_second_instance_shares_nothing_with_the_first() -> None:
-    """Neither a port nor a directory."""
+    """The instances have no common port or directory."""
     first, second = _parsed("dev").settings, _parsed("dev", "--port-offset=100").settings
     listens = [leaf for leaf in LEAVES if leaf.key.endswith("listen")]
     for leaf in listens:

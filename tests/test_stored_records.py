@@ -489,7 +489,7 @@ def test_any_other_version_is_read_and_kept(example: tuple[type, Plain, list[Pat
 
 
 def _mapping_of(value: Any) -> Columns | None:
-    """The mapping of a record, which is stored on its own when the record is written."""
+    """Return the mapping of a record, which is stored on its own when the record is written."""
     if isinstance(value, File | Slice):
         return value.mapping.mapping
     return value.table.mapping.mapping if isinstance(value, Sink) else None

@@ -53,7 +53,7 @@ def test_where_etcd_is() -> None:
     ],
 )
 def test_what_can_not_be_done(argv: list[str], message: str) -> None:
-    """The message says what is expected."""
+    """The message names the expected input."""
     with pytest.raises(UserError) as caught:
         _read(*argv)
     assert message in str(caught.value)

@@ -32,5 +32,5 @@ async def until(condition: Any, *, seconds: float = 10.0) -> None:
 
 
 async def mirrored(mirror: Mirror[Any], revision: int) -> None:
-    """Wait until *mirror* contains everything up to *revision*, of a write below its prefix."""
+    """Wait until *mirror* contains the revision *revision* of a write below its prefix."""
     await until(lambda: mirror.revision >= revision)

@@ -113,7 +113,7 @@ class Api:
         return Reply(response.code, response.headers, await response.content())
 
     async def get(self, path: str) -> Any:
-        """The JSON of a successful GET."""
+        """Return the JSON of a successful GET."""
         reply = await self.call("GET", path)
         assert reply.status == 200, reply
         return reply.json
@@ -150,7 +150,7 @@ SINK = f"{SINKS}/my-sink"
 
 
 def sink_body(**changes: Any) -> dict[str, Any]:
-    """The body that creates a sink."""
+    """Return the body that creates a sink."""
     body: dict[str, Any] = {
         "type": "table",
         "name": "My Sink",
@@ -286,7 +286,7 @@ class OwnProjects:
     tokens: Tokens
 
     async def token(self, *rights: Right, project: int = 1, **options: Any) -> tuple[str, str]:
-        """The id and the text of a new token."""
+        """Return the id and the text of a new token."""
         name = "+".join(rights)
         record, text = await self.tokens.create(project, name, rights, SYSTEM, **options)
         return record.key.token_id, text

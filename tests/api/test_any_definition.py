@@ -59,7 +59,7 @@ BODIES: list[tuple[str, str, Any]] = [
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """All members and items in *value*, as a container and a key."""
+    """Return all members and items in *value*, as a container and a key."""
     found: list[tuple[Any, Any]] = []
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):

@@ -34,7 +34,7 @@ LARGE = [
 
 
 def _paths(values: dict[str, Any]) -> list[str]:
-    """All reads of a project's objects."""
+    """Return all reads of a project's objects."""
     return [
         operation.path.replace("{*", "{").format(**values)
         for operation in OPERATIONS.values()

@@ -43,7 +43,7 @@ class Node:
         return self.authority._current
 
     async def is_good(self, text: str) -> bool:
-        """Whether the token is taken; any other refusal than that it is unknown is raised."""
+        """Return whether the token is accepted; raises unless it is unknown."""
         try:
             await self.authority.verify(Token(text))
         except UserError as error:
@@ -100,7 +100,7 @@ def elsewhere(etcd: EtcdClient) -> Tokens:
 
 
 async def made(tokens: Tokens, node: Node) -> tuple[TokenKey, str]:
-    """A token that the node knows."""
+    """Return a token that the node knows."""
     record, text = await tokens.create(1, "ci", ["write"], SYSTEM)
     await until(lambda: path_of(record.key) in node.current._mirror.items)
     return record.key, text
@@ -249,7 +249,9 @@ async def test_tokens_of_an_etcd_that_was_restored(tmp_path: Path) -> None:
 
 
 async def _answered(node: Node, text: str) -> bool:
-    """Whether the token is good, once etcd answers: connections to the old one have to break."""
+    """Return whether the token is good, once etcd answers: connections to the old one have to
+    break.
+    """
     while True:
         try:
             return await node.is_good(text)

@@ -48,7 +48,7 @@ def world(etcd: EtcdClient) -> World:
 
 
 async def refusal(asking: Awaitable[object]) -> tuple[int, str]:
-    """The status and name of the error."""
+    """Return the status and name of the error."""
     with pytest.raises(UserError) as caught:
         await asking
     return caught.value.status, caught.value.name

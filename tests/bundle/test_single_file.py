@@ -112,7 +112,7 @@ def _version(file: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def test_it_is_the_command_line_by_another_name(single_file: Path, tmp_path: Path) -> None:
-    """A link with the name `stream` is enough, and the libraries of the command are in it."""
+    """A link named `stream` runs the command line; its libraries are included."""
     link = tmp_path / "stream"
     link.symlink_to(single_file)
     environment = {"STREAM_BUNDLE_DIR": str(tmp_path / "unpacked")}

@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _imported(program: str) -> set[str]:
-    """The packages that *program* imports."""
+    """Return the packages that *program* imports."""
     code = f"{program}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -59,7 +59,7 @@ def test_what_is_imported() -> None:
 
 
 def _commands() -> dict[str, list[str]]:
-    """All commands by their names, with their options."""
+    """Return all commands by their names, with their options."""
     context = click.Context(main.cli)
     found = {}
 

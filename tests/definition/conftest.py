@@ -86,7 +86,7 @@ class World:
         )
 
     async def keys(self, prefix: str) -> list[str]:
-        """The rest of all keys below *prefix*."""
+        """Return the rest of all keys below *prefix*."""
         found = await self.client.range(prefix)
         return [stored.key.removeprefix(prefix) for stored in found.kvs]
 

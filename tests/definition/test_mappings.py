@@ -66,7 +66,7 @@ async def update(world: World, **changes: Any) -> Sink:
 
 
 async def stored(world: World) -> list[str]:
-    """The hashes of the sink's mappings."""
+    """Return the hashes of the sink's mappings."""
     return await world.keys(f"{prefix.MAPPING}{SINK}/")
 
 
@@ -190,7 +190,7 @@ async def test_what_is_gone_or_damaged_is_left_out(world: World) -> None:
 
 
 def _of_size(size: int) -> Mapping:
-    """A mapping with *size* bytes of JSON."""
+    """Return a mapping with *size* bytes of JSON."""
     empty = Mapping((PathColumn(name="x", path=""),))
     path = "p" * (size - len(encode(empty)))
     return Mapping((PathColumn(name="x", path=path),))

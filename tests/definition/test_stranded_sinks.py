@@ -69,7 +69,7 @@ class World:
         )
 
     async def dies(self, doing: Callable[[], Awaitable[object]], piece: int, written: bool) -> bool:
-        """Whether the process dies at this *piece* of what it is doing; it may end before."""
+        """Return whether the process dies at this *piece* of what it is doing."""
         self.mortal.lives, self.mortal.writes_last = piece, written
         try:
             await doing()

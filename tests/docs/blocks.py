@@ -43,12 +43,12 @@ class Block:
 
 
 def name_of(page: Path) -> str:
-    """The path of *page* in the repository."""
+    """Return the path of *page* in the repository."""
     return str(page.relative_to(ROOT))
 
 
 def pages() -> list[Path]:
-    """All pages of the documentation, the README first."""
+    """Return all pages of the documentation, the README first."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -69,7 +69,7 @@ def all_blocks(page: Path) -> list[Block]:
 
 
 def section_of(page: Path, block: Block) -> str:
-    """The heading above *block*."""
+    """Return the heading above *block*."""
     heading, is_fenced = "", False
     for line in page.read_text(encoding="utf-8").split("\n")[: block.line - 2]:
         if line.startswith("```"):

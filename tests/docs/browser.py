@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["NAMES", "Browser", "browser", "find_chromium"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-"""What the program may be called."""
+"""Possible names of the program."""
 _LOADED = """new Promise(done => {
   const ready = () => document.fonts.ready.then(() => done(document.title));
   document.readyState === "complete" ? ready() : addEventListener("load", ready);
@@ -22,7 +22,7 @@ _LOADED = """new Promise(done => {
 
 
 def find_chromium() -> str | None:
-    """The path of the program, if it is installed."""
+    """Return the path of the program, if it is installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -63,7 +63,7 @@ class Browser:
         self.evaluate(_LOADED)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression of JavaScript in the page."""
+        """Return the value of an expression of JavaScript in the page."""
         answer = self._call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -71,7 +71,7 @@ class Browser:
         return answer["result"].get("value")
 
     def picture(self) -> str:
-        """The whole page as a PNG, in base64."""
+        """Return the whole page as a PNG, in base64."""
         data: str = self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         return data
 

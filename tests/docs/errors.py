@@ -57,7 +57,7 @@ class Found:
 
 
 def modules() -> dict[str, str]:
-    """The text of each module whose errors reach users or operators; the sandbox is apart."""
+    """Return the text of each module with errors for users or operators, except the sandbox."""
     paths = sorted((ROOT / "stream").rglob("*.py"))
     return {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def modules() -> dict[str, str]:
 
 
 def collect(texts: Mapping[str, str]) -> Found:
-    """The names in modules, which are given with their paths."""
+    """Return the names in modules, which are given with their paths."""
     trees = {path: ast.parse(text) for path, text in texts.items()}
     classes = _statuses_of_classes(list(trees.values()))
     statuses: defaultdict[str, set[int]] = defaultdict(set)
@@ -130,7 +130,7 @@ def _named_by_call(
 
 
 def _texts(expression: ast.expr) -> tuple[list[str], list[ast.expr]]:
-    """The names in *expression*, and what of it is computed."""
+    """Return the names in *expression*, and what of it is computed."""
     if isinstance(expression, ast.Constant):
         return ([expression.value] if isinstance(expression.value, str) else []), []
     if isinstance(expression, ast.IfExp) and "None" not in ast.unparse(expression):
@@ -140,7 +140,7 @@ def _texts(expression: ast.expr) -> tuple[list[str], list[ast.expr]]:
 
 
 def _constants(node: ast.expr) -> list[ast.expr]:
-    """The texts between which *node* chooses, without those it compares with."""
+    """Return the texts between which *node* chooses, without those it compares with."""
     if isinstance(node, ast.IfExp):
         return [*_constants(node.body), *_constants(node.orelse)]
     return [node] if isinstance(node, ast.Constant) else []

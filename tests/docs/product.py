@@ -57,7 +57,7 @@ class Product:
 
 
 def environment(values: Mapping[str, str]) -> dict[str, str]:
-    """The caller's without settings, with the commands of the installation."""
+    """Return the caller's environment without settings, with the commands of the installation."""
     outside = {k: v for k, v in os.environ.items() if not k.startswith("STREAM_")}
     path = f"{Path(sys.executable).parent}:{outside['PATH']}"
     return {**outside, "PATH": path, "PYTHONPATH": str(ROOT), **values}

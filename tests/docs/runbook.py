@@ -18,13 +18,13 @@ _HEAD = "| alert | severity | fires when |\n|---|---|---|\n"
 
 
 def rules() -> list[dict[str, Any]]:
-    """All alert rules, in the order of the file."""
+    """Return all alert rules, in the order of the file."""
     groups = yaml.safe_load(RULES.read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
 def table_of(alerts: list[dict[str, Any]]) -> str:
-    """The index of *alerts*: the critical ones first."""
+    """Return the index of *alerts*: the critical ones first."""
     ordered = sorted(alerts, key=lambda rule: _SEVERITIES.index(rule["labels"]["severity"]))
     return _HEAD + "".join(map(_row, ordered))
 

@@ -67,7 +67,7 @@ class Shell:
         return output
 
     def value(self, name: str) -> str:
-        """A variable."""
+        """Return a variable."""
         code, output = self._run(f'printf %s "${name}"')
         assert code == 0, output
         return self._real(output)

@@ -198,7 +198,7 @@ SAMPLES: dict[str, list[tuple[dict[str, str], str, list[str]]]] = {
 
 
 def _mappings() -> dict[str, Columns]:
-    """The mapping of each section that has one."""
+    """Return the mapping of each section that has one."""
     found = {}
     for block in all_blocks(PAGE):
         if block.language == "json" and '"columns"' in block.text:

@@ -76,12 +76,12 @@ def _servers(block: Block) -> list[str]:
 
 
 def _commands(page: str) -> list[Block]:
-    """The blocks of *page* for the shell of its reader."""
+    """Return the blocks of *page* for the shell of its reader."""
     return [x for x in blocks(ROOT / page) if not _is_task(x) and not _servers(x)]
 
 
 def _pages() -> list[str]:
-    """All with commands; those first that say how many versions there are."""
+    """Return all pages with commands; pages that state the number of versions come first."""
     found = [name_of(page) for page in pages() if _commands(name_of(page))]
     others = set(found) - set(ELSEWHERE) - {README, TUTORIAL}
     return sorted(others, key=lambda x: (x != "docs/api.md", x))

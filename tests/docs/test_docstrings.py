@@ -61,7 +61,7 @@ class Tree:
         ]
 
     def methods(self, cls: ast.ClassDef) -> dict[str, Function]:
-        """The methods of a class; those of its bases in the tree, too."""
+        """Return the methods of a class; those of its bases in the tree, too."""
         found: dict[str, Function] = {}
         for base in reversed(_bases(cls)):
             for each in self.classes.get(base, ()):

@@ -29,7 +29,7 @@ def _limits(page: str) -> dict[str, str]:
 
 
 def _default(key: str) -> str:
-    """The default of the setting *key*, as pages write it."""
+    """Return the default of the setting *key*, as pages write it."""
     value: object = Settings()
     for part in key.split("."):
         value = getattr(value, re.sub(r"([A-Z])", r"_\1", part).lower())

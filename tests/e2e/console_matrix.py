@@ -66,13 +66,13 @@ class Maker:
         self.path = f"{deployed.api}/v1/branches/{branch}"
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer to a call that has to succeed."""
+        """Return the answer to a call that has to succeed."""
         status, answer = self._deployed.call(method, path, body, token=self._token)
         assert status < 300, (method, path, status, answer)
         return answer
 
     def source(self, id: str, name: str, **members: Any) -> str:
-        """The URL of a new source."""
+        """Return the URL of a new source."""
         body = {"type": "http", "sourceId": id, "name": name, **members}
         made = self.call("POST", f"{self.path}/sources?wait=30s", body)
         return str(made.get("http", made.get("otlp", {})).get("url", ""))

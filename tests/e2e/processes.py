@@ -164,7 +164,7 @@ class Deployment:
         wait_for(ready, "readiness", _START_SECONDS)
 
     def refused(self, *components: str, **settings: str) -> tuple[int, str]:
-        """The exit code and output of a process that can't start."""
+        """Return the exit code and output of a process that can't start."""
         ended = subprocess.run(
             self.command(components),
             env={**self.environment(), **settings},
@@ -190,7 +190,7 @@ class Deployment:
     def call(
         self, method: str, url: str, body: Any = None, *, token: str | None = TOKEN
     ) -> tuple[int, Any]:
-        """A JSON call; status and decoded body."""
+        """Send a JSON request; return the status and the decoded body."""
         headers = {"X-StorageApi-Token": token} if token else {}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -215,7 +215,7 @@ class Deployment:
         return outputs
 
     def define(self, columns: Sequence[dict[str, Any]] = COLUMNS) -> str:
-        """A source with a table sink; the URL to push records to."""
+        """Create a source with a table sink; return the URL to push records to."""
         sources = f"{self.api}/v1/branches/default/sources"
         source = self.task("POST", sources, {"type": "http", "name": "My Source"})["url"]
         mapping = {"columns": list(columns)}
@@ -249,14 +249,14 @@ class Deployment:
             return connection.execute(sql).fetchall()
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
-        """The rows of a table of the sandbox, none if there is no table yet."""
+        """Return the rows of a table of the sandbox, none if there is no table yet."""
         try:
             return self.query(f'SELECT * FROM "{table}"')
         except sqlite3.OperationalError:
             return []
 
     def ids(self) -> list[str]:
-        """The ids of the records in the table."""
+        """Return the ids of the records in the table."""
         try:
             return [row[0] for row in self.query(f'SELECT id FROM "{TABLE}"')]
         except sqlite3.OperationalError:

@@ -38,7 +38,7 @@ class Page:
     samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = attrs.Factory(dict)
 
     def sum(self, name: str, **labels: str) -> float:
-        """The sum of all samples with the *name* and at least these *labels*."""
+        """Return the sum of all samples with the *name* and at least these *labels*."""
         wanted = set(labels.items())
         return sum(v for (n, found), v in self.samples.items() if n == name and wanted <= found)
 
@@ -47,11 +47,11 @@ class Page:
         return any(found == name for found, _ in self.samples)
 
     def values(self, label: str) -> set[str]:
-        """All values of a label."""
+        """Return all values of a label."""
         return {value for _, labels in self.samples for found, value in labels if found == label}
 
     def values_of(self, name: str, label: str) -> set[str]:
-        """All values that a label has in samples with the *name*."""
+        """Return all values that a label has in samples with the *name*."""
         return {dict(labels)[label] for found, labels in self.samples if found == name}
 
     def add(self, other: Page) -> None:

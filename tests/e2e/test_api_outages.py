@@ -21,7 +21,7 @@ _SINK = {
 
 
 def _start(deployed: Deployment, victim: str) -> Running:
-    """The component that goes away, in a process of its own, and what else the API needs."""
+    """Start the component to kill in its own process, and everything else that the API needs."""
     running = deployed.start(victim, node_id=victim)
     others = [name for name in ("etcd", "sandbox", "storage-writer", "api") if name != victim]
     deployed.start(*others, node_id="others")

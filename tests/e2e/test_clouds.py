@@ -40,7 +40,7 @@ def _settings(staging: ObjectStaging) -> dict[str, str]:
 
 
 def _secrets(dump: Mapping[str, bytes], staging: ObjectStaging) -> list[str]:
-    """Everything that opens something, opened from the dump with the key."""
+    """Return everything that opens something, opened from the dump with the key."""
     found = [TOKEN, _SECRECY["STREAM_ENCRYPTION_AES_SECRET_KEY"]]
     if staging.secret != staging.key_id:  # one of the stores has them alike
         found.append(staging.secret)

@@ -63,14 +63,14 @@ class Person:
         return printed + errors
 
     def document(self, *arguments: str, code: int = 0) -> Any:
-        """The same with JSON."""
+        """Do the same with JSON."""
         process = self.start(*arguments, "--output", "json")
         printed, errors = process.communicate(timeout=120)
         assert process.returncode == code, (arguments, printed, errors)
         return json.loads(printed)
 
     def numbers(self, table: str) -> list[int]:
-        """The column ``id`` of the rows in *table*."""
+        """Return the column ``id`` of the rows in *table*."""
         if not self.deployed.rows(table):
             return []
         return [int(row[0]) for row in self.deployed.query(f'SELECT id FROM "{table}"')]
@@ -85,7 +85,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
 
 
 def _define(person: Person, name: str) -> str:
-    """A source with a sink; the name of its table."""
+    """Create a source with a sink; return the name of its table."""
     table = f"in.c-cli.{name}"
     person.call("source", "create", name, "--id", name)
     person.call("sink", "create", name, "Rows", "--table", table, "--column", "id:path=id")

@@ -11,7 +11,7 @@ from tests.e2e.processes import ALL, Deployment, Running, load_of, wait_for
 
 
 def _start_separately(deployed: Deployment, victim: str) -> Running:
-    """The component *victim* in a process of its own, which is returned, and all others in one.
+    """Start the component *victim* in its own process, and all others in one; return the former.
 
     The chaos has a process for each.
     """

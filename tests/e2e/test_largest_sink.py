@@ -17,7 +17,7 @@ RECORDS = 8
 
 
 def _columns(mark: str) -> list[dict[str, Any]]:
-    """The most columns with the longest templates, each of which gives a part of the record."""
+    """Return the most columns with the longest templates, each a part of the record."""
     columns = []
     for number in range(MAX_COLUMNS - 1):
         code = f"Body('id') + '-{number}' // {mark}"

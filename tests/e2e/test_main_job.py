@@ -36,7 +36,7 @@ def test_pushed_records_become_rows(deployed: Deployment) -> None:
 
 
 def _preview(deployed: Deployment) -> list[dict[str, str]]:
-    """The rows as the Storage API shows them."""
+    """Return the rows as the Storage API shows them."""
     storage = f"http://127.0.0.1:{deployed.ports['sandbox']}/v2/storage"
     status, body = request(
         "GET",

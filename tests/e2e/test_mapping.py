@@ -73,7 +73,7 @@ class Source:
             return answer.status, answer.read().decode()
 
     def verbose(self, body: bytes, content_type: str, *headers: tuple[str, str]) -> Any:
-        """The result document."""
+        """Return the result document."""
         status, answer = self.send(body, content_type, *headers, query="?verbose=true")
         document = json.loads(answer)
         assert (status, answer) == (
@@ -100,7 +100,7 @@ class Source:
         return {**summary, **message, "sources": [{**source, **summary, "sinks": list(sinks)}]}
 
     def rows(self, sink: str, count: int) -> list[list[str]]:
-        """The rows of a table, when there are *count*."""
+        """Wait until a table has *count* rows, and return them."""
         found: list[list[str]] = []
 
         def there() -> bool:

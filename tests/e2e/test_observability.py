@@ -135,7 +135,7 @@ class Observed:
         return page
 
     def lines(self, component: str) -> list[dict[str, Any]]:
-        """The log of a process."""
+        """Return the log of a process."""
         return [
             json.loads(line)
             for line in self.running[component].log.read_text().splitlines()

@@ -56,7 +56,7 @@ COLUMNS: dict[str, list[dict[str, Any]]] = {
 
 
 def _define(deployed: Deployment) -> dict[str, str]:
-    """A source with a sink for each signal; what the API shows of its URLs."""
+    """Create a source with a sink for each signal; return its URLs."""
     sources = f"{deployed.api}/v1/branches/default/sources"
     source = deployed.task("POST", sources, {"type": "otlp", "name": "Telemetry"})["url"]
     for signal, columns in COLUMNS.items():

@@ -58,7 +58,7 @@ def _has_ended(running: Running) -> bool:
 
 
 def _kept(deployed: Deployment, root: Path) -> list[dict[str, Any]]:
-    """The rows of all quarantine files, once every file that has any is finished."""
+    """Return the rows of all quarantine files, once all of them are finished."""
     sink = f"{deployed.api}/v1/branches/default/sources/my-source/sinks/my-sink"
     status, answer = deployed.call("GET", f"{sink}/statistics/files")
     assert status == 200, answer

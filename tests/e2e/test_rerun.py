@@ -26,7 +26,7 @@ def _copy(folder: Path) -> Path:
 
 
 def _commands_with(text: str) -> list[bytes]:
-    """The command lines of running processes that have *text* in them."""
+    """Return the command lines of running processes that have *text* in them."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended meanwhile

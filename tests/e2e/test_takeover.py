@@ -54,7 +54,7 @@ class Etcd:
 
 
 def row(record: str) -> bytes:
-    """A row as the original writes it."""
+    """Return a row as the original writes it."""
     cells = ["u", "2026-01-02T03:04:05.000Z", "127.0.0.1", record, "{}", "{}"]
     return b",".join(b'"%s"' % cell.encode() for cell in cells) + b"\n"
 
@@ -129,7 +129,7 @@ def as_original(etcd: Etcd, volume: Path) -> set[str]:
 
 
 def _opened(text: str, metadata: dict[str, str]) -> bytes:
-    """A secret that this service has encrypted, as JSON."""
+    """Return a secret that this service has encrypted, as JSON."""
     decrypted: list[Any] = []
     opening = AesEncryptor(KEY).decrypt(text, metadata)
     try:

@@ -30,7 +30,7 @@ LOST_LEASE = b"the lease has ended"
 
 
 def _source(deployed: Deployment, name: str, columns: list[dict[str, Any]]) -> str:
-    """A source with a sink; where its records go."""
+    """Create a source with a sink; return the URL of the source."""
     sources = f"{deployed.api}/v1/branches/default/sources"
     url = deployed.task("POST", sources, {"type": "http", "name": name})["url"]
     deployed.task("POST", f"{url}/sinks", _sink(columns, f"in.c-{name}.t"))

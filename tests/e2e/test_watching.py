@@ -83,7 +83,7 @@ class Watched:
         return json.loads(answer)["data"]
 
     def firing(self) -> dict[str, dict[str, Any]]:
-        """The alerts that fire, by their names."""
+        """Return the alerts that fire, by their names."""
         return {
             alert["labels"]["alertname"]: alert
             for alert in self.ask("alerts")["alerts"]

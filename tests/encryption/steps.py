@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def done(work: Coroutine[Any, Any, T]) -> T:
-    """The result of *work*, which needs no reactor."""
+    """Return the result of *work*, which needs no reactor."""
     try:
         work.send(None)
     except StopIteration as end:

@@ -36,7 +36,7 @@ async def test_concurrent_increments(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_reads_its_own_writes(etcd: EtcdClient) -> None:
-    """Within an operation reads show what it has put and deleted, though nothing is written yet."""
+    """Reads within an operation include its puts and deletes before they are written."""
     for key in ("a/1", "a/2", "b/1", "b/2"):
         await etcd.put(key, b"old")
 

@@ -34,7 +34,7 @@ def _render(content: str, raw_string: bool = False, record: RecordContext = RECO
 
 
 def _both_ways(content: str, raw_string: bool = False) -> str:
-    """The result of a single call, which has to be the engine's result too."""
+    """Return the result of a single call, which has to be the engine's result too."""
     result = _render(content, raw_string)
     assert _render(f"local x = 1; {content}", raw_string) == result
     return result

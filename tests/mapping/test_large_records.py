@@ -64,7 +64,7 @@ def _record(body: bytes, kind: bytes = JSON, signal: str = "") -> RecordContext:
 
 
 def _as_the_engine_says(plan: TemplatePlan, record: RecordContext) -> Evaluated:
-    """The result of *record*, which goes to the engine and back, as does the plan."""
+    """Return the result of *record*, which goes to the engine and back, as does the plan."""
     [(_, plain)] = FrameBuffer().feed(encode_plan(1, plan))
     _, received_plan = decode_plan(plain)
     assert received_plan == plan

@@ -51,7 +51,7 @@ class Client:
         self.rest.append(data)
 
     def received(self) -> bytes:
-        """Return what has come at the client."""
+        """Return the bytes received by the client."""
         try:
             return self.theirs.recv(1 << 20)
         except BlockingIOError:

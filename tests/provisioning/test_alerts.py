@@ -20,7 +20,7 @@ _OLDEST = (3, 0)
 
 
 def _promtool_path() -> str | None:
-    """The one that was built here, or one on the PATH that is new enough."""
+    """Return the program that was built here, or one on the PATH that is new enough."""
     built = ROOT / "target" / "promtool"
     if built.exists():
         return str(built)

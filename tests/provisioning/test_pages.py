@@ -48,7 +48,9 @@ def _stand_in(path: Path) -> None:
 
 
 def _shell(place: Place) -> Shell:
-    """A checkout whose tasks of the Makefile call stand-ins, and no variable but those of these."""
+    """Return a checkout whose tasks of the Makefile call stand-ins, and no variable but those of
+    these.
+    """
     folder = place.calls_file.parent
     shutil.copy(ROOT / "Makefile", folder)
     _stand_in(folder / "target" / "k6")

@@ -18,7 +18,7 @@ LAST_BLOCK = b"\1\0\0"
 
 
 def _blocks(parts: list[bytes], *, checksum: bool, dictionary_size: bool) -> bytes:
-    """A frame with a block, at least, for each of *parts*."""
+    """Return a frame with a block, at least, for each of *parts*."""
     compressor = zstandard.ZstdCompressor(
         write_checksum=checksum, write_content_size=dictionary_size
     ).compressobj(sum(map(len, parts)) if dictionary_size else -1)

@@ -26,7 +26,7 @@ HEADERS = (
 
 
 def record(body: bytes = b'{"b":1}', at: float = NOW, headers: object = HEADERS) -> RecordContext:
-    """A record received at *at*, seconds since the epoch."""
+    """Return a record received at *at*, seconds since the epoch."""
     return RecordContext(
         int(at * 1000),
         "203.0.113.7",
@@ -40,6 +40,6 @@ def noted(body: bytes = b'{"b":1}', at: float = NOW, error: UserError = ERROR) -
 
 
 def line(id: str, body: bytes = b'{"b":1}', at: float = NOW, error: UserError = ERROR) -> bytes:
-    """The frame of a record."""
+    """Return the frame of a record."""
     each = noted(body, at, error)
     return frame(each, id, shown_headers(each.headers))

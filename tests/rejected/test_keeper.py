@@ -28,7 +28,7 @@ from tests.rejected.samples import ERROR, KEY, LIMITS, NOW, record
 
 
 class _NoThreads(ThreadPool):
-    """Runs at once what a pool would run in a thread, unless it is held."""
+    """Runs jobs synchronously instead of in threads, unless it is paused."""
 
     held: list[Callable[[], None]] | None = None
 

@@ -110,7 +110,7 @@ class _Replays:
         return await self.replayer.replay(SINK_KEY, selection, _ignore)
 
     async def stored(self) -> list[str]:
-        """The values in the table, once all closed files are imported."""
+        """Wait until all closed files are imported, and return the values in the table."""
         storage = self.world.storage
         for file in await storage.files():
             states = {slice_.state for slice_ in await storage.slices(file.key)}

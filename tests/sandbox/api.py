@@ -77,7 +77,7 @@ class Api:
         assert answer.status == 201, answer.text
 
     async def done(self, answer: Answer) -> dict[str, Any]:
-        """The job that *answer* announced, once it has ended."""
+        """Wait for the end of the job that *answer* names, and return it."""
         assert answer.status == 202, answer.text
         for _ in range(600):
             job: dict[str, Any] = (await self.storage("GET", f"jobs/{answer.json['id']}")).json
@@ -87,7 +87,7 @@ class Api:
         raise AssertionError(f"job did not end: {job}")
 
     async def sink_token(self, **members: Any) -> Api:
-        """A client with a new token for `BUCKET`."""
+        """Return a client with a new token for `BUCKET`."""
         body = {"bucketPermissions": {BUCKET: "write"}, "canReadAllFileUploads": True, **members}
         answer = await self.storage("POST", "tokens", body)
         assert answer.status == 201, answer.text
@@ -119,7 +119,7 @@ class Api:
         return file
 
     async def stage(self, slices: dict[str, bytes]) -> int:
-        """A prepared file with *slices* (packed if their name says so) and their manifest."""
+        """Return a file with *slices* (compressed according to their names) and their manifest."""
         file = await self.prepare()
         write_slices(file, slices)
         return int(file["id"])

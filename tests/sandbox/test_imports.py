@@ -18,7 +18,7 @@ SLICE = "2000-01-01T01:00:00.000Z_hdd-1.gz"
 
 
 def stored(service: SandboxService, table: str = TABLE) -> list[tuple[str, ...]]:
-    """The rows as an outside reader sees them while the sandbox runs."""
+    """Return the rows as an outside reader sees them while the sandbox runs."""
     data = sqlite3.connect(f"file:{service.data_path}?mode=ro", uri=True)
     try:
         return data.execute(f'SELECT * FROM "{table}" ORDER BY rowid').fetchall()

@@ -57,7 +57,7 @@ FIXED = frozenset(
 
 
 def text_for(leaf: Leaf) -> str:
-    """A valid text that isn't the default."""
+    """Return a valid text that isn't the default."""
     if leaf.key in _TEXTS:
         return _TEXTS[leaf.key]
     if leaf.is_bool:
@@ -77,7 +77,7 @@ def _number_for(leaf: Leaf) -> str:
 
 
 def bounds(leaf: Leaf) -> tuple[Any, Any]:
-    """The least and the greatest value that the rule allows, None for no limit."""
+    """Return the least and the greatest value that the rule allows, None for no limit."""
     rule = leaf.rule
     if leaf.type is Duration:
         least, greatest = rule.argument("minDuration"), rule.argument("maxDuration")
@@ -90,7 +90,7 @@ def bounds(leaf: Leaf) -> tuple[Any, Any]:
 
 
 def environment_for(leaf: Leaf) -> dict[str, str]:
-    """The environment in which *leaf* has a meaning, without *leaf* itself."""
+    """Return the environment in which *leaf* has a meaning, without *leaf* itself."""
     environ = dict(VALID)
     section, _, rest = leaf.key.partition(".")
     if section == "encryption" and "." in rest:

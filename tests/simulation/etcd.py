@@ -261,7 +261,7 @@ class Etcd:
             self._look_at(lease_id)
 
     def since(self, revision: int) -> list[tuple[int, bytes, _Value | None]]:
-        """All changes from *revision* on."""
+        """Return all changes from *revision* on."""
         return [change for change in self._changes if change[0] >= revision]
 
 

@@ -51,7 +51,7 @@ class Network:
         return max(0.0, blocked) + random.expovariate(1 / mean)
 
     def delay(self, one: str, other: str) -> float | None:
-        """The same for a message that may be lost while the hosts are cut: then ``None``."""
+        """Do the same for a message that may be lost: then ``None``."""
         is_blocked = self._blocked.get(frozenset((one, other)), 0.0) > self._scheduler.now
         if is_blocked and self._scheduler.random.random() > _LATE_SHARE:
             return None

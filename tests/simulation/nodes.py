@@ -133,7 +133,7 @@ def _network_settings() -> WriterNetworkSettings:
 
 
 def client_of(process: Process, request_timeout: float = 3.0) -> EtcdClient:
-    """A client of the simulated etcd."""
+    """Return a client of the simulated etcd."""
     return EtcdClient(process, ["etcd:2379"], "stream", request_timeout=request_timeout)
 
 
@@ -152,7 +152,7 @@ def build(
     level: StorageLevel,
     staged: Callable[[Slice, bytes], None],
 ) -> Node:
-    """A node of *kind* ``source``, ``writer``, ``reader`` or ``coordinator``.
+    """Return a node of *kind* ``source``, ``writer``, ``reader`` or ``coordinator``.
 
     :param ttl: of leases, seconds.
     :param volumes: of a writer or reader.

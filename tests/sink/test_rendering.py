@@ -37,7 +37,7 @@ def _record(body: bytes = b'{"a":1}') -> RecordContext:
 
 
 def _slice(content: str | None, number: int = 0, *, wait: bool = True) -> Slice:
-    """A slice whose rows are what a template says, or the body."""
+    """Return a slice whose rows are what a template says, or the body."""
     column: dict[str, Any] = {"type": "body", "name": "c"}
     if content is not None:
         template = {"language": "jsonnet", "content": content}

@@ -380,7 +380,7 @@ async def test_sinks_do_not_wait_for_one_another(world: World) -> None:
 
 
 async def _opened_by_reference(world: World, mapping: Mapping) -> Deferred[SinkTarget]:
-    """Another sink with this mapping is opened, after its records refer to it."""
+    """Open another sink with this mapping, after its records refer to it."""
     table = attrs.evolve(SINK.table, mapping=mapping)
     other = attrs.evolve(SINK, key=SOURCE_KEY.sink("other"), table=table)
     await world.storage.define(sink=other)

@@ -212,7 +212,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def bucket_options(staging: ObjectStaging, prefix: str) -> dict[str, str]:
-    """The options of a connection to a folder of *staging*, without its credentials."""
+    """Return the options of a connection to a folder of *staging*, without its credentials."""
     scheme = {"aws": "s3", "azure": "az", "gcp": "gs"}[staging.provider]
     options = {"url": f"{scheme}://{staging.bucket}/{prefix}", "endpoint": staging.endpoint}
     if staging.provider == "azure":
@@ -223,7 +223,7 @@ def bucket_options(staging: ObjectStaging, prefix: str) -> dict[str, str]:
 
 
 def credentials_of(staging: ObjectStaging) -> str:
-    """The text of a credential file for *staging*."""
+    """Return the text of a credential file for *staging*."""
     by_provider: dict[str, dict[str, Any]] = {
         "aws": {"accessKeyId": staging.key_id, "secretAccessKey": staging.secret},
         "azure": {"accountKey": staging.secret},

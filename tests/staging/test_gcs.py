@@ -1,4 +1,4 @@
-"""Uploads to Google Cloud Storage over a network that loses things, seen by a scripted store."""
+"""Uploads to Google Cloud Storage over an unreliable network, to a scripted store."""
 
 from __future__ import annotations
 

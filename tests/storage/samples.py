@@ -35,7 +35,7 @@ def sample_slice(
     opened_at: datetime = OPENED_AT,
     encoding: Encoding = ENCODING,
 ) -> Slice:
-    """A slice in state ``writing`` with default settings."""
+    """Return a slice in state ``writing`` with default settings."""
     return Slice(
         key=SliceKey(123, 456, "my-source", sink_id, OPENED_AT, volume_id, opened_at),
         state=SliceState.WRITING,
@@ -54,7 +54,7 @@ def sample_slice(
 
 
 def uncompressed(encoding: Encoding = ENCODING) -> Encoding:
-    """The same encoding without compression, so that tests can read what was appended."""
+    """Return the same encoding without compression, so that tests can read what was appended."""
     return attrs.evolve(
         encoding, compression=attrs.evolve(encoding.compression, type="none", gzip=None)
     )

@@ -64,12 +64,12 @@ _LEVELS = {
 
 
 def directory(*texts: str) -> str:
-    """The directory of a file or slice."""
+    """Return the directory of a file or slice."""
     return "/".join(texts).replace(":", "-").replace(".", "-")
 
 
 def file_record(state: str = "writing", **members: Any) -> dict[str, Any]:
-    """A file."""
+    """Return a file."""
     times = {"closing": {"closingAt": SECOND}, "importing": {"closingAt": SECOND}}
     return {
         **FILE,
@@ -97,7 +97,7 @@ def file_record(state: str = "writing", **members: Any) -> dict[str, Any]:
 
 
 def slice_record(opened_at: str, state: str = "writing", **members: Any) -> dict[str, Any]:
-    """A slice of the file."""
+    """Return a slice of the file."""
     return {
         **FILE,
         "volumeId": "my-volume",
@@ -136,7 +136,7 @@ def slice_keys(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def statistics(opened_at: str, records: int, level: str = "local") -> dict[str, Any]:
-    """The statistics of a slice: the key of its opening, and that of the node that wrote it."""
+    """Return the keys of a slice's statistics: of its opening, and of its writing node."""
     below = f"storage/stats/{level}/{FILE_PATH}/my-volume/{opened_at}"
     return {
         f"{below}/_open": {"slicesCount": 1, "firstRecordAt": "", "lastRecordAt": ""},
@@ -151,12 +151,12 @@ def statistics(opened_at: str, records: int, level: str = "local") -> dict[str, 
 
 
 def sealed(name: str, metadata: dict[str, str]) -> str:
-    """A secret that the original has encrypted."""
+    """Return a secret that the original has encrypted."""
     return AesEncryptor(KEY).encrypt_for_original(VALUES[name], metadata)
 
 
 def token_record() -> dict[str, Any]:
-    """The token of the sink."""
+    """Return the token of the sink."""
     return {
         **SINK,
         "token": None,
@@ -166,7 +166,7 @@ def token_record() -> dict[str, Any]:
 
 
 def staging_record() -> dict[str, Any]:
-    """The staging file of the file."""
+    """Return the staging file of the file."""
     return {
         "FileKey": FILE,
         "SinkKey": SINK,
@@ -182,7 +182,7 @@ def staging_record() -> dict[str, Any]:
 
 
 def sink_record(**members: Any) -> dict[str, Any]:
-    """A sink."""
+    """Return a sink."""
     return {
         **SINK,
         "created": MADE,
@@ -250,5 +250,5 @@ def cluster() -> dict[str, Any]:
 
 
 def values(keys: dict[str, Any]) -> list[KeyValue]:
-    """The keys as etcd returns them."""
+    """Return the keys as etcd returns them."""
     return [KeyValue(key, orjson.dumps(value), 1, 1, 1, 0) for key, value in sorted(keys.items())]

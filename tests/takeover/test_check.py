@@ -120,7 +120,7 @@ async def test_the_files_of_a_killed_node(etcd: EtcdClient, tmp_path: Path) -> N
 
 
 def _large(keys: dict[str, Any]) -> dict[str, Any]:
-    """The same with a mapping that is stored once, as we have it."""
+    """Return the same with a mapping that is stored once, as we have it."""
     mapping = from_plain(Mapping, MAPPING)
     reference = {"hash": StoredMapping.of(mapping).hash}
     large: dict[str, Any] = {f"storage/mapping/{SINK_PATH}/{reference['hash']}": MAPPING}
@@ -135,7 +135,7 @@ def _large(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _ours() -> dict[str, Any]:
-    """The cluster as this service writes it: large mappings, and secrets in our form."""
+    """Return the cluster as this service writes it: large mappings, and secrets in our form."""
     keys = cluster()
     token = decode(TokenRecord, orjson.dumps(keys[TOKEN]))
     keys[TOKEN] = orjson.loads(

@@ -106,7 +106,7 @@ class MemoryTarget:
 
 
 def misnamed_target(context: TargetContext) -> MemoryTarget:
-    """A target whose entry point has another name."""
+    """Return a target whose entry point has another name."""
     return MemoryTarget(context)
 
 

@@ -335,7 +335,7 @@ async def test_the_table_of_a_sink_is_deleted(world: World) -> None:
 
 
 async def _preview(world: World, sink: Sink, limit: int) -> list[str | None]:
-    """The cells of the column that the table has, as people are shown them."""
+    """Return the cells of the column that the table has, as people are shown them."""
     assert isinstance(world.target, Previewing)
     (sink,) = await with_mappings(world.storage.client, [sink])
     found = await world.target.preview(sink, limit, token=TOKEN)

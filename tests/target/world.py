@@ -94,7 +94,7 @@ class World:
         await self.do("create_source", source)
 
     async def create_sink(self) -> File:
-        """The file that the new sink opens."""
+        """Return the file that the new sink opens."""
         at = self.storage.tick()
         await self.do(
             "create_sink", lifecycle.new_sink(SINK_KEY, name="S", table=self.table, at=at, by=BY)
@@ -102,7 +102,7 @@ class World:
         return await self.open_file()
 
     async def open_file(self) -> File:
-        """The file that is open now."""
+        """Return the file that is open now."""
         (file,) = [f for f in await self.storage.files() if f.state is FileState.WRITING]
         return file
 
@@ -127,12 +127,12 @@ class World:
             await self.storage.to_uploaded(slice_.key)
 
     async def importing_file(self, *rows: bytes) -> File:
-        """A file of a new sink with a slice for each of *rows*, all uploaded."""
+        """Return a file of a new sink with a slice for each of *rows*, all uploaded."""
         await self.create_sink()
         return await self.staged_file(*rows)
 
     async def staged_file(self, *rows: bytes) -> File:
-        """The file that is open now, with a slice for each of *rows*, all uploaded."""
+        """Return the file that is open now, with a slice for each of *rows*, all uploaded."""
         file = await self.open_file()
         slices = await self.storage.slices(file.key)
         while len(slices) < len(rows):

@@ -41,7 +41,7 @@ class Tasks:
         )
 
     async def end_of(self, task: Task) -> Task:
-        """The record after the end."""
+        """Wait for the end, and return the record."""
         while True:
             stored = await self.store.get(123, task.task_id)
             if stored.is_finished:

@@ -30,12 +30,12 @@ _HEADERS = RecordHeaders(((b"content-type", b"text/plain"),))
 
 
 def takes(seconds: float) -> str:
-    """A template that takes so long, in a fake engine only."""
+    """Return a template that takes this long, in a fake engine only."""
     return _TAKES.format(seconds=seconds)
 
 
 def plan(*contents: str) -> TemplatePlan:
-    """A plan with columns named after their place."""
+    """Return a plan with columns named after their place."""
     return TemplatePlan(
         tuple(PlannedTemplate(f"c{i}", content, False) for i, content in enumerate(contents)),
         1_000_000,
@@ -160,7 +160,7 @@ class FakeEngine:
         self.listener.answered(self, work.serial, place, result)
 
     def _evaluate(self, work: _Work) -> Evaluated | None:
-        """``None`` if that ends the engine."""
+        """Return the result; ``None`` if the record ends the engine."""
         seconds = 0.0
         cells: list[bytes] = []
         job = work.jobs[work.place]

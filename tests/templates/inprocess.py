@@ -34,7 +34,7 @@ def evaluate(plan: TemplatePlan, records: Sequence[RecordContext]) -> list[Evalu
 
 
 def row(renderer: Renderer, record: RecordContext) -> bytes:
-    """The row of *record*, also if it takes the engine."""
+    """Return the row of *record*, also if it takes the engine."""
     if renderer.plan is None:
         return renderer.row(record)
     return renderer.row_of(record, evaluate(renderer.plan, [record])[0])

@@ -86,7 +86,7 @@ class Caller:
             self.events.append((id, fields["event"], orjson.loads(fields["data"])))
 
     def named(self, *names: str) -> list[Any]:
-        """The data of the events with these names."""
+        """Return the data of the events with these names."""
         return [data for _, name, data in self.events if name in names]
 
     @property

@@ -21,7 +21,7 @@ NEW_SOURCE = {"type": "http", "name": "My Source"}
 
 
 async def waited(api: Api, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-    """The answer to a caller who waits."""
+    """Return the answer to a caller who waits."""
     reply = await api.call(method, path, body, headers=WAIT)
     assert (reply.status, reply.header("Preference-Applied")) == (status, "wait=20"), reply
     return reply.json
@@ -68,7 +68,7 @@ async def test_changes_are_answered_with_what_was_changed(api: Api) -> None:
 
 
 def test_every_task_can_be_waited_for() -> None:
-    """Each operation that starts a task says what a caller gets who waits for it."""
+    """The description of each operation that starts a task has the answer to a waiting caller."""
     for operation in OPERATIONS.values():
         assert operation.waits == bool(operation.task) or operation.id == "GetTask"
         if operation.task:

@@ -20,7 +20,7 @@ NINE = "123456789-" * 4 + "123456789"
 
 
 def complaint(schema: Object, value: Any) -> tuple[str, str]:
-    """The name and the sentence of the error."""
+    """Return the name and the sentence of the error."""
     problems = list(schema.check(schema.read(value, "body"), "body"))
     error = problems_error(problems)
     return error.name, sentence(error.message)

@@ -236,7 +236,7 @@ class Listener:
         method: str = "POST",
         headers: str = "",
     ) -> bytes | None:
-        """The answer, or ``None`` if there is none yet."""
+        """Return the answer, or ``None`` if there is none yet."""
         parser = RequestParser(HeadReader(), 10_000, 200_000)
         parser.feed(
             f"{method} {target} HTTP/1.1\r\nHost: in.example.com\r\n{headers}"

@@ -607,6 +607,6 @@ def test_what_is_refused_as_a_whole_counts(listener: Listener, body: bytes, head
 
 
 def _sample(page: str, name: str) -> float:
-    """The number of failed records or of their bytes."""
+    """Return the number of failed records or of their bytes."""
     (line,) = [line for line in page.splitlines() if name in line and 'has_error="true"' in line]
     return float(line.rpartition(" ")[2])

@@ -646,7 +646,7 @@ def test_slow_requests_make_room_after_idle_connections(listener: Listener) -> N
 
 
 def _half(target: bytes, size: int) -> bytes:
-    """A request with *size* bytes of a body that isn't complete."""
+    """Return a request with *size* bytes of a body that isn't complete."""
     return _post(target, b"Content-Length: 50000", body=b"x" * size)
 
 

@@ -93,7 +93,7 @@ def spans(*records: dict[str, Any]) -> Any:
 
 
 def points(**metric: Any) -> list[dict[str, Any]]:
-    """The records of one metric."""
+    """Return the records of one metric."""
     scopes = [{"scope": SCOPE, "metrics": [{"name": "m", "unit": "By", **metric}]}]
     document = {"resourceMetrics": [{"resource": RESOURCE, "scopeMetrics": scopes}]}
     return list(flatten(decoded(Signal.METRICS, document)))

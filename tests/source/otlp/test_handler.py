@@ -61,7 +61,7 @@ def sink(listener: Listener) -> FakeSink:
 
 
 def export(*bodies: str) -> bytes:
-    """A request with a log record for each body."""
+    """Return a request with a log record for each body."""
     records = [{"body": {"stringValue": body}} for body in bodies]
     return json.dumps(logs(*records)).encode()
 
@@ -233,7 +233,7 @@ def test_a_row_that_cannot_be_rendered_keeps_no_other_back(listener: Listener) -
 
 
 def named(name: str) -> dict[str, Any]:
-    """A log record whose body is an object with a name."""
+    """Return a log record whose body is an object with a name."""
     values = [{"key": "name", "value": {"stringValue": name}}]
     return {"body": {"kvlistValue": {"values": values}}}
 

@@ -44,7 +44,7 @@ HOUR = timedelta(hours=1)
 
 
 def imported(index: int) -> File:
-    """The *index*-th file of a sink, imported right after it was opened."""
+    """Return the *index*-th file of a sink, imported right after it was opened."""
     opened_at = OPENED_AT + timedelta(minutes=index)
     storage = Storage(None, [sample_volume("vol-1")])  # type: ignore[arg-type]
     file = storage.repository._new_file(SOURCE, SINK, prepared_file(SINK, opened_at))

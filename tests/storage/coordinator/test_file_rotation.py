@@ -31,7 +31,7 @@ def in_state(coordinator: Coordinator, key: FileKey, state: FileState) -> Callab
 
 
 async def full_file(coordinator: Coordinator) -> File:
-    """A file with enough records to be imported, old enough for it."""
+    """Return a file with enough records to be imported, old enough for it."""
     file = await coordinator.storage.open_file()
     (slice_,) = await coordinator.storage.slices()
     await coordinator.storage.count(slice_.key, ENOUGH)

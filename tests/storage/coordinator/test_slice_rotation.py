@@ -21,7 +21,7 @@ async def open_slice(coordinator: Coordinator) -> Slice:
 
 
 async def closing_slice(coordinator: Coordinator) -> Slice:
-    """A slice that was rotated away, in a file that is still open."""
+    """Return a slice that was rotated away, in a file that is still open."""
     slice_ = await open_slice(coordinator)
     await coordinator.storage.rotate_slice(slice_.key)
     return slice_

@@ -340,7 +340,7 @@ class Cluster:
     # What must hold.
 
     async def violations(self) -> list[str]:
-        """Everything that must hold after each step, and doesn't."""
+        """Return the invariants violated after a step."""
         found: dict[str, bytes] = {}
         for below in PREFIXES:
             found |= {kv.key: kv.value for kv in (await self.client.range(below)).kvs}

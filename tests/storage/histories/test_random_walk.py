@@ -82,7 +82,7 @@ class Walk:
         assert sum(result is not None for result in opened) <= 1
 
     async def _both(self, *steps: Coroutine[Any, Any, object]) -> list[object]:
-        """The results of steps taken at the same time, without those that were refused."""
+        """Return the results of steps taken at the same time, without those that were refused."""
         running = [ensureDeferred(step) for step in steps]
         results: list[object] = []
         for step in running:

@@ -120,7 +120,7 @@ class Storage:
         )
 
     async def expire(self, key: FileKey, expiration: datetime) -> File:
-        """The upload credentials of a file end at another time."""
+        """Change the expiration of a file's upload credentials."""
         file = await self.file(key)
         expiring = attrs.evolve(file, staging=attrs.evolve(file.staging, expiration=expiration))
         for stored in prefix.file_keys(key, file.level):

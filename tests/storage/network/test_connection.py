@@ -124,7 +124,7 @@ def _append(file: RemoteFile, count: int, size: int = 10) -> list[Deferred[int]]
 def test_a_writer_without_the_secret_gets_nothing(
     monkeypatch: pytest.MonkeyPatch, proof: bytes
 ) -> None:
-    """A stranger on the writer's address is left before any row is sent."""
+    """The connection is closed before any row is sent to an unknown server."""
     wire = Wire(monkeypatch, secret="shared", proof=proof)
     assert wire.transport.aborted
     assert wire.factory.refusals == 1

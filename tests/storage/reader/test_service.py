@@ -109,7 +109,7 @@ class World:
         self.readers: list[StorageReaderService] = []
 
     async def slice(self, counted: int = 0, *, is_empty: bool = False) -> Slice:
-        """A slice to upload, of which *counted* records are known."""
+        """Return a slice to upload, of which *counted* records are known."""
         await self.storage.define()
         self.storage.volumes = self.storage.volumes[:1]
         file = await self.storage.open_file()
@@ -126,7 +126,7 @@ class World:
         return path
 
     async def read(self) -> StorageReaderService:
-        """A started reader."""
+        """Return a started reader."""
         targets: Any = [self.target]
         reader = StorageReaderService(
             reactor,
@@ -145,7 +145,7 @@ class World:
         return reader
 
     async def uploaded(self, slice_: Slice) -> Slice:
-        """The slice when it is uploaded."""
+        """Wait until the slice is uploaded, and return it."""
 
         async def done() -> bool:
             return (await self.storage.slice(slice_.key)).state is SliceState.UPLOADED
@@ -154,7 +154,7 @@ class World:
         return await self.storage.slice(slice_.key)
 
     async def failed(self, slice_: Slice, attempts: int = 1) -> Slice:
-        """The slice when so many attempts have failed."""
+        """Wait until this many attempts have failed, and return the slice."""
 
         async def done() -> bool:
             return (await self.storage.slice(slice_.key)).retry.retry_attempt == attempts
@@ -163,7 +163,7 @@ class World:
         return await self.storage.slice(slice_.key)
 
     async def failing(self) -> float:
-        """The metric's sum of slices that could not be uploaded."""
+        """Return the metric's sum of slices that could not be uploaded."""
         self.metrics.collect()
         return sum(
             float(line.rpartition(" ")[2])

@@ -124,7 +124,7 @@ def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, 
 
 
 def _unfinished(*rows: bytes) -> bytes:
-    """A stream that the original service has flushed and never ended."""
+    """Return a stream that the original service has flushed and never ended."""
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     return b"".join(packer.compress(row) + packer.flush(zlib.Z_SYNC_FLUSH) for row in rows)
 

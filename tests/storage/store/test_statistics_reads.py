@@ -26,7 +26,7 @@ from tests.storage.histories.world import BY, SINK, SINK_KEY, Storage
 
 
 async def imported(storage: Storage, records: int) -> File:
-    """A file that was opened, filled and imported."""
+    """Return a file that was opened, filled and imported."""
     file = await storage.open_file()
     (slice_,) = await storage.slices(file.key)
     await storage.count(slice_.key, records)

@@ -32,7 +32,7 @@ def rows(start: int, count: int) -> bytes:
 
 
 def stream(*flushes: bytes, tail: bytes = b"", finished: bool = False) -> bytes:
-    """A stream as the original writes it: a marker behind each flush.
+    """Return a stream as the original writes it: a marker behind each flush.
 
     :param tail: what was compressed and not flushed.
     """

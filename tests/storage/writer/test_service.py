@@ -113,7 +113,7 @@ class Node:
         await self.client.put(level, encode(slice_))
 
     async def life(self, node_id: str = "source-1") -> SourceLife:
-        """The life of a source node that has claimed its name."""
+        """Return the life of a source node that has claimed its name."""
         key = f"{prefix.SOURCE_LIFE}{node_id}"
         await self.client.put(key, b"{}")
         found = await self.client.get(key)
@@ -133,7 +133,7 @@ def node(etcd: EtcdClient, tmp_path: Path) -> Any:
 
 
 async def _slice(node: Node, sink_id: str = "my-sink") -> Slice:
-    """A slice on the node's volume, known to etcd."""
+    """Return a slice on the node's volume, known to etcd."""
     (volume,) = await node.registered()
     made = sample_slice(sink_id, volume.volume_id, encoding=uncompressed())
     local = attrs.evolve(

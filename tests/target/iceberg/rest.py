@@ -30,7 +30,7 @@ _START_SECONDS = 60.0
 
 @cache
 def shared_rest_catalog() -> str:
-    """The URL of a catalog that lives as long as the test run."""
+    """Return the URL of a catalog that lives as long as the test run."""
     java = shutil.which("java")
     if java is None or not list(JARS.glob("iceberg-open-api-*.jar")):
         pytest.skip("Iceberg's REST catalog is not installed, see `make lake`")

@@ -36,13 +36,13 @@ class IcebergWorld(World):
     identifier: tuple[str, str]
 
     def catalog(self) -> Any:
-        """The catalog as pyiceberg sees it."""
+        """Return the catalog as pyiceberg sees it."""
         from pyiceberg.catalog import load_catalog
 
         return load_catalog("lake", **self.properties)
 
     def loaded(self) -> Any:
-        """The table. Raises LookupError if there is none."""
+        """Return the table. Raises LookupError if there is none."""
         from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
         try:
@@ -51,7 +51,7 @@ class IcebergWorld(World):
             raise LookupError("there is no table") from None
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows as pyiceberg reads them."""
+        """Return all rows as pyiceberg reads them."""
         rows: list[dict[str, Any]] = self.loaded().scan().to_arrow().to_pylist()
         return rows
 

@@ -96,7 +96,7 @@ class Bridge(World):
         return (await self.sandbox.branch("GET", f"files/{file_id}")).status == 200
 
     async def everything(self) -> dict[str, bytes]:
-        """All that is stored in etcd."""
+        """Return all that is stored in etcd."""
         found: dict[str, bytes] = {}
         for where in ("definition/", "storage/"):
             found |= {kv.key: kv.value for kv in (await self.storage.client.range(where)).kvs}
@@ -104,7 +104,7 @@ class Bridge(World):
 
 
 async def _cells(sandbox: Api) -> list[str]:
-    """The first cells of all rows. Raises LookupError if there is no table."""
+    """Return the first cells of all rows. Raises LookupError if there is no table."""
     answer = await sandbox.branch("GET", f"tables/{TABLE_ID}/data-preview?limit=1000")
     if answer.status == 404:
         raise LookupError(answer.text)

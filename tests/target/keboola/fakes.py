@@ -31,7 +31,7 @@ MASTER = "master-token"
 
 
 def refused(status: int = 500, code: str = "") -> StorageApiError:
-    """An answer that refuses a call."""
+    """Return an answer that refuses a call."""
     return StorageApiError("refused", method="GET", url="http://api", status=status, code=code)
 
 
@@ -83,7 +83,7 @@ class FakeStorageApi(StorageApi):
             raise refused(403, "storage.accessDenied")
 
     def called(self, *methods: str) -> list[tuple[str, str]]:
-        """The calls of some methods."""
+        """Return the calls of some methods."""
         return [call for call in self.calls if call[0] in methods]
 
     # Buckets and tables.

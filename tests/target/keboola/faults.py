@@ -253,7 +253,7 @@ STEPS = ("log_in", "create", "stage", "import_", "rotate_empty", "disable", "rem
 
 
 async def live(bridge: Bridge, root: Path, case: Case) -> Outcome:
-    """A whole life, each step tried until it succeeds; the fault happens in its step."""
+    """Run a whole life; each step is tried until it succeeds, and the fault happens in its step."""
     life = Life(bridge, root)
     life.watch()
     outcome = life.outcome

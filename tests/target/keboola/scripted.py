@@ -44,7 +44,7 @@ class Say:
 
 
 def refuse(status: int, code: str = "", error: str = "no", exception_id: str = "x-1") -> Say:
-    """An error answer in the API's form."""
+    """Return an error answer in the API's form."""
     return Say(status, {"error": error, "code": code, "exceptionId": exception_id})
 
 

@@ -31,7 +31,7 @@ _TYPES: tuple[tuple[type, str], ...] = (
 
 
 def shape_of(value: Any) -> Shape:
-    """The shape of decoded JSON."""
+    """Return the shape of decoded JSON."""
     shape: Shape = {}
     for path, kind in _leaves(value, ""):
         shape.setdefault(path, set()).add(kind)

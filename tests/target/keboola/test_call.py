@@ -341,7 +341,7 @@ def test_a_token_that_fits_no_header_is_refused(text: str) -> None:
 
 
 def echoing(token: str) -> list[Say]:
-    """Answers that quote *token* wherever an API can."""
+    """Return answers that quote *token* wherever an API can."""
     return [
         refuse(503, f"storage.{token}", f"token {token} is down", f"exc-{token}"),
         Say(200, {"id": 321, "status": "error", "error": {"message": f"{token} was refused"}}),

@@ -40,7 +40,7 @@ def detail(project_id: int = 123) -> dict[str, Any]:
 
 
 def given(expires_at: str | None = None, project_id: int = 123) -> Say:
-    """A successful exchange."""
+    """Return a successful exchange."""
     return Say(
         200,
         {

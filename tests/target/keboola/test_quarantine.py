@@ -58,7 +58,7 @@ class Setting:
         await self.bridge.sandbox.fault("job", rowsWith=text, times=MANY)
 
     async def staged(self, *slices: Sequence[bytes]) -> File:
-        """A file whose slices have these gzip members."""
+        """Return a file whose slices have these gzip members."""
         file = await self.bridge.importing_file(*(b"".join(members) for members in slices))
         (file_id,) = self.bridge.api.file_ids[-1:]
         objects = sorted(self.objects(file_id))
@@ -78,7 +78,7 @@ class Setting:
                 continue
 
     def table(self) -> list[str]:
-        """The values in the table, in the order in which they were loaded."""
+        """Return the values in the table, in the order in which they were loaded."""
         with closing(sqlite3.connect(self.staging.parent / "data.sqlite")) as connection:
             found = connection.execute(f'SELECT body FROM "{TABLE_ID}" ORDER BY rowid')
             return [value for (value,) in found]

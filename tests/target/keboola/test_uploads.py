@@ -54,7 +54,7 @@ class Setting:
         return [entry["url"].rpartition("/")[2] for entry in entries]
 
     async def uploading(self, *, is_empty: bool = False) -> Slice:
-        """The next slice of the file, ready for upload."""
+        """Return the next slice of the file, ready for upload."""
         slice_ = (await self.storage.slices(self.file.key))[-1]
         await self.storage.rotate_slice(slice_.key)
         return await self.storage.to_uploading(slice_.key, is_empty)

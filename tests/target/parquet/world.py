@@ -55,7 +55,7 @@ class ParquetWorld(World):
     store: Callable[[], Any]
 
     def objects(self) -> dict[str, bytes]:
-        """All objects of the table by their names below its path."""
+        """Return all objects of the table by their names below its path."""
         below, store = f"lake/{self.path}", self.store()
         return {
             found["path"].removeprefix(f"{below}/"): bytes(
@@ -71,7 +71,7 @@ class ParquetWorld(World):
             obstore.delete(self.store(), f"lake/{self.path}/{name}")
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows of all Parquet files, as pyarrow reads them."""
+        """Return all rows of all Parquet files, as pyarrow reads them."""
         import pyarrow.parquet as pq
         from pyarrow import BufferReader
 
@@ -93,7 +93,7 @@ class ParquetWorld(World):
 
 @cache
 def shared_store(name: str) -> ObjectStaging:
-    """A server that lives as long as the test run, and its bucket.
+    """Return a server that lives as long as the test run, and its bucket.
 
     :param name: one of those of `tests.staging.servers.SERVERS`.
     """
@@ -106,7 +106,9 @@ def shared_store(name: str) -> ObjectStaging:
 
 
 def _connection(name: str, path: Path, prefix: str) -> dict[str, Any]:
-    """A connection to a folder of a shared store; its keys are written to a file below *path*."""
+    """Return a connection to a folder of a shared store; its keys are written to a file below
+    *path*.
+    """
     staging = shared_store(name)
     keys = path / "credentials.json"
     keys.write_text(credentials_of(staging))
@@ -114,7 +116,7 @@ def _connection(name: str, path: Path, prefix: str) -> dict[str, Any]:
 
 
 def s3_connection(path: Path, prefix: str) -> dict[str, Any]:
-    """A connection to a folder of the shared S3."""
+    """Return a connection to a folder of the shared S3."""
     return _connection("moto", path, prefix)
 
 

@@ -28,7 +28,7 @@ __all__ = ["PostgresWorld", "connected", "postgres_world", "shared_postgres", "w
 
 @cache
 def shared_postgres() -> Postgres:
-    """A server that lives as long as the test run."""
+    """Return a server that lives as long as the test run."""
     running = ExitStack()
     server = running.enter_context(running_postgres())
     atexit.register(running.close)

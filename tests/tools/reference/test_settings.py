@@ -76,7 +76,7 @@ def test_what_is_said_to_have_no_effect_is_read_by_nothing() -> None:
 
 
 def _read(tree: ast.AST) -> set[tuple[str, ...]]:
-    """The last two names of each attribute; a variable stands for what it was assigned."""
+    """Return the last two names of each attribute; a variable stands for what it was assigned."""
     last = {
         target.id: node.value.attr
         for node in ast.walk(tree)
