@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
 
-from benchmarks.servers import ROOT, service
+import attrs
+
+from benchmarks.processes import below, usage
+from benchmarks.servers import ROOT, Service, service
 from benchmarks.setting import Setting, cell
 from benchmarks.singles import WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
@@ -18,33 +22,61 @@ CONNECTIONS = 256
 SOURCES, SINKS = 100, 100
 
 
+@attrs.frozen
+class _Run:
+    """The figures of one run.
+
+    :ivar cpu: microseconds of processor time of a record, in all processes of the service.
+    """
+
+    figure: Figure
+    cpu: float
+
+
 def section(setting: Setting) -> list[str]:
     """Return the section about many defined sinks."""
-    few: list[Figure] = []
-    many: list[Figure] = []
-    script = setting.single()
+    few: list[_Run] = []
+    many: list[_Run] = []
     ready = 0.0
     for _ in range(setting.rounds):
         with service(setting.data()) as running:
-            load(running.url, CONNECTIONS, WARM_UP_SECONDS, script)
-            few.append(load(running.url, CONNECTIONS, setting.seconds, script))
+            began = time.monotonic()
             _define(running.deployed)
-            load(running.url, CONNECTIONS, WARM_UP_SECONDS, script)
-            many.append(load(running.url, CONNECTIONS, setting.seconds, script))
+            age = time.monotonic() - began
+            many.append(_measure(setting, running))
             ready = max(ready, _source_start(running.deployed))
-    rates = sum(run.rate for run in many) / sum(run.rate for run in few)
+        with service(setting.data()) as running:
+            # Uploads and the collector of garbage come at intervals: both are of the same age.
+            time.sleep(age)
+            few.append(_measure(setting, running))
+    rates = sum(run.figure.rate for run in many) / sum(run.figure.rate for run in few)
     return [
         f"### {SOURCES * SINKS:,} sinks of {SOURCES:,} other sources",
         "",
-        "| defined | records/s, median (range) | p99 ms | ÷ without |",
-        "|---|---|---|---|",
-        f"| 1 source, 1 sink | {cell(few)} | {max(r.p99 for r in few):.1f} | |",
-        f"| and {SOURCES * SINKS:,} sinks | {cell(many)} | {max(r.p99 for r in many):.1f} "
-        f"| {rates:.2f} |",
+        "| defined | records/s, median (range) | p99 ms | CPU µs a record | ÷ without |",
+        "|---|---|---|---|---|",
+        f"| 1 source, 1 sink | {_cells(few)} | |",
+        f"| and {SOURCES * SINKS:,} sinks | {_cells(many)} | {rates:.2f} |",
         "",
         f"A further source node that starts then takes records after {ready:.1f} s.",
         "",
     ]
+
+
+def _measure(setting: Setting, running: Service) -> _Run:
+    script = setting.single()
+    load(running.url, CONNECTIONS, WARM_UP_SECONDS, script)
+    processes = below(running.deployed.running[0].process.pid)
+    before = usage(processes)
+    figure = load(running.url, CONNECTIONS, setting.seconds, script)
+    used = usage(processes) - before
+    return _Run(figure, 1e6 * used.cpu / (figure.rate * setting.seconds))
+
+
+def _cells(runs: list[_Run]) -> str:
+    figures = [run.figure for run in runs]
+    cpu = statistics.median(run.cpu for run in runs)
+    return f"{cell(figures)} | {max(figure.p99 for figure in figures):.1f} | {cpu:.1f}"
 
 
 def _define(deployed: Deployment) -> None:
