@@ -42,7 +42,7 @@ def programs() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tell at the end what couldn't run here, and why."""
+    """Report the skipped tests at the end, with their reasons."""
     reasons: dict[str, list[str]] = {}
     for report in terminalreporter.stats.get("skipped", ()):
         place, _, reason = report.longrepr if isinstance(report.longrepr, tuple) else ("", 0, "")

@@ -46,7 +46,7 @@ def full_disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def read_only(path: Path) -> Iterator[None]:
-    """Let nobody write in the folder *path*, not even root; skips where that isn't possible."""
+    """Make the folder *path* read-only, even for root; skip the test where that isn't possible."""
     for options in (["--bind", str(path), str(path)], ["-o", "remount,ro,bind", str(path)]):
         if subprocess.run(["mount", *options], check=False, capture_output=True).returncode:
             pytest.skip("a folder can't be mounted here")

@@ -60,7 +60,7 @@ class Server:
 
 @pytest_twisted.async_yield_fixture()
 async def server(folder: Path) -> AsyncIterator[Server]:
-    """A running one."""
+    """A running PostgreSQL server."""
     server = Server(folder / "server")
     await server.service.startService()
     yield server

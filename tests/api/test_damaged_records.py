@@ -46,7 +46,7 @@ def _paths(values: dict[str, Any]) -> list[str]:
 
 
 async def _settle(api: Api, task_id: str) -> None:
-    """Wait until the API knows what is in etcd: that is promised to who has seen a task end."""
+    """Wait until the API has the state of etcd, as after the end of a task."""
     reply = await api.call("GET", f"/v1/tasks/{task_id}")
     assert reply.status in (200, 409), reply
 

@@ -125,7 +125,7 @@ async def test_a_token_of_another_project_is_not_revoked(world: World) -> None:
 
 @ensure
 async def test_a_token_expires_to_the_moment(world: World) -> None:
-    """Also while its record is remembered."""
+    """Its expiration is checked even if its record is cached."""
     _, text = await world.make(expires_at=NOW + timedelta(seconds=1))
     await world.authority.verify(Token(text))
     world.now += timedelta(seconds=1)

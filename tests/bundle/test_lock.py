@@ -22,7 +22,7 @@ def test_the_lock_of_the_service_is_a_part_of_the_whole() -> None:
 
 
 def test_what_lakes_need_is_in_a_lock_of_its_own() -> None:
-    """It is large, and who has no lake doesn't install it."""
+    """It is large, so it is installed only for lakes."""
     assert lock.LAKE_LOCK.read_text() == lock.lake_lock()
     lines = lock.lake_lock().splitlines()
     assert not set(lines) & set(lock.service_lock().splitlines())

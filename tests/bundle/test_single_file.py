@@ -143,7 +143,7 @@ def test_first_starts_at_once(single_file: Path, tmp_path: Path) -> None:
 
 
 def test_modules_of_others_are_not_used(single_file: Path, tmp_path: Path) -> None:
-    """Neither the working directory nor PYTHON… variables reach our Python."""
+    """The working directory and PYTHON… variables don't affect the included Python."""
     (tmp_path / "stream").mkdir()
     (tmp_path / "stream" / "__init__.py").write_text("raise SystemExit('not ours')")
     done = subprocess.run(
@@ -193,8 +193,7 @@ def test_directory_of_somebody_else(single_file: Path, tmp_path: Path) -> None:
 def test_chosen_directory_that_others_can_change(
     place: str, single_file: Path, tmp_path: Path
 ) -> None:
-    """Neither the directory that STREAM_BUNDLE_DIR names nor one above it: others could put their
-    own program into it."""
+    """The directory in STREAM_BUNDLE_DIR and its parents must be writable by the owner only."""
     own = tmp_path / "above" / "own"
     own.mkdir(parents=True)
     (tmp_path / place).chmod(0o777)

@@ -216,7 +216,7 @@ def test_wrong_usage(arguments: list[str], text: str, capsys: pytest.CaptureFixt
 
 
 def test_control_characters() -> None:
-    """A terminal gets none of a stranger's."""
+    """Control characters in received texts aren't written to a terminal."""
     assert visible("\x1b[2Ja\nb\x85\u202e") == "\\x1b[2Ja\\nb\\x85\\u202e"
     assert visible("a\n\x07", lines=True) == "a\n\\x07"
     assert visible("Žluťoučký 東") == "Žluťoučký 東"

@@ -208,7 +208,7 @@ def test_the_limit_is_exact_and_named() -> None:
 
 @ensure
 async def test_too_large_is_refused_when_it_is_defined(world: World) -> None:
-    """Neither made nor changed; what is there can be switched and deleted."""
+    """The sink is neither created nor changed; an existing one can be switched and deleted."""
     await world.create_source()
     await world.create_sink()
     large = attrs.evolve(TABLE, mapping=_of_size(MAX_MAPPING_BYTES + 1))

@@ -31,7 +31,7 @@ async def test_pages_of_sources(world: World) -> None:
 
 @ensure
 async def test_pages_of_versions_count_from_their_start(world: World) -> None:
-    """The total of a page of versions is what comes behind its start."""
+    """The total of a page of versions counts the versions after its start."""
     await world.create_source()
     for name in ("x", "y"):
         await world.change(

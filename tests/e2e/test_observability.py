@@ -494,7 +494,7 @@ def test_each_change_of_state_is_one_line(observed: Observed) -> None:
 
 
 def test_no_secret_leaves_the_processes(observed: Observed) -> None:
-    """Neither the log nor a span nor a page has a token, or the secret of a source."""
+    """Logs, spans and pages contain no token and no secret of a source."""
     secret = observed.url.rpartition("/")[2]
     assert len(secret) > 20
     request("POST", f"{observed.deployed.api}/stream/123/my-source/{secret}", b"{}", JSON)

@@ -167,7 +167,7 @@ async def test_who_was_replaced_puts_nothing_in_the_place_of_the_next(
     held = session._claims.retake
 
     async def retake() -> None:
-        """Between the end of the lease and the next one the other process is faster."""
+        """Another process takes the name between the end of the lease and the next one."""
         if not other._registrations:
             await _bear(other)
             await other.register("r/a", b"present")

@@ -180,5 +180,5 @@ def test_the_engine_makes_no_difference_to_columns_with_types(
 @settings(deadline=None)
 @given(BODIES, TYPES, st.lists(COLUMNS, min_size=1, max_size=4))
 def test_the_engine_makes_no_difference(body: bytes, kind: bytes, columns: list[Column]) -> None:
-    """Neither to a row nor to a message."""
+    """Rows and messages are the same."""
     _check_no_difference(body, kind, columns)

@@ -105,7 +105,7 @@ def test_rows_are_those_of_single_records(sources: list[bytes]) -> None:
 
 @given(sources=st.lists(SOURCES, min_size=1, max_size=5))
 def test_documents_are_canonical(sources: list[bytes]) -> None:
-    """Only if each source is one document, and what that document is printed as."""
+    """The source of a canonical document is the output of its parsed form."""
     documents = canonical_documents(sources)
     printed: list[bytes | None] = []
     for source in sources:

@@ -301,7 +301,7 @@ def test_code_that_runs_while_a_block_is_written_may_change_connections(table: T
 def test_a_lane_that_fails_costs_only_its_own_requests(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failure is reported as one that nobody expects."""
+    """The failure is reported as an unexpected one."""
     reported: list[Any] = []
     monkeypatch.setattr("sys.unraisablehook", reported.append)
     table.lanes[OTHER_HEAD] = broken = Lane(table.lane.targets)

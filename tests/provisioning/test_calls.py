@@ -108,7 +108,7 @@ def test_secret_reaches_both_ends(place: Place, provider: str) -> None:
 
 
 def test_token_of_benchmark_is_only_in_its_secret(place: Place) -> None:
-    """The token is in what the cluster gets, and neither on a command line nor in a file here."""
+    """The token is sent to the cluster, and isn't on a command line or in a file."""
     done = place.run("kubernetes/benchmark.sh", STORAGE_API_TOKEN="my-token")
     assert done.returncode == 0, done.stderr
     applied = Path(f"{place.applied}.all").read_text()

@@ -118,7 +118,7 @@ def test_a_list_is_the_same_whether_segments_are_read_or_known(tmp_path: Path) -
 
 
 def test_what_is_too_old_is_not_there(files: RejectedFiles) -> None:
-    """Even if its segment still is."""
+    """Expired records are hidden even if their segment still exists."""
     assert ids(ask(files, "list", now=NOW + 3602, limit=9)) == ["3", "2"]
 
 

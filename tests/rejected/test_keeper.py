@@ -294,7 +294,7 @@ def test_a_question_that_is_given_up_loses_no_record(world: _World) -> None:
 
 
 def test_a_thread_is_waited_for_though_nobody_waits_for_its_answer(world: _World) -> None:
-    """Callers who come and go don't take the threads of slices."""
+    """Callers that disconnect don't occupy the threads of slices."""
     service = world.service()
     held = world.pool.held = []
     for _ in range(5):

@@ -98,7 +98,7 @@ def test_any_bytes_are_rows_or_a_csv_error(data: bytes, width: int) -> None:
 
 @given(tables, st.integers(1, 5), st.integers(1, 30))
 def test_batches_are_bounded(table: list[list[str]], max_rows: int, max_chars: int) -> None:
-    """No batch has more rows than allowed, nor continues after it has grown too long."""
+    """A batch ends at the maximum number of rows or at the maximum size."""
     width = len(table[0]) if table else 1
     stream = io.BytesIO(rendered(table, csv.QUOTE_ALL, "\n"))
     batches = list(row_batches(stream, width, max_rows=max_rows, max_chars=max_chars))

@@ -158,7 +158,7 @@ async def test_websites_cannot_reset(api: Api, headers: dict[str, str]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_local_routes_are_for_loopback_only(tmp_path: Path) -> None:
-    """One that others may reach has neither faults nor reset; its pages ask for a password."""
+    """A sandbox that others can reach has no faults and no reset; its pages ask for a password."""
     service = make_service(tmp_path, listen="0.0.0.0:0")
     await service.startService()
     try:

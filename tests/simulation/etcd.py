@@ -356,7 +356,7 @@ class EtcdTransport:
 
 
 class _Watch:
-    """A watch: at the same time the answer's body and the transport of who reads it."""
+    """A watch: the body of the answer, and the transport of its reader."""
 
     def __init__(
         self, process: Process, etcd: Etcd, network: Network, request: Mapping[str, Any]
@@ -385,7 +385,7 @@ class _Watch:
             self.tell(changes)
 
     def tell(self, changes: list[tuple[int, bytes, _Value | None]]) -> None:
-        """Tell of what has changed at one revision."""
+        """Deliver the changes of one revision."""
         events = [
             {"type": "DELETE", "kv": {"key": b64encode(key).decode(), "mod_revision": revision}}
             if value is None

@@ -46,7 +46,7 @@ class Scheduler:
         self._watcher: Callable[[str], None] | None = None
 
     def watch(self, watcher: Callable[[str], None]) -> None:
-        """Tell of each event in words, too."""
+        """Also report each event as text."""
         self._watcher = watcher
 
     def at(

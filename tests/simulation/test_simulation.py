@@ -55,7 +55,7 @@ def test_a_seed_repeats_itself() -> None:
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_a_seed_repeats_itself_in_another_process(hash_seed: str) -> None:
-    """Neither addresses nor the order of sets have a part in it."""
+    """Addresses and the order of sets don't affect it."""
     code = "from tests.simulation.world import simulate; print(simulate(7).trace)"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(_ROOT)}
     told = subprocess.run(

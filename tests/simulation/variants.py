@@ -1,4 +1,4 @@
-"""Ways of breaking the service on purpose, each of which the simulation must find out."""
+"""Deliberate faults in the service, each of which the simulation must detect."""
 
 from __future__ import annotations
 

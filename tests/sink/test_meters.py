@@ -49,7 +49,7 @@ def test_each_record_of_a_group_counts_with_the_time_that_it_waited() -> None:
 
 
 def test_nobody_is_told_twice_about_rows_that_nobody_waits_for() -> None:
-    """Rows answered when they came aren't acknowledged again when they are stored."""
+    """Rows acknowledged on arrival aren't acknowledged again when they are stored."""
     metrics = Metrics()
     counts = SinkMeters(metrics, lambda: 10.0).of(KEY)
     counts.acknowledged(1)

@@ -211,7 +211,7 @@ def test_a_sink_that_was_closed_meanwhile(world: World) -> None:
 
 
 def test_a_lease_that_was_lost_meanwhile(world: World) -> None:
-    """A node without a lease takes no records, also those that came before."""
+    """A node without a lease accepts no records, including those received before."""
     slice_ = _slice(ADDS)
     world.update(slice_)
     completion = world.write()
@@ -222,7 +222,7 @@ def test_a_lease_that_was_lost_meanwhile(world: World) -> None:
 
 
 def test_no_room_for_a_record(world: World) -> None:
-    """It is refused at once; those who have many ask before."""
+    """It is refused at once; clients with many records ask before."""
     world.update(_slice(ADDS))
     assert world.pipeline.room() is None
     world.templates.is_full = True

@@ -344,7 +344,7 @@ async def test_nodes_that_come_and_go_share_the_slices_anew(world: World) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_sinks_do_not_wait_for_one_another(world: World) -> None:
-    """While one sink's slice can't be closed another's is, but none of it is reported before."""
+    """A sink whose slice can't be closed doesn't delay another sink, only the report of both."""
     stuck, _ = await world.write_everywhere()
     other = attrs.evolve(SINK, key=SOURCE_KEY.sink("other"))
     await world.storage.define(sink=other)

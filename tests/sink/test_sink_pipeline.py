@@ -67,7 +67,7 @@ def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> N
 
 
 def test_a_sink_that_is_left_waits_for_no_writer() -> None:
-    """Neither with what is open nor with what closes already; its rows are of unknown fate."""
+    """It doesn't wait for open or closing files; the outcome of its rows is unknown."""
     clock = Clock()
     opener = FakeOpener(at_once=False)
     pipeline = SinkPipeline(_context(opener, clock))

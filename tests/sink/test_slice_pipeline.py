@@ -108,7 +108,7 @@ class PipelineTests(SynchronousTestCase):
         return bytes(next(iter(self.opener.disk.values())))
 
     def test_rows_of_one_turn_are_one_append(self) -> None:
-        """An idle pipeline commits what came in during the reactor's turn, at once."""
+        """An idle pipeline commits the rows of a turn of the reactor at once."""
         pipeline = self.pipeline()
         completions = self.write(pipeline, b"a\n", b"b\n")
         assert not self.file.waiting

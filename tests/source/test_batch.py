@@ -126,7 +126,7 @@ def test_byte_order_marks_of_lines() -> None:
 
 
 def test_item_beyond_the_usual_reader_is_one_of_many() -> None:
-    """A huge number or half an emoji costs neither its record nor the others."""
+    """A huge number or half an emoji affects neither its record nor the others."""
     items = [b'{"a":1e400}', b'{"a":"\\ud83d"}', b'{"a":1}']
     elements = array_elements(b"[%b]" % b",".join(items), 10)
     assert [text for _, text, _ in elements] == items
@@ -163,7 +163,7 @@ def test_rows_of_a_batch_are_limited() -> None:
 
 
 def test_large_records_of_a_batch_are_read_by_the_engine() -> None:
-    """Each alone, and in its place; with small ones nobody else is asked."""
+    """Each is read alone, and keeps its place; small ones need no engine."""
     large = b'{"a":1.0,"b":"%b","c":"\\ud800"}' % (b"x" * LARGE_BYTES)
     lines = [b'{"a":0}', large, b'{"b":0}', b'{"a":3}', large + b"}"]
     sink = FakeSink(PathColumn("a", path="a"))

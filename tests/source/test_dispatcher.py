@@ -86,7 +86,7 @@ def test_the_secret_is_not_in_the_repr() -> None:
 
 
 def test_what_was_found_before_follows_every_change() -> None:
-    """A source that is disabled, replaced or removed is found no more, nor any after the end."""
+    """Disabled, replaced and removed sources aren't found, and after the end none is."""
     dispatcher = Dispatcher("http")
     key = SourceKey(1, 2, "source")
 

@@ -226,7 +226,7 @@ async def test_credentials_that_may_not_look(server: Server, pool: ThreadPool) -
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("status", [400, 403])
 async def test_errors_hold_no_secrets(server: Server, pool: ThreadPool, status: int) -> None:
-    """The text of a refusal shows neither keys nor signatures."""
+    """The text of a refusal has no keys and no signatures."""
     for upload in (
         aws(endpoint=server.url),
         azure(server.url),

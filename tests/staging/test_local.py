@@ -213,7 +213,7 @@ def test_two_that_store_an_object_do_not_meet(tmp_path: Path) -> None:
 def test_an_object_that_gets_its_name_meanwhile_is_not_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hidden file that somebody opened has become the object before it was locked."""
+    """The opened hidden file was renamed to the object before it was locked."""
     _part(tmp_path).write_bytes(b"whole")
     lock = fcntl.flock
 

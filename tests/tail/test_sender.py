@@ -108,7 +108,7 @@ async def node(etcd: EtcdClient, receiver: Receiver) -> AsyncIterator[Node]:
 
 @pytest_twisted.ensureDeferred
 async def test_records_are_sent_while_somebody_asks(node: Node) -> None:
-    """With the token of who asked, until the subscription goes."""
+    """Records are sent with the caller's token until the subscription ends."""
     asked = await node.ask()
     node.taps.offer([SOURCE], record(b"hello"))
     await until(lambda: bool(node.receiver.samples))

@@ -24,7 +24,7 @@ def shown(body: bytes, limit: int = 1000, **headers: Any) -> dict[str, Any]:
 
 
 def test_a_record() -> None:
-    """All that a producer sent, and when it came from where."""
+    """A shown record has all received data, the time and the origin."""
     assert shown(b'{"a":1}', Content_Type="application/json", X_Trace="7") == {
         "timestamp": "2024-05-01T10:00:00.123Z",
         "ip": "203.0.113.7",

@@ -345,7 +345,7 @@ async def _preview(world: World, sink: Sink, limit: int) -> list[str | None]:
 
 @pytest_twisted.ensureDeferred
 async def test_the_first_rows_are_shown(world: World) -> None:
-    """No more than are asked for, with long values cut; who can't read says so."""
+    """As many as requested, with long values cut; a target that can't read reports it."""
     await world.target.import_file(await world.importing_file(rows(*_CELLS), rows("x" * 2000)))
     sink = await DefinitionReads(world.storage.client).sink(SINK_KEY)
     if not isinstance(world.target, Previewing):

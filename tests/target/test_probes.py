@@ -101,7 +101,7 @@ def test_connections_are_tried_at_the_same_time(world: World) -> None:
 
 
 def test_no_answer_is_an_answer(world: World) -> None:
-    """After five seconds, also for those who came later."""
+    """The probe ends after five seconds, also for later callers."""
     first = world.ask()
     world.clock.advance(PROBE_SECONDS - 1)
     second = world.ask()
@@ -110,7 +110,7 @@ def test_no_answer_is_an_answer(world: World) -> None:
 
 
 def test_the_start_of_a_process_does_not_count(world: World) -> None:
-    """What it takes longer than a probe may, too; but not for ever."""
+    """The start of the process isn't part of the probe's time, but is limited, too."""
     world.target.prepared = Deferred()
     asking = world.ask()
     world.clock.advance(PROBE_SECONDS * 2)

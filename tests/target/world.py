@@ -218,7 +218,7 @@ async def paused_at_every_await(
 
 
 async def _killed(work: Coroutine[Any, Any, object], awaits: int) -> bool:
-    """End *work* at so many *awaits*; false if it came to its end before."""
+    """End *work* at this number of *awaits*; return false if it ended before."""
     if not await _advanced(work, awaits):
         return False
     work.close()
@@ -226,7 +226,7 @@ async def _killed(work: Coroutine[Any, Any, object], awaits: int) -> bool:
 
 
 async def _advanced(work: Coroutine[Any, Any, object], awaits: int) -> bool:
-    """Let *work* come over so many *awaits*; false if it came to its end before."""
+    """Advance *work* by this number of *awaits*; return false if it ended before."""
     for _ in range(awaits):
         try:
             waiting = work.send(None)

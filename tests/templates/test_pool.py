@@ -386,7 +386,7 @@ def test_a_stop_answers_everybody(world: World) -> None:
 
 
 def test_results_that_can_not_be_right_are_not_taken(world: World) -> None:
-    """An engine that strangers control can't make a row of too few cells."""
+    """A compromised engine can't produce a row with too few cells."""
     answer = world.ask(BAD, plan(takes(0.1), takes(0.1)))
     world.run(0.01)
     [engine] = [engine for engine in world.engines.running if engine.work]

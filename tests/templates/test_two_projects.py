@@ -65,7 +65,7 @@ class Flood:
     goes_on: bool = True
 
     def push(self) -> None:
-        """Have one record more, and another one whenever that is done."""
+        """Push a record, and another one after each result."""
         answer = Answer()
         try:
             self.pool.submit(BAD, self.plan, record(), answer)

@@ -51,7 +51,7 @@ def test_without_their_sources_there_are_no_pages(
 def test_node_is_required_where_it_is_needed_and_missing(
     is_current: bool, has_node: bool, is_required: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither for pages that are built, nor where there is one."""
+    """Node isn't required if the pages are built or if it is installed."""
     monkeypatch.setattr(console, "is_current", lambda: is_current)
     monkeypatch.setattr(console, "has_node", lambda: has_node)
     assert (console.NODE in build_backend.get_requires_for_build_wheel()) == is_required

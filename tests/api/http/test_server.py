@@ -135,7 +135,7 @@ def events() -> Iterator[list[dict[str, Any]]]:
 
 @ensure
 async def test_the_access_log(api: Api, events: list[dict[str, Any]]) -> None:
-    """A request is logged with its project, but neither its token nor a health check is."""
+    """A request is logged with its project and without its token; health checks aren't logged."""
     reply = await api.call("GET", f"{SOURCES}?limit=1", headers={"User-Agent": "me"})
     await api.call("GET", "/health-check")
     logged = [event for event in events if event.get("log_namespace") == "stream.api.http.server"]
@@ -154,7 +154,7 @@ async def test_the_access_log(api: Api, events: list[dict[str, Any]]) -> None:
 
 @ensure
 async def test_secrets_in_addresses_are_not_logged(api: Api, events: list[dict[str, Any]]) -> None:
-    """Neither a token in the query nor the secret of a source in the path is."""
+    """The token in a query and the secret of a source in a path are masked."""
     await api.call("GET", f"{SOURCES}?token=hunter2&limit=1")
     await api.call("POST", "/stream/123/my-source/hunter2")
     urls = [event["url"] for event in events if "url" in event]

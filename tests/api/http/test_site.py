@@ -166,7 +166,7 @@ def test_a_full_answer_does_not_make_it_read(server: Server, client: Connection)
 
 
 def test_a_stranger_is_refused_at_once(server: Server, client: Connection) -> None:
-    """The answer doesn't wait for the body, which is never kept, nor read as a request."""
+    """The answer doesn't wait for the body, which is discarded."""
     client.send(POST + b"Content-Length: 16000000\r\n\r\n" + b"x" * 1000)
     refused = UserError("invalid access token", status=401, name="storage.tokenInvalid")
     server.verifier.waiting[0].errback(refused)

@@ -53,10 +53,7 @@ FILE: File = from_plain(
 
 
 class Caller:
-    """One who follows the branch.
-
-    :ivar events: id, name and data of what came.
-    """
+    """A client that follows the branch."""
 
     def __init__(
         self,
@@ -353,7 +350,7 @@ async def test_etcd_can_not_be_followed(world: World, monkeypatch: pytest.Monkey
 
 @ensure
 async def test_too_many(world: World) -> None:
-    """A project has a half of all streams at most; nothing is followed for who is refused."""
+    """A project may have half of all streams; nothing is watched for a refused client."""
     callers = [Caller(world.hub) for _ in range(4)]
     await until(lambda: all(caller.events for caller in callers))
     with pytest.raises(UserError, match="of this project") as raised:

@@ -21,7 +21,7 @@ NEW_SOURCE = {"type": "http", "name": "My Source"}
 
 
 async def waited(api: Api, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-    """Return the answer to a caller who waits."""
+    """Return the answer to a waiting caller."""
     reply = await api.call(method, path, body, headers=WAIT)
     assert (reply.status, reply.header("Preference-Applied")) == (status, "wait=20"), reply
     return reply.json

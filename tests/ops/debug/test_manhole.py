@@ -41,7 +41,7 @@ def _new_key(path: Path) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Keys of a server and of a client who may come in."""
+    """Return the keys of a server and of an authorized client."""
     _new_key(tmp_path / "host")
     mine = _new_key(tmp_path / "mine")
     _write(tmp_path / "authorized", b"# me\n" + mine.with_suffix(".pub").read_bytes() + b"\n")
@@ -192,7 +192,7 @@ async def test_other_keys_are_refused(files: Path) -> None:
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_passwords_are_not_even_asked_for(files: Path) -> None:
-    """A client that only has a password is told by the server that keys are required."""
+    """The server answers a client with only a password that keys are required."""
     async with _running(_service(files)) as port:
         _, errors, code = await _ssh(
             port,

@@ -127,7 +127,7 @@ def test_a_secret_where_a_text_is_cut() -> None:
     ],
 )
 def test_secrets_are_masked(name: str) -> None:
-    """A field named like a secret shows neither as field nor in the message nor deeper."""
+    """A value with the name of a secret is masked in fields, messages and nested values."""
     log, stream = _logger()
     log.info("sent", **{name: "hunter2"}, nested={"deep": [{name: "hunter2"}]})
     text = stream.getvalue()

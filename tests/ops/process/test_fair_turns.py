@@ -37,7 +37,7 @@ class Reactor:
         self._turns = FairTurns(lambda: self.now)
 
     def turn(self, connections: list[Connection]) -> list[str]:
-        """One turn in which all of them are ready; who was served."""
+        """Run one turn in which all of them are ready; return the served ones."""
         served = []
 
         def serve(ready: Ready) -> None:
@@ -88,7 +88,7 @@ def test_light_ones_come_first() -> None:
 
 
 def test_who_is_new_or_busy_waits() -> None:
-    """A connection isn't light because it is new, nor forever."""
+    """A new connection isn't light, and a light one doesn't stay light forever."""
     reactor = Reactor()
     known, new = Connection("known", 0.0), Connection("new", 0.0)
     reactor.known(known)

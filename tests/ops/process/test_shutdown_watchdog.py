@@ -47,7 +47,7 @@ def _hanging(
 
 
 def test_late_signals_change_nothing() -> None:
-    """Neither further ones during the stop, nor one while Python itself ends."""
+    """Further signals during the stop or the end of Python are ignored."""
     slow = (
         "import os\n"
         "    class Slow:\n"

@@ -88,7 +88,7 @@ def test_small_body_that_expands_is_decoded_in_a_thread(bodies: Bodies) -> None:
 
 
 def test_nobody_waits_for_it_any_more(bodies: Bodies) -> None:
-    """Neither does what waits for a thread take one, nor is what is decoded handed on."""
+    """A canceled body doesn't get a thread, and a decoded one is discarded."""
     connections = [bodies.send("a") for _ in range(4)]
     for connection in connections[1:]:
         connection.pending = None

@@ -77,7 +77,7 @@ def test_connection_that_went_on_gets_nothing(window: Window) -> None:
 
 
 def test_failure_is_forgotten(window: Window) -> None:
-    """The same key may be tried again; those who waited fail, too."""
+    """The same key may be tried again; waiting requests fail, too."""
     attempt, _ = window.begin()
     _, second = window.begin()
     assert isinstance(attempt, Attempt)
@@ -156,7 +156,7 @@ def test_no_source_pushes_out_another_one_s_keys_by_long_answers() -> None:
 
 
 def test_nothing_is_left_of_forgotten_keys(window: Window) -> None:
-    """Neither by time nor by number."""
+    """Keys are forgotten by age and by number, without remains."""
     for number in range(20):
         window.store(str(number), str(number % 3), number % 2)
     assert len(window.window) == 10

@@ -416,7 +416,7 @@ def test_no_room_for_the_templates_of_a_batch(listener: Listener, sink: FakeSink
 
 
 def test_templates_of_a_batch_nobody_waits_for(listener: Listener, sink: FakeSink) -> None:
-    """Their results come to nothing."""
+    """Their results are discarded."""
     slow = _with_templates(listener)
     assert listener.send(PATH, b'{"a":1}\n{"a":2}', headers=LINES) is None
     listener.connection.pending = None
@@ -573,7 +573,7 @@ def test_what_is_remembered_of_a_failure_is_for_its_body_only(
 
 
 def test_wrong_secret_is_noticed_before_the_key(listener: Listener) -> None:
-    """A remembered answer is only for those who may know it."""
+    """A remembered answer needs the right secret."""
     headers = f"{JSON}Idempotency-Key: one\r\n"
     listener.get(body=b'{"a":1}', headers=headers)
     status, *_ = listener.get(PATH[:-1] + "x", b'{"a":1}', headers=headers)

@@ -243,7 +243,7 @@ def test_small_chunks_are_bounded(pieces: int) -> None:
 
 
 def test_a_large_body_may_come_in_many_chunks() -> None:
-    """If they have some bytes on average."""
+    """The chunks need a minimum average size."""
     number = 3 * FREE_CHUNKS
     chunk = b"%x\r\n%b\r\n" % (BYTES_PER_CHUNK, b"x" * BYTES_PER_CHUNK)
     parser = RequestParser(HeadReader(), HEAD_LIMIT, number * BYTES_PER_CHUNK)

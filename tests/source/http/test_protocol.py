@@ -290,7 +290,7 @@ def test_malformed_request_is_refused_and_the_connection_closed(listener: Listen
 
 
 def test_a_lingering_connection_is_cut_off(listener: Listener) -> None:
-    """After a refusal a client can't send for long, nor much."""
+    """After a refusal the time and the amount of further data are limited."""
     first, transport = listener.connect()
     first.dataReceived(b"\x00")
     listener.pass_time(LINGER_SECONDS + 3)

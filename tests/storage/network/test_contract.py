@@ -461,7 +461,7 @@ async def test_a_restarted_source_goes_on_behind_what_can_be_read(real: Provided
 
 @pytest_twisted.ensureDeferred
 async def test_two_source_nodes_have_files_of_their_own(real: Provided) -> None:
-    """Neither disturbs the other."""
+    """The nodes don't affect each other."""
     assert real.volume is not None
     lives = [SourceLife(f"source-{n}", LIFE.number) for n in range(2)]
     files = [await real.opener.open(_SLICE, life, Listener()) for life in lives]
@@ -647,7 +647,7 @@ async def _enquire(provided: Provided, attempt: bytes) -> list[StoredRows]:
 
 @pytest_twisted.ensureDeferred
 async def test_rows_of_a_request_are_stored_by_its_latest_attempt(real: Provided) -> None:
-    """An attempt that has asked nobody is refused; whoever asks later learns what is stored."""
+    """An attempt without an enquiry is refused; a later enquiry returns the stored rows."""
     row = _marked(b"a\n", b"attempt1")
     file, _ = await _open(real)
     with pytest.raises(Superseded):

@@ -20,7 +20,7 @@ E = TypeVar("E", bound=enum.Enum)
 
 
 def test_the_table_of_connections() -> None:
-    """A dash is an event that is ignored: nothing follows the loss, nor a second greeting."""
+    """A dash is an ignored event: any event after the loss, and a second greeting."""
     assert _table(CONNECTION_TRANSITIONS, ConnectionState, ConnectionEvent) == {
         # event:    greeted     refused    lost
         "greeting": ["accepted", "refused", "lost"],

@@ -64,7 +64,7 @@ def test_a_failure_counts_with_its_attempt_and_kind() -> None:
 
 
 def test_what_has_to_wait_is_no_operation() -> None:
-    """Neither a duration nor a failure is recorded if it was too early."""
+    """A premature operation isn't recorded, neither its duration nor a failure."""
     metrics = Metrics()
     meter = OperationMeter(metrics, lambda: 1.0)
     with (

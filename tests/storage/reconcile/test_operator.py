@@ -191,7 +191,7 @@ def test_gone_items_leave_no_timer(acts: Acts) -> None:
 
 
 def test_single_flight(acts: Acts) -> None:
-    """While an item is acted on, neither ticks nor wakes nor changes start a second act."""
+    """During an act on an item, ticks, wakes and changes don't start a second one."""
     acts.change(("a", "1"))
     acts.settle()
     acts.tick()

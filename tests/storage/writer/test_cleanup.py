@@ -32,7 +32,7 @@ def test_orphans_go_with_their_empty_parents(tmp_path: Path) -> None:
 
 
 def test_other_things_on_the_volume_are_left_alone(tmp_path: Path) -> None:
-    """Neither directories with other names nor what symbolic links lead to are slices."""
+    """Directories with other names and targets of symbolic links aren't slices."""
     volume = tmp_path / "volume"
     _make(tmp_path, "elsewhere/2/s/k/f/a")
     _make(volume, "backup/2/s/k/f/a", "1/backup/s/k/f/a")

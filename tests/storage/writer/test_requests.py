@@ -62,7 +62,7 @@ def test_what_an_earlier_attempt_has_stored_is_known(asked: Asked) -> None:
 
 
 def test_an_earlier_attempt_writes_nothing_behind_a_later_enquiry(asked: Asked) -> None:
-    """Nor does one that has asked nobody, or another writer only."""
+    """An attempt without an enquiry, or with one at another writer, writes nothing either."""
     with pytest.raises(Superseded):
         asked.requests.appending("a", SINK, 100, [mark(1)])
     asked.ask(1)
@@ -107,7 +107,7 @@ def test_rows_that_are_cut_off_are_not_stored(asked: Asked) -> None:
 
 
 def test_rows_that_another_attempt_counts_on_are_not_cut_off(asked: Asked) -> None:
-    """It may have been told that they are stored."""
+    """The other attempt may have learned that they are stored."""
     asked.ask(1)
     asked.requests.appending("a", SINK, 100, [mark(1)])(True)
     assert asked.ask(2)

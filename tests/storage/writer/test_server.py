@@ -156,7 +156,7 @@ def served(tmp_path: Path) -> Any:
 async def test_a_wrong_greeting_ends_the_connection(
     served: Served, greeting: dict[str, Any]
 ) -> None:
-    """Neither another secret nor another version gets in."""
+    """A wrong secret and a wrong version are refused."""
     client = await served.connect(greeted=False)
     with pytest.raises(commands.Unauthorized):
         await client.greet(**greeting)
@@ -182,7 +182,7 @@ async def test_a_proof_is_good_for_one_connection_and_node(served: Served) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_the_writer_proves_itself_in_another_way(served: Served) -> None:
-    """Neither proof can be sent back as the other one, and the secret is in none of them."""
+    """No proof is valid in the other direction, and none contains the secret."""
     client = await served.connect(greeted=False)
     challenge = (await client.callRemote(commands.Challenge))["nonce"]
     shared = (_SECRET, challenge, b"", SourceLife("n", LIFE.number))
@@ -297,7 +297,7 @@ async def test_mistakes_are_answered_and_the_connection_goes_on(served: Served) 
 
 @pytest_twisted.ensureDeferred
 async def test_what_a_node_sent_before_it_came_anew_is_not_done(served: Served) -> None:
-    """An opening that arrives late over a connection given up doesn't cut off what came since."""
+    """A late opening over an abandoned connection doesn't truncate newer rows."""
     early = await served.connect()
     (early_connection,) = served.factory.connections
     transport = early_connection.transport
@@ -417,7 +417,7 @@ async def test_a_former_life_is_refused_and_disturbs_nobody(served: Served) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_a_life_that_nobody_has_claimed_is_refused(served: Served) -> None:
-    """Neither the greeting nor an opening behind another one's greeting."""
+    """The greeting is refused, and so is an opening after another life's greeting."""
     client = await served.connect()
     for life in (0, LIFE.number - 1, LIFE.number + 1):
         with pytest.raises(commands.FencedOnWire):
@@ -434,7 +434,7 @@ async def test_a_life_that_nobody_has_claimed_is_refused(served: Served) -> None
 async def test_a_greeting_overtaken_by_a_later_life_is_refused(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """etcd said yes, and before that was heard the next life had come."""
+    """The next life claimed the name after etcd's answer, but before the writer received it."""
     slow: Deferred[None] = Deferred()
     life_of = served.register.life_of
 

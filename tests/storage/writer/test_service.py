@@ -424,7 +424,7 @@ async def test_an_open_door_is_warned_of(
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", ":0", "localhost.example:0"])
 @pytest_twisted.ensureDeferred
 async def test_an_open_door_is_refused(node: Node, listen: str) -> None:
-    """Neither secret nor TLS, and other hosts reach it: the message says what to do."""
+    """A port that other hosts reach needs a secret or TLS; the message says what to do."""
     with pytest.raises(UserError, match=r"network\.secret .* tls.* 127\.0\.0\.1.* insecure: true"):
         await node.start(network={("listen",): listen, ("secret",): ""})
     assert await node.registered() == []

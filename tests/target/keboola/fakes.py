@@ -36,17 +36,7 @@ def refused(status: int = 500, code: str = "") -> StorageApiError:
 
 
 class FakeStorageApi(StorageApi):
-    """Remembers what exists, who asked for what, and fails on demand.
-
-    :param directory: where staging files are.
-    :ivar calls: names of methods in order, with what they were about.
-    :ivar failures: by method, raised by its next calls instead of an answer.
-    :ivar before: by method, run before its next call, as something that happens meanwhile.
-    :ivar tokens: live ones, by id.
-    :ivar jobs: those that were started and haven't failed, newest first.
-    :ivar lost_answers: raised after the next imports were started.
-    :ivar job_states: what the next questions for a job's state are answered with.
-    """
+    """Records objects and requests, and fails on demand."""
 
     def __init__(self, directory: Path = Path("/nowhere")) -> None:
         self.directory = directory

@@ -193,7 +193,7 @@ class Life:
             await self.bridge.do(change, SINK_KEY)
 
     async def lose_token(self) -> None:
-        """Somebody deletes the sink's token."""
+        """Delete the sink's token, as another user could."""
         storage = self.bridge.storage
         token = await load_sink_token(storage.client, self.bridge.provider._encryptor, SINK_KEY)
         info = await self.bridge.api.verify_token(token)

@@ -326,7 +326,7 @@ async def test_the_token_shows_nowhere(serve: Serve) -> None:
 
 
 def test_a_wrapped_token_prints_as_stars() -> None:
-    """Neither text nor repr of a token holds its value."""
+    """The text and the repr of a token don't contain its value."""
     token = Token(SECRET)
     assert SECRET not in f"{token} {token!r} {[token]}"
     assert Token.of(token) is token

@@ -167,7 +167,7 @@ async def test_own_tables_and_empty_buckets_are_deleted() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_tables_of_others_are_kept() -> None:
-    """Neither a table that another source's sink has taken over nor an unmarked one is deleted."""
+    """A table of another source's sink and an unmarked table aren't deleted."""
     api = FakeStorageApi()
     api.buckets.add("in.c-bucket")
     mine = [_sink_of("my-source", name, f"in.c-bucket.{name}") for name in ("one", "two")]
@@ -181,7 +181,7 @@ async def test_tables_of_others_are_kept() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_table_that_is_gone_is_no_problem() -> None:
-    """Neither is its bucket."""
+    """A missing table or bucket is no error."""
     await delete_destinations(FakeStorageApi(), MASTER, [SINK])
 
 

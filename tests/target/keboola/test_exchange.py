@@ -216,7 +216,7 @@ async def test_a_service_account_without_a_token(
 
 
 def test_tokens_are_not_shown() -> None:
-    """Neither that of the program nor that of the service account."""
+    """The tokens of the program and of the service account are masked."""
     token = ProgramToken(PROGRAM).on_behalf_of(ACCOUNT)
     assert token.hidden_in(f"{PROGRAM} {ACCOUNT}") == "*** ***"
     for shown in (repr(token), str(token), f"{token}"):

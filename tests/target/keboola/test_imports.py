@@ -317,7 +317,7 @@ async def test_an_unknown_job_is_forgotten(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_job_nobody_can_ask_for_keeps_its_record(setting: Setting) -> None:
-    """Neither a refusal nor a missing token says that the job has ended."""
+    """A refusal or a missing token doesn't mean that the job has ended."""
     record = await _running_job(setting)
     setting.api.failures["get_job"] = [refused(500)]
     with pytest.raises(UserError, match="refused"):

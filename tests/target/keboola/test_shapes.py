@@ -16,7 +16,7 @@ DOCUMENTED = Documented(
 
 
 def test_a_shape_has_names_and_types_only() -> None:
-    """Neither values nor ids that stand as names are in it."""
+    """A shape contains no values, and no ids used as names."""
     value = {"token": "s3cret", "bucketPermissions": {"in.c-b": "write"}, "l": [1, None], "e": []}
     assert shape_of(value) == {
         "": {"object"},

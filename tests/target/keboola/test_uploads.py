@@ -224,7 +224,7 @@ async def test_expired_credentials_end_the_upload_at_once(setting: Setting) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_without_record_is_told(setting: Setting) -> None:
-    """Somebody deleted what belongs to the file."""
+    """The records of the file were deleted by another process."""
     await setting.etcd.delete(file_record_key(setting.file.key))
     with pytest.raises(UserError, match=r"keboola file .* not found in the database") as missing:
         await load_file_record(setting.etcd, setting.file.key)

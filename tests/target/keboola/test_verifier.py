@@ -18,7 +18,7 @@ INFO = TokenInfo("1", "", True, 123, "P")
 
 
 class FakeApi:
-    """Remembers who asks, and answers when the test says so."""
+    """Records the requests, and answers on demand."""
 
     def __init__(self) -> None:
         self.asked: list[Deferred[TokenInfo]] = []

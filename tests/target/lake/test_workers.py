@@ -84,7 +84,7 @@ async def test_a_slice_that_cannot_be_read_is_said_as_it_is(workers: Workers) ->
 
 @pytest_twisted.ensureDeferred
 async def test_a_job_that_is_given_up_ends_its_process(workers: Workers) -> None:
-    """And leaves its turn to those who wait; who gives up waiting takes none."""
+    """Its turn is passed to a waiting job; a job canceled while waiting uses no turn."""
     pid = (await workers.run({"do": "count"}))["pid"]
     hanging = ensureDeferred(workers.run({"do": "hang"}, [_slice(10_000_000)]))
     waiting = ensureDeferred(workers.run({"do": "count"}))

@@ -37,7 +37,7 @@ ensure = pytest_twisted.ensureDeferred
 async def test_probe(
     etcd: EtcdClient, tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
-    """It names neither host nor user, whatever is wrong."""
+    """The message contains no host and no user, for any error."""
     server = shared_postgres()
     (tmp_path / "right").write_text(server.password)
     (tmp_path / "wrong").write_text("a-wrong-password")

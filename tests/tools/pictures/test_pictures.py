@@ -36,7 +36,7 @@ def test_the_page_has_the_newest_picture(name: str) -> None:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_can_be_read(name: str) -> None:
-    """It has a title and a description for those who don't see it, and needs nothing else."""
+    """It has a title and a description for screen readers, and needs no other file."""
     root = ElementTree.fromstring(PICTURES[name])
     texts = {child.tag.rpartition("}")[2]: child.text for child in root}
     assert texts["title"]
