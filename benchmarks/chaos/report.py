@@ -19,9 +19,9 @@ _SHOWN = 20
 
 @attrs.frozen
 class Rejections:
-    """What became of records that a sink had rejected.
+    """The outcome of records rejected by a sink.
 
-    :ivar answered: of which the producer was told that they are rejected.
+    :ivar answered: records whose producer received the rejection.
     :ivar stored: of these, by a replay.
     :ivar kept_twice: of these, since their batch was sent again.
     :ivar missing: of these; a node that was killed had not written them yet.

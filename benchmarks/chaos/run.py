@@ -84,8 +84,10 @@ class _Run:
         return bad > 0 and number % bad == 0
 
     def _rejected(self, rows: Mapping[int, int]) -> Rejections | None:
-        """What became of rejected records. A batch that is sent again has its records rejected
-        again, so one may be kept twice, with different times; each of these is stored once.
+        """Return the outcome of rejected records.
+
+        A batch that is sent again has its records rejected again, so one may be kept twice, with
+        different times; each of these is stored once.
         """
         if not self._settings.bad:
             return None

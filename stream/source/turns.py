@@ -81,7 +81,7 @@ class Turns:
 
     @property
     def is_full(self) -> bool:
-        """Whether a newly decoded body would find no room."""
+        """Whether a newly decoded body would have to wait."""
         return self._held_bytes >= self._max_held
 
     def work(self, key: Hashable, size: int, steps: Steps) -> Deferred[None]:

@@ -1,4 +1,4 @@
-"""Whose table it is: projects may share a connection, but not the rows of each other. Pure."""
+"""Owners of tables: projects may share a connection, but not each other's rows. Pure."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def _going_on(state: State, is_kept: bool, is_noted: bool) -> str:
 
 
 def _doubt(state: State) -> str:
-    """What may be stored twice, since a push goes on after the keys were forgotten."""
+    """Return the warning that records may be stored twice, after the keys have expired."""
     age = round((time.time() - state.saved_at) / 60)
     return (
         f"The push was interrupted {age} minutes ago, so the service may have forgotten what it "

@@ -1,4 +1,4 @@
-"""What earlier attempts of a request have stored, on whichever node they were made.
+"""Rows stored by earlier attempts of a request, on any node.
 
 This process knows the requests that it has answered itself. All others may be repetitions of what
 another source node has stored, or a former life of this one; so the writers are asked, which have
@@ -37,7 +37,7 @@ class Enquirer(Protocol):
     def __call__(
         self, enquiries: Sequence[Enquiry], /, *, are_first: bool
     ) -> Awaitable[list[list[StoredRows]]]:
-        """What is stored of each request, in their order.
+        """Return the stored rows of each request, in the same order.
 
         :param are_first: all are first attempts, so a writer that doesn't answer is left out.
 

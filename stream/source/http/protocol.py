@@ -89,7 +89,7 @@ AT_ONCE_SECONDS = 0.001
 """For requests of a connection that are answered at once; it is overrun by one of them at most."""
 
 AHEAD_SECONDS = 0.005
-"""Of a turn of the reactor, for what remains of all connections; it is overrun by one at most."""
+"""Time of a turn of the reactor for the rest of all connections; one of them may exceed it."""
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024

@@ -51,7 +51,7 @@ ATTEMPT_BYTES = 8
 _MARK_BYTES = KEY_BYTES + CONTENT_BYTES + ATTEMPT_BYTES
 
 MAX_MARKS = 1_000
-"""Of one group; a header has room for twice as many."""
+"""Maximum number of marks of one group; a header has room for twice as many."""
 
 _HEADER_BYTES = 10
 _FLAGS_AT = 3
@@ -77,7 +77,7 @@ class Mark:
     attempt: bytes
 
     def encoded(self) -> bytes:
-        """As it is in a header."""
+        """The mark in the form of a header."""
         return self.key + self.content + self.attempt
 
     @classmethod

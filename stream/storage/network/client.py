@@ -183,10 +183,10 @@ class WriterClients(Service):
     async def enquire(
         self, enquiries: Sequence[Enquiry], *, are_first: bool
     ) -> list[list[StoredRows]]:
-        """What all writers have of requests with idempotency keys.
+        """Return the rows that all writers have of requests with idempotency keys.
 
-        :param are_first: no writer can have anything of them, so one that doesn't answer is left
-            out. All others learn which attempt is the latest.
+        :param are_first: no writer can have rows of them, so a writer that doesn't answer is
+            skipped. All others learn the latest attempt.
 
         Raises WriterError if a writer doesn't answer.
         """

@@ -185,7 +185,7 @@ def encode_enquiries(enquiries: Sequence[Enquiry]) -> bytes:
 
 
 def enquiries_of(data: bytes) -> list[Enquiry]:
-    """What `encode_enquiries` has made."""
+    """Decode the result of `encode_enquiries`."""
     size = KEY_BYTES + ATTEMPT_BYTES
     parts = (data[start : start + size] for start in range(0, len(data), size))
     return [Enquiry(part[:KEY_BYTES], part[KEY_BYTES:]) for part in parts]
@@ -198,7 +198,7 @@ def encode_stored(stored: Sequence[Sequence[StoredRows]]) -> bytes:
 
 
 def decode_stored(data: bytes) -> list[list[StoredRows]]:
-    """What `encode_stored` has made. Raises ValueError if it isn't that."""
+    """Decode the result of `encode_stored`. Raises ValueError if it is invalid."""
     return [
         [StoredRows(SinkKey.parse(sink), bytes.fromhex(content)) for sink, content in each]
         for each in json.loads(data)

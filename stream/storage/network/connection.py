@@ -361,7 +361,7 @@ class Connection(amp.AMP):
         return waiting
 
     async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:
-        """What the writer has of requests; an older one, which doesn't know marks, has nothing.
+        """Return the writer's rows of requests; a writer without support for marks has none.
 
         Raises WriterError.
         """

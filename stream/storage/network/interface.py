@@ -169,7 +169,7 @@ class LocalWriter(Protocol):
         """See `SliceOpener`."""
 
     def enquire(self, enquiries: Sequence[Enquiry]) -> Awaitable[list[list[StoredRows]]]:
-        """What is stored of requests; see `stream.storage.writer.requests`."""
+        """Return the stored rows of requests; see `stream.storage.writer.requests`."""
 
 
 class SliceOpener(Protocol):

@@ -20,7 +20,7 @@ __all__ = ["MarkedGroup", "marked_groups"]
 
 _PREFIX = "slice"
 _MAX_BYTES = 2 * 1024 * 1024 * 1024
-"""Of the latest files; some seconds' reading."""
+"""Maximum size of the latest files, which are read in some seconds."""
 
 
 @attrs.frozen

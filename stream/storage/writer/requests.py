@@ -1,4 +1,4 @@
-"""What a writer knows of requests with idempotency keys: whose rows its volumes have.
+"""A writer's index of requests with idempotency keys whose rows are on its volumes.
 
 Note [One attempt]: before a source node writes rows of such a request, it asks every writer whether
 they are stored. Each writer notes which attempt has asked last, and from then on takes rows of the
@@ -41,7 +41,7 @@ class _Rows:
     """Rows of a request in one file.
 
     :ivar end: of their group in the file.
-    :ivar appending: whoever waits for the end of the append; ``None`` once they are stored.
+    :ivar appending: waiters for the end of the append; ``None`` once they are stored.
     """
 
     sink: SinkKey
@@ -83,7 +83,7 @@ class Requests:
         return len(self._requests)
 
     async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:
-        """What is stored of the request of each enquiry; see Note [One attempt]."""
+        """Return the stored rows of the request of each enquiry; see Note [One attempt]."""
         asked = [self._latest(each) for each in enquiries]
         waiting = [
             rows.appending.wait()

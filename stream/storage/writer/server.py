@@ -259,7 +259,7 @@ class WriterConnection(amp.AMP):
 
     @commands.Enquire.responder
     async def enquire(self, enquiries: bytes) -> dict[str, object]:
-        """What is stored of requests; see `stream.storage.writer.requests`."""
+        """Return the stored rows of requests; see `stream.storage.writer.requests`."""
         self._require_hello()
         try:
             found = await self.factory.writer.enquire(commands.enquiries_of(enquiries))

@@ -227,7 +227,7 @@ class StorageWriter:
         return list(self._files)
 
     async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:
-        """What is stored of requests; see `stream.storage.writer.requests`."""
+        """Return the stored rows of requests; see `stream.storage.writer.requests`."""
         return await self.requests.enquire(enquiries)
 
     # Opening.
