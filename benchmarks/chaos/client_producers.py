@@ -1,4 +1,4 @@
-"""Producers of `stream.client` behind a balancer, and a journal of what became of each record.
+"""Producers of `stream.client` behind a balancer, and a journal of the outcome of each record.
 
 They are a process of their own. The balancer connects each connection to any source that accepts
 it, so a batch that is sent again may reach another node than the first time. What is in doubt the

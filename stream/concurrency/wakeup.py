@@ -1,4 +1,4 @@
-"""Waiting for work with a heartbeat, for whoever writes events to one caller."""
+"""Waiting for work with a heartbeat, for a writer of events to one caller."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def opened_part(target: Path) -> tuple[int, Path]:
         except OSError:  # somebody writes it, or there are no locks
             os.close(descriptor)
             break
-        os.close(descriptor)  # whoever had the lock has given it its name, or has removed it
+        os.close(descriptor)  # the holder of the lock has given it its name, or has removed it
     descriptor, hidden = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
     return descriptor, Path(hidden)
 
