@@ -81,7 +81,7 @@ def test_an_operator_looks_inside(deployed: Deployment, tmp_path: Path) -> None:
         ],
     )
     (tmp_path / "session.txt").write_text(shown)
-    assert "profile(seconds=10.0): Where the process spends its time" in shown
+    assert "profile(seconds=10.0): Show where the process spends its time" in shown
     assert re.search(r"writing  123/456/my-source/my-sink/", shown)
     assert re.search(r"ready  0 B held  1 records  123/456/my-source/my-sink/", shown)
     assert "definition/source/active/" in shown
