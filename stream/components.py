@@ -52,6 +52,7 @@ from stream.telemetry import watch_descriptors, watch_lease, watch_source
 if TYPE_CHECKING:
     from stream.rejected.keeper import RejectedRecords
     from stream.sandbox import ObjectStaging
+    from stream.storage.network.interface import Enquiry, StoredRows
 
 __all__ = ["build"]
 
@@ -371,6 +372,14 @@ def http_source(
     def volumes_away(sources: Sequence[SourceKey]) -> set[str]:
         return router.volumes_away(sources, cluster.now() - remembered)
 
+    async def enquire(
+        enquiries: Sequence[Enquiry], /, *, are_first: bool
+    ) -> list[list[StoredRows]]:
+        # Without a lease, connections of its own would end those that are still being flushed.
+        if router.refusal is not None:
+            raise router.refusal
+        return await clients.enquire(enquiries, are_first=are_first)
+
     source = HttpSourceService(
         reactor,
         client,
@@ -378,7 +387,7 @@ def http_source(
         router,
         hostname=settings.hostname,
         metrics=metrics,
-        enquire=clients.enquire,
+        enquire=enquire,
         away=volumes_away,
     )
     watch_source(metrics, router, lambda: source.connections, lambda: source.held_bytes)

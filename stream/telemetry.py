@@ -12,6 +12,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.etcd import EtcdClient, Session
 from stream.ops.metrics.families import Gauge
 from stream.ops.metrics.registry import Metrics
+from stream.ops.process.thread_pool import AbandonableThreadPool
 
 if TYPE_CHECKING:
     from stream.sink.router import SinkRouter
@@ -57,9 +58,17 @@ def watch_threads(metrics: Metrics, pools: Mapping[str, ThreadPool]) -> None:
     def collect() -> None:
         family = metrics.own("stream_threads_waiting")
         for name, pool in pools.items():
-            family.labels({"pool": name}).set(pool._team.statistics().backloggedWorkCount)
+            family.labels({"pool": name}).set(_backlog(pool))
 
     metrics.on_collect(collect)
+
+
+def _backlog(pool: ThreadPool) -> int:
+    """Return the number of jobs that wait for a thread of *pool*."""
+    if isinstance(pool, AbandonableThreadPool):
+        return pool.backlog
+    count: int = pool._team.statistics().backloggedWorkCount
+    return count
 
 
 def watch_descriptors(metrics: Metrics) -> None:

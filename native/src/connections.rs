@@ -44,8 +44,9 @@ const MAX_HEADS: usize = 1024;
 /// Bytes of rows that are written with one call.
 const MAX_BLOCK: usize = 64 * 1024;
 
-/// Requests that may be left to the Python code in one turn, once they were read.
-const MAX_LEFT: usize = 64;
+/// Requests that may be left to the Python code in one turn, once they were read: each may take
+/// a millisecond.
+const MAX_LEFT: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -287,7 +288,7 @@ impl Connections {
                     Read::Unread => {
                         others.append(PyTuple::new(py, [i64::from(descriptor), READABLE])?)?;
                     }
-                    Read::Left(connection, data) => left.push((connection, data)),
+                    Read::Left(connection, data) => left.push((descriptor, connection, data)),
                 }
                 let ended = monotonic();
                 let mut state = self.state.borrow_mut();
@@ -306,14 +307,16 @@ impl Connections {
             blocks.extend(open.cut(py));
         }
         for block in blocks {
-            if let Err(error) = self.write(py, block) {
-                error.write_unraisable(py, None); // the others have to be written all the same
-            }
+            self.write(py, block);
         }
-        for (connection, data) in left {
+        for (descriptor, connection, data) in left {
+            let started = monotonic();
             let data = PyBytes::new(py, &data);
             if let Err(error) = connection.call_method1(py, intern!(py, "take_data"), (data,)) {
                 error.write_unraisable(py, None);
+            }
+            if let Some(slot) = self.state.borrow_mut().slots.get_mut(&descriptor) {
+                slot.used.add(monotonic() - started);
             }
         }
         Ok(others)
@@ -353,17 +356,21 @@ impl Connections {
                     _ => false,
                 }
             };
-            if !is_waiting {
-                connection.call_method1(intern!(py, "finish"), (usual,))?;
-                continue;
-            }
-            connection.setattr(intern!(py, "pending"), &none)?;
-            connection.setattr(intern!(py, "since"), &now)?;
-            let sent = send(descriptor, answer);
-            if sent < answer.len() {
+            let answered = if is_waiting {
+                connection.setattr(intern!(py, "pending"), &none)?;
+                connection.setattr(intern!(py, "since"), &now)?;
+                let sent = send(descriptor, answer);
+                if sent == answer.len() {
+                    continue;
+                }
                 self.set(descriptor, State::Cold);
                 let rest = PyBytes::new(py, &answer[sent..]);
-                connection.call_method1(intern!(py, "send_rest"), (rest,))?;
+                connection.call_method1(intern!(py, "send_rest"), (rest,))
+            } else {
+                connection.call_method1(intern!(py, "finish"), (usual,))
+            };
+            if let Err(error) = answered {
+                error.write_unraisable(py, None); // the others have to be answered all the same
             }
         }
         Ok(())
@@ -497,8 +504,28 @@ impl Connections {
         Read::Left(slot.connection.clone_ref(py), data.to_vec())
     }
 
+    /// Write a block; if that fails, its requests are answered as failed.
+    fn write(&self, py: Python, block: Block) {
+        let Err(error) = self.begin_and_write(py, &block) else {
+            return;
+        };
+        error.write_unraisable(py, None); // the other blocks have to be written all the same
+        for descriptor in block.waiting {
+            let connection = {
+                let mut state = self.state.borrow_mut();
+                let Some(slot) = state.slots.get_mut(&descriptor) else { continue };
+                slot.state = State::Cold;
+                slot.connection.clone_ref(py)
+            };
+            if let Err(error) = connection.call_method1(py, intern!(py, "crashed"), (&block.head,))
+            {
+                error.write_unraisable(py, None);
+            }
+        }
+    }
+
     /// Write a block, and make its connections wait for it.
-    fn write(&self, py: Python, block: Block) -> PyResult<()> {
+    fn begin_and_write(&self, py: Python, block: &Block) -> PyResult<()> {
         let entries: Vec<(RawFd, Py<PyAny>)> = {
             let state = self.state.borrow();
             let slot = |descriptor: &RawFd| {

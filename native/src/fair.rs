@@ -62,6 +62,11 @@ impl Used {
         self.since.is_some_and(|since| since < self.period) && self.seconds + self.before < share
     }
 
+    /// Add time that its request has taken after it was served.
+    pub fn add(&mut self, seconds: f64) {
+        self.seconds += seconds;
+    }
+
     /// Note that the connection was served.
     pub fn served(&mut self, count: u64, started: f64, ended: f64) {
         self.last = count;

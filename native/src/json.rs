@@ -12,6 +12,10 @@ pub struct Doubt;
 /// Levels of objects and arrays inside one another.
 const MAX_DEPTH: usize = 64;
 
+/// Values of a document, with each object and array counted twice: the Python code, which has a
+/// limit of as many values, counts some of them twice.
+const MAX_VALUES: usize = 100_000;
+
 /// One step of a path: a key that also finds an item of an array if it is a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -72,7 +76,7 @@ impl Paths {
     pub fn find(&self, document: &[u8], found: &mut Vec<Range<usize>>) -> Result<(), Doubt> {
         found.clear();
         found.resize(self.count, 0..0);
-        let mut reader = Reader { paths: self, source: document, at: 0, found };
+        let mut reader = Reader { paths: self, source: document, at: 0, left: MAX_VALUES, found };
         reader.blanks();
         if self.strict && reader.peek()? != b'{' {
             return Err(Doubt);
@@ -91,6 +95,8 @@ struct Reader<'a> {
     paths: &'a Paths,
     source: &'a [u8],
     at: usize,
+    /// Values that may still come.
+    left: usize,
     found: &'a mut Vec<Range<usize>>,
 }
 
@@ -134,8 +140,15 @@ impl Reader<'_> {
         }
     }
 
+    #[inline]
+    fn count(&mut self) -> Result<(), Doubt> {
+        self.left = self.left.checked_sub(1).ok_or(Doubt)?;
+        Ok(())
+    }
+
     fn value(&mut self, node: Option<usize>, depth: usize) -> Result<(), Doubt> {
         let start = self.at;
+        self.count()?;
         match self.peek()? {
             b'"' => {
                 self.string()?;
@@ -159,6 +172,7 @@ impl Reader<'_> {
         if depth == MAX_DEPTH {
             return Err(Doubt);
         }
+        self.count()?;
         let paths = self.paths;
         let children: &[(Step, usize)] = match node {
             Some(node) => &paths.nodes[node].children,
@@ -219,6 +233,7 @@ impl Reader<'_> {
         if depth == MAX_DEPTH {
             return Err(Doubt);
         }
+        self.count()?;
         let paths = self.paths;
         let children: &[(Step, usize)] = match node {
             Some(node) => &paths.nodes[node].children,

@@ -160,9 +160,10 @@ impl RowPlan {
 
     /// Render the rows of all lines of `body`; return them, and how many they are.
     ///
-    /// `None` leaves all of them to the Python code: there are more than `max_records`, or one
-    /// can't be rendered.
-    #[pyo3(signature = (body, at, ip, headers, max_records, /))]
+    /// `None` leaves all of them to the Python code: there are more than `max_records`, their rows
+    /// have more than `max_bytes`, or one can't be rendered.
+    #[pyo3(signature = (body, at, ip, headers, max_records, max_bytes, /))]
+    #[allow(clippy::too_many_arguments)]
     fn lines<'py>(
         &self,
         py: Python<'py>,
@@ -171,10 +172,11 @@ impl RowPlan {
         ip: &[u8],
         headers: &[u8],
         max_records: usize,
+        max_bytes: usize,
     ) -> Option<(Bound<'py, PyBytes>, usize)> {
         let mut rows = Vec::with_capacity(body.len() / 8);
         let context = Context { at, ip, headers };
-        let count = self.render_lines(body, &context, max_records, &mut rows).ok()?;
+        let count = self.render_lines(body, &context, max_records, max_bytes, &mut rows).ok()?;
         Some((PyBytes::new(py, &rows), count))
     }
 
@@ -214,6 +216,7 @@ impl RowPlan {
         body: &[u8],
         context: &Context,
         max_records: usize,
+        max_bytes: usize,
         out: &mut Vec<u8>,
     ) -> Result<usize, Doubt> {
         const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -236,6 +239,9 @@ impl RowPlan {
                 return Err(Doubt);
             }
             self.render(line, context, &mut scratch, out)?;
+            if out.len() > max_bytes {
+                return Err(Doubt); // before they use up the memory: a row can repeat all headers
+            }
         }
         Ok(count)
     }

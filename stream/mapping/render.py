@@ -129,13 +129,14 @@ class Renderer:
         return None if None in rows else cast(list[bytes], rows)
 
     def lines(
-        self, shared: RecordContext, body: bytes, max_records: int
+        self, shared: RecordContext, body: bytes, max_records: int, max_bytes: int
     ) -> tuple[bytes, int] | None:
         """Return the rows of all lines of *body*, and their number, if compiled code renders them.
 
         ``None`` leaves them to `rows`.
 
         :param shared: has the data that all records share; its headers declare JSON.
+        :param max_bytes: maximum size of the rows.
         """
         native = self.native
         if native is None or not _reads(native, shared):
@@ -146,6 +147,7 @@ class Renderer:
             shared.client_ip.encode(),
             shared.headers.csv_cell if native.has_headers else b"",
             max_records,
+            max_bytes,
         )
 
     def rows(self, block: RecordBlock) -> list[bytes]:

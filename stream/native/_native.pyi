@@ -43,7 +43,7 @@ class RowPlan:
         self, bodies: list[bytes], at: int, ip: bytes, headers: bytes, /
     ) -> list[bytes | None]: ...
     def lines(
-        self, body: bytes, at: int, ip: bytes, headers: bytes, max_records: int, /
+        self, body: bytes, at: int, ip: bytes, headers: bytes, max_records: int, max_bytes: int, /
     ) -> tuple[bytes, int] | None: ...
 
 @final

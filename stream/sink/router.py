@@ -304,12 +304,18 @@ class SinkRouter(Service):
         Uploaded slices count, too: their writer alone knows which requests have rows in them.
         """
         wanted = set(sources)
-        found = {
-            slice_.key.volume_id
-            for slice_ in self._slices.items.values()
-            if slice_.key.source_key in wanted
-            and (slice_.closing_at is None or slice_.closing_at >= since)
-        }
+        away: dict[str, bool] = {}
+        found = set()
+        for slice_ in self._slices.items.values():
+            volume_id = slice_.key.volume_id
+            if volume_id not in away:  # checked first, since it is rare
+                away[volume_id] = self._volume(volume_id) is None
+            if (
+                away[volume_id]
+                and slice_.key.source_key in wanted
+                and (slice_.closing_at is None or slice_.closing_at >= since)
+            ):
+                found.add(volume_id)
         for (source, volume_id), uploaded_at in list(self._uploaded.items()):
             if uploaded_at < since:
                 del self._uploaded[source, volume_id]

@@ -15,6 +15,11 @@ acknowledged length, the writer truncates it there, and the groups are sent agai
 interruption neither loses nor doubles a row. This holds within one life of the node: if a later
 life has the file, nothing is sent again, and the outcome of groups in flight stays unknown.
 
+Note [Accepted rows]: if the settings don't wait, producers have got their answer, and nobody sends
+the rows again. So they aren't given up if a writer refuses the mark of one of their requests: the
+group is sent again without marks, and at worst a repeated request is stored twice. If rows in the
+file may not be cut off, the length of the file says which groups it has.
+
 Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
 once a second. A crash may lose the latest counts, which the reader corrects, but must not make a
 slice with records look empty: it would never be rotated. So the first answer of a slice waits until
@@ -143,6 +148,7 @@ class SlicePipeline:
         self._open = Group(meter=self._meter)
         self._full: deque[Group] = deque()
         self._sent: deque[SentGroup] = deque()
+        self._undecided: list[tuple[int, SentGroup]] = []
         self._held = 0
         self._commit_call: IDelayedCall | None = None
         self._interval_call: IDelayedCall | None = None
@@ -267,6 +273,9 @@ class SlicePipeline:
             else:
                 break
             self._send(group)
+        if self._open.rows and not self._open.waiting and self._interval_call is None:
+            # They came after a full group, in the turn before this call.
+            self._interval_call = self._reactor.callLater(self._interval, self._interval_passed)
         self._check_empty()
 
     def _send(self, group: Group) -> None:
@@ -318,6 +327,9 @@ class SlicePipeline:
             return  # see Note [Resending]: only the latest transmission counts
         self._acknowledged = end
         self._sent.remove(sent)
+        self._stored(sent)
+
+    def _stored(self, sent: SentGroup) -> None:
         group = sent.group
         self._held -= group.size
         if self._meter is not None and self._level is SyncLevel.SYNCED:
@@ -348,16 +360,51 @@ class SlicePipeline:
         if generation != self._generation:
             return
         if failure.check(Superseded):
-            # Another slice would refuse it, too: its requests have to come again.
             self._sent.remove(sent)
-            self._held -= sent.group.size
-            sent.group.failed(not_stored(_error(failure)))
+            if sent.group.waiting:
+                # Another slice would refuse it, too: its requests have to come again.
+                self._held -= sent.group.size
+                sent.group.failed(not_stored(_error(failure)))
+            else:
+                self._send_unmarked(sent.group)
         if failure.check(WriterError) is None:
             _log.failure("unexpected failure of an append", failure)
         # A refused append leaves no data, and later ones are refused because of their offset.
         self._lose_file(
             _error(failure), sent_refused=failure.check(NoSpace, SliceSealed) is not None
         )
+
+    def _send_unmarked(self, group: Group) -> None:
+        """Send *group* again; see Note [Accepted rows]."""
+        group.marks = []
+        self._full.appendleft(group)
+
+    def _leave_in_file(self, error: Exception) -> None:
+        """Give up the groups in flight: the file may have them, and may not be cut.
+
+        Those without a waiting producer are decided when the file is open.
+        """
+        sent_groups = list(self._sent)
+        self._sent.clear()
+        end, self._acknowledged = self._acknowledged, -1
+        for sent in sent_groups:
+            end += len(sent.data)
+            if not sent.data:  # it is still being compressed
+                self._full.appendleft(sent.group)
+            elif sent.group.waiting:
+                self._held -= sent.group.size
+                sent.group.failed(outcome_unknown(error))
+            else:
+                self._undecided.append((end, sent))
+
+    def _decide(self, length: int) -> None:
+        """Handle groups that a file of *length* bytes has, or hasn't."""
+        undecided, self._undecided = self._undecided, []
+        for end, sent in undecided:
+            if end <= length:
+                self._stored(sent)
+            else:
+                self._send_unmarked(sent.group)
 
     def draining(self) -> None:
         """Send pending rows, close the file, and reopen it when the stopping writer is back."""
@@ -397,9 +444,10 @@ class SlicePipeline:
 
     def _take_all(self) -> tuple[list[Group], list[Group]]:
         """Remove and return all groups: those in flight, and those never sent."""
-        sent = [sent.group for sent in self._sent]
+        sent = [sent.group for sent in (*(each for _, each in self._undecided), *self._sent)]
         unsent = [group for group in (*self._full, self._open) if group.rows]
         self._sent.clear()
+        self._undecided.clear()
         self._full.clear()
         self._open = Group(meter=self._meter)
         self._held = 0
@@ -475,6 +523,7 @@ class SlicePipeline:
         self._file = file
         self._offset = self._acknowledged = file.length
         self._reopen_backoff.reset()
+        self._decide(file.length)
         self._append_ready()
         self._commit()
         self._when_opened.fire(None)
@@ -486,7 +535,10 @@ class SlicePipeline:
         if failure.check(SliceSealed):
             self._lose_file(_error(failure))
             return
-        if failure.check(Fenced, Superseded):
+        if failure.check(Superseded):
+            self._leave_in_file(_error(failure))
+            self._check_empty()
+        elif failure.check(Fenced):
             self._acknowledged = -1
             self._give_up_all(_error(failure), sent_refused=False)
         suppressed = self._unopened.due(self.slice.key.volume_id)

@@ -36,6 +36,12 @@ class Client:
     data: list[bytes] = attrs.Factory(list)
     finished: list[bytes] = attrs.Factory(list)
     rest: list[bytes] = attrs.Factory(list)
+    crashes: list[object] = attrs.Factory(list)
+
+    def crashed(self, head: object) -> None:
+        """Answer that the service has failed."""
+        self.pending = None
+        self.crashes.append(head)
 
     def take_data(self, data: bytes) -> None:
         """Take what isn't for the compiled code."""
@@ -316,6 +322,9 @@ def test_a_lane_that_fails_costs_only_its_own_requests(
     table.turn(*clients)
     assert len(table.rows()) == 1
     assert [str(each.exc_value) for each in reported] == ["broken"]
+    assert [client.crashes for client in clients] == [["the head"], []]
+    _send(clients[0])
+    assert table.turn(clients[0]) == [(clients[0].ours.fileno(), READABLE)]
 
 
 def test_a_client_that_is_always_ready_is_served_after_the_others(table: Table) -> None:

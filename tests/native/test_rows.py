@@ -139,3 +139,24 @@ def test_deep_documents_are_left_to_the_python_code(depth: int) -> None:
     assert plan is not None
     row = plan.row(b"[" * depth + b"]" * depth, AT, b"", b"")
     assert (row is None) == (depth > 64)
+
+
+def test_documents_with_too_many_values_are_left_to_the_python_code() -> None:
+    """Which refuses them; it may count an object or array twice."""
+    plan = native_plan(Mapping((PathColumn("a", path="a", default_value=""),)), LIMIT)
+    assert plan is not None
+    for values, is_taken in ((99_000, True), (100_000, False)):
+        body = b"[" + b",".join([b"1"] * values) + b"]"
+        assert (plan.row(body, AT, b"", b"") is not None) == is_taken
+    assert plan.row(b"[" + b",".join([b"[]"] * 60_000) + b"]", AT, b"", b"") is None
+
+
+def test_lines_are_limited_by_the_bytes_of_their_rows() -> None:
+    """All of them are left to the Python code if there are more."""
+    plan = native_plan(Mapping((PathColumn("a", path="a"),)), LIMIT)
+    assert plan is not None
+    body = b'{"a":1}\n' * 3
+    rows = b'"1"\n' * 3
+    assert plan.lines(body, AT, b"", b"", 3, len(rows)) == (rows, 3)
+    assert plan.lines(body, AT, b"", b"", 3, len(rows) - 1) is None
+    assert plan.lines(body, AT, b"", b"", 2, len(rows)) is None

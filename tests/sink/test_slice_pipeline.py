@@ -188,6 +188,57 @@ class PipelineTests(SynchronousTestCase):
         self.clock.advance(0.06)
         assert [data for _, data, _ in self.file.waiting] == [b"a\n"]
 
+    def test_rows_behind_a_full_group_wait_for_the_interval(self) -> None:
+        """They come in the same turn as a batch that fills a group by itself."""
+        pipeline = self._unawaited("50ms")
+        pipeline.write(b"a\n" * 4, 4, 1000, None)
+        pipeline.write(b"b\n", 1, 1000, None)
+        self.clock.advance(0)
+        assert [data for _, data, _ in self.file.waiting] == [b"a\n" * 4]
+        self.file.answer()
+        self.clock.advance(0.06)
+        assert [data for _, data, _ in self.file.waiting] == [b"b\n"]
+
+    def _accepted(self) -> SlicePipeline:
+        return self.pipeline(attrs.evolve(ENCODING, sync=attrs.evolve(ENCODING.sync, wait=False)))
+
+    def test_accepted_rows_with_a_refused_mark_are_stored_without_it(self) -> None:
+        """Their producers have got an answer, and don't send them again."""
+        pipeline = self._accepted()
+        pipeline.write(b"a\n", 1, 1000, None, Mark(b"k" * 16, b"c" * 8, b"a" * 8))
+        pipeline.write(b"b\n", 1, 1000, None)
+        self.clock.advance(0.06)
+        self.file.refuse(Superseded("the writer was restarted"))
+        while not self.file.waiting:
+            self.clock.advance(0.1)
+        [(_, data, _)] = self.file.waiting
+        assert marks_of(data) == ()
+        self.file.answer()
+        assert gzip.decompress(self.stored) == b"a\nb\n"
+        assert pipeline.held_bytes == 0
+
+    def test_accepted_rows_in_a_file_that_is_not_cut_are_stored_once(self) -> None:
+        """Its length says which groups it has; the others are sent again."""
+        pipeline = self._accepted()
+        for row in (b"a\n", b"b\n"):
+            pipeline.write(row, 1, 1000, None, Mark(row * 8, b"c" * 8, b"a" * 8))
+            self.clock.advance(0.06)
+        pipeline.write(b"c\n", 1, 1000, None)
+        self.clock.advance(0.06)
+        file = self.file
+        assert len(file.waiting) == 2
+        self.opener.refusals += [Superseded("another attempt")]
+        file.refuse(WriterUnavailable("gone"), stored=True)
+        while not self.file.waiting or self.file is file:
+            self.clock.advance(0.1)
+        assert self.opener.resumes == [-1, 0, -1]
+        while self.file.waiting:
+            self.file.answer()
+        rows = gzip.decompress(self.stored)
+        assert sorted(rows.splitlines()) == [b"a", b"b", b"c"]
+        assert pipeline.held_bytes == 0
+        assert pipeline.counters.statistics().records_count == 3
+
     def test_a_row_that_is_waited_for_takes_them_along(self) -> None:
         """A row with a waiting producer isn't delayed by others."""
         pipeline = self._unawaited("50ms")

@@ -74,6 +74,11 @@ class AbandonableThreadPool(ThreadPool):
         self._waiting: deque[_Job] = deque()
         self._count = 0
 
+    @property
+    def backlog(self) -> int:
+        """The number of jobs that wait for a thread."""
+        return len(self._waiting)
+
     def start(self) -> None:
         """Begin with the jobs that were given before."""
         with self._lock:

@@ -20,7 +20,7 @@ from stream.record.context import RecordContext
 from stream.record.elements import MAX_LINES_PER_RECORD, Element, array_steps, line_elements
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.record.large import takes_long
-from stream.source.batch import Evaluation, Rejection, RowBlock, render_batch
+from stream.source.batch import MAX_ROWS_BYTES, Evaluation, Rejection, RowBlock, render_batch
 from stream.source.http.batch_completion import BatchCompletion, BlockCompletion
 from stream.source.http.completions import (
     FanOutCompletion,
@@ -211,7 +211,8 @@ def _lines_at_once(
         for renderer, rows in zip(renderers, rendered, strict=True):
             made = None
             if renderer is not None and end - start <= MAX_NATIVE_BYTES:
-                made = renderer.lines(shared, piece, max_records - count)
+                max_bytes = MAX_ROWS_BYTES - sum(map(len, rows))
+                made = renderer.lines(shared, piece, max_records - count, max_bytes)
             if made is None:
                 return None
             rows.append(made[0])

@@ -23,9 +23,13 @@ from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
+from stream.source.turns import SHARES, overloaded
 from stream.storage.network.interface import Enquiry, StoredRows, WriterUnavailable
 
 __all__ = ["Away", "EarlierAttempts", "Enquirer"]
+
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Maximum size of the bodies of requests that wait for writers; a source has its share of it."""
 
 _AT_ONCE = 1_000
 _AWAY_SECONDS = 1.0
@@ -68,12 +72,17 @@ class EarlierAttempts:
         self._known_away: dict[tuple[SourceKey, ...], Collection[str]] = {}
         self._known_until = 0.0
         self._waiting: dict[bool, list[_Asked]] = {True: [], False: []}
+        self._held: dict[tuple[int, str], int] = {}
+        self._held_bytes = 0
 
     def ask(
-        self, enquiry: Enquiry, sources: Sequence[SourceKey], attempt: int
+        self, enquiry: Enquiry, sources: Sequence[SourceKey], attempt: int, size: int = 0
     ) -> Deferred[Sequence[StoredRows]]:
         """Fires with what is stored of a request; fails with WriterError if that isn't known.
 
+        Fails with UserError, 503: too many bytes wait for writers.
+
+        :param size: bytes that the request holds meanwhile.
         :param attempt: its number, from 1; 0 if that isn't known.
         """
         away = self._volumes_away(tuple(sources)) if attempt > 1 else ()
@@ -84,13 +93,29 @@ class EarlierAttempts:
                     "attempt, is unavailable"
                 )
             )
+        owner = sources[0].project_id, sources[0].source_id
+        own = self._held.get(owner, 0)
+        if (own and own + size > MAX_WAITING_BYTES // SHARES) or (
+            self._held_bytes and self._held_bytes + size > MAX_WAITING_BYTES
+        ):
+            return fail(overloaded("too many requests wait for writers"))
         is_first = attempt == 1
         waiting = self._waiting[is_first]
         if not waiting:
             self._reactor.callLater(0, self._ask_all, is_first)
         asked = _Asked(enquiry, Deferred())
         waiting.append(asked)
-        return asked.answer
+        self._held[owner] = own + size
+        self._held_bytes += size
+
+        def free(result: Any) -> Any:
+            self._held_bytes -= size
+            self._held[owner] -= size
+            if not self._held[owner]:
+                del self._held[owner]
+            return result
+
+        return asked.answer.addBoth(free)
 
     def _volumes_away(self, sources: tuple[SourceKey, ...]) -> Collection[str]:
         now = self._reactor.seconds()

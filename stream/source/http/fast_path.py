@@ -70,7 +70,8 @@ class Times(Protocol):
 class _TurnConnection:
     """The connections of a block, presented to its completion as one connection.
 
-    :ivar pending: the completion.
+    :ivar pending: the completion; ``None`` once it has answered: they would be a reference cycle,
+        and the collector can run in another thread, which may not free `stream.native.Waiting`.
     """
 
     __slots__ = ("_connections", "_times", "_waiting", "pending")
@@ -88,6 +89,7 @@ class _TurnConnection:
     def finish(self, answer: bytes) -> None:
         """Answer all waiting requests."""
         completion, times = self.pending, self._times
+        self.pending = None
         if answer is responses.OK:
             dated = times.dated_ok
         elif answer is responses.ACCEPTED:

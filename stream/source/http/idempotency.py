@@ -260,6 +260,8 @@ class Attempt:
         Raises UserError: 422, that was another content.
         """
         for rows in stored:
+            if (rows.sink.project_id, rows.sink.source_id) != self._scope[:2]:
+                continue  # a writer reads marks in files, and those of others are no proof
             if self.mark is not None and rows.content != self.mark.content:
                 raise _key_reused()
             self.taken[(rows.sink.source_key, rows.sink.sink_id)] = PROCESSED

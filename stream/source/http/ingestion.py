@@ -133,7 +133,7 @@ class Ingestion:
             if earlier is None:
                 self._carry_out(begun, body, ())
                 return
-            asked = earlier.ask(begun.enquiry(), self._sources, self._head.attempt)
+            asked = earlier.ask(begun.enquiry(), self._sources, self._head.attempt, len(body))
             asked.addCallbacks(
                 lambda stored: self._carry_out(begun, body, stored),
                 lambda failure: begun.finish(self._not_known(failure)),

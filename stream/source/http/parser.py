@@ -109,6 +109,15 @@ class RequestParser:
         return not self.rest and self.head is None
 
     @property
+    def is_unused(self) -> bool:
+        """Whether nothing has arrived since the last request, not even an empty line.
+
+        Empty lines are counted until the next head, so a request that is read elsewhere mustn't
+        follow them.
+        """
+        return not self.rest and self.head is None and not self._empty_lines
+
+    @property
     def held(self) -> int:
         """The number of held bytes, most of them of an incomplete request."""
         body = len(self._body) if self._chunked is None else self._chunked.held

@@ -230,6 +230,11 @@ class IngestProtocol(Protocol):
             _log.failure("a connection failed")
             self.transport.abortConnection()
 
+    def crashed(self, head: Head) -> None:
+        """Answer a request of the fast path whose rows couldn't be written; the fault is ours."""
+        self._head = head
+        self._refuse(self._handler.crashed(), head)
+
     def _arm(self) -> None:
         """Let the next request use the fast path; see `stream.source.http.fast_path`."""
         fast, head = self._fast, self._head
@@ -246,7 +251,7 @@ class IngestProtocol(Protocol):
                 or self.factory.draining
             )
             and self.pending is None
-            and self._parser.is_empty
+            and self._parser.is_unused
             and fast.takes(head)
         ):
             fast.connections.arm(self._descriptor)

@@ -28,6 +28,7 @@ from stream.ops.metrics.registry import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.sink.outcome import Stored
+from stream.source.batch import MAX_ROWS_BYTES
 from stream.source.http import responses
 from stream.source.http.completions import Connection, Waited
 from stream.source.http.content_decoding import Decoder
@@ -263,7 +264,10 @@ def _rendered(
             renderer = opened.renderer()
             if renderer.plan is not None:
                 return None
-            blocks.append((opened, renderer, b"".join(map(renderer.row, records))))
+            rows = b"".join(map(renderer.row, records))
+            if len(rows) > MAX_ROWS_BYTES:
+                return None
+            blocks.append((opened, renderer, rows))
     except UserError:
         return None
     return blocks

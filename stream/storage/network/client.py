@@ -198,16 +198,16 @@ class WriterClients(Service):
             ensureDeferred(self._enquire(address, volume_ids, enquiries))
             for address, volume_ids in addresses.items()
         ]
+        if self._local is not None:
+            asked.append(ensureDeferred(_awaited(self._local.enquire(enquiries))))
         seconds = self._settings.stream_open_timeout.seconds
-        for each in asked:
+        for each in asked:  # also of the local one, which waits for appends to a disk
             within(
                 each,
                 min(seconds, _FIRST_ATTEMPT_SECONDS) if are_first else seconds,
                 self._reactor,
                 "an enquiry",
             )
-        if self._local is not None:
-            asked.append(ensureDeferred(_awaited(self._local.enquire(enquiries))))
         found: list[list[StoredRows]] = [[] for _ in enquiries]
         for succeeded, result in await DeferredList(asked, consumeErrors=True):
             if succeeded:

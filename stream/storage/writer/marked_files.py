@@ -5,14 +5,15 @@ See Note [Restart] in `stream.storage.writer.requests`.
 
 from __future__ import annotations
 
-import mmap
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
 from stream.definition.key import SinkKey
+from stream.ops.durable import sync_file
 from stream.storage.model.marks import Mark, find_marks
 from stream.storage.writer.cleanup import slice_directories
 
@@ -21,6 +22,8 @@ __all__ = ["MarkedGroup", "marked_groups"]
 _PREFIX = "slice"
 _MAX_BYTES = 2 * 1024 * 1024 * 1024
 """Maximum size of the latest files, which are read in some seconds."""
+_READ_BYTES = 1024 * 1024
+"""Bytes that are searched at once: meanwhile no other thread of the process runs."""
 
 
 @attrs.frozen
@@ -36,17 +39,23 @@ class MarkedGroup:
     marks: tuple[Mark, ...]
 
 
-def marked_groups(volume: Path, since: float) -> list[MarkedGroup]:
-    """The marked groups in slice files that were written after *since*, seconds since the epoch."""
+def marked_groups(volume: Path, since: float, max_marks: int) -> list[MarkedGroup]:
+    """The marked groups in slice files that were written after *since*, seconds since the epoch.
+
+    The oldest come first. Of more than *max_marks* marks the oldest are left out.
+    """
     files = sorted(_latest(volume, since), reverse=True)
-    groups: list[MarkedGroup] = []
-    left = _MAX_BYTES
+    found: list[Sequence[MarkedGroup]] = []
+    left, bytes_left = max_marks, _MAX_BYTES
     for _, size, directory, name in files:
-        left -= size
-        if left < 0:
+        bytes_left -= size
+        if bytes_left < 0 or left <= 0:
             break
-        groups += _of_file(volume, directory, name)
-    return groups
+        # Each group has a mark, so as many groups are more than enough.
+        groups = _of_file(volume, directory, name, max_marks)
+        left -= sum(len(group.marks) for group in groups)
+        found.append(groups)
+    return [group for groups in reversed(found) for group in groups]
 
 
 def _latest(volume: Path, since: float) -> Iterator[tuple[float, int, str, str]]:
@@ -63,12 +72,47 @@ def _latest(volume: Path, since: float) -> Iterator[tuple[float, int, str, str]]
             continue
 
 
-def _of_file(volume: Path, directory: str, name: str) -> Iterator[MarkedGroup]:
+class _Content:
+    """The content of a file for `find_marks`.
+
+    A map of the file would be searched in one go, with all other threads of the process waiting
+    for the disk; and a file that is cut meanwhile would end the process.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+
+    def __getitem__(self, part: slice) -> bytes:
+        size = min(part.stop, self._size) - part.start
+        return os.pread(self._descriptor, size, part.start) if size > 0 else b""
+
+    def find(self, wanted: bytes, start: int = 0) -> int:
+        """The place of *wanted* at or after *start*; -1 if it isn't there."""
+        while piece := os.pread(self._descriptor, _READ_BYTES, start):
+            found = piece.find(wanted)
+            if found >= 0:
+                return start + found
+            if len(piece) < len(wanted):
+                break
+            start += len(piece) - len(wanted) + 1
+        return -1
+
+
+def _of_file(volume: Path, directory: str, name: str, most: int) -> Sequence[MarkedGroup]:
+    """The last *most* marked groups of a file.
+
+    They are made durable: the process that wrote them may have ended before its sync, and from now
+    on answers to producers say that the rows are stored.
+    """
     path = volume / directory / name
     try:
         sink = SinkKey.parse("/".join(directory.split("/")[:4]))
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for end, marks in find_marks(data):
-                yield MarkedGroup(str(path), sink, end, marks)
+        with path.open("rb", buffering=0) as file:
+            found = find_marks(_Content(file.fileno()))
+            groups = deque((MarkedGroup(str(path), sink, *each) for each in found), maxlen=most)
+            if groups:
+                sync_file(file.fileno())
+            return groups
     except (OSError, ValueError):
-        return
+        return ()

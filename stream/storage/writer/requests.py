@@ -9,7 +9,8 @@ arrive. Appends of the request that are under way are waited for, so the answer 
 Note [Cuts]: a source node that lost its file opens it again, has what it knows not to be
 acknowledged cut off, and sends it again. But another attempt may have got the answer meanwhile that
 just these rows are stored. Then nothing is cut: the opening fails with `Superseded`, and the
-outcome of the rows is for the producers to ask again.
+outcome of the rows is for the producers to ask again. That holds also when the request has been
+forgotten since.
 
 Note [Restart]: marks are in the files, so a writer that starts reads those of the latest files
 again. It doesn't know who has asked its former life, so it takes no marked rows before it is asked
@@ -34,6 +35,9 @@ __all__ = ["DEFAULT_KEYS", "DEFAULT_SECONDS", "Requests", "settled"]
 
 DEFAULT_SECONDS = 600.0
 DEFAULT_KEYS = 100_000
+
+_MAX_FILES = 10_000
+"""Maximum number of files whose rows of forgotten requests aren't cut off."""
 
 
 @attrs.define(eq=False)
@@ -74,10 +78,11 @@ class Requests:
 
     def __init__(self, seconds: float, max_keys: int, clock: Callable[[], float]) -> None:
         self.seconds = seconds
-        self._max_keys = max_keys
+        self.max_keys = max_keys
         self._clock = clock
         self._requests: OrderedDict[bytes, _Request] = OrderedDict()
-        self._files: dict[str, list[_Rows]] = {}
+        self._files: dict[str, dict[_Rows, None]] = {}
+        self._uncut: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -115,18 +120,27 @@ class Requests:
         request = self._requests.pop(key, None) or _Request(0.0)
         request.until = now + self.seconds
         self._requests[key] = request
-        if len(self._requests) > self._max_keys:
+        if len(self._requests) > self.max_keys:
             self._forget(next(iter(self._requests)))
         return request
 
     def _forget(self, key: bytes) -> None:
-        for rows in self._requests.pop(key).rows:
+        request = self._requests.pop(key)
+        for rows in request.rows:
+            if rows.mark.attempt != request.attempt:
+                self._keep(rows)
             self._remove(rows)
 
+    def _keep(self, rows: _Rows) -> None:
+        """Remember that *rows* may not be cut off, without their request; see Note [Cuts]."""
+        self._uncut[rows.file] = max(self._uncut.get(rows.file, 0), rows.end)
+        self._uncut.move_to_end(rows.file)
+        if len(self._uncut) > _MAX_FILES:
+            self._uncut.popitem(last=False)
+
     def _remove(self, rows: _Rows) -> None:
-        of_file = self._files.get(rows.file, [])
-        if rows in of_file:
-            of_file.remove(rows)
+        of_file = self._files.get(rows.file, {})
+        of_file.pop(rows, None)
         if not of_file:
             self._files.pop(rows.file, None)
 
@@ -167,7 +181,7 @@ class Requests:
         request = self._of(mark.key)
         rows = _Rows(sink, file, end, mark, appending)
         request.rows.append(rows)
-        self._files.setdefault(file, []).append(rows)
+        self._files.setdefault(file, {})[rows] = None
         return rows
 
     def _drop(self, rows: _Rows) -> None:
@@ -182,6 +196,8 @@ class Requests:
         Raises `Superseded` if that may not be; see Note [Cuts].
         """
         lost = [rows for rows in self._files.get(file, ()) if rows.end > length]
+        if self._uncut.get(file, 0) > length:
+            raise Superseded("another attempt of a request may count on rows in the file")
         for rows in lost:
             request = self._requests.get(rows.mark.key)
             if request is None or request.attempt != rows.mark.attempt:

@@ -223,7 +223,7 @@ class StorageWriterService(Service):
         requests = self.writer.requests
         since = self._now() - requests.seconds
         groups: list[MarkedGroup] = await volume.appender.run(
-            partial(marked_groups, volume.found.path, since)
+            partial(marked_groups, volume.found.path, since, requests.max_keys)
         )
         for group in groups:
             requests.found(group.file, group.sink, group.end, group.marks)

@@ -12,9 +12,12 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
+from stream.ops.metrics.registry import Metrics
 from stream.ops.process import thread_pool as pool
 from stream.ops.process.thread_pool import AbandonableThreadPool, ThreadPoolService
+from stream.telemetry import watch_threads
 
 reactor: Any = _reactor
 
@@ -108,3 +111,19 @@ def test_a_failed_job_is_logged_and_takes_no_thread_with_it() -> None:
         assert done.wait(10)
     assert [entry["log_failure"].type for entry in entries] == [ValueError]
     pool.stop()
+
+
+def test_jobs_that_wait_for_a_thread_are_counted() -> None:
+    """Of both kinds of pools; a job waits also before its pool is started."""
+    metrics, pools = Metrics(), {"ours": AbandonableThreadPool(0, 1), "other": ThreadPool(0, 1)}
+    for each in pools.values():
+        each.callInThread(lambda: None)
+    watch_threads(metrics, pools)
+    with capturedLogs() as logs:
+        metrics.collect()
+    assert logs == []
+    family = metrics.own("stream_threads_waiting")
+    assert [family.labels({"pool": name}).value for name in pools] == [1, 1]
+    for each in pools.values():
+        each.start()
+        each.stop()

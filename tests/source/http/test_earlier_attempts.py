@@ -8,9 +8,13 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from stream.definition.key import SinkKey
 from stream.mapping.columns import PathColumn
+from stream.source.http.earlier_attempts import MAX_WAITING_BYTES, EarlierAttempts
 from stream.storage.model.marks import Mark
 from stream.storage.network.interface import Enquiry, StoredRows, WriterUnavailable
 from tests.source.http.test_handler import KEY, PATH, FakeSink, Listener
@@ -157,6 +161,44 @@ def test_who_waits_for_a_writer_that_has_left(
         node.away.clear()
         node.listener.clock.advance(1.0)
         assert node.push(headers=_HEADERS + header)[0] == 207
+
+
+def test_rows_of_another_source_are_no_proof(writers: Writers) -> None:
+    """A file that somebody else's records are in may look as if it had the mark."""
+    node, foreign = Node(writers), SinkKey(KEY.project_id + 1, 1, KEY.source_id, "k")
+
+    async def enquire(
+        enquiries: Sequence[Enquiry], /, *, are_first: bool
+    ) -> list[list[StoredRows]]:
+        return [[StoredRows(foreign, b"x" * 8)] for _ in enquiries]
+
+    node.listener = Listener(enquire=enquire)
+    node.listener.router.sinks[KEY] = list(node.sinks.items())
+    assert node.push()[0] == 207
+    assert [len(sink.blocks) for sink in node.sinks.values()] == [1, 1]
+
+
+def test_the_bodies_that_wait_for_writers_are_limited() -> None:
+    """A source may hold its share of the limit, and a single body of any size."""
+    clock, unanswered = Clock(), list[Deferred[list[list[StoredRows]]]]()
+
+    async def enquire(
+        enquiries: Sequence[Enquiry], /, *, are_first: bool
+    ) -> list[list[StoredRows]]:
+        unanswered.append(Deferred())
+        return await unanswered[-1]
+
+    earlier = EarlierAttempts(clock, enquire)
+    enquiry = Enquiry(b"k" * 16, b"a" * 8)
+    failed: list[Failure] = []
+    first = earlier.ask(enquiry, [KEY], 0, MAX_WAITING_BYTES)
+    earlier.ask(enquiry, [KEY], 0, 1).addErrback(failed.append)
+    assert [failure.value.name for failure in failed] == ["overloaded"]  # type: ignore[union-attr]
+    clock.advance(0)
+    unanswered[0].callback([[]])
+    assert first.called
+    earlier.ask(enquiry, [KEY], 0, 1).addErrback(failed.append)
+    assert len(failed) == 1
 
 
 def test_requests_of_one_turn_are_asked_for_together(writers: Writers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import re
@@ -26,8 +27,11 @@ from stream.mapping.columns import HeadersColumn, IpColumn, Mapping, PathColumn
 from stream.mapping.render import Renderer, compile_renderer
 from stream.ops.metrics.registry import Metrics
 from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
 from stream.sink.outcome import Completion
+from stream.source.batch import RowBlock
 from stream.source.dispatcher import Dispatcher, SourceEntry
+from stream.source.http.batches import _lines_at_once
 from stream.source.http.client import ClientAddress
 from stream.source.http.content_decoding import Decoder
 from stream.source.http.handler import IngestHandler
@@ -508,3 +512,59 @@ def test_a_record_that_waits_too_long_is_answered_with_a_timeout(
     assert listener.received(number).startswith(b"HTTP/1.1 408")
     listener.sinks[0].release()
     assert listener.received(number) == b""
+
+
+def test_empty_lines_between_records_arent_added_up(listen: Callable[..., Listener]) -> None:
+    """Some clients end bodies with one, which may arrive before or after the answer."""
+    listener = listen(MAPPING)
+    number = listener.client()
+    for count in range(40):
+        listener.sinks[0].mode = "wait" if count % 2 else "stored"
+        listener.clients[number][2].send(post(b'{"a":1}'))
+        listener.turn()
+        listener.clients[number][2].send(b"\r\n")
+        listener.turn()
+        listener.sinks[0].release()
+        assert listener.received(number).startswith(b"HTTP/1.1 200 OK"), count
+    listener.turn()
+    assert listener.received(number) == b""
+    assert len(listener.sinks[0].rows) == 40
+
+
+@pytest.mark.parametrize("mappings", [(MAPPING,), (MAPPING, OTHER)], ids=["one", "two"])
+@pytest.mark.parametrize("mode", ["stored", "accepted", "failed", "raise", "wait"])
+def test_a_block_is_freed_when_it_is_answered(
+    listen: Callable[..., Listener], mappings: tuple[Mapping, ...], mode: str
+) -> None:
+    """Without the garbage collector, which may run in a thread that mustn't free it."""
+    listener = listen(*mappings)
+    number = listener.client()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            listener.clients[number][2].send(post(b'{"a":1}'))
+            listener.turn()
+            for sink in listener.sinks:
+                sink.release()
+                sink.mode = mode
+            assert listener.received(number)
+        assert listener.sinks[0].direct_blocks >= 1
+        names = [type(each).__name__ for each in gc.get_objects()]
+        assert "_TurnConnection" not in names
+    finally:
+        gc.enable()
+
+
+def test_lines_with_too_large_rows_are_left_before_all_are_rendered() -> None:
+    """Short lines with a column of headers make many times as many bytes as the body has."""
+    fields = ((b"Content-Type", b"application/x-ndjson"), (b"X", b"<" * 10_000))
+    renderer = compile_renderer(Mapping((HeadersColumn("h"),)), 1 << 20)
+    block = RowBlock(lambda: renderer)
+    record = RecordContext(0, "", RecordHeaders(fields), b"{}\n" * 1000)
+    steps = _lines_at_once(record, [block], 1000)
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            next(steps)
+    assert ended.value.value is None
+    assert (block.count, block.error) == (0, None)

@@ -12,12 +12,20 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    ensureDeferred,
+    succeed,
+)
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.task import Clock
 
 from stream.etcd import Batch, Change
 from stream.settings import Settings
 from stream.settings.declare import with_values
+from stream.settings.local import WriterNetworkSettings
 from stream.storage.model.key import SliceKey
 from stream.storage.model.marks import Mark, marked
 from stream.storage.model.volume import Volume
@@ -664,6 +672,27 @@ async def test_rows_of_a_request_are_stored_by_its_latest_attempt(real: Provided
     again, _ = await _open(real, resume=len(row))
     assert again.length == len(row)
     await again.close()
+
+
+def test_a_local_disk_that_does_not_answer_delays_no_enquiry() -> None:
+    """An enquiry waits for appends under way, which may never end."""
+
+    class Stuck:
+        def enquire(self, _: object) -> Deferred[list[list[StoredRows]]]:
+            return Deferred()
+
+    clock, settings = Clock(), WriterNetworkSettings()
+    local: Any = Stuck()
+    clients = WriterClients(clock, "node", settings, lambda _: None, life=lambda: 1, local=local)
+    results: list[Any] = []
+    for are_first in (True, False):
+        asking = ensureDeferred(
+            clients.enquire([Enquiry(b"k" * 16, b"attempt1")], are_first=are_first)
+        )
+        asking.addBoth(results.append)
+        clock.advance(settings.stream_open_timeout.seconds)
+    assert results[0] == [[]]
+    assert results[1].check(WriterUnavailable)
 
 
 @pytest_twisted.ensureDeferred

@@ -116,6 +116,22 @@ def test_rows_that_another_attempt_counts_on_are_not_cut_off(asked: Asked) -> No
     assert asked.ask(3) == [StoredRows(SINK, CONTENT)]
 
 
+def test_rows_that_another_attempt_counts_on_outlive_their_request(asked: Asked) -> None:
+    """Its request is forgotten, but another node may have answered that they are stored."""
+    asked.ask(1)
+    asked.requests.appending("a", SINK, 100, [mark(1)])(True)
+    assert asked.ask(2)
+    asked.ask(1, b"o" * 16)
+    asked.requests.appending("b", SINK, 100, [mark(1, b"o" * 16)])(True)
+    asked.clock.advance(61)
+    asked.ask(1, b"n" * 16)
+    assert len(asked.requests) == 1
+    with pytest.raises(Superseded):
+        asked.requests.cut("a", 99)
+    asked.requests.cut("a", 100)
+    asked.requests.cut("b", 0)
+
+
 def test_requests_are_forgotten_after_the_time(asked: Asked) -> None:
     """Or when there are too many of them, the oldest first."""
     asked.ask(1)
@@ -144,11 +160,59 @@ def test_a_writer_that_starts_finds_marks_in_the_latest_files(tmp_path: Path) ->
     (latest.parent / "other").write_bytes(groups[0])
     older.write_bytes(groups[0])
     os.utime(older, (1000, 1000))
-    found = marked_groups(tmp_path, since=2000)
+    found = marked_groups(tmp_path, since=2000, max_marks=10)
     assert [(group.sink, group.marks) for group in found] == [
         (SINK, (mark(0),)),
         (SINK, (mark(1),)),
     ]
     assert found[1].end == len(groups[0] + gzip.compress(b"x\n") + groups[1])
     assert {group.file for group in found} == {str(latest)}
-    assert len(marked_groups(tmp_path, since=0)) == 3
+    assert len(marked_groups(tmp_path, since=0, max_marks=10)) == 3
+
+
+def test_of_too_many_marks_in_files_the_latest_are_found(tmp_path: Path) -> None:
+    """They are noted last, so that they are also forgotten last."""
+    for number in range(6):
+        path = tmp_path / f"1/2/source/sink/file/{number}/slice-node.csv.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(
+            b"".join(
+                marked(gzip.compress(b"x\n"), [mark(number, b"%015d%d" % (number, place))])
+                for place in range(2)
+            )
+        )
+        os.utime(path, (1000 + number, 1000 + number))
+    found = marked_groups(tmp_path, since=0, max_marks=4)
+    keys = [group.marks[0].key for group in found]
+    assert keys == [b"%015d%d" % (number, place) for number in (4, 5) for place in range(2)]
+
+
+def test_rows_whose_marks_are_found_are_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former life of the writer may have been killed between the write and the sync."""
+    synced: list[int] = []
+    monkeypatch.setattr(
+        "stream.storage.writer.marked_files.sync_file", lambda file: synced.append(file)
+    )
+    for name, content in (("a", marked(gzip.compress(b"x\n"), [mark(1)])), ("b", b"x\n")):
+        path = tmp_path / f"1/2/source/sink/file/{name}/slice-node.csv.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    assert len(marked_groups(tmp_path, since=0, max_marks=10)) == 1
+    assert len(synced) == 1
+
+
+def test_marks_are_found_across_the_pieces_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few bytes are searched at once."""
+    path = tmp_path / "1/2/source/sink/file/slice/slice-node.csv.gz"
+    path.parent.mkdir(parents=True)
+    groups = [marked(gzip.compress(b"%d\n" % n), [mark(n)]) for n in range(3)]
+    path.write_bytes(b"".join(groups))
+    for size in (8, 9, 50, 1000):
+        monkeypatch.setattr("stream.storage.writer.marked_files._READ_BYTES", size)
+        found = marked_groups(tmp_path, since=0, max_marks=10)
+        assert [group.marks for group in found] == [(mark(n),) for n in range(3)]
+        assert found[-1].end == path.stat().st_size
