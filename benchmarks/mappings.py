@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.servers import COLUMNS, Service, service
+from benchmarks.servers import COLUMNS, RARE_IMPORTS, Service, service
 from benchmarks.setting import Setting, cell
 from benchmarks.singles import WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
@@ -44,7 +44,7 @@ def section(setting: Setting) -> list[str]:
     """Return the section about mappings."""
     figures: dict[str, list[Figure]] = {}
     script = setting.single()
-    with service(setting.data()) as running:
+    with service(setting.data(), bound=True, **RARE_IMPORTS) as running:
         cases = _cases(running)
         for url in cases.values():
             load(url, CONNECTIONS, WARM_UP_SECONDS, script)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks.servers import COLUMNS, service
+from benchmarks.servers import COLUMNS, RARE_IMPORTS, service
 from benchmarks.setting import Setting, cell
 from benchmarks.singles import WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
@@ -20,7 +20,7 @@ def section(setting: Setting) -> list[str]:
     script = setting.single()
     figures: dict[int, list[Figure]] = {}
     for _ in range(setting.rounds):
-        with service(setting.data()) as running:
+        with service(setting.data(), bound=True, **RARE_IMPORTS) as running:
             urls = {count: running.source(f"sinks-{count}", [COLUMNS] * count) for count in SINKS}
             for url in urls.values():
                 load(url, CONNECTIONS, WARM_UP_SECONDS, script)

@@ -13,3 +13,6 @@ for workload in sts/stream-etcd deployment/stream-api statefulset/stream-http-so
     exit 1
   fi
 done
+
+# Source nodes were a Deployment once; its pods would go on in their old version beside the StatefulSet's.
+kubectl delete deployment/stream-http-source --namespace "$NAMESPACE" --ignore-not-found

@@ -54,8 +54,9 @@ class TaskStore:
         """The newest tasks of *types* about what is *within* a branch or a source.
 
         Ids begin with the type and end with the time, so etcd is asked for the newest of each type.
-        Only the chosen ones are read whole: the work is bounded by *limit*, not by how many tasks
-        there are. Records that can't be read are left out.
+        Only the chosen ones are sent whole: what this process holds is bounded by *limit*. etcd
+        itself reads all records of the branch, since it sorts them by their creation. Records that
+        can't be read are left out.
 
         :param within: the number of a branch, or of a branch with the id of a source.
         :param before: only tasks before this place, the end of the page before.

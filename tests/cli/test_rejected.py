@@ -62,6 +62,9 @@ def test_a_replay_that_stores_nothing_ends(
     assert run([*_REPLAY, "a", "b"]) == 7
     assert made == [{"ids": ["a", "b"]}] * 2
     assert "3 replayed: 1 stored, 2 rejected again." in capsys.readouterr().out
+    calls(_outputs(1, 2, hasMore=True), _outputs(0, 2, hasMore=True))
+    assert run([*_REPLAY, "--all", "--output", "json"]) == 7
+    assert json.loads(capsys.readouterr().out)["hasMore"] is True
 
 
 def test_notes_are_shown(

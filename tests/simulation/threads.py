@@ -35,8 +35,8 @@ class Pool:
     def stop(self) -> None:
         """There is nothing to stop."""
 
-    def leave(self, reactor: object) -> Deferred[None]:
-        return succeed(None)
+    def leave(self, reactor: object, seconds: float) -> Deferred[bool]:
+        return succeed(True)
 
     def callInThread(self, f: Callable[..., Any], *args: Any) -> None:
         self.callInThreadWithCallback(None, f, *args)

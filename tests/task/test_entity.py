@@ -5,10 +5,27 @@ from __future__ import annotations
 import pytest
 
 from stream.api.resources.awaited_tasks import source_of
+from stream.api.resources.views import Urls, task_view
+from stream.api.spec.response_schemas import TASK
+from stream.api.spec.schema import Object
 from stream.definition.key import SourceKey
+from stream.rejected.nodes import Asked
+from stream.rejected.replay import Outcome
 from stream.task.entity import LOCK_PREFIX, Task, finished
 from stream.values.codec import decode, encode
 from stream.values.utctime import from_timestamp
+
+
+def test_every_described_output_is_shown() -> None:
+    """An output that the view leaves out would never reach the caller."""
+    (described,) = (each.schema for each in TASK.members if each.name == "outputs")
+    assert isinstance(described, Object)
+    names = {each.name for each in described.members}
+    outputs = dict.fromkeys(names, "x")
+    task = Task(project_id=1, task_id="t", created_at=from_timestamp(1), outputs=outputs)
+    assert task_view(task, Urls("", ""))["outputs"].keys() == names
+    shown = Outcome(is_cut=True, masked={("a", "b")}, nodes=[Asked(node_id="n")]).view()
+    assert shown.keys() <= names
 
 
 def test_the_duration_of_a_task() -> None:

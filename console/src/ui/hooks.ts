@@ -7,10 +7,13 @@ export interface Loaded<T> {
   reload: () => void;
 }
 
+/** How long an unanswered read keeps the next one waiting. */
+const GIVEN_UP_MS = 30_000;
+
 /** Return the result of *read*, which is called again when *key* changes. The previous result stays until then.
  *
  * A reload waits for the end of the previous one. Otherwise a page that reloads faster than the API answers would
- * never show an answer.
+ * never show an answer. One that has no answer for `GIVEN_UP_MS` is given up: its connection may be dead.
  */
 export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise<T>): Loaded<T> {
   const [state, setState] = useState<{ key: string; data: T | null; error: unknown; isLoading: boolean }>({
@@ -21,10 +24,12 @@ export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise
   });
   const [round, setRound] = useState(0);
   const isBusy = useRef(false);
+  const begunAt = useRef(0);
   const isAskedAgain = useRef(false);
   useEffect(() => {
     const abort = new AbortController();
     isBusy.current = true;
+    begunAt.current = performance.now();
     isAskedAgain.current = false;
     setState((old) => ({ key, data: old.key === key ? old.data : null, error: old.key === key ? old.error : null, isLoading: true }));
     const end = (data: (old: T | null) => T | null, error: unknown) => {
@@ -40,7 +45,7 @@ export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise
     return () => abort.abort();
   }, [key, round]);
   const reload = () => {
-    if (isBusy.current) isAskedAgain.current = true;
+    if (isBusy.current && performance.now() - begunAt.current < GIVEN_UP_MS) isAskedAgain.current = true;
     else setRound((old) => old + 1);
   };
   return { data: state.data, error: state.error, isLoading: state.isLoading, reload };

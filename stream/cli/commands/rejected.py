@@ -321,7 +321,8 @@ def replay(
     The exit code is 7 if records are rejected again.
     """
     found = _replayed(source, sink, selection)
-    while found.get("hasMore") and found.get("stored"):
+    is_going_on = found.get("hasMore") and found.get("stored")
+    while is_going_on:
         click.echo(f"{found['stored']} are stored, going on.", err=True)
         further = _replayed(source, sink, selection)
         # Records that are rejected again are kept, so each replay counts them.
@@ -334,8 +335,10 @@ def replay(
                 *(each for each in found.get("results") or () if each.get("stored")),
                 *(further.get("results") or ()),
             ],
-            "hasMore": further.get("hasMore", False) and bool(further.get("stored")),
+            "hasMore": further.get("hasMore", False),
         }
+        # One that stores nothing would meet the same records again.
+        is_going_on = further.get("hasMore") and further.get("stored")
     _results(
         found,
         output,

@@ -11,12 +11,14 @@ the text can be read in two ways, the longer row is taken.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from io import FileIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,11 @@ __all__ = ["drop_torn_rows", "whole_rows"]
 _VALUE = rb'"[^"]*+(?:""[^"]*+)*+"'
 _ROW = re.compile(_VALUE + rb"(?:," + _VALUE + rb")*+\n")
 _VALUES = re.compile(_VALUE)
+_QUOTE = ord('"')
+_CLOSED_INSIDE = re.compile(rb'(?<!")""++(?=[,\n])')
+"""Quotes within a value that could be a whole value, or the end of one."""
 _COUNTED_ROWS = 1_000
+_COPIED_BYTES = 1024 * 1024
 
 
 def whole_rows(data: Any) -> list[tuple[int, int]]:
@@ -64,7 +70,7 @@ def _usual_values(data: Any) -> int:
 
     Rows up to the first torn one can't be misread; others count only if there are none.
     """
-    counts = Counter(_counted(_leading_rows(data))) or Counter(_counted(_ROW.finditer(data)))
+    counts = Counter(_counted(_leading_rows(data))) or Counter(_counted(_any_rows(data)))
     return counts.most_common(1)[0][0] if counts else 0
 
 
@@ -73,6 +79,15 @@ def _leading_rows(data: Any) -> Iterator[re.Match[bytes]]:
     while (row := _ROW.match(data, position)) is not None:
         yield row
         position = row.end()
+
+
+def _any_rows(data: Any) -> Iterator[re.Match[bytes]]:
+    start, end = _found(data, 0, _ROW)
+    while end >= 0:
+        row = _ROW.match(data, start)
+        assert row is not None
+        yield row
+        start, end = _found(data, end, _ROW)
 
 
 def _counted(rows: Iterable[re.Match[bytes]]) -> Iterator[int]:
@@ -87,8 +102,35 @@ def _next_row(data: Any, position: int, usual: re.Pattern[bytes], count: int) ->
         # The torn row ends with a comma, so its values look like the first ones of this row. A row
         # with fewer values isn't torn.
         return position + values[max(0, len(values) - count)], odd.end()
-    following = usual.search(data, position + 1)
-    return (-1, -1) if following is None else following.span()
+    return _found(data, position + 1, usual)
+
+
+def _found(data: Any, position: int, rows: re.Pattern[bytes]) -> tuple[int, int]:
+    """Return what ``rows.search`` finds, without comparing each quote with the rest of a value.
+
+    A torn JSON object of a megabyte has a hundred thousand quotes. A value could begin at half of
+    them, and all of those would end at the same quote: if the first is not in a row, none of them
+    is. The others have to end within the value.
+    """
+    at = data.find(b'"', position)
+    while at >= 0:
+        row = rows.match(data, at)
+        if row is not None:
+            return row.span()
+        value = _VALUES.match(data, at)
+        last = len(data) if value is None else value.end() - 1
+        inside = (closed.start() for closed in _CLOSED_INSIDE.finditer(data, at + 1, last))
+        for start in chain([at + 1], inside):
+            row = rows.match(data, start)
+            if row is not None:
+                return row.span()
+        if value is None:
+            break
+        # Back to the first of the quotes that the value ends with: it may begin another one.
+        while last - 1 > at and data[last - 1] == _QUOTE:
+            last -= 1
+        at = last
+    return -1, -1
 
 
 def drop_torn_rows(path: Path) -> Path | None:
@@ -96,17 +138,39 @@ def drop_torn_rows(path: Path) -> Path | None:
 
     The file is either unchanged or replaced, however often the function is interrupted.
 
+    A file that the disk can't read is unchanged: see `stream.storage.volumes.recovery`.
+
     :returns: the path of the file as it was; ``None`` if it is unchanged.
     """
     if not path.stat().st_size:
         return None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb", buffering=0) as file:
+        if not _is_readable(file):
+            return None
+        kept = _without_torn_rows(path, file)
+    if kept is not None:
+        sync_directory(path.parent)
+    return kept
+
+
+def _is_readable(file: FileIO) -> bool:
+    """Read the file once: an unreadable page of a mapped file would kill the process."""
+    try:
+        while file.read(_COPIED_BYTES):
+            pass
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return False
+    return True
+
+
+def _without_torn_rows(path: Path, file: FileIO) -> Path | None:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         parts = whole_rows(data)
         if not parts or (len(parts) == 1 and parts[0][0] == 0):
             return None
-        kept = _write(path, data, parts)
-    sync_directory(path.parent)
-    return kept
+        return _write(path, data, parts)
 
 
 def _write(path: Path, data: Any, parts: Sequence[tuple[int, int]]) -> Path:
@@ -118,7 +182,8 @@ def _write(path: Path, data: Any, parts: Sequence[tuple[int, int]]) -> Path:
     try:
         with os.fdopen(descriptor, "wb") as target:
             for start, end in parts:
-                target.write(data[start:end])
+                for at in range(start, end, _COPIED_BYTES):  # most of a slice may be one part
+                    target.write(data[at : min(end, at + _COPIED_BYTES)])
             target.flush()
             sync_file(target.fileno())
         kept = link_quarantined(path)

@@ -34,6 +34,8 @@ _WORK = "stream.target.iceberg.work"
 _TRANSFORMS = ("identity", *TIME_TRANSFORMS, "bucket", "truncate")
 _CATALOG_SECONDS = 120.0
 """Time limit of a request to a catalog, including the start of a process."""
+_PROBE_SECONDS = 20.0
+"""Time limit of a check whether a catalog answers; it occupies the process for requests."""
 _QUESTIONS_SECONDS = 900.0
 """How long the idle process for requests is kept, so that the next one is answered fast."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
@@ -111,15 +113,16 @@ class IcebergTarget(LakeTarget[Catalog]):
     async def probe(self, connection: str) -> None:
         catalog = self._connections[connection]
         try:
-            await self._questions.run(
-                {
-                    "do": "probe",
-                    "connection": connection,
-                    "catalog": catalog.name,
-                    "properties": await self._properties(catalog),
-                    "secrets": [],
-                }
-            )
+            properties = await self._properties(catalog)
+            job = {
+                "do": "probe",
+                "connection": connection,
+                "catalog": catalog.name,
+                "properties": properties,
+                "secrets": _secrets(properties),
+            }
+            asking = ensureDeferred(self._questions.run(job))
+            await within(asking, _PROBE_SECONDS, self._reactor, f"the connection {connection}")
         except (UserError, LakeUnusable) as error:
             _log.info(
                 'the connection "{connection}" does not answer: {reason}',
@@ -147,7 +150,7 @@ class IcebergTarget(LakeTarget[Catalog]):
             "connection": connection.declared.name,
             "catalog": connection.name,
             "properties": properties,
-            "secrets": [text for name, text in properties.items() if text and is_secret_name(name)],
+            "secrets": _secrets(properties),
             "namespace": place["namespace"],
             "table": place["table"],
             "owner": str(owner),
@@ -159,6 +162,10 @@ class IcebergTarget(LakeTarget[Catalog]):
             self._reactor, self._pool, connection.properties
         )
         return found
+
+
+def _secrets(properties: Mapping[str, str]) -> list[str]:
+    return [text for name, text in properties.items() if text and is_secret_name(name)]
 
 
 def _of_file(record: FileRecord) -> dict[str, Any]:

@@ -123,7 +123,15 @@ class _Job:
         return ".".join(self.identifier)
 
     def table(self) -> Table:
-        """Return the table; a missing one is made."""
+        """Return the table; a missing one is made.
+
+        Raises UserError: it was made for another project, which may have got its name since.
+        """
+        table = self._loaded_or_made()
+        check_project(table.properties.get(MADE_BY, ""), self.name, self.owner)
+        return table
+
+    def _loaded_or_made(self) -> Table:
         try:
             return self.catalog.load_table(self.identifier)
         except (NoSuchTableError, NoSuchNamespaceError):
@@ -163,7 +171,6 @@ def _ensure(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
     """Make the table, or add missing columns."""
     for attempt in range(job.commit_retries + 1):
         table = job.table()
-        check_project(table.properties.get(MADE_BY, ""), job.name, job.owner)
         job.check(table, with_partitions=True)
         there = {field.name for field in table.schema().fields}
         missing = [column for column in job.columns if column.name not in there]

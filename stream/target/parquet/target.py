@@ -121,11 +121,15 @@ class ParquetTarget(LakeTarget[Archive]):
             if bucket.read(manifest_name(path, record.import_id)) is not None:
                 return True
             name = f"{path}/{TABLE}"
-            if bucket.read(name) is None:
+            owner = str(record.key.sink_key)
+            found = bucket.read(name)
+            if found is None:
                 # Deleted since the file was opened: its rows need a table nevertheless.
                 partitions = _partitions(record.partition_by, record.columns)
-                owner = str(record.key.sink_key)
                 bucket.put_bytes(name, Description.of(record.columns, partitions, owner).body())
+            else:
+                # Another project may have got the path since.
+                check_project(_read(found, name).made_by, path, owner)
             return False
 
         return await self._run(connection, is_there)

@@ -101,11 +101,7 @@ def ensure_table(
         _ensure_ledger(connection, schema)
         found = connection.execute(_RELATION, [schema, table]).fetchone()
         if found is None:
-            connection.execute(create_table(schema, table, columns))
-            comment = sql.SQL("COMMENT ON TABLE {} IS {}")
-            connection.execute(
-                comment.format(sql.Identifier(schema, table), sql.Literal(_mark(owner)))
-            )
+            _create(connection, schema, table, columns, owner)
             return
         if found[1] not in _TABLE_KINDS:
             raise UserError(f'"{schema}.{table}" is not a table, use another name')
@@ -221,7 +217,8 @@ def import_rows(
         be read twice.
     :param is_given_up: polled; the import is rolled back when it returns true.
 
-    Raises `psycopg.Error`, and InterruptedError if it was cancelled.
+    Raises `psycopg.Error`, UserError if the table was made for another project, and
+    InterruptedError if it was cancelled.
     """
     ledger = sql.Identifier(record.schema, LEDGER)
     with _committed(connection):
@@ -234,9 +231,14 @@ def import_rows(
         )
         if not entry.rowcount:
             return Imported(False, read_refused(connection, record))
-        if connection.execute(_RELATION, [record.schema, record.table]).fetchone() is None:
+        owner = str(record.key.sink_key)
+        found = connection.execute(_RELATION, [record.schema, record.table]).fetchone()
+        if found is None:
             # Dropped since the file was opened: its rows need a table nevertheless.
-            connection.execute(create_table(record.schema, record.table, record.columns))
+            _create(connection, record.schema, record.table, record.columns, owner)
+        else:
+            # Another project may have got the name since.
+            _check_project(found[2], record.schema, record.table, owner)
         # Staged rows are removed when they are known to be in the table, so they must be on the
         # server's disk by then, regardless of the database's settings.
         connection.execute(
@@ -313,6 +315,19 @@ def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: s
             return False
         connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, table)))
     return True
+
+
+def _create(
+    connection: psycopg.Connection,
+    schema: str,
+    table: str,
+    columns: Sequence[ColumnRecord],
+    owner: str,
+) -> None:
+    """Make the table, marked as made for the sink *owner*."""
+    connection.execute(create_table(schema, table, columns))
+    comment = sql.SQL("COMMENT ON TABLE {} IS {}")
+    connection.execute(comment.format(sql.Identifier(schema, table), sql.Literal(_mark(owner))))
 
 
 def _check_project(comment: str | None, schema: str, table: str, owner: str) -> None:

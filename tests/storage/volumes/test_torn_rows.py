@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from stream.storage.model.entity import LocalSlice
 from stream.storage.reader.slice_files import check_files
-from stream.storage.volumes.torn_rows import drop_torn_rows, whole_rows
+from stream.storage.volumes.torn_rows import _found, drop_torn_rows, whole_rows
 from stream.storage.volumes.unfinished import life_path
 
 ROWS = b'"1","a"\n"2","b ""quoted"", and\nmore"\n'
@@ -52,6 +55,40 @@ def test_a_file_without_a_torn_row_is_left(
     if rows:
         tail = data.draw(st.integers(0, len(quoted[0].encode()) - 1))
         assert content(whole + quoted[0].encode()[:tail]).startswith(whole)
+
+
+_PATTERNS = [
+    re.compile(_VALUE + rb"(?:," + _VALUE + rb")" + count + rb"+\n")
+    for _VALUE in [rb'"[^"]*+(?:""[^"]*+)*+"']
+    for count in (rb"{0}", rb"{1}", rb"{2}", rb"*")
+]
+
+
+@given(st.text(alphabet='a,\n""""', max_size=40), st.integers(0, 5), st.sampled_from(_PATTERNS))
+def test_a_row_is_found_where_the_expression_finds_it(
+    text: str, position: int, rows: re.Pattern[bytes]
+) -> None:
+    """Only in fewer steps."""
+    found = rows.search(text.encode(), position)
+    assert _found(text.encode(), position, rows) == (found.span() if found else (-1, -1))
+
+
+class _BadDisk(io.FileIO):
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_file_that_the_disk_cannot_read_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It isn't mapped: the first unreadable page would kill the process."""
+    path = tmp_path / "slice-node.csv"
+    path.write_bytes(ROWS + b'"9","x' + AFTER)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda found, *_, **__: _BadDisk(found))
+        assert drop_torn_rows(path) is None
+    assert path.read_bytes() == ROWS + b'"9","x' + AFTER
+    assert drop_torn_rows(path) is not None
 
 
 def test_the_file_is_replaced_and_kept(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -14,7 +15,7 @@ from uuid import UUID
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.internet.defer import DeferredList, TimeoutError, ensureDeferred
 from twisted.logger import capturedLogs
 
 from stream.errors import UserError
@@ -203,6 +204,42 @@ async def test_a_table_of_another_project_is_refused(world: IcebergWorld) -> Non
     with pytest.raises(UserError, match="was made for another project") as raised:
         await world.do("enable_sink", SINK_KEY)
     assert raised.value.name == "tableOfAnotherProject"
+
+
+@pytest_twisted.ensureDeferred
+async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
+    world: IcebergWorld,
+) -> None:
+    """Since the file was opened: the file waits, and is imported when the table is the sink's."""
+    file = await world.importing_file(b'"a"\n')
+    for owner in (f"{SINK_KEY.project_id}1/1/s/k", str(SINK_KEY)):
+        with world.loaded().transaction() as transaction:
+            transaction.set_properties({"stream.made-by": owner})
+        if owner != str(SINK_KEY):
+            with pytest.raises(UserError, match="was made for another project"):
+                await world.target.import_file(file)
+            assert world.rows() == []
+    await world.target.import_file(file)
+    assert await world.read() == ["a"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_catalog_holds_no_process(
+    world: IcebergWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sinks with other catalogs are defined by the same process."""
+    from stream.target.iceberg import target as iceberg
+
+    target: Any = world.target
+    (catalog,) = target._connections.values()
+    free = target._questions._turns.tokens
+    monkeypatch.setattr(iceberg, "_PROBE_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        plain = {"type": "rest", "uri": f"http://127.0.0.1:{silent.getsockname()[1]}/"}
+        target._connections = {"lake": attrs.evolve(catalog, plain=plain)}
+        with pytest.raises(TimeoutError, match="took longer than 1 s"):
+            await target.probe("lake")
+    assert target._questions._turns.tokens == free
 
 
 @pytest_twisted.ensureDeferred

@@ -305,6 +305,21 @@ async def test_a_table_of_another_project_is_refused(world: ParquetWorld) -> Non
 
 
 @pytest_twisted.ensureDeferred
+async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
+    world: ParquetWorld,
+) -> None:
+    """Since the file was opened: the file waits, and is imported when the path is free."""
+    file = await world.importing_file(b'"a"\n')
+    await described(world, world.path, f"{SINK_KEY.project_id}1/1/s/k")
+    with pytest.raises(UserError, match="was made for another project"):
+        await world.target.import_file(file)
+    assert world.rows() == []
+    world.remove()
+    await world.target.import_file(file)
+    assert await world.read() == ["a"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_table_inside_another_one_is_refused(world: ParquetWorld) -> None:
     """Readers would take the rows of one for those of the other."""
     (Path(world.root.removeprefix("file://"))).mkdir()

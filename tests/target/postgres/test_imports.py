@@ -239,6 +239,27 @@ async def test_a_table_that_was_dropped_meanwhile_is_made_again(world: PostgresW
     world.query("DROP TABLE {}.events")
     await world.target.import_file(file)
     assert await world.read() == ["a"]
+    # It is the sink's again, so no other project gets it, and it goes with the sink.
+    marked = world.query("SELECT obj_description('{}.events'::regclass, 'pg_class')")
+    assert marked == [(f"made by Stream for the sink {SINK_KEY}",)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
+    world: PostgresWorld,
+) -> None:
+    """Since the file was opened: the file waits, and is imported when the name is free."""
+    file = await world.importing_file(b'"a"\n')
+    world.query(
+        "COMMENT ON TABLE {}.events IS "
+        f"'made by Stream for the sink {SINK_KEY.project_id}1/1/s/k'"
+    )
+    with pytest.raises(UserError, match="was made for another project"):
+        await world.target.import_file(file)
+    assert await world.read() == []
+    world.query("DROP TABLE {}.events")
+    await world.target.import_file(file)
+    assert await world.read() == ["a"]
 
 
 @pytest_twisted.ensureDeferred
