@@ -84,6 +84,11 @@ async def _stop_in_the_middle(self: SinkRouter) -> None:
         await self._report.remove()
 
 
+async def _close_without_the_change(self: SinkPipeline, reason: UserError) -> None:
+    self._stopped = reason
+    await self._close_all()
+
+
 async def _take_by_force(self: Claims, claim: Claim) -> None:
     claim.number = 1
 
@@ -162,7 +167,10 @@ VARIANTS = {
         start=140,
     ),
     "stops in the middle of a change": Variant(
-        {"stream.sink.router.SinkRouter.stopService": _stop_in_the_middle},
+        {
+            "stream.sink.router.SinkRouter.stopService": _stop_in_the_middle,
+            "stream.sink.sink_pipeline.SinkPipeline.close": _close_without_the_change,
+        },
         ("term", "pause"),
         "without an answer",
     ),
