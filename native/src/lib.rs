@@ -6,6 +6,7 @@
 use pyo3::prelude::*;
 
 pub mod connections;
+pub mod csv;
 pub mod fair;
 pub mod json;
 pub mod row;
@@ -15,5 +16,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<row::RowPlan>()?;
     module.add_class::<connections::Connections>()?;
     module.add_class::<connections::Waiting>()?;
+    module.add_function(wrap_pyfunction!(csv::count_rows, module)?)?;
     Ok(())
 }
