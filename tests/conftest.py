@@ -87,6 +87,31 @@ def free_port() -> int:
         return port
 
 
+def free_ports(count: int) -> int:
+    """Return the first of *count* consecutive free ports on loopback.
+
+    They are below those that the system gives to outgoing connections, so none takes one of them
+    before it is used.
+    """
+    for first in range(20_000, 32_000, count):
+        ports = range(first, first + count)
+        if _given_ports.isdisjoint(ports) and all(_reserve(port) for port in ports):
+            return first
+    raise RuntimeError("no port is free")
+
+
+def _reserve(port: int) -> bool:
+    """Reserve a port unless it is in use; return whether it is reserved."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+            fcntl.lockf(_ports, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+    _given_ports.add(port)
+    return True
+
+
 @pytest.fixture(scope="module")
 def every_mapping_is_large() -> Iterator[None]:
     """Make records refer to their mappings, even small ones."""

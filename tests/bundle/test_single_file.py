@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from tests.conftest import free_ports
 from tests.docs.blocks import ROOT, blocks, matches
 from tests.e2e.processes import ALL, COLUMNS, TABLE, Deployment, Running, wait_for
 
@@ -79,7 +80,10 @@ def _check_a_record(deployed: Deployment) -> None:
 def test_empty_environment_and_workers(single_file: Path, tmp_path: Path) -> None:
     """Everything runs without environment and PATH: etcd, workers, templates, the table."""
     deployed = Alone(tmp_path, file=single_file)
-    with _running(deployed, STREAM_SOURCE_HTTP_WORKERS="2") as process:
+    metrics = f"127.0.0.1:{free_ports(3)}"  # the next two are those of the workers
+    with _running(
+        deployed, STREAM_SOURCE_HTTP_WORKERS="2", STREAM_METRICS_LISTEN=metrics
+    ) as process:
         _check_a_record(deployed)
         assert process.stop() == 0
 
