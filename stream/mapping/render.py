@@ -108,12 +108,7 @@ class Renderer:
         native = self.native
         if native is None or len(record.body) > MAX_NATIVE_BYTES or not _reads(native, record):
             return None
-        return native.row(
-            record.body,
-            record.timestamp_ms,
-            record.client_ip.encode(),
-            record.headers.csv_cell if native.has_headers else b"",
-        )
+        return native.row(record.body, *_context(native, record))
 
     def native_rows(self, block: RecordBlock) -> list[bytes] | None:
         """Return the rows of *block*, if compiled code renders each of them.
@@ -141,14 +136,7 @@ class Renderer:
         native = self.native
         if native is None or not _reads(native, shared):
             return None
-        return native.lines(
-            body,
-            shared.timestamp_ms,
-            shared.client_ip.encode(),
-            shared.headers.csv_cell if native.has_headers else b"",
-            max_records,
-            max_bytes,
-        )
+        return native.lines(body, *_context(native, shared), max_records, max_bytes)
 
     def rows(self, block: RecordBlock) -> list[bytes]:
         """Return the row of each record of *block*. Raises UserError if any of them fails.
@@ -250,16 +238,10 @@ def _native_row(
     native: RowPlan, render: Callable[[RecordContext], bytes]
 ) -> Callable[[RecordContext], bytes]:
     """Return *render* with a faster path for the records that *native* renders."""
-    has_headers, has_ip = native.has_headers, native.has_ip
 
     def row(record: RecordContext) -> bytes:
         if _reads(native, record):
-            fast = native.row(
-                record.body,
-                record.timestamp_ms,
-                record.client_ip.encode() if has_ip else b"",
-                record.headers.csv_cell if has_headers else b"",
-            )
+            fast = native.row(record.body, *_context(native, record))
             if fast is not None:
                 return fast
         return render(record)
@@ -268,12 +250,15 @@ def _native_row(
 
 
 def _compiled_rows(native: RowPlan, block: RecordBlock) -> list[bytes | None]:
-    shared = block.shared
-    return native.rows(
-        list(block.bodies),
-        shared.timestamp_ms,
-        shared.client_ip.encode(),
-        shared.headers.csv_cell if native.has_headers else b"",
+    return native.rows(list(block.bodies), *_context(native, block.shared))
+
+
+def _context(native: RowPlan, record: RecordContext) -> tuple[int, bytes, bytes]:
+    """Return what compiled code needs of *record* beside its body: time, address and headers."""
+    return (
+        record.timestamp_ms,
+        record.client_ip.encode() if native.has_ip else b"",
+        record.headers.csv_cell if native.has_headers else b"",
     )
 
 

@@ -125,9 +125,6 @@ class _StoredSink:
 class _MarkedSink:
     """Writes rows of a sink with the mark of their request."""
 
-    def direct(self) -> None:
-        """Return nothing: rows with a mark take the general path."""
-
     def __init__(self, sink: SinkWriter, mark: Mark) -> None:
         self._sink = sink
         self._mark = mark
@@ -147,6 +144,9 @@ class _MarkedSink:
     ) -> None:
         """See `SinkWriter`."""
         self._sink.write(record, completion, self._mark)
+
+    def direct(self) -> None:
+        """Return nothing: rows with a mark take the general path."""
 
 
 class _MarkedRows:
