@@ -40,7 +40,7 @@ def test_limits_of_records() -> None:
     """Limits that are settings have their defaults."""
     limits = _limits("ingestion.md")
     assert limits["rows of a batch, for each sink"] == f"{batch.MAX_ROWS_BYTES:,} bytes"
-    assert limits["objects and arrays inside one another"] == str(jsontree.MAX_DEPTH)
+    assert limits["nested objects and arrays"] == str(jsontree.MAX_DEPTH)
     template_seconds = batch.MAX_TEMPLATE_SECONDS
     assert limits["processor time of the templates of a batch, for each sink"] == (
         f"{template_seconds:g} s"
@@ -71,20 +71,20 @@ def test_limits_of_definitions() -> None:
     assert limits["columns of a sink"] == str(columns.MAX_COLUMNS)
     assert limits["versions of a source or sink"] == str(repository.MAX_VERSIONS)
     assert limits["a template"] == f"{columns.MAX_TEMPLATE_CHARACTERS} characters"
-    nesting = limits["its brackets inside one another"]
+    nesting = limits["nested brackets in a template"]
     assert nesting == str(free_variables.MAX_NESTING)
     lengths = (requests.MAX_ID, requests.MAX_NAME, requests.MAX_DESCRIPTION)
     assert limits["an id, a name, a description"] == "{}, {}, {} characters".format(*lengths)
     assert limits["the path, the default value of a column"] == (
         f"{requests.MAX_PATH}, {requests.MAX_DEFAULT_VALUE} characters"
     )
-    assert limits["objects and arrays of a body inside one another"] == str(body.MAX_DEPTH)
+    assert limits["nested objects and arrays in a body"] == str(body.MAX_DEPTH)
     assert limits["the body of a call"] == f"{site.MAX_BODY_BYTES >> 20} MiB"
     assert limits["path and query of a call"] == f"{http.MAX_TARGET_BYTES >> 10} KiB"
-    assert limits["the head of a call"] == (
+    assert limits["request line and headers of a call"] == (
         f"{site.MAX_HEAD_BYTES >> 10} KiB, {site.MAX_HEADERS} headers"
     )
-    assert limits["time for the head, for the body"] == (
+    assert limits["time for the headers, for the body"] == (
         f"{site.HEADERS_SECONDS} s, {site.BODY_SECONDS} s"
     )
     assert limits["connections of a node"] == str(site.MAX_CONNECTIONS)
