@@ -28,8 +28,6 @@ from tests.e2e.processes import ALL, TOKEN, Deployment, wait_for
 __all__ = ["Row", "main", "run"]
 
 MAX_P99_MS = 100.0
-MAX_MIB = 1024
-"""Memory limit of the service with its children, without etcd."""
 SECONDS = 8.0
 SETTLE_SECONDS = 20.0
 """Maximum time for the service to settle between two attacks."""
@@ -37,6 +35,8 @@ ALONE_SECONDS = 4.0
 """How long the good producer is measured alone before each attack."""
 MAX_RATIO = 3.0
 """On a slow machine: maximum ratio of the p99 with and without an attack."""
+_ELSEWHERE = ("etcd", "sandbox")
+"""They stand in for other machines: a process of their own, with its own interpreter's lock."""
 _ROOT = Path(__file__).parents[2]
 _LEASE_LOST = b"the lease has ended"
 _NAMES: list[dict[str, Any]] = [
@@ -68,6 +68,7 @@ class Row:
     :ivar leases_lost: number of lost leases in the log.
     :ivar p99_alone_ms: p99 without an attack: before this one or at the beginning, whichever is
         greater.
+    :ivar max_mib: see `Attack`.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Row:
     mib_with_children: int
     leases_lost: int
     p99_alone_ms: float
+    max_mib: int
 
     @property
     def verdict(self) -> str:
@@ -89,7 +91,7 @@ class Row:
             faults.append("refused")
         if self.p99_ms >= max(MAX_P99_MS, MAX_RATIO * self.p99_alone_ms):
             faults.append("slow")
-        if self.mib_with_children > MAX_MIB:
+        if self.mib_with_children > self.max_mib:
             faults.append("memory")
         if self.leases_lost:
             faults.append("lease")
@@ -192,7 +194,8 @@ def deployed_target(folder: Path, seconds: float, scale: int) -> Iterator[tuple[
     """Run a service; yield the target of attacks and the URL of the good producer's source."""
     deployed = Deployment(folder)
     try:
-        running = deployed.start(*ALL)
+        deployed.start(*_ELSEWHERE)
+        running = deployed.start(*(name for name in ALL if name not in _ELSEWHERE))
         good = _define(deployed, "good", _NAMES)["http"]["url"]
         attacked = _define(deployed, "hostile", _NAMES)["http"]["url"]
         templates = _define(deployed, "hostile-templates", _TEMPLATES)["http"]["url"]
@@ -239,7 +242,7 @@ def _measure(
     p99_alone_ms: float,
 ) -> Row:
     attack.prepare()
-    running = deployed.running[0]
+    running = deployed.running[-1]
     _settle(good, max(MAX_P99_MS, MAX_RATIO * p99_alone_ms))
     if p99_alone_ms:
         time.sleep(ALONE_SECONDS)
@@ -263,6 +266,7 @@ def _measure(
         memory.peak_with_children,
         running.log.read_bytes().count(_LEASE_LOST) - lost,
         p99_alone_ms,
+        attack.max_mib,
     )
 
 

@@ -35,11 +35,13 @@ class Attack:
     """One attack.
 
     :ivar bodies: names of its `payloads`, made before the measurement.
+    :ivar max_mib: memory limit of the service with its children, without etcd.
     """
 
     name: str
     run: Run
     bodies: Sequence[str] = ()
+    max_mib: int = 1024
 
     def prepare(self) -> None:
         """Make its bodies."""
@@ -50,11 +52,11 @@ class Attack:
 ATTACKS: list[Attack] = []
 
 
-def attack(name: str, *bodies: str) -> Callable[[Run], Run]:
+def attack(name: str, *bodies: str, max_mib: int = 1024) -> Callable[[Run], Run]:
     """Add a function to the table."""
 
     def put(run: Run) -> Run:
-        ATTACKS.append(Attack(name, run, bodies))
+        ATTACKS.append(Attack(name, run, bodies, max_mib))
         return run
 
     return put
@@ -355,7 +357,7 @@ async def _batch_of_templates(target: Target) -> str:
     return await target.flood(target.source, 2, data)
 
 
-@attack("template: records that need gigabytes")
+@attack("template: records that need gigabytes", max_mib=1024 + 4 * 256)  # the engines' limit
 async def _memory_templates(target: Target) -> str:
     return await target.flood(target.source, 4, _templates(b'{"size":500000000}', target))
 

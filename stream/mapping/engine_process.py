@@ -31,7 +31,7 @@ from stream.mapping.engine_protocol import (
     encode_results,
     frame,
 )
-from stream.mapping.evaluator import GROUP_RECORDS, MAX_LOOPS, Evaluator, Group
+from stream.mapping.evaluator import GROUP_RECORDS, Evaluator, Group
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.mapping.snippet import check_template
 
@@ -178,12 +178,12 @@ class Setting:
 class Engine:
     """Executes the requests of the node."""
 
-    def __init__(self, setting: Setting, page: mmap.mmap) -> None:
+    def __init__(self, setting: Setting, page: mmap.mmap, memory: MemoryLimit) -> None:
         self._output = Output()
         self._watch = KernelWatch(page, setting.seconds)
-        self._evaluator = Evaluator()
+        self._memory = memory
+        self._evaluator = Evaluator(memory.threads_start)
         self._plans: dict[int, TemplatePlan] = {}
-        self._kept_limit = _address_space() + setting.memory // _KEPT_SHARE
         self._looked = 0.0
         self._is_full = False
 
@@ -234,7 +234,7 @@ class Engine:
         now = time.monotonic()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
-            self._is_full = _address_space() > self._kept_limit + MAX_LOOPS * STACK_BYTES
+            self._is_full = self._memory.keeps_much()
         return self._is_full
 
     def _check(self, serial: int, templates: list[str]) -> None:
@@ -269,12 +269,38 @@ def _die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
-def _limit(setting: Setting) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.stack_size(STACK_BYTES)
-    limit = _address_space() + MAX_LOOPS * STACK_BYTES + setting.memory
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+class MemoryLimit:
+    """The limit of this process's address space, which is the limit of its templates' memory.
+
+    The space of a stack is added when its thread starts. If it were added before, templates could
+    use it as memory: half a gigabyte for all threads.
+
+    :param memory: limit in bytes, in addition to the stacks and what the process has now.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self._base = _address_space()
+        self._memory = memory
+        self._stacks = 1  # of the thread that serves
+        self._set()
+
+    def threads_start(self, count: int) -> None:
+        """Add space for the stacks of *count* threads: a thread that has ended leaves its own."""
+        if count + 1 > self._stacks:
+            self._stacks = count + 1
+            self._set()
+
+    def keeps_much(self) -> bool:
+        """Return whether the process keeps so much memory that it should be replaced."""
+        return _address_space() > self._limit(self._memory // _KEPT_SHARE)
+
+    def _limit(self, memory: int) -> int:
+        return self._base + self._stacks * STACK_BYTES + memory
+
+    def _set(self) -> None:
+        if sys.platform == "linux":
+            _, highest = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (self._limit(self._memory), highest))
 
 
 def main() -> None:
@@ -284,8 +310,9 @@ def main() -> None:
     os.chdir("/")
     page = mmap.mmap(PAGE, PAGE_BYTES)
     os.close(PAGE)
-    _limit(setting)
-    engine = Engine(setting, page)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.stack_size(STACK_BYTES)
+    engine = Engine(setting, page, MemoryLimit(setting.memory))
     worker: Any = threading.Thread(target=_guarded, args=(engine,), daemon=True)
     worker.start()  # with a stack of a known size
     worker.join()

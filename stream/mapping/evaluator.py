@@ -345,9 +345,14 @@ def _read(planned: PlannedPath, group: Group) -> None:
 
 
 class Evaluator:
-    """Caches the loops of the most recently used templates."""
+    """Caches the loops of the most recently used templates.
 
-    def __init__(self) -> None:
+    :param starting: called before the thread of a loop is started, with the number of threads
+        there may be then.
+    """
+
+    def __init__(self, starting: Callable[[int], None] = lambda _: None) -> None:
+        self._starting = starting
         self._loops: OrderedDict[str, _Loop | UserError] = OrderedDict()
 
     def evaluate(self, plan: TemplatePlan, group: Group) -> None:
@@ -375,7 +380,9 @@ class Evaluator:
         loop = self._loops.get(content)
         if loop is None:
             try:
-                loop = _Loop(prepare(content))
+                snippet = prepare(content)
+                self._starting(len(self._loops) + 1)
+                loop = _Loop(snippet)
             except UserError as error:
                 loop = error
             self._loops[content] = loop

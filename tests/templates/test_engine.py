@@ -224,6 +224,25 @@ async def test_a_signal_from_outside() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_stacks_are_not_memory_of_templates() -> None:
+    """The space of stacks is for threads: a template may not use it, many templates may."""
+    engine, contract = await _process()
+    templates = [f"std.length(BodyStr()) + {number} - {number}" for number in range(40)]
+    for template in templates:
+        serial = contract.evaluate((plan(template), b"1"))
+        assert await contract.next(2) == [
+            ("answered", serial, 0, [b"1"], None),
+            ("finished", serial),
+        ]
+    engine.kill()
+    await contract.next()
+    engine, contract = await _process()
+    serial = contract.evaluate((plan("std.length(std.repeat('x', 150000000))"), b"1"))
+    assert await contract.next() == [("ended", End(Cause.CRASH, serial, 0, 0))]
+    assert not engine.is_running
+
+
+@pytest_twisted.ensureDeferred
 async def test_time_that_is_not_used_does_not_count() -> None:
     """Pauses of the process or of the host don't count as time of the template."""
     engine, contract = await _process()
