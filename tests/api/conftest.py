@@ -1,4 +1,4 @@
-"""A running API over a real etcd and the local stand-in for the Storage API."""
+"""A running API with a real etcd and the local stand-in for the Storage API."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _TASK_SECONDS = 20
 
 @attrs.frozen
 class Reply:
-    """An answer, read."""
+    """An HTTP answer with its parsed JSON."""
 
     status: int
     headers: Any
@@ -72,9 +72,9 @@ class Reply:
 
 
 class Api:
-    """Speaks to the running API.
+    """A client of the running API.
 
-    :ivar etcd: its database.
+    :ivar etcd: the database of the API.
     """
 
     def __init__(self, url: str, etcd: EtcdClient, storage_api: StorageApi | None) -> None:
@@ -85,7 +85,7 @@ class Api:
 
     @property
     def storage_api(self) -> StorageApi:
-        """That of the projects, if they are Keboola's."""
+        """The Storage API of the projects, if they are Keboola's."""
         assert self._storage_api is not None
         return self._storage_api
 
@@ -99,7 +99,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         data: bytes | None = None,
     ) -> Reply:
-        """One request; redirects are not followed."""
+        """Send one request, without following redirects."""
         sent: dict[bytes | str, bytes | str] = {}
         sent.update((headers or {}).items())
         if token is not None:
@@ -131,7 +131,7 @@ class Api:
         raise AssertionError(f"the task doesn't end: {task}")
 
     async def run(self, method: str, path: str, body: Any = None) -> Any:
-        """Make a change and wait until it has succeeded."""
+        """Start a change and wait until it has succeeded."""
         task = await self.finish(await self.call(method, path, body))
         assert task["status"] == "success", task
         return task
@@ -251,7 +251,7 @@ def _service(
 async def api(
     etcd: EtcdClient, sandbox: SandboxService, service_account: Path
 ) -> AsyncIterator[Api]:
-    """The API, started on a free port."""
+    """The API on a free port."""
     settings = _settings("test-node")
     session = Session(etcd, ttl=15, reactor=reactor)
     await session.startService()
@@ -277,7 +277,7 @@ async def api(
 
 @attrs.frozen
 class OwnProjects:
-    """Two nodes with an API whose tokens are made here.
+    """Two nodes of an API that manages its own projects and tokens.
 
     :ivar tokens: of all projects.
     """
@@ -294,7 +294,7 @@ class OwnProjects:
 
 @pytest_twisted.async_yield_fixture()
 async def own(etcd: EtcdClient) -> AsyncIterator[OwnProjects]:
-    """Projects of their own, without tables: there is no target."""
+    """Projects that the API manages itself, without a target."""
     services: list[Any] = []
     nodes: list[Api] = []
     for number in range(2):

@@ -1,4 +1,4 @@
-"""Definitions with anything in them: a task that succeeds, or an answer that says what is wrong."""
+"""Definitions with any content: the task succeeds, or the answer names the error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ BODIES: list[tuple[str, str, Any]] = [
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Return all members and items in *value*, as a container and a key."""
+    """Return all members and items in *value*, each as its container and key."""
     found: list[tuple[Any, Any]] = []
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -68,7 +68,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def changed(body: Any, chance: random.Random) -> Any:
-    """*body* with some parts replaced, removed, renamed or added."""
+    """Return *body* with some parts replaced, removed, renamed or added."""
     body = copy.deepcopy(body)
     for _ in range(chance.choice([1, 1, 2, 4])):
         there = places(body)
@@ -91,7 +91,7 @@ def changed(body: Any, chance: random.Random) -> Any:
 @pytest.mark.parametrize("seed", range(4))
 @ensure
 async def test_any_definition(api: Api, seed: int) -> None:
-    """No answer is a 500 or large, and no task fails for an unknown reason."""
+    """No answer is a 500 or too large, and no task fails for an unknown reason."""
     chance = random.Random(seed)
     await api.create_source()
     await api.create_sink()
@@ -147,7 +147,7 @@ ENCODINGS = ("", "gzip", "identity", "zstd", "br", "deflate", "gzip, gzip", "x")
 @pytest.mark.parametrize("type", ["http", "otlp"])
 @ensure
 async def test_any_record(api: Api, type: str) -> None:
-    """Trying a record gives rows, or says what is wrong with the record."""
+    """The preview of any record shows rows or the error in the record."""
     chance = random.Random(type)
     await api.create_source(type=type)
     headers: dict[str, Any] = {"type": "headers", "name": "h"}

@@ -1,4 +1,4 @@
-"""Damaged and incomplete records in etcd, and those of a newer version: the others are shown."""
+"""Damaged, incomplete and newer records in etcd: the other records are still shown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LARGE = [
 
 
 def _paths(values: dict[str, Any]) -> list[str]:
-    """Return all reads of a project's objects."""
+    """Return all requests that read a project's objects."""
     return [
         operation.path.replace("{*", "{").format(**values)
         for operation in OPERATIONS.values()
@@ -64,8 +64,8 @@ async def _keys(etcd: EtcdClient) -> list[Any]:
 
 
 @ensure
-async def test_no_damaged_record_makes_an_answer_500(api: Api) -> None:
-    """Whichever record is damaged, in whichever way: each read answers, or says what is wrong."""
+async def test_no_answer_is_500(api: Api) -> None:
+    """Each request works or names the error, whichever record is damaged in whichever way."""
     await api.create_source()
     await api.run("POST", SOURCES, {"type": "otlp", "name": "Gone"})
     await api.run("DELETE", f"{SOURCES}/gone")
@@ -105,8 +105,8 @@ async def test_no_damaged_record_makes_an_answer_500(api: Api) -> None:
 
 
 @ensure
-async def test_a_list_leaves_out_what_cannot_be_read(api: Api) -> None:
-    """The other sources are there, and the next page is behind the damaged one."""
+async def test_a_list_omits_invalid_records(api: Api) -> None:
+    """The list contains the other sources, and the next page starts after the damaged one."""
     for name in ("A", "B", "C"):
         task = await api.run("POST", SOURCES, {"type": "http", "name": name})
     await api.etcd.put(f"definition/source/active/123/{BRANCH}/b", b"{")
@@ -122,8 +122,8 @@ async def test_a_list_leaves_out_what_cannot_be_read(api: Api) -> None:
 
 
 @ensure
-async def test_what_there_is_of_an_incomplete_record_is_shown(api: Api) -> None:
-    """A source and a sink without a part are listed; requests for them fail."""
+async def test_incomplete_records(api: Api) -> None:
+    """A source and a sink without a part are listed, but requests for them fail."""
     await api.create_source()
     task = await api.run("POST", SINKS, sink_body())
     for kind, key, drop in (
@@ -159,8 +159,8 @@ async def test_what_there_is_of_an_incomplete_record_is_shown(api: Api) -> None:
 
 
 @ensure
-async def test_damaged_records_of_projects_of_their_own(own: OwnProjects) -> None:
-    """Branches and tokens that can be read are listed."""
+async def test_damaged_records_of_managed_projects(own: OwnProjects) -> None:
+    """Branches and tokens with a valid record are listed."""
     (node, _), (_, token) = own.nodes, await own.token("admin")
     headers = {"Authorization": f"Bearer {token}"}
     for name in ("b1", "b2"):

@@ -1,4 +1,4 @@
-"""The API of projects whose tokens are made here: rights, tokens, branches."""
+"""The API of projects that it manages itself: rights, tokens, branches."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ NEEDED: dict[Right, set[str]] = {
     },
     "admin": {"CreateBranch", "CreateToken", "ListTokens", "RevokeToken"},
 }
-"""The right that each operation needs: a new one is added here on purpose."""
+"""The right that each operation needs. A new operation is added here on purpose."""
 
 BODIES: dict[str, Any] = {
     "CreateBranch": {"name": "other"},
@@ -96,7 +96,7 @@ BODIES: dict[str, Any] = {
 
 
 def test_each_operation_needs_a_right() -> None:
-    """Operations that need none are public, and return no project data."""
+    """Operations without a right are public, and return no project data."""
     needed = {
         operation.id: operation.right for operation in OPERATIONS.values() if not operation.public
     }
@@ -112,7 +112,9 @@ async def _call(api: Api, id: str, token: str | None, *, method: str = "") -> An
 
 @ensure
 async def test_each_operation_with_each_right(own: OwnProjects) -> None:
-    """It is refused by name unless the token has its right; without a token it isn't looked at."""
+    """A token without the right is refused with the right's name; without a token the path isn't
+    checked.
+    """
     api = own.nodes[0]
     tokens = {right: (await own.token(right))[1] for right in RIGHTS}
     for needed, ids in NEEDED.items():
@@ -122,7 +124,7 @@ async def test_each_operation_with_each_right(own: OwnProjects) -> None:
             assert reply.header("WWW-Authenticate") == CHALLENGE
             for right, token in tokens.items():
                 is_allowed = includes([right], needed)
-                # An answer of events would last.
+                # An answer with events would not end.
                 lasts = is_allowed and OPERATIONS[id].content_type == "text/event-stream"
                 reply = await _call(api, id, token, method="HEAD" if lasts else "")
                 if is_allowed:
@@ -136,8 +138,8 @@ async def test_each_operation_with_each_right(own: OwnProjects) -> None:
 
 
 @ensure
-async def test_where_a_token_may_be(own: OwnProjects) -> None:
-    """In both headers; a wrong token is challenged, too."""
+async def test_where_a_token_is_sent(own: OwnProjects) -> None:
+    """Both headers work, and an invalid token gets a challenge too."""
     api, (_, token) = own.nodes[0], await own.token("read")
     path = "/v1/branches/default/sources"
     assert (await api.call("GET", path, token=token)).status == 200
@@ -153,7 +155,7 @@ async def test_where_a_token_may_be(own: OwnProjects) -> None:
 
 @ensure
 async def test_an_expired_token(own: OwnProjects) -> None:
-    """It is refused as such from the moment on, and listed as such."""
+    """An expired token is refused and listed as expired."""
     api, (_, admin) = own.nodes[0], await own.token("admin")
     expires = datetime.fromtimestamp(time.time() + 1, UTC)
     body = {"name": "short", "rights": ["read"], "expiresAt": expires.isoformat()}
@@ -170,7 +172,7 @@ async def test_an_expired_token(own: OwnProjects) -> None:
 
 @ensure
 async def test_a_revoked_token_is_refused_by_every_node_within_a_second(own: OwnProjects) -> None:
-    """Although both have used it just before."""
+    """A revoked token is refused although both nodes have just used it."""
     one, two = own.nodes
     (_, admin), (id, token) = await own.token("admin"), await own.token("read")
     path = "/v1/branches/default/sources"
@@ -191,8 +193,8 @@ async def test_a_revoked_token_is_refused_by_every_node_within_a_second(own: Own
 
 
 @ensure
-async def test_a_stream_ends_with_its_token(own: OwnProjects) -> None:
-    """It ends within a second after the revocation; other streams continue."""
+async def test_a_stream_ends_when_its_token_is_revoked(own: OwnProjects) -> None:
+    """The stream ends within a second after the revocation; other streams continue."""
     api, ended = own.nodes[0], {}
     (_, admin), (gone, first), (_, other) = [
         await own.token(right) for right in ("admin", "read", "read")
@@ -217,7 +219,9 @@ async def test_a_stream_ends_with_its_token(own: OwnProjects) -> None:
 
 @ensure
 async def test_tokens_of_a_project(own: OwnProjects) -> None:
-    """Made, listed without their texts, and used; those of another project aren't there."""
+    """Tokens are created, listed without their text, and used; tokens of other projects aren't
+    listed.
+    """
     api, (own_id, admin) = own.nodes[0], await own.token("admin")
     other_id, _ = await own.token("admin", project=2)
     body = {"name": "ci", "rights": ["tail", "write", "write"]}
@@ -235,8 +239,8 @@ async def test_tokens_of_a_project(own: OwnProjects) -> None:
 
 
 @ensure
-async def test_what_a_token_can_not_be(own: OwnProjects) -> None:
-    """The message says what can be."""
+async def test_invalid_tokens(own: OwnProjects) -> None:
+    """The message says what is valid."""
     api, (_, admin) = own.nodes[0], await own.token("admin")
     for change, message in (
         ({"rights": []}, "length of body.rights must be greater or equal than 1"),
@@ -255,7 +259,7 @@ async def test_what_a_token_can_not_be(own: OwnProjects) -> None:
 
 @ensure
 async def test_branches(own: OwnProjects) -> None:
-    """Sources of one branch aren't in another; a branch of another project isn't found."""
+    """Sources belong to one branch; a branch of another project isn't found."""
     api, (_, admin) = own.nodes[0], await own.token("admin")
     reply = await api.call("POST", "/v1/branches", {"name": "staging"}, token=admin)
     assert (reply.status, reply.json) == (
@@ -282,8 +286,8 @@ async def test_branches(own: OwnProjects) -> None:
 
 
 @ensure
-async def test_projects_of_keboola(api: Api) -> None:
-    """Their branches are listed; branches and tokens are made there."""
+async def test_keboola_projects(api: Api) -> None:
+    """Branches of Keboola's projects are listed; branches and tokens are created in Keboola."""
     listed = (await api.get("/v1/branches"))["branches"]
     assert [(each["branchId"], each["isDefault"]) for each in listed] == [(456, True)]
     for method, path, body in (

@@ -27,8 +27,8 @@ async def test_public_routes(api: Api) -> None:
 
 
 @ensure
-async def test_every_answer_has_an_id(api: Api) -> None:
-    """The server makes the id of a request; one that is sent is ignored."""
+async def test_every_answer_has_a_request_id(api: Api) -> None:
+    """The server creates the id of a request and ignores one that is sent."""
     for path in ("/v1", "/nowhere", SOURCES):
         reply = await api.call("GET", path, headers={"X-Request-Id": "mine"})
         sent = reply.header("X-Request-Id")
@@ -49,7 +49,7 @@ async def test_unknown_paths(api: Api) -> None:
 
 @ensure
 async def test_unknown_methods(api: Api) -> None:
-    """If there are other methods, a header lists them."""
+    """A header lists the other methods of the path."""
     reply = await api.call("PUT", SOURCE)
     assert (reply.status, reply.json["error"]) == (405, "stream.api.methodNotAllowed")
     assert reply.json["message"].endswith("only DELETE, GET, PATCH.")
@@ -59,7 +59,7 @@ async def test_unknown_methods(api: Api) -> None:
 
 @ensure
 async def test_head_is_get_without_a_body(api: Api) -> None:
-    """HEAD has the headers of GET."""
+    """HEAD returns the headers of GET."""
     reply = await api.call("HEAD", "/v1")
     assert (reply.status, reply.body) == (200, b"")
     assert reply.header("Content-Length") == str(len((await api.call("GET", "/v1")).body))
@@ -80,27 +80,27 @@ async def test_head_is_get_without_a_body(api: Api) -> None:
     ],
 )
 @ensure
-async def test_misspelled_paths_lead_to_the_right_one(api: Api, path: str, location: str) -> None:
-    """Too many or too few slashes are answered by a redirect, with the query kept."""
+async def test_misspelled_paths_are_redirected(api: Api, path: str, location: str) -> None:
+    """Paths with too many or too few slashes are redirected, with the query."""
     reply = await api.call("GET", path)
     assert (reply.status, reply.header("Location"), reply.body) == (301, location, b"")
 
 
 @ensure
-async def test_a_misspelled_path_of_nothing_is_not_found(api: Api) -> None:
-    """There is no redirect to a path that doesn't exist."""
+async def test_a_misspelled_unknown_path_is_not_found(api: Api) -> None:
+    """A path that doesn't exist isn't redirected."""
     assert (await api.call("GET", "/foo/")).status == 404
 
 
-def test_clean_paths() -> None:
-    """A clean path stays as it is."""
+def test_normalised_paths() -> None:
+    """A normalised path isn't redirected."""
     assert clean_path("/v1/tasks/a:b/c_d") == "/v1/tasks/a:b/c_d"
     assert clean_path("//a/./b/../c/") == "/a/c"
 
 
 @ensure
-async def test_a_browser_on_another_origin_may_call(api: Api) -> None:
-    """A browser on another origin may call, and its preflight is answered."""
+async def test_cross_origin_requests(api: Api) -> None:
+    """A browser on another origin may send requests, and its preflight is answered."""
     origin = {"Origin": "https://ui.example"}
     reply = await api.call("GET", "/v1", headers=origin)
     assert reply.header("Access-Control-Allow-Origin") == "https://ui.example"
@@ -118,14 +118,14 @@ async def test_a_browser_on_another_origin_may_call(api: Api) -> None:
 
 @ensure
 async def test_a_body_without_end_is_refused(api: Api) -> None:
-    """A body over the limit is answered with 413, whether or not its length was announced."""
+    """A body over the limit gets 413, whether or not its length was announced."""
     reply = await api.call("POST", SOURCES, data=b" " * (MAX_BODY_BYTES + 1))
     assert reply.status == 413
     assert reply.json["error"] == "stream.api.payloadTooLarge"
 
 
 @ensure
-async def test_a_path_that_is_no_text(api: Api) -> None:
-    """A path that isn't UTF-8 is the client's mistake."""
+async def test_a_path_that_is_not_utf_8(api: Api) -> None:
+    """A path that isn't UTF-8 is the client's error."""
     reply = await api.call("GET", "/v1/%ff")
     assert (reply.status, reply.json["error"]) == (400, "stream.api.badRequest")

@@ -28,7 +28,7 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 @attrs.define
 class Node:
-    """A node whose clock only the test moves; its etcd is a real one, perhaps behind a proxy.
+    """A node whose clock only the test moves, with a real etcd, optionally behind a proxy.
 
     :ivar questions: keys that were read.
     """
@@ -43,7 +43,9 @@ class Node:
         return self.authority._current
 
     async def is_good(self, text: str) -> bool:
-        """Return whether the token is accepted; raises unless it is unknown."""
+        """Return whether the token is accepted. Raises an error other than that of an unknown
+        token.
+        """
         try:
             await self.authority.verify(Token(text))
         except UserError as error:
@@ -52,7 +54,7 @@ class Node:
         return True
 
     async def follows(self, revision: int) -> None:
-        """Wait until the mirror has what was written by then."""
+        """Wait until the mirror has everything that was written so far."""
         await mirrored(self.current._mirror, revision)
 
     async def stop(self) -> None:
@@ -95,7 +97,7 @@ async def node(etcd: EtcdClient, proxy: Proxy) -> AsyncIterator[Node]:
 
 @pytest.fixture
 def elsewhere(etcd: EtcdClient) -> Tokens:
-    """The tokens as another node makes and revokes them, not behind the proxy."""
+    """The tokens as another node creates and revokes them, not behind the proxy."""
     return Tokens(etcd, lambda: NOW)
 
 
@@ -107,8 +109,8 @@ async def made(tokens: Tokens, node: Node) -> tuple[TokenKey, str]:
 
 
 @ensure
-async def test_one_question_is_for_all_tokens(node: Node, elsewhere: Tokens) -> None:
-    """It is asked again when it is old, and not at all while no token is used."""
+async def test_one_request_covers_all_tokens(node: Node, elsewhere: Tokens) -> None:
+    """The request is repeated when its answer is old, and not while no token is used."""
     texts = [(await made(elsewhere, node))[1] for _ in range(5)]
     for _ in range(3):
         for text in texts:
@@ -121,8 +123,8 @@ async def test_one_question_is_for_all_tokens(node: Node, elsewhere: Tokens) -> 
 
 
 @ensure
-async def test_an_answer_in_use_is_renewed_before_it_is_old(node: Node, elsewhere: Tokens) -> None:
-    """So no request waits for etcd."""
+async def test_an_answer_is_renewed_before_it_expires(node: Node, elsewhere: Tokens) -> None:
+    """The answer is renewed early, so that no request waits for etcd."""
     _, text = await made(elsewhere, node)
     assert await node.is_good(text)
     node.clock.advance(RENEWED_SECONDS)
@@ -138,7 +140,7 @@ async def test_an_answer_in_use_is_renewed_before_it_is_old(node: Node, elsewher
 async def test_a_revocation_is_effective_when_its_event_arrives(
     node: Node, elsewhere: Tokens
 ) -> None:
-    """No time has to pass."""
+    """A revocation takes effect at once."""
     key, text = await made(elsewhere, node)
     assert await node.is_good(text)
     await elsewhere.revoke(key)
@@ -149,7 +151,7 @@ async def test_a_revocation_is_effective_when_its_event_arrives(
 
 @pytest.mark.parametrize("is_used", [False, True])
 @ensure
-async def test_a_watch_that_broke_without_a_sign(
+async def test_a_watch_that_fails_silently(
     node: Node, proxy: Proxy, elsewhere: Tokens, is_used: bool
 ) -> None:
     """A revoked token is still refused within a second, and other tokens stay valid."""
@@ -157,7 +159,7 @@ async def test_a_watch_that_broke_without_a_sign(
     proxy.is_deaf_to_watches = True
     assert await node.is_good(text)
     await elsewhere.revoke(key)
-    if is_used:  # also if it was asked for without a pause
+    if is_used:  # also without a pause between requests
         for _ in range(8):
             node.clock.advance(0.1)
             await node.is_good(text)
@@ -171,10 +173,10 @@ async def test_a_watch_that_broke_without_a_sign(
 
 
 @ensure
-async def test_a_token_that_the_mirror_does_not_have_yet(
+async def test_a_token_that_the_mirror_does_not_have(
     node: Node, proxy: Proxy, elsewhere: Tokens
 ) -> None:
-    """It is found, and its revocation is, too."""
+    """Both the token and its revocation are found."""
     proxy.is_deaf_to_watches = True
     record, text = await elsewhere.create(1, "ci", ["write"], SYSTEM)
     assert await node.is_good(text)
@@ -185,7 +187,7 @@ async def test_a_token_that_the_mirror_does_not_have_yet(
 
 @ensure
 async def test_a_mirror_that_has_missed_a_revocation(node: Node, elsewhere: Tokens) -> None:
-    """It is no longer used, although it has the last one."""
+    """The mirror is no longer used, although it has the last revocation."""
     (key, text), (second, _) = await made(elsewhere, node), await made(elsewhere, node)
     mirror = node.current._mirror
     apply: Any = mirror._apply
@@ -202,7 +204,7 @@ async def test_a_mirror_that_has_missed_a_revocation(node: Node, elsewhere: Toke
 
 @ensure
 async def test_etcd_is_unavailable(node: Node, proxy: Proxy, elsewhere: Tokens) -> None:
-    """The last proof is valid for less than a second; then tokens can't be verified."""
+    """The last answer is valid for less than a second; then tokens can't be verified."""
     _, text = await made(elsewhere, node)
     assert await node.is_good(text)
     await proxy.refuse()
@@ -218,7 +220,7 @@ async def test_etcd_is_unavailable(node: Node, proxy: Proxy, elsewhere: Tokens) 
 
 @ensure
 async def test_a_clock_that_is_set_back(node: Node, elsewhere: Tokens) -> None:
-    """An answer isn't good for longer: it is asked again."""
+    """An answer isn't valid for longer when the clock is set back: the request is repeated."""
     _, text = await made(elsewhere, node)
     node.clock.advance(100)
     assert await node.is_good(text)
@@ -228,8 +230,8 @@ async def test_a_clock_that_is_set_back(node: Node, elsewhere: Tokens) -> None:
 
 
 @ensure
-async def test_tokens_of_an_etcd_that_was_restored(tmp_path: Path) -> None:
-    """A token that its snapshot doesn't have is refused, one that it has is good."""
+async def test_tokens_after_a_restore_of_etcd(tmp_path: Path) -> None:
+    """A token that isn't in the snapshot is refused, and one that is in it is valid."""
     server = EtcdServer(tmp_path / "etcd")
     await server.start()
     node = await started_node(server.url, "restored/")
@@ -249,8 +251,8 @@ async def test_tokens_of_an_etcd_that_was_restored(tmp_path: Path) -> None:
 
 
 async def _answered(node: Node, text: str) -> bool:
-    """Return whether the token is good, once etcd answers: connections to the old one have to
-    break.
+    """Return whether the token is good, once etcd answers: connections to the old one must fail
+    first.
     """
     while True:
         try:
@@ -260,8 +262,8 @@ async def _answered(node: Node, text: str) -> bool:
 
 
 @ensure
-async def test_what_a_revocation_writes(etcd: EtcdClient) -> None:
-    """The token is gone and the revocation is there, or neither."""
+async def test_a_revocation_is_atomic(etcd: EtcdClient) -> None:
+    """A revocation deletes the token and stores the revocation, or does neither."""
     tokens = Tokens(etcd, lambda: NOW)
     with pytest.raises(UserError):
         await tokens.revoke(TokenKey(1, "a1b2c3d4"))

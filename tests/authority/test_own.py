@@ -25,9 +25,9 @@ STRANGER = f"stream_1_a1b2c3d4_{'x' * 48}"
 
 
 class World:
-    """An authority over a real etcd, with a clock of its own.
+    """An authority with a real etcd and its own clock.
 
-    :ivar now: its time in UTC.
+    :ivar now: the time of its clock in UTC.
     """
 
     def __init__(self, etcd: EtcdClient) -> None:
@@ -56,7 +56,7 @@ async def refusal(asking: Awaitable[object]) -> tuple[int, str]:
 
 @ensure
 async def test_a_token_is_found_by_its_text(world: World) -> None:
-    """It has the project, name and rights that it was made with."""
+    """The token has the project, name and rights that it was created with."""
     key, text = await world.make(7)
     assert key_in(text) == key
     info = await world.authority.verify(Token(text))
@@ -65,8 +65,8 @@ async def test_a_token_is_found_by_its_text(world: World) -> None:
 
 
 @ensure
-async def test_etcd_and_the_log_never_have_the_text(world: World) -> None:
-    """etcd has only a hash; a log line with the text is masked."""
+async def test_etcd_and_the_log_never_have_the_token(world: World) -> None:
+    """etcd has only a hash, and the log masks the text."""
     _, text = await world.make()
     (stored,) = (await world.etcd.range(PREFIX)).kvs
     secret = text.rpartition("_")[2]
@@ -80,7 +80,7 @@ async def test_etcd_and_the_log_never_have_the_text(world: World) -> None:
 @pytest.mark.parametrize("text", ["", "x", "stream_1_a1b2c3d4_", STRANGER, STRANGER + "x"])
 @ensure
 async def test_unknown_tokens(world: World, text: str) -> None:
-    """They are refused, even with the id of an existing token."""
+    """Unknown tokens are refused, even with the id of an existing token."""
     key, _ = await world.make()
     for sent in (text, text.replace("a1b2c3d4", key.token_id)):
         if sent:
@@ -90,7 +90,7 @@ async def test_unknown_tokens(world: World, text: str) -> None:
 
 @ensure
 async def test_the_id_in_the_text_counts(world: World) -> None:
-    """The secret of one token doesn't open another one, nor another project."""
+    """The secret of one token isn't accepted for another token or project."""
     (one, text), (two, _) = await world.make(), await world.make()
     other = text.replace(one.token_id, two.token_id)
     assert await refusal(world.authority.verify(Token(other))) == (401, "tokenInvalid")
@@ -99,8 +99,8 @@ async def test_the_id_in_the_text_counts(world: World) -> None:
 
 
 @ensure
-async def test_a_revoked_token_is_good_for_half_a_second(world: World) -> None:
-    """The period starts when etcd is asked, regardless of the token's use."""
+async def test_a_revoked_token_is_valid_for_half_a_second(world: World) -> None:
+    """The half second starts when etcd is read, regardless of the token's use."""
     key, text = await world.make()
     token = Token(text)
     for _ in range(3):
@@ -117,15 +117,15 @@ async def test_a_revoked_token_is_good_for_half_a_second(world: World) -> None:
 
 @ensure
 async def test_a_token_of_another_project_is_not_revoked(world: World) -> None:
-    """The id alone isn't enough."""
+    """A token is only revoked for its own project."""
     key, text = await world.make(7)
     assert await refusal(world.tokens.revoke(TokenKey(8, key.token_id))) == (404, "tokenNotFound")
     await world.authority.verify(Token(text))
 
 
 @ensure
-async def test_a_token_expires_to_the_moment(world: World) -> None:
-    """Its expiration is checked even if its record is cached."""
+async def test_a_token_expires_exactly(world: World) -> None:
+    """The expiration is checked even if the token's record is cached."""
     _, text = await world.make(expires_at=NOW + timedelta(seconds=1))
     await world.authority.verify(Token(text))
     world.now += timedelta(seconds=1)
@@ -133,8 +133,8 @@ async def test_a_token_expires_to_the_moment(world: World) -> None:
 
 
 @ensure
-async def test_what_a_token_can_not_be(world: World) -> None:
-    """Nothing is stored."""
+async def test_invalid_tokens(world: World) -> None:
+    """Nothing is stored for an invalid token."""
     tokens = world.tokens
     for project, name in ((0, "ci"), (10**18, "ci"), (1, ""), (1, "x" * 65), (1, "a\nb")):
         asking = tokens.create(project, name, ["read"], SYSTEM)
@@ -147,7 +147,7 @@ async def test_what_a_token_can_not_be(world: World) -> None:
 async def test_a_project_has_a_limit_of_tokens(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others don't count, and one that is revoked makes room."""
+    """Tokens of other projects don't count towards the limit, and a revocation frees a place."""
     assert MAX_TOKENS == 1000
     monkeypatch.setattr("stream.authority.tokens.MAX_TOKENS", 2)
     await world.make(2)
@@ -161,7 +161,7 @@ async def test_a_project_has_a_limit_of_tokens(
 
 @ensure
 async def test_branches(world: World) -> None:
-    """The default branch is always there; names are unique, ids go up."""
+    """The default branch always exists, names are unique, and ids increase."""
     _, text = await world.make()
     token, authority = Token(text), world.authority
     assert await authority.branches(token) == [DEFAULT_BRANCH]
@@ -188,7 +188,9 @@ async def _with_bootstrap(etcd: EtcdClient, path: Path) -> OwnAuthority:
 
 @ensure
 async def test_the_bootstrap_token(etcd: EtcdClient, tmp_path: Path) -> None:
-    """It is what the file holds; it may make tokens of its project, and nothing is stored."""
+    """The bootstrap token is the one in the file; it creates tokens of its project and isn't
+    stored.
+    """
     path = tmp_path / "token"
     path.write_text("b" * 32 + "\n")
     authority = await _with_bootstrap(etcd, path)
@@ -201,10 +203,10 @@ async def test_the_bootstrap_token(etcd: EtcdClient, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, "", "short", "x" * 1025, "a b\n" * 20, "ž" * 40])
 @ensure
-async def test_a_bootstrap_token_that_can_not_be_used(
+async def test_an_invalid_bootstrap_token(
     etcd: EtcdClient, tmp_path: Path, content: str | None
 ) -> None:
-    """The start says which file, and not what is in it."""
+    """The error names the file, not its content."""
     path = tmp_path / "token"
     if content is not None:
         path.write_text(content)

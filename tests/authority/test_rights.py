@@ -18,18 +18,18 @@ ALLOWED: dict[Right, set[Right]] = {
 
 @given(st.sets(st.sampled_from([*RIGHTS, BOOTSTRAP])), st.sampled_from(RIGHTS))
 def test_what_rights_include(rights: set[Right], needed: Right) -> None:
-    """A token may do what one of its rights includes, and without rights nothing."""
+    """A token may do what its rights include; a token without rights may do nothing."""
     assert includes(rights, needed) == any(needed in ALLOWED[right] for right in rights)
 
 
-def test_nobody_needs_the_right_of_the_bootstrap_token() -> None:
-    """It is a right of one token, and no token is given it."""
+def test_the_right_of_the_bootstrap_token() -> None:
+    """Only the bootstrap token has this right, and no token can be created with it."""
     assert BOOTSTRAP not in RIGHTS
     assert not any(includes([right], BOOTSTRAP) for right in (*RIGHTS, BOOTSTRAP))
 
 
 def test_rights_by_name() -> None:
-    """Each once, in a fixed order, with or without the prefix."""
+    """Each name is listed once, in a fixed order, with or without the prefix."""
     assert read_rights(["sources:write", " read", "write"]) == ("read", "write")
 
 
@@ -41,8 +41,8 @@ def test_rights_by_name() -> None:
         (["bootstrap"], 'there is no right "bootstrap", known are read, write, tail, admin'),
     ],
 )
-def test_rights_that_are_none(names: list[str], message: str) -> None:
-    """The message lists those that there are."""
+def test_unknown_rights(names: list[str], message: str) -> None:
+    """The message lists the existing rights."""
     with pytest.raises(UserError) as caught:
         read_rights(names)
     assert str(caught.value) == message

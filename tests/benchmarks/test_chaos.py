@@ -1,4 +1,4 @@
-"""The parts of the chaos run that judge: a wrong verdict there would hide a lost record."""
+"""The verdicts of the chaos run: a wrong one would hide a lost record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_lost_record() -> None:
 
 
 def test_unacknowledged_records_may_be_there() -> None:
-    """They are counted by their last answer, and are no fault."""
+    """Unacknowledged records in the table are counted by their last answer, and are no fault."""
     attempts = [attempt(1, CUT_OFF), attempt(2, 503), attempt(2, 500), attempt(3, 200, 7.0)]
     accounts = balance(attempts, {1: 1, 2: 1, 3: 1})
     assert accounts.present == Counter({CUT_OFF: 1, 500: 1})
@@ -32,34 +32,36 @@ def test_unacknowledged_records_may_be_there() -> None:
     assert accounts.last_acknowledged == 7.0
 
 
-def test_a_record_sent_again_may_be_there_twice() -> None:
-    """Up to one row per attempt is the producer's doing, shown with its answers."""
+def test_a_retried_record_may_be_duplicated() -> None:
+    """Up to one row per attempt is caused by the producer, and reported with its answers."""
     accounts = balance([attempt(1, CUT_OFF), attempt(1, 200)], {1: 2})
     assert accounts.repeated == Counter({(CUT_OFF, 200): 1})
     assert accounts.is_balanced
 
 
-def test_a_record_sent_once_must_not_be_there_twice() -> None:
-    """More rows than attempts are the doing of the service."""
+def test_a_record_sent_once_must_not_be_duplicated() -> None:
+    """More rows than attempts are caused by the service."""
     for status in (200, CUT_OFF):
         accounts = balance([attempt(1, status)], {1: 2})
         assert accounts.surplus == [1]
         assert not accounts.is_balanced
 
 
-def test_a_record_that_nobody_sent() -> None:
-    """A row out of nowhere is wrong, too."""
+def test_a_record_that_was_not_sent() -> None:
+    """A row that was never sent is a fault."""
     assert not balance([attempt(1, 200)], {1: 1, 2: 1}).is_balanced
 
 
 def test_an_attempt_survives_the_journal() -> None:
-    """A line is read as it was written."""
+    """A line of the journal is parsed to the attempt that was written."""
     written = Attempt(7, 503, 1, 12.5, 13.25)
     assert Attempt.of_line(written.line()) == written
 
 
-def test_where_a_record_has_been(tmp_path: Path) -> None:
-    """Slice files and staged objects are searched, truncated ones up to their last whole part."""
+def test_where_a_record_was(tmp_path: Path) -> None:
+    """Slice files and staged objects are searched, truncated ones up to their last
+    complete part.
+    """
     members = gzip.compress(b'"1","a"\n') + gzip.compress(b'"2","b"\n"2","c"\n')
     slices = tmp_path / "volumes-1" / "default" / "a" / "123" / "slice"
     staged = tmp_path / "sandbox" / "project-123" / "staging" / "1001"
@@ -77,7 +79,9 @@ def test_where_a_record_has_been(tmp_path: Path) -> None:
 
 
 def test_complaints(tmp_path: Path) -> None:
-    """Errors are counted without their particulars; half a line of a killed process is no fault."""
+    """Errors are counted without their details; an incomplete line of a killed process is
+    no fault.
+    """
     log = tmp_path / "03-storage-reader.log"
     log.write_text(
         '{"level":"error","message":"cannot read 12 of \\"a\\""}\n'

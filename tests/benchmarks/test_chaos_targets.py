@@ -1,4 +1,4 @@
-"""Detection of leftovers in a run with all targets."""
+"""Detection of orphaned objects in a run with all targets."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from benchmarks.chaos_targets.tables import left_behind
 
 
-def test_nothing_is_left_of_whole_files(tmp_path: Path) -> None:
-    """Each object is in a manifest; the mark of the staging folder stays."""
+def test_whole_files_leave_nothing(tmp_path: Path) -> None:
+    """Each object is in a manifest, and the marker of the staging folder is expected."""
     _lake(tmp_path, objects=["day=1/a-0.parquet"], listed=["day=1/a-0.parquet"])
     (tmp_path / "staging" / ".stream-staging").write_text("id")
     assert left_behind(tmp_path) == []
 
 
-def test_what_is_left_is_named(tmp_path: Path) -> None:
-    """Slices, files that aren't whole, objects and manifests without each other."""
+def test_orphans_are_named(tmp_path: Path) -> None:
+    """Slices, incomplete files, and objects and manifests without each other are reported."""
     table = _lake(tmp_path, objects=["a-0.parquet"], listed=["b-0.parquet"])
     (tmp_path / "staging" / "slice.gz").write_text("rows")
     (table / "_manifest" / "pending" / "c.json").write_text("{}")

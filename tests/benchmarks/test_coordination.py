@@ -1,4 +1,4 @@
-"""The parts of the coordination runs that judge: what they let pass would stay hidden."""
+"""The verdicts of the coordination runs: a wrong one would hide a fault."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def _journal(folder: Path, lines: list[dict[str, object]] = _LINES) -> Journal:
     return read_journal([log], {"01-coordinator": "coordinator-1"})
 
 
-def test_everything_once(tmp_path: Path) -> None:
+def test_no_work_is_repeated(tmp_path: Path) -> None:
     """Work that was done as often as it was needed is no fault."""
     work = account(_journal(tmp_path), [SLICE], [FILE], _DONE, 1)
     assert work.faults == []
     assert (work.uploads, work.jobs["success"], work.rotations) == (1, 1, (1, 1))
 
 
-def test_done_twice(tmp_path: Path) -> None:
-    """A second upload, rotation, job or import of the same thing is a fault each."""
+def test_repeated_work(tmp_path: Path) -> None:
+    """A second upload, rotation, job or import of the same object is a fault each."""
     again = [*_LINES[:7], _LINES[2], _LINES[3], _LINES[6]]
     jobs = [*_DONE, Job(6, 1001, "success")]
     faults = account(_journal(tmp_path, again), [SLICE], [FILE], jobs, 1).faults
@@ -56,7 +56,7 @@ def test_done_twice(tmp_path: Path) -> None:
     ]
 
 
-def test_not_done(tmp_path: Path) -> None:
+def test_missing_work(tmp_path: Path) -> None:
     """Slices and files with records that weren't uploaded or imported are faults."""
     faults = account(_journal(tmp_path, _LINES[:2]), [SLICE], [FILE], [], 0).faults
     assert [fault.partition(FILE)[0] for fault in faults] == [
@@ -75,13 +75,13 @@ def test_injected_failures(tmp_path: Path) -> None:
 
 
 def test_tables() -> None:
-    """Records are lost, repeated, or never sent; a refused one may be there or not."""
+    """Lost, duplicated and unsent records are faults; a refused record may be in the table."""
     wrong = misplaced([1, 2, 3], [1, 2, 3, 4, 5], {1: 1, 2: 2, 4: 1, 9: 1})
     assert dict(wrong) == {"lost": 1, "repeated": 1, "unknown": 1}
 
 
-def test_life(tmp_path: Path) -> None:
-    """The life of a file has a line for each step, and its times are summed up."""
+def test_the_timeline_of_a_file(tmp_path: Path) -> None:
+    """The timeline has a line for each step, and the durations are summed."""
     journal = _journal(tmp_path)
     text = one_life(journal)
     assert "| 00:00:06.500 | +6.000 | imported file | coordinator-1 |" in text
@@ -90,7 +90,7 @@ def test_life(tmp_path: Path) -> None:
 
 
 def test_rows_of_slices(tmp_path: Path) -> None:
-    """A slice is in the table when there are as many rows as with its whole file."""
+    """A slice is in the table if the table has all rows of its file."""
     journal = _journal(tmp_path)
     assert [at for _, at in row_times(journal, [(1.0, 3), (2.0, 6), (3.0, 7), (4.0, 9)])] == [3.0]
     assert row_times(journal, [(1.0, 6)]) == []

@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def single_file() -> Path:
-    """The file that `make build-stream-service` has made."""
+    """The single file that `make build-stream-service` built."""
     path = _ROOT / os.environ.get("BUILD_TARGET_PATH", "target/stream/service")
     assert path.is_file(), "run `make build-stream-service` first"
     return path

@@ -9,7 +9,7 @@ from tests.bundle.test_single_file import Alone
 
 
 def test_development_mode(single_file: Path, tmp_path: Path) -> None:
-    """It is the same file but for its end, and its Python runs in development mode."""
+    """Only the end of the file differs, and its Python runs in development mode."""
     file = tmp_path / "with-race"
     in_development_mode(single_file, file)
     assert file.stat().st_size == single_file.stat().st_size

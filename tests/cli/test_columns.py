@@ -69,7 +69,7 @@ _EMPTY = {"defaultValue": ""}
     ],
 )
 def test_columns(text: str, column: dict[str, Any]) -> None:
-    """They have the API's form."""
+    """The columns have the form that the API expects."""
     assert column_of(text) == column
     column_from_plain(column)
 
@@ -91,7 +91,7 @@ def test_columns(text: str, column: dict[str, Any]) -> None:
     ],
 )
 def test_mistakes(text: str, reason: str) -> None:
-    """The text says what is meant, or what there is."""
+    """The message shows the expected form, or the possible values."""
     with pytest.raises(ValueError) as raised:
         column_of(text)
     assert reason in str(raised.value)
@@ -99,7 +99,7 @@ def test_mistakes(text: str, reason: str) -> None:
 
 @given(st.text("ab:=,.(uidpathkeyjson)", max_size=30))
 def test_any_text(text: str) -> None:
-    """It is a column, or a ValueError."""
+    """Any text is parsed as a column or raises a ValueError."""
     try:
         column = column_of(text)
     except ValueError:
@@ -109,6 +109,6 @@ def test_any_text(text: str) -> None:
 
 
 def test_types() -> None:
-    """They are the service's types."""
+    """The types are those of the service."""
     assert set(columns.COLUMN_TYPES) == set(COLUMN_TYPES)
     assert {*columns.DATA_TYPES, "decimal(p,s)"} == set(DATA_TYPES)

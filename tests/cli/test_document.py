@@ -1,4 +1,4 @@
-"""Files of sources and sinks: what is wrong is found before anything is changed."""
+"""Files of sources and sinks: errors are found before anything is changed."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def _faults(text: str) -> list[str]:
     return []
 
 
-def test_a_good_file() -> None:
-    """It has the members of the API's requests, and those of its own."""
+def test_a_valid_file() -> None:
+    """A valid file has the members of the API's requests and its own."""
     assert _faults(_GOOD) == []
 
 
@@ -82,7 +82,7 @@ def test_a_good_file() -> None:
     ],
 )
 def test_faults(good: str, bad: str, fault: str) -> None:
-    """Each has its line, and the name that was probably meant."""
+    """Each fault is reported with its line and the most similar name."""
     assert good in _GOOD
     assert any(fault in found for found in _faults(_GOOD.replace(good, bad))), _faults(
         _GOOD.replace(good, bad)
@@ -94,22 +94,24 @@ def test_all_faults_at_once() -> None:
     assert len(_faults(_GOOD.replace("tableId", "tabelId").replace("name: Shop", "label: x"))) == 3
 
 
-def test_an_id_twice() -> None:
-    """The second one would undo the first."""
+def test_a_duplicate_id() -> None:
+    """A duplicate id is refused: the second object would overwrite the first."""
     entry = _GOOD.removeprefix("sources:\n")
     assert _faults(_GOOD + entry) == ['stream.yaml:18: the source "shop" is there twice']
 
 
 def test_a_service_without_a_description() -> None:
-    """Then the API finds what is wrong; what the command itself needs is still checked."""
+    """Without a description the API finds the errors; members that the command needs are still
+    checked.
+    """
     assert schemas_of({}) == ({}, {})
     check(_parsed("sources: [{sourceId: a, anything: 1}]"), {}, {})
     with pytest.raises(DocumentError, match="sourceId"):
         check(_parsed("sources: [{}]"), {}, {})
 
 
-def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Aliases of aliases, and brackets in brackets, end soon."""
+def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nested aliases and nested brackets are refused early."""
     monkeypatch.setattr(documents, "MAX_NODES", 10_000)
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
     for one, two in zip("abcdef", "bcdefg", strict=True):
@@ -119,8 +121,8 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
             parse_document("x", text)
 
 
-def test_long_keys_do_not_make_long_places() -> None:
-    """The place of each value names the keys around it, so a few of these would take all memory."""
+def test_long_keys_do_not_make_long_paths() -> None:
+    """The path of each value contains the keys around it, so long keys could exhaust the memory."""
     with pytest.raises(DocumentError, match="a key is too long"):
         parse_document("x", f"? {'k' * 201}\n: 1")
     nested = "".join(f"{'  ' * depth}{'k' * 200}:\n" for depth in range(40))
@@ -136,8 +138,8 @@ def test_long_keys_do_not_make_long_places() -> None:
     ],
     ids=["decimal", "hex", "base-60", "int", "float", "bool", "infinite", "bytes", "base64"],
 )
-def test_values_that_json_does_not_have(value: str) -> None:
-    """They are reported with their line."""
+def test_values_that_json_lacks(value: str) -> None:
+    """Values without a JSON form are reported with their line."""
     with pytest.raises(DocumentError, match=r"^x:2: "):
         parse_document("x", f"\na: {value}")
 
@@ -156,14 +158,14 @@ _PLAIN = st.recursive(
 
 
 @given(_PLAIN)
-def test_what_is_exported_can_be_read(value: object) -> None:
-    """This holds for all texts."""
+def test_an_export_can_be_parsed(value: object) -> None:
+    """Any text in an export is parsed to the same text."""
     assert parse_document("x", dump_yaml(value)).value == value
 
 
 @given(st.text(max_size=50))
 def test_any_text(text: str) -> None:
-    """It is a document, or a DocumentError."""
+    """Any text is parsed as a document or raises a DocumentError."""
     try:
         check(parse_document("x", text), *_SCHEMAS)
     except DocumentError as error:

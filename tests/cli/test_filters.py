@@ -51,8 +51,8 @@ _RECORD = {
         ".",
     ],
 )
-def test_met(text: str) -> None:
-    """Paths refer to the body, or with $ to the request."""
+def test_matching_records(text: str) -> None:
+    """Paths refer to the body, or with `$` to the request."""
     assert compile_filter(text)(_RECORD)
 
 
@@ -71,13 +71,13 @@ def test_met(text: str) -> None:
         '.count contains "3"',
     ],
 )
-def test_not_met(text: str) -> None:
-    """Values of different kinds have no order, and nothing is converted."""
+def test_other_records(text: str) -> None:
+    """Values of different kinds aren't ordered, and nothing is converted."""
     assert not compile_filter(text)(_RECORD)
 
 
-def test_bodies_that_are_no_json() -> None:
-    """They are texts."""
+def test_bodies_that_are_not_json() -> None:
+    """A body that isn't JSON is text."""
     assert compile_filter('. contains "llo"')({"body": "hello"})
     assert not compile_filter(".a")({"body": "AAAA", "isBase64": True})
 
@@ -97,7 +97,7 @@ def test_bodies_that_are_no_json() -> None:
     ],
 )
 def test_mistakes(text: str, reason: str) -> None:
-    """They are reported before a tail begins."""
+    """Mistakes are reported before a tail starts."""
     with pytest.raises(FilterFault) as raised:
         compile_filter(text)
     assert reason in str(raised.value)
@@ -133,7 +133,7 @@ _PARTS = st.sampled_from(
 
 @given(parts=st.lists(_PARTS, max_size=8) | st.text(max_size=10).map(lambda x: [x]), body=_JSON)
 def test_any_filter(parts: list[str], body: Any) -> None:
-    """It is read or refused, and what is read decides about any record."""
+    """Any filter is parsed or refused, and a parsed one returns a result for any record."""
     try:
         meets = compile_filter(" ".join(parts))
     except FilterFault:

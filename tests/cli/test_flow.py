@@ -1,4 +1,4 @@
-"""The flow of records, computed from answers of the API."""
+"""The flow of records, computed from the API's answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _flow(at: float = 0.0, **statistics: Any) -> Any:
 
 
 def test_a_sink() -> None:
-    """Waiting records are those in no table yet; the oldest gives the age."""
+    """Waiting records aren't in a table yet, and the oldest one determines the age."""
     row = _flow().row(1.26, 1777629630.0)
     assert row == {
         "sourceId": "shop",
@@ -57,21 +57,21 @@ def test_a_sink() -> None:
 
 
 def test_rejected_records() -> None:
-    """They are shown when no file has an error."""
+    """Rejected records are shown if no file has an error."""
     rejected = {"count": 7, "lastError": {"reason": "x", "message": "No path."}}
     row = _flow(files=[], rejected=rejected).row(None, 0.0)
     assert (row["rejected"], row["error"], row["recordsPerSecond"]) == (7, "No path.", None)
 
 
 def test_a_service_without_statistics() -> None:
-    """The statistics are unknown, and nothing fails."""
+    """The statistics are shown as unknown, and the command doesn't fail."""
     [flow] = flows({"sourceId": "s", "sinks": [{"sinkId": "x"}]}, lambda _: "enabled", 0.0)
     assert flow.row(None, 0.0)["records"] == 0
     assert flows({"sourceId": "s"}, lambda _: "", 0.0) == []
 
 
 def test_rates() -> None:
-    """Records between two readings; statistics that were reset give no negative rate."""
+    """Rates are computed between two readings; a reset of statistics gives no negative rate."""
     earlier, later = _flow(1.0), _flow(3.0, total={"recordsCount": 30})
     assert rates([earlier], [later]) == {("shop", "orders"): 10.0}
     assert rates([later], [_flow(9.0)]) == {("shop", "orders"): 0.0}
@@ -87,7 +87,9 @@ def _counters(second: int, **sinks: int) -> Event:
 
 
 def test_live_counts() -> None:
-    """Two counters give the rates; what has not changed is left out of the second one."""
+    """Two readings of the counters give the rates; unchanged counters are left out of the second
+    one.
+    """
     events = [Event("file", "{}"), _counters(1, a=5, b=5), _counters(3, a=25)]
     assert live_counts(events) == {("shop", "a"): 10.0, ("shop", "b"): 0.0}
     with pytest.raises(ValueError, match="ended"):

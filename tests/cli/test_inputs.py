@@ -1,4 +1,4 @@
-"""Inputs of a push: compressed or not, damaged, binary, grown since."""
+"""Inputs of a push: compressed, damaged, binary or growing ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _input(path: Path, content: bytes, name: str = "records") -> Input:
 @pytest.mark.parametrize("offset", [0, 7, 299_999, 300_001, len(_LINES)])
 @pytest.mark.parametrize("kind", _COMPRESSED)
 def test_parts(kind: str, offset: int, tmp_path: Path) -> None:
-    """All of it, from any place on."""
+    """The content can be read from any offset."""
     given = _input(tmp_path, _COMPRESSED[kind])
     assert given.size == len(_COMPRESSED[kind])
     parts = list(given.parts(offset))
@@ -62,8 +62,8 @@ def test_faults(content: bytes, fault: str, tmp_path: Path) -> None:
         list(given.parts())
 
 
-def test_an_input_that_is_shorter_than_before(tmp_path: Path) -> None:
-    """A push can't be resumed with it."""
+def test_a_truncated_input(tmp_path: Path) -> None:
+    """A push can't be resumed with an input that is shorter than before."""
     with pytest.raises(InputFault, match="shorter"):
         list(_input(tmp_path, _COMPRESSED["gzip"]).parts(len(_LINES) + 1))
 
@@ -82,12 +82,12 @@ def test_an_input_that_is_shorter_than_before(tmp_path: Path) -> None:
     ],
 )
 def test_formats(name: str, content: bytes, format: str, tmp_path: Path) -> None:
-    """By the file name, otherwise by the beginning of the content."""
+    """The format is derived from the file name, otherwise from the content."""
     assert _input(tmp_path, content, name).format() == format
 
 
 def test_the_same_file(tmp_path: Path) -> None:
-    """One that has grown is still the same, one that begins differently is not."""
+    """A file that has grown is the same file; one with another beginning is not."""
     head = _input(tmp_path, b"one\n").head
     assert _input(tmp_path, b"one\ntwo\n").has_head(head)
     assert not _input(tmp_path, b"two\n").has_head(head)
@@ -98,7 +98,7 @@ def test_the_same_file(tmp_path: Path) -> None:
 
 
 def test_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it gives nothing an empty part comes, so that what is there can be sent."""
+    """A pipe without data returns an empty part, so that pending records can be sent."""
     reading, writing = os.pipe()
     standard: Any = io.TextIOWrapper(os.fdopen(reading, "rb"))
     monkeypatch.setattr("sys.stdin", standard)
@@ -120,7 +120,7 @@ def test_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     standard.close()
 
 
-def test_no_file(tmp_path: Path) -> None:
-    """It is the error of the operating system."""
+def test_a_missing_file(tmp_path: Path) -> None:
+    """The error is that of the operating system."""
     with pytest.raises(OSError, match="No such file"):
         Input(str(tmp_path / "none"))

@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "cli.md"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration directory of its own; nothing of the caller's."""
+    """A configuration directory of the test, separate from the caller's."""
     for name in ("URL", "TOKEN", "BRANCH"):
         monkeypatch.delenv(f"STREAM_API_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -41,8 +41,8 @@ def _imported(program: str) -> set[str]:
     return set(ended.stdout.split("\n")[-2].split())
 
 
-def test_what_is_imported() -> None:
-    """No command imports Twisted, and what is slow to import comes only where it is needed."""
+def test_imports() -> None:
+    """No command imports Twisted, and slow imports happen only where they are needed."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for room in ("cli", "client")
@@ -59,7 +59,7 @@ def test_what_is_imported() -> None:
 
 
 def _commands() -> dict[str, list[str]]:
-    """Return all commands by their names, with their options."""
+    """Return all commands by name, with their options."""
     context = click.Context(main.cli)
     found = {}
 
@@ -82,14 +82,14 @@ def _commands() -> dict[str, list[str]]:
 
 
 def test_the_page_has_every_command() -> None:
-    """Each is named in the documentation, as it is called."""
+    """The documentation names each command as it is called."""
     page = PAGE.read_text(encoding="utf-8")
     missing = [name for name in _commands() if f"stream {name}" not in page]
     assert not missing
 
 
 def test_the_page_has_no_other_options() -> None:
-    """Each option in it belongs to a command."""
+    """Each documented option belongs to a command."""
     page = PAGE.read_text(encoding="utf-8")
     known = {option for options in _commands().values() for option in options}
     known |= {"--help", "--version", "--no-compress"}
@@ -99,7 +99,7 @@ def test_the_page_has_no_other_options() -> None:
 
 @pytest.mark.parametrize("name", _commands())
 def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command says what it does."""
+    """The help of each command says what it does."""
     assert run([*name.split(), "--help"]) == 0
     printed = capsys.readouterr().out
     assert f"Usage: stream {name}" in printed
@@ -108,7 +108,7 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """There is one for each shell; what it calls lists the commands."""
+    """Each shell has a completion script, whose command lists the commands."""
     assert run(["completion", shell]) == 0
     assert "_STREAM_COMPLETE" in capsys.readouterr().out
     words = {"COMP_WORDS": "stream so", "COMP_CWORD": "1", "_STREAM_COMPLETE": f"{shell}_complete"}
@@ -124,7 +124,7 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("library", "module"), [("click", "stream.cli.main"), ("httpx", "stream.client.producer")]
 )
 def test_missing_libraries(library: str, module: str) -> None:
-    """It says what to install."""
+    """The error says what to install."""
     code = f"import sys; sys.modules[{library!r}] = None; import {module}"
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -133,14 +133,14 @@ def test_missing_libraries(library: str, module: str) -> None:
 
 
 def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    """The one that was meant is named."""
+    """The error names the most similar command."""
     assert run(["sourcex"]) == 2
     assert 'Did you mean "source"?' in capsys.readouterr().err
     assert run(["--nothing"]) == 2
 
 
 def test_without_credentials(capsys: pytest.CaptureFixture[str]) -> None:
-    """It says how to get them."""
+    """The error says how to get credentials."""
     assert run(["source", "list"]) == 1
     assert "stream login" in capsys.readouterr().err
 
@@ -148,7 +148,7 @@ def test_without_credentials(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_service(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The address is named, and the exit code is one of its own."""
+    """The error names the address, and the exit code is specific to it."""
     monkeypatch.setattr("stream.client.api._ATTEMPTS", 1)
     monkeypatch.setenv("STREAM_API_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("STREAM_API_TOKEN", "secret-token")
@@ -158,8 +158,8 @@ def test_without_a_service(
     assert "secret-token" not in printed
 
 
-def test_kept_credentials() -> None:
-    """Only their owner can read them, even if they replace others."""
+def test_stored_credentials() -> None:
+    """Only the owner can read stored credentials, even if they replace other ones."""
     for token in ("one", "two"):
         path = keep(Credentials("https://stream", token))
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -178,8 +178,8 @@ def test_kept_credentials() -> None:
     assert not forget()
 
 
-def test_the_environment_wins() -> None:
-    """A kept token is sent to the address that it was kept with, and to no other one."""
+def test_the_environment_takes_precedence() -> None:
+    """A stored token is only sent to the address that it was stored with."""
     keep(Credentials("https://stream", "kept", "7"))
     assert credentials({}) == Credentials("https://stream", "kept", "7")
     assert credentials({"STREAM_API_TOKEN": "x"}) == Credentials("https://stream", "x", "7")
@@ -190,8 +190,8 @@ def test_the_environment_wins() -> None:
     assert credentials(both) == Credentials("https://other", "x", "7")
 
 
-def test_where_they_are_kept(home: Path) -> None:
-    """In the operating system's configuration directory."""
+def test_where_credentials_are_stored(home: Path) -> None:
+    """Credentials are in the operating system's configuration directory."""
     assert credentials_path() == home / "stream" / "credentials.json"
 
 
@@ -209,8 +209,8 @@ def test_where_they_are_kept(home: Path) -> None:
         (["rejected", "delete", "shop", "orders", "1", "--all"], "not both"),
     ],
 )
-def test_wrong_usage(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is found before the service is called."""
+def test_usage_errors(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Usage errors are found before the service is called."""
     assert run(arguments) == 2
     assert text in capsys.readouterr().err
 
@@ -226,8 +226,8 @@ def test_control_characters() -> None:
 @pytest.mark.parametrize(
     "text", ["\x1b[2J", "\x7f\x9b2J", "a\u202eb", "\u2066", "\ud800"], ids=ascii
 )
-def test_control_characters_of_formats_for_programs(text: str) -> None:
-    """They are escaped, and parsed to the original text."""
+def test_control_characters_in_machine_readable_formats(text: str) -> None:
+    """Control characters are escaped, and parsed to the original text."""
     for value in (text, {text: [text]}):
         for shown, read in ((dump_json(value), json.loads), (dump_yaml(value), yaml.safe_load)):
             assert visible(shown, lines=True) == shown
@@ -235,7 +235,7 @@ def test_control_characters_of_formats_for_programs(text: str) -> None:
 
 
 def test_units() -> None:
-    """Ages and sizes as people say them."""
+    """Ages and sizes are shown in common units."""
     assert [age_text(x) for x in (None, 3.2, 300, 10_000, 900_000)] == [
         *("", "3 s", "5 min", "3 h", "10 d")
     ]

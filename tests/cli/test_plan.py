@@ -31,8 +31,8 @@ def _calls(changes: list[Change]) -> list[tuple[str, str]]:
     return [(change.method, "/".join(change.path)) for change in changes]
 
 
-def test_all_is_new() -> None:
-    """A source comes before its sinks, settings and switches behind."""
+def test_everything_is_new() -> None:
+    """A source is created before its sinks; settings and switches follow."""
     wanted = _source(sinks=[_sink(settings={"a": 1}, disabled=True)], disabled=False)
     changes = plan([wanted], {})
     assert _calls(changes) == [
@@ -47,7 +47,7 @@ def test_all_is_new() -> None:
 
 
 def test_nothing_to_do() -> None:
-    """Members that say no more than their default are the same as none."""
+    """Members with their default value are equal to absent ones."""
     present = {"shop": _source(sinks=[_sink()])}
     wanted = copy.deepcopy(_source(description="", sinks=[_sink(allowedSignals=[])]))
     column = wanted["sinks"][0]["table"]["mapping"]["columns"][0]
@@ -57,7 +57,7 @@ def test_nothing_to_do() -> None:
 
 
 def test_only_what_differs_is_sent() -> None:
-    """A change of a column sends the mapping; the place of the table stays."""
+    """A change of a column sends the mapping, but not the table's id."""
     columns = [*_COLUMNS, {"type": "body", "name": "body"}]
     wanted = _sink(name="New")
     wanted["table"] = {**wanted["table"], "mapping": {"columns": columns}}
@@ -73,8 +73,8 @@ def test_only_what_differs_is_sent() -> None:
     ]
 
 
-def test_an_empty_default_is_a_default() -> None:
-    """It differs from none: without one a record is rejected."""
+def test_an_empty_default_is_kept() -> None:
+    """An empty default differs from none, without which a record is rejected."""
     wanted = _sink()
     column = {**_COLUMNS[1], "defaultValue": ""}
     wanted["table"] = {**wanted["table"], "mapping": {"columns": [_COLUMNS[0], column]}}
@@ -93,7 +93,7 @@ def test_an_empty_default_is_a_default() -> None:
     ],
 )
 def test_settings(wanted: Any, present: Plain, patch: Plain | None) -> None:
-    """They are all overrides; values are compared by their meaning."""
+    """Settings are compared by meaning, and all of them are overrides."""
     changes = plan([_source(settings=wanted)], {"shop": _source(settings=present)})
     if patch is None:
         assert changes == []
@@ -103,7 +103,7 @@ def test_settings(wanted: Any, present: Plain, patch: Plain | None) -> None:
 
 
 def test_switches() -> None:
-    """They are changed only if the file contains them."""
+    """Switches are changed only if they are in the file."""
     present = {"shop": _source(disabled=True)}
     assert plan([_source()], present) == []
     assert _calls(plan([_source(disabled=False)], present)) == [("PUT", "sources/shop/enable")]
@@ -113,7 +113,7 @@ def test_switches() -> None:
 
 
 def test_pruning() -> None:
-    """Only sinks of sources whose sinks are in the file."""
+    """Pruning deletes only sinks of sources whose sinks are in the file."""
     present = {"shop": _source(sinks=[_sink()]), "other": _source(sourceId="other")}
     assert plan([_source(sinks=[])], present) == []
     assert plan([_source()], present, prune=True) == []
@@ -123,7 +123,7 @@ def test_pruning() -> None:
 
 
 def test_an_export() -> None:
-    """It has what a file may have, without what is only the service's."""
+    """An export has the members that a file may have, without those that the service sets."""
     version = {"version": {"number": 1}, "created": {"at": ""}, "branchId": 1}
     shown = _source(description="", http={"url": "secret"}, disabled={"at": ""}, **version)
     overridden = {"key": "a", "value": 1, "overwritten": True}
@@ -152,7 +152,7 @@ _FILES = st.lists(
 
 
 @given(present=_FILES, wanted=_FILES, prune=st.booleans())
-def test_a_second_time_there_is_nothing_to_do(
+def test_a_second_apply_has_nothing_to_do(
     present: list[Plain], wanted: list[Plain], prune: bool
 ) -> None:
     """Applying the changes leads to the state in the file, from any state."""

@@ -1,4 +1,4 @@
-"""The command `stream push` against a source that answers as a test wants."""
+"""`stream push` with a source whose answers the test chooses."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _file(name: str, *lines: str) -> str:
     return name
 
 
-def test_all_is_stored(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
-    """The summary is for people, or for programs."""
+def test_all_records_are_stored(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
+    """The summary is printed for people or for programs."""
     file = _file("a.ndjson", *(f'{{"id":{number}}}' for number in range(10)))
     assert run(["push", source.url, file, "--batch-records", "4"]) == 0
     assert capsys.readouterr().out.startswith("10 records stored, 0 rejected, in ")
@@ -40,7 +40,7 @@ def test_all_is_stored(source: StubSource, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_rejected_records(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are reported by line, and written to a file with their reasons."""
+    """Rejected records are reported by line, and written to a file with their reasons."""
 
     def answer(request: Request) -> tuple[int, Any]:
         lines = [i for i, record in enumerate(request.records, 1) if record == b"bad"]
@@ -78,7 +78,9 @@ def test_rejected_records(source: StubSource, capsys: pytest.CaptureFixture[str]
 def test_refusals(
     source: StubSource, status: int, code: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The reason, what is sent until then, and a code for scripts."""
+    """The command reports the reason and the number of sent records, and exits with a code for
+    scripts.
+    """
     good = source.answer
     source.answer = lambda request: (
         (status, {"message": "No."}) if b"3" in request.records else good(request)
@@ -93,7 +95,7 @@ def test_refusals(
 
 
 def test_a_service_without_batches(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
-    """It takes one record with each request; a batch would become one record."""
+    """Such a service gets one record per request, since it would store a batch as one record."""
     source.answer = lambda request: (200, "OK")
     file = _file("a.ndjson", "1", "2")
     assert run(["push", source.url, file]) == 1
@@ -103,7 +105,7 @@ def test_a_service_without_batches(source: StubSource, capsys: pytest.CaptureFix
     assert sorted(source.records) == [b"1", b"2"]
 
 
-def test_states_of_something_else(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unrelated_state(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
     """A push resumes only with the same file, source and batches."""
     file = _file("a.ndjson", "1", "2", "3")
     push = ["push", source.url, file, "--state", "state"]
@@ -127,7 +129,7 @@ def test_states_of_something_else(source: StubSource, capsys: pytest.CaptureFixt
     assert sorted(source.records) == [b"1", b"2", b"3", b"4"]
 
 
-def test_an_input_that_breaks(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_input(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
     """The part before the fault is sent, and the rest after a correction."""
     file = _file("a.json", "[1, 2, 3, oops]")
     push = ["push", source.url, file, "--state", "state", "--batch-records", "2"]
@@ -141,8 +143,8 @@ def test_an_input_that_breaks(source: StubSource, capsys: pytest.CaptureFixture[
     assert sorted(source.records) == [b"1", b"2", b"3", b"4"]
 
 
-def test_batches_are_tried_again(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
-    """Under the same key, with a word about why it takes longer."""
+def test_batches_are_retried(source: StubSource, capsys: pytest.CaptureFixture[str]) -> None:
+    """A batch is retried with the same key, and the delay is reported."""
     statuses = iter([503, 200])
     source.answer = lambda request: (next(statuses), {"message": "Busy.", "accepted": 1})
     assert run(["push", source.url, _file("a.ndjson", "1")]) == 0
@@ -150,10 +152,10 @@ def test_batches_are_tried_again(source: StubSource, capsys: pytest.CaptureFixtu
     assert len({request.key for request in source.requests}) == 1
 
 
-def test_a_push_that_goes_on_late_says_what_is_in_doubt(
+def test_a_push_that_resumes_late_warns_of_duplicates(
     source: StubSource, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The service may have forgotten keys; within ten minutes it hasn't."""
+    """After ten minutes the service may have forgotten the keys of the batches."""
     file = _file("a.ndjson", "1", "2", "3")
     push = ["push", source.url, file, "--state", "state", "--batch-records", "1"]
     source.answer = lambda request: (404, {"message": "No source."})

@@ -39,7 +39,9 @@ def _lines(content: bytes, cuts: list[int] = [], **options: Any) -> list[Item]: 
     cuts=_CUTS,
 )
 def test_lines(lines: list[bytes], cuts: list[int]) -> None:
-    """All that are not blank come with their numbers; too large ones with a problem."""
+    """All lines that aren't blank are returned with their numbers, too large ones with a
+    problem.
+    """
     content = b"\n".join(lines)
     found = _lines(content, cuts, limit=8)
     expected = []
@@ -57,7 +59,7 @@ def test_lines(lines: list[bytes], cuts: list[int]) -> None:
 
 
 def test_a_pause_in_a_pipe() -> None:
-    """It is handed on, for what is there to be sent."""
+    """A pause is passed on, so that pending records can be sent."""
     assert list(ndjson_lines([b"1\n2", b"", b"\n"])) == [
         Item(1, b"1", 2, 2),
         None,
@@ -95,7 +97,7 @@ def test_arrays(values: list[Any], cuts: list[int], indent: int | None) -> None:
     ],
 )
 def test_broken_arrays(content: bytes, count: int, fault: str, cuts: list[int]) -> None:
-    """Earlier elements are returned; the fault has its position."""
+    """Earlier elements are returned, and the fault has its position."""
     found = []
     with pytest.raises(InputFault) as raised:
         for item in array_elements(_parts(content, cuts)):
@@ -105,7 +107,9 @@ def test_broken_arrays(content: bytes, count: int, fault: str, cuts: list[int]) 
 
 
 def test_large_elements() -> None:
-    """One that no source takes is left out with a problem; an endless one ends the reading."""
+    """An element above the limit of sources is skipped with a problem; an endless one ends the
+    parsing.
+    """
     parts = [b'["', b"x" * 30, b'",1]']
     found = list(array_elements(parts, limit=20))
     assert [bool(item.problem) for item in found] == [True, False]
@@ -115,7 +119,7 @@ def test_large_elements() -> None:
 
 
 def test_numbers() -> None:
-    """They are copied unchanged, even if Python can't represent them."""
+    """Numbers are copied unchanged, even if Python can't represent them."""
     content = b"[1e400, 1.000, " + b"9" * 5000 + b"]"
     assert [item.record for item in array_elements([content])] == [
         b"1e400",
@@ -145,8 +149,8 @@ def test_csv(rows: list[list[str]], cuts: list[int]) -> None:
         assert list(again) == found[number:]
 
 
-def test_places_in_csv() -> None:
-    """A row has the line in which it begins."""
+def test_lines_of_csv() -> None:
+    """The line of a row is the one in which it begins."""
     content = b'\xef\xbb\xbfa,b\r\n1,"x\ny"\r\n\r\n1,2,3\n4,5'
     found = list(csv_rows([content]))
     assert [(item.place, bool(item.problem)) for item in found] == [
@@ -169,7 +173,7 @@ def test_places_in_csv() -> None:
     ],
 )
 def test_broken_csv(content: bytes, fault: str) -> None:
-    """It is said where."""
+    """The error has the position of the fault."""
     with pytest.raises(InputFault) as raised:
         list(csv_rows(_parts(content, list(range(0, 400, 3))), limit=100))
     assert fault in str(raised.value)

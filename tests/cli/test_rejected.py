@@ -1,4 +1,4 @@
-"""`stream rejected`, with answers of the API that the test makes."""
+"""`stream rejected` with answers of the API that the test chooses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REPLAY = ["rejected", "replay", "shop", "orders"]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Let the API answer so, one call after the other; the bodies of the calls."""
+    """Set the API's answers to successive calls, and return the bodies of the calls."""
 
     def answer(*answers: Any) -> list[Any]:
         left, made = list(answers), []
@@ -38,7 +38,7 @@ def _outputs(stored: int, again: int, **more: Any) -> dict[str, Any]:
     return {"outputs": {**members, "results": results, **more}}
 
 
-def test_a_replay_goes_on_while_there_is_more(
+def test_a_replay_continues_while_there_are_more_records(
     calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Records that are rejected again are counted once."""
@@ -51,10 +51,10 @@ def test_a_replay_goes_on_while_there_is_more(
     assert len(found["results"]) == 7
 
 
-def test_a_replay_that_stores_nothing_ends(
+def test_a_replay_that_stores_nothing_stops(
     calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Going on would map the same records again."""
+    """A replay that continued would map the same records again."""
     made = calls(_outputs(0, 2, hasMore=True))
     assert run([*_REPLAY, "--reason", "x"]) == 7
     assert made == [{"reason": "x"}]
@@ -70,7 +70,7 @@ def test_a_replay_that_stores_nothing_ends(
 def test_notes_are_shown(
     calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside the table."""
+    """Notes are shown next to the table."""
     calls(_outputs(1, 0, notes=["The column reads a masked header."]))
     assert run([*_REPLAY, "--all"]) == 0
     assert "The column reads a masked header." in capsys.readouterr().err
@@ -79,7 +79,7 @@ def test_notes_are_shown(
 def test_records_are_selected_in_one_way(
     calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By ids, or by what they have in common; all of them only if it is said."""
+    """Records are selected by ids or by properties; all of them only with an explicit option."""
     made = calls({}, {}, {})
     delete = ["rejected", "delete", "shop", "orders", "--yes"]
     assert run([*delete, "a", "--reason", "x"]) == 2

@@ -1,4 +1,4 @@
-"""Pushes that are stopped anywhere and repeated."""
+"""Pushes that are interrupted at any point and repeated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stream.client.errors import DeliveryFailed
 
 
 class Killed(BaseException):
-    """The process was killed."""
+    """Raised when the process is killed."""
 
 
 @attrs.define
@@ -89,7 +89,9 @@ def test_kills(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whenever it is killed and repeated: each record is stored once, and each bad one named."""
+    """Each record is stored once and each invalid one is reported, whenever the push is killed and
+    repeated.
+    """
     monkeypatch.setattr(sending, "_SAVE_SECONDS", 0.0 if saves else 1e9)
     path = tmp_path_factory.mktemp("push") / "state"
     content, window = b"\n".join(lines), Window()
@@ -111,7 +113,7 @@ def test_kills(
 
 
 def test_rejected_records(tmp_path: Path) -> None:
-    """Each is named with its line, also one that can't be sent at all."""
+    """Each rejected record is reported with its line, also one that can't be sent at all."""
     found: list[Rejection] = []
     content = b"1\n\nbad\n" + b"x" * (1 << 21) + b"\nbad"
     pushed = _push(content, Window(), tmp_path / "state", on_rejected=found.append)
@@ -125,15 +127,15 @@ def test_rejected_records(tmp_path: Path) -> None:
 
 
 def test_too_many_rejected(tmp_path: Path) -> None:
-    """A file of rubbish doesn't fill the service with its errors."""
+    """The push stops, so that an unsuitable file doesn't fill the service with rejected records."""
     window = Window()
     with pytest.raises(TooManyRejected):
         _push(b"bad\n" * 1000, window, tmp_path / "state", max_rejected=10)
     assert len(window.stored) < 30
 
 
-def test_a_refusal_ends_it(tmp_path: Path) -> None:
-    """Earlier decisions count, and are in the state."""
+def test_a_refusal_ends_the_push(tmp_path: Path) -> None:
+    """The results of earlier batches are reported, and are in the state."""
 
     class Refusing(Window):
         def send(self, records: Sequence[bytes], key: str) -> Delivered:
@@ -149,7 +151,7 @@ def test_a_refusal_ends_it(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The push ends; the older state stays, and everything behind it is sent under its old keys."""
+    """The push ends with the older state, and everything after it is sent with the same keys."""
     monkeypatch.setattr(sending, "_SAVE_SECONDS", 0.0)
     path, window, synced = tmp_path / "state", Window(), 0
 
@@ -172,8 +174,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", '{"version": 9}', '{"version": 1, "run": "x"}', "\0", "null"]
 )
-def test_what_is_no_state(content: str, tmp_path: Path) -> None:
-    """It is named, rather than overwritten."""
+def test_an_invalid_state(content: str, tmp_path: Path) -> None:
+    """A file that isn't a state is reported instead of overwritten."""
     (tmp_path / "state").write_text(content)
     with pytest.raises(StateFault):
         load(tmp_path / "state")
@@ -181,7 +183,7 @@ def test_what_is_no_state(content: str, tmp_path: Path) -> None:
 
 
 def test_a_state_that_can_not_be_written(tmp_path: Path) -> None:
-    """It is said before anything is sent."""
+    """The error is reported before anything is sent."""
     state = new_state(source="", head="", format="csv", batch_records=1, batch_bytes=1)
     with pytest.raises(StateFault, match="No such file"):
         save(tmp_path / "no" / "state", state)
@@ -193,7 +195,7 @@ def test_a_state_that_can_not_be_written(tmp_path: Path) -> None:
 
 
 def test_the_header_of_csv_is_kept(tmp_path: Path) -> None:
-    """A resumed push can't read it from the input."""
+    """The state has the header, since a resumed push can't read it from the input."""
     state = new_state(source="", head="", format="csv", batch_records=1, batch_bytes=1)
     state = attrs.evolve(state, header=("a", "b"))
     save(tmp_path / "state", state)

@@ -1,4 +1,4 @@
-"""`stream sink`: bodies that the API gets, and how tables are called."""
+"""`stream sink`: the bodies sent to the API, and the names of tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stream.cli.main import run
 
 
 class StubApi:
-    """Notes the body of a change."""
+    """An API that records the body of a change."""
 
     def __init__(self) -> None:
         self.body: Any = None
@@ -65,7 +65,7 @@ class StubApi:
 def test_tables(
     options: list[str], table: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each kind of table has its place, and the API takes it."""
+    """Each kind of table has its address, and the API accepts it."""
     api = StubApi()
     monkeypatch.setattr(sinks, "connect", lambda: api)
     arguments = ["sink", "create", "shop", "Orders", "--column", "id:uuid", *options]

@@ -1,4 +1,4 @@
-"""A source over HTTP that answers as a test wants, for the client."""
+"""A source over HTTP for tests of the client, whose answers the test chooses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ __all__ = ["Request", "StubSource", "stub_source"]
 
 @attrs.frozen
 class Request:
-    """:ivar records: as they were sent, without compression.
-    :ivar attempt: its number, as the client says it.
+    """A received request.
+
+    :ivar records: as they were sent, without compression.
+    :ivar attempt: its number according to the client.
     """
 
     key: str
@@ -28,8 +30,10 @@ class Request:
 
 @attrs.define
 class StubSource:
-    """:ivar answer: makes the status and the document of an answer; by default all is stored.
-    :ivar requests: all that came.
+    """A source that stores the records of batches.
+
+    :ivar answer: returns the status and the document of an answer; by default all is stored.
+    :ivar requests: all received requests.
     :ivar stored: records of batches that were answered with 200, once for each key.
     """
 
@@ -48,7 +52,7 @@ class StubSource:
 
 @contextmanager
 def stub_source() -> Iterator[StubSource]:
-    """One that listens on a free port."""
+    """Run a source on a free port."""
     source = StubSource()
 
     class Handler(BaseHTTPRequestHandler):

@@ -23,13 +23,15 @@ def _answer(status: int, document: Any = None, count: int = 3, **headers: str) -
 
 
 def test_all_stored() -> None:
-    """The answer says how many."""
+    """The answer contains the number of stored records."""
     assert _answer(200, {"message": "Accepted 3/3 records.", "accepted": 3}) == Stored(3)
     assert _answer(202, {"message": "Accepted 3/3 records.", "accepted": 3}) == Stored(3)
 
 
 def test_some_rejected() -> None:
-    """Lines of the answer begin with 1, places with 0; a record that two sinks reject is one."""
+    """Lines of the answer start at 1 and positions at 0; a record that two sinks reject counts
+    once.
+    """
     errors = [
         {"sinkId": "a", "error": "stream.in.badRequest", "message": "No path.", "lines": [1, 3]},
         {
@@ -52,21 +54,21 @@ def test_some_rejected() -> None:
 
 
 def test_all_rejected() -> None:
-    """The answer is 4xx, but no retry follows."""
+    """The status is 4xx, but no retry follows."""
     errors = [{"error": "x", "message": "No.", "lines": [1, 2, 3]}]
     answer = _answer(400, {"message": "", "accepted": 0, "rejected": 3, "errors": errors})
     assert answer == Stored(0, (Refusal((0, 1, 2), "x", "No."),))
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 507])
-def test_again(status: int) -> None:
-    """The same batch may be stored later."""
+def test_retried_batches(status: int) -> None:
+    """The same batch is retried after a temporary error."""
     assert _answer(status, {"message": "Later."}, retry_after="7") == Again("Later.", 7.0)
 
 
 @pytest.mark.parametrize("status", [400, 413])
-def test_split(status: int) -> None:
-    """A batch that can't be taken as a whole is cut, unless a part is stored already."""
+def test_split_batches(status: int) -> None:
+    """A refused batch is split, unless a part of it is already stored."""
     document = {"message": "Too large.", "error": "stream.in.batchTooLarge"}
     assert _answer(status, document) == Split("stream.in.batchTooLarge", "Too large.")
     assert _answer(status, document, stream_stored="0/6") == Split(
@@ -77,8 +79,8 @@ def test_split(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 404, 405, 415, 422])
-def test_final(status: int) -> None:
-    """Sending it again doesn't help."""
+def test_permanent_errors(status: int) -> None:
+    """A permanent error isn't retried."""
     assert _answer(status, {"message": "No."}) == Final(status, "No.")
 
 
@@ -90,13 +92,13 @@ def test_no_sink() -> None:
 
 
 def test_a_service_without_batches() -> None:
-    """A batch must not be stored as one record."""
+    """A batch isn't sent, since it would be stored as one record."""
     assert isinstance(_answer(200, b"OK"), Final)
     assert _answer(200, b"OK", count=1) == Stored(1)
 
 
 def test_a_replayed_answer_that_was_too_long() -> None:
-    """The service says only that it has stored the batch before."""
+    """The service only says that it has already stored the batch."""
     assert _answer(200, b"OK", idempotency_replayed="true") == Stored(None, replayed=True)
 
 
@@ -116,7 +118,7 @@ def test_a_replayed_answer_that_was_too_long() -> None:
     count=st.integers(1, 5),
 )
 def test_any_answer(status: int, content: bytes, count: int) -> None:
-    """Every answer has a meaning."""
+    """Every answer results in an outcome."""
     answer = answer_of(status, {}, content, count, _NOW)
     assert isinstance(answer, Stored | Again | Split | Final)
 
@@ -137,5 +139,5 @@ def test_any_answer(status: int, content: bytes, count: int) -> None:
     ],
 )
 def test_retry_after(text: str | None, seconds: float | None) -> None:
-    """Seconds or a date; at most some minutes."""
+    """The delay is given in seconds or as a date, and is at most some minutes."""
     assert retry_after_seconds(text, _NOW) == seconds

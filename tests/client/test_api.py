@@ -1,4 +1,4 @@
-"""Calls of the API: tasks, pages, attempts, errors."""
+"""Calls of the API: tasks, pages, retries, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answer = tuple[int, Any] | Exception
 
 
 class Service:
-    """Answers each call with the next of *answers*."""
+    """An API that answers each call with the next of *answers*."""
 
     def __init__(self, *answers: Answer, **headers: str) -> None:
         self.calls: list[str] = []
@@ -47,16 +47,16 @@ _TASK = {"taskId": "api.create/1/a b", "url": "https://evil.example/x", "isFinis
 _DONE = {**_TASK, "isFinished": True, "status": "success", "outputs": {"sourceId": "a"}}
 
 
-def test_a_change_that_the_service_waits_for() -> None:
-    """It is asked to, and answers with the object."""
+def test_waiting_for_a_change() -> None:
+    """The client asks the service to wait, and gets the object."""
     service = Service((201, {"sourceId": "a"}))
     assert service.api.change("POST", "sources", body={}) == {"sourceId": "a"}
     assert service.headers[0]["Prefer"] == "wait=10"
     assert service.headers[0]["X-StorageApi-Token"] == "secret-token"
 
 
-def test_a_change_that_it_does_not_wait_for() -> None:
-    """The task is polled with growing pauses, at the address that has the token."""
+def test_polling_a_change() -> None:
+    """The task is polled with growing pauses, only at the address that the token belongs to."""
     service = Service((202, _TASK), (200, _TASK), (200, _TASK), (200, _DONE))
     assert service.api.change("POST", "sources", body={}) == _DONE
     assert service.calls == [
@@ -74,7 +74,7 @@ def test_a_change_that_fails() -> None:
 
 
 def test_pages() -> None:
-    """All of them are read."""
+    """All pages are read."""
     first = {"sources": [{"sourceId": str(i)} for i in range(100)], "page": {"lastId": "99"}}
     service = Service(
         (200, first), (200, {"sources": [{"sourceId": "x"}], "page": {"lastId": "x"}})
@@ -85,12 +85,12 @@ def test_pages() -> None:
 
 @pytest.mark.parametrize("answer", [[1], None, {"sources": 1}], ids=str)
 def test_pages_of_another_service(answer: object) -> None:
-    """They are not parsed as lists."""
+    """Pages of another service are not parsed as lists."""
     with pytest.raises(ClientError, match="not like the API"):
         list(Service((200, answer)).api.pages("sources", "sources"))
 
 
-def test_pages_without_an_end() -> None:
+def test_endless_pages() -> None:
     """Collecting them ends at a limit."""
     answers: list[Answer] = [
         (200, {"sources": [{}] * 100, "page": {"lastId": str(number)}}) for number in range(1001)
@@ -99,18 +99,18 @@ def test_pages_without_an_end() -> None:
         list(Service(*answers).api.pages("sources", "sources"))
 
 
-def test_ids_in_paths() -> None:
-    """An id can't lead to another place."""
+def test_ids_in_urls() -> None:
+    """An id in a URL can't lead to another path."""
     service = Service((200, {}))
     service.api.get("sources", "../a/b?c")
     assert service.calls == ["GET /v1/branches/default/sources/..%2Fa%2Fb%3Fc"]
-    for id in ("", ".", ".."):  # the sink ".." would be its source
+    for id in ("", ".", ".."):  # the path of the sink ".." would be that of its source
         with pytest.raises(ClientError, match="can't be an id"):
             service.api.call("DELETE", "sources", "a", "sinks", id)
     assert len(service.calls) == 1
 
 
-def test_reading_again() -> None:
+def test_temporary_failures() -> None:
     """Temporary failures are retried, with the delay that the service requests."""
     service = Service((503, {}), httpx.ConnectError("refused"), (200, {"a": 1}), retry_after="3")
     assert service.api.get("sources") == {"a": 1}
@@ -119,16 +119,16 @@ def test_reading_again() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
-def test_reading_once(status: int) -> None:
-    """Permanent failures are errors at once."""
+def test_permanent_failures(status: int) -> None:
+    """Permanent failures are reported at once."""
     service = Service((status, {"error": "stream.api.x", "message": "No."}))
     with pytest.raises(ServiceError) as raised:
         service.api.get("sources")
     assert (raised.value.status, raised.value.name) == (status, "stream.api.x")
 
 
-def test_changes_are_made_once() -> None:
-    """Without an answer the outcome of a creation is unknown."""
+def test_creations_are_sent_once() -> None:
+    """A creation without an answer isn't retried, because its outcome is unknown."""
     service = Service(httpx.ReadError("reset"))
     with pytest.raises(Unreachable, match="reset"):
         service.api.change("POST", "sources", body={})
@@ -144,8 +144,8 @@ def test_redirects_are_not_followed() -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{", b"", b"[]", b"\xff"])
-def test_what_is_no_answer_of_the_service(body: bytes) -> None:
-    """Every such answer is an error with a text."""
+def test_invalid_answers(body: bytes) -> None:
+    """Every answer that isn't the service's is an error with a message."""
     with pytest.raises(ServiceError) as raised:
         Service((404, body)).api.get("sources")
     assert raised.value.message
@@ -163,8 +163,8 @@ def test_events() -> None:
         list(service.api.events("live"))
 
 
-def test_what_an_error_says() -> None:
-    """The message, then all that explains it, each once."""
+def test_error_messages() -> None:
+    """The message comes first, then each explanation once."""
     document = {
         "error": "stream.api.badRequest",
         "message": "Two things are wrong.",
@@ -185,8 +185,8 @@ def test_what_an_error_says() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "stream.example", "ftp://x", "http://"])
-def test_wrong_urls(url: str) -> None:
-    """They are refused before a token is sent."""
+def test_invalid_urls(url: str) -> None:
+    """Invalid URLs are refused before a token is sent."""
     with pytest.raises(ClientError):
         Api(url, "token")
 
@@ -200,6 +200,6 @@ def test_wrong_urls(url: str) -> None:
         ("http://x", False),
     ],
 )
-def test_private(url: str, expected: bool) -> None:
-    """TLS, or this machine."""
+def test_private_connections(url: str, expected: bool) -> None:
+    """A connection is private with TLS or to the same machine."""
     assert is_private(url) is expected

@@ -1,4 +1,4 @@
-"""Records collected into batches."""
+"""Collection of records into batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _batches(records: list[bytes], max_records: int, max_bytes: int) -> list[lis
 
 
 @given(records=_RECORDS, max_records=st.integers(1, 10), max_bytes=st.integers(1, 100))
-def test_cut(records: list[bytes], max_records: int, max_bytes: int) -> None:
+def test_batches(records: list[bytes], max_records: int, max_bytes: int) -> None:
     """No record is lost or moved, and only a single record may exceed the limit."""
     batches = _batches(records, max_records, max_bytes)
     assert [record for batch in batches for record in batch] == records
@@ -36,8 +36,8 @@ def test_cut(records: list[bytes], max_records: int, max_bytes: int) -> None:
 
 
 @given(records=_RECORDS, start=st.integers(0, 5))
-def test_cut_from_the_end_of_a_batch(records: list[bytes], start: int) -> None:
-    """The same batches follow, so a repeated push sends the same batches."""
+def test_splitting_after_any_batch(records: list[bytes], start: int) -> None:
+    """The same batches follow, so that a repeated push sends the same ones."""
     batches = _batches(records, 4, 50)
     before = sum(len(batch) for batch in batches[:start])
     assert _batches(records[before:], 4, 50) == batches[start:]
@@ -53,13 +53,13 @@ def test_cut_from_the_end_of_a_batch(records: list[bytes], start: int) -> None:
     ],
 )
 def test_encoded(record: Any, line: str) -> None:
-    """One line of JSON."""
+    """A record is encoded as one line of JSON."""
     assert encoded(record) == line.encode()
     json.loads(encoded(record))
 
 
 @pytest.mark.parametrize("record", [float("nan"), "", b"\n", object()])
-def test_what_can_not_be_encoded(record: Any) -> None:
-    """It is refused at once."""
+def test_records_that_can_not_be_encoded(record: Any) -> None:
+    """A record that can't be encoded is refused at once."""
     with pytest.raises((TypeError, ValueError)):
         encoded(record)

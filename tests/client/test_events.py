@@ -1,4 +1,4 @@
-"""Server-sent events."""
+"""Parsing of server-sent events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_events(cuts: list[int]) -> None:
     assert list(events_of(parts)) == _EVENTS
 
 
-def test_an_event_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """Collecting it ends at a limit."""
     monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
     for endless in (iter(lambda: b"x", None), iter(lambda: b"data: x\n", None)):

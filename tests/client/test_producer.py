@@ -1,4 +1,4 @@
-"""The producer, sync and asyncio."""
+"""The synchronous and the asyncio producer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _ids(records: list[bytes]) -> list[int]:
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_batches(source: StubSource, compress: bool) -> None:
-    """Records come in batches, in their order, each with a key of its own."""
+    """Records are sent in batches, in order, each with its own key."""
     with Producer(source.url, batch_records=10, compress=compress) as producer:
         for number in range(95):
             producer.send({"id": number})
@@ -45,15 +45,15 @@ def test_batches(source: StubSource, compress: bool) -> None:
     assert len(source.stored) == len(source.requests) >= 10
 
 
-def test_lingering(source: StubSource) -> None:
-    """A single record is sent after a moment, without a flush."""
+def test_a_single_record(source: StubSource) -> None:
+    """A single record is sent after a short delay, without a flush."""
     with Producer(source.url, linger=0.01) as producer:
         producer.send({"id": 1})
         assert source.came.wait(10)
 
 
-def test_attempts(source: StubSource) -> None:
-    """A batch is sent again under the same key until it is stored."""
+def test_retries(source: StubSource) -> None:
+    """A batch is sent with the same key until it is stored."""
     statuses = iter([503, 500, 429, 200])
     source.answer = lambda request: (next(statuses), {"message": "", "accepted": 1})
     with Producer(source.url) as producer:
@@ -65,7 +65,9 @@ def test_attempts(source: StubSource) -> None:
 
 
 def test_rejected_records(source: StubSource) -> None:
-    """Each is handed over with its reason; a function that fails stops nothing."""
+    """A callback gets each rejected record with its reason; an error in the callback stops
+    nothing.
+    """
     found: list[Rejected] = []
 
     def take(rejected: Rejected) -> None:
@@ -82,7 +84,7 @@ def test_rejected_records(source: StubSource) -> None:
 
 
 def test_batches_that_are_too_large(source: StubSource) -> None:
-    """They are split, with keys derived from the first one."""
+    """Batches that are too large are split, with keys derived from the first one."""
     source.answer = lambda request: (
         (413, {"message": "Too large."})
         if len(request.records) > 2
@@ -110,7 +112,9 @@ def test_a_source_that_refuses(source: StubSource) -> None:
 
 
 def test_bounded_memory(source: StubSource) -> None:
-    """While the service is unavailable a full producer raises, or waits, as it was asked to."""
+    """While the service is unavailable, `send` of a full producer raises or waits, as
+    configured.
+    """
     is_back = threading.Event()
 
     def answer(request: Request) -> tuple[int, Any]:
@@ -134,8 +138,8 @@ def test_bounded_memory(source: StubSource) -> None:
         producer.send({"id": 100})
 
 
-def test_closing_without_an_answer(source: StubSource) -> None:
-    """Records that could not be sent in time raise an error."""
+def test_close_times_out(source: StubSource) -> None:
+    """Records that aren't sent before the timeout are reported by an error."""
     source.answer = lambda request: (503, {"message": ""})
     producer = Producer(source.url)
     producer.send({"id": 1})
@@ -148,7 +152,7 @@ def test_closing_without_an_answer(source: StubSource) -> None:
 
 
 def test_a_forked_child(source: StubSource) -> None:
-    """It has no sending thread, so it is refused; the parent continues."""
+    """A forked child has no sending thread, so `send` is refused; the parent continues."""
     with Producer(source.url) as producer:
         producer.send({"id": 1})
         child = os.fork()
@@ -173,7 +177,7 @@ _PROGRAMS = {
 
 @pytest.mark.parametrize("kind", _PROGRAMS)
 def test_the_end_of_a_program(source: StubSource, kind: str) -> None:
-    """A program that ends without closing its producer loses nothing."""
+    """A program that ends without closing its producer loses no records."""
     program = f"URL = {source.url!r}\n{_PROGRAMS[kind]}"
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, check=False

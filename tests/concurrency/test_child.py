@@ -1,4 +1,4 @@
-"""A child process is signalled, ends, and those who wait for its end are fired."""
+"""A child process: signals, its end, and waiting for the end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def _spawned(code: str) -> _Known:
 
 @pytest_twisted.ensureDeferred
 async def test_stop() -> None:
-    """SIGTERM is enough for most; all that wait for the end are fired behind `end`."""
+    """SIGTERM stops most children; all waiters are fired after `end`."""
     child = await _spawned(_POLITE)
     ended = [child.ended(), child.ended()]
     seen: list[int] = []
@@ -66,7 +66,7 @@ async def test_stop() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_child_that_ignores_the_stop_is_killed() -> None:
-    """After the given time."""
+    """A child that ignores SIGTERM is killed after the given time."""
     child = await _spawned(_STUBBORN)
     assert not await child.stop(reactor, 0.1)
     assert getattr(child.how[0].value, "signal", None) == signal.SIGKILL
@@ -74,7 +74,7 @@ async def test_child_that_ignores_the_stop_is_killed() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_signals_after_the_end() -> None:
-    """They are ignored, and waiting ends at once."""
+    """Signals after the end are ignored, and waiting ends at once."""
     child = await _spawned("print(1)")
     await child.ended()
     child.signal("TERM")
@@ -82,8 +82,8 @@ async def test_signals_after_the_end() -> None:
     assert await child.stop(reactor, 60.0)
 
 
-def test_child_that_was_never_spawned() -> None:
-    """It isn't running, and waiting ends at once."""
+def test_a_child_that_was_not_spawned() -> None:
+    """The child isn't running, and waiting ends at once."""
     child = Child()
     child.signal("TERM")
     assert not child.is_running
@@ -91,7 +91,7 @@ def test_child_that_was_never_spawned() -> None:
 
 
 class _Process:
-    """Takes what a child's pipe holds."""
+    """A process protocol that collects the content of a child's pipe."""
 
     def __init__(self) -> None:
         self.received: list[tuple[int, int]] = []
@@ -101,13 +101,13 @@ class _Process:
 
 
 def test_a_wide_pipe_is_read_at_once() -> None:
-    """All its content is read, and its end is noticed."""
+    """All content of a wide pipe is read, and its end is noticed."""
     process = _Process()
     read, write = os.pipe()
     pipe = ProcessReader(reactor, process, 1, read)
     widen(pipe)
     try:
-        assert pipe.doRead() is None  # there is nothing yet
+        assert pipe.doRead() is None  # the pipe is still empty
         os.write(write, bytes(60_000))
         assert pipe.doRead() is None
         assert process.received == [(1, 60_000)]

@@ -1,4 +1,4 @@
-"""Deadlines and what they say."""
+"""Deadlines and their errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _outcome(deferred: Deferred[str]) -> list[str | Failure]:
 
 
 def test_says_what_took_too_long() -> None:
-    """The error of an exceeded deadline says what took too long."""
+    """The error of an exceeded deadline names the work that took too long."""
     clock = Clock()
     found = _outcome(within(Deferred(), 10.0, clock, "the upload"))
     clock.advance(9.9)
@@ -58,8 +58,8 @@ def test_a_result_in_spite_of_the_cancellation() -> None:
     assert found == ["late"]
 
 
-def test_no_deadline_without_words() -> None:
-    """Only calls whose error is never read use ``addTimeout`` without a text."""
+def test_every_deadline_names_its_work() -> None:
+    """Only calls whose error is never read use ``addTimeout``, which has no text."""
     silent = {
         "api/http/app.py": "answered with a text of the API",
         "api/http/streaming.py": "caught on the spot",

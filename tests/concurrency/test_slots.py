@@ -10,7 +10,8 @@ from stream.concurrency.slots import Slots
 MANY = 3 * sys.getrecursionlimit()
 
 
-def test_at_most_so_many_work_at_the_same_time_in_their_order() -> None:
+def test_the_limit_of_concurrent_work() -> None:
+    """At most the given number of calls runs concurrently, in their order."""
     slots = Slots(2)
     work: list[Deferred[None]] = [Deferred() for _ in range(4)]
     begun: list[int] = []
@@ -30,7 +31,7 @@ def test_at_most_so_many_work_at_the_same_time_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_work_that_ends_at_once_needs_no_stack(fails: bool) -> None:
+def test_synchronous_work_does_not_exhaust_the_stack(fails: bool) -> None:
     """All waiting work ends, regardless of its number."""
     slots = Slots(1)
     first: Deferred[None] = Deferred()
@@ -49,8 +50,8 @@ def test_work_that_ends_at_once_needs_no_stack(fails: bool) -> None:
     assert first_done.called
 
 
-def test_who_waits_may_give_up() -> None:
-    """The others are still served."""
+def test_a_waiter_that_is_cancelled() -> None:
+    """Other waiters still get their turn."""
     slots = Slots(1)
     held = slots.acquire()
     assert held.called

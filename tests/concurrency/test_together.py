@@ -1,4 +1,4 @@
-"""Several things at the same time."""
+"""Concurrent work whose results are collected."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _run(*waiting: Deferred[Any]) -> tuple[Deferred[Any], list[Any]]:
     return running, ended
 
 
-def test_results_have_the_order_of_the_work() -> None:
-    """Whichever ends first."""
+def test_the_order_of_results() -> None:
+    """Results have the order of the work, whichever ends first."""
     first, second = Deferred[str](), Deferred[str]()
     _, ended = _run(first, second)
     second.callback("second")
@@ -34,7 +34,7 @@ def test_results_have_the_order_of_the_work() -> None:
 
 
 def test_a_failure_waits_for_the_others() -> None:
-    """The first one in order is raised, the others aren't lost in the log."""
+    """The first failure in order is raised, and the others aren't logged as unhandled."""
     first, second, third = Deferred[None](), Deferred[None](), Deferred[None]()
     _, ended = _run(first, second, third)
     third.errback(ValueError("third"))
@@ -46,7 +46,7 @@ def test_a_failure_waits_for_the_others() -> None:
 
 
 def test_cancelling() -> None:
-    """Cancels all that still runs."""
+    """Cancelling stops all unfinished work."""
     first, second = Deferred[None](), Deferred[None]()
     running, ended = _run(first, second)
     running.cancel()

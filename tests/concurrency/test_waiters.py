@@ -1,4 +1,4 @@
-"""Waiters for an event are fired with it, once."""
+"""Waiters for an event, which fires each of them once."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_all_are_fired_together() -> None:
     assert (found, later) == ([1, 1], [2])
 
 
-def test_a_cancelled_one_is_forgotten() -> None:
-    """It fails, and the others are fired."""
+def test_a_cancelled_waiter_is_forgotten() -> None:
+    """A cancelled waiter fails, and the others are fired."""
     waiters = Waiters[int]()
     first, second = waiters.wait(), waiters.wait()
     found = _results(first, second)
@@ -39,7 +39,7 @@ def test_a_cancelled_one_is_forgotten() -> None:
     assert found == [CancelledError, 1]
 
 
-def test_one_that_is_cancelled_by_another() -> None:
+def test_a_waiter_that_is_cancelled_by_another() -> None:
     """An event that makes a waiter cancel the next one doesn't fire it twice."""
     waiters = Waiters[int]()
     first, second = waiters.wait(), waiters.wait()
@@ -49,7 +49,7 @@ def test_one_that_is_cancelled_by_another() -> None:
     assert found == [CancelledError]
 
 
-def test_waiting_again_while_being_fired() -> None:
+def test_waiting_again_during_an_event() -> None:
     """A waiter that waits again waits for the next event."""
     waiters = Waiters[int]()
     again: list[Deferred[int]] = []
@@ -59,8 +59,8 @@ def test_waiting_again_while_being_fired() -> None:
     assert not again[0].called
 
 
-def test_all_fail_or_are_cancelled_together() -> None:
-    """Each with the same failure."""
+def test_all_fail_or_are_cancelled() -> None:
+    """All waiters get the same failure."""
     waiters = Waiters[int]()
     found = _results(waiters.wait(), waiters.wait())
     waiters.fail(ValueError("no"))
@@ -71,8 +71,8 @@ def test_all_fail_or_are_cancelled_together() -> None:
 
 
 @pytest.mark.parametrize("result", [3, ValueError("no")])
-def test_end_of_another(result: object) -> None:
-    """Its result stays its own."""
+def test_the_end_of_another_deferred(result: object) -> None:
+    """The other Deferred keeps its own result."""
     other: Deferred[object] = Deferred()
     waiter = ended(other)
     found: list[object] = []
@@ -87,7 +87,7 @@ def test_end_of_another(result: object) -> None:
     assert waiter.result is None
 
 
-def test_cancelling_leaves_the_other_alone() -> None:
+def test_cancelling_does_not_affect_the_other_deferred() -> None:
     """The other Deferred continues."""
     other: Deferred[int] = Deferred()
     waiter = ended(other)

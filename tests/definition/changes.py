@@ -1,4 +1,4 @@
-"""Changes of definitions in tests, without other readers or writers."""
+"""Changes of definitions in tests, without concurrent changes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class _NoLocks:
 
 @attrs.frozen
 class Changes:
-    """Makes changes whose bodies tests write.
+    """Runs changes whose bodies tests write.
 
-    :ivar source: what is changed, or its source.
-    :ivar author: who makes them.
+    :ivar source: the changed source, or the source of the changed sink.
+    :ivar author: the author of the changes.
     """
 
     changes: DefinitionChanges[Prepared]
@@ -51,12 +51,12 @@ class Changes:
         by: By,
         token: str,
     ) -> Changes:
-        """Changes of *source* with real files."""
+        """Return the changes of *source* with real files."""
         changes = DefinitionChanges(
             client, records, remote, now, locks=_NoLocks(), readers=NoReaders()
         )
         return cls(changes, source, Author(by, token))  # type: ignore[arg-type]
 
     async def run(self, body: Callable[[Change, Definitions], Awaitable[T]]) -> T:
-        """Make one change."""
+        """Run one change."""
         return await self.changes.make(DefinitionChange(key=self.source, write=body), self.author)

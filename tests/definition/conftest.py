@@ -32,7 +32,10 @@ TABLE = TableSink(
 
 
 class RecordingHooks:
-    """:ivar told: event and sink id, in order."""
+    """Hooks that record their calls.
+
+    :ivar told: event and sink id, in order.
+    """
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
@@ -51,7 +54,7 @@ class RecordingHooks:
 
 
 class World:
-    """Makes one change after the other, each a second later."""
+    """Runs one change after the other, with a second between them."""
 
     def __init__(self, client: EtcdClient) -> None:
         self.client = client

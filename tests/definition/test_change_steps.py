@@ -1,4 +1,4 @@
-"""The steps of a change: in which order they come, and what a failure leaves out."""
+"""The order of the steps of a change, and the steps skipped after a failure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.storage.histories.world import (
 
 
 class Steps(RecordingProvider):
-    """Remembers in `steps` what happens; is the lock and the readers, too."""
+    """Records the steps in `steps`; is also the lock and the readers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ async def _create_sink(change: Change, definitions: Definitions) -> Sink:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_change_that_makes_tables_goes_through_all_steps_in_order(
+async def test_all_steps_in_order(
     etcd: EtcdClient,
 ) -> None:
     steps = Steps()
@@ -110,7 +110,7 @@ async def test_a_change_that_makes_tables_goes_through_all_steps_in_order(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_change_that_is_refused_after_preparing_is_not_followed_by_anything(
+async def test_a_change_refused_after_the_preparation(
     etcd: EtcdClient,
 ) -> None:
     steps = Steps()
@@ -131,7 +131,7 @@ async def test_a_change_that_is_refused_after_preparing_is_not_followed_by_anyth
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_written_stays_written_if_what_follows_fails(etcd: EtcdClient) -> None:
+async def test_a_failure_after_the_commit(etcd: EtcdClient) -> None:
     steps = Steps()
     changes = _changes(etcd, steps)
     await _create_source(changes)

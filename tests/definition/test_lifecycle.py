@@ -19,7 +19,7 @@ def source(**changes: Any) -> Source:
 
 
 def test_a_new_entity_is_in_its_first_version() -> None:
-    """Versions start at 1 with a text of their own for sources and sinks."""
+    """Versions start at 1, with different descriptions for sources and sinks."""
     sink = lifecycle.new_sink(SINK, name="Name", table=TABLE, at=START, by=BY)
     assert (source().version.number, source().version.description) == (1, "New source.")
     assert (sink.version.number, sink.version.description) == (1, "New sink.")
@@ -57,7 +57,7 @@ def test_deletion_keeps_one_of_two_states() -> None:
     assert again.undeleted is None
 
 
-def test_rollback_takes_the_content_and_keeps_the_state() -> None:
+def test_rollback_restores_the_content_only() -> None:
     """A rollback restores name and secret, but a disabled source stays disabled."""
     first = source()
     latest = lifecycle.with_secret(source(name="Other"), "otlp", "t" * 48)
@@ -70,8 +70,10 @@ def test_rollback_takes_the_content_and_keeps_the_state() -> None:
     assert (back.version.number, back.version.description) == (3, 'Rollback to version "1".')
 
 
-def test_reviving_continues_the_numbers() -> None:
-    """An entity created over a deleted id has its creation time and the next number."""
+def test_recreation_continues_the_numbers() -> None:
+    """An entity created with a deleted id gets its own creation time and the next version
+    number.
+    """
     deleted = lifecycle.delete(source(), START, BY, directly=True)
     created = lifecycle.new_source(
         SOURCE, type="otlp", name="Again", secret="t" * 48, at=LATER, by=BY

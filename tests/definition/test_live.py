@@ -1,4 +1,4 @@
-"""Lists of live definitions from memory."""
+"""Lists of live definitions in memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def _define(etcd: EtcdClient, sinks: list[str]) -> None:
     ("after", "limit"), [("", 100), ("", 2), ("a", 2), ("b", 100), ("bb", 1), ("z", 5)]
 )
 @pytest_twisted.ensureDeferred
-async def test_a_page_is_what_etcd_has(
+async def test_a_page_equals_that_of_etcd(
     live: LiveDefinitions, etcd: EtcdClient, after: str, limit: int
 ) -> None:
     """A page from memory has the items, the order and the count of a page from etcd."""
@@ -75,8 +75,8 @@ async def test_a_page_is_what_etcd_has(
 
 
 @pytest_twisted.ensureDeferred
-async def test_deleted_definitions_leave_the_lists(live: LiveDefinitions, etcd: EtcdClient) -> None:
-    """After a deletion, first of the sink and then of the source, it is no longer listed."""
+async def test_deleted_definitions_are_not_listed(live: LiveDefinitions, etcd: EtcdClient) -> None:
+    """A deleted sink and a deleted source are no longer listed."""
     await _define(etcd, ["a", "b"])
 
     async def delete_sink(txn: AtomicTxn) -> None:

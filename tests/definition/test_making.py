@@ -1,4 +1,4 @@
-"""Changes of definitions with what they mean for files, in one transaction."""
+"""Changes of definitions and of their files in one transaction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OTHER = SOURCE_KEY.sink("other-sink")
 
 
 class World:
-    """Makes changes; each run of a body is counted."""
+    """Runs changes and counts the runs of each body."""
 
     def __init__(self, client: EtcdClient) -> None:
         self.storage = Storage(client)
@@ -80,7 +80,7 @@ class World:
         await self.run(body)
 
     async def do(self, method: str, key: object, *arguments: Any) -> Any:
-        """Call a method of the definitions in a change of its own."""
+        """Call a method of the definitions in its own change."""
 
         async def body(change: Change, definitions: Definitions) -> Any:
             return await getattr(definitions, method)(change, key, *arguments)
@@ -91,7 +91,9 @@ class World:
         return [file.state for file in await self.storage.files() if file.key.sink_key == key]
 
     async def check(self) -> None:
-        """The rules of the model; every file that is stored was prepared, the rest discarded."""
+        """Check the invariants: each stored file was prepared, and the other prepared ones are
+        discarded.
+        """
         await self.storage.check()
         stored = {kv.key: kv.value for kv in (await self.storage.client.range("prepared/")).kvs}
         kept = {key: value for file in self.provider.kept for key, value in file.records}
@@ -108,7 +110,7 @@ async def world(etcd: EtcdClient) -> Any:
 
 @pytest_twisted.ensureDeferred
 async def test_a_new_sink_has_an_open_file(world: World) -> None:
-    """A new sink has an open file from the moment it exists; the user's token prepares it."""
+    """A new sink has an open file as soon as it exists, prepared with the user's token."""
     await world.create_sink(SINK_KEY)
     assert await world.states() == [FileState.WRITING]
     assert world.provider.tokens == ["user-token"]
@@ -117,7 +119,7 @@ async def test_a_new_sink_has_an_open_file(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_creating_several(world: World) -> None:
+async def test_creating_several_sinks(world: World) -> None:
     """Each sink of one change gets its own file, prepared once."""
     await world.create_sink(SINK_KEY, OTHER)
     assert await world.states(SINK_KEY) == await world.states(OTHER) == [FileState.WRITING]
@@ -127,7 +129,7 @@ async def test_creating_several(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_remote_failure(world: World) -> None:
-    """If something can't be prepared nothing is written, and what was prepared is discarded."""
+    """A failed preparation writes nothing, and prepared files are discarded."""
     before = (await world.storage.client.range("definition/")).kvs
 
     async def fail_next() -> None:
@@ -149,7 +151,7 @@ async def test_remote_failure(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_failure_of_the_body(world: World) -> None:
-    """If the change fails after the preparation, that is discarded and nothing is written."""
+    """A failure after the preparation writes nothing, and prepared files are discarded."""
     attempts: list[Change] = []
 
     async def body(change: Change, definitions: Definitions) -> None:
@@ -168,8 +170,8 @@ async def test_failure_of_the_body(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_conflict_repeats_the_body_with_what_is_prepared(world: World) -> None:
-    """After a conflict the body runs again with what is prepared already."""
+async def test_a_conflict_repeats_the_body(world: World) -> None:
+    """After a conflict the body runs again with the files that are already prepared."""
     attempts: list[Change] = []
 
     async def body(change: Change, definitions: Definitions) -> None:
@@ -178,7 +180,7 @@ async def test_a_conflict_repeats_the_body_with_what_is_prepared(world: World) -
         await definitions.create_sink(
             change, lifecycle.new_sink(SINK_KEY, name="S", table=TABLE, at=change.now, by=BY)
         )
-        if len(attempts) == 2:  # the first one only finds out what isn't prepared
+        if len(attempts) == 2:  # the first run only finds out what isn't prepared
             await world.storage.client.put("somewhere", b"else")
 
     await world.run(body)
@@ -189,8 +191,8 @@ async def test_a_conflict_repeats_the_body_with_what_is_prepared(world: World) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_sink_changed_meanwhile(world: World) -> None:
-    """If the sink's table changes between preparation and commit, the file is prepared again."""
+async def test_a_sink_changed_concurrently(world: World) -> None:
+    """The file is prepared again if the sink's table changes between preparation and commit."""
     await world.create_sink(SINK_KEY)
 
     async def change_table() -> None:
@@ -215,7 +217,7 @@ async def test_sink_changed_meanwhile(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_sink_gone_meanwhile(world: World) -> None:
+async def test_a_sink_deleted_concurrently(world: World) -> None:
     """The prepared file of a sink that was deleted meanwhile is discarded."""
     await world.create_sink(SINK_KEY)
 
@@ -233,7 +235,7 @@ async def test_sink_gone_meanwhile(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_update_rotates_the_file(world: World) -> None:
-    """An update rotates the file: the new content holds from the new file on."""
+    """An update rotates the file: the new content applies to the new file."""
     await world.create_sink(SINK_KEY)
     await world.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
     assert await world.states() == [FileState.CLOSING, FileState.WRITING]
@@ -254,7 +256,7 @@ async def test_updating_a_disabled_sink(world: World) -> None:
 @pytest.mark.parametrize("parent", [False, True], ids=["sink", "source"])
 @pytest_twisted.ensureDeferred
 async def test_disabling_and_enabling(world: World, parent: bool) -> None:
-    """Disabling closes the file, with the slices, enabling opens a new one."""
+    """Disabling closes the file and its slices, and enabling opens a new file."""
     await world.create_sink(SINK_KEY, OTHER)
     what, key = ("source", SOURCE_KEY) if parent else ("sink", SINK_KEY)
     await world.do(f"disable_{what}", key)
@@ -275,7 +277,7 @@ async def test_disabling_and_enabling(world: World, parent: bool) -> None:
 @pytest.mark.parametrize("parent", [False, True], ids=["sink", "source"])
 @pytest_twisted.ensureDeferred
 async def test_deleting_and_undeleting(world: World, parent: bool) -> None:
-    """Deletion closes the file, undeletion opens a new one."""
+    """Deletion closes the file, and undeletion opens a new one."""
     await world.create_sink(SINK_KEY)
     what, key = ("source", SOURCE_KEY) if parent else ("sink", SINK_KEY)
     await world.do(f"delete_{what}", key)
@@ -289,7 +291,7 @@ async def test_deleting_and_undeleting(world: World, parent: bool) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_purging_closes_the_files_of_the_sinks(world: World) -> None:
-    """Deleting a source for good closes the files of its sinks, too."""
+    """Purging a source closes the files of its sinks too."""
     await world.create_sink(SINK_KEY, OTHER)
     await world.do("purge_source", SOURCE_KEY)
     assert await world.states(SINK_KEY) == await world.states(OTHER) == [FileState.CLOSING]
@@ -298,7 +300,7 @@ async def test_purging_closes_the_files_of_the_sinks(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_reading_alone(world: World) -> None:
+async def test_a_body_without_changes(world: World) -> None:
     """A body that changes nothing prepares nothing."""
     await world.create_sink(SINK_KEY)
     sink: Sink = await world.do("sink", SINK_KEY)
@@ -309,7 +311,7 @@ async def test_reading_alone(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_endless_preparation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that wants another table in each run ends with an error, and leaves nothing."""
+    """A body that needs another table in each run ends with an error and without orphans."""
     monkeypatch.setattr("stream.definition.change.making.MAX_ROUNDS", 3)
     await world.create_sink(SINK_KEY)
     seen: list[datetime] = []

@@ -71,8 +71,10 @@ async def stored(world: World) -> list[str]:
 
 
 @given(some_mappings, some_mappings)
-def test_one_hash_for_one_mapping(one: Mapping, other: Mapping) -> None:
-    """Both forms of a record are read as the same reference, and no other mapping has its hash."""
+def test_one_hash_per_mapping(one: Mapping, other: Mapping) -> None:
+    """Both forms of a record are parsed as the same reference, and other mappings have other
+    hashes.
+    """
     reference = StoredMapping.of(one)
     assert (reference == StoredMapping.of(other)) is (one == other)
     table = attrs.evolve(TABLE, mapping=one)
@@ -84,8 +86,10 @@ def test_one_hash_for_one_mapping(one: Mapping, other: Mapping) -> None:
 
 
 @ensure
-async def test_every_version_refers_to_it(world: World) -> None:
-    """Other changes and changes back store each mapping once, and nothing else contains it."""
+async def test_every_version_refers_to_its_mapping(world: World) -> None:
+    """A mapping is stored once, also after other changes and rollbacks, and no other record
+    contains it.
+    """
     await world.create_source()
     await world.create_sink()
     assert await stored(world) == [TABLE.mapping.hash]
@@ -105,8 +109,8 @@ async def test_every_version_refers_to_it(world: World) -> None:
 
 
 @ensure
-async def test_the_hash_of_a_version_is_that_of_its_content(world: World) -> None:
-    """It doesn't depend on how the mapping is stored."""
+async def test_the_hash_of_a_version(world: World) -> None:
+    """The hash of a version doesn't depend on how its mapping is stored."""
     await world.create_source()
     created = await world.create_sink()
     plain = to_plain(created)
@@ -119,8 +123,8 @@ async def test_the_hash_of_a_version_is_that_of_its_content(world: World) -> Non
 
 
 @ensure
-async def test_a_sink_of_the_version_before(world: World) -> None:
-    """It can be read and changed; what is written then refers to its mapping."""
+async def test_a_sink_of_the_previous_release(world: World) -> None:
+    """The sink can be read and changed, and a change stores a reference to its mapping."""
     await world.create_source()
     plain = to_plain(await world.create_sink())
     plain["table"]["mapping"] = to_plain(TABLE.mapping.mapping)
@@ -139,10 +143,10 @@ async def test_a_sink_of_the_version_before(world: World) -> None:
 
 @pytest.mark.parametrize(("read_bytes", "requests"), [(10**6, 2), (1, 19)])
 @ensure
-async def test_many_are_read_in_parts(
+async def test_many_mappings_are_read_in_parts(
     world: World, monkeypatch: pytest.MonkeyPatch, read_bytes: int, requests: int
 ) -> None:
-    """Each request reads about as many bytes as an answer should have; none is read twice."""
+    """Each request reads about the number of bytes of one answer, and no mapping is read twice."""
     wanted = []
     for number in range(26):
         key = SOURCE.sink(f"sink-{number}")
@@ -167,8 +171,8 @@ async def test_many_are_read_in_parts(
 
 
 @ensure
-async def test_what_is_gone_or_damaged_is_left_out(world: World) -> None:
-    """The others are read; a sink without its mapping is in no list."""
+async def test_missing_and_damaged_mappings(world: World) -> None:
+    """The other mappings are read, and a sink without its mapping is in no list."""
     there = StoredMapping.of(OTHER)
     await world.client.put(mapping_key(SINK, there), encode(OTHER))
     gone, damaged = StoredMapping("gone"), StoredMapping("damaged")
@@ -196,8 +200,8 @@ def _of_size(size: int) -> Mapping:
     return Mapping((PathColumn(name="x", path=path),))
 
 
-def test_the_limit_is_exact_and_named() -> None:
-    """Bytes count, not characters: those of the JSON that is stored."""
+def test_the_limit_of_a_mapping() -> None:
+    """The limit counts the bytes of the stored JSON, and the error names it."""
     check_mapping_size(_of_size(MAX_MAPPING_BYTES))
     with pytest.raises(UserError) as caught:
         check_mapping_size(_of_size(MAX_MAPPING_BYTES + 1))
@@ -207,8 +211,10 @@ def test_the_limit_is_exact_and_named() -> None:
 
 
 @ensure
-async def test_too_large_is_refused_when_it_is_defined(world: World) -> None:
-    """The sink is neither created nor changed; an existing one can be switched and deleted."""
+async def test_a_mapping_that_is_too_large(world: World) -> None:
+    """A sink with it is neither created nor updated; an existing one can be switched and
+    deleted.
+    """
     await world.create_source()
     await world.create_sink()
     large = attrs.evolve(TABLE, mapping=_of_size(MAX_MAPPING_BYTES + 1))
@@ -226,7 +232,7 @@ async def test_too_large_is_refused_when_it_is_defined(world: World) -> None:
 
 
 def test_keys_of_mappings() -> None:
-    """Each sink has its own: tenants share nothing."""
+    """The key of a mapping contains its sink, so that tenants share nothing."""
     one, other = SinkKey(1, 2, "a", "b"), SinkKey(2, 2, "a", "b")
     mapping = StoredMapping.of(OTHER)
     assert mapping_key(one, mapping) == f"storage/mapping/1/2/a/b/{mapping.hash}"

@@ -13,7 +13,7 @@ ensure = pytest_twisted.ensureDeferred
 
 @ensure
 async def test_pages_of_sources(world: World) -> None:
-    """A page starts behind an id and knows the number of all sources."""
+    """A page starts after an id and has the count of all sources."""
     for name in ("a", "b", "c"):
         await world.create_source(BRANCH.source(name))
     reads = DefinitionReads(world.client)
@@ -31,7 +31,7 @@ async def test_pages_of_sources(world: World) -> None:
 
 @ensure
 async def test_pages_of_versions_count_from_their_start(world: World) -> None:
-    """The total of a page of versions counts the versions after its start."""
+    """The count of a page of versions excludes those before its start."""
     await world.create_source()
     for name in ("x", "y"):
         await world.change(
@@ -49,8 +49,8 @@ async def test_pages_of_versions_count_from_their_start(world: World) -> None:
 
 
 @ensure
-async def test_the_source_is_missed_before_the_sink(world: World) -> None:
-    """If neither exists, it is the source that is complained about."""
+async def test_the_source_is_checked_before_the_sink(world: World) -> None:
+    """If neither exists, the source is reported."""
     reads = DefinitionReads(world.client)
     with pytest.raises(DefinitionNotFound, match='source "my-source" not found'):
         await reads.sink_in_source(SINK)
@@ -62,8 +62,8 @@ async def test_the_source_is_missed_before_the_sink(world: World) -> None:
 
 
 @ensure
-async def test_an_id_with_a_slash_is_nobodys(world: World) -> None:
-    """An id can't reach into the keys of another kind or parent."""
+async def test_an_id_with_a_slash_is_not_found(world: World) -> None:
+    """An id can't be used to reach the keys of another kind or parent."""
     await world.create_source()
     await world.create_sink()
     reads = DefinitionReads(world.client)

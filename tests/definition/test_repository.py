@@ -39,7 +39,7 @@ async def test_a_created_source_is_stored_twice(world: World) -> None:
 
 
 @ensure
-async def test_an_id_is_used_once(world: World) -> None:
+async def test_ids_are_unique(world: World) -> None:
     """A second source or sink with the id of a live one is refused."""
     await world.create_source()
     with pytest.raises(DefinitionExists, match='source "my-source" already exists in the branch'):
@@ -50,15 +50,15 @@ async def test_an_id_is_used_once(world: World) -> None:
 
 
 @ensure
-async def test_a_sink_needs_its_source(world: World) -> None:
-    """Nothing can be created below a missing source."""
+async def test_a_sink_needs_a_source(world: World) -> None:
+    """A sink of a missing source can't be created."""
     with pytest.raises(DefinitionNotFound, match='source "my-source" not found in the branch'):
         await world.create_sink()
 
 
 @ensure
-async def test_hooks_follow_the_life_of_a_sink(world: World) -> None:
-    """Files are opened, rotated and closed as the sink comes, changes and goes."""
+async def test_hooks_of_a_sink(world: World) -> None:
+    """Files are opened, rotated and closed when the sink is created, updated and deleted."""
     await world.create_source()
     await world.create_sink()
     assert world.hooks.told == [("activated", "my-sink")]
@@ -77,8 +77,8 @@ async def test_hooks_follow_the_life_of_a_sink(world: World) -> None:
 
 
 @ensure
-async def test_a_disabled_sink_comes_back_without_a_file(world: World) -> None:
-    """A sink that was disabled when it was deleted isn't activated by undeleting it."""
+async def test_a_disabled_sink_is_undeleted_without_a_file(world: World) -> None:
+    """Undeleting a sink that was disabled doesn't activate it."""
     await world.create_source()
     await world.create_sink()
     await world.change(lambda change, definitions: definitions.disable_sink(change, SINK))
@@ -90,8 +90,8 @@ async def test_a_disabled_sink_comes_back_without_a_file(world: World) -> None:
 
 
 @ensure
-async def test_disabling_a_source_takes_enabled_sinks_along(world: World) -> None:
-    """Sinks disabled by the user stay so when the source is enabled again."""
+async def test_disabling_a_source_disables_its_sinks(world: World) -> None:
+    """Sinks disabled by the user stay disabled when the source is enabled."""
     await world.create_source()
     await world.create_sink()
     await world.create_sink(SOURCE.sink("off"))
@@ -106,7 +106,7 @@ async def test_disabling_a_source_takes_enabled_sinks_along(world: World) -> Non
     assert sink.disabled.reason == "Auto-disabled with the parent source."
     assert sink.version.number == 1
 
-    # Only together with its source.
+    # only together with its source
     await world.change(lambda change, definitions: definitions.enable_sink(change, SINK))
     assert world.hooks.told == []
 
@@ -115,8 +115,8 @@ async def test_disabling_a_source_takes_enabled_sinks_along(world: World) -> Non
 
 
 @ensure
-async def test_switching_to_the_present_state_changes_nothing(world: World) -> None:
-    """Enabling what is enabled, and disabling what is disabled, makes no version."""
+async def test_repeated_switches_change_nothing(world: World) -> None:
+    """Enabling an enabled object or disabling a disabled one creates no version."""
     await world.create_source()
     source = await world.change(
         lambda change, definitions: definitions.enable_source(change, SOURCE)
@@ -130,8 +130,8 @@ async def test_switching_to_the_present_state_changes_nothing(world: World) -> N
 
 
 @ensure
-async def test_deletion_of_a_source_and_back(world: World) -> None:
-    """Sinks that were deleted before don't come back with their source."""
+async def test_deletion_and_undeletion_of_a_source(world: World) -> None:
+    """Sinks that were deleted earlier aren't undeleted with their source."""
     await world.create_source()
     await world.create_sink()
     gone = SOURCE.sink("gone")
@@ -153,8 +153,8 @@ async def test_deletion_of_a_source_and_back(world: World) -> None:
 
 
 @ensure
-async def test_creation_over_a_deleted_id(world: World) -> None:
-    """A source created again continues the versions; the old sinks stay deleted."""
+async def test_creation_with_a_deleted_id(world: World) -> None:
+    """A source created again continues the versions, and the old sinks stay deleted."""
     await world.create_source()
     await world.create_sink()
     await world.change(lambda change, definitions: definitions.delete_source(change, SOURCE))
@@ -162,14 +162,14 @@ async def test_creation_over_a_deleted_id(world: World) -> None:
     assert source.version.number == 2
     assert source.secret == "t" * 48
     assert await world.keys("definition/sink/active/") == []
-    # Deleted with its source, so it would come back with it alone.
+    # It was deleted with its source, so only an undeletion of the source restores it.
     await world.change(lambda change, definitions: definitions.undelete_sink(change, SINK))
     assert await world.keys("definition/sink/active/") == []
 
 
 @ensure
-async def test_a_purged_source_leaves_nothing(world: World) -> None:
-    """After a purge the same id starts at version 1; all sinks are returned."""
+async def test_purging_a_source(world: World) -> None:
+    """After a purge the same id starts at version 1, and all sinks are returned."""
     await world.create_source()
     await world.create_sink()
     gone = SOURCE.sink("gone")
@@ -185,8 +185,10 @@ async def test_a_purged_source_leaves_nothing(world: World) -> None:
 
 
 @ensure
-async def test_a_rollback_makes_an_older_content_the_newest_version(world: World) -> None:
-    """The content of an older version becomes the newest; an unknown number is refused."""
+async def test_a_rollback_creates_a_version(world: World) -> None:
+    """A rollback creates a version with the content of an older one; an unknown number is
+    refused.
+    """
     await world.create_source()
     await world.create_sink()
     await rename(world, "Other")
@@ -229,7 +231,7 @@ async def test_counts_are_limited(world: World, monkeypatch: pytest.MonkeyPatch)
 
 @ensure
 async def test_versions_are_limited(world: World) -> None:
-    """The thousandth version is the last that an update may make; switching still works."""
+    """The thousandth version is the last one that an update can create; switching still works."""
     await world.create_source()
 
     def forward(source: Source) -> Source:
@@ -249,8 +251,8 @@ async def test_versions_are_limited(world: World) -> None:
 
 
 @ensure
-async def test_what_the_schema_can_not_see_is_refused_when_stored(world: World) -> None:
-    """Columns without a name and ids that grew too long are not stored."""
+async def test_limits_that_the_schema_does_not_check(world: World) -> None:
+    """Columns without a name and ids that are too long are not stored."""
     await world.create_source()
     await world.create_sink()
     nameless = Mapping((BodyColumn(name=""),))
@@ -268,8 +270,10 @@ async def test_what_the_schema_can_not_see_is_refused_when_stored(world: World) 
 
 
 @ensure
-async def test_many_sinks_are_switched_in_pieces(world: World) -> None:
-    """For every step, a source with the maximum number of sinks is changed with the last one."""
+async def test_many_sinks_are_switched_in_parts(world: World) -> None:
+    """A source with the maximum number of sinks is switched in parts; the last part changes the
+    source.
+    """
     await world.create_source()
     for number in range(MAX_SINKS):
         await world.create_sink(SOURCE.sink(f"k{number:03}"))
@@ -300,8 +304,10 @@ async def test_many_sinks_are_switched_in_pieces(world: World) -> None:
 
 
 @ensure
-async def test_many_sinks_are_purged_in_pieces(world: World) -> None:
-    """Every sink's hooks are called, and the last piece takes away everything and names all."""
+async def test_many_sinks_are_purged_in_parts(world: World) -> None:
+    """The hooks of every sink are called; the last part deletes everything and returns all
+    sinks.
+    """
     await world.create_source()
     keys = [SOURCE.sink(f"k{number:03}") for number in range(MAX_SINKS)]
     for key in keys:

@@ -23,13 +23,13 @@ from stream.definition.slug import slug
     ],
 )
 def test_known_ids(text: str, expected: str) -> None:
-    """Ids are made of words joined by dashes, without accents."""
+    """Ids consist of words joined by dashes, without accents."""
     assert slug(text) == expected
 
 
 @given(st.text())
-def test_an_id_is_its_own_id(text: str) -> None:
-    """Making an id of an id changes nothing, and there is no slash or blank in it."""
+def test_the_id_of_an_id(text: str) -> None:
+    """The id of an id is the same, and contains no slash or blank."""
     made = slug(text)
     assert slug(made) == made
     assert re.search(r"[/\s]", made) is None

@@ -1,4 +1,4 @@
-"""An undeletion that is interrupted: in the end no sink is live without its source."""
+"""Interrupted undeletions: in the end no sink is live without its source."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MAX_PIECES = 2 * len(KEYS)
 
 
 class World:
-    """A source with several sinks, of which each takes a transaction of its own.
+    """A source with several sinks, each of which takes a separate transaction.
 
-    :ivar mortal: whose process makes the changes, and may die.
+    :ivar mortal: the process that runs the changes and may be killed.
     """
 
     def __init__(self, etcd: EtcdClient, mortal: MortalClient) -> None:
@@ -69,7 +69,7 @@ class World:
         )
 
     async def dies(self, doing: Callable[[], Awaitable[object]], piece: int, written: bool) -> bool:
-        """Return whether the process dies at this *piece* of what it is doing."""
+        """Return whether the process is killed at this *piece* of its work."""
         self.mortal.lives, self.mortal.writes_last = piece, written
         try:
             await doing()
@@ -107,12 +107,14 @@ class World:
         return source is not None, {kv.key.rpartition("/")[2] for kv in found.kvs}
 
     async def open_files(self) -> set[str]:
-        """Ids of the sinks that have an open file."""
+        """Return the ids of the sinks with an open file."""
         files = await self.storage.files()
         return {file.key.sink_id for file in files if file.state is FileState.WRITING}
 
     async def must_be(self, *, live: bool) -> None:
-        """The source and all its sinks are live, each with an open file; or none of them is."""
+        """Check that the source and all its sinks are live, each with an open file, or that none of
+        them is.
+        """
         await self.storage.check()
         sinks = {key.sink_id for key in KEYS} if live else set()
         assert await self.live() == (live, sinks)
@@ -143,10 +145,8 @@ async def world(
 
 @pytest.mark.parametrize("written", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_the_cleanup_deletes_what_a_killed_undeletion_has_left(
-    world: World, written: bool
-) -> None:
-    """After a crash at any piece, the source can be undeleted with all its sinks."""
+async def test_the_cleanup_after_a_killed_undeletion(world: World, written: bool) -> None:
+    """After a kill at any point, the source can be undeleted with all its sinks."""
     died = 0
     for piece in range(1, MAX_PIECES):
         if not await world.dies(world.undelete, piece, written):
@@ -155,7 +155,7 @@ async def test_the_cleanup_deletes_what_a_killed_undeletion_has_left(
         is_live, sinks = await world.live()
         assert await world.delete_stranded() == (bool(sinks) and not is_live)
         await world.must_be(live=is_live)
-        if is_live:  # it has died behind its last piece
+        if is_live:  # it is killed after its last part
             break
     assert died >= len(KEYS)
     if not (await world.live())[0]:
@@ -166,7 +166,7 @@ async def test_the_cleanup_deletes_what_a_killed_undeletion_has_left(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cleanup_that_is_killed_is_finished_by_the_next_one(world: World) -> None:
+async def test_a_killed_cleanup_is_completed_by_the_next_one(world: World) -> None:
     assert await world.dies(world.undelete, len(KEYS) - 1, True)
     assert len((await world.live())[1]) > 2
     assert await world.dies(world.delete_stranded, 1, True)
@@ -176,7 +176,7 @@ async def test_a_cleanup_that_is_killed_is_finished_by_the_next_one(world: World
 
 
 @pytest_twisted.ensureDeferred
-async def test_asking_again_finishes_the_undeletion(world: World) -> None:
+async def test_a_repeated_undeletion_completes_the_first(world: World) -> None:
     assert await world.dies(world.undelete, 3, True)
     assert (await world.live())[1]
     await world.undelete()
@@ -184,8 +184,8 @@ async def test_asking_again_finishes_the_undeletion(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_source_made_over_the_id_has_no_sinks(world: World) -> None:
-    """They are deleted with the old source, in pieces if there are many."""
+async def test_a_source_created_with_the_id_has_no_sinks(world: World) -> None:
+    """The old sinks are deleted with the old source, in parts if there are many."""
     assert await world.dies(world.undelete, len(KEYS) - 1, True)
     assert len((await world.live())[1]) > 2
     await world.create_source()
@@ -195,8 +195,8 @@ async def test_a_source_made_over_the_id_has_no_sinks(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_sinks_are_left_alone_while_a_task_works_on_their_source(world: World) -> None:
-    """The undeletion may still be going on."""
+async def test_the_cleanup_waits_for_a_running_task(world: World) -> None:
+    """The cleanup deletes no sinks while a task, perhaps the undeletion, holds their source."""
     assert await world.dies(world.undelete, 3, True)
     before = await world.live()
     await world.etcd.put(f"{LOCK_PREFIX}{SOURCE_KEY}", b"node")

@@ -1,8 +1,8 @@
-"""The commands in the documentation: fenced blocks, and their output.
+"""The commands in the documentation: fenced blocks and their output.
 
 A block of the language ``sh`` is run. A block ``text`` directly after it is its output, in which
-``…`` matches anything. A block of the language ``console`` has commands that can't be run here; the
-tests of the others list each with the reason.
+``…`` matches anything. A block of the language ``console`` contains commands that can't be run
+here; the tests of the other blocks list each with the reason.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ _ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
 
 @attrs.frozen
 class Block:
-    """:ivar line: number of its first line in the page.
+    """A block of code in a page.
+
+    :ivar line: number of its first line in the page.
     :ivar language: "indented" for a block that has no fence.
-    :ivar printed: what the block after it says that it prints, if there is one.
+    :ivar printed: the output in the block after it, if there is one.
     """
 
     page: str
@@ -86,7 +88,7 @@ def matches(expected: str, output: str) -> bool:
 
 
 def _fenced(page: Path) -> Iterator[tuple[Block, bool]]:
-    """Each block, and whether nothing but blank lines is between it and the one before."""
+    """Yield each block, and whether only blank lines separate it from the previous one."""
     opened: tuple[int, str, str] | None = None
     content: list[str] = []
     is_next = False
@@ -106,7 +108,7 @@ def _fenced(page: Path) -> Iterator[tuple[Block, bool]]:
 
 
 def _indented(page: Path) -> Iterator[Block]:
-    """Lines that Markdown shows as code because they are indented."""
+    """Yield the indented blocks of code."""
     is_fenced = False
     in_list = False
     before = ""

@@ -1,4 +1,4 @@
-"""A Chromium without a window that shows pages, driven over a pipe."""
+"""A headless Chromium that shows pages, controlled over a pipe."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def find_chromium() -> str | None:
 class Browser:
     """One page of a Chromium.
 
-    :param send: the descriptor that commands are written to.
-    :param receive: the descriptor that answers are read from.
+    :param send: the file descriptor that commands are written to.
+    :param receive: the file descriptor that answers are read from.
     """
 
     def __init__(self, send: int, receive: int) -> None:
@@ -42,7 +42,7 @@ class Browser:
         attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         self._call("Page.enable")
-        # A page remembers its colours, and would not follow the system's any more.
+        # A page stores its colour scheme, and would no longer follow the system's.
         self._call("Page.addScriptToEvaluateOnNewDocument", source="localStorage.clear()")
 
     def show(self, path: Path, width: int, *, is_dark: bool = False) -> None:

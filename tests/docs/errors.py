@@ -1,8 +1,9 @@
-"""The names of errors in the code, with the status of each.
+"""The names of errors in the code, with the statuses of each.
 
-They are read from the syntax of the modules: attributes ``name`` of classes that derive from
-`UserError`, arguments ``name`` of their calls, the first argument of `Fault`, and texts that have a
-listener's prefix. An expression that isn't text is listed in `COMPUTED`, with the names it can be.
+They are collected from the syntax trees of the modules: attributes ``name`` of subclasses of
+`UserError`, arguments ``name`` of their calls, the first argument of `Fault`, and strings with a
+listener's prefix. An expression that isn't a string is listed in `COMPUTED`, with its possible
+values.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ COMPUTED: Mapping[tuple[str, str], Sequence[str]] = {
     ),
     ("stream/templates/pool.py", "name"): ("overloaded", "templatesPaused"),
 }
-"""Module and expression, and the names that it adds; none if it only hands a name on."""
+"""Module and expression, and the names that it adds; none if it only passes on a name."""
 
 _PREFIXED = re.compile(r"stream\.(?:in|api)\.([a-z][A-Za-z]+)")
 _NO_ERRORS = frozenset({"live", "server"})
@@ -48,8 +49,10 @@ _NO_ERRORS = frozenset({"live", "server"})
 
 @attrs.frozen
 class Found:
-    """:ivar statuses: of each name, as far as they aren't computed.
-    :ivar computed: the expressions that give a name, as keys of `COMPUTED`.
+    """The names found in the code.
+
+    :ivar statuses: of each name, unless they are computed.
+    :ivar computed: the expressions that result in a name, as keys of `COMPUTED`.
     """
 
     statuses: Mapping[str, frozenset[int]]
@@ -67,7 +70,7 @@ def modules() -> dict[str, str]:
 
 
 def collect(texts: Mapping[str, str]) -> Found:
-    """Return the names in modules, which are given with their paths."""
+    """Return the names in *modules*, whose text is given by path."""
     trees = {path: ast.parse(text) for path, text in texts.items()}
     classes = _statuses_of_classes(list(trees.values()))
     statuses: defaultdict[str, set[int]] = defaultdict(set)
@@ -83,7 +86,7 @@ def collect(texts: Mapping[str, str]) -> Found:
 
 
 def _statuses_of_classes(trees: Sequence[ast.Module]) -> dict[str, int]:
-    """Each class that derives from `UserError`, with the status of its instances."""
+    """Return each subclass of `UserError` with the status of its instances."""
     nodes = [x for tree in trees for x in ast.walk(tree) if isinstance(x, ast.ClassDef)]
     found = {"UserError": 400, "NestedError": 400}
     size = 0
@@ -97,7 +100,7 @@ def _statuses_of_classes(trees: Sequence[ast.Module]) -> dict[str, int]:
 
 
 def _named(tree: ast.Module, classes: Mapping[str, int]) -> Iterator[tuple[ast.expr, int | None]]:
-    """Each expression that is a name, and the status if that is known."""
+    """Yield each expression that is a name, with the status if that is known."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name in classes:
             name = _attribute(node, "name")
@@ -130,7 +133,7 @@ def _named_by_call(
 
 
 def _texts(expression: ast.expr) -> tuple[list[str], list[ast.expr]]:
-    """Return the names in *expression*, and what of it is computed."""
+    """Return the names in *expression*, and its computed parts."""
     if isinstance(expression, ast.Constant):
         return ([expression.value] if isinstance(expression.value, str) else []), []
     if isinstance(expression, ast.IfExp) and "None" not in ast.unparse(expression):
@@ -140,7 +143,7 @@ def _texts(expression: ast.expr) -> tuple[list[str], list[ast.expr]]:
 
 
 def _constants(node: ast.expr) -> list[ast.expr]:
-    """Return the texts between which *node* chooses, without those it compares with."""
+    """Return the strings that *node* can evaluate to, without those it compares with."""
     if isinstance(node, ast.IfExp):
         return [*_constants(node.body), *_constants(node.orelse)]
     return [node] if isinstance(node, ast.Constant) else []

@@ -25,7 +25,9 @@ _ROW_BYTES = 1024 * 1024
 
 
 def filled(page: str) -> str:
-    """*page* with the cell of each column and template computed from the record that it shows."""
+    """Return *page* with the cell of each column and template, computed from the record that it
+    shows.
+    """
     body = _BODY.search(page)
     assert body is not None, "the page shows no record"
     headers = ((b"Content-Type", b"application/json"), (b"X-Request-Id", b"7f3"))
@@ -53,7 +55,7 @@ def _column(kind: str, source: str) -> Column:
 
 
 def _shown(column: Column, record: RecordContext) -> str:
-    """The cell as a reader of CSV gets it, or why there is none, in Markdown."""
+    """Return the cell as a CSV parser gets it, or the reason why there is none, in Markdown."""
     try:
         text = row(compile_renderer(Mapping((column,)), _ROW_BYTES), record).decode()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""`make run`, for the commands in the pages."""
+"""`make run` for the commands in the pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TOKEN = "sandbox-token"
 
 @attrs.frozen
 class Product:
-    """The product, started by `make run`.
+    """The product started by `make run`.
 
     :ivar directory: the reader's checkout, with data in `var`.
     """
@@ -46,18 +46,21 @@ class Product:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """The addresses in the pages, and those that are listened on."""
+        """Return the addresses in the pages with those that the product listens on."""
         ports = self.deployed.ports
         return {f"127.0.0.1:{port}": f"127.0.0.1:{ports[name]}" for port, name in _PORTS.items()}
 
     def shell(self, name: str, values: Mapping[str, str] = {}) -> Shell:
-        """:param values: variables that it begins with."""
+        """Start a shell.
+
+        :param values: its initial variables.
+        """
         own = {"XDG_CONFIG_HOME": str(self.directory / "config")}
         return Shell(self.directory, environment({**own, **values}), self.addresses, name)
 
 
 def environment(values: Mapping[str, str]) -> dict[str, str]:
-    """Return the caller's environment without settings, with the commands of the installation."""
+    """Return the caller's environment without settings, with the installed commands on its PATH."""
     outside = {k: v for k, v in os.environ.items() if not k.startswith("STREAM_")}
     path = f"{Path(sys.executable).parent}:{outside['PATH']}"
     return {**outside, "PATH": path, "PYTHONPATH": str(ROOT), **values}
@@ -65,9 +68,9 @@ def environment(values: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def make_run(directory: Path, target: str = "") -> Iterator[Product]:
-    """`make run` on free ports, with its data in *directory* where pages expect it.
+    """Run `make run` on free ports, with its data in *directory* where pages expect it.
 
-    :param target: of its tables; empty for the sandbox.
+    :param target: the target of its tables; empty for the sandbox.
     """
     debug, metrics = free_port(), free_port()
     settings = {
@@ -114,7 +117,7 @@ def make_run(directory: Path, target: str = "") -> Iterator[Product]:
         deployed.wait_ready(Running(process, log, f"127.0.0.1:{metrics}"))
         yield Product(deployed, directory, log)
     finally:
-        # What a terminal does for Ctrl-C.
+        # as a terminal does for Ctrl-C
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
         process.wait(40)

@@ -1,4 +1,4 @@
-"""The alert rules as the runbook's index shows them; ``python -m tests.docs.runbook`` renews it."""
+"""The alert rules in the runbook's index; ``python -m tests.docs.runbook`` updates it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def rules() -> list[dict[str, Any]]:
 
 
 def table_of(alerts: list[dict[str, Any]]) -> str:
-    """Return the index of *alerts*: the critical ones first."""
+    """Return the index of *alerts*, the critical ones first."""
     ordered = sorted(alerts, key=lambda rule: _SEVERITIES.index(rule["labels"]["severity"]))
     return _HEAD + "".join(map(_row, ordered))
 
 
 def replace_table(page: str, table: str) -> str:
-    """*page* with *table* in the place of the one that it has."""
+    """Return *page* with *table* instead of its own."""
     start = page.index(_HEAD)
     end = page.index("\n\n", start) + 1
     return page[:start] + table + page[end:]

@@ -1,4 +1,4 @@
-"""Runs the blocks of a page one after the other, as one shell would."""
+"""Runs the blocks of a page one after the other in a shell."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ declare -p | grep -v '^declare -[a-zA-Z]*r' > {state}; declare -f >> {state}; pw
 
 
 class Shell:
-    """A shell whose variables, functions and folder stay from one block to the next.
+    """A shell that keeps its variables, functions and directory from one block to the next.
 
     :param directory: its first working directory.
     :param environ: its whole environment.
     :param addresses: real addresses by those in the page.
-    :param name: distinguishes it from others in that directory.
+    :param name: distinguishes it from other shells in that directory.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Shell:
         self._place.write_text(str(directory))
 
     def run(self, block: Block) -> str:
-        """Run *block*; it must succeed, and print what the page shows. Returns what it prints.
+        """Run *block* and return its output. It must succeed and print what the page shows.
 
         A block in which a line begins with "a few seconds later" is repeated until it does.
         """
@@ -67,7 +67,7 @@ class Shell:
         return output
 
     def value(self, name: str) -> str:
-        """Return a variable."""
+        """Return the value of a variable."""
         code, output = self._run(f'printf %s "${name}"')
         assert code == 0, output
         return self._real(output)

@@ -1,4 +1,4 @@
-"""Parsing of pages."""
+"""Blocks and links of the pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = [block for page in pages() for block in blocks(page)]
 
 
 def test_blocks_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands are found with their line and what they print; other blocks aren't."""
+    """Commands are found with their line and their output; other blocks aren't."""
     monkeypatch.setattr(blocks_module, "ROOT", tmp_path)
     page = tmp_path / "page.md"
     page.write_text(
@@ -38,14 +38,14 @@ def test_blocks_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("(1)", "1", False),
     ],
 )
-def test_printed(expected: str, output: str, same: bool) -> None:
-    """Three dots stand for anything, everything else for itself."""
+def test_expected_output(expected: str, output: str, same: bool) -> None:
+    """An ellipsis matches anything, and other characters match themselves."""
     assert matches(expected, output) is same
 
 
 @pytest.mark.parametrize("block", ALL, ids=str)
-def test_is_shell(block: Block) -> None:
-    """Each block is what a shell can read."""
+def test_shell_syntax(block: Block) -> None:
+    """Each block is valid for a shell."""
     checked = subprocess.run(
         ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
     )
@@ -60,14 +60,14 @@ def _make_commands() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "target"), sorted(set(_make_commands())))
-def test_tasks_exist(page: str, target: str) -> None:
-    """Each task that a page names is one of the Makefile."""
+def test_make_targets_exist(page: str, target: str) -> None:
+    """Each target that a page names is in the Makefile."""
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(rf"^{target}:.* ## ", makefile, re.MULTILINE), f"{page}: make {target}"
 
 
-def test_help_lists_every_task() -> None:
-    """No task is missing in `make help`."""
+def test_help_lists_every_target() -> None:
+    """`make help` lists every target."""
     makefile = (ROOT / "Makefile").read_text()
     phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
     printed = subprocess.run(
@@ -88,7 +88,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def test_links_of_the_readme() -> None:
-    """Files that the README leads to exist; the links of the site are checked by `make docs`."""
+    """Files that the README links to exist; `make docs` checks the links of the site."""
     for target in LINK.findall((ROOT / "README.md").read_text()):
         if "://" not in target:
             assert (ROOT / target.partition("#")[0]).exists(), target

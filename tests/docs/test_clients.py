@@ -1,4 +1,4 @@
-"""The programs of the page about clients send their record; its mappings fit the webhooks."""
+"""The programs of the page about clients send their record, and its mappings fit the webhooks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ _ROW_BYTES = 1024 * 1024
 
 @attrs.frozen
 class Language:
-    """:ivar file: the program's name.
-    :ivar command: what runs it.
+    """A language of the examples.
+
+    :ivar file: the program's name.
+    :ivar command: the command that runs it.
     """
 
     file: str
@@ -107,7 +109,7 @@ def _programs(language: str) -> list[str]:
 
 
 def test_the_producer() -> None:
-    """Its program sends all records in a few batches, and says so."""
+    """The producer's program sends all records in a few batches, and prints that."""
     with stub_source() as source:
         ended = subprocess.run(
             [sys.executable, "-c", _programs("python")[1]],
@@ -123,8 +125,8 @@ def test_the_producer() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_repeats_what_may_succeed(language: str, tmp_path: Path) -> None:
-    """The same record with the same key, until it is stored."""
+def test_retries(language: str, tmp_path: Path) -> None:
+    """The same record is sent with the same key until it is stored."""
     with _serving(503, 408, 200) as server:
         ended = _run(language, tmp_path, server)
     assert ended.returncode == 0, ended.stderr
@@ -134,8 +136,8 @@ def test_repeats_what_may_succeed(language: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_fails_at_once(language: str, tmp_path: Path) -> None:
-    """A refused record isn't repeated; the program says why."""
+def test_permanent_errors(language: str, tmp_path: Path) -> None:
+    """A refused record isn't retried, and the program prints the reason."""
     with _serving(400) as server:
         ended = _run(language, tmp_path, server)
     assert ended.returncode != 0
@@ -173,7 +175,7 @@ SAMPLES: dict[str, list[tuple[dict[str, str], str, list[str]]]] = {
         )
     ],
     "Amazon SNS": [
-        (  # the setting has `text/plain` read like this
+        (  # the setting parses `text/plain` like this
             _JSON,
             '{"Type":"SubscriptionConfirmation","MessageId":"165545c9","TopicArn":"arn:t",'
             '"Message":"You have chosen","SubscribeURL":"https://sns/","Timestamp":"2012-04-26"}',
@@ -208,7 +210,7 @@ def _mappings() -> dict[str, Columns]:
 
 
 def test_mappings() -> None:
-    """Each makes a row from what the service sends."""
+    """Each mapping creates a row from the body that the service sends."""
     mappings = _mappings()
     assert set(mappings) == set(SAMPLES)
     for service, samples in SAMPLES.items():

@@ -1,9 +1,9 @@
-"""The commands of the documentation do what the pages say, against one `make run`.
+"""The commands of the documentation do what the pages say, with one `make run`.
 
-The addresses that `make run` listens on by default are replaced by free ones. A block that begins
-with a comment "a few seconds later" is repeated until it prints what the page shows. A command that
-starts the service is run until the service is ready, and stopped. Pages other than the README
-begin where the tutorial ends.
+The default addresses of `make run` are replaced by free ones. A block that begins with a comment "a
+few seconds later" is repeated until it prints what the page shows. A command that starts the
+service runs until the service is ready, and is then stopped. Pages other than the README start
+where the tutorial ends.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ELSEWHERE = {
     "docs/tutorial-postgres.md": "tests/docs/test_postgres_page.py",
     "docs/deployment.md": "tests/provisioning/test_pages.py",
 }
-"""Pages whose commands have a test of their own."""
+"""Pages whose commands have their own test."""
 
 _SERVER = re.compile(r"^(?P<command>(twistd -n stream|stream-service) .*)$")
 _ANSWERS_AT_ONCE = ("--help", "--version", "--dump-config")
@@ -45,15 +45,16 @@ _ANSWERS_AT_ONCE = ("--help", "--version", "--dump-config")
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """One for all pages."""
+    """One product for all pages."""
     with make_run(tmp_path_factory.mktemp("checkout")) as product:
         yield product
 
 
 @pytest.fixture(scope="module")
 def defined(product: Product) -> dict[str, str]:
-    """The tutorial's commands are carried out; the variables that a reader has then, and where an
-    operator finds things."""
+    """Run the tutorial's commands. Return a reader's variables, and the paths that an operator
+    uses.
+    """
     shell = product.shell("tutorial")
     for block in _commands(TUTORIAL):
         shell.run(block)
@@ -65,7 +66,7 @@ def defined(product: Product) -> dict[str, str]:
 
 
 def _is_task(block: Block) -> bool:
-    """Return whether it only calls tasks of the Makefile."""
+    """Return whether the block only calls targets of the Makefile."""
     return all(line.startswith(("make ", "#")) for line in block.text.split("\n") if line)
 
 
@@ -76,7 +77,7 @@ def _servers(block: Block) -> list[str]:
 
 
 def _commands(page: str) -> list[Block]:
-    """Return the blocks of *page* for the shell of its reader."""
+    """Return the blocks of *page* for a reader's shell."""
     return [x for x in blocks(ROOT / page) if not _is_task(x) and not _servers(x)]
 
 
@@ -97,15 +98,16 @@ def test_page(page: str, product: Product, defined: dict[str, str]) -> None:
     """Each command of the page succeeds and prints what the page shows."""
     shell = product.shell(page.replace("/", "-"), defined)
     if Path(page).parent == Path(RUNBOOK).parent and page != RUNBOOK:
-        # Its first block says what the names in the others are.
+        # Its first block defines the variables of the others.
         shell.run(_commands(RUNBOOK)[0])
     for block in _commands(page):
         shell.run(block)
 
 
 def test_readme(product: Product) -> None:
-    """Each command of the README succeeds and prints what it shows; of the tutorial, which has the
-    same names, nothing is left then."""
+    """Each command of the README succeeds and prints what it shows; the tutorial's objects, which
+    have the same names, are deleted by then.
+    """
     shell = product.shell("README")
     source = "http://127.0.0.1:8000/v1/branches/default/sources/my-source?cascade=true&wait=20s"
     deletion = f'curl -sS -X DELETE "{source}" -H "X-StorageApi-Token: sandbox-token"'
@@ -114,14 +116,16 @@ def test_readme(product: Product) -> None:
         shell.run(block)
 
 
-def test_pages_with_a_test_of_their_own() -> None:
-    """Those tests exist, and run the commands of the page."""
+def test_pages_with_their_own_test() -> None:
+    """These tests exist and run the commands of the page."""
     for page, test in ELSEWHERE.items():
         assert Path(page).name in (ROOT / test).read_text()
 
 
 def test_quick_start(product: Product) -> None:
-    """The terminal's output can be pasted; here with other names than the README's."""
+    """The commands that the terminal shows can be pasted; here with other names than the
+    README's.
+    """
     printed = quick_start(load({}, product.deployed.environment()))
     first, _, second = printed[printed.index("  API=http") :].partition("A few seconds later")
     second = second.partition("\n")[2].strip("\n")
@@ -138,7 +142,7 @@ SERVERS = sorted({x for page in pages() for block in blocks(page) for x in _serv
 
 @pytest.mark.parametrize("command", SERVERS)
 def test_server(command: str, product: Product, tmp_path: Path) -> None:
-    """A command that starts the service does, as one more node of what runs already."""
+    """A command of the page starts the service, here as a further node."""
     name, *words = shlex.split(command)
     settings = product.deployed.environment("node-2")
     own = {
@@ -184,7 +188,7 @@ _COMMAND = re.compile(
 class NotRun:
     """A block that no test can run.
 
-    :ivar begins: how its first line begins, "" for all blocks of the page.
+    :ivar begins: the beginning of its first line, "" for all blocks of the page.
     """
 
     page: str
@@ -207,7 +211,7 @@ NOT_RUN = (
 
 
 def test_blocks_that_no_test_runs() -> None:
-    """Each is listed with the reason, and nothing is listed that isn't there."""
+    """Each such block is listed with the reason, and each listed block exists."""
     unused = set(NOT_RUN)
     for block in (x for page in pages() for x in all_blocks(page)):
         assert block.language in LANGUAGES, f"{block}: a block of the language {block.language!r}"
@@ -229,10 +233,10 @@ TASKS = {
     "run-stream-service": "tests/e2e/test_rerun.py",
     "build-stream-service": "tests/bundle",
 }
-"""Tasks of the Makefile that blocks call, and what runs them."""
+"""Targets of the Makefile that blocks call, with the tests that run them."""
 
 
-def test_blocks_that_call_tasks() -> None:
+def test_blocks_that_call_make() -> None:
     """Every called target of `make` is run by a test."""
     called = {
         target

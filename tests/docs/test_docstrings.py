@@ -19,30 +19,30 @@ FOLDERS = ("stream", "tools", "benchmarks")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 _OF_LIBRARY = re.compile(r"[a-z]+[A-Z]|render_[A-Z]+$")
-"""Names of methods that Twisted calls: the repository's own have no capitals."""
+"""Names of methods that Twisted calls. The repository's own names have no capitals."""
 
 _ERRORS_AS_FIELD = re.compile(
     r"(?m)^\s*(:(raises?|except(ion)?)\b[^:\n]*:|Raises:$|Raises\n\s*-+$)",
 )
-"""Other ways to say which errors a function raises than the sentence."""
+"""Field lists and sections for errors, which docstrings must not use."""
 
 
 @attrs.define
 class Tree:
-    """The modules below a folder, parsed."""
+    """The parsed modules below a folder."""
 
     root: Path
     folders: tuple[str, ...] = FOLDERS
 
     @cached_property
     def modules(self) -> dict[Path, ast.Module]:
-        """The modules by path."""
+        """Return the modules by path."""
         paths = sorted(path for each in self.folders for path in (self.root / each).rglob("*.py"))
         return {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
     @cached_property
     def classes(self) -> dict[str, list[ast.ClassDef]]:
-        """All classes by name; several modules may have one of the same name."""
+        """Return all classes by name; several modules may have one of the same name."""
         found = defaultdict(list)
         for module in self.modules.values():
             for node in ast.walk(module):
@@ -52,7 +52,7 @@ class Tree:
 
     @cached_property
     def protocols(self) -> list[dict[str, Function]]:
-        """The methods of each protocol."""
+        """Return the methods of each protocol."""
         return [
             self.methods(each)
             for named in self.classes.values()
@@ -61,7 +61,7 @@ class Tree:
         ]
 
     def methods(self, cls: ast.ClassDef) -> dict[str, Function]:
-        """Return the methods of a class; those of its bases in the tree, too."""
+        """Return the methods of a class, with those of its bases in the tree."""
         found: dict[str, Function] = {}
         for base in reversed(_bases(cls)):
             for each in self.classes.get(base, ()):
@@ -70,9 +70,10 @@ class Tree:
         return found | {node.name: node for node in cls.body if isinstance(node, Function)}
 
     def is_documented_elsewhere(self, cls: ast.ClassDef, name: str) -> bool:
-        """Return whether the method is a library's, or that of a base class or a protocol with one.
+        """Return whether the method overrides or implements one that is documented.
 
-        A class is of a protocol if it has all of the protocol's methods.
+        It may be a library's, or that of a base class or a protocol. A class implements a protocol
+        if it has all methods of the protocol.
         """
         if _OF_LIBRARY.match(name):
             return True
@@ -88,7 +89,7 @@ class Tree:
         )
 
     def faults(self) -> list[str]:
-        """Return missing first lines, and those that aren't one sentence on one line."""
+        """Return missing summaries, and those that aren't one sentence on one line."""
         return [
             f"{path.relative_to(self.root)}:{getattr(node, 'lineno', 1)}: {name} {fault}"
             for path, module in self.modules.items()
@@ -120,7 +121,7 @@ _Public = tuple[str, ast.Module | ast.ClassDef | Function, ast.ClassDef | None]
 
 
 def _public(module: ast.Module) -> Iterator[_Public]:
-    """Name, definition and, of a method, the class."""
+    """Yield name, definition and, of a method, the class."""
     if module.body:
         yield "the module", module, None
     yield from _members(module, "")
@@ -143,7 +144,7 @@ def _decor(node: ast.ClassDef | Function) -> list[ast.expr]:
 
 
 def _fault(node: ast.Module | ast.ClassDef | Function) -> str:
-    """Return what is wrong with the first line; empty if nothing is."""
+    """Return the fault of a summary, or an empty string."""
     first = (ast.get_docstring(node) or "").partition("\n")[0]
     if not first:
         return "has no docstring"
@@ -153,7 +154,7 @@ def _fault(node: ast.Module | ast.ClassDef | Function) -> str:
 
 
 def test_first_lines() -> None:
-    """No public module, class or function is without a summary of one line."""
+    """Every public module, class and function has a summary of one line."""
     tree = Tree(ROOT)
     assert len(tree.modules) > 500
     faults = tree.faults()
@@ -178,8 +179,8 @@ def test_errors_are_sentences() -> None:
     ],
     ids=["sentence", "verb", "field", "short field", "section", "underlined section"],
 )
-def test_which_way_errors_are_said(tmp_path: Path, text: str, is_found: bool) -> None:
-    """The sentence is left alone, the other ways are found."""
+def test_which_forms_of_errors_are_found(tmp_path: Path, text: str, is_found: bool) -> None:
+    """The sentence is accepted, and the other forms are found."""
     (tmp_path / "m.py").write_text(f'def f():\n    """{text}\n    """\n')
     assert Tree(tmp_path, (".",)).errors_as_fields() == (["m.py:1: f"] if is_found else [])
 
@@ -228,7 +229,7 @@ def test_which_way_errors_are_said(tmp_path: Path, text: str, is_found: bool) ->
     ],
 )
 def test_what_is_found(tmp_path: Path, text: str, faults: list[str]) -> None:
-    """Missing and unfinished first lines are found, those documented elsewhere are not."""
+    """Missing and incomplete summaries are found, except for methods documented elsewhere."""
     (tmp_path / "m.py").write_text(text)
     found = Tree(tmp_path, (".",)).faults()
     assert found == faults

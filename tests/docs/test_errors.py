@@ -12,7 +12,7 @@ _ROW = re.compile(r"^\| `(?P<name>[\w.]+)` \| (?P<statuses>[\d, ]+) \|", re.MULT
 
 
 def _listed() -> dict[str, set[int]]:
-    """Each name on the page, with the statuses of all its rows."""
+    """Return each name on the page, with the statuses of all its rows."""
     found: defaultdict[str, set[int]] = defaultdict(set)
     for row in _ROW.finditer((ROOT / "docs" / "errors.md").read_text(encoding="utf-8")):
         found[row["name"]] |= set(map(int, row["statuses"].split(", ")))
@@ -20,12 +20,12 @@ def _listed() -> dict[str, set[int]]:
 
 
 def test_names() -> None:
-    """Each name is on the page, and the page has no other."""
+    """The page has exactly the names in the code."""
     assert set(_listed()) == set(collect(modules()).statuses)
 
 
 def test_statuses() -> None:
-    """Each name has the statuses in the code, if the code has them beside the name."""
+    """Each name has the statuses that the code has next to the name."""
     listed = _listed()
     for name, statuses in collect(modules()).statuses.items():
         assert not statuses or listed[name] == statuses, name
@@ -37,7 +37,9 @@ def test_computed_names() -> None:
 
 
 def test_what_is_found() -> None:
-    """Classes with inherited statuses, calls, faults and texts with a prefix; no other names."""
+    """Classes with inherited statuses, calls, faults and strings with a prefix are found, and no
+    other names.
+    """
     found = collect(
         {
             "a.py": """

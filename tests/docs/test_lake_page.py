@@ -24,7 +24,9 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 
 
 def test_page(product: Product) -> None:
-    """Each command; nothing is logged as an error, and no Keboola is asked."""
+    """Each command prints what the page shows; nothing is logged as an error, and Keboola isn't
+    called.
+    """
     etcd = {
         "STREAM_ETCD_ENDPOINT": f"127.0.0.1:{product.deployed.ports['etcd']}",
         "STREAM_ETCD_NAMESPACE": "e2e",

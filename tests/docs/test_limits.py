@@ -1,4 +1,4 @@
-"""The limits in the pages are those of the code."""
+"""The limits in the pages equal those in the code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _default(key: str) -> str:
 
 
 def test_limits_of_records() -> None:
-    """Limits that are settings have their defaults."""
+    """Limits with a setting have its default."""
     limits = _limits("ingestion.md")
     assert limits["rows of a batch, for each sink"] == f"{batch.MAX_ROWS_BYTES:,} bytes"
     assert limits["nested objects and arrays"] == str(jsontree.MAX_DEPTH)
@@ -61,7 +61,7 @@ def test_limits_of_records() -> None:
 
 
 def test_limits_of_definitions() -> None:
-    """They are constants."""
+    """Limits of definitions are constants."""
     limits = _limits("api.md")
     assert limits["sources of a branch"] == str(repository.MAX_SOURCES)
     assert limits["sinks of a source"] == str(repository.MAX_SINKS)

@@ -1,4 +1,4 @@
-"""The values in the reference of mappings."""
+"""The values in the mapping reference."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tests.docs.mapping import PAGE, filled
 
 
 def test_values() -> None:
-    """Each is what the service renders: ``python -m tests.docs.mapping``."""
+    """Each value is the one that the service renders: ``python -m tests.docs.mapping``."""
     page = PAGE.read_text(encoding="utf-8")
     assert page == filled(page)
 
 
-def test_everything_is_there() -> None:
-    """Each type of column, each type of its values, and each function of templates."""
+def test_completeness() -> None:
+    """The reference has each type of column, each type of values, and each template function."""
     page = PAGE.read_text(encoding="utf-8")
     for kind in COLUMN_TYPES:
         assert f"| `{kind}` |" in page

@@ -1,6 +1,6 @@
 """docs/tutorial-postgres.md: its commands print what it shows, against `make run TARGET=postgres`.
 
-Behind them, nothing that was secret is where it must not be, and nothing was logged as an error.
+Afterwards, no secret is in etcd or the log, and nothing is logged as an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def product() -> Iterator[Product]:
-    """`make run TARGET=postgres` in a directory that an ordinary user can pass through."""
+    """`make run TARGET=postgres` in a directory that an ordinary user can enter."""
     directory = Path(tempfile.mkdtemp(prefix="stream-tutorial-"))
     directory.chmod(0o711)
     (directory / ".venv").symlink_to(sys.prefix)
@@ -37,7 +37,9 @@ def product() -> Iterator[Product]:
 
 
 def test_page(product: Product) -> None:
-    """Each command; then etcd and the log are searched for the token and the password."""
+    """Each command prints what the page shows; then etcd and the log are searched for the token and
+    the password.
+    """
     etcd = {
         "STREAM_ETCD_ENDPOINT": f"127.0.0.1:{product.deployed.ports['etcd']}",
         "STREAM_ETCD_NAMESPACE": "e2e",

@@ -1,4 +1,4 @@
-"""Alert rules, pages and their index belong together."""
+"""Alert rules, their pages and the index agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _METRIC = re.compile(r"\b(?:stream|keboola_go)_[a-zA-Z_]+")
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
 def test_every_alert_has_a_page(rule: dict[str, Any]) -> None:
-    """It links to the page, which answers the questions of an operator on call."""
+    """Every alert links to its page, which has all sections for an operator on call."""
     page = FOLDER / f"{rule['alert']}.md"
     assert rule["annotations"]["runbook_url"] == name_of(page)
     text = page.read_text()
@@ -25,19 +25,19 @@ def test_every_alert_has_a_page(rule: dict[str, Any]) -> None:
 
 
 def test_every_page_has_an_alert() -> None:
-    """No page remains of a removed alert."""
+    """Every page belongs to an existing alert."""
     named = {rule["alert"] for rule in rules()}
     assert {page.stem for page in FOLDER.glob("*.md")} == named | {"index"}
 
 
 def test_index() -> None:
-    """It has every alert with its severity and expression."""
+    """The index has every alert with its severity and expression."""
     page = INDEX.read_text()
     assert page == replace_table(page, table_of(rules())), "run python -m tests.docs.runbook"
 
 
 def test_metrics_in_queries() -> None:
-    """Every metric that a query in a page asks for is one that the service has."""
+    """Every metric in the queries of a page exists."""
     listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
     queries = [x for page in pages() for x in all_blocks(page) if x.language == "promql"]
     assert queries

@@ -30,10 +30,12 @@ _FITS = {"excess": 0, "broken": [], "wide": []}
 
 
 def test_pages_fit_a_phone(tmp_path: Path) -> None:
-    """No page scrolls sideways at 390 px, no picture is cut off, no name in a table is broken."""
+    """No page scrolls horizontally at 390 px, no picture is cut off, and no name in a table is
+    broken.
+    """
     chromium = find_chromium()
     if chromium is None:
-        pytest.skip(f"none of {', '.join(NAMES)} is installed: the site isn't looked at")
+        pytest.skip(f"none of {', '.join(NAMES)} is installed: the site isn't checked")
     mkdocs = shutil.which("mkdocs", path=str(Path(sys.executable).parent))
     assert mkdocs, "make install"
     site = tmp_path / "site"

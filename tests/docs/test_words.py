@@ -1,4 +1,4 @@
-"""Prose uses the terms of the glossary, and no word that it lists as not to be used."""
+"""Prose uses the terms of the glossary, and none of the words that it lists as not to be used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HELD = (
     "CONTRIBUTING.md",
     "SECURITY.md",
 )
-"""Folders and files whose prose is held against the list."""
+"""Folders and files whose prose is checked against the list."""
 
 _ROW = re.compile(r"^\| (?P<words>[^|]+) \| [^|]+ \|$", re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -39,7 +39,10 @@ _CODE = re.compile(r"`[^`\n]*`")
 
 @attrs.frozen
 class Prose:
-    """:ivar line: number of its first line in the file."""
+    """A docstring, a comment, a text or a page.
+
+    :ivar line: number of its first line in the file.
+    """
 
     path: Path
     line: int
@@ -74,7 +77,7 @@ def _files(place: str) -> list[Path]:
 def _prose(path: Path) -> Iterator[Prose]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        # Code keeps its lines, so that faults are found.
+        # Fenced code is replaced by empty lines, so that line numbers stay correct.
         for pattern in (_FENCED, _CODE):
             text = pattern.sub(lambda match: "\n" * match[0].count("\n"), text)
         yield Prose(path, 1, text)
@@ -86,7 +89,7 @@ def _prose(path: Path) -> Iterator[Prose]:
 
 
 def _strings(path: Path, text: str) -> Iterator[Prose]:
-    """Docstrings and texts: what has a blank in it is no name."""
+    """Yield docstrings and texts. A string without a blank is a name."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield Prose(path, node.lineno, _CODE.sub("", node.value))
@@ -94,7 +97,7 @@ def _strings(path: Path, text: str) -> Iterator[Prose]:
 
 @pytest.mark.parametrize("place", HELD)
 def test_words(place: str) -> None:
-    """None of the listed words is in pages, docstrings, comments, messages and descriptions."""
+    """Pages, docstrings, comments, messages and descriptions contain none of the listed words."""
     files = _files(place)
     assert files, f"{place} has no prose"
     faults = _faults(part for path in files for part in _prose(path))
@@ -102,7 +105,9 @@ def test_words(place: str) -> None:
 
 
 def test_what_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words of any case in a docstring, a comment and a text, also across lines; not in code."""
+    """Words in any case are found in docstrings, comments and texts, also across lines, but not in
+    code.
+    """
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     module = tmp_path / "module.py"
     module.write_text(
@@ -119,7 +124,7 @@ def test_what_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_spelling() -> None:
-    """codespell finds no misspelt word; words that it doesn't know are in `setup.cfg`."""
+    """codespell finds no misspelt word; known words are in `setup.cfg`."""
     checked = subprocess.run(
         [
             sys.executable,

@@ -1,4 +1,4 @@
-"""A deployment in a directory of its own for each test."""
+"""A deployment in a separate directory for each test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder starts real processes."""
+    """Mark all tests of this folder, which start real processes."""
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)

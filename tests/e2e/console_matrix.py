@@ -1,10 +1,10 @@
-"""Contact sheets of all pages of the console, to be looked at: ``make console-matrix``.
+"""Contact sheets of all pages of the console, for inspection: ``make console-matrix``.
 
-The pages are shown at three widths, in light and dark: of a project with nothing, with one source,
-with 500 in five branches of which some fail, with a token that may only read, with one that may
-read nothing, signed out, and when the API fails.
+The pages are shown at three widths, in light and dark: of an empty project, with one source, with
+500 in five branches of which some fail, with a token that may only read, with a token without
+rights, signed out, and when the API fails.
 
-    python -m tests.e2e.console_matrix FOLDER [PART OF A SHEET'S NAME]
+python -m tests.e2e.console_matrix FOLDER [PART OF A SHEET'S NAME]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NAMES = (
     "Support tickets",
 )
 WIDE = 40
-"""Columns of the widest sink."""
+"""The number of columns of the widest sink."""
 
 
 def _columns(count: int = 0) -> list[dict[str, Any]]:
@@ -55,9 +55,9 @@ def _columns(count: int = 0) -> list[dict[str, Any]]:
 
 
 class Maker:
-    """Makes sources and sinks in a branch.
+    """Creates sources and sinks in a branch.
 
-    :param token: of its project.
+    :param token: the token of its project.
     """
 
     def __init__(self, deployed: Deployment, token: str, branch: str = "default") -> None:
@@ -66,19 +66,19 @@ class Maker:
         self.path = f"{deployed.api}/v1/branches/{branch}"
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Return the answer to a call that has to succeed."""
+        """Return the answer to a request that must succeed."""
         status, answer = self._deployed.call(method, path, body, token=self._token)
         assert status < 300, (method, path, status, answer)
         return answer
 
     def source(self, id: str, name: str, **members: Any) -> str:
-        """Return the URL of a new source."""
+        """Create a source and return its URL."""
         body = {"type": "http", "sourceId": id, "name": name, **members}
         made = self.call("POST", f"{self.path}/sources?wait=30s", body)
         return str(made.get("http", made.get("otlp", {})).get("url", ""))
 
     def sink(self, source: str, name: str = "Events", **table: Any) -> None:
-        """A sink in the folder of Parquet files, or where *table* says."""
+        """Create a sink in the folder of Parquet files, or in *table*."""
         place = {"type": "parquet", "connection": "archive", "path": f"{source}-{len(name)}"}
         mapping = {"columns": table.pop("columns", _columns())}
         body = {"type": "table", "name": name, "table": {**place, **table, "mapping": mapping}}
@@ -87,7 +87,7 @@ class Maker:
 
 @contextmanager
 def _load(urls: list[str]) -> Iterator[None]:
-    """Records to all *urls*, one of twenty without a place in the mapping."""
+    """Push records to all *urls*, one of twenty without a path of the mapping."""
     ended = threading.Event()
 
     def send() -> None:
@@ -125,7 +125,7 @@ def _token(deployed: Deployment, project: int, rights: str) -> str:
 
 
 def _many(deployed: Deployment, token: str, folder: Path) -> list[str]:
-    """Five branches full of sources; the URLs of those that are to get records."""
+    """Fill five branches with sources, and return the URLs of those that receive records."""
     urls = []
     for number in range(BRANCHES):
         branch = "default"
@@ -151,14 +151,14 @@ def _many(deployed: Deployment, token: str, folder: Path) -> list[str]:
     for id in ("source-013", "source-014"):
         maker.call("DELETE", f"{maker.path}/sources/{id}?wait=30s")
     maker.call("PUT", f"{maker.path}/sources/source-003/disable?wait=30s")
-    # What can't be imported: a file is where the folder was.
+    # Imports fail, because a file replaces the folder.
     shutil.rmtree(folder / "broken", ignore_errors=True)
     (folder / "broken").write_text("not a folder")
     return urls
 
 
 def main() -> None:
-    """Make the states and take the sheets."""
+    """Create the states and the sheets."""
     folder = Path(sys.argv[1]).resolve()
     only = sys.argv[2] if len(sys.argv) > 2 else ""
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)

@@ -1,4 +1,4 @@
-"""Real processes of the service on free ports, and what a user does with them over HTTP."""
+"""Real processes of the service on free ports, and the HTTP requests of a user."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _PORTS = ("etcd", "sandbox", "api", "source", "writer")
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """Ask *condition* until it is true; its value."""
+    """Poll *condition* until its value is true, and return the value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
@@ -62,26 +62,26 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
 
 @attrs.define(eq=False)
 class Running:
-    """One process and what it prints."""
+    """One process and its output."""
 
     process: subprocess.Popen[bytes]
     log: Path
     health: str
 
     def kill(self) -> None:
-        """SIGKILL: no chance to clean up."""
+        """Send SIGKILL, so that the process can't clean up."""
         self.process.kill()
         self.process.wait(10)
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(_STOP_SECONDS)
 
 
 @attrs.define(eq=False)
 class Deployment:
-    """Directories, ports and settings of one deployment; processes come and go."""
+    """Directories, ports and settings of one deployment, and its processes."""
 
     root: Path
     settings: dict[str, str] = attrs.Factory(dict)
@@ -96,7 +96,7 @@ class Deployment:
         return f"http://127.0.0.1:{self.ports['api']}"
 
     def environment(self, node_id: str = "node-1") -> dict[str, str]:
-        """Return settings as environment variables, without STREAM_ variables set outside."""
+        """Return settings as environment variables, without other STREAM_ variables."""
         ports = self.ports
         outside = {k: v for k, v in os.environ.items() if not k.startswith("STREAM_")}
         return {
@@ -134,7 +134,7 @@ class Deployment:
         return [str(twistd), "-n", "--pidfile=", "stream", f"--components={','.join(components)}"]
 
     def start(self, *components: str, node_id: str = "node-1", **settings: str) -> Running:
-        """Start a process with *components*; returns when it is ready."""
+        """Start a process with *components*, and wait until it is ready."""
         running = self.spawn(*components, node_id=node_id, **settings)
         self.wait_ready(running)
         return running
@@ -158,7 +158,7 @@ class Deployment:
         def ready() -> bool:
             if running.process.poll() is not None:
                 raise AssertionError(f"the process ended:\n{running.log.read_text()}")
-            # A worker's line goes on with its node: its parent isn't ready yet.
+            # A worker's line also contains its node: its parent isn't ready yet.
             return b'"message":"ready to serve","component":"process"}' in running.log.read_bytes()
 
         wait_for(ready, "readiness", _START_SECONDS)
@@ -176,7 +176,7 @@ class Deployment:
         return ended.returncode, (ended.stdout + ended.stderr).decode()
 
     def stop_all(self) -> None:
-        """Stop what still runs, the latest first."""
+        """Stop all running processes, the latest first."""
         for running in reversed(self.running):
             if running.process.poll() is None:
                 running.process.terminate()
@@ -185,7 +185,7 @@ class Deployment:
                 except subprocess.TimeoutExpired:
                     running.kill()
 
-    # What a user does.
+    # requests of a user
 
     def call(
         self, method: str, url: str, body: Any = None, *, token: str | None = TOKEN
@@ -201,7 +201,7 @@ class Deployment:
     def task(
         self, method: str, url: str, body: Any = None, *, seconds: float = 60.0
     ) -> dict[str, Any]:
-        """Run a task and wait for its success; its outputs."""
+        """Run a task, wait for its success, and return its outputs."""
         status, task = self.call(method, url, body)
         assert status == 202, (status, task)
 
@@ -239,11 +239,11 @@ class Deployment:
 
     @property
     def written(self) -> int:
-        """Bytes in slice files."""
+        """Return the number of bytes in slice files."""
         return sum(path.stat().st_size for path in self.root.glob("volumes/**/slice-*"))
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the sandbox's database, as any SQL tool can."""
+        """Query the sandbox's database, as any SQL tool can."""
         path = self.root / "sandbox" / "project-123" / "data.sqlite"
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             return connection.execute(sql).fetchall()
@@ -263,7 +263,7 @@ class Deployment:
             return []
 
     def wait_ids(self, expected: set[str], seconds: float = 90.0) -> list[str]:
-        """Wait until all *expected* ids are in the table; all ids that are there."""
+        """Wait until all *expected* ids are in the table, and return all its ids."""
         wait_for(lambda: expected <= set(self.ids()), f"{len(expected)} records", seconds)
         return self.ids()
 
@@ -272,9 +272,9 @@ class Deployment:
 def load_of(
     url: str, records: int, acknowledged: Path, prefix: str = "r", options: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Push records in the background; the process prints their outcome.
+    """Push records in the background; the process prints the results.
 
-    It retries while there is no listener, so it is always ended.
+    The process retries while there is no listener, so it is always stopped.
 
     :param acknowledged: file for the ids of records answered with 200.
     :param options: further options; see `benchmarks.load`.
@@ -297,7 +297,7 @@ def load_of(
 def request(
     method: str, url: str, body: bytes | None, headers: dict[str, str]
 ) -> tuple[int, bytes]:
-    """One HTTP request on a connection of its own."""
+    """Send one HTTP request on a separate connection."""
     parts = urlsplit(url)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     with closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as connection:

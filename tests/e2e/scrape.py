@@ -30,8 +30,10 @@ _FROM_SCRAPING = {"instance", "job", "le"}
 
 @attrs.define
 class Page:
-    """:ivar labels: by name that can be asked for.
-    :ivar samples: by name and labels.
+    """The metrics of a scrape.
+
+    :ivar labels: label names by metric.
+    :ivar samples: values by name and labels.
     """
 
     labels: dict[str, set[str]] = attrs.Factory(dict)
@@ -51,7 +53,7 @@ class Page:
         return {value for _, labels in self.samples for found, value in labels if found == label}
 
     def values_of(self, name: str, label: str) -> set[str]:
-        """Return all values that a label has in samples with the *name*."""
+        """Return all values of a label in samples with the *name*."""
         return {dict(labels)[label] for found, labels in self.samples if found == name}
 
     def add(self, other: Page) -> None:
@@ -85,7 +87,7 @@ def _parsed(text: str) -> Page:
 
 @attrs.frozen
 class Query:
-    """A question to Prometheus, and where its labels are shown."""
+    """A query to Prometheus, and the labels shown for it."""
 
     expression: str
     shown: frozenset[str] = frozenset()
@@ -103,13 +105,13 @@ class Query:
             label.strip() for labels in _BY.findall(self.expression) for label in labels.split(",")
         }
         known: set[str] = set().union(*(page.labels.get(name, set()) for name in self.names))
-        # What is shown must have been left by the grouping.
+        # A label can only be shown if the grouping keeps it.
         unknown |= self.shown - (grouped or known)
         return (unknown | (grouped - {""} - known)) - _FROM_SCRAPING
 
 
 def queries() -> Iterator[Query]:
-    """All of the dashboard and of the alert rules."""
+    """Return all queries of the dashboard and of the alert rules."""
     rules = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
     for group in rules["groups"]:
         for rule in group["rules"]:

@@ -1,4 +1,4 @@
-"""The API while etcd or the Storage API is away, and after they are back."""
+"""The API while etcd or the Storage API is unavailable, and afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tests.e2e.processes import Deployment, Running, wait_for
 
 _ANSWER_SECONDS = 15.0
-"""Less than the time limit of a request: an outage is reported, not waited for."""
+"""Less than the time limit of a request: an outage is reported before the limit."""
 _SINK = {
     "type": "table",
     "name": "Second",
@@ -29,7 +29,7 @@ def _start(deployed: Deployment, victim: str) -> Running:
 
 
 def _call(deployed: Deployment, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """Make a call that must be answered soon with any answer."""
+    """Send a request, which must be answered quickly with any status."""
     started = time.monotonic()
     answer = deployed.call(method, f"{deployed.api}/v1/branches/default{path}", body)
     assert time.monotonic() - started < _ANSWER_SECONDS
@@ -46,8 +46,8 @@ def _is_outage(answer: tuple[int, Any], what: str) -> bool:
     return True
 
 
-def test_an_outage_of_etcd_is_told_and_survived(deployed: Deployment) -> None:
-    """Changes are answered with 503 while etcd is away, and made again when it is back."""
+def test_an_outage_of_etcd(deployed: Deployment) -> None:
+    """Changes get 503 while etcd is unavailable, and work again afterwards."""
     running = _start(deployed, "etcd")
     deployed.define()
     source = {"type": "http", "name": "Second"}
@@ -74,15 +74,15 @@ def test_an_outage_of_etcd_is_told_and_survived(deployed: Deployment) -> None:
     assert _call(deployed, "GET", "/sources/my-source/sinks/my-sink")[1]["name"] == "Other"
 
 
-def test_an_outage_of_the_storage_api_is_told_and_survived(deployed: Deployment) -> None:
-    """A token that must be verified is answered with 503, a task that needs a table fails."""
+def test_an_outage_of_the_storage_api(deployed: Deployment) -> None:
+    """A request whose token must be verified gets 503, and a task that needs a table fails."""
     running = _start(deployed, "sandbox")
     deployed.define()
     sinks = f"{deployed.api}/v1/branches/default/sources/my-source/sinks"
     running.kill()
     assert _is_outage(deployed.call("GET", sinks, token="not-known-yet"), "Storage API")
     status, task = deployed.call("POST", sinks, _SINK)
-    assert status == 202, "a token that was verified a moment ago is still good"
+    assert status == 202, "a token that was verified a moment ago is still valid"
     ended = wait_for(lambda: _ended(deployed, task["url"]), "the end of the task")
     assert ended["status"] == "error"
     assert "Storage API can't be reached" in ended["error"]

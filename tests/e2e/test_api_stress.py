@@ -6,8 +6,8 @@ from benchmarks.api_stress import stress
 from tests.e2e.processes import Deployment
 
 
-def test_parallel_changes_leave_everything_consistent(deployed: Deployment) -> None:
-    """No acknowledged change is lost, and definitions, files, slices and tokens fit together."""
+def test_parallel_changes_are_consistent(deployed: Deployment) -> None:
+    """No acknowledged change is lost, and definitions, files, slices and tokens are consistent."""
     outcome = stress(deployed, clients=24, seconds=4)
     assert not outcome.unexpected
     assert outcome.is_consistent, outcome.invariants

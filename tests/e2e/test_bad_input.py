@@ -34,7 +34,7 @@ def test_mistakes_of_producers_and_users(deployed: Deployment) -> None:
 
 
 def test_unknown_and_missing_components(deployed: Deployment) -> None:
-    """The list of valid names is part of the refusal."""
+    """The error lists the valid names."""
     for components, named in ((("foo", "api"), '"foo"'), (("",), "")):
         code, output = deployed.refused(*components)
         assert code == 1
@@ -54,7 +54,7 @@ def test_a_port_in_use(deployed: Deployment) -> None:
 
 
 def test_an_unreachable_etcd(deployed: Deployment) -> None:
-    """The start is given up after the configured time, naming the endpoint."""
+    """The start fails after the configured time, with an error that names the endpoint."""
     endpoint = f"127.0.0.1:{free_port()}"
     code, output = deployed.refused(
         "api", STREAM_ETCD_ENDPOINT=endpoint, STREAM_ETCD_CONNECT_TIMEOUT="1s"
@@ -63,8 +63,8 @@ def test_an_unreachable_etcd(deployed: Deployment) -> None:
     assert f'etcd "{endpoint}"' in output
 
 
-def test_a_volume_that_can_not_be_written(deployed: Deployment, tmp_path: Path) -> None:
-    """The path is named: one that is no directory, one that is empty, one that is read-only."""
+def test_an_unusable_volume(deployed: Deployment, tmp_path: Path) -> None:
+    """The error names the path, whether it is no directory, empty or read-only."""
     deployed.start("etcd")
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -74,7 +74,7 @@ def test_a_volume_that_can_not_be_written(deployed: Deployment, tmp_path: Path) 
         assert "/" in output
 
 
-def test_wrong_settings_are_all_listed(deployed: Deployment) -> None:
+def test_all_wrong_settings_are_listed(deployed: Deployment) -> None:
     """Every problem is reported, unknown names with the most similar known one."""
     code, output = deployed.refused(
         "api", STREAM_API_LISTN="x:1", STREAM_ETCD_CONNECT_TIMEOUT="soon"

@@ -54,7 +54,7 @@ class TestWrk:
     _SCRIPT = str(ROOT / "scripts" / "wrk" / "stream-api" / "benchmark.sh")
 
     def test_passes(self, deployed: Deployment) -> None:
-        """All requests are made and answered as expected, and the source is gone afterwards."""
+        """All requests are answered as expected, and the source is deleted afterwards."""
         done = _run(deployed, self._SCRIPT, K6_TABLE_MAPPING="path", STREAM_SYNC_WAIT="false")
         assert done.returncode == 0, done.stdout + done.stderr
         verdict = json.loads(done.stdout.splitlines()[-1])
@@ -64,8 +64,8 @@ class TestWrk:
         status, left = deployed.call("GET", f"{deployed.api}/v1/branches/default/sources")
         assert (status, left["sources"]) == (200, [])
 
-    def test_limits_fail(self, deployed: Deployment) -> None:
-        """A run that is slower than asked for fails, and so does another mode of syncing."""
+    def test_exceeded_limits_fail(self, deployed: Deployment) -> None:
+        """A run that is slower than the limit fails, and so does another mode of syncing."""
         done = _run(deployed, self._SCRIPT, K6_MIN_RATE="10000000")
         assert done.returncode == 1
         assert "K6_MIN_RATE" in done.stdout
@@ -89,12 +89,12 @@ class TestK6:
         ids=str,
     )
     def test_passes(self, deployed: Deployment, variables: dict[str, str]) -> None:
-        """Each scenario and mapping keeps to the limits."""
+        """Each scenario and mapping is within the limits."""
         done = _run(deployed, str(_K6), "run", "--quiet", self._SCRIPT, **variables)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def test_limits_fail(self, deployed: Deployment) -> None:
-        """A run that is slower than asked for fails."""
+    def test_exceeded_limits_fail(self, deployed: Deployment) -> None:
+        """A run that is slower than the limit fails."""
         done = _run(deployed, str(_K6), "run", "--quiet", self._SCRIPT, K6_MAX_P95="0.001")
         assert done.returncode == 99
 

@@ -1,4 +1,6 @@
-"""Records from pages, in a real Chromium: `fetch`, `sendBeacon` and OpenTelemetry's exporter."""
+"""Records sent from pages in a real Chromium: `fetch`, `sendBeacon` and OpenTelemetry's
+exporter.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The page's script with the libraries that it imports."""
+    """The page's script with its libraries."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed: the page of the browser test can't be built")
@@ -60,7 +62,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     installed = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False)
     if installed.returncode:
         reason = installed.stderr.strip().splitlines()[:1]
-        pytest.skip(f"npm can't install what the page of the browser test is made of: {reason}")
+        pytest.skip(f"npm can't install the libraries of the page of the browser test: {reason}")
     esbuild = folder / "node_modules" / ".bin" / "esbuild"
     command = [str(esbuild), "page.js", "--bundle", "--format=esm", "--outfile=bundle.js"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -68,7 +70,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 class _Site(ThreadingHTTPServer):
-    """Serves the page from an origin of its own, and takes what it has seen."""
+    """Serves the page from another origin, and receives the page's report."""
 
     def __init__(self, script: bytes, sources: dict[str, str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -138,7 +140,7 @@ def _define(deployed: Deployment) -> dict[str, str]:
 def test_pages_of_another_origin(
     deployed: Deployment, chromium: str, script: bytes, tmp_path: Path
 ) -> None:
-    """They can send, and they can read each answer, also one that refuses."""
+    """Pages of another origin can send records and read each answer, also one that refuses."""
     deployed.start(*ALL)
     sources = _define(deployed)
     wait_for(lambda: deployed.push(sources["url"], {"id": "first"})[0] == 200, "the first record")
@@ -149,7 +151,7 @@ def test_pages_of_another_origin(
             try:
                 seen = site.seen.get(timeout=_SECONDS)
             except queue.Empty:
-                pytest.fail(f"the page told nothing: {console.read_text()}")
+                pytest.fail(f"the page reported nothing: {console.read_text()}")
             deployed.wait_ids({"first", "fetch", "credentials", "form", "key", "beacon"})
     lines = [line for line in console.read_text(errors="replace").splitlines() if "CONSOLE" in line]
     answers = {name: each for name, each in seen.items() if isinstance(each, dict)}

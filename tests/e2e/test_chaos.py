@@ -1,4 +1,4 @@
-"""A short run of the chaos: processes go down at random, and every record is accounted for."""
+"""A short chaos run: processes are killed at random, and every record is accounted for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmarks.chaos.run import Settings, run
 
 
 def test_every_record_is_accounted_for(tmp_path: Path) -> None:
-    """Each acknowledged record is in the table, and none is there oftener than it was sent."""
-    # A sandbox that is away may cost a file its first attempt, and two minutes.
+    """Each acknowledged record is in the table, and none more often than it was sent."""
+    # An unavailable sandbox can make the first attempt of a file fail, which costs two minutes.
     plan = Plan(interval=2.0, pause=5.0, spared=frozenset({"sandbox"}))
     settings = Settings(
         root=tmp_path, seconds=20.0, rate=150.0, seed=7, plan=plan, patience=45.0, changes=5.0

@@ -17,12 +17,12 @@ _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 _RECORDS = 3
 _IMPORT_SECONDS = 240.0
 _STEPS = (3600, 0)
-"""Offsets from the true time in seconds, one after another."""
+"""Offsets from the true time in seconds, applied in order."""
 
 
 @contextmanager
 def _on_a_false_clock(root: Path) -> Iterator[tuple[Deployment, Path]]:
-    """A deployment, and the file that says how false the clock on the wall is."""
+    """Return a deployment, and the file with the offset of its wall clock."""
     offset = root / "clock"
     offset.write_text("+0")
     settings = {
@@ -38,7 +38,7 @@ def _on_a_false_clock(root: Path) -> Iterator[tuple[Deployment, Path]]:
 
 @pytest.mark.skipif(sys.platform != "linux" or not _LIBRARIES, reason="needs faketime (apt)")
 def test_the_clock_is_set_back_and_forth(tmp_path: Path) -> None:
-    """Records are taken and imported, none waits until the clock has caught up; no lease ends."""
+    """Records are imported without waiting for the clock to catch up, and no lease ends."""
     with _on_a_false_clock(tmp_path) as (deployed, offset):
         running = deployed.start(*ALL)
         url = deployed.define()
@@ -52,14 +52,14 @@ def test_the_clock_is_set_back_and_forth(tmp_path: Path) -> None:
 
 
 def _push_until_imported(deployed: Deployment, url: str, step: int) -> None:
-    """Push until some records are imported that have the false time in their rows."""
+    """Push until some records with the false time in their rows are imported."""
     pushed: dict[str, float] = {}
 
     def imported() -> bool:
         name = f"{step}/{len(pushed)}"
         pushed[name] = time.time() + step
         status, answer = deployed.push(url, {"id": name})
-        # A machine that is busy may take a while to open a slice.
+        # On a busy machine, opening a slice can take a while.
         assert status in (200, 503), (step, answer)
         rows = deployed.query(f'SELECT id, "at" FROM "{TABLE}"')
         return sum(name in pushed and _is_near(at, pushed[name]) for name, at in rows) >= _RECORDS

@@ -1,4 +1,4 @@
-"""The whole product with staging in an object store of another party: each record is a row."""
+"""The whole product with staging in real object stores: each record is a row."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def _settings(staging: ObjectStaging) -> dict[str, str]:
 
 
 def _secrets(dump: Mapping[str, bytes], staging: ObjectStaging) -> list[str]:
-    """Return everything that opens something, opened from the dump with the key."""
+    """Return all credentials, decrypted from the dump with the key."""
     found = [TOKEN, _SECRECY["STREAM_ENCRYPTION_AES_SECRET_KEY"]]
-    if staging.secret != staging.key_id:  # one of the stores has them alike
+    if staging.secret != staging.key_id:  # one of the stores has equal ones
         found.append(staging.secret)
     for key, value in dump.items():
         opened = Deferred.fromCoroutine(_unsealed(key, value))
@@ -63,9 +63,9 @@ async def _unsealed(key: str, value: bytes) -> list[str]:
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
 def test_pushed_records_become_rows(tmp_path: Path, server: ObjectServer) -> None:
-    """The slices are in the store, its manifests list them, and each record is there once.
+    """The slices are in the store, its manifests list them, and each record is in the table once.
 
-    Neither a dump of etcd nor a log, with all exchanges logged, shows a token or other secret.
+    No token or other secret is in a dump of etcd or in a log, even with all requests logged.
     """
     with (
         running_server(server, tmp_path / server.name / "objects") as staging,
@@ -92,9 +92,9 @@ def test_pushed_records_become_rows(tmp_path: Path, server: ObjectServer) -> Non
     slices = [path.rpartition("/")[2] for path in sizes if path not in manifests]
     assert sorted(listed) == sorted(slices)
     etcd = b"".join(key.encode() + value for key, value in dump.items())
-    # Its own files hold also what was replaced or deleted since.
+    # The database files of etcd also contain replaced and deleted values.
     etcd += b"".join(f.read_bytes() for f in (tmp_path / "stream/etcd").rglob("*") if f.is_file())
-    # What isn't JSON is the greeting, which tells a person the token of the sandbox.
+    # Lines that aren't JSON are the greeting, which shows the token of the sandbox.
     logs = b"\n".join(
         line
         for log in (tmp_path / "stream").glob("*.log")

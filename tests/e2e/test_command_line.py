@@ -1,4 +1,4 @@
-"""The command `stream` and the producer against the real service, all in one deployment."""
+"""The command `stream` and the producer with one deployment of the real service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Person:
     directory: Path
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Call the command."""
+        """Start the command."""
         environ = {
             **os.environ,
             "STREAM_API_URL": self.deployed.api,
@@ -50,20 +50,20 @@ class Person:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Whoever runs the tests in the background has it ignored, by them and their children.
+            # A parent that runs in the background ignores SIGINT, and its children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **options,
         )
 
     def call(self, *arguments: str, code: int = 0) -> str:
-        """Call it and wait; what it prints."""
+        """Run the command until it ends, and return its output."""
         process = self.start(*arguments)
         printed, errors = process.communicate(timeout=120)
         assert process.returncode == code, (arguments, printed, errors)
         return printed + errors
 
     def document(self, *arguments: str, code: int = 0) -> Any:
-        """Do the same with JSON."""
+        """Run the command and return its output as JSON."""
         process = self.start(*arguments, "--output", "json")
         printed, errors = process.communicate(timeout=120)
         assert process.returncode == code, (arguments, printed, errors)
@@ -92,8 +92,8 @@ def _define(person: Person, name: str) -> str:
     return table
 
 
-def test_two_applies_at_once(person: Person) -> None:
-    """Both end well, each object is made once, and then there is nothing left to do."""
+def test_two_concurrent_applies(person: Person) -> None:
+    """Both succeed, each object is created once, and a third apply has nothing to do."""
     columns = [{"type": "uuid", "name": "id"}]
     sources = [
         {
@@ -115,7 +115,7 @@ def test_two_applies_at_once(person: Person) -> None:
         }
         for number in range(3)
     ]
-    # YAML has JSON in it.
+    # YAML is a superset of JSON.
     (person.directory / "both.yaml").write_text(json.dumps({"sources": sources}))
     apply = ("apply", "-f", "both.yaml", "--yes")
     processes = [person.start(*apply) for _ in range(2)]
@@ -129,15 +129,15 @@ def test_two_applies_at_once(person: Person) -> None:
         assert shown["version"]["number"] == 1
 
 
-def test_a_push_that_is_stopped(person: Person) -> None:
-    """Killed, interrupted and repeated: each record is in the table once."""
+def test_an_interrupted_push(person: Person) -> None:
+    """The push is killed, interrupted and repeated, and each record is in the table once."""
     table, count = _define(person, "push"), 60_000
     with (person.directory / "numbers.ndjson").open("w") as file:
         for number in range(count):
             file.write(f'{{"id":{number}}}\n')
             if not number % 20_000:
                 file.write("rubbish\n")
-    # Small batches one after another, so that it takes some seconds.
+    # small batches in sequence, so that the push takes some seconds
     pace = ("--batch-records", "20", "--parallel", "1")
     push = ("push", "push", "numbers.ndjson", "--state", "state", *pace)
     state = person.directory / "state"
@@ -184,7 +184,9 @@ def test_formats(person: Person) -> None:
 
 
 def test_the_producer(person: Person) -> None:
-    """A program that ends without closing it loses nothing, and names what was rejected."""
+    """A program that ends without closing the producer loses no record, and names the rejected
+    ones.
+    """
     table = _define(person, "producer")
     url = person.call("source", "url", "producer").strip()
     program = (
@@ -202,7 +204,7 @@ def test_the_producer(person: Person) -> None:
 
 
 def test_a_source_that_stores_nothing(person: Person) -> None:
-    """A push to it is an error, rather than the loss of a file."""
+    """A push to the source fails instead of losing the records."""
     (person.directory / "one.ndjson").write_text('{"id":1}\n{"id":2}\n')
     person.call("source", "create", "Empty")
     assert "no enabled sink" in person.call("push", "empty", "one.ndjson", code=1)
@@ -211,7 +213,7 @@ def test_a_source_that_stores_nothing(person: Person) -> None:
 
 
 def test_tail_and_status(person: Person) -> None:
-    """A record that meets the filter is shown as it arrives, and is counted."""
+    """A record that matches the filter is shown as it arrives, and is counted."""
     _define(person, "watched")
     url = person.call("source", "url", "watched").strip()
     tail = person.start("tail", "watched", "--limit", "1", "--filter", ".id == 7")
@@ -242,7 +244,7 @@ def test_tail_and_status(person: Person) -> None:
 
 
 def test_tasks(person: Person) -> None:
-    """The newest changes, of all sources or of one, and how they ended."""
+    """The newest tasks of all sources or of one are listed with their results."""
     _define(person, "changed")
     _define(person, "changed-too")
     lines = [line.split() for line in person.call("tasks", "changed").splitlines()]

@@ -1,4 +1,4 @@
-"""The ways into a running process: the console over SSH, levels of the log, its file."""
+"""Access to a running process: the console over SSH, log levels, the log file."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def _type(port: int, key: Path, lines: list[str]) -> str:
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="there is no SSH client")
-def test_an_operator_looks_inside(deployed: Deployment, tmp_path: Path) -> None:
-    """A record whose import is an hour away is in its table seconds after rotate(); every line is
-    in the log, which is written to a new file after SIGHUP."""
+def test_operator_commands(deployed: Deployment, tmp_path: Path) -> None:
+    """rotate() imports a record in seconds instead of an hour; every line is in the log, which
+    SIGHUP reopens.
+    """
     for name in ("host", "mine"):
         _key(tmp_path / name)
     console, debug = free_port(), free_port()

@@ -1,4 +1,4 @@
-"""The console in a real Chromium: from nothing to a row, rejected records, a lost API."""
+"""The console in a real Chromium: the first row, rejected records, an outage of the API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HERE = Path(__file__).parent / "console"
 _ROOT = Path(__file__).parents[2]
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _PICTURES = "CONSOLE_PICTURES"
-"""The environment variable with the folder in which `make console-pictures` wants screenshots."""
+"""The environment variable with the folder to which `make console-pictures` saves screenshots."""
 _STEPS = [
     *("first row", "every page", "rejected, fixed, replayed", "under load"),
     *("deleted in another tab", "changes of others", "a record of 1 MB"),
@@ -38,23 +38,23 @@ def chromium() -> str:
     """The browser."""
     found = next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
-        pytest.skip(f"none of {', '.join(_NAMES)} is installed: the console is not walked through")
+        pytest.skip(f"none of {', '.join(_NAMES)} is installed: the console is not tested")
     return found
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The walk with the libraries that it imports; the console itself is built, too."""
+    """The script with its libraries, after a build of the console."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
-        pytest.skip("Node.js is not installed: the console is not walked through")
+        pytest.skip("Node.js is not installed: the console is not tested")
     folder = tmp_path_factory.mktemp("console")
     shutil.copytree(_HERE, folder, dirs_exist_ok=True)
     install = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     installed = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False)
     if installed.returncode:
         reason = installed.stderr.strip().splitlines()[:1]
-        pytest.skip(f"npm can't install what walks through the console: {reason}")
+        pytest.skip(f"npm can't install the libraries of the console's test: {reason}")
     build = [sys.executable, "-m", "tools.console"]
     built = subprocess.run(build, cwd=_ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
@@ -63,12 +63,12 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def _load(deployed: Deployment, url: str) -> Iterator[None]:
-    """Records, until the block is left."""
+    """Push records until the block ends."""
     ended = threading.Event()
 
     def send() -> None:
         for number in count(1):
-            # More and less, as people are.
+            # a load that varies, as that of real users does
             if ended.wait(0.02 + 0.015 * math.sin(number / 40)):
                 return
             for name in ("Ada", "Grace", "Edsger"):
@@ -84,17 +84,18 @@ def _load(deployed: Deployment, url: str) -> Iterator[None]:
         sender.join(30)
 
 
-def test_the_sources(script: Path) -> None:
-    """Types fit together, and what decides does so as its unit tests say."""
+def test_types_and_unit_tests(script: Path) -> None:
+    """The sources have no type errors, and the unit tests of their pure functions pass."""
     command = [sys.executable, "-m", "tools.console", "--check"]
     checked = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
 
-def test_a_walk(deployed: Deployment, chromium: str, script: Path) -> None:
-    """A person gets from nothing to a row, fixes a mapping, and sees the API go and come back.
+def test_the_pages(deployed: Deployment, chromium: str, script: Path) -> None:
+    """A user creates a source and a sink, sees a row, fixes a mapping, and sees an outage of the
+    API.
 
-    Each page has no serious finding of axe, fits 360 pixels and loads nothing from elsewhere.
+    No page has a serious finding of axe; each fits 360 pixels and loads nothing from elsewhere.
     """
     deployed.start(*(name for name in ALL if name != "api"))
     api = deployed.start("api", node_id="api-1")

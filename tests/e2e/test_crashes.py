@@ -11,12 +11,13 @@ from tests.e2e.processes import ALL, Deployment, Running, load_of, wait_for
 
 
 def _start_separately(deployed: Deployment, victim: str) -> Running:
-    """Start the component *victim* in its own process, and all others in one; return the former.
+    """Start the component *victim* in a separate process and all others in another; return the
+    former.
 
-    The chaos has a process for each.
+    The chaos run has a process for each component.
     """
     others = [name for name in ALL if name != victim]
-    if victim == "storage-writer":  # the source starts when it knows a volume
+    if victim == "storage-writer":  # the source is ready when it knows a volume
         deployed.start("etcd")
         running = deployed.start(victim, node_id=victim)
         deployed.start(*others[1:], node_id="others")
@@ -27,7 +28,7 @@ def _start_separately(deployed: Deployment, victim: str) -> Running:
 
 @pytest.mark.parametrize("victim", ["storage-writer", "http-source"])
 def test_no_acknowledged_record_is_lost(deployed: Deployment, tmp_path: Path, victim: str) -> None:
-    """The killed process comes back, and every record answered with 200 is in the table."""
+    """The killed process restarts, and every record answered with 200 is in the table."""
     running = _start_separately(deployed, victim)
     url = deployed.define()
     acknowledged = tmp_path / "acknowledged"
@@ -45,8 +46,10 @@ def test_no_acknowledged_record_is_lost(deployed: Deployment, tmp_path: Path, vi
     assert len(stored) - len(ids) <= unanswered, "a record was stored twice"
 
 
-def test_a_stop_under_load_answers_everything(deployed: Deployment, tmp_path: Path) -> None:
-    """SIGTERM to a source: what it has read it answers, and what it answered is stored."""
+def test_a_stop_under_load_loses_nothing(deployed: Deployment, tmp_path: Path) -> None:
+    """After SIGTERM, a source answers the requests it has read, and the acknowledged records are
+    stored.
+    """
     source = _start_separately(deployed, "http-source")
     url = deployed.define()
     acknowledged = tmp_path / "acknowledged"

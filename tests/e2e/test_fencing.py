@@ -1,4 +1,4 @@
-"""Real processes with one name: one is replaced, or refused."""
+"""Two real processes with one name: one of them is replaced or refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tests.e2e.processes import Deployment, request, wait_for
 
 
 def test_acknowledged_records_survive_a_replaced_source(tmp_path: Path) -> None:
-    """It is paused for longer than its lease, and resumes beside its successor."""
+    """The source is paused for longer than its lease, and resumes concurrently with its
+    successor.
+    """
     report = run(tmp_path, rounds=2, seed=7)
     assert report.is_good, str(report)
     assert report.acknowledged > 30
@@ -21,7 +23,7 @@ def test_acknowledged_records_survive_a_replaced_source(tmp_path: Path) -> None:
 
 
 def test_a_second_source_with_the_same_name_does_not_start(deployed: Deployment) -> None:
-    """It reports who holds the name, and the first source continues."""
+    """The second source reports the holder of the name, and the first one continues."""
     deployed.settings["STREAM_DISTRIBUTION_TTL_SECONDS"] = "2"
     first = deployed.start("etcd", "sandbox", "api", "http-source", "storage-writer")
     url = deployed.define()
@@ -36,8 +38,8 @@ def test_a_second_source_with_the_same_name_does_not_start(deployed: Deployment)
     assert deployed.push(url, {"id": "a"})[0] == 200
 
 
-def test_a_source_whose_lease_ended_takes_records_again(deployed: Deployment) -> None:
-    """It was paused, and no process has taken its name meanwhile."""
+def test_a_source_recovers_from_an_ended_lease(deployed: Deployment) -> None:
+    """The source was paused, and no process has taken its name meanwhile."""
     deployed.settings["STREAM_DISTRIBUTION_TTL_SECONDS"] = "2"
     deployed.start("etcd", "sandbox", "api", "storage-writer", node_id="others")
     source = deployed.start("http-source", node_id="source")

@@ -1,4 +1,4 @@
-"""A disk that fills up under load, a real one."""
+"""A real disk that fills up under load."""
 
 from __future__ import annotations
 

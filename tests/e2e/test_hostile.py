@@ -1,4 +1,4 @@
-"""Bad clients in small numbers: the good producer is served, memory and lease are kept."""
+"""A few hostile clients: the producer is still served, and memory and lease are stable."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SOME = (
 )
 
 
-def test_a_good_producer_is_served_beside_bad_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of its records is answered with 200."""
+def test_a_producer_is_served_during_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record of the producer is answered with 200."""
     monkeypatch.setattr(hostile, "SETTLE_SECONDS", 2.0)  # latency isn't compared here
     chosen = [attack for attack in ATTACKS if attack.name in SOME]
     assert len(chosen) == len(SOME)
@@ -36,7 +36,7 @@ def test_a_good_producer_is_served_beside_bad_clients(monkeypatch: pytest.Monkey
         assert row.mib_with_children < row.max_mib, row
 
 
-def test_attacks_are_named_once() -> None:
-    """Names choose them."""
+def test_names_of_attacks_are_unique() -> None:
+    """The command line selects attacks by name."""
     names = [attack.name for attack in ATTACKS]
     assert len(names) == len(set(names)) >= 60

@@ -1,6 +1,6 @@
-"""A coordinator that is killed when the Storage API has just started an import job for it.
+"""A coordinator that is killed just after the Storage API has started its import job.
 
-``STREAM_KILLS`` says how often (``make kill-imports``).
+``STREAM_KILLS`` is the number of kills (``make kill-imports``).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ KILLS = int(os.environ.get("STREAM_KILLS", "2"))
 SETTINGS = {"STREAM_DISTRIBUTION_TTL_SECONDS": "2"}
 _FOUND = "was started before"
 _LATEST_SECONDS = 0.03
-"""After the answer is sent: the id of the job may be stored by then, or not."""
+"""The longest delay after the answer: the id of the job is stored by then, or not."""
 
 
 class Killing(StagingProxy):
-    """Stands before the Storage API; kills the coordinator when an import job was started for it.
+    """A proxy of the Storage API that kills the coordinator when an import job was started.
 
     :ivar coordinator: the one that is killed next; None while there is none.
-    :ivar kills: how they came, in order.
+    :ivar kills: the delays of the kills, in order.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,8 +51,8 @@ class Killing(StagingProxy):
         return False
 
 
-def test_no_row_is_doubled(tmp_path: Path) -> None:
-    """Repeated kills around the answer still lead to one job per file."""
+def test_no_row_is_duplicated(tmp_path: Path) -> None:
+    """Repeated kills around the answer result in one job per file."""
     with deployment(tmp_path, **SETTINGS) as deployed:
         deployed.start("etcd", node_id="etcd")
         deployed.start("sandbox", node_id="sandbox")

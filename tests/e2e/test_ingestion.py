@@ -1,4 +1,4 @@
-"""Every way of sending records, through the whole service into the table."""
+"""All forms of requests, from the source to the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records into Parquet files and a table of Iceberg, while coordinators are killed."""
+"""Records in Parquet files and in an Iceberg table, while coordinators are killed."""
 
 from __future__ import annotations
 
@@ -68,15 +68,17 @@ def _of_iceberg(root: Path) -> list[str]:
 
 
 def _of_parquet(root: Path) -> list[str]:
-    """Return the rows of all objects, not only those of whole files."""
+    """Return the rows of all objects, including those of incomplete files."""
     import pyarrow.parquet as pq
 
     objects = sorted((root / "archive").rglob("*.parquet"))
     return [each for path in objects for each in pq.read_table(path)["id"].to_pylist()]
 
 
-def test_no_row_is_lost_or_doubled_when_coordinators_are_killed(tmp_path: Path) -> None:
-    """Each acknowledged record is one row of each lake, whenever that was; no secret is kept."""
+def test_killed_coordinators(tmp_path: Path) -> None:
+    """Each acknowledged record is one row of each lake, whenever a coordinator is killed; no secret
+    is stored.
+    """
     with deployment(tmp_path, **_settings(tmp_path)) as deployed:
         deployed.start("etcd", node_id="etcd")
         deployed.start("sandbox", node_id="sandbox")

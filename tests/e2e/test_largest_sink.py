@@ -1,4 +1,4 @@
-"""The largest sink that the API accepts, through its whole life, over real processes."""
+"""The largest sink that the API accepts: creation, changes and rows, with real processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ RECORDS = 8
 
 
 def _columns(mark: str) -> list[dict[str, Any]]:
-    """Return the most columns with the longest templates, each a part of the record."""
+    """Return the maximum number of columns with the longest templates, each of a part of the
+    record.
+    """
     columns = []
     for number in range(MAX_COLUMNS - 1):
         code = f"Body('id') + '-{number}' // {mark}"
@@ -43,7 +45,7 @@ def large(tmp_path: Path) -> Deployment:
 
 
 def test_the_largest_sink(large: Deployment) -> None:
-    """Every record that was answered with 200 is in the table, before and behind each change."""
+    """Every record answered with 200 is in the table, before and after each change."""
     try:
         large.start(*ALL)
         url = large.define(_columns("first"))

@@ -1,4 +1,4 @@
-"""The main job: a pushed record is a row that SQL can see."""
+"""The main task: a pushed record is a row that SQL can query."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tests.e2e.processes import ALL, TABLE, Deployment, request
 
 
 def test_pushed_records_become_rows(deployed: Deployment) -> None:
-    """Records pushed over HTTP are in the table, with every column as defined; a path that isn't in
-    the body has its default value there."""
+    """Pushed records are in the table with every column as defined; a missing path has its default
+    value.
+    """
     deployed.start(*ALL)
     url = deployed.define()
     for i in range(3):
@@ -48,8 +49,10 @@ def _preview(deployed: Deployment) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(body.decode())))
 
 
-def test_everything_is_found_again_after_a_restart(deployed: Deployment) -> None:
-    """Definitions, acknowledged records and tables outlive the process after any end."""
+def test_a_restart_keeps_everything(deployed: Deployment) -> None:
+    """Definitions, acknowledged records and tables survive a restart after any end of the
+    process.
+    """
     first = deployed.start(*ALL)
     url = deployed.define()
     assert deployed.push(url, {"id": "before"})[0] == 200

@@ -1,4 +1,4 @@
-"""Every column, from the API through the whole service into the table, cell for cell."""
+"""Every type of column, from the API to the table, compared by cell."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _template(content: str, **options: Any) -> Column:
 
 
 class Source:
-    """A source whose sinks have a table each, named like the sink."""
+    """A source with several sinks, whose tables are named like the sinks."""
 
     def __init__(self, deployed: Deployment, name: str, **sinks: list[Column]) -> None:
         self.deployed = deployed
@@ -55,7 +55,7 @@ class Source:
     def send(
         self, body: bytes, content_type: str, *headers: tuple[str, str], query: str = ""
     ) -> tuple[int, str]:
-        """One request with exactly these headers, and its length."""
+        """Send one request with exactly these headers and its length."""
         parts = urlsplit(self.url)
         with closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as connection:
             connection.putrequest(
@@ -73,7 +73,7 @@ class Source:
             return answer.status, answer.read().decode()
 
     def verbose(self, body: bytes, content_type: str, *headers: tuple[str, str]) -> Any:
-        """Return the result document."""
+        """Send a request and return its result document."""
         status, answer = self.send(body, content_type, *headers, query="?verbose=true")
         document = json.loads(answer)
         assert (status, answer) == (
@@ -242,7 +242,7 @@ def test_every_column(deployed: Deployment) -> None:
     ]
     _compare(nested.rows("b", 1), NESTED_CELLS)
     _compare(form.rows("c", 1), FORM_CELLS)
-    _compare(every.rows("e", 1), ALL_CELLS)  # two records with one primary key
+    _compare(every.rows("e", 1), ALL_CELLS)  # two records with the same primary key
     assert mixed.rows("t", 2) == [["1"], ["2"]]
     whole = ['{"a":1}', '{"a":1}', "{}", '{"a":', '{"a":2}', "broken"]
     bodies = [body for (body,) in mixed.rows("raw", len(whole) + 1)]
@@ -250,7 +250,9 @@ def test_every_column(deployed: Deployment) -> None:
 
 
 def _mixed_sinks(source: Source) -> None:
-    """One sink accepts a record that the other rejects; JSON may have parameters."""
+    """Check that one sink accepts a record that the other rejects, and that JSON may have
+    parameters.
+    """
     body, ok = b'{"a":1}', _processed("raw")
     assert source.verbose(body, f"{JSON}; charset=utf-8") == source.document(
         200, ok, _processed("t")
@@ -295,7 +297,7 @@ def _mixed_sinks(source: Source) -> None:
 
 
 def _rejected_records(source: Source, directory: Path) -> None:
-    """A rejected record is kept only for its sink, and shown by the API."""
+    """Check that a rejected record is kept only for its sink, and shown by the API."""
     lines = b'{"a":2}\nbroken\n'
     status, answer = source.send(lines, "application/x-ndjson", ("authorization", "Bearer x"))
     assert (status, json.loads(answer)["rejected"]) == (207, 1)

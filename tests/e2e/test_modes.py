@@ -26,7 +26,7 @@ _BROKEN = {
 
 
 def _keys(folder: Path) -> tuple[Path, Path]:
-    """Make the console's host key and the file of authorized keys."""
+    """Create the console's host key and the file of authorized keys."""
     folder.mkdir()
     key = Ed25519PrivateKey.generate()
     host, authorized = folder / "host", folder / "authorized"
@@ -43,13 +43,13 @@ def _open_to_others(root: Path) -> Iterator[str]:
         try:
             mode = path.lstat().st_mode
         except FileNotFoundError:
-            continue  # the service goes on
+            continue  # the service keeps running
         if not stat.S_ISLNK(mode) and mode & 0o077:
             yield f"{stat.filemode(mode)} {path.relative_to(root)}"
 
 
-def test_nobody_else_can_read_what_a_service_makes(deployed: Deployment, tmp_path: Path) -> None:
-    """Volumes, sandbox, etcd, rejected records, staging, logs and sockets are private.
+def test_files_are_private(deployed: Deployment, tmp_path: Path) -> None:
+    """Only the owner can read volumes, sandbox, etcd, rejected records, staging, logs and sockets.
 
     This doesn't depend on the umask of the service.
     """
@@ -71,7 +71,7 @@ def test_nobody_else_can_read_what_a_service_makes(deployed: Deployment, tmp_pat
         )
     finally:
         os.umask(before)
-    running.log.chmod(0o600)  # it is what the shell would make
+    running.log.chmod(0o600)  # created with the permissions of the shell
     log = tmp_path / "stream.log"
     wait_for(lambda: log.exists() and b"ready to serve" in log.read_bytes(), "readiness")
     url = deployed.define()

@@ -1,7 +1,7 @@
-"""Metrics, logs and traces of a service of separate processes, in good and bad times.
+"""Metrics, logs and traces of a service of separate processes, with and without failures.
 
-All tests share one deployment: each component in a process of its own, the source with two workers,
-every process with tracing. The metrics of a good time are stored before anything fails.
+All tests share one deployment: each component has a separate process, the source has two workers,
+and every process has tracing. The metrics are recorded before and after failures.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _OPERATION = {*_SINK, "error_type", "operation", "condition", "target"}
 _WITH_MAPS = {"api", "http-source", "storage-coordinator"}
 _MS = "duration_milliseconds_bucket"
 FAMILIES: dict[str, tuple[set[str], set[str]]] = {
-    # What dashboards made for the original ask for: labels, and who tells.
+    # The labels that dashboards of the original use, and the components that export them.
     f"stream_source_record_{_MS}": ({*_SOURCE, "has_error", "source_type"}, {"http-source"}),
     "stream_source_in_bytes_B_total": ({*_SOURCE, "has_error", "source_type"}, {"http-source"}),
     f"stream_sink_record_{_MS}": ({*_SINK, "error_type", "sink_type"}, {"http-source"}),
@@ -98,7 +98,7 @@ FAMILIES: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 _UNSEEN = {
-    # Nothing made these happen; the unit tests do.
+    # These don't occur here; the unit tests cover them.
     *("keboola_go_stream_operation_slicerotation_failed_count",),
     *("keboola_go_stream_operation_filecleanup_failed_count",),
     *("keboola_go_stream_operation_jobcleanup_failed_count",),
@@ -110,10 +110,12 @@ _UNSEEN = {
 
 @attrs.define(eq=False)
 class Observed:
-    """:ivar running: by component.
-    :ivar good: the numbers of all processes before anything failed.
-    :ivar bad: the numbers of each process after that.
-    :ivar refused: records that came too early for the first slice.
+    """The observed deployment.
+
+    :ivar running: its processes by component.
+    :ivar good: the metrics of all processes before anything failed.
+    :ivar bad: the metrics of each process after that.
+    :ivar refused: number of records sent before the first slice was open.
     :ivar created: the id of the request that created a source.
     """
 
@@ -158,13 +160,13 @@ def _scenario(deployed: Deployment, collector: Collector) -> Observed:
         "STREAM_TRACING_ENABLED": "true",
         "STREAM_TRACING_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
-        # Whatever can be logged is looked through for secrets.
+        # Secrets are searched in everything that can be logged.
         "STREAM_DEBUG_LOG": "true",
         "STREAM_DEBUG_HTTPCLIENT": "true",
         "STREAM_ETCD_DEBUG_LOG": "true",
     }
     deployed.start("etcd", "sandbox")
-    # Ports after a free one may be taken by outgoing connections.
+    # Ports after a free one may be used by outgoing connections.
     base = 20_000 + deployed.ports["source"] % 10_000
     running = {
         name: deployed.spawn(
@@ -204,7 +206,7 @@ def _scenario(deployed: Deployment, collector: Collector) -> Observed:
 
 
 def _created(deployed: Deployment) -> str:
-    """One call with the trace of its caller; the id that it was given."""
+    """Create a source in the caller's trace, and return the id of the request."""
     body = json.dumps({"type": "http", "name": "Traced"}).encode()
     parts = deployed.api.removeprefix("http://")
     connection = http.client.HTTPConnection(parts, timeout=30)
@@ -233,7 +235,9 @@ def _created(deployed: Deployment) -> str:
 
 
 def _good_time(deployed: Deployment, url: str) -> int:
-    """Return the number of records refused before both workers had an open slice."""
+    """Run without failures. Return the number of records refused before both workers had an open
+    slice.
+    """
     refused = 0
 
     def pushed(number: int) -> bool:
@@ -256,7 +260,7 @@ def _fault(deployed: Deployment, route: str, **fault: Any) -> None:
 
 
 def _bad_time(deployed: Deployment, url: str, addresses: dict[str, list[str]]) -> None:
-    """A refused batch, and failures of a task, an import, a rotation and an upload."""
+    """Cause a refused batch, and failures of a task, an import, a rotation and an upload."""
     operation = "keboola_go_stream_operation_{}_failed_count_count"
 
     def failed(component: str, name: str, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -267,7 +271,7 @@ def _bad_time(deployed: Deployment, url: str, addresses: dict[str, list[str]]) -
         wait_for(has_failed, f"the failure of {name}")
 
     def block_staging() -> None:
-        """Files stand where the folders of staged files were."""
+        """Replace the folders of staged files by files."""
         for folder in (deployed.root / "sandbox" / "project-123" / "staging").iterdir():
             if folder.is_dir():
                 folder.rename(deployed.root / f"staged-{folder.name}")
@@ -309,8 +313,8 @@ def _bad_time(deployed: Deployment, url: str, addresses: dict[str, list[str]]) -
     )
 
 
-def test_every_family_is_told(observed: Observed) -> None:
-    """Each family has its labels, and is exported by its components."""
+def test_every_family_is_exported(observed: Observed) -> None:
+    """Each family has its labels and is exported by its components."""
     for name, (labels, components) in FAMILIES.items():
         told = {c for c, page in observed.bad.items() if page.told(f"keboola_go_{name}")}
         assert told == components, name
@@ -322,8 +326,8 @@ def test_every_family_is_told(observed: Observed) -> None:
             assert bounds == set(OPERATION_BOUNDS if is_operation else BOUNDS), name
 
 
-def test_nothing_is_declared_that_is_never_told(observed: Observed) -> None:
-    """Every family in the reference has values, unless nothing of its kind has happened."""
+def test_every_documented_family_has_values(observed: Observed) -> None:
+    """Every family in the reference has values, unless its event hasn't occurred."""
     page = observed.all
     page.add(observed.good)
     never_told = {
@@ -334,8 +338,8 @@ def test_nothing_is_declared_that_is_never_told(observed: Observed) -> None:
     assert never_told <= _UNSEEN
 
 
-def test_the_numbers_add_up(observed: Observed) -> None:
-    """Each record counts once at each stage, whichever worker took it."""
+def test_counts_agree(observed: Observed) -> None:
+    """Each record counts once at each stage, for any worker."""
     good = observed.good
     for stage in ("acknowledged", "synced", "uploaded", "imported"):
         assert good.sum(f"stream_sink_{stage}_records_total", sink_id="my-sink") == RECORDS, stage
@@ -369,7 +373,7 @@ def test_failures_have_their_kind(observed: Observed) -> None:
     assert not [value for _, labels in page.samples for _, value in labels if TOKEN in value]
 
 
-def test_dashboard_and_alerts_find_what_they_ask_for(observed: Observed) -> None:
+def test_queries_of_dashboard_and_alerts(observed: Observed) -> None:
     """Each name and label in the dashboard and in the alert rules is exported."""
     page = observed.all
     page.add(observed.good)
@@ -398,8 +402,10 @@ def _path_down(collector: Collector, span: SentSpan, *names: str) -> SentSpan:
     return span
 
 
-def test_a_call_of_the_api_is_one_trace(observed: Observed) -> None:
-    """Below the caller's span are the request, its task, and the calls of the Storage API."""
+def test_the_trace_of_a_request(observed: Observed) -> None:
+    """The caller's span contains those of the request, its task, and the calls of the
+    Storage API.
+    """
     collector = observed.collector
     (root,) = wait_for(
         lambda: [
@@ -432,8 +438,8 @@ def test_a_call_of_the_api_is_one_trace(observed: Observed) -> None:
     assert not [s for s in collector.spans if b"health-check" in s.SerializeToString()]
 
 
-def test_the_life_of_a_slice_is_traced(observed: Observed) -> None:
-    """Each step of a file and of a slice has its span, also those that failed."""
+def test_the_trace_of_a_slice(observed: Observed) -> None:
+    """Each step of a file and of a slice has a span, also failed steps."""
     prefix = "keboola.go.stream."
     wanted = {
         *("operator.slicerotation.rotateSlice", "operator.slicerotation.closeSlice"),
@@ -452,8 +458,8 @@ def test_the_life_of_a_slice_is_traced(observed: Observed) -> None:
     assert failed["operator.sliceupload.uploadSlice"] == "StagingError"
 
 
-def test_lines_of_the_log_lead_to_the_trace(observed: Observed) -> None:
-    """Log lines of a running task have the ids of its trace."""
+def test_log_events_have_trace_ids(observed: Observed) -> None:
+    """Log events of a running task have the ids of its trace."""
     lines = [line for line in observed.lines("api") if line["message"] == "started task"]
     assert str(int(TRACE[16:], 16)) in {line["dd.trace_id"] for line in lines}
     access = [
@@ -471,8 +477,8 @@ def test_lines_of_the_log_lead_to_the_trace(observed: Observed) -> None:
     assert line["stream.projectId"] == 123
 
 
-def test_each_change_of_state_is_one_line(observed: Observed) -> None:
-    """The way of each file and of each slice into the table can be read in the log."""
+def test_each_state_change_is_logged(observed: Observed) -> None:
+    """The log shows each state of each file and slice up to the table."""
     told: dict[str, list[tuple[str, str]]] = {}
     for line in (line for component in COMPONENTS for line in observed.lines(component)):
         if "before" in line and "state" in line:
@@ -493,8 +499,8 @@ def test_each_change_of_state_is_one_line(observed: Observed) -> None:
     assert len(done) >= 2
 
 
-def test_no_secret_leaves_the_processes(observed: Observed) -> None:
-    """Logs, spans and pages contain no token and no secret of a source."""
+def test_no_secret_is_exported(observed: Observed) -> None:
+    """Logs, spans and pages of metrics contain no token and no secret of a source."""
     secret = observed.url.rpartition("/")[2]
     assert len(secret) > 20
     request("POST", f"{observed.deployed.api}/stream/123/my-source/{secret}", b"{}", JSON)
@@ -514,8 +520,8 @@ def test_no_secret_leaves_the_processes(observed: Observed) -> None:
         assert found is None, (place, text[max(0, found.start() - 300) : found.end()])
 
 
-def test_a_deleted_sink_is_told_of_no_more(observed: Observed) -> None:
-    """Its numbers leave the page of the source."""
+def test_metrics_of_a_deleted_sink(observed: Observed) -> None:
+    """The source stops exporting the metrics of a deleted sink."""
     deployed, addresses = observed.deployed, observed.addresses["http-source"]
     assert "my-sink" in scrape(*addresses).values("sink_id")
     deployed.task("DELETE", f"{deployed.api}/v1/branches/default/sources/my-source/sinks/my-sink")

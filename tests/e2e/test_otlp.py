@@ -1,4 +1,4 @@
-"""The official OpenTelemetry SDK as the client, and the rows that its exports become."""
+"""The official OpenTelemetry SDK as the client, and the rows of its exports."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _rows(deployed: Deployment, signal: str, count: int) -> list[tuple[Any, ...]
 
 
 def test_sdk_exports_become_rows(deployed: Deployment) -> None:
-    """Logs, metrics and traces go to the sinks that take them, flat and complete."""
+    """Logs, metrics and traces are stored by the sinks of their signal, flat and complete."""
     deployed.start(*ALL)
     urls = _define(deployed)
     _export_traces_and_logs(urls["url"])

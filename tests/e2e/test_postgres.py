@@ -1,4 +1,4 @@
-"""Records into a table of PostgreSQL: real processes, from the definition to the row."""
+"""Records in a PostgreSQL table, with real processes, from the definition to the row."""
 
 from __future__ import annotations
 
@@ -63,9 +63,11 @@ def _query(server: Postgres, text: str) -> list[tuple[Any, ...]]:
 
 
 def test_a_record_becomes_a_row(server: Postgres, tmp_path: Path) -> None:
-    """With types; a value that doesn't fit is the producer's error, and no secret is kept."""
+    """The row has typed values; a value that doesn't fit rejects the record, and no secret is
+    stored.
+    """
     settings = _settings(server, tmp_path)
-    del settings["STREAM_TARGET_STAGING_URL"]  # one process needs none
+    del settings["STREAM_TARGET_STAGING_URL"]  # a single process doesn't need one
     with deployment(tmp_path, **settings) as deployed:
         deployed.start("etcd", node_id="etcd")
         deployed.start("sandbox", node_id="sandbox")
@@ -93,8 +95,8 @@ def test_a_record_becomes_a_row(server: Postgres, tmp_path: Path) -> None:
         assert not any(server.password.encode() in text for text in texts)
 
 
-def test_what_is_wrong_with_a_definition_is_said(server: Postgres, tmp_path: Path) -> None:
-    """Before anything is stored."""
+def test_invalid_definitions(server: Postgres, tmp_path: Path) -> None:
+    """Errors of a definition are reported before anything is stored."""
     with deployment(tmp_path, **_settings(server, tmp_path)) as deployed:
         deployed.start("etcd", node_id="etcd")
         deployed.start("sandbox", node_id="sandbox")
@@ -130,10 +132,8 @@ def test_what_is_wrong_with_a_definition_is_said(server: Postgres, tmp_path: Pat
         assert 'has no "tableId"' in refused({**place, "tableId": "in.c-a.b", "mapping": mapping})
 
 
-def test_no_row_is_lost_or_doubled_when_coordinators_are_killed(
-    server: Postgres, tmp_path: Path
-) -> None:
-    """Each acknowledged record is one row, whenever that was."""
+def test_killed_coordinators(server: Postgres, tmp_path: Path) -> None:
+    """Each acknowledged record is one row, whenever a coordinator is killed."""
     columns = [{"type": "path", "name": "id", "path": "id", "rawString": True}]
     with deployment(tmp_path, **_settings(server, tmp_path)) as deployed:
         deployed.start("etcd", node_id="etcd")

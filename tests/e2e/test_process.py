@@ -21,7 +21,7 @@ def _in_order(messages: list[str], *wanted: str) -> None:
 
 
 def _is_json(log: Path) -> None:
-    """Each line of the log is an object with time, level and message."""
+    """Check that each line of the log is an object with time, level and message."""
     text = log.read_text().splitlines()
     lines = [json.loads(line) for line in text if line.startswith("{")]
     assert all(list(line)[:3] == ["time", "level", "message"] for line in lines)
@@ -34,7 +34,7 @@ def _healthy(deployed: Deployment, running: Running) -> None:
         assert request("GET", f"http://{address}/health-check", None, {})[0] == 200
 
 
-def test_components_start_and_stop_in_their_order(deployed: Deployment) -> None:
+def test_components_start_and_stop_in_order(deployed: Deployment) -> None:
     """Dependencies start first and stop last.
 
     A second signal changes nothing, and an idle process stops at once.
@@ -46,7 +46,7 @@ def test_components_start_and_stop_in_their_order(deployed: Deployment) -> None:
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(20) == 0
     assert time.monotonic() - started < 10
-    assert running.log.read_bytes().startswith(b"{")  # nothing of the runner, which logs text
+    assert running.log.read_bytes().startswith(b"{")  # no output of the runner
     messages = _messages(running.log)
     assert not [message for message in messages if "factory" in message]
     _in_order(

@@ -1,4 +1,4 @@
-"""The calls in the README of provisioning, to a Stream whose etcd asks for a password."""
+"""The calls in the README of provisioning, with an etcd that needs a password."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _blocks(section: str) -> list[Block]:
 
 
 def _client(address: str, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Call etcdctl."""
+    """Run etcdctl with an endpoint and the environment of the page."""
     program = Path(sys.executable).with_name("etcdctl")
     return subprocess.run(
         [str(program), *words],
@@ -46,7 +46,7 @@ def _client(address: str, *words: str, **environ: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def etcd_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An etcd that asks for a password."""
+    """The address of an etcd that needs a password."""
     address = f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
         [
@@ -79,7 +79,7 @@ def etcd_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def deployed(
     etcd_address: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Deployment, Shell]]:
-    """The product with the etcd of the page's calls, and their shell."""
+    """The product with the etcd of the page's calls, and a shell for them."""
     deployed = Deployment(
         tmp_path_factory.mktemp("deployed"),
         {
@@ -113,7 +113,7 @@ def test_calls(deployed: tuple[Deployment, Shell]) -> None:
 def test_client_of_etcd(
     deployed: tuple[Deployment, Shell], etcd_address: str, tmp_path: Path
 ) -> None:
-    """The client's pod has all it needs, and sees Stream's keys; others don't."""
+    """The pod of the etcd client has all it needs, and lists only Stream's keys."""
     run, *client = _blocks("etcd")
     words = shlex.split(run.text)
     assert words[:2] == ["kubectl", "run"]

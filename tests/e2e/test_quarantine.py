@@ -1,4 +1,4 @@
-"""A target that refuses rows: real processes, and a coordinator that is killed on the way."""
+"""A target that refuses rows: real processes, and a coordinator that is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Killing(StagingProxy):
     """Kills the coordinator at one of its calls during the search for refused rows.
 
     :ivar coordinator: the coordinator to kill; None for none.
-    :ivar left: number of calls until then.
+    :ivar left: number of calls before the kill.
     """
 
     def __init__(self, url: str) -> None:
@@ -74,8 +74,10 @@ def _kept(deployed: Deployment, root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_rows_are_acknowledged_less_quarantined(tmp_path: Path) -> None:
-    """Whenever the coordinator is killed: each row is in the table or in quarantine, once."""
+def test_each_row_is_in_the_table_or_in_quarantine(tmp_path: Path) -> None:
+    """Each row is in the table or in quarantine exactly once, whenever the coordinator is
+    killed.
+    """
     with deployment(tmp_path, **SETTINGS) as deployed:
         deployed.start("etcd", node_id="etcd")
         deployed.start("sandbox", node_id="sandbox")

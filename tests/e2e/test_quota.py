@@ -1,4 +1,4 @@
-"""A sink that may buffer little, in the running service."""
+"""A sink with a small quota of buffered data, in the running service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from tests.e2e.processes import ALL, Deployment, wait_for
 
 
 def test_a_sink_over_its_quota_is_answered_with_507(deployed: Deployment) -> None:
-    """Records are refused until uploads have made room, and what got 200 is in the table once."""
+    """Records are refused until uploads have freed space, and those with 200 are in the
+    table once.
+    """
     deployed.settings["STREAM_STORAGE_LEVEL_LOCAL_QUOTA"] = "100KB"
     deployed.settings["STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL"] = "5s"
     deployed.settings["STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL"] = "5s"

@@ -1,4 +1,4 @@
-"""Rejected records of several nodes: listed, tested against a mapping, replayed through a crash."""
+"""Rejected records of several nodes: listed, tested against a mapping, replayed despite a crash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TAKES_B = [{"type": "path", "name": "id", "path": "b", "rawString": True}]
 
 
 def _start(deployed: Deployment) -> None:
-    """One process with everything, and a second source node."""
+    """Start one process with all components, and a second source node."""
     deployed.start(*ALL, **_SHORT_LEASES)
     deployed.start(
         "http-source",
@@ -25,10 +25,10 @@ def _start(deployed: Deployment) -> None:
     )
 
 
-def test_records_are_replayed_once_although_all_processes_are_killed(
+def test_a_replay_survives_a_kill_of_all_processes(
     deployed: Deployment,
 ) -> None:
-    """After the restart the same call stores what was not stored, and nothing again."""
+    """After the restart the same call stores the missing records, and none again."""
     deployed.ports["second"] = free_port()
     _start(deployed)
     url = deployed.define(_TAKES_A)
@@ -54,7 +54,7 @@ def test_records_are_replayed_once_although_all_processes_are_killed(
         shown = deployed.call("GET", f"{sink}/statistics/total")[1].get("rejected", {})
         return bool(shown.get("count") == 61)
 
-    # A second later, so a crash in this second loses them; not so the records.
+    # A second later: a crash now loses this second's entries, but not the records.
     wait_for(counted, "the count of rejected records")
 
     _, tested = deployed.call("POST", f"{sink}/rejected/test", {"mapping": {"columns": _TAKES_B}})
@@ -71,7 +71,7 @@ def test_records_are_replayed_once_although_all_processes_are_killed(
     _start(deployed)
 
     def replayed() -> Any:
-        # The lock of the task that died ends with its lease.
+        # The lock of the killed task ends with its lease.
         status, answer = deployed.call("POST", f"{sink}/rejected/replay?wait=30s", {})
         return answer if status == 200 else None
 

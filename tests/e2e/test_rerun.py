@@ -29,13 +29,15 @@ def _commands_with(text: str) -> list[bytes]:
     """Return the command lines of running processes that have *text* in them."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             found.append(path.read_bytes())
     return [command for command in found if text.encode() in command]
 
 
 def test_changed_file_restarts_the_service(tmp_path: Path) -> None:
-    """It begins with an empty volume; a changed module restarts it; Ctrl-C ends everything."""
+    """The service starts with an empty volume; a changed module restarts it; Ctrl-C ends
+    everything.
+    """
     sources = _copy(tmp_path / "sources")
     volumes, log = tmp_path / "volumes", tmp_path / "log"
     old = volumes / "hdd" / "my-volume" / "slice"

@@ -1,4 +1,4 @@
-"""Requests with an idempotency key that come again, to real processes that were killed or not."""
+"""Retried requests with an idempotency key, to real processes that are killed meanwhile."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ class _Sources:
         return request("POST", url, body, _KEYED)[0]
 
 
-def test_a_retry_is_stored_once_whatever_was_killed(deployed: Deployment) -> None:
-    """By another source node, by the same one after it was killed, and after the writer was."""
+def test_a_retry_is_stored_once_despite_kills(deployed: Deployment) -> None:
+    """A retry is recognised by another source node, and after a kill of the source node or the
+    writer.
+    """
     deployed.start("etcd", "sandbox", "api", "storage-coordinator", node_id="all")
     writer = deployed.start("storage-writer", node_id="writer")
     deployed.start("storage-reader", node_id="reader")
@@ -60,8 +62,8 @@ def test_a_retry_is_stored_once_whatever_was_killed(deployed: Deployment) -> Non
     assert sorted(deployed.ids()) == ["a", "b"]
 
 
-def test_slices_with_marks_can_be_read_by_every_import(deployed: Deployment) -> None:
-    """Rows of many requests with keys, in groups of several: each is in the table once."""
+def test_slices_with_marks_can_be_imported(deployed: Deployment) -> None:
+    """Rows of many requests with keys, in groups of several, are in the table once."""
     deployed.start("etcd", "sandbox", "api", "storage-coordinator", node_id="all")
     deployed.start("storage-writer", "storage-reader", node_id="writer")
     sources = _Sources(deployed)

@@ -1,4 +1,4 @@
-"""Watching a source whose records come in through another process."""
+"""A tail of a source whose records arrive at another process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.processes import TOKEN, Deployment, request
 
 
 def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
-    """Names and data, as they come."""
+    """Yield names and data of events as they arrive."""
     name = ""
     for line in answer:
         key, _, value = line.decode().rstrip("\n").partition(": ")
@@ -26,7 +26,7 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
 
 
 def _push_until(stopped: Event, url: str, pushed: list[str]) -> None:
-    """One record after the other, every tenth as a batch of two."""
+    """Push one record after another, every tenth as a batch of two."""
     while not stopped.is_set():
         first, second = f"r{len(pushed)}", f"r{len(pushed) + 1}"
         body, kind = json.dumps({"id": first}), "application/json"
@@ -40,7 +40,7 @@ def _push_until(stopped: Event, url: str, pushed: list[str]) -> None:
 
 
 def test_records_are_seen_as_they_arrive(deployed: Deployment) -> None:
-    """In order, without the secret of the source, up to the caller's limit."""
+    """Records are shown in order, without the secret of the source, up to the caller's limit."""
     deployed.start("etcd", "sandbox", "storage-writer", "storage-reader", "storage-coordinator")
     deployed.start("api", node_id="api")
     deployed.start("http-source", node_id="source")

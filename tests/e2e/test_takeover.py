@@ -1,4 +1,4 @@
-"""The service starts on the etcd and the volumes of the original: rows = acknowledged records."""
+"""A takeover of the original's etcd and volumes: rows equal acknowledged records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 class Etcd:
-    """The keys of the deployment, through the JSON gateway."""
+    """The keys of the deployment, accessed over the JSON gateway of etcd."""
 
     def __init__(self, deployed: Deployment) -> None:
         self._url = f"http://127.0.0.1:{deployed.ports['etcd']}/v3/kv"
@@ -54,13 +54,13 @@ class Etcd:
 
 
 def row(record: str) -> bytes:
-    """Return a row as the original writes it."""
+    """Return a row in the format of the original."""
     cells = ["u", "2026-01-02T03:04:05.000Z", "127.0.0.1", record, "{}", "{}"]
     return b",".join(b'"%s"' % cell.encode() for cell in cells) + b"\n"
 
 
 def stream(records: list[str], *, is_finished: bool) -> bytes:
-    """One gzip stream with a marker behind every second record."""
+    """Return one gzip stream with a marker after every second record."""
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     data = b""
     for index, record in enumerate(records):
@@ -71,8 +71,9 @@ def stream(records: list[str], *, is_finished: bool) -> bytes:
 
 
 def as_original(etcd: Etcd, volume: Path) -> set[str]:
-    """Rewrite what this service has stored into what the original would have: its encryption, its
-    statistics, its files. The ids of the records in the files."""
+    """Convert the stored data to the original's encryption, statistics and files. Return the ids of
+    the records in the files.
+    """
     (file_key,) = etcd.below("storage/file/all/")
     (opened,) = etcd.below("storage/slice/all/").values()
     file_path = file_key.removeprefix("storage/file/all/")
@@ -84,7 +85,7 @@ def as_original(etcd: Etcd, volume: Path) -> set[str]:
         token_to_go(secret), {"sink": sink_path}
     )
     etcd.put(token_key, token)
-    # A folder of this machine is nothing that the original knows, so there is no form of its own.
+    # Local folders don't exist in the original, so they have no form there.
     ((staging_key, staging),) = etcd.below("storage/keboola/file/").items()
     staging["UploadCredentials"] = json.loads(
         _opened(staging["EncryptedCredentials"], {"file": file_path})
@@ -120,7 +121,7 @@ def as_original(etcd: Etcd, volume: Path) -> set[str]:
         path = volume / slice_["local"]["dir"] / f".slice-{NODE}.csv.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         data = stream(records, is_finished=state == "closing")
-        if state == "writing":  # its node was killed and came back
+        if state == "writing":  # its node was killed and restarted
             records += [f"again-{number}" for number in range(3)]
             data += stream(records[7:], is_finished=False)
         path.write_bytes(data)
@@ -129,7 +130,7 @@ def as_original(etcd: Etcd, volume: Path) -> set[str]:
 
 
 def _opened(text: str, metadata: dict[str, str]) -> bytes:
-    """Return a secret that this service has encrypted, as JSON."""
+    """Return a secret that this service has encrypted, decrypted and parsed as JSON."""
     decrypted: list[Any] = []
     opening = AesEncryptor(KEY).decrypt(text, metadata)
     try:
@@ -152,8 +153,9 @@ def command(deployed: Deployment, *arguments: str) -> subprocess.CompletedProces
 
 
 def test_taken_over_with_open_files(deployed: Deployment) -> None:
-    """Slices in every state on the disk, one of them of a node that was killed twice: each record
-    is in the table once, and so are those that come afterwards."""
+    """Slices are taken over in every state, one of them from a node that was killed twice: each
+    record is in the table once, and so are later ones.
+    """
     deployed.settings |= SETTINGS
     deployed.start("etcd", "sandbox", node_id="others")
     making = deployed.start("api", "storage-writer")

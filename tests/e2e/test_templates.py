@@ -1,4 +1,4 @@
-"""Templates that take long, need much, or lose their process, in the whole service."""
+"""Templates that are slow, use much memory, or lose their process, in the whole service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e.processes import ALL, TABLE, Deployment, deployment, wait_for
 
-# Four columns for each record; what they cost is in the record.
+# Four columns for each record; the record determines their cost.
 LOOP = "std.foldl(function(a, b) a + b, std.range(1, Body('loops')), 0)"
 COLUMNS: list[dict[str, Any]] = [
     {"type": "template", "name": "id", "template": "Body('id') + ''", "rawString": True},
@@ -60,7 +60,7 @@ def _record(number: int, loops: int = 1, room: int = 1) -> dict[str, Any]:
 
 @contextmanager
 def _in_threads(count: int, work: Any) -> Iterator[None]:
-    """*work* (number) in threads; what they raise comes out at the end."""
+    """Run *work* (number) in threads until the block ends, and raise their errors."""
     errors: list[BaseException] = []
 
     def guarded(number: int) -> None:
@@ -82,7 +82,7 @@ def _in_threads(count: int, work: Any) -> Iterator[None]:
 
 
 def _engines(deployed: Deployment) -> list[int]:
-    """Processes for templates."""
+    """Return the processes for templates."""
     parent = deployed.running[-1].process.pid
     found = []
     for each in Path("/proc").glob("[0-9]*"):
@@ -104,20 +104,20 @@ def _started(root: Path) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """One that the tests share."""
+    """A deployment that the tests share."""
     with _started(tmp_path_factory.mktemp("deployed")) as deployed:
         yield deployed
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Deployment]:
-    """One that a test may stop."""
+    """A deployment that one test may stop."""
     with _started(tmp_path) as deployed:
         yield deployed
 
 
-def test_slow_templates_keep_nobody_waiting(own: Deployment) -> None:
-    """Other sources are answered while a record takes long; it is refused, the next one is not."""
+def test_slow_templates_delay_no_other_source(own: Deployment) -> None:
+    """Other sources are answered during a slow record, which is refused; the next record isn't."""
     slow = _source(own, "slow", COLUMNS)
     good = _source(own, "good", [{"type": "body", "name": "body"}])
     wait_for(lambda: own.push(slow, _record(0))[0] == 200, "the first record")
@@ -137,7 +137,7 @@ def test_slow_templates_keep_nobody_waiting(own: Deployment) -> None:
         pass
     assert set(meanwhile) == {200}
     assert len(meanwhile) > 10
-    # Where the host is busy some have waited too long for their turn.
+    # On a busy machine, some records have waited too long for their turn.
     assert {status for status, _ in answers} <= {400, 503}, answers
     reasons = [answer for status, answer in answers if status == 400]
     assert all("may take 1 s of processor time" in reason for reason in reasons)
@@ -157,14 +157,14 @@ def test_slow_templates_keep_nobody_waiting(own: Deployment) -> None:
         assert own.running[-1].stop() == 0
 
 
-def test_templates_that_need_much_memory(deployed: Deployment) -> None:
-    """They end only their own process; valid records are stored."""
+def test_templates_that_use_much_memory(deployed: Deployment) -> None:
+    """They end only their own process, and valid records are stored."""
     url = _source(deployed, "memory", COLUMNS)
     wait_for(lambda: deployed.push(url, _record(0))[0] == 200, "the first record")
     answers: list[set[int]] = [set(), set(), set()]
 
     def push(number: int) -> None:
-        """Push one bad and several good records, each until it has the expected answer."""
+        """Push one bad and several good records until each has the expected answer."""
         wanted = 200 if number else 400
 
         def pushed() -> bool:
@@ -180,8 +180,10 @@ def test_templates_that_need_much_memory(deployed: Deployment) -> None:
         pass
 
 
-def test_processes_for_templates_that_are_killed_or_stopped(deployed: Deployment) -> None:
-    """No record is refused for it: stored, or to be sent again; what is stored is in the table."""
+def test_template_processes_that_are_killed_or_stopped(deployed: Deployment) -> None:
+    """No record is rejected for it: a record is stored or must be retried, and stored ones are in
+    the table.
+    """
     url = _source(deployed, "killed", COLUMNS)
     wait_for(lambda: deployed.push(url, _record(0))[0] == 200, "the first record")
     statuses: Counter[int] = Counter()
@@ -220,8 +222,8 @@ def _wait_for_more(statuses: Counter[int], enough: int) -> None:
     wait_for(lambda: statuses[200] >= enough, "further records")
 
 
-def test_definitions_that_can_not_be_read(deployed: Deployment) -> None:
-    """They are refused with a reason, however expensive parsing them would be."""
+def test_invalid_templates(deployed: Deployment) -> None:
+    """They are refused with a reason, however expensive they are to parse."""
     sources = f"{deployed.api}/v1/branches/default/sources"
     source = deployed.task("POST", sources, {"type": "http", "name": "bad"})["url"]
     for content, message in {

@@ -49,7 +49,7 @@ def _copy(descriptor: int, path: Path) -> None:
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[_Terminal]:
-    """``stream-service dev`` at a terminal of its own."""
+    """``stream-service dev`` at a separate terminal."""
     deployed = Deployment(tmp_path / "var")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -74,7 +74,7 @@ def terminal(tmp_path: Path) -> Iterator[_Terminal]:
 
 
 def test_first_records(terminal: _Terminal) -> None:
-    """Ready, the quick start, a line for each import: all of it fits on one screen."""
+    """The readiness, the quick start and a line for each import fit on one screen."""
     wait_for(lambda: "A few seconds later" in terminal.text, "the quick start", 60)
     deployed = terminal.deployed
     url = deployed.define()
@@ -96,16 +96,16 @@ def test_first_records(terminal: _Terminal) -> None:
     wait_for(lambda: terminal.text.splitlines()[-1].endswith(" exited"), "the last line", 10)
 
 
-def test_whoever_closes_the_terminal_ends_the_service(terminal: _Terminal) -> None:
-    """A log at a terminal can't be opened again, so SIGHUP is a stop."""
+def test_closing_the_terminal_ends_the_service(terminal: _Terminal) -> None:
+    """SIGHUP is a stop, because a log at a terminal can't be reopened."""
     wait_for(lambda: "ready to serve" in terminal.text, "the start", 60)
     os.killpg(terminal.process.pid, signal.SIGHUP)
     assert terminal.process.wait(60) == 0
     wait_for(lambda: "exiting (the terminal was closed)" in terminal.text, "the reason", 10)
 
 
-def test_a_pipe_gets_json_alone(tmp_path: Path) -> None:
-    """No line of a log in a file is anything else."""
+def test_a_pipe_gets_only_json(tmp_path: Path) -> None:
+    """Each line of a log in a file is JSON."""
     deployed = Deployment(tmp_path / "var")
     running = deployed.start("dev")
     assert running.stop() == 0

@@ -1,4 +1,4 @@
-"""Each condition of a rotation, alone."""
+"""Each trigger of a rotation on its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.coordination.triggers import CASES, markdown, run
 
 
-def test_each_trigger_fires_alone(tmp_path: Path) -> None:
+def test_each_trigger(tmp_path: Path) -> None:
     """Each trigger fires, not before the minimum interval, and nothing else is rotated."""
     found = run(tmp_path)
     assert len(found) == len(CASES)

@@ -1,7 +1,7 @@
-"""A real Prometheus watches the real processes: what it says of good and of bad times.
+"""A real Prometheus that scrapes the real processes, with and without failures.
 
-`make watch-check` builds Prometheus first. Its rules are those of production but for their times:
-an alert that waits for minutes waits for a second here, and windows and limits are as short.
+`make watch-check` builds Prometheus first. Its rules are those of production with shorter times: an
+alert that waits for minutes waits for a second here, and windows and limits are as short.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LIMITS = {
     "stream_sink_oldest_record_age_seconds) > 3600": "stream_sink_oldest_record_age_seconds) > 8",
     "stream_etcd_watch_lag_seconds) > 30": "stream_etcd_watch_lag_seconds) > 3",
 }
-"""Expressions that wait for time to pass."""
+"""Expressions that depend on elapsed time."""
 _VARIABLES = {
     "$__rate_interval": "10s",
     "$__interval": "1s",
@@ -51,7 +51,7 @@ _OF_BAD_TIMES = (
     "without_sink_records_total",
     "error_type)",
 )
-"""Parts of what the dashboard asks for that has no answer while all is well."""
+"""Queries of the dashboard without a result while there is no failure."""
 _SETTINGS = {"STREAM_DISTRIBUTION_TTL_SECONDS": "3"}
 
 
@@ -69,7 +69,7 @@ def _shortened(rules: dict[str, Any]) -> dict[str, Any]:
 
 @attrs.define
 class Watched:
-    """Processes, and the Prometheus that asks them each second."""
+    """Processes, and the Prometheus that scrapes them each second."""
 
     deployed: Deployment
     running: dict[str, Running]
@@ -91,7 +91,7 @@ class Watched:
         }
 
     def fires(self, name: str, meanwhile: Callable[[], object] = lambda: None) -> dict[str, Any]:
-        """Wait for the alert; its labels and its text."""
+        """Wait for the alert, and return its labels and its text."""
 
         def found() -> dict[str, Any] | None:
             meanwhile()
@@ -160,10 +160,8 @@ def _interpolated(expression: str) -> str:
     return expression
 
 
-def test_in_good_times_nothing_fires_and_the_dashboard_is_full(
-    watched: Watched, tmp_path: Path
-) -> None:
-    """Under load no alert fires or is about to, and each panel has numbers."""
+def test_no_alert_fires_without_failures(watched: Watched, tmp_path: Path) -> None:
+    """Under load no alert fires or is pending, and each panel has numbers."""
     until = tmp_path / "until"
     options = ["--pause=0.02", f"--until={until}"]
     empty: list[str] = []
@@ -181,7 +179,7 @@ def test_in_good_times_nothing_fires_and_the_dashboard_is_full(
             alerts.extend(
                 alert
                 for alert in watched.ask("alerts")["alerts"]
-                if alert["labels"]["alertname"] != "StreamVolumeFull"  # of this machine's disk
+                if alert["labels"]["alertname"] != "StreamVolumeFull"  # of the disk of the machine
             )
             empty[:] = [question for question in questions if not _numbers(watched, question)]
             return not empty
@@ -196,13 +194,13 @@ def test_in_good_times_nothing_fires_and_the_dashboard_is_full(
 
 
 def _numbers(watched: Watched, question: str) -> bool:
-    """Return whether the answer has a number that can be drawn."""
+    """Return whether the answer has a number for a chart."""
     result = watched.ask("query", query=question)["result"]
     return any(math.isfinite(float(sample["value"][1])) for sample in result)
 
 
 def test_refused_records(watched: Watched) -> None:
-    """The alert names the source; it ends when producers fix their records."""
+    """The alert names the source, and ends when producers fix their records."""
     (source,) = {watched.url.split("/")[-2]}
     bad = lambda: request(  # noqa: E731
         "POST", f"{watched.url}?batch=true", b"[1", {"Content-Type": "application/json"}
@@ -222,7 +220,7 @@ def test_a_drained_volume(watched: Watched) -> None:
     watched.resolves("StreamVolumeDrained")
 
 
-def test_a_standing_etcd(watched: Watched) -> None:
+def test_a_paused_etcd(watched: Watched) -> None:
     """The alerts report leases and watches, and refused records of a source."""
     etcd = next(each for each in watched.deployed.running if "etcd" in each.log.name)
     pid = etcd.process.pid
@@ -231,7 +229,7 @@ def test_a_standing_etcd(watched: Watched) -> None:
     ]
     etcd.process.send_signal(signal.SIGSTOP)
     try:
-        # The child is what stands still, too.
+        # The child is paused, too.
         for child in children:
             os.kill(child, signal.SIGSTOP)
         watched.fires("StreamLeaseLost")
@@ -244,14 +242,14 @@ def test_a_standing_etcd(watched: Watched) -> None:
     wait_for(lambda: watched.push() == 200, "records")
 
 
-def test_a_storage_api_that_is_away(watched: Watched) -> None:
-    """Records wait on their volume meanwhile, and are late; all of it ends by itself."""
+def test_an_outage_of_the_storage_api(watched: Watched) -> None:
+    """Records wait on their volume and are late; all alerts end afterwards."""
     sandbox = next(each for each in watched.deployed.running if "sandbox" in each.log.name)
     sandbox.kill()
     assert watched.push() == 200
 
     def login() -> None:
-        """Log in: a new session is asked for credentials."""
+        """Log in, since a new session is asked for credentials."""
         sources = f"{watched.deployed.api}/v1/branches/default/sources"
         watched.deployed.call("GET", sources, token=f"1-2-{secrets.token_hex(12)}")
 
@@ -262,7 +260,7 @@ def test_a_storage_api_that_is_away(watched: Watched) -> None:
 
 
 def test_a_dead_process(watched: Watched) -> None:
-    """It is named by its address."""
+    """The alert names the address of the process."""
     victim = watched.running["storage-reader"]
     victim.kill()
     assert watched.fires("StreamDown")["labels"]["instance"] == victim.health

@@ -1,4 +1,4 @@
-"""Several processes that take records on one address."""
+"""Several processes that share an address for records."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tests.e2e.processes import ALL, Deployment, Running, load_of, wait_for
 
 _TWO = {
     "STREAM_SOURCE_HTTP_WORKERS": "2",
-    # Ports after a free one may be taken by outgoing connections.
+    # Ports after a free one may be used by outgoing connections.
     "STREAM_METRICS_LISTEN": "127.0.0.1:0",
 }
 
 
 def _workers(running: Running) -> set[int]:
-    """Ids of the processes below a running one that take records."""
+    """Return the ids of the worker processes below a running one."""
     below = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
     found = set()
     for pid in below.read_text().split():
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # the process has ended meanwhile
         if b"--worker" in command.split(b"\0"):
             found.add(int(pid))
     return found
@@ -35,7 +35,7 @@ def _ready(running: Running) -> int:
 
 
 def test_workers_share_the_address(deployed: Deployment, tmp_path: Path) -> None:
-    """A killed worker costs no acknowledged record and comes back; a stop drains all of them."""
+    """A killed worker loses no acknowledged record and is restarted; a stop drains all of them."""
     running = deployed.start(*ALL, **_TWO)
     url = deployed.define()
     workers = _workers(running)
@@ -64,8 +64,8 @@ def test_workers_share_the_address(deployed: Deployment, tmp_path: Path) -> None
     assert len(stored) == len(set(stored)), "a record was stored twice"
 
 
-def test_workers_that_cannot_start(deployed: Deployment) -> None:
-    """A port that is taken is the parent's failure, and no child stays."""
+def test_workers_that_can_not_start(deployed: Deployment) -> None:
+    """A port in use is an error of the parent, and no child process remains."""
     deployed.start("etcd")
     taken = deployed.start("http-source", node_id="other")
     code, output = deployed.refused("http-source", **_TWO)
@@ -76,7 +76,7 @@ def test_workers_that_cannot_start(deployed: Deployment) -> None:
 
 
 def test_workers_end_with_their_parent(deployed: Deployment) -> None:
-    """After any end of the parent, they drain and end."""
+    """The workers drain and end, however the parent ends."""
     deployed.start("etcd")
     running = deployed.start("http-source", **_TWO)
     workers = _workers(running)

@@ -32,8 +32,8 @@ def test_round_trip(value: Any) -> None:
     assert done(encryptor.decrypt(done(encryptor.encrypt(value, SINK)), SINK)) == value
 
 
-def test_the_text_is_bound_to_compact_json() -> None:
-    """The text is aes:: and base64 of nonce, ciphertext and tag, bound to compact JSON."""
+def test_the_format_of_an_encrypted_value() -> None:
+    """The value is `aes::` and base64 of nonce, ciphertext and tag, bound to compact JSON."""
     text = done(encryptor.encrypt({"token": "secret"}, SINK))
     assert text.startswith("aes::")
     blob = base64.b64decode(text[5:], validate=True)
@@ -43,15 +43,15 @@ def test_the_text_is_bound_to_compact_json() -> None:
     assert orjson.loads(gzip.decompress(plain[1:])) == {"token": "secret"}
 
 
-def test_the_same_value_never_looks_the_same() -> None:
+def test_the_same_value_has_different_ciphertexts() -> None:
     """Each encryption uses a fresh nonce."""
     texts = {done(encryptor.encrypt("x", SINK)) for _ in range(50)}
     assert len({base64.b64decode(text[5:])[:12] for text in texts}) == 50
 
 
 @given(st.data())
-def test_any_changed_bit_is_noticed(data: st.DataObject) -> None:
-    """A text with one changed bit can't be opened."""
+def test_any_changed_bit_is_detected(data: st.DataObject) -> None:
+    """A value with one changed bit can't be decrypted."""
     blob = bytearray(base64.b64decode(done(encryptor.encrypt("value", SINK))[5:]))
     position = data.draw(st.integers(0, len(blob) * 8 - 1))
     blob[position // 8] ^= 1 << position % 8
@@ -61,13 +61,13 @@ def test_any_changed_bit_is_noticed(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("metadata", [{}, {"sink": "other"}, {"file": SINK["sink"]}])
 def test_other_metadata(metadata: dict[str, str]) -> None:
-    """A value can't be opened as part of another record."""
+    """A value can't be decrypted as part of another record."""
     with pytest.raises(DecryptionFailed):
         done(encryptor.decrypt(done(encryptor.encrypt("x", SINK)), metadata))
 
 
 def test_other_key() -> None:
-    """A value can't be opened with another key, and the error doesn't show either."""
+    """A value can't be decrypted with another key, and the error contains no key."""
     text = done(encryptor.encrypt("my secret", SINK))
     with pytest.raises(DecryptionFailed) as caught:
         done(encryptor_from("aes", bytes(32)).decrypt(text, SINK))
@@ -75,7 +75,7 @@ def test_other_key() -> None:
 
 
 def test_order_of_metadata_does_not_matter() -> None:
-    """Metadata is a map, so its order doesn't matter."""
+    """The metadata is a map, so its order isn't significant."""
     text = done(encryptor.encrypt("x", {"a": "1", "b": "2"}))
     assert done(encryptor.decrypt(text, {"b": "2", "a": "1"})) == "x"
 
@@ -100,7 +100,7 @@ def sealed(plain: bytes) -> str:
         (sealed(b"\x01" + gzip.compress(b"{not json", mtime=0)), "damaged"),
     ],
 )
-def test_texts_that_cannot_be_opened(text: str, reason: str) -> None:
+def test_values_that_can_not_be_decrypted(text: str, reason: str) -> None:
     """Each kind of damage has its own error."""
     with pytest.raises(DecryptionFailed, match=reason):
         done(encryptor.decrypt(text, SINK))

@@ -19,8 +19,8 @@ from stream.settings import EncryptionSettings
 from tests.encryption.steps import done
 
 
-def test_without_encryption_nothing_encrypted_can_be_read() -> None:
-    """Without encryption the encrypted text stays empty, and encrypted values aren't readable."""
+def test_without_encryption() -> None:
+    """Without encryption the encrypted text is empty, and encrypted values can't be decrypted."""
     encryptor = encryptor_from("none")
     assert not encryptor.enabled
     assert done(encryptor.encrypt({"token": "x"}, {})) == ""
@@ -35,7 +35,7 @@ def test_a_key_of_32_bytes_encrypts() -> None:
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
 def test_key_length(length: int) -> None:
-    """A key of another length is refused, and not shown."""
+    """A key of another length is refused, and not shown in the error."""
     with pytest.raises(UserError, match=f"must be 32 bytes long, found {length} bytes"):
         encryptor_from("aes", b"k" * length)
 

@@ -1,4 +1,4 @@
-"""Gobs written by Go (`gob/main.go` with Go's own library), and by this service."""
+"""Gobs encoded by Go (`gob/main.go` with Go's own library), and by this service."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VALUES = {
 
 
 def test_values_of_every_kind() -> None:
-    """As in Go; zero values are absent, except in lists."""
+    """The values are those of Go; zero values are absent, except in lists."""
     assert decode_gob(VALUES["odd"]) == Struct(
         "Odd",
         {
@@ -55,8 +55,8 @@ def test_values_of_every_kind() -> None:
     )
 
 
-def test_structs_in_structs() -> None:
-    """Includes maps with structs as keys, and times."""
+def test_nested_structs() -> None:
+    """Nested structs are decoded, also as keys of maps, and times."""
     token = decode_gob(VALUES["token"])
     assert token.name == "Token"
     assert token.fields["Token"] == "123-1001-secret"
@@ -67,8 +67,8 @@ def test_structs_in_structs() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
-def test_what_is_cut_off(name: str) -> None:
-    """It is refused wherever it ends, by one kind of error."""
+def test_truncated_gobs(name: str) -> None:
+    """A truncated gob is refused with one kind of error, wherever it ends."""
     data = VALUES[name]
     for end in range(0, len(data), 3):
         with pytest.raises(GobError):
@@ -76,8 +76,8 @@ def test_what_is_cut_off(name: str) -> None:
 
 
 @given(st.sampled_from(sorted(VALUES)), st.data())
-def test_what_is_damaged(name: str, data: st.DataObject) -> None:
-    """It is read as something else, or refused; nothing else happens."""
+def test_damaged_gobs(name: str, data: st.DataObject) -> None:
+    """A damaged gob is decoded to another value or refused; no other error occurs."""
     damaged = bytearray(VALUES[name])
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
@@ -87,7 +87,7 @@ def test_what_is_damaged(name: str, data: st.DataObject) -> None:
 
 @given(st.binary(max_size=64))
 def test_any_bytes(data: bytes) -> None:
-    """The same."""
+    """Any bytes are decoded or refused; no other error occurs."""
     with suppress(GobError):
         decode_gob(data)
 
@@ -145,17 +145,17 @@ def _plain(value: Any) -> Any:
 
 
 @given(_values)
-def test_what_is_written_is_read(value: dict[str, Any]) -> None:
-    """All values, including empty lists and maps."""
+def test_encoded_values_are_decoded(value: dict[str, Any]) -> None:
+    """All values are encoded and decoded, including empty lists and maps."""
     assert _plain(decode_gob(encode_gob(_TYPE, value))) == value
 
 
-def test_nested_without_end() -> None:
-    """A type that has itself inside is refused before it fills the stack."""
+def test_recursive_types() -> None:
+    """A type that contains itself is refused before it exhausts the stack."""
     data = bytearray(encode_gob(StructType("L", (("N", ListOf(STRING)),)), {"N": ["x"]}))
     described = decode_gob(bytes(data))
     assert described == Struct("L", {"N": ["x"]})
-    # The items of the list are lists of the same type now.
+    # The items of the list are now lists of the same type.
     position = data.index(b"\x0c", 4)
     data[position : position + 1] = b"\xff\x84"
     data[0] += 2

@@ -1,4 +1,4 @@
-"""Values sealed with the help of key services: AWS KMS by moto, the others by scripted servers."""
+"""Values encrypted with key services: AWS KMS emulated by moto, the others by scripted servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOKEN = "a-bearer-token-for-tests"
 
 
 class Keys(BaseHTTPRequestHandler):
-    """Google's and Azure's calls, with real ciphers behind them."""
+    """Google's and Azure's APIs, with real encryption."""
 
     protocol_version = "HTTP/1.1"
     server: Cloud
@@ -90,11 +90,14 @@ class Keys(BaseHTTPRequestHandler):
         return 200, {"kid": f"https://vault/keys/my-key/{version}", "value": text}
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 class Cloud(ThreadingHTTPServer):
-    """:ivar vault: versions of Azure's key, the newest last."""
+    """The key services of a test.
+
+    :ivar vault: versions of Azure's key, the newest last.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Keys)
@@ -116,7 +119,7 @@ def cloud() -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def kms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a KMS with one key, named alias/stream."""
+    """The URL of a KMS with one key, whose alias is `alias/stream`."""
     folder: Path = tmp_path_factory.mktemp("kms")
     environment = pytest.MonkeyPatch.context()
     with running_server(SERVERS[0], folder / "objects") as staging, environment as patch:
@@ -135,7 +138,7 @@ Make = Callable[[], EnvelopeEncryptor]
 
 @pytest.fixture(params=["aws", "gcp", "azure"])
 def make(request: pytest.FixtureRequest, cloud: Cloud, pool: ThreadPool) -> Make:
-    """A function that gives a new encryptor of each provider, with the same key each time."""
+    """A function that returns a new encryptor of each provider, with the same key each time."""
 
     def service() -> KeyService:
         if request.param == "aws":
@@ -150,7 +153,7 @@ def make(request: pytest.FixtureRequest, cloud: Cloud, pool: ThreadPool) -> Make
 
 @pytest_twisted.ensureDeferred
 async def test_round_trip(make: Make, request: pytest.FixtureRequest) -> None:
-    """Another process with the same key reads the value; the text shows nothing of it."""
+    """Another process with the same key decrypts the value; the text doesn't contain it."""
     text = await make().encrypt(VALUE, SINK)
     provider = request.node.callspec.params["make"]
     prefix = f"{provider}::aes::"
@@ -160,8 +163,8 @@ async def test_round_trip(make: Make, request: pytest.FixtureRequest) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_bound_to_its_record(make: Make) -> None:
-    """With other metadata a value can't be decrypted, not even with its key in the cache."""
+async def test_a_value_is_bound_to_its_record(make: Make) -> None:
+    """A value can't be decrypted with other metadata, not even if its key is cached."""
     encryptor = make()
     text = await encryptor.encrypt(VALUE, SINK)
     for other in (encryptor, make()):
@@ -170,8 +173,8 @@ async def test_bound_to_its_record(make: Make) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_changed_texts(make: Make) -> None:
-    """A value that was changed at any place can't be opened."""
+async def test_changed_values(make: Make) -> None:
+    """A value that was changed at any position can't be decrypted."""
     encryptor = make()
     prefix, _, encoded = (await encryptor.encrypt(VALUE, SINK)).rpartition("::")
     blob = base64.b64decode(encoded)
@@ -185,8 +188,8 @@ async def test_changed_texts(make: Make) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_keys_are_remembered_for_an_hour(cloud: Cloud, pool: ThreadPool) -> None:
-    """A value is read again without a call, until its time in memory is over."""
+async def test_keys_are_cached_for_an_hour(cloud: Cloud, pool: ThreadPool) -> None:
+    """A value is decrypted without a call until its key leaves the cache."""
 
     class Later(Clock):
         def callFromThread(self, work: Any, *args: Any, **kwargs: Any) -> None:
@@ -206,8 +209,8 @@ async def test_keys_are_remembered_for_an_hour(cloud: Cloud, pool: ThreadPool) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_rotated_key_opens_older_values(cloud: Cloud, pool: ThreadPool) -> None:
-    """After a rotation in the vault, values of the version before are still read."""
+async def test_a_rotated_key_decrypts_older_values(cloud: Cloud, pool: ThreadPool) -> None:
+    """After a rotation in the vault, values of the previous version are still decrypted."""
 
     def encryptor() -> Encryptor:
         service = AzureKeyService(cloud.url, "my-key", lambda: TOKEN)
@@ -221,8 +224,8 @@ async def test_a_rotated_key_opens_older_values(cloud: Cloud, pool: ThreadPool) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_service_that_is_down(cloud: Cloud, pool: ThreadPool) -> None:
-    """Two failures are repeated; one that stays is an error without anything secret in it."""
+async def test_an_unavailable_key_service(cloud: Cloud, pool: ThreadPool) -> None:
+    """Two failures are retried; a permanent one is an error without secrets."""
     service = GcpKeyService(GCP_KEY, lambda: TOKEN, cloud.url)
     encryptor = EnvelopeEncryptor("gcp", service, reactor, pool)
     cloud.failures = [503, 500]

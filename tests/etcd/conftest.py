@@ -27,8 +27,8 @@ def logged() -> Iterator[list[dict[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def nothing_lost(logged: list[dict[str, Any]]) -> Iterator[None]:
-    """Fails a test that leaves an unhandled error in a Deferred."""
-    gc.collect()  # what earlier tests have left is not this one's
+    """Fail a test with an unhandled error in a Deferred."""
+    gc.collect()  # not the errors of earlier tests
     logged.clear()
     yield
     gc.collect()
@@ -38,7 +38,7 @@ def nothing_lost(logged: list[dict[str, Any]]) -> Iterator[None]:
 
 @pytest_twisted.async_yield_fixture()
 async def server(tmp_path: Path) -> AsyncIterator[EtcdServer]:
-    """A running etcd of the test's own."""
+    """A running etcd that only this test uses."""
     started = EtcdServer(tmp_path / "etcd")
     await started.start()
     yield started
@@ -47,7 +47,7 @@ async def server(tmp_path: Path) -> AsyncIterator[EtcdServer]:
 
 @pytest_twisted.async_yield_fixture()
 async def proxy(etcd_url: str) -> AsyncIterator[Proxy]:
-    """A proxy before the shared etcd."""
+    """A proxy for the shared etcd."""
     listening = Proxy(etcd_url)
     listening.listen()
     yield listening

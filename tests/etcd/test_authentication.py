@@ -33,7 +33,7 @@ async def _enable(url: str) -> None:
 
 @pytest_twisted.async_yield_fixture()
 async def guarded(tmp_path: Path) -> AsyncIterator[EtcdServer]:
-    """An etcd that wants a password, and whose tokens expire soon after their last use."""
+    """An etcd that needs a password, and whose tokens expire soon after their last use."""
     server = EtcdServer(tmp_path / "etcd", f"--auth-token-ttl={TOKEN_SECONDS}", "--bcrypt-cost=4")
     await server.start()
     client = EtcdClient(reactor, [server.url], "")
@@ -52,7 +52,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[EtcdServer]:
 
 @pytest_twisted.async_yield_fixture()
 async def guarding(guarded: EtcdServer) -> AsyncIterator[Proxy]:
-    """A proxy before the guarded etcd."""
+    """A proxy for the etcd with authentication."""
     listening = Proxy(guarded.url)
     listening.listen()
     yield listening
@@ -60,10 +60,10 @@ async def guarding(guarded: EtcdServer) -> AsyncIterator[Proxy]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_password_is_refused_and_never_logged(
+async def test_passwords_are_never_logged(
     guarded: EtcdServer, logged: list[dict[str, Any]]
 ) -> None:
-    """The right password is accepted, a wrong one is refused, and neither is ever logged."""
+    """The right password is accepted, a wrong one is refused, and neither is logged."""
     client = await _client(guarded.url)
     await client.put("a", b"1")
     assert (await client.range("")).count == 1
@@ -85,7 +85,9 @@ async def test_a_wrong_password_is_refused_and_never_logged(
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_authentication_for_many(guarded: EtcdServer, monkeypatch: Any) -> None:
+async def test_concurrent_requests_share_one_authentication(
+    guarded: EtcdServer, monkeypatch: Any
+) -> None:
     """Concurrent requests with an expired token request only one new token."""
     client = await _client(guarded.url)
     asked = []
@@ -104,13 +106,13 @@ async def test_one_authentication_for_many(guarded: EtcdServer, monkeypatch: Any
 
 
 @pytest_twisted.ensureDeferred
-async def test_expired_token(guarded: EtcdServer, guarding: Proxy) -> None:
-    """A mirror that reconnects with an expired token gets a new one, without any other request."""
+async def test_an_expired_token(guarded: EtcdServer, guarding: Proxy) -> None:
+    """A mirror that reconnects with an expired token gets a new one, without another request."""
     direct = await _client(guarded.url)
     client = await _client(guarding.url)
     mirror = Mirror(client, "m/", lambda kv: kv.value)
     await mirror.startService()
-    await deferLater(reactor, TOKEN_SECONDS + 1.5)  # etcd looks for expired ones once a second
+    await deferLater(reactor, TOKEN_SECONDS + 1.5)  # etcd checks for expired tokens once a second
     await guarding.cut()
     revision = await direct.put("m/a", b"1")
     await mirrored(mirror, revision)
@@ -119,8 +121,8 @@ async def test_expired_token(guarded: EtcdServer, guarding: Proxy) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_authentication_switched_off_and_on(guarded: EtcdServer, guarding: Proxy) -> None:
-    """Clients continue when authentication is disabled, enabled again, and users change."""
+async def test_authentication_is_disabled_and_enabled(guarded: EtcdServer, guarding: Proxy) -> None:
+    """Clients continue when authentication is disabled, enabled again, or users change."""
     client = await _client(guarding.url)
     await client.call("auth/disable", {})
     await client.put("a", b"1")
@@ -140,7 +142,7 @@ async def test_authentication_switched_off_and_on(guarded: EtcdServer, guarding:
 
 @pytest_twisted.ensureDeferred
 async def test_not_permitted(guarded: EtcdServer) -> None:
-    """A user without rights learns that, for requests and for watches, rather than wait."""
+    """A user without rights gets an error for requests and for watches, instead of waiting."""
     guest = EtcdClient(reactor, [guarded.url], "x", username="guest", password=PASSWORD)
     for attempt in (guest.get("a"), guest.watch("a/", 0)):
         with pytest.raises(EtcdError, match="permission denied"):
@@ -149,8 +151,8 @@ async def test_not_permitted(guarded: EtcdServer) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_mirror_goes_on_after_a_restart_of_etcd(guarded: EtcdServer) -> None:
-    """After a restart of etcd, which forgets its tokens, a mirror resumes."""
+async def test_a_mirror_resumes_after_a_restart_of_etcd(guarded: EtcdServer) -> None:
+    """A mirror resumes after a restart of etcd, which loses all tokens."""
     client = await _client(guarded.url)
     mirror = Mirror(client, "m/", lambda kv: kv.value)
     await mirror.startService()

@@ -1,4 +1,4 @@
-"""One process at a time holds a name, whatever happens to the others; with a real etcd."""
+"""At most one process at a time holds a name; with a real etcd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stream.values.codec import decode, encode
 from tests.etcd.servers import reactor
 from tests.waiting import until
 
-TTL = 2  # the shortest that etcd grants
+TTL = 2  # the shortest TTL that etcd grants
 KEY = "runtime/life/source/node/node-1"
 
 
@@ -59,14 +59,14 @@ async def _bear(session: Session) -> Life:
 
 
 async def _stop_living(session: Session) -> None:
-    """The process is gone, its lease isn't."""
+    """Stop the process without its lease."""
     assert session._living is not None
     session._living.cancel()
     await session._living
 
 
 async def _renewed(session: Session) -> None:
-    """Its lease ends, and it gets another one."""
+    """Expire the lease and wait for the next one."""
     renewed: Deferred[None] = Deferred()
     session.on_renewed.append(lambda: renewed.callback(None))
     await session._client.call("lease/revoke", {"ID": session.lease_id})
@@ -75,7 +75,7 @@ async def _renewed(session: Session) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_number_is_the_create_revision(etcd: EtcdClient, session: Session) -> None:
-    """The key names the holder, and lives under the lease."""
+    """The key contains the holder, and is attached to the lease."""
     life = await _bear(session)
     kv = await etcd.get(KEY)
     assert kv is not None
@@ -87,8 +87,8 @@ async def test_the_number_is_the_create_revision(etcd: EtcdClient, session: Sess
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_is_borne_is_refused(session: Session, other: Session) -> None:
-    """The message names the holder and what to do; the holder isn't disturbed."""
+async def test_a_held_name_is_refused(session: Session, other: Session) -> None:
+    """The error names the holder and the solution; the holder isn't affected."""
     life = await _bear(session)
     number = life.number
     with pytest.raises(NameHeld) as refused, capturedLogs() as events:
@@ -101,7 +101,7 @@ async def test_a_name_that_is_borne_is_refused(session: Session, other: Session)
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_clean_stop_nobody_waits(etcd: EtcdClient, other: Session) -> None:
+async def test_a_clean_stop_releases_the_name(etcd: EtcdClient, other: Session) -> None:
     """The lease is revoked, and the name is free at once."""
     former = Session(etcd, ttl=TTL, reactor=reactor)
     await former.startService()
@@ -114,10 +114,10 @@ async def test_after_a_clean_stop_nobody_waits(etcd: EtcdClient, other: Session)
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_crash_the_end_of_the_lease_is_waited_for(
+async def test_after_a_crash_the_claim_waits_for_the_lease(
     session: Session, other: Session
 ) -> None:
-    """Then the name is taken, with a higher number."""
+    """The name is claimed with a higher number when the lease has ended."""
     number = (await _bear(session)).number
     await _stop_living(session)
     life = await _bear(other)
@@ -125,10 +125,8 @@ async def test_after_a_crash_the_end_of_the_lease_is_waited_for(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_process_that_is_certainly_dead_is_not_waited_for(
-    etcd: EtcdClient, other: Session
-) -> None:
-    """It ran on this machine and has ended: its lease is revoked at once."""
+async def test_the_claim_does_not_wait_for_a_dead_process(etcd: EtcdClient, other: Session) -> None:
+    """The lease of a process that ran on this machine and has ended is revoked at once."""
     granted = await etcd.call("lease/grant", {"TTL": 600})
     code = (
         "from stream.etcd.claims import Holder; from stream.values.codec import encode;"
@@ -141,8 +139,8 @@ async def test_a_process_that_is_certainly_dead_is_not_waited_for(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_is_claimed_again_with_the_next_lease(session: Session) -> None:
-    """It is another life then; in between there is none."""
+async def test_a_name_is_claimed_again_with_a_new_lease(session: Session) -> None:
+    """The claim with the new lease is another life; meanwhile there is none."""
     life = await _bear(session)
     first = life.number
     seen: list[int] = []
@@ -154,10 +152,10 @@ async def test_a_name_is_claimed_again_with_the_next_lease(session: Session) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_was_replaced_puts_nothing_in_the_place_of_the_next(
+async def test_a_replaced_process_registers_nothing(
     etcd: EtcdClient, session: Session, other: Session
 ) -> None:
-    """A process resumes after its lease: its name is taken, so it registers nothing."""
+    """A process that resumes after its lease finds its name claimed and registers nothing."""
     life = await _bear(session)
     await session.register("r/a", b"former")
     replaced: list[NameHeld] = []
@@ -167,7 +165,7 @@ async def test_who_was_replaced_puts_nothing_in_the_place_of_the_next(
     held = session._claims.retake
 
     async def retake() -> None:
-        """Another process takes the name between the end of the lease and the next one."""
+        """Claim the name as another process between two leases of the first one."""
         if not other._registrations:
             await _bear(other)
             await other.register("r/a", b"present")
@@ -184,10 +182,10 @@ async def test_who_was_replaced_puts_nothing_in_the_place_of_the_next(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_claim_whose_answer_was_lost_is_known_again(
+async def test_a_claim_whose_answer_was_lost(
     etcd: EtcdClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is under our own lease."""
+    """The claim is recognised by the lease of the process."""
     commit = etcd.commit
     lost: list[int] = []
 
@@ -203,10 +201,10 @@ async def test_a_claim_whose_answer_was_lost_is_known_again(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_claim_under_an_earlier_lease_of_the_same_process_is_no_stranger(
+async def test_a_claim_with_an_earlier_lease_of_the_same_process(
     etcd: EtcdClient, session: Session
 ) -> None:
-    """A request that was given up arrived late: its lease is revoked, and the name claimed."""
+    """An abandoned request arrived late: its lease is revoked, and the name is claimed."""
     life = await _bear(session)
     late = await etcd.call("lease/grant", {"TTL": 600})
     [claim] = session._claims._claims
@@ -228,7 +226,7 @@ async def test_a_claim_under_an_earlier_lease_of_the_same_process_is_no_stranger
 
 @pytest_twisted.ensureDeferred
 async def test_a_registration_waits_for_the_name(etcd: EtcdClient, session: Session) -> None:
-    """Under a new lease nothing is put before the name is held."""
+    """With a new lease nothing is registered before the name is held."""
     await _bear(session)
     registration = await session.register("r/a", b"1")
     session._claims.lost()
@@ -241,8 +239,8 @@ async def test_a_registration_waits_for_the_name(etcd: EtcdClient, session: Sess
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_one_of_many_gets_the_name(etcd: EtcdClient) -> None:
-    """This holds in any order of arrival."""
+async def test_only_one_of_many_processes_gets_the_name(etcd: EtcdClient) -> None:
+    """One process gets the name in any order of arrival."""
     sessions = [Session(etcd, ttl=TTL, reactor=reactor) for _ in range(4)]
     for session in sessions:
         await session.startService()
@@ -258,8 +256,8 @@ async def test_only_one_of_many_gets_the_name(etcd: EtcdClient) -> None:
         await session.stopService()
 
 
-def test_who_is_certainly_dead() -> None:
-    """Only a process of this kernel and namespace that no longer exists."""
+def test_which_processes_are_certainly_dead() -> None:
+    """A process is certainly dead if it ran in this kernel and namespace and no longer exists."""
     me = Holder.this_process(15)
     assert not me.is_certainly_dead()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -267,7 +265,9 @@ def test_who_is_certainly_dead() -> None:
     assert started is not None
     living = attrs.evolve(me, pid=child.pid, started=started)
     assert not living.is_certainly_dead()
-    assert attrs.evolve(living, started=started - 1).is_certainly_dead(), "the number came again"
+    assert attrs.evolve(living, started=started - 1).is_certainly_dead(), (
+        "the process id was reused"
+    )
     child.kill()
     child.wait()
     assert living.is_certainly_dead()

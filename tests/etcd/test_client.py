@@ -17,7 +17,7 @@ from tests.waiting import until
 
 @pytest_twisted.ensureDeferred
 async def test_put_get_delete(etcd: EtcdClient) -> None:
-    """A key is there between its put and its deletion, with the revisions that etcd gave it."""
+    """A key exists between its put and its deletion, with the revisions of etcd."""
     assert await etcd.get("a") is None
     first = await etcd.put("a", b"one\x00\xff")
     second = await etcd.put("a", b"two")
@@ -33,8 +33,10 @@ async def test_put_get_delete(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_namespaces_are_apart(etcd: EtcdClient, etcd_url: str) -> None:
-    """Clients with different namespaces don't see each other's keys, even if one begins alike."""
+async def test_namespaces_are_separate(etcd: EtcdClient, etcd_url: str) -> None:
+    """Clients with different namespaces don't see each other's keys, even if one is a prefix of the
+    other.
+    """
     name = etcd.namespace.rstrip("/")
     other = EtcdClient(reactor, [etcd_url], f"{name}2")
     inner = EtcdClient(reactor, [etcd_url], f"/{name}/inner/")
@@ -78,8 +80,8 @@ async def _fill(client: EtcdClient, prefix: str, count: int) -> list[str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_pages_are_of_one_revision(etcd: EtcdClient, monkeypatch: Any) -> None:
-    """A range of many pages shows the keys as they were at its beginning."""
+async def test_pages_have_one_revision(etcd: EtcdClient, monkeypatch: Any) -> None:
+    """A range of many pages shows the keys as they were at the first page."""
     keys = await _fill(etcd, "p/", 2100)
     await etcd.put("q/other", b"")
     pages = []
@@ -107,8 +109,8 @@ async def test_pages_are_of_one_revision(etcd: EtcdClient, monkeypatch: Any) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_pages_are_bounded_by_bytes(etcd: EtcdClient, monkeypatch: Any) -> None:
-    """The larger the values are, the fewer keys has a page; none is left out."""
+async def test_pages_are_limited_by_bytes(etcd: EtcdClient, monkeypatch: Any) -> None:
+    """The larger the values, the fewer keys are in a page; no key is skipped."""
     monkeypatch.setattr("stream.etcd.client.FIRST_PAGE_KEYS", 10)
     monkeypatch.setattr("stream.etcd.client.PAGE_BYTES", 100_000)
     keys = [f"p/{number:03}" for number in range(150)]
@@ -129,7 +131,7 @@ async def test_pages_are_bounded_by_bytes(etcd: EtcdClient, monkeypatch: Any) ->
     found = await etcd.range("p/")
     assert [kv.key for kv in found.kvs] == keys
     assert len(pages[0]) == 10
-    # Only where values grow, more may come than is wanted; then that shows in the next page.
+    # Where values grow, a page may exceed the limit, which the next page corrects.
     assert all(sum(page) <= 100_000 or len(page) == 1 for page in pages[2:])
     pages.clear()
     assert [kv.key for kv in (await etcd.range("p/", limit=70)).kvs] == keys[:70]
@@ -139,7 +141,9 @@ async def test_pages_are_bounded_by_bytes(etcd: EtcdClient, monkeypatch: Any) ->
 
 @pytest_twisted.ensureDeferred
 async def test_range_bounds(etcd: EtcdClient) -> None:
-    """A range can begin behind a key, end before one, go down, and leave out the values."""
+    """A range can start after a key, end before one, be in descending order, and omit the
+    values.
+    """
     await _fill(etcd, "p/", 6)
 
     async def names(**options: Any) -> list[str]:
@@ -156,7 +160,7 @@ async def test_range_bounds(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_key_or_prefix(etcd: EtcdClient) -> None:
-    """Calls for one key refuse a prefix, which would affect more than intended."""
+    """Calls for a single key refuse a prefix, which would affect more keys than intended."""
     for bad in ("", "a/"):
         with pytest.raises(ValueError, match="not the name of one key"):
             await etcd.delete(bad)
@@ -172,7 +176,7 @@ async def test_key_or_prefix(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_get_many(etcd: EtcdClient) -> None:
-    """More keys than etcd takes in a transaction by default come at one revision, too."""
+    """More keys than etcd's default limit of a transaction are read at one revision."""
     keys = await _fill(etcd, "p/", 250)
     found, revision = await etcd.get_many([*keys, "p/none"])
     assert [kv.value.decode() for kv in found.values() if kv] == keys
@@ -184,10 +188,10 @@ async def test_get_many(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_gone_lease_and_a_compacted_revision_have_errors_of_their_own(
+async def test_errors_of_leases_and_compactions(
     etcd: EtcdClient,
 ) -> None:
-    """A lease that is gone and a revision that is compacted have errors of their own."""
+    """An expired lease and a compacted revision have specific errors."""
     with pytest.raises(LeaseNotFound):
         await etcd.put("a", b"", lease=12345)
     first = await etcd.put("a", b"")
@@ -198,8 +202,8 @@ async def test_a_gone_lease_and_a_compacted_revision_have_errors_of_their_own(
 
 
 @pytest_twisted.ensureDeferred
-async def test_dead_endpoint_is_passed_over(etcd: EtcdClient, etcd_url: str) -> None:
-    """One living endpoint suffices, for requests and for watches, wherever it is in the list."""
+async def test_a_dead_endpoint_is_skipped(etcd: EtcdClient, etcd_url: str) -> None:
+    """One working endpoint is enough for requests and watches, at any position of the list."""
     dead = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     client = EtcdClient(reactor, [*dead, etcd_url], etcd.namespace)
     await client.startService()
@@ -211,8 +215,8 @@ async def test_dead_endpoint_is_passed_over(etcd: EtcdClient, etcd_url: str) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_unreachable_at_the_start() -> None:
-    """The start fails after the connect timeout, and says which endpoints there are."""
+async def test_unreachable_at_start() -> None:
+    """The start fails after the connect timeout, and the error lists the endpoints."""
     endpoint = f"127.0.0.1:{free_port()}"
     client = EtcdClient(reactor, [endpoint], "x", connect_timeout=0.3)
     with pytest.raises(EtcdUnavailable, match=f'cannot connect to etcd "{endpoint}".*refused'):
@@ -239,7 +243,9 @@ async def test_no_answer_within_the_timeout(proxied: EtcdClient, proxy: Proxy) -
 async def test_reads_survive_a_closed_connection(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
 ) -> None:
-    """A read whose kept connection is cut is sent again; a write is not, it might be done twice."""
+    """A read whose kept connection is closed is retried; a write isn't, since it might be
+    repeated.
+    """
     await etcd.put("a", b"1")
     proxy.cut_after = 10
     found = await proxied.get("a")
@@ -254,7 +260,7 @@ async def test_reads_survive_a_closed_connection(
 
 @pytest_twisted.ensureDeferred
 async def test_etcd_restarted(server: EtcdServer) -> None:
-    """Connections kept from before a restart don't fail the first request after it."""
+    """Kept connections from before the restart don't fail the first request after it."""
     client = EtcdClient(reactor, [server.url], "x")
     await client.startService()
     await gatherResults([ensureDeferred(client.put(f"k{i}", b"")) for i in range(10)])
@@ -267,7 +273,7 @@ async def test_etcd_restarted(server: EtcdServer) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancelled_requests(proxied: EtcdClient, proxy: Proxy) -> None:
-    """Cancelling closes the connection, whether of a request or of a watch."""
+    """Cancelling a request or a watch closes its connection."""
     proxy.is_deaf = True
     for waiting in (proxied.get("a"), proxied.watch("a/", 0)):
         called: Deferred[Any] = ensureDeferred(waiting)
@@ -280,10 +286,8 @@ async def test_cancelled_requests(proxied: EtcdClient, proxy: Proxy) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_transaction_whose_caller_has_gone_is_not_cut(
-    proxied: EtcdClient, proxy: Proxy
-) -> None:
-    """Some versions of etcd end themselves when the client of one that only reads has gone."""
+async def test_a_cancelled_transaction_is_not_cut(proxied: EtcdClient, proxy: Proxy) -> None:
+    """Some versions of etcd crash when the client of a read-only transaction disconnects."""
     proxy.is_deaf = True
     called: Deferred[Any] = ensureDeferred(proxied.get_many(["a"]))
     await until(lambda: bool(proxy.connections))
@@ -304,7 +308,7 @@ async def test_a_transaction_whose_caller_has_gone_is_not_cut(
 async def test_operations_are_logged_on_request(
     etcd: EtcdClient, etcd_url: str, logged: list[dict[str, Any]]
 ) -> None:
-    """Each operation is a line with its keys and its outcome, never with a value."""
+    """Each operation is logged with its keys and its outcome, but never with a value."""
     client = EtcdClient(reactor, [etcd_url], etcd.namespace, log_operations=True)
     await client.startService()
     del logged[:]

@@ -21,7 +21,7 @@ nodes_strategy = st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size
 
 @given(nodes_strategy, st.randoms(), st.text())
 def test_ring_is_the_same_everywhere(nodes: list[str], random: Any, key: str) -> None:
-    """The order in which nodes were found doesn't matter, and each owner is one of them."""
+    """The order of discovery doesn't matter, and each owner is one of the nodes."""
     shuffled = [*nodes, nodes[0]]
     random.shuffle(shuffled)
     owner = HashRing(nodes).owner(key)
@@ -31,8 +31,8 @@ def test_ring_is_the_same_everywhere(nodes: list[str], random: Any, key: str) ->
 
 @settings(max_examples=examples(10), deadline=None)
 @given(nodes_strategy)
-def test_node_that_leaves_moves_only_its_share(nodes: list[str]) -> None:
-    """When a node goes, its keys move, about the n-th part of all, and no others."""
+def test_a_leaving_node_moves_only_its_share(nodes: list[str]) -> None:
+    """When a node leaves, only its keys move, about the n-th part of all."""
     before, after = HashRing(nodes), HashRing(nodes[1:])
     moved = 0
     for key in KEYS:
@@ -55,8 +55,8 @@ def test_no_node_has_much_more_than_its_share(nodes: list[str]) -> None:
         assert 0.4 < count * len(nodes) / len(KEYS) < 1.8
 
 
-def test_ring_stays_as_it_is() -> None:
-    """Nodes of different versions agree; without nodes there is no owner."""
+def test_the_ring_is_stable() -> None:
+    """Nodes of different releases agree; without nodes there is no owner."""
     ring = HashRing(["node-1", "node-2", "node-3"])
     assert [ring.owner(f"key-{i}") for i in range(8)] == [
         f"node-{i}" for i in [1, 3, 2, 1, 3, 1, 2, 2]
@@ -76,7 +76,7 @@ def _group(client: EtcdClient, session: Session, node: str) -> Group:
 
 @pytest_twisted.ensureDeferred
 async def test_join_and_leave(etcd: EtcdClient) -> None:
-    """Nodes that come and go are seen by all, and each key has one owner."""
+    """All nodes notice nodes that join or leave, and each key has one owner."""
     session = await _session(etcd)
     groups = [_group(etcd, session, f"node-{i}") for i in range(3)]
     told: list[tuple[str, ...]] = []
@@ -89,7 +89,7 @@ async def test_join_and_leave(etcd: EtcdClient) -> None:
     everybody = ("node-0", "node-1", "node-2")
     await until(lambda: all(group.nodes == everybody for group in groups))
     await until(lambda: told)
-    assert told == [everybody], "changes close together are told once"
+    assert told == [everybody], "changes close together are reported once"
     for key in KEYS[:200]:
         assert sum(group.is_owner(key) for group in groups) == 1
     await groups[2].stopService()
@@ -98,14 +98,16 @@ async def test_join_and_leave(etcd: EtcdClient) -> None:
     await groups[1].stopService()
     await groups[0].stopService()
     await deferLater(reactor, 0.15)
-    assert len(told) == 2, "a group that has stopped tells nothing"
+    assert len(told) == 2, "a group that has stopped reports nothing"
     assert (await etcd.range("runtime/distribution/")).count == 0
     await session.stopService()
 
 
 @pytest_twisted.ensureDeferred
-async def test_node_without_lease(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node whose lease has ended owns nothing, the others inherit; a new lease brings it back."""
+async def test_a_node_without_lease(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose lease has ended owns nothing and the others take over; a new lease
+    restores it.
+    """
     sessions = [await _session(etcd), await _session(etcd)]
     groups = [_group(etcd, session, f"node-{i}") for i, session in enumerate(sessions)]
     for group in groups:
@@ -144,8 +146,8 @@ async def test_self_discovery(etcd: EtcdClient, monkeypatch: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_a_second_process_took_along_is_put_again(etcd: EtcdClient) -> None:
-    """Two processes with one name, and one of them ends: the other stays in the group."""
+async def test_a_key_that_a_second_process_deleted_is_put_again(etcd: EtcdClient) -> None:
+    """When one of two processes with the same name ends, the other stays in the group."""
     first, second = await _session(etcd), await _session(etcd)
     group, same = _group(etcd, first, "node-1"), _group(etcd, second, "node-1")
     await group.startService()

@@ -28,7 +28,7 @@ async def _client(endpoint: str) -> EtcdClient:
 
 
 def _alive(pid: int) -> bool:
-    """Return whether the process runs; one that is dead but not yet waited for doesn't."""
+    """Return whether the process runs; a zombie doesn't."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -42,8 +42,8 @@ def _pid(embedded: EmbeddedEtcd) -> int:
 
 
 @pytest_twisted.ensureDeferred
-async def test_data_stay(tmp_path: Path) -> None:
-    """A later run finds the data of an earlier one, and they are private."""
+async def test_data_persist(tmp_path: Path) -> None:
+    """A later run finds the data of an earlier one, and the files are private."""
     endpoint = f"127.0.0.1:{free_port()}"
     for expected in (0, 1):
         embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "deep" / "data"))
@@ -59,8 +59,8 @@ async def test_data_stay(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_killed_child(tmp_path: Path) -> None:
-    """An etcd that ends unexpectedly is started again, with its data."""
+async def test_a_killed_child(tmp_path: Path) -> None:
+    """An etcd that ends unexpectedly is restarted with its data."""
     endpoint = f"127.0.0.1:{free_port()}"
     embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "data"))
     await embedded.startService()
@@ -91,7 +91,7 @@ async def test_stop_while_waiting_for_the_restart(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_port_in_use(etcd_url: str, tmp_path: Path) -> None:
-    """Another server at the port is an error that names the address."""
+    """The error names the address if another server uses the port."""
     endpoint = etcd_url.removeprefix("http://")
     embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "data"))
     with pytest.raises(
@@ -103,7 +103,7 @@ async def test_port_in_use(etcd_url: str, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_etcd_that_ends_at_once(tmp_path: Path) -> None:
-    """If etcd can't use its data the start fails without waiting, with etcd's own words."""
+    """The start fails without waiting if etcd can't use its data, with etcd's own message."""
     (tmp_path / "member").write_text("not a directory")
     embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path))
     began = reactor.seconds()
@@ -115,7 +115,7 @@ async def test_etcd_that_ends_at_once(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_etcd_that_does_not_end(tmp_path: Path, monkeypatch: Any) -> None:
-    """A child that doesn't end when asked is killed."""
+    """A child that ignores SIGTERM is killed."""
     monkeypatch.setattr(embedded_module, "_KILL_AFTER_SECONDS", 0.2)
     embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path / "data"))
     await embedded.startService()
@@ -139,8 +139,8 @@ reactor.run()
 
 
 @pytest_twisted.ensureDeferred
-async def test_killed_parent(tmp_path: Path) -> None:
-    """etcd doesn't outlive a process that was killed, and the next one can use the data."""
+async def test_a_killed_parent(tmp_path: Path) -> None:
+    """etcd doesn't outlive a killed parent, and the next process can use the data."""
     endpoint = f"127.0.0.1:{free_port()}"
     data = str(tmp_path / "data")
     with subprocess.Popen(
@@ -170,16 +170,16 @@ async def test_killed_parent(tmp_path: Path) -> None:
         ("http://[::1]:2379", "[::1]:2379"),
     ],
 )
-def test_where_it_listens(endpoint: str, expected: str) -> None:
-    """Every form of an address that a client of etcd understands."""
+def test_addresses(endpoint: str, expected: str) -> None:
+    """Every form of an address that etcd's clients accept can be listened on."""
     assert EmbeddedEtcd(reactor, endpoint, "data")._address == expected
 
 
 @pytest.mark.parametrize(
     "endpoint", ["", "http://", "a:1,b:2", "https://127.0.0.1:2379", "127.0.0.1:x", "[::1:2379"]
 )
-def test_an_address_that_it_cannot_listen_at_is_named(endpoint: str) -> None:
-    """A mistake of the configuration, not a crash."""
+def test_an_invalid_address(endpoint: str) -> None:
+    """The error is one of the configuration, and names the address."""
     with pytest.raises(UserError, match="cannot listen at"):
         EmbeddedEtcd(reactor, endpoint, "data")
 
@@ -193,7 +193,9 @@ def _fake(directory: Path, text: str) -> str:
 
 
 def test_which_etcd_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one built here, else a newer one on the PATH, else the installed one."""
+    """The one built here is started, otherwise a newer one on the PATH, otherwise the installed
+    one.
+    """
     old = _fake(tmp_path / "old", "echo etcd Version: 3.4.23")
     mute = _fake(tmp_path / "mute", "exit 1")
     newer = _fake(tmp_path / "newer", "echo etcd Version: 3.12.0")
@@ -210,10 +212,10 @@ def test_which_etcd_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("version", "is_told"), [((3, 5, 1), True), ((3, 6, 16), False)])
 @pytest_twisted.ensureDeferred
-async def test_an_etcd_that_may_lose_data(
+async def test_an_etcd_with_a_known_data_loss(
     version: tuple[int, ...], is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is started, with a warning that says what to do."""
+    """It is started with a warning that names the solution."""
     binary = embedded_module.etcd_binary()
     monkeypatch.setattr(embedded_module, "find_etcd", lambda: (binary, version))
     embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path / "data"))
@@ -224,7 +226,7 @@ async def test_an_etcd_that_may_lose_data(
 
 
 @pytest_twisted.ensureDeferred
-async def test_free_pages_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_free_pages_are_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free pages after a compaction are removed from the database, which has a quota."""
     monkeypatch.setattr(embedded_module, "FRAGMENTED_BYTES", 4 * 2**20)
     endpoint = f"127.0.0.1:{free_port()}"
@@ -243,7 +245,7 @@ async def test_free_pages_are_given_back(tmp_path: Path, monkeypatch: pytest.Mon
         return int((await client.call("maintenance/status", {})).get(kind, 0))
 
     async def is_free() -> bool:
-        await client.put("b", b"")  # etcd releases pages with the commits of what comes next
+        await client.put("b", b"")  # etcd frees pages only with later commits
         return await size("dbSizeInUse") < 2**20
 
     await until(is_free)

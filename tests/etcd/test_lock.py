@@ -21,7 +21,7 @@ async def _session(client: EtcdClient, ttl: int = 5) -> Session:
 
 @pytest_twisted.async_yield_fixture()
 async def sessions(etcd: EtcdClient) -> AsyncIterator[list[Session]]:
-    """Three sessions, as of three processes."""
+    """Three sessions that act as three processes."""
     started = [await _session(etcd) for _ in range(3)]
     yield started
     await gatherResults([ensureDeferred(session.stopService()) for session in started])
@@ -32,8 +32,8 @@ async def _keys(client: EtcdClient) -> list[str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_at_a_time(etcd: EtcdClient, sessions: list[Session]) -> None:
-    """Of many users in many sessions, one at a time holds the lock, and each gets it."""
+async def test_one_holder_at_a_time(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """The sessions hold the lock one at a time, and each of them gets it."""
     inside: list[int] = []
     done = []
 
@@ -53,7 +53,7 @@ async def test_one_at_a_time(etcd: EtcdClient, sessions: list[Session]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_try_lock(etcd: EtcdClient, sessions: list[Session]) -> None:
-    """Trying gives the lock if it is free, or nothing at once, and leaves no key behind."""
+    """Trying returns the lock if it is free or nothing at once, and leaves no key."""
     lock = await sessions[0].try_lock("name")
     assert lock is not None
     assert await sessions[0].try_lock("name") is None
@@ -67,8 +67,8 @@ async def test_try_lock(etcd: EtcdClient, sessions: list[Session]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_names_below_each_other(sessions: list[Session]) -> None:
-    """Locks ``a`` and ``a/b`` have nothing to do with each other."""
+async def test_names_that_contain_each_other(sessions: list[Session]) -> None:
+    """Locks ``a`` and ``a/b`` are independent."""
     below = await sessions[0].lock("a/b", timeout=1)
     above = await sessions[1].lock("a", timeout=1)
     await below.release()
@@ -76,7 +76,7 @@ async def test_names_below_each_other(sessions: list[Session]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_has_waited_in_vain_leaves_the_queue(
+async def test_a_waiter_that_times_out_leaves_the_queue(
     etcd: EtcdClient, sessions: list[Session]
 ) -> None:
     """A waiter that times out leaves the queue, in the same session and in others."""
@@ -93,8 +93,8 @@ async def test_who_has_waited_in_vain_leaves_the_queue(
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancelled_at_any_moment(etcd: EtcdClient, sessions: list[Session]) -> None:
-    """Whenever a waiter is cancelled, even while its key is being put, its key doesn't stay."""
+async def test_cancellation_at_any_moment(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """The key of a cancelled waiter is removed, even if it is just being put."""
     held = await sessions[0].lock("name", timeout=1)
     for delay in (0, 0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.05):
         waiting: Deferred[Any] = ensureDeferred(sessions[1].lock("name", timeout=5))
@@ -113,8 +113,8 @@ async def test_cancelled_at_any_moment(etcd: EtcdClient, sessions: list[Session]
 
 
 @pytest_twisted.ensureDeferred
-async def test_release_without_lease(etcd: EtcdClient, sessions: list[Session]) -> None:
-    """A lock whose lease is gone can be released, and another session has it already."""
+async def test_release_without_a_lease(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """A lock without a lease can be released, and another session already holds it."""
     lock = await sessions[0].lock("name", timeout=1)
     await etcd.call("lease/revoke", {"ID": sessions[0].lease_id})
     other = await sessions[1].lock("name", timeout=1)
@@ -124,8 +124,8 @@ async def test_release_without_lease(etcd: EtcdClient, sessions: list[Session]) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_lease_lost_while_waiting(etcd: EtcdClient, sessions: list[Session]) -> None:
-    """A waiter whose lease has ended doesn't get the lock, which others couldn't see."""
+async def test_a_lease_lost_while_waiting(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """A waiter whose lease has ended doesn't get the lock."""
     held = await sessions[0].lock("name", timeout=1)
     waiting = ensureDeferred(sessions[1].lock("name", timeout=5))
     while len(await _keys(etcd)) < 2:
@@ -138,10 +138,10 @@ async def test_lease_lost_while_waiting(etcd: EtcdClient, sessions: list[Session
 
 
 @pytest_twisted.ensureDeferred
-async def test_key_whose_answer_got_lost(
+async def test_a_key_whose_answer_is_lost(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, sessions: list[Session]
 ) -> None:
-    """A key that was put, though the answer got lost, is deleted by the session later."""
+    """The session later deletes a key that was put although the answer was lost."""
     session = await _session(proxied)
     proxy.cut_after = 10
     with pytest.raises(EtcdUnavailable):
@@ -157,10 +157,12 @@ async def test_key_whose_answer_got_lost(
 
 
 @pytest_twisted.ensureDeferred
-async def test_watch_broken_while_waiting(
+async def test_a_broken_watch_while_waiting(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, sessions: list[Session]
 ) -> None:
-    """A waiter whose connection breaks looks again, and gets the lock that was freed meanwhile."""
+    """A waiter whose connection breaks checks the lock again, and gets it if it was released
+    meanwhile.
+    """
     session = await _session(proxied)
     held = await sessions[0].lock("name", timeout=1)
     waiting = ensureDeferred(session.lock("name", timeout=10))

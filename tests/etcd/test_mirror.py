@@ -31,8 +31,8 @@ async def _started(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_mirror_follows_what_is_below_its_prefix(etcd: EtcdClient) -> None:
-    """A mirror holds the content of its prefix, and reports old and new values of changes."""
+async def test_a_mirror_follows_its_prefix(etcd: EtcdClient) -> None:
+    """A mirror has the content of its prefix, and reports old and new values of changes."""
     await etcd.put("m/a", b"1")
     await etcd.put("mm/x", b"not below it")
     batches: list[Batch[str]] = []
@@ -72,8 +72,8 @@ async def test_one_batch_for_one_transaction(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_batches_wait_for_each_other(etcd: EtcdClient) -> None:
-    """The next batch isn't applied before the handler of the last one is done."""
+async def test_batches_are_applied_in_order(etcd: EtcdClient) -> None:
+    """The next batch is applied when the handler of the previous one has finished."""
     told: list[tuple[str, dict[str, str]]] = []
     gates: list[Deferred[None]] = []
 
@@ -104,8 +104,8 @@ async def test_batches_wait_for_each_other(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_bad_value_and_failing_handler(etcd: EtcdClient) -> None:
-    """An invalid value is skipped, a handler's failure is logged; the mirror continues."""
+async def test_an_invalid_value_and_a_failing_handler(etcd: EtcdClient) -> None:
+    """An invalid value is skipped, a failure of the handler is logged, and the mirror continues."""
     await etcd.put("m/bad", b"\xff")
     await etcd.put("m/good", b"1")
 
@@ -137,10 +137,10 @@ async def test_answers_in_single_bytes(etcd: EtcdClient, proxied: EtcdClient, pr
 
 
 @pytest_twisted.ensureDeferred
-async def test_cut_in_the_middle_of_an_event(
+async def test_a_connection_closed_during_an_event(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
 ) -> None:
-    """A cut connection at any position loses no change and repeats none."""
+    """A connection closed at any position loses no change and repeats none."""
     batches: list[Batch[str]] = []
     mirror = await _started(proxied, batches)
     for i, cut in enumerate([1, 7, 60, 120, 199, 250, 299, 330, 400]):
@@ -155,7 +155,7 @@ async def test_cut_in_the_middle_of_an_event(
 
 
 @pytest_twisted.ensureDeferred
-async def test_compaction_while_cut_off(
+async def test_compaction_while_disconnected(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
 ) -> None:
     """After a compaction the mirror reports its whole content again."""
@@ -183,7 +183,7 @@ async def test_compaction_while_cut_off(
 
 @pytest_twisted.ensureDeferred
 async def test_etcd_restarted(server: EtcdServer) -> None:
-    """A mirror lives through a restart of etcd."""
+    """A mirror continues after a restart of etcd."""
     client = EtcdClient(reactor, [server.url], "x")
     await client.startService()
     await client.put("m/a", b"1")
@@ -201,7 +201,9 @@ async def test_etcd_restarted(server: EtcdServer) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_etcd_restored(server: EtcdServer, tmp_path: Path) -> None:
-    """A mirror holds what an etcd holds that was set back to an older snapshot, and follows it."""
+    """A mirror has the content of an etcd that was restored from an older snapshot, and
+    follows it.
+    """
     client = EtcdClient(reactor, [server.url], "x")
     await client.startService()
     await client.put("m/a", b"old")
@@ -223,10 +225,10 @@ async def test_etcd_restored(server: EtcdServer, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_silent_watch_is_checked(
+async def test_an_idle_watch_is_checked(
     etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, monkeypatch: Any
 ) -> None:
-    """A watch whose connection has silently died is found out; an idle one is left alone."""
+    """A silently dead connection is detected, and an idle one is kept."""
     monkeypatch.setattr(mirror_module, "_SILENCE_SECONDS", 0.1)
     await etcd.put("m/a", b"1")
     await etcd.put("m/bad", b"\xff")
@@ -247,7 +249,7 @@ async def test_silent_watch_is_checked(
 
 
 class _Forgetful(Mirror[str]):
-    """One change gets lost on the way, those after it don't."""
+    """A watch that loses one change but not the later ones."""
 
     lost = "m/lost"
 
@@ -260,7 +262,7 @@ class _Forgetful(Mirror[str]):
 
 @pytest.mark.parametrize("was_there", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_lost_change_before_another(
+async def test_a_lost_change_before_another(
     etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch, was_there: bool
 ) -> None:
     """A lost deletion or creation is detected by the number of keys."""
@@ -301,8 +303,8 @@ async def test_stop_without_etcd(proxied: EtcdClient, proxy: Proxy) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_stop_while_a_handler_waits(etcd: EtcdClient) -> None:
-    """Stopping cancels what the handler waits for."""
+async def test_stop_during_a_handler(etcd: EtcdClient) -> None:
+    """Stopping cancels the Deferred that the handler waits for."""
     forever: Deferred[None] = Deferred()
 
     async def handle(batch: Batch[str]) -> None:
@@ -318,7 +320,7 @@ async def test_stop_while_a_handler_waits(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_stop_from_what_the_handler_waits_for(etcd: EtcdClient) -> None:
+async def test_stop_by_the_deferred_of_a_handler(etcd: EtcdClient) -> None:
     """A firing Deferred can't be cancelled; the mirror still ends without further reports."""
     stopping: list[Deferred[None]] = []
     waited_for: Deferred[None] = Deferred()
@@ -347,7 +349,7 @@ async def test_stop_from_what_the_handler_waits_for(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_too_many_changes_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More changes than a watch can return in a line are read instead."""
+    """Changes that exceed the limit of a watch's line are read from etcd instead."""
     monkeypatch.setattr(watch_module, "LineSplitter", partial(LineSplitter, 5000))
     mirror = Mirror(etcd, "m/", _decode)
     await mirror.startService()

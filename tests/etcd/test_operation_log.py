@@ -12,7 +12,7 @@ def _b64(text: str) -> str:
 
 
 def test_keys_without_values() -> None:
-    """Keys are logged with their operations, values never."""
+    """The log contains the keys of operations, but never the values."""
     body = {
         "compare": [{"key": _b64("a/1"), "target": "MOD", "mod_revision": 3}],
         "success": [
@@ -27,6 +27,6 @@ def test_keys_without_values() -> None:
 
 
 def test_many_keys() -> None:
-    """A large transaction doesn't make a large line."""
+    """A large transaction is logged in a short line."""
     body = {"success": [{"request_put": {"key": _b64(str(n))}} for n in range(MAX_KEYS + 7)]}
     assert keys_of(body).endswith(f"put {MAX_KEYS - 1} and 7 more")

@@ -13,7 +13,7 @@ from stream.etcd import EtcdClient, EtcdUnavailable, Session
 from tests.etcd.servers import Proxy, fail, reactor
 from tests.waiting import until
 
-TTL = 2  # the shortest that etcd grants
+TTL = 2  # the shortest TTL that etcd grants
 
 
 @pytest_twisted.async_yield_fixture()
@@ -36,7 +36,7 @@ async def shaky(proxied: EtcdClient) -> AsyncIterator[Session]:
 
 def _heard(session: Session) -> list[str]:
     heard: list[str] = []
-    session.on_lost.append(fail)  # one listener's failure isn't another's
+    session.on_lost.append(fail)  # independent of failures of other listeners
     session.on_lost.append(lambda: heard.append("lost"))
     session.on_renewed.append(lambda: heard.append("renewed"))
     return heard
@@ -53,7 +53,7 @@ def _put_value(operations: list[Any]) -> bytes:
 
 
 class Post:
-    """Holds back what a client commits, to deliver it later."""
+    """Delays the commits of a client, to deliver them later."""
 
     def __init__(self, client: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
         self._commit = client.commit
@@ -68,7 +68,7 @@ class Post:
         raise EtcdUnavailable("no answer")
 
     async def deliver(self) -> None:
-        """Deliver the delayed requests; there must be some."""
+        """Deliver the delayed requests, of which there must be some."""
         assert self._held
         for args in self._held:
             await self._commit(*args)
@@ -88,8 +88,9 @@ async def second(etcd_url: str, etcd: EtcdClient) -> AsyncIterator[EtcdClient]:
 async def test_a_put_of_a_dead_process_arrives_late(
     etcd: EtcdClient, second: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next life of the node keeps its key, its value and its lease: neither the first put of
-    the former life nor an update replaces them."""
+    """The next life of the node keeps its key, value and lease: neither a put nor an update of the
+    former life replaces them.
+    """
     post = Post(etcd, monkeypatch)
     dead = Session(etcd, ttl=TTL, reactor=reactor)
     await dead.startService()
@@ -107,17 +108,17 @@ async def test_a_put_of_a_dead_process_arrives_late(
     for key in ("r/updated", "r/first"):
         kv = await second.get(key)
         assert kv is not None and (kv.value, kv.lease) == (b"2", living.lease_id)
-    await dead.stopService()  # and takes along what is under its lease
+    await dead.stopService()  # and deletes the keys under its lease
     for key in ("r/updated", "r/first"):
         assert await _value(second, key) == b"2"
     await living.stopService()
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_update_that_was_given_up_arrives_late(
+async def test_an_abandoned_update_arrives_late(
     etcd: EtcdClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not replace the newer value."""
+    """The late update doesn't replace the newer value."""
     registration = await session.register("r/a", b"1")
     post = Post(etcd, monkeypatch)
     post.holds = True
@@ -129,8 +130,8 @@ async def test_an_update_that_was_given_up_arrives_late(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_somebody_removed_is_put_again(etcd: EtcdClient, session: Session) -> None:
-    """The next update finds out."""
+async def test_a_deleted_key_is_put_again(etcd: EtcdClient, session: Session) -> None:
+    """The next update detects the deletion."""
     registration = await session.register("r/a", b"1")
     await etcd.delete("r/a")
     await registration.update(b"2")
@@ -139,10 +140,8 @@ async def test_a_key_that_somebody_removed_is_put_again(etcd: EtcdClient, sessio
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_registration_is_put_under_the_lease_and_removed(
-    etcd: EtcdClient, session: Session
-) -> None:
-    """A registration is put under the lease, changed, and removed."""
+async def test_a_registration(etcd: EtcdClient, session: Session) -> None:
+    """A registration is put with the lease, changed, and removed."""
     registration = await session.register("r/a", b"1")
     kv = await etcd.get("r/a")
     assert kv is not None and (kv.value, kv.lease) == (b"1", session.lease_id)
@@ -155,8 +154,8 @@ async def test_a_registration_is_put_under_the_lease_and_removed(
 
 
 @pytest_twisted.ensureDeferred
-async def test_lease_lives_with_the_session(etcd: EtcdClient, session: Session) -> None:
-    """The lease outlives its ttl while the session lives, and goes when the session stops."""
+async def test_the_lease_of_a_session(etcd: EtcdClient, session: Session) -> None:
+    """The lease is renewed until the session stops, which revokes it."""
     heard = _heard(session)
     await session.register("r/a", b"1")
     await deferLater(reactor, TTL * 1.8)
@@ -167,8 +166,8 @@ async def test_lease_lives_with_the_session(etcd: EtcdClient, session: Session) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_revoked_lease(etcd: EtcdClient, session: Session) -> None:
-    """When the lease is gone everything is registered again under a new one."""
+async def test_a_revoked_lease(etcd: EtcdClient, session: Session) -> None:
+    """Everything is registered again with a new lease."""
     heard = _heard(session)
     first = session.lease_id
     await session.register("r/a", b"1")
@@ -185,7 +184,7 @@ async def test_revoked_lease(etcd: EtcdClient, session: Session) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_revoked_lease_found_by_an_update(etcd: EtcdClient, session: Session) -> None:
+async def test_a_revoked_lease_found_by_an_update(etcd: EtcdClient, session: Session) -> None:
     """An update that finds the lease expired doesn't wait for the next keep-alive."""
     heard = _heard(session)
     registration = await session.register("r/a", b"1")
@@ -198,7 +197,7 @@ async def test_revoked_lease_found_by_an_update(etcd: EtcdClient, session: Sessi
 
 @pytest_twisted.ensureDeferred
 async def test_unreachable_etcd(etcd: EtcdClient, shaky: Session, proxy: Proxy) -> None:
-    """The session knows by itself that it is over, and comes back with etcd."""
+    """The session detects the end of its lease without etcd, and recovers with etcd."""
     heard = _heard(shaky)
     first = shaky.lease_id
     registration = await shaky.register("r/a", b"1")
@@ -221,8 +220,8 @@ async def test_unreachable_etcd(etcd: EtcdClient, shaky: Session, proxy: Proxy) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_short_outage(etcd: EtcdClient, shaky: Session, proxy: Proxy) -> None:
-    """A lease survives a stuck connection, and what was put off meanwhile is done."""
+async def test_a_short_outage(etcd: EtcdClient, shaky: Session, proxy: Proxy) -> None:
+    """A lease survives a blocked connection, and delayed updates are done afterwards."""
     heard = _heard(shaky)
     registration = await shaky.register("r/a", b"1")
     other = await shaky.register("r/b", b"1")
@@ -237,10 +236,10 @@ async def test_short_outage(etcd: EtcdClient, shaky: Session, proxy: Proxy) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_restore_that_fails_is_repeated(
+async def test_a_failed_registration_is_repeated(
     etcd: EtcdClient, session: Session, monkeypatch: Any
 ) -> None:
-    """If a registration can't be put under the new lease at first, it is later."""
+    """A registration that fails with the new lease is repeated."""
     heard = _heard(session)
     await session.register("r/a", b"1")
     commit = etcd.commit
@@ -259,7 +258,7 @@ async def test_restore_that_fails_is_repeated(
 
 @pytest_twisted.ensureDeferred
 async def test_concurrent_updates(etcd: EtcdClient, session: Session, monkeypatch: Any) -> None:
-    """The last of many concurrent updates is stored, however slow the first is."""
+    """The last of many concurrent updates is stored, however slow the first one is."""
     registration = await session.register("r/a", b"0")
     commit = etcd.commit
     gate: Deferred[None] = Deferred()
@@ -281,7 +280,7 @@ async def test_concurrent_updates(etcd: EtcdClient, session: Session, monkeypatc
 
 @pytest_twisted.ensureDeferred
 async def test_update_and_removal(etcd: EtcdClient, session: Session, monkeypatch: Any) -> None:
-    """A removal wins over an update that is still under way."""
+    """A removal overrides an unfinished update."""
     registration = await session.register("r/a", b"0")
     commit = etcd.commit
     gate: Deferred[None] = Deferred()
@@ -299,7 +298,7 @@ async def test_update_and_removal(etcd: EtcdClient, session: Session, monkeypatc
 
 @pytest_twisted.ensureDeferred
 async def test_stop_without_etcd(proxied: EtcdClient, proxy: Proxy) -> None:
-    """A session stops in a few seconds whether etcd refuses or swallows its requests."""
+    """A session stops in a few seconds, whether etcd refuses or ignores its requests."""
     for limit in (4.0, 0.5):
         session = Session(proxied, ttl=60, reactor=reactor)
         await session.startService()
@@ -322,8 +321,8 @@ async def test_stop_without_etcd(proxied: EtcdClient, proxy: Proxy) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_next_life_of_a_node_has_put_is_not_deleted(etcd: EtcdClient) -> None:
-    """The request to delete a key may reach etcd when it is another session's already."""
+async def test_keys_of_the_next_life_are_not_deleted(etcd: EtcdClient) -> None:
+    """The request to delete a key may arrive when the key belongs to the next session."""
     ending, next_ = (Session(etcd, ttl=10, reactor=reactor) for _ in range(2))
     await ending.startService()
     await next_.startService()

@@ -20,8 +20,8 @@ from stream.etcd.watch import Event, LineSplitter, WatchBatch, WatchStream
 
 
 @given(st.lists(st.binary().filter(bool)), st.lists(st.integers(0, 400)))
-def test_any_split_gives_the_same_lines(lines: list[bytes], cuts: list[int]) -> None:
-    """A stream has the same lines, however it is split."""
+def test_lines_of_a_split_stream(lines: list[bytes], cuts: list[int]) -> None:
+    """The lines of a stream don't depend on how it is split."""
     lines = [line.replace(b"\n", b" ") + b"." for line in lines]
     data = b"".join(line + b"\n" for line in lines)
     bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -33,8 +33,8 @@ def test_any_split_gives_the_same_lines(lines: list[bytes], cuts: list[int]) -> 
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
-def test_endless_line(limit: int, piece: int) -> None:
-    """A line may be as long as the limit, and not a byte longer."""
+def test_an_endless_line(limit: int, piece: int) -> None:
+    """A line of the maximum length is accepted, and a longer one is refused."""
     splitter = LineSplitter(limit)
     fed = 0
     while fed + piece <= limit:
@@ -77,8 +77,8 @@ def _results(stream: WatchStream, count: int) -> list[WatchBatch]:
     return found
 
 
-def test_every_split_of_an_answer() -> None:
-    """A watch that is split anywhere, or into single bytes, reports the same."""
+def test_a_split_answer() -> None:
+    """A watch reports the same changes, even if its answer is split into single bytes."""
     deleted = {"type": "DELETE", "kv": {"key": _text("ns/b"), "mod_revision": "7"}}
     data = _answer(5, created=True) + _answer(9, _put("ns/a", 6, "ö"), deleted) + _answer(12)
     splits = [[data[:i], data[i:]] for i in range(len(data))]
@@ -94,7 +94,7 @@ def test_every_split_of_an_answer() -> None:
         assert (changes.revision, progress.revision, progress.events) == (7, 12, ())
 
 
-def test_reader_that_is_slower_than_etcd() -> None:
+def test_a_slow_reader() -> None:
     """The connection is paused at many or large unread batches, and resumed when they are read."""
     for value, count in (("v", 300), ("v" * 1_000_000, 20)):
         stream, transport = _stream()
@@ -109,8 +109,8 @@ def test_reader_that_is_slower_than_etcd() -> None:
         assert transport.producerState == "producing"
 
 
-def test_end_comes_behind_the_batches() -> None:
-    """Changes before the end of the stream are delivered, then the error, each time."""
+def test_the_end_follows_the_batches() -> None:
+    """Changes before the end of the stream are delivered, then the error, on each call."""
     stream, _ = _stream()
     stream.dataReceived(_answer(1, created=True) + _answer(2, _put("ns/a", 2)))
     stream.connectionLost(Failure(ConnectionDone()))
@@ -130,16 +130,16 @@ def test_end_comes_behind_the_batches() -> None:
         (b'{"result":{}}\n', EtcdUnavailable),
     ],
 )
-def test_refused_watch(line: bytes, kind: type[Exception]) -> None:
-    """A watch that isn't accepted fails with the reason."""
+def test_a_refused_watch(line: bytes, kind: type[Exception]) -> None:
+    """A refused watch fails with the reason."""
     stream, _ = _stream()
     stream.dataReceived(line)
     assert isinstance(_error(stream.created), kind)
     assert isinstance(_error(stream.next()), kind)
 
 
-def test_cancelled_next() -> None:
-    """A batch that comes after the waiting was given up is there for the next one."""
+def test_a_cancelled_next() -> None:
+    """A batch that arrives after a cancelled call is returned by the next call."""
     stream, _ = _stream()
     stream.dataReceived(_answer(1, created=True))
     waiting = stream.next()
@@ -151,7 +151,7 @@ def test_cancelled_next() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_watch_of_etcd(etcd: EtcdClient) -> None:
-    """A watch begins with what happened from its start revision on."""
+    """A watch starts with the changes since its start revision."""
     start = await etcd.put("w/a", b"1")
     await etcd.put("other/a", b"")
     await etcd.delete("w/a")

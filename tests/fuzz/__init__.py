@@ -1,1 +1,1 @@
-"""Long random searches for faults, run by `make fuzz`; short ones are among the unit tests."""
+"""Long random searches for faults, run by `make fuzz`. The unit tests contain short ones."""

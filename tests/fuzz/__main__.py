@@ -1,11 +1,11 @@
-"""``make fuzz``: random requests read by our parser and by two others, and random records.
+"""``make fuzz``: random requests parsed by our parser and by two others, and random records.
 
-What follows is about requests; for records see `tests.fuzz.records`.
+This module is about requests; see `tests.fuzz.records` for records.
 
-Whatever we accept, the others have to accept and to read the same way: a request that two parsers
-read differently is how one request is smuggled behind another. What only we refuse is fine. Inputs
-are pieces of requests put together at random, and known good and bad requests with some bytes
-changed, all of them as one packet and cut at a random place.
+The other parsers must accept every request that we accept, and parse it to the same values: request
+smuggling needs a request that two parsers read differently. Requests that only we refuse are no
+fault. Inputs are random combinations of fragments, and valid and invalid requests with some bytes
+changed, each sent as one packet and split at a random position.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LINES = (
     b"T: r\r\n",
 )
 _METHODS = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH"})
-"""httptools knows no others; to us and to h11 a method is any token."""
+"""The methods that httptools accepts; we and h11 accept any token."""
 _BYTES = b'\x00\t\n\x0b\r :;,"\\aZ09\x7f\x80\xff'
 
 
@@ -67,7 +67,7 @@ def _ours(pieces: list[bytes]) -> Outcome:
 
 def _h11(data: bytes) -> Outcome:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=2 * HEAD_LIMIT)
-    # Empty lines before a request are to be left out (RFC 9112, 2.2), which h11 doesn't do.
+    # Empty lines before a request are to be ignored (RFC 9112, 2.2), which h11 doesn't do.
     while data.startswith(b"\r\n"):
         data = data[2:]
     connection.receive_data(data)
@@ -88,7 +88,7 @@ def _h11(data: bytes) -> Outcome:
 
 
 class _Collected:
-    """Takes what httptools finds."""
+    """Collects the events of httptools."""
 
     def __init__(self) -> None:
         self.target = b""
@@ -136,7 +136,7 @@ def _input(chance: random.Random) -> bytes:
 
 
 def search(inputs: int, seed: int) -> Counter[str]:
-    """Counts of what happened; those that begin with a capital letter are faults."""
+    """Return counts of the outcomes; those that begin with a capital letter are faults."""
     chance = random.Random(seed)
     counts: Counter[str] = Counter()
     for _ in range(inputs):
@@ -155,7 +155,7 @@ def search(inputs: int, seed: int) -> Counter[str]:
             continue
         counts["accepted"] += 1
         others = {"h11": _h11(data)}
-        # A tab may stand behind a value (RFC 9110, 5.6.3); httptools doesn't always allow it.
+        # A tab may follow a value (RFC 9110, 5.6.3); httptools doesn't always allow it.
         if ours[0] in _METHODS and b"\t\r\n" not in data:
             others["httptools"] = _httptools(data)
         for name, theirs in others.items():

@@ -1,11 +1,10 @@
-"""``python -m tests.fuzz records``: random bodies on their whole way from the request to the row.
+"""``python -m tests.fuzz records``: random bodies on their way from the request to the row.
 
-Through the listener's handler, with batches, compression and OTLP in both encodings, to sinks with
-columns of every type. Whatever the bytes are, they end in rows, or in a 4xx that says what is
-wrong; every row is CSV with as many cells as there are columns, and what one column copies is what
-another one decodes. Bodies are pieces of documents put together at random, and good ones with some
-bytes changed. Templates are those that are no more than a call: others have an engine of their own,
-and tests of it.
+They pass the listener's handler, with batches, compression and OTLP in both encodings, to sinks
+with columns of every type. Any body results in rows, or in a 4xx that names the error. Every row is
+CSV with one cell per column, and copied columns equal decoded ones. Bodies are random combinations
+of fragments, and valid ones with some bytes changed. Templates are single calls; others have a
+separate engine with its own tests.
 """
 
 from __future__ import annotations
@@ -265,20 +264,20 @@ def _check_row(row: list[str]) -> None:
     if isinstance(value, str) and copied != '"a\\"b"':
         pairs = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         plain = re.sub("[\ud800-\udfff]", "\ufffd", pairs).replace("\0", "")
-        assert decoded == plain, f"{copied} is {decoded}"
+        assert decoded == plain, f"{copied} differs from {decoded}"
 
 
 def _message(body: bytes) -> str:
     try:
         document: Any = json.loads(body)
     except ValueError:
-        return body.decode("utf-8", "replace")  # a protobuf holds its text as it is
+        return body.decode("utf-8", "replace")  # protobuf has the text unescaped
     texts = [json.dumps(document, ensure_ascii=False)] if document else []
     return " ".join(texts)
 
 
 def search(inputs: int, seed: int) -> Counter[str]:
-    """Counts of what happened; those that begin with a capital letter are faults."""
+    """Return counts of the outcomes; those that begin with a capital letter are faults."""
     chance = random.Random(seed)
     counts: Counter[str] = Counter()
     logged: list[str] = []

@@ -10,15 +10,15 @@ from tests.fuzz import records
 from tests.source.http.test_handler import FakeSink
 
 
-def test_no_input_is_read_differently() -> None:
-    """Most are refused; what is accepted is read the same way by all."""
+def test_no_input_is_parsed_differently() -> None:
+    """Most inputs are refused; accepted ones are parsed the same way by all parsers."""
     counts = fuzz.search(20_000, seed=3)
     assert not [name for name in counts if name[0].isupper()]
     assert counts["accepted"] > 300
 
 
 def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parser that took a length with a sign would be found out."""
+    """The search finds a parser that accepts a length with a sign."""
     honest = fuzz._ours
     monkeypatch.setattr(
         fuzz, "_ours", lambda pieces: honest([b"".join(pieces).replace(b": +", b": ")])
@@ -27,15 +27,15 @@ def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts["Differs from h11"] > 0
 
 
-def test_any_body_ends_in_rows_or_in_a_reason() -> None:
-    """Some of them are stored, all others are refused with what is wrong."""
+def test_any_body_results_in_rows_or_an_error() -> None:
+    """Some bodies are stored, and all others are refused with the reason."""
     counts = records.search(1500, seed=3)
     assert not [name for name in counts if name[0].isupper()]
     assert counts["200"] > 100 and counts["207"] > 3
 
 
-def test_a_broken_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell that isn't quoted, a reader that lets a fault through."""
+def test_faults_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search finds an unquoted cell and a parser with an unexpected error."""
 
     class Careless(FakeSink):
         def _answer(self, completion: Completion) -> None:

@@ -1,4 +1,4 @@
-"""Any record and any template end in a row or in a message for the user, here and in the engine."""
+"""Any record and any template result in a row or in an error message, here and in the engine."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ INTERNALS = re.compile(
 
 
 def _through_the_protocol(record: RecordContext, column: TemplateColumn) -> RecordContext:
-    """*record* as the engine gets it."""
+    """Return *record* as the engine gets it."""
     plan = template_plan(Mapping((column,)), 1000)
     needs = (True, True) if plan is None else (plan.needs_body, plan.needs_headers)
     data = encode_batch(1, 1.0, [BatchItem(7, *needs, record)])
@@ -161,7 +161,7 @@ def _through_the_protocol(record: RecordContext, column: TemplateColumn) -> Reco
 @example(b'{"a":"\\ud83d","b":1%b}' % (b"0" * 400), b"application/json", "[Body()]", False)
 @example(b'{"a":{"k\\ud83d":1}}', b"application/json", "Body('a') + {}", False)
 def test_any_record_and_template(body: bytes, kind: bytes, content: str, raw: bool) -> None:
-    """Beside all other kinds of columns; a test of the mapping says the same."""
+    """The row is the same with all other kinds of columns, and in a test of the mapping."""
     headers = RecordHeaders([(b"Content-Type", kind), (b"X-Any", b"\xff")])
     record = RecordContext(1714557600123, "203.0.113.7", headers, body)
     column = TemplateColumn("t", template=Template("jsonnet", content), raw_string=raw)
@@ -196,8 +196,8 @@ def test_any_record_and_template(body: bytes, kind: bytes, content: str, raw: bo
 
 
 @given(TYPES, BODIES)
-def test_the_engine_sees_the_same_record(kind: bytes, body: bytes) -> None:
-    """Whatever a function of templates gives, it gives there."""
+def test_the_engine_gets_the_same_record(kind: bytes, body: bytes) -> None:
+    """Each template function returns the same result in the engine."""
     headers = RecordHeaders([(b"Content-Type", kind), (b"x-b", b"\xe4"), (b"X-A", b"1")])
     record = RecordContext(1714557600123, "fe80::1\ud83d", headers, body)
     for each in (record, RecordContext(1, "", headers.of_json, body)):
@@ -212,8 +212,8 @@ def test_the_engine_sees_the_same_record(kind: bytes, body: bytes) -> None:
         assert _map(received) == _map(each)
 
 
-def test_a_record_of_otlp_is_the_same_there() -> None:
-    """Its parsed form isn't sent, but its body is that, printed."""
+def test_an_otlp_record_in_the_engine() -> None:
+    """Its body is sent as printed JSON, without the parsed form."""
     flat = {"body": {"a": [1, 2.5, None, "x"]}, "big": 2**63, "timestamp": "2024-05-01"}
     record = RecordContext(
         1, "", RecordHeaders(()), json.dumps(flat).encode(), "logs", body_map=flat

@@ -1,4 +1,4 @@
-"""Mappings as users send them and as they are stored."""
+"""Mappings in requests and in storage."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ STORED = (
 )
 
 
-def test_stored_form_is_stable() -> None:
-    """Members have their order, false and missing ones are left out, an empty default stays."""
+def test_the_stored_form_is_stable() -> None:
+    """Members keep their order, false and missing ones are omitted, and an empty default
+    is kept.
+    """
     mapping = decode(Mapping, STORED)
     assert encode(mapping) == STORED
     assert {column.type for column in mapping.columns} == set(COLUMN_TYPES)
@@ -45,9 +47,7 @@ def test_stored_form_is_stable() -> None:
         ({"type": "template", "name": "c"}, 'column "c" is missing template'),
     ],
 )
-def test_an_invalid_column_is_refused_with_what_is_wrong(
-    plain: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_column_is_refused_with_the_reason(plain: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         Mapping((column_from_plain(plain),)).validate()
     assert str(caught.value).startswith(message)

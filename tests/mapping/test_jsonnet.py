@@ -34,7 +34,7 @@ def _render(content: str, raw_string: bool = False, record: RecordContext = RECO
 
 
 def _both_ways(content: str, raw_string: bool = False) -> str:
-    """Return the result of a single call, which has to be the engine's result too."""
+    """Return the result of a single call, which must equal that of the engine."""
     result = _render(content, raw_string)
     assert _render(f"local x = 1; {content}", raw_string) == result
     return result
@@ -61,7 +61,7 @@ def _both_ways(content: str, raw_string: bool = False) -> str:
     ],
 )
 def test_single_calls(content: str, expected: str) -> None:
-    """They return the same with and without the engine."""
+    """Single calls return the same with and without the engine."""
     assert _both_ways(content) == expected
 
 
@@ -84,13 +84,13 @@ def test_single_calls(content: str, expected: str) -> None:
         ("'a tailstrict b'", '"a tailstrict b"'),
     ],
 )
-def test_expressions_are_evaluated_with_sorted_keys(content: str, expected: str) -> None:
-    """Everything else is evaluated; keys are sorted, hidden fields left out."""
+def test_other_expressions(content: str, expected: str) -> None:
+    """Other expressions are evaluated; keys are sorted and hidden fields omitted."""
     assert _render(content) == expected
 
 
 def test_raw_strings() -> None:
-    """Only strings lose their quotes."""
+    """Only strings are printed without quotes."""
     assert _render("'a\"b'", True) == 'a"b'
     assert _both_ways("Body('a')", True) == '{"b":[1,"x"]}'
     assert _both_ways("Body('a.b[1]')", True) == "x"
@@ -123,8 +123,8 @@ def test_raw_strings() -> None:
         ("std.log10(0)", "not a number"),
     ],
 )
-def test_a_failure_has_its_cause_without_a_trace(content: str, message: str) -> None:
-    """The cause is reported without a trace."""
+def test_errors_have_no_trace(content: str, message: str) -> None:
+    """The error contains the cause, without a trace."""
     with pytest.raises(UserError) as caught:
         _render(content)
     assert str(caught.value) == message
@@ -141,8 +141,8 @@ def test_a_failure_has_its_cause_without_a_trace(content: str, message: str) -> 
         ("std.sha256('a')[:8] + std.thisFile", '"ca978112template"'),
     ],
 )
-def test_all_of_the_standard_library(content: str, expected: str) -> None:
-    """Functions that the engine lacks are available, too."""
+def test_the_standard_library(content: str, expected: str) -> None:
+    """Functions that the engine lacks are available too."""
     assert _render(content) == expected
 
 
@@ -152,8 +152,8 @@ def test_traces_are_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_body_of_another_type() -> None:
-    """Templates that need a parsed body say which types there are."""
+def test_a_body_of_another_type() -> None:
+    """The error of a template that needs a parsed body lists the possible types."""
     record = RecordContext(0, "", RecordHeaders(()), b"x")
     assert _render("BodyStr()", record=record) == '"x"'
     for content in ("Body()", "[Body('a')]"):
@@ -166,7 +166,7 @@ def test_body_of_another_type() -> None:
 
 
 def test_only_jsonnet() -> None:
-    """There is one language."""
+    """Jsonnet is the only language."""
     with pytest.raises(
         UserError, match=r'^unsupported language "lua", only "jsonnet" is supported$'
     ):
@@ -193,7 +193,7 @@ def test_only_jsonnet() -> None:
     ],
 )
 def test_valid_templates(content: str) -> None:
-    """They are parsed, not run."""
+    """Valid templates are parsed, not evaluated."""
     check_template(content)
 
 
@@ -211,8 +211,8 @@ def test_valid_templates(content: str) -> None:
         ("if false then importbin 'x' else 1", "1:15-24 imports are not enabled"),
     ],
 )
-def test_what_can_never_work(content: str, message: str) -> None:
-    """The position of the first one is reported."""
+def test_templates_that_always_fail(content: str, message: str) -> None:
+    """The error has the position of the first fault."""
     with pytest.raises(UserError) as caught:
         check_template(content)
     assert str(caught.value) == message
@@ -220,7 +220,7 @@ def test_what_can_never_work(content: str, message: str) -> None:
 
 @pytest.mark.parametrize("content", ["{a:1", "", "1 1", "local x = 1", "1)", "{a:1}}"])
 def test_syntax_errors(content: str) -> None:
-    """They have a position and no trace."""
+    """Syntax errors have a position and no trace."""
     with pytest.raises(UserError, match=r"^\d+:\d+ expected ") as caught:
         check_template(content)
     assert "\n" not in str(caught.value)
@@ -235,8 +235,8 @@ def test_syntax_errors(content: str) -> None:
         ("[" * 201 + "]" * 201, "1:201 brackets are nested deeper than 200 levels"),
     ],
 )
-def test_brackets_are_looked_at_first(content: str, message: str) -> None:
-    """The engine would read them for hours; also those of stored mappings."""
+def test_nested_brackets_are_checked_first(content: str, message: str) -> None:
+    """The engine would parse deep brackets for hours; stored mappings are checked too."""
     with pytest.raises(UserError) as caught:
         check_template(content)
     assert str(caught.value) == message
@@ -261,14 +261,14 @@ SURROGATES = RecordContext(
         ("Body('\ud83d', 'no')", '"no"'),
     ],
 )
-def test_half_a_surrogate_pair_is_one_replacement_character(content: str, expected: str) -> None:
-    """In keys and values, with and without the engine."""
+def test_a_lone_surrogate_is_one_replacement_character(content: str, expected: str) -> None:
+    """Keys and values are treated alike, with and without the engine."""
     assert _render(content, record=SURROGATES) == expected
     assert _render(f"local x = 1; {content}", record=SURROGATES) == expected
 
 
 def test_numbers_beyond_doubles() -> None:
-    """They cost only templates that use them."""
+    """They affect only templates that use them."""
     for content in ("Body('big')", "Body()", "[Body('big')]"):
         with pytest.raises(UserError) as caught:
             _render(content, record=SURROGATES)
@@ -276,14 +276,14 @@ def test_numbers_beyond_doubles() -> None:
 
 
 def test_numbers_are_doubles() -> None:
-    """Integral ones have all digits, others seventeen significant ones."""
+    """Integral numbers are printed with all digits, others with seventeen significant ones."""
     assert to_json([1, -0.0, 1e21, 0.1, 1e-7, True]) == (
         "[1,-0,1000000000000000000000,0.10000000000000001,9.9999999999999995e-08,true]"
     )
 
 
 def test_datetime_formats() -> None:
-    """Names are English, hours of half days start at 12."""
+    """Names are in English, and the 12-hour clock starts at 12."""
     at = 1714557600123
     assert format_datetime(at, "%A %a %B %b %C %D %d %e|%F %H %I %j %k %l %M %m") == (
         "Wednesday Wed May May 20 05/01/24 01  1|2024-05-01 10 10 122 10 10 00 05"

@@ -1,4 +1,4 @@
-"""Large records: the engine reads them, and the row is the same as without it."""
+"""Large records: the engine parses them, and the row is the same as without it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _record(body: bytes, kind: bytes = JSON, signal: str = "") -> RecordContext:
 
 
 def _as_the_engine_says(plan: TemplatePlan, record: RecordContext) -> Evaluated:
-    """Return the result of *record*, which goes to the engine and back, as does the plan."""
+    """Return the result of *record* after a round trip of the record and the plan to the engine."""
     [(_, plain)] = FrameBuffer().feed(encode_plan(1, plan))
     _, received_plan = decode_plan(plain)
     assert received_plan == plan
@@ -97,7 +97,7 @@ def _check_no_difference(body: bytes, kind: bytes, columns: list[Column]) -> Non
 
 
 def test_which_records_are_large() -> None:
-    """Those with an unread body that has to be read."""
+    """A record is large if its body is large, unparsed and has to be parsed."""
     large = b" " * (LARGE_BYTES + 1)
     assert takes_long(_record(large))
     assert takes_long(_record(large, b"application/x-www-form-urlencoded"))
@@ -107,14 +107,16 @@ def test_which_records_are_large() -> None:
 
 
 @pytest.mark.parametrize("columns", [(BodyColumn("b"), IpColumn("i")), ()])
-def test_what_needs_no_reading_needs_no_engine(columns: tuple[Column, ...]) -> None:
-    """Regardless of its size."""
+def test_columns_that_need_no_parsing(columns: tuple[Column, ...]) -> None:
+    """Records of any size are rendered without the engine."""
     renderer = compile_renderer(Mapping(columns), 10 * LARGE_BYTES)
     assert renderer.plan_for(_record(b" " * (LARGE_BYTES + 1))) is None
 
 
 def test_a_large_record() -> None:
-    """Its paths and templates are the engine's, a small one's are rendered at once."""
+    """Paths and templates of a large record are evaluated by the engine, those of a small one at
+    once.
+    """
     columns = PathColumn("p", path="a"), BodyColumn("b")
     renderer = compile_renderer(Mapping(columns), 10 * LARGE_BYTES)
     body = b'{"a":1.50,"b":"%b"}' % (b"x" * LARGE_BYTES)
@@ -124,8 +126,8 @@ def test_a_large_record() -> None:
     assert row == b'"1.50","%b"\n' % body.replace(b'"', b'""')
 
 
-def test_a_large_record_of_columns_with_types() -> None:
-    """Its paths are the engine's, too, as is that there is nothing at one of them."""
+def test_a_large_record_with_typed_columns() -> None:
+    """The engine evaluates its paths, and reports missing values."""
     columns = (
         PathColumn("n", path="n", data_type="integer"),
         PathColumn("m", path="m", data_type="string", nullable=True),
@@ -171,7 +173,7 @@ TYPED_COLUMNS = st.one_of(
 
 @settings(deadline=None)
 @given(BODIES, TYPES, st.lists(TYPED_COLUMNS, min_size=1, max_size=4))
-def test_the_engine_makes_no_difference_to_columns_with_types(
+def test_typed_rows_of_the_engine_are_the_same(
     body: bytes, kind: bytes, columns: list[Column]
 ) -> None:
     _check_no_difference(body, kind, columns)
@@ -179,6 +181,6 @@ def test_the_engine_makes_no_difference_to_columns_with_types(
 
 @settings(deadline=None)
 @given(BODIES, TYPES, st.lists(COLUMNS, min_size=1, max_size=4))
-def test_the_engine_makes_no_difference(body: bytes, kind: bytes, columns: list[Column]) -> None:
-    """Rows and messages are the same."""
+def test_rows_of_the_engine_are_the_same(body: bytes, kind: bytes, columns: list[Column]) -> None:
+    """Rows and messages are the same with and without the engine."""
     _check_no_difference(body, kind, columns)

@@ -1,4 +1,4 @@
-"""Paths that can't be understood are refused, and all others find what they name."""
+"""Invalid paths are refused, and all others find the value that they name."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ from stream.record.jsontree import JsonPath, parse_json
         ("#/a/b", "JSON pointer", '"a.b"'),
     ],
 )
-def test_paths_that_can_not_work(path: str, problem: str, hint: str) -> None:
-    """The message names the fault, and the detail what to write instead."""
+def test_invalid_paths(path: str, problem: str, hint: str) -> None:
+    """The message names the fault, and the detail a valid form."""
     with pytest.raises(UserError) as caught:
         check_path(path)
     assert problem in caught.value.message
@@ -60,8 +60,8 @@ def test_paths_that_can_not_work(path: str, problem: str, hint: str) -> None:
     "path",
     ["a", "user.tags[0].name", "[0]", "[0][1].a", "items.0.id", "$id", "a.$ref", "a b.c-d/e"],
 )
-def test_paths_that_work(path: str) -> None:
-    """Keys may hold any characters but those that separate them."""
+def test_valid_paths(path: str) -> None:
+    """Keys may contain any characters except the separators."""
     check_path(path)
 
 
@@ -72,7 +72,7 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, min_size=1, max_size=6))
-def test_what_is_accepted_finds_its_value(steps: list[str | int]) -> None:
+def test_a_valid_path_finds_its_value(steps: list[str | int]) -> None:
     """A path made of keys and indexes is either refused or leads to the value."""
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     path = path.removeprefix(".")
@@ -91,7 +91,7 @@ def test_what_is_accepted_finds_its_value(steps: list[str | int]) -> None:
 
 
 @given(st.text(alphabet="ab.[]0*$@#/'\"-: ", max_size=1024))
-def test_any_text_is_judged(path: str) -> None:
+def test_any_text_as_a_path(path: str) -> None:
     """Every text is accepted or refused, however deep the path is."""
     try:
         check_path(path)

@@ -1,4 +1,4 @@
-"""CSV readers can read back every column of every row."""
+"""CSV readers can parse every column of every row."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _read_by_the_sandbox(rows: bytes, fields: int) -> list[list[str]]:
 
 
 def _check(rows: Sequence[bytes], cells: Sequence[str | None], count: int) -> None:
-    """All rows in one file are read as *cells*; ``None`` is for any text."""
+    """Check that all rows in one file are parsed as *cells*, in which ``None`` matches any text."""
     joined = b"".join(rows)
     for read in (_read_by_python(joined), _read_by_the_sandbox(joined, len(cells))):
         assert len(read) == count
@@ -71,14 +71,14 @@ def _check(rows: Sequence[bytes], cells: Sequence[str | None], count: int) -> No
             ]
 
 
-def test_all_types_are_tried() -> None:
+def test_all_types_are_covered() -> None:
     assert {column.type for column in COLUMNS} == set(COLUMN_TYPES)
 
 
 @given(JSON_TEXT, ANY_TEXT.map(lambda text: text.encode("utf-8", "replace")), JSON_TEXT)
 @example('a "quote" \\ and\n', b'x"', 'fe80::1%x"')
-def test_rows_are_read_back(value: str, header: bytes, client: str) -> None:
-    """Any value, header and client's address, record by record and as a block."""
+def test_rows_are_parsed(value: str, header: bytes, client: str) -> None:
+    """Rows with any value, header and address are parsed, from single records and from blocks."""
     body = json.dumps({"a": value}, separators=(",", ":"), ensure_ascii=False).encode()
     headers = RecordHeaders([(b"Content-Type", b"application/json"), (b"X-Any", header)])
     shared = RecordContext(1714557600123, client, headers, b"")
@@ -104,8 +104,8 @@ def test_rows_are_read_back(value: str, header: bytes, client: str) -> None:
     st.binary(),
     st.sampled_from(["application/json", "text/plain", "application/x-www-form-urlencoded"]),
 )
-def test_any_body_gives_one_row_or_none(body: bytes, content_type: str) -> None:
-    """Bytes that are no text, too, make one row of the right number of fields."""
+def test_any_body_results_in_one_row_or_none(body: bytes, content_type: str) -> None:
+    """Any bytes result in one row with the right number of fields or in none."""
     headers = RecordHeaders([(b"Content-Type", content_type.encode())])
     record = RecordContext(1714557600123, "203.0.113.7", headers, body)
     for columns in (COLUMNS[:5], COLUMNS):
@@ -118,8 +118,8 @@ def test_any_body_gives_one_row_or_none(body: bytes, content_type: str) -> None:
 
 
 @pytest.mark.parametrize("column", COLUMNS[:3], ids=lambda column: str(column.type))
-def test_no_column_is_trusted(column: Column) -> None:
-    """Quotes are doubled even in what is never written with any: uuid, time and address."""
+def test_quotes_are_doubled_in_all_columns(column: Column) -> None:
+    """Quotes are doubled even in columns that never contain one: uuid, time and address."""
     record = RecordContext(12345, 'a"b', RecordHeaders(()), b"")
     block = RecordBlock(record, [b"1"], [1])
     bad = b'a"b'

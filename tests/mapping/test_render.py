@@ -106,12 +106,12 @@ JSON = b'{"o":{"id":10.50,"i":[{"s":"A<1>"},{"s":"y\\n"}]},"big":123456789012345
     ],
 )
 def test_json_bodies(column: Column, cell: str) -> None:
-    """Paths keep the spelling of the source, templates print doubles."""
+    """Paths keep the spelling of the source, and templates print doubles."""
     assert _cell(_record(JSON), column) == cell
 
 
 def test_form_bodies() -> None:
-    """Paths and templates see the form's nested values."""
+    """Paths and templates access the nested values of the form."""
     record = _record(
         b"user[name]=J%C3%A1n+%3Cb%3E&tags[]=a&tags[]=b&n=5",
         "application/x-www-form-urlencoded; charset=UTF-8",
@@ -131,7 +131,7 @@ def test_form_bodies() -> None:
 
 
 def test_numbers_of_body_maps() -> None:
-    """Paths into a map that was never text print doubles in their shortest form."""
+    """Paths into a map that was not parsed from text print doubles in their shortest form."""
     record = RecordContext(
         0, "::1", RecordHeaders(()), b"", body_map={"d": 5.0, "i": 2**53 + 1, "l": [1e-7]}
     )
@@ -139,7 +139,7 @@ def test_numbers_of_body_maps() -> None:
     assert _row(record, *columns) == '"5","9007199254740993","[1e-7]"\n'
 
 
-def test_missing_value_names_column_and_path() -> None:
+def test_the_error_of_a_missing_value() -> None:
     """The error names the missing path and its column."""
     with pytest.raises(NestedError) as caught:
         _row(_record(b"{}"), PathColumn("p", path="a.b"))
@@ -149,8 +149,8 @@ def test_missing_value_names_column_and_path() -> None:
     assert (caught.value.status, caught.value.name) == (400, "badRequest")
 
 
-def test_invalid_body_is_an_error_even_with_a_default() -> None:
-    """A default replaces a missing value, not a broken document."""
+def test_an_invalid_body_with_a_default() -> None:
+    """A default replaces a missing value, but not an invalid document."""
     column = PathColumn("p", path="a", default_value="x")
     with pytest.raises(UserError, match='column "p"') as caught:
         _row(_record(b"{"), column)
@@ -163,8 +163,10 @@ def test_invalid_body_is_an_error_even_with_a_default() -> None:
     assert caught.value.status == 415
 
 
-def test_row_limit_is_exact_and_names_the_column() -> None:
-    """Quotes and commas count, the line feed doesn't; the first column over it is named."""
+def test_the_limit_of_a_row() -> None:
+    """Quotes and commas count, the line feed doesn't; the error names the first column above the
+    limit.
+    """
     columns = (BodyColumn("a"), BodyColumn("b"), IpColumn("c"))
     row = '"xy","xy","203.0.113.7"\n'
     record = _record(b"xy")
@@ -176,8 +178,8 @@ def test_row_limit_is_exact_and_names_the_column() -> None:
         assert (caught.value.status, caught.value.name) == (413, "payloadTooLarge")
 
 
-def test_row_limit_comes_before_a_later_fault() -> None:
-    """Columns are judged in their order."""
+def test_the_first_fault_is_reported() -> None:
+    """Columns are checked in order, so the row limit comes before a later fault."""
     with pytest.raises(RowTooBig, match=r"1\.5 KB"):
         _row(
             _record(b'"' + b"x" * 2000 + b'"'),
@@ -187,8 +189,8 @@ def test_row_limit_comes_before_a_later_fault() -> None:
         )
 
 
-def test_cells_for_users_who_test() -> None:
-    """Texts are unquoted; the first column that fails is named."""
+def test_cells_of_previews() -> None:
+    """Cells are unquoted, and the first failing column is named."""
     mapping = Mapping((PathColumn("p", path="key"), BodyColumn("b")))
     assert render_cells(mapping, _record(b'{"key":"v"}')) == [("p", '"v"'), ("b", '{"key":"v"}')]
     with pytest.raises(UserError) as caught:
@@ -197,7 +199,7 @@ def test_cells_for_users_who_test() -> None:
     assert (caught.value.status, caught.value.name) == (422, "unprocessableContent")
 
 
-def test_bytes_stay_bytes() -> None:
+def test_bytes_are_unchanged() -> None:
     """No byte of a body is changed, in any encoding."""
     record = _record(b'\x00\xff"\r\n', "application/octet-stream")
     assert compile_renderer(Mapping((BodyColumn("b"),)), LIMIT).row(record) == b'"\x00\xff""\r\n"\n'
@@ -207,8 +209,8 @@ _text = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_s
 
 
 @given(_text, st.lists(_text, min_size=1, max_size=3))
-def test_rows_read_back(body: str, defaults: list[str]) -> None:
-    """A CSV reader gets exactly the cells that went in."""
+def test_rows_are_parsed(body: str, defaults: list[str]) -> None:
+    """A CSV reader gets exactly the cells that were written."""
     columns: tuple[Column, ...] = (
         BodyColumn("b"),
         *(PathColumn("p", path="x", default_value=d, raw_string=True) for d in defaults),

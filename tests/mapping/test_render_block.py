@@ -1,4 +1,4 @@
-"""Rows of many records at once are those of one record after the other."""
+"""Rows of a block of records are those of single records."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def block(sources: Sequence[bytes]) -> RecordBlock:
 @example(sources=[b'{"a":[{}', b"{}]}", b'{"a":1},{"a":2}'])
 @example(sources=[b'{"a":"x"}', b'{"a":{"b":"y"}}', b'{"a":["z"]}'])
 def test_rows_are_those_of_single_records(sources: list[bytes]) -> None:
-    """Byte for byte; and what fails there fails here."""
+    """The rows are equal byte for byte, and so are the errors."""
     for column in COLUMNS:
         renderer = compile_renderer(Mapping((column,)), 100_000)
         single: list[bytes | str] = []
@@ -104,8 +104,8 @@ def test_rows_are_those_of_single_records(sources: list[bytes]) -> None:
 
 
 @given(sources=st.lists(SOURCES, min_size=1, max_size=5))
-def test_documents_are_canonical(sources: list[bytes]) -> None:
-    """The source of a canonical document is the output of its parsed form."""
+def test_canonical_documents(sources: list[bytes]) -> None:
+    """The source of a canonical document equals the output of its parsed form."""
     documents = canonical_documents(sources)
     printed: list[bytes | None] = []
     for source in sources:
@@ -117,18 +117,18 @@ def test_documents_are_canonical(sources: list[bytes]) -> None:
         assert printed == sources
         assert documents == [orjson.loads(source) for source in sources]
     elif printed == sources:
-        assert b'": ' in sources[0]  # in a text: a hint that it isn't worth trying
+        assert b'": ' in sources[0]  # in a text: a hint to skip the check
 
 
 def test_identifiers_differ() -> None:
-    """Each row has its own."""
+    """The identifier of each row is different."""
     rows = compile_renderer(Mapping((UuidColumn("u"),)), 100).rows(block([b"1", b"2"]))
     assert len(set(rows)) == 2
     assert all(len(row) == len(b'"019a-"\n') - 5 + 36 for row in rows)
 
 
-def test_the_limit_names_the_column() -> None:
-    """A row that is too long is refused as a single record is."""
+def test_the_error_of_the_limit() -> None:
+    """A row that is too long is refused as for a single record."""
     renderer = compile_renderer(Mapping((IpColumn("i"), BodyColumn("b"))), 50)
     assert len(renderer.rows(block([b"1", b"2"]))) == 2
     with pytest.raises(UserError, match='too big CSV row, column: "b"'):
@@ -136,7 +136,7 @@ def test_the_limit_names_the_column() -> None:
 
 
 def test_deep_documents_are_refused() -> None:
-    """As single ones are; many shallow ones aren't deep."""
+    """A deep document is refused as for a single record; many shallow ones aren't deep."""
     for depth in range(MAX_DEPTH + 1, MAX_DEPTH + 800, 10):
         assert canonical_documents([b"{}", b"[" * depth + b"]" * depth]) is None
     assert canonical_documents([b"[[[[[[]]]]]]"] * 64) is not None

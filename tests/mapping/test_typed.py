@@ -1,4 +1,4 @@
-"""Rows of columns that have types."""
+"""Rows of columns with types."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ INTEGER = {"name": "n", "path": "n", "dataType": "integer"}
     ],
 )
 def test_cells(body: bytes, column: dict[str, Any], expected: str | None) -> None:
-    """A NULL is an empty cell without quotes; everything else is quoted."""
+    """NULL is an empty cell without quotes; all other cells are quoted."""
     rendered = _row(body, column)
     assert rendered.endswith("\n")
     if expected is None:
@@ -91,13 +91,13 @@ def test_cells(body: bytes, column: dict[str, Any], expected: str | None) -> Non
         assert rendered == f"{expected}\n"
 
 
-def test_values_of_forms_have_types_too() -> None:
+def test_values_of_forms_are_typed() -> None:
     form = "application/x-www-form-urlencoded"
     assert _row(b"n=5", INTEGER, content_type=form) == '"5"\n'
     assert _row(b"m=5", INTEGER | {"nullable": True}, content_type=form) == "\n"
 
 
-def test_rows_of_a_block_are_those_of_its_records() -> None:
+def test_rows_of_a_block() -> None:
     renderer = compile_renderer(_mapping(INTEGER, INTEGER | {"name": "m", "path": "m"}), LIMIT)
     assert renderer.row(_record(b'{"n":1,"m":2}')) == b'"1","2"\n'
 
@@ -116,10 +116,10 @@ def test_rows_of_a_block_are_those_of_its_records() -> None:
         ),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_its_column(
+def test_a_value_of_another_type_is_refused(
     body: bytes, column: dict[str, Any], message: str
 ) -> None:
-    """Nothing in a body that can't be read is never taken for NULL."""
+    """The error names the column; an invalid body is never treated as NULL."""
     with pytest.raises(UserError) as raised:
         _row(body, column)
     assert raised.value.status == 400
@@ -127,7 +127,7 @@ def test_a_value_that_does_not_fit_is_refused_with_its_column(
     assert message in str(raised.value)
 
 
-def test_a_primary_key_that_no_index_takes_is_refused() -> None:
+def test_a_primary_key_that_can_not_be_indexed_is_refused() -> None:
     keys = [{"name": name, "path": name, "primaryKey": True} for name in ("a", "b")]
     assert _row(b'{"a":"%b","b":"x"}' % (b"a" * 2300), *keys)
     with pytest.raises(UserError) as raised:
@@ -151,7 +151,7 @@ def test_a_preview_shows_null() -> None:
         ({"type": "ip", "dataType": "integer"}, 'a column of type "ip" has the dataType string'),
     ],
 )
-def test_columns_that_cannot_be_are_refused(column: dict[str, Any], message: str) -> None:
+def test_invalid_columns(column: dict[str, Any], message: str) -> None:
     """The message names the column."""
     with pytest.raises(UserError) as raised:
         _mapping({"name": "n", "path": "n", **column})

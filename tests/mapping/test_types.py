@@ -1,4 +1,4 @@
-"""Which texts fit the types of columns, and how they are written."""
+"""Parsing of values by type, and their printed form."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from stream.mapping.types import ValueMisfit, check_data_type, decimal_size, fit
         ),
     ],
 )
-def test_a_value_that_fits_is_written_in_one_form(data_type: str, value: str, written: str) -> None:
+def test_valid_values_have_one_form(data_type: str, value: str, written: str) -> None:
     assert fitting(data_type)(value.encode()).decode() == written
 
 
@@ -103,8 +103,8 @@ def test_a_value_that_fits_is_written_in_one_form(data_type: str, value: str, wr
         ("uuid", b"{0190a1b2-0000-7000-8000-00000000abcd}"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused(data_type: str, value: bytes) -> None:
-    """The message has its beginning, and what would fit."""
+def test_invalid_values(data_type: str, value: bytes) -> None:
+    """The message has the beginning of the value, and the expected form."""
     with pytest.raises(ValueMisfit, match=r"^the value .* is not ") as raised:
         fitting(data_type)(value)
     assert raised.value.status == 400
@@ -118,18 +118,18 @@ def test_the_message_shows_the_first_100_characters() -> None:
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
-def test_every_integer_fits(number: int) -> None:
+def test_every_integer_is_valid(number: int) -> None:
     assert int(fitting("integer")(b"%d" % number)) == number
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_every_double_is_read_as_itself(number: float) -> None:
+def test_every_double_is_parsed_exactly(number: float) -> None:
     assert float(fitting("double")(repr(number).encode())) == number
 
 
 @given(st.integers(1, 38), st.data())
 def test_decimals_are_exact(digits: int, data: st.DataObject) -> None:
-    """What fits is the same number, and what has one digit more is refused."""
+    """A valid decimal is the same number, and one with a digit too many is refused."""
     behind = data.draw(st.integers(0, digits))
     figures = data.draw(st.integers(-(10**digits) + 1, 10**digits - 1))
     number = Decimal(f"{figures}e-{behind}")
@@ -145,7 +145,7 @@ def test_decimals_are_exact(digits: int, data: st.DataObject) -> None:
     st.integers(-14 * 60, 14 * 60),
 )
 def test_times_are_in_utc(moment: datetime, minutes: int) -> None:
-    """Whatever offset they come with."""
+    """Times are converted to UTC from any offset."""
     utc = moment.replace(tzinfo=UTC)
     sign, offset = "-" if minutes < 0 else "+", abs(minutes)
     local = (utc + timedelta(minutes=minutes)).replace(tzinfo=None)
@@ -178,7 +178,7 @@ def test_json_is_kept_verbatim(value: object, ascii: bool) -> None:
     "data_type",
     ["text", "decimal", "decimal(0,0)", "decimal(39,2)", "decimal(2,3)", "decimal(p,s)"],
 )
-def test_unknown_types_are_refused_with_those_that_are_known(data_type: str) -> None:
+def test_unknown_types(data_type: str) -> None:
     with pytest.raises(UserError):
         check_data_type(data_type)
     assert decimal_size("decimal(18, 2)") == (18, 2)

@@ -1,4 +1,4 @@
-"""Random JSON texts as producers write them, well and badly, and mappings to read them with."""
+"""Random JSON texts, valid and invalid, and mappings for them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _value(random: Random, depth: int) -> str:
 
 
 def document(random: Random) -> bytes:
-    """Return a text that is JSON most of the time."""
+    """Return a text that is valid JSON most of the time."""
     text = _blank(random) + _value(random, 4) + _blank(random)
     body = bytearray(text.encode("utf-8", "surrogatepass"))
     if random.random() < 0.15:
@@ -76,7 +76,7 @@ def document(random: Random) -> bytes:
 
 
 def columns(random: Random) -> tuple[Column, ...]:
-    """Return columns without a UUID, which never comes twice."""
+    """Return columns without a UUID, which is never the same twice."""
     found: list[Column] = []
     others: list[Column]
     for number in range(random.randrange(1, 6)):

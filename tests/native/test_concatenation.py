@@ -1,4 +1,4 @@
-"""Templates that put texts together give the same rows as the engine, or are left to it."""
+"""Templates that concatenate strings give the same rows as the engine, or are left to it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ HEADERS = RecordHeaders(((b"Content-Type", b"application/json"),))
         ("Body('a', \"none\")", (TextPart(steps=parse_path("a"), default="none"),)),
     ],
 )
-def test_texts_that_are_put_together(content: str, parts: tuple[TextPart, ...]) -> None:
-    """Literals, the address and strings of the body, with any blanks between."""
+def test_concatenations(content: str, parts: tuple[TextPart, ...]) -> None:
+    """Literals, the address and strings of the body are concatenated, with any blanks between."""
     assert concatenated(content) == parts
 
 
@@ -64,8 +64,8 @@ def test_texts_that_are_put_together(content: str, parts: tuple[TextPart, ...]) 
         "std.length('a')",
     ],
 )
-def test_all_else_is_left_to_the_engine(content: str) -> None:
-    """What isn't certain to be the same, too."""
+def test_other_templates_are_left_to_the_engine(content: str) -> None:
+    """Templates whose result might differ are left to the engine too."""
     assert concatenated(content) is None
 
 
@@ -92,7 +92,7 @@ def _mapping(random: Random) -> Mapping:
 
 @pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
 def test_rows_are_those_of_the_engine() -> None:
-    """Of random documents and templates: a row that compiled code gives is the engine's row."""
+    """Any row that compiled code returns for random documents and templates is the engine's row."""
     taken = 0
     for seed in range(examples(60)):
         random = Random(seed)
@@ -144,8 +144,8 @@ def _body(random: Random) -> bytes:
     ],
     ids=["text", "twice", "number", "null", "missing", "quote", "control"],
 )
-def test_what_may_differ_is_left_to_the_engine(body: bytes, row: bytes | None) -> None:
-    """Repeated keys, values that aren't strings, and what is escaped in JSON."""
+def test_values_that_may_differ_are_left_to_the_engine(body: bytes, row: bytes | None) -> None:
+    """Repeated keys, values that aren't strings, and escapes in JSON are left to the engine."""
     template = Template("jsonnet", "Body('a') + '-' + Ip()")
     mapping = Mapping((TemplateColumn("t", template=template),))
     renderer = compile_renderer(mapping, LIMIT)

@@ -1,4 +1,4 @@
-"""Connections whose small records are read, rendered and answered by compiled code."""
+"""Connections whose small records are parsed, rendered and answered by compiled code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER_HEAD = HEAD.replace(b"Host", b"hOST")
 
 @attrs.define(eq=False)
 class Client:
-    """A connection as its own code is, and the other end of it."""
+    """A connection for compiled code, and the client's end of it."""
 
     ours: socket
     theirs: socket
@@ -44,16 +44,16 @@ class Client:
         self.crashes.append(head)
 
     def take_data(self, data: bytes) -> None:
-        """Take what isn't for the compiled code."""
+        """Receive the bytes that aren't for the compiled code."""
         self.data.append(data)
 
     def finish(self, answer: bytes) -> None:
-        """Answer by the connection's own code."""
+        """Send answers from the connection's own code."""
         self.pending = None
         self.finished.append(answer)
 
     def send_rest(self, data: bytes) -> None:
-        """Send what the socket didn't take."""
+        """Send the bytes that the socket didn't accept."""
         self.rest.append(data)
 
     def received(self) -> bytes:
@@ -66,7 +66,7 @@ class Client:
 
 @attrs.define(eq=False)
 class Lane:
-    """A lane that keeps what it is given."""
+    """A lane that records its blocks."""
 
     targets: Sequence[tuple[Any, int]]
     head: object = "the head"
@@ -79,7 +79,7 @@ class Lane:
     on_write: Callable[[], None] = lambda: None
 
     def begin(self, count: int, at: int, size: int, waiting: Any) -> tuple[object, float]:
-        """Begin a block."""
+        """Start a block."""
         self.begun.append((count, size))
         self.waiting.append(waiting)
         self.completions.append(object())
@@ -93,7 +93,7 @@ class Lane:
 
 
 class Table:
-    """Connections with their clients, and the lanes that their heads lead to."""
+    """The connections with their clients, and the lanes that their heads lead to."""
 
     def __init__(self) -> None:
         plan = native_plan(Mapping((PathColumn("a", path="a"), IpColumn("ip"))), 100)
@@ -136,7 +136,7 @@ class Table:
 
 @pytest.fixture
 def table() -> Iterator[Table]:
-    """A table whose sockets are closed at the end."""
+    """A table whose sockets are closed at the end of the test."""
     table = Table()
     yield table
     for client in table.clients:
@@ -149,7 +149,7 @@ def _send(client: Client, body: bytes = b'{"a":1}', head: bytes = HEAD) -> None:
 
 
 def test_records_of_a_turn_are_written_and_answered_together(table: Table) -> None:
-    """Each with its own address; a head is asked about once."""
+    """Each row has its own address, and a head is resolved once."""
     clients = [table.client() for _ in range(3)]
     for number, client in enumerate(clients):
         _send(client, b'{"a":%d}' % number)
@@ -165,7 +165,7 @@ def test_records_of_a_turn_are_written_and_answered_together(table: Table) -> No
         table.answer(block)
     assert [client.received() for client in clients] == [OK] * 3
     assert [(client.pending, client.since) for client in clients] == [(None, 43.0)] * 3
-    _send(clients[0])  # it is armed again, and the next turn asks again
+    _send(clients[0])  # it is armed again, and the next turn resolves the head again
     table.turn(clients[0])
     assert len(table.rows()) == 4
     assert table.asked == [HEAD, HEAD]
@@ -187,8 +187,10 @@ def test_records_of_a_turn_are_written_and_answered_together(table: Table) -> No
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 64 + b"\r\n", "many fields"),
     ],
 )
-def test_whatever_is_unusual_goes_to_the_connection(table: Table, data: bytes, reason: str) -> None:
-    """With all bytes that were read, and the next ones aren't read here."""
+def test_unusual_requests_are_left_to_the_connection(
+    table: Table, data: bytes, reason: str
+) -> None:
+    """The connection gets all bytes that were read, and reads the next ones itself."""
     client = table.client()
     client.theirs.sendall(data)
     assert table.turn(client) == [], reason
@@ -200,8 +202,10 @@ def test_whatever_is_unusual_goes_to_the_connection(table: Table, data: bytes, r
     assert table.turn(client) == [(client.ours.fileno(), READABLE)]
 
 
-def test_events_of_others_are_returned(table: Table) -> None:
-    """Of unknown descriptors, connections that aren't armed or wait, and of other kinds."""
+def test_unrelated_events_are_returned(table: Table) -> None:
+    """Events of unknown descriptors, of connections that aren't armed or wait, and of other kinds
+    are returned.
+    """
     cold, waiting, closed = table.client(armed=False), table.client(), table.client()
     _send(cold)
     _send(waiting)
@@ -216,8 +220,8 @@ def test_events_of_others_are_returned(table: Table) -> None:
     assert len(table.rows()) == 1
 
 
-def test_a_connection_that_was_answered_otherwise_isnt_answered_again(table: Table) -> None:
-    """It had a timeout, or is gone and its descriptor has another owner."""
+def test_a_connection_is_not_answered_twice(table: Table) -> None:
+    """The connection had a timeout, or is closed and its descriptor is reused."""
     late, gone = table.client(), table.client()
     _send(late)
     _send(gone)
@@ -233,8 +237,8 @@ def test_a_connection_that_was_answered_otherwise_isnt_answered_again(table: Tab
     assert late.finished == gone.finished == other.finished == []
 
 
-def test_a_connection_with_further_bytes_answers_by_its_own_code(table: Table) -> None:
-    """It was disarmed by them while it waited."""
+def test_a_connection_with_further_bytes_answers_itself(table: Table) -> None:
+    """Further bytes disarmed the connection while it waited."""
     client = table.client()
     _send(client)
     table.turn(client)
@@ -244,8 +248,10 @@ def test_a_connection_with_further_bytes_answers_by_its_own_code(table: Table) -
     assert client.received() == b""
 
 
-def test_an_answer_that_doesnt_fit_is_sent_by_the_transport(table: Table) -> None:
-    """From the byte on that the socket didn't take; the connection isn't armed any more."""
+def test_a_partial_answer_is_completed_by_the_transport(table: Table) -> None:
+    """The transport sends the bytes that the socket didn't accept; the connection is no longer
+    armed.
+    """
     client = table.client()
     _send(client)
     table.turn(client)
@@ -262,8 +268,8 @@ def test_an_answer_that_doesnt_fit_is_sent_by_the_transport(table: Table) -> Non
     assert table.turn(client) == [(client.ours.fileno(), READABLE)]
 
 
-def test_rows_beyond_the_room_of_a_sink_go_the_general_way(table: Table) -> None:
-    """The sink decides there whether it refuses them."""
+def test_rows_above_the_limit_of_a_sink_take_the_general_path(table: Table) -> None:
+    """On the general path the sink decides whether it refuses them."""
     plan = table.lane.targets[0][0]
     row = len(b'"1","10.0.0.1"\n')
     table.lane.targets = [(plan, 1 << 20), (plan, 2 * row)]
@@ -277,8 +283,8 @@ def test_rows_beyond_the_room_of_a_sink_go_the_general_way(table: Table) -> None
     assert first == second == b'"1","10.0.0.1"\n"1","10.0.0.2"\n'
 
 
-def test_all_connections_can_be_left_to_their_own_code(table: Table) -> None:
-    """The listener stops: answers are the last ones of their connections."""
+def test_all_connections_are_left_to_their_own_code(table: Table) -> None:
+    """When the listener stops, the answers are the last ones of their connections."""
     idle, waiting = table.client(), table.client()
     _send(waiting)
     table.turn(waiting)
@@ -289,8 +295,8 @@ def test_all_connections_can_be_left_to_their_own_code(table: Table) -> None:
     assert table.turn(idle) == [(idle.ours.fileno(), READABLE)]
 
 
-def test_code_that_runs_while_a_block_is_written_may_change_connections(table: Table) -> None:
-    """A sink that doesn't wait answers at once; the answer ends connections."""
+def test_connections_change_while_a_block_is_written(table: Table) -> None:
+    """A sink that answers at once may close connections meanwhile."""
     client, other = table.client(), table.client()
 
     def answer_at_once() -> None:
@@ -304,10 +310,10 @@ def test_code_that_runs_while_a_block_is_written_may_change_connections(table: T
     assert client.pending is None
 
 
-def test_a_lane_that_fails_costs_only_its_own_requests(
+def test_a_failing_lane_affects_only_its_own_requests(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failure is reported as an unexpected one."""
+    """The failure is reported as an unexpected error."""
     reported: list[Any] = []
     monkeypatch.setattr("sys.unraisablehook", reported.append)
     table.lanes[OTHER_HEAD] = broken = Lane(table.lane.targets)
@@ -327,8 +333,8 @@ def test_a_lane_that_fails_costs_only_its_own_requests(
     assert table.turn(clients[0]) == [(clients[0].ours.fileno(), READABLE)]
 
 
-def test_a_client_that_is_always_ready_is_served_after_the_others(table: Table) -> None:
-    """New and busy connections come after light ones, as in `stream.ops.process.fair_turns`."""
+def test_a_busy_client_is_served_after_the_others(table: Table) -> None:
+    """New and busy connections follow light ones, as in `stream.ops.process.fair_turns`."""
     busy, light = table.client(), table.client()
     served: list[Client] = []
     for second in (1.0, 2.5, 4.0):

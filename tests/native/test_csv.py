@@ -1,4 +1,4 @@
-"""The compiled counter finds the rows that the Python code finds."""
+"""The compiled counter of rows agrees with the Python code."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code i
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_rows_of_random_pieces_are_those_of_the_python_code(strict: bool) -> None:
-    """Quotes, line feeds and zero bytes anywhere, in pieces of any length."""
+def test_random_input(strict: bool) -> None:
+    """Quotes, line feeds and zero bytes are counted alike, in input split at any position."""
     for seed in range(examples(3000)):
         random = Random(seed)
         compiled, python = RowCounter(strict=strict), RowCounter(strict=strict)

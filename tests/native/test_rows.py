@@ -1,4 +1,4 @@
-"""The compiled renderer gives the rows of the Python code, or leaves the record to it."""
+"""The compiled renderer returns the rows of the Python code, or leaves the record to it."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def _row(renderer: Renderer, body: bytes) -> bytes | str:
         return f"{error.status} {error}"
 
 
-def test_rows_of_random_documents_are_those_of_the_python_code(
+def test_rows_of_random_documents(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever the document, spelled well or badly, and whatever the mapping reads of it."""
+    """Rows equal those of the Python code for valid and invalid documents and any mapping."""
     taken = 0
     mappings = examples(200)
     for seed in range(mappings):
@@ -73,11 +73,12 @@ def test_rows_of_random_documents_are_those_of_the_python_code(
                 taken += 1
                 assert row == expected, (body, mapping)
             assert _row(both, body) == expected, (body, mapping)
-    assert taken > 10 * mappings  # of 50 each: the rest is invalid, or over the limit
+    # More than 10 of the 50 documents of a mapping. The others are invalid or above the limit.
+    assert taken > 10 * mappings
 
 
-def test_rows_of_a_batch_are_those_of_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that the compiled code leaves to the Python code are in their places."""
+def test_rows_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that are left to the Python code keep their position in the batch."""
     mapping = Mapping((PathColumn("a", path="a"), DatetimeColumn("at")))
     bodies = [b'{"a":1}', b'{"a":"\\ud800"}', b' {"a" : [ 1 ]}', b'{"a":1e999}']
     both = compile_renderer(mapping, LIMIT)
@@ -89,8 +90,8 @@ def test_rows_of_a_batch_are_those_of_its_records(monkeypatch: pytest.MonkeyPatc
     assert both.rows(block) == [python.row(_record(body)) for body in bodies]
 
 
-def test_a_time_is_that_of_the_calendar() -> None:
-    """Leap days, ends of months and of centuries, and times before the epoch."""
+def test_times() -> None:
+    """Leap days, ends of months and centuries, and times before the epoch are correct."""
     plan = native_plan(Mapping((DatetimeColumn("at"),)), LIMIT)
     assert plan is not None
     random = Random(1)
@@ -103,7 +104,7 @@ def test_a_time_is_that_of_the_calendar() -> None:
 
 
 def test_uuids_are_of_version_7_and_unique() -> None:
-    """Their time is that of now, so that they sort."""
+    """UUIDs contain the current time, so that they sort by it."""
     plan = native_plan(Mapping((UuidColumn("id"),)), LIMIT)
     assert plan is not None
     rows = [plan.row(b"", 0, b"", b"") or b"" for _ in range(1000)]
@@ -125,8 +126,8 @@ def test_other_columns_are_left_to_the_python_code(column: Column) -> None:
     assert native_plan(Mapping((UuidColumn("id"), column)), LIMIT) is None
 
 
-def test_more_paths_than_can_be_marked_are_left_to_the_python_code() -> None:
-    """Sixty-four from one place can be."""
+def test_too_many_paths_are_left_to_the_python_code() -> None:
+    """Up to sixty-four paths from one object are compiled."""
     for count, is_compiled in ((64, True), (65, False)):
         paths = tuple(PathColumn(f"c{i}", path=f"k{i}") for i in range(count))
         assert (native_plan(Mapping(paths), LIMIT) is not None) == is_compiled
@@ -134,7 +135,7 @@ def test_more_paths_than_can_be_marked_are_left_to_the_python_code() -> None:
 
 @pytest.mark.parametrize("depth", [64, 65, 1000, 100_000])
 def test_deep_documents_are_left_to_the_python_code(depth: int) -> None:
-    """The reader goes no deeper than 64 levels, however many brackets there are."""
+    """The compiled parser goes no deeper than 64 levels, whatever the number of brackets."""
     plan = native_plan(Mapping((PathColumn("a", path="a", default_value=""),)), LIMIT)
     assert plan is not None
     row = plan.row(b"[" * depth + b"]" * depth, AT, b"", b"")
@@ -142,7 +143,7 @@ def test_deep_documents_are_left_to_the_python_code(depth: int) -> None:
 
 
 def test_documents_with_too_many_values_are_left_to_the_python_code() -> None:
-    """Which refuses them; it may count an object or array twice."""
+    """The Python code refuses them; the compiled code may count an object or array twice."""
     plan = native_plan(Mapping((PathColumn("a", path="a", default_value=""),)), LIMIT)
     assert plan is not None
     for values, is_taken in ((99_000, True), (100_000, False)):
@@ -151,8 +152,8 @@ def test_documents_with_too_many_values_are_left_to_the_python_code() -> None:
     assert plan.row(b"[" + b",".join([b"[]"] * 60_000) + b"]", AT, b"", b"") is None
 
 
-def test_lines_are_limited_by_the_bytes_of_their_rows() -> None:
-    """All of them are left to the Python code if there are more."""
+def test_the_limit_of_the_bytes_of_rows() -> None:
+    """A batch above the limit is left to the Python code as a whole."""
     plan = native_plan(Mapping((PathColumn("a", path="a"),)), LIMIT)
     assert plan is not None
     body = b'{"a":1}\n' * 3

@@ -44,17 +44,17 @@ def _told(*arguments: str) -> list[str]:
     return ended.stdout.splitlines()
 
 
-def test_the_reactor_runs_on_the_monotonic_clock() -> None:
+def test_the_reactor_uses_the_monotonic_clock() -> None:
     """Calls are made in time, whatever the wall clock shows."""
     assert _told() == ["True True", "also"]
 
 
-def test_a_reactor_of_others_is_changed() -> None:
-    """With what it already is to do."""
+def test_an_existing_reactor_is_changed() -> None:
+    """Pending calls of the reactor keep their time."""
     assert _told("chosen") == ["True True", "rings", "also"]
 
 
-def test_virtual_time_is_both() -> None:
+def test_virtual_time() -> None:
     """A reactor with virtual time has one clock, unless it has two."""
     clock = Clock()
     clock.advance(7)
@@ -63,15 +63,15 @@ def test_virtual_time_is_both() -> None:
     assert wall_clock(clock)() == 99
 
 
-def test_no_date_is_made_of_the_time_of_the_reactor() -> None:
-    """It says how long ago something was, never when."""
+def test_the_reactor_has_no_dates() -> None:
+    """The reactor's time is only used for durations, never converted to a date."""
     package = Path(stream.__file__).parent
     modules = {path: path.read_text() for path in package.rglob("*.py")}
     assert [str(path) for path, text in modules.items() if _DATES.search(text)] == []
 
 
-def test_calls_keep_their_distance() -> None:
-    """Includes earlier calls."""
+def test_calls_keep_their_delay() -> None:
+    """Calls made earlier keep it too."""
     clock = Clock()
     call = clock.callLater(5, lambda: None)
     keep_monotonic(clock)

@@ -1,4 +1,4 @@
-"""System calls for durability, also of systems other than Linux."""
+"""System calls for durability on Linux and other systems."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stream.ops import durable
 from stream.ops.durable import require_durable_files, sync_data, sync_directory, sync_file
 
 _FULL = 51
-"""F_FULLFSYNC of macOS."""
+"""The value of F_FULLFSYNC on macOS."""
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The calls that reach the system."""
+    """The system calls that are made."""
     calls: list[tuple[Any, ...]] = []
     control = SimpleNamespace(fcntl=lambda *arguments: calls.append(("fcntl", *arguments)))
     monkeypatch.setattr(durable, "fcntl", control)
@@ -32,8 +32,8 @@ def _system(asked: list[tuple[Any, ...]], *names: str) -> Any:
     return SimpleNamespace(**calls)
 
 
-def test_linux_syncs_bytes_or_names(asked: list[tuple[Any, ...]]) -> None:
-    """Bytes and what is needed to find them; all that is known where names have changed."""
+def test_linux(asked: list[tuple[Any, ...]]) -> None:
+    """`sync_data` syncs bytes with the metadata to find them, and `sync_file` all metadata."""
     system = _system(asked, "fsync", "fdatasync")
     sync_data(7, system)
     sync_file(8, system)
@@ -41,15 +41,15 @@ def test_linux_syncs_bytes_or_names(asked: list[tuple[Any, ...]]) -> None:
 
 
 def test_a_system_without_fdatasync(asked: list[tuple[Any, ...]]) -> None:
-    """More is done than needed."""
+    """A full sync replaces it."""
     sync_data(7, _system(asked, "fsync"))
     assert asked == [("fsync", 7)]
 
 
-def test_macos_asks_for_the_full_sync(
+def test_macos(
     asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its fsync doesn't wait for the disk, so the full one is asked for, of directories too."""
+    """fsync doesn't wait for the disk there, so F_FULLFSYNC is used, also for directories."""
     monkeypatch.setattr("stream.ops.durable.fcntl.F_FULLFSYNC", _FULL, raising=False)
     system = _system(asked, "fsync")
     sync_data(7, system)
@@ -60,7 +60,7 @@ def test_macos_asks_for_the_full_sync(
 
 
 def test_a_full_sync_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A file system that can't do it makes an error, and no promise."""
+    """An error of the file system is raised instead of ignored."""
     control = SimpleNamespace(fcntl=fcntl.fcntl, F_FULLFSYNC=999_999)
     monkeypatch.setattr(durable, "fcntl", control)
     with (tmp_path / "file").open("wb") as file, pytest.raises(OSError):
@@ -68,10 +68,8 @@ def test_a_full_sync_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["pwritev", "ftruncate"])
-def test_a_platform_that_cannot_keep_the_promise(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The start says so, and what is missing."""
+def test_an_unsupported_platform(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start fails, and the error names what is missing."""
     require_durable_files()
     monkeypatch.setattr(
         durable,

@@ -1,4 +1,4 @@
-"""Metrics of the process, also without /proc."""
+"""Metrics of the process, with and without /proc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream import telemetry
 
 
 def test_descriptors_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the system's source: /proc, /dev/fd, or none."""
+    """Descriptors are counted in /proc or /dev/fd, or not at all."""
     before = telemetry.count_descriptors()
     assert before > 2
     with (tmp_path / "file").open("wb"):

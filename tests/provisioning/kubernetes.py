@@ -1,4 +1,4 @@
-"""The real server of Kubernetes' API; without controllers it only checks and keeps objects."""
+"""The real API server of Kubernetes. Without controllers it only validates and stores objects."""
 
 from __future__ import annotations
 
@@ -34,18 +34,21 @@ users: [{{name: stream, user: {{token: {token}}}}}]
 
 @attrs.frozen
 class Cluster:
-    """:ivar config: for ``KUBECONFIG``."""
+    """An API server.
+
+    :ivar config: path for ``KUBECONFIG``.
+    """
 
     config: Path
 
     def kubectl(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        """Call kubectl; the caller checks the exit code."""
+        """Call kubectl and return its result, whose exit code the caller checks."""
         assert KUBECTL is not None
         return subprocess.run(
             [KUBECTL, *words],
             env={
                 "PATH": os.environ["PATH"],
-                "HOME": str(self.config.parent),  # kubectl writes its cache there
+                "HOME": str(self.config.parent),  # kubectl's cache is there
                 "KUBECONFIG": str(self.config),
             },
             input=given,
@@ -58,7 +61,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """A server on loopback with an etcd of its own, both gone at the end."""
+    """Run an API server on loopback with its own etcd until the block ends."""
     etcd, port, token = f"127.0.0.1:{free_port()}", free_port(), secrets.token_hex()
     (folder / "tokens.csv").write_text(f'{token},admin,1,"system:masters"\n')
     (folder / "tokens.csv").chmod(0o600)
@@ -81,7 +84,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             *("--service-cluster-ip-range=10.96.0.0/16", "--service-account-issuer=https://stream"),
             f"--service-account-key-file={folder / 'key'}",
             f"--service-account-signing-key-file={folder / 'key'}",
-            # Accounts are made by a controller; there is none.
+            # Accounts are created by a controller, which is missing here.
             "--disable-admission-plugins=ServiceAccount",
         ],
     }

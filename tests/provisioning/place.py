@@ -1,4 +1,4 @@
-"""A copy of the provisioning tree, with stand-ins that record how the tools are called."""
+"""A copy of the provisioning tree, with stand-ins that record the calls of tools."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ LIMITS = {
 
 
 class Place:
-    """A copy of the provisioning tree, and stand-ins first on the PATH."""
+    """A copy of the provisioning tree, with stand-ins first on the PATH."""
 
     def __init__(self, folder: Path) -> None:
         shutil.copytree(ROOT / "provisioning", folder / "provisioning")

@@ -1,4 +1,4 @@
-"""Alert rules, the cases that they must pass, and the expressions of the dashboard."""
+"""Alert rules and their test cases, and the queries of the dashboard."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import yaml
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "provisioning" / "monitoring"
 _OLDEST = (3, 0)
-"""Debian 12 has 2.42, which knows neither all of the configuration nor all cases."""
+"""Debian 12 has 2.42, which supports neither the whole configuration nor all cases."""
 
 
 def _promtool_path() -> str | None:
-    """Return the program that was built here, or one on the PATH that is new enough."""
+    """Return the program that was built here, or a recent one on the PATH."""
     built = ROOT / "target" / "promtool"
     if built.exists():
         return str(built)
@@ -53,8 +53,8 @@ def _yaml(name: str) -> Any:
     return yaml.safe_load((MONITORING / name).read_text())
 
 
-def test_every_alert_has_a_case_in_which_it_fires() -> None:
-    """A rule that could never fire would be found by its case."""
+def test_every_alert_has_a_case() -> None:
+    """Each alert fires in one of the cases."""
     rules = {rule["alert"] for group in _yaml("alerts.yaml")["groups"] for rule in group["rules"]}
     cases = [
         case for test in _yaml("alerts_test.yaml")["tests"] for case in test["alert_rule_test"]
@@ -64,7 +64,7 @@ def test_every_alert_has_a_case_in_which_it_fires() -> None:
 
 @needs_promtool
 def test_the_rules_pass_their_cases(tmp_path: Path) -> None:
-    """Prometheus itself takes the rules and the configuration, and fires when it should."""
+    """Prometheus accepts the rules and the configuration, and alerts fire as in the cases."""
     _promtool("check", "config", "prometheus.yaml")
     plain = {
         rule["alert"]: {k: text for k, text in rule["annotations"].items() if "{{" not in text}
@@ -83,8 +83,8 @@ def test_the_rules_pass_their_cases(tmp_path: Path) -> None:
 
 
 @needs_promtool
-def test_the_expressions_of_the_dashboard_are_valid(tmp_path: Path) -> None:
-    """Prometheus can read what each panel asks for."""
+def test_the_queries_of_the_dashboard_are_valid(tmp_path: Path) -> None:
+    """Prometheus can parse the query of each panel."""
     rules = []
     for panel in json.loads((MONITORING / "dashboard.json").read_text())["panels"]:
         for target in panel.get("targets", ()):

@@ -30,14 +30,14 @@ def _compare(place: Place, name: str) -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_deployment(place: Place, provider: str) -> None:
-    """A first installation signs in, installs everything in order, and waits for it."""
+    """A first installation signs in, installs everything in order, and waits until it runs."""
     done = place.run("deploy.sh", CLOUD_PROVIDER=provider)
     assert done.returncode == 0, done.stderr
     _compare(place, provider)
 
 
-def test_deployment_on_this_machine(place: Place) -> None:
-    """No settings are needed; a stopped cluster is started; both addresses are printed."""
+def test_local_deployment(place: Place) -> None:
+    """No settings are needed, a stopped cluster is started, and both addresses are printed."""
     kept = {"PATH", "CALLS", "APPLIED", "ETCD_SECRET", "WRITER_SECRET", "FAIL"}
     place.environ = {name: value for name, value in place.environ.items() if name in kept}
     done = place.run("deploy_local.sh", RUNNING="", STREAM_IMAGE_TAG="tag")
@@ -47,8 +47,8 @@ def test_deployment_on_this_machine(place: Place) -> None:
     _compare(place, "deploy_local")
 
 
-def test_gcp_only_initialised(place: Place) -> None:
-    """TF_INIT_ONLY does nothing but the first step."""
+def test_gcp_initialisation(place: Place) -> None:
+    """With TF_INIT_ONLY only the first step runs."""
     done = place.run("deploy.sh", CLOUD_PROVIDER="gcp", TF_INIT_ONLY="true")
     assert done.returncode == 0, done.stderr
     _compare(place, "gcp-init")
@@ -65,8 +65,8 @@ def test_gcp_only_initialised(place: Place) -> None:
         ("rollout-stream.sh", []),
     ],
 )
-def test_other_script(place: Place, tmp_path: Path, script: str, words: list[str]) -> None:
-    """A script besides the deployment calls what its list has."""
+def test_other_scripts(place: Place, tmp_path: Path, script: str, words: list[str]) -> None:
+    """A script other than the deployment makes the calls in its list."""
     config = tmp_path / "map.json"
     config.write_text('{"data": {"config.yaml": ""}}')
     place.environ["STORAGE_API_TOKEN"] = "my-token"
@@ -76,8 +76,8 @@ def test_other_script(place: Place, tmp_path: Path, script: str, words: list[str
     _compare(place, script.removeprefix("../common/scripts/").removesuffix(".sh").replace("/", "-"))
 
 
-def test_secret_of_writers_is_made_once(place: Place) -> None:
-    """The first installation makes a secret that no command line shows; the next keeps it."""
+def test_the_writers_secret_is_created_once(place: Place) -> None:
+    """The first installation creates a secret, on no command line, and the next one keeps it."""
     assert place.run("deploy.sh", CLOUD_PROVIDER="aws").returncode == 0
     assert place.applied.is_file()
     made = yaml.safe_load(place.applied.read_text())
@@ -92,8 +92,8 @@ def test_secret_of_writers_is_made_once(place: Place) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_secret_reaches_both_ends(place: Place, provider: str) -> None:
-    """Source nodes and disk writers read the same secret, and no other container does."""
+def test_the_secret_reaches_both_ends(place: Place, provider: str) -> None:
+    """Source nodes and storage writers get the same secret, and no other container does."""
     name = "STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_SECRET"
     found = {}
     for value in place.rendered(provider).values():
@@ -107,7 +107,7 @@ def test_secret_reaches_both_ends(place: Place, provider: str) -> None:
     assert found == {"stream-http-source": reference, "stream-storage-writer": reference}
 
 
-def test_token_of_benchmark_is_only_in_its_secret(place: Place) -> None:
+def test_the_token_of_the_benchmark_is_only_in_its_secret(place: Place) -> None:
     """The token is sent to the cluster, and isn't on a command line or in a file."""
     done = place.run("kubernetes/benchmark.sh", STORAGE_API_TOKEN="my-token")
     assert done.returncode == 0, done.stderr
@@ -120,8 +120,8 @@ def test_token_of_benchmark_is_only_in_its_secret(place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["aws", "azure", "gcp", "local", "common", "wait", "included"])
-def test_part_is_not_run_alone(place: Place, name: str) -> None:
-    """A script that deploy.sh reads says so if it is run itself, and calls nothing."""
+def test_a_part_is_not_run_alone(place: Place, name: str) -> None:
+    """A part of deploy.sh that is run on its own reports that and makes no calls."""
     (place.stream / f"{name}.sh").chmod(0o755)
     done = place.run(f"{name}.sh")
     assert done.returncode == 1
@@ -130,7 +130,7 @@ def test_part_is_not_run_alone(place: Place, name: str) -> None:
 
 
 def test_differences_of_dumps(place: Place, tmp_path: Path) -> None:
-    """What changes in each run doesn't differ; a changed value does, and is named."""
+    """Values that differ in each run are ignored, and a changed value is named."""
     item = '{"kind": "Service", "metadata": {"name": "a", "uid": "%s"}, "spec": {"value": "%s"}}'
     text = '{"items": [' + item + "]}"
     old, same, other = (tmp_path / name for name in ("old", "same", "other"))
@@ -146,8 +146,8 @@ def test_differences_of_dumps(place: Place, tmp_path: Path) -> None:
     assert place.run(script, str(other), str(other)).returncode not in (0, 1)
 
 
-def test_minikube_is_installed_if_it_is_what_was_promised(place: Place, tmp_path: Path) -> None:
-    """A wrong sum, an unknown processor or a failed download installs nothing."""
+def test_minikube_is_verified(place: Place, tmp_path: Path) -> None:
+    """Nothing is installed after a wrong checksum, an unknown processor or a failed download."""
     target = tmp_path / "target"
     target.mkdir()
     script = "../common/scripts/minikube/install.sh"
@@ -173,7 +173,7 @@ def test_minikube_is_installed_if_it_is_what_was_promised(place: Place, tmp_path
 
 
 def test_every_script_is_run() -> None:
-    """No script of provisioning is left out here."""
+    """Every script of provisioning has a test here."""
     folder = ROOT / "provisioning"
     here = {str(path.relative_to(folder)) for path in folder.rglob("*.sh")}
     stream = ["deploy", "deploy_local", "rollout-stream", "included", *PROVIDERS, "common", "wait"]

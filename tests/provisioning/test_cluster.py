@@ -1,6 +1,6 @@
-"""The scripts with the real kubectl and the real server of Kubernetes' API: `make kube-check`.
+"""The scripts with the real kubectl and the real API server of Kubernetes: `make kube-check`.
 
-Nothing runs there: without nodes and controllers the server only checks objects and keeps them.
+Nothing runs there: without nodes and controllers, the server only validates and stores objects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KUBECTL = """#!/bin/bash
 case "$*" in "rollout status"*) exit 0 ;; esac
 exec {kubectl} --kubeconfig {config} "$@"
 """
-"""Without controllers there are no rollouts."""
+"""Without controllers there are no rollouts to wait for."""
 
 _RESTRICTED = """
 apiVersion: v1
@@ -50,7 +50,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_every_object_is_accepted(real: Cluster, place: Place, provider: str) -> None:
-    """The server takes every rendered object, and warns of nothing but the class of an ingress."""
+    """The server accepts every rendered object, and warns only of the class of an ingress."""
     objects = place.rendered(provider)
     names = [name for name in objects if not name.startswith("etcd-values")]
     assert len(names) > 15
@@ -62,8 +62,8 @@ def test_every_object_is_accepted(real: Cluster, place: Place, provider: str) ->
     assert [x for x in done.stderr.splitlines() if not x.startswith(_INGRESS_CLASS)] == []
 
 
-def test_what_is_wrong_is_refused(real: Cluster, place: Place) -> None:
-    """An unknown key, a port that is none and a selector that doesn't fit are found."""
+def test_invalid_objects_are_refused(real: Cluster, place: Place) -> None:
+    """An unknown key, an invalid port and a selector that doesn't match are found."""
     rendered = place.rendered("aws")["api-deployment"]
     for wrong in (
         lambda spec: spec.update(replica=1),
@@ -80,8 +80,8 @@ def test_what_is_wrong_is_refused(real: Cluster, place: Place) -> None:
         assert done.returncode == 1, wrong
 
 
-def test_pods_keep_to_the_restricted_standard(real: Cluster, place: Place) -> None:
-    """All pods, those of the benchmark too, are admitted where Kubernetes' strictest rules are."""
+def test_pods_meet_the_restricted_standard(real: Cluster, place: Place) -> None:
+    """All pods, also those of the benchmark, are admitted under Kubernetes' strictest standard."""
     assert real.kubectl("apply", "-f", "-", given=_RESTRICTED).returncode == 0
     values = [*place.rendered("aws").values()]
     benchmark = place.stream / "kubernetes" / "benchmark" / "job.yaml"
@@ -92,7 +92,7 @@ def test_pods_keep_to_the_restricted_standard(real: Cluster, place: Place) -> No
         pod = {"apiVersion": "v1", "kind": "Pod", **template}
         pod["metadata"] = {**template["metadata"], "name": f"pod-{number}"}
         pod["spec"] = {key: x for key, x in pod["spec"].items() if key != "serviceAccountName"}
-        # A StatefulSet adds the volumes of its claims.
+        # A StatefulSet adds the volumes of its claim templates.
         mounted = {m["name"] for c in pod["spec"]["containers"] for m in c.get("volumeMounts", ())}
         given = {volume["name"] for volume in pod["spec"].get("volumes", ())}
         more = [{"name": name, "emptyDir": {}} for name in sorted(mounted - given)]
@@ -111,7 +111,7 @@ def _with_kubectl(place: Place, real: Cluster) -> Place:
 
 
 def test_scripts(real: Cluster, place: Place, tmp_path: Path) -> None:
-    """A deployment, another one over it, the rollout, dumps, their difference and the benchmark."""
+    """The scripts deploy, upgrade, roll out, dump, compare dumps, and run the benchmark."""
     _with_kubectl(place, real)
 
     def run(script: str, *words: str, code: int = 0, **variables: str) -> str:
@@ -143,8 +143,8 @@ def test_scripts(real: Cluster, place: Place, tmp_path: Path) -> None:
     assert base64.b64decode(encoded) == b"my-token"
 
 
-def test_client_of_etcd(real: Cluster) -> None:
-    """The pod that the README starts has its image, the label, and the password from the secret."""
+def test_the_etcd_client(real: Cluster) -> None:
+    """The pod of the README has its image, the label, and the password from the secret."""
     page = ROOT / "provisioning" / "stream" / "README.md"
     block = next(block for block in blocks(page) if block.text.startswith("kubectl run"))
     attached = {"--tty", "--stdin", "--rm"}
@@ -167,7 +167,7 @@ def test_client_of_etcd(real: Cluster) -> None:
     assert container["env"][2]["valueFrom"]["secretKeyRef"]["key"] == "etcd-root-password"
 
 
-def test_server_is_the_real_one() -> None:
-    """It is Kubernetes' own program."""
+def test_the_server_is_the_real_one() -> None:
+    """The server is Kubernetes' own program."""
     done = subprocess.run([str(SERVER), "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Kubernetes v1.")

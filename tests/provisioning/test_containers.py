@@ -1,4 +1,4 @@
-"""Images and the composition of containers, as far as they can be checked without an engine."""
+"""Images and the Compose file, checked without an engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _steps(path: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.parent.name)
 def test_hadolint(path: Path) -> None:
-    """No image has a finding of hadolint, but that Debian's packages have no version."""
+    """hadolint finds nothing, except that Debian's packages have no version."""
     command = [_tool("hadolint"), "--no-color", "--ignore=DL3008", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -40,7 +40,7 @@ def test_hadolint(path: Path) -> None:
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.parent.name)
 def test_copied_files_exist(path: Path) -> None:
-    """Copied files are in the repository, or made by an earlier stage."""
+    """Copied files are in the repository, or created by an earlier stage."""
     stages: set[str] = set()
     for name, rest in _steps(path):
         if name == "FROM" and " AS " in rest:
@@ -54,22 +54,22 @@ def test_copied_files_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["service", "k6"])
-def test_image_runs_as_nobody(name: str) -> None:
-    """The last user of an image that is deployed is a number other than 0, as Kubernetes asks."""
+def test_images_do_not_run_as_root(name: str) -> None:
+    """The last user of a deployed image is a number other than 0, as Kubernetes requires."""
     path = _IMAGES / name / "Dockerfile"
     users = [rest for step, rest in _steps(path) if step == "USER"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1])
 
 
-def test_composition_fits_the_schema() -> None:
+def test_the_compose_file_is_valid() -> None:
     """The file is valid for Docker Compose."""
     command = [_tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(_COMPOSE)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_files_of_the_composition_exist() -> None:
-    """Every mounted file and every Dockerfile is in the repository, and what is linked to too."""
+def test_files_of_the_compose_file_exist() -> None:
+    """Every mounted or linked file and every Dockerfile is in the repository."""
     composition = yaml.safe_load(_COMPOSE.read_text())
     services = composition["services"]
     usual = {"dev", "etcd", "sandbox", "prometheus", "grafana", "k6"}
@@ -91,16 +91,18 @@ def test_up_runs_the_product() -> None:
     assert "entrypoint" not in dev and last == ['["bash"]']
 
 
-def test_bash_has_a_second_name_in_development() -> None:
-    """`docker compose run … dev base` opens the shell too."""
+def test_a_shell_for_development() -> None:
+    """`docker compose run … dev base` also opens the shell."""
     runs = [rest for step, rest in _steps(_IMAGES / "dev" / "Dockerfile") if step == "RUN"]
     assert any("ln -s /bin/bash /usr/local/bin/base" in rest for rest in runs)
 
 
-def test_make_run_takes_the_environment_of_the_composition(
+def test_make_run_in_the_container(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`make run` there is the five components with the etcd and the sandbox of the others."""
+    """`make run` starts the five components there, with the etcd and the sandbox of other
+    containers.
+    """
     variables = yaml.safe_load(_COMPOSE.read_text())["services"]["dev"]["environment"]
     variables = {**variables, "STREAM_STORAGE_API_HOST": "http://sandbox:8001"}
     command = ["make", "--no-print-directory", "-n", "-o", f"{variables['VENV']}/.runtime", "run"]
@@ -123,8 +125,8 @@ def test_make_run_takes_the_environment_of_the_composition(
     assert settings.source.http.listen == "0.0.0.0:8010"
 
 
-def test_watched_service_takes_the_environment_of_the_composition() -> None:
-    """`make run-stream-service` there is five components; where nothing is set it is all."""
+def test_the_watched_service_in_the_container() -> None:
+    """`make run-stream-service` starts five components there, and all of them elsewhere."""
     variables = yaml.safe_load(_COMPOSE.read_text())["services"]["dev"]["environment"]
     five = "api http-source storage-writer storage-reader storage-coordinator"
     for environ, components, metrics in (
@@ -146,8 +148,8 @@ def test_watched_service_takes_the_environment_of_the_composition() -> None:
         assert "mkdir -p /tmp/stream-volumes/hdd/my-volume\n" in printed
 
 
-def test_k6_service_passes_every_variable_of_the_script() -> None:
-    """Each variable that the benchmark reads can be given to the container."""
+def test_k6_gets_every_variable_of_the_script() -> None:
+    """Each variable that the benchmark reads can be passed to the container."""
     passed = yaml.safe_load(_COMPOSE.read_text())["services"]["k6"]["environment"]
     text = (ROOT / "scripts" / "k6" / "stream-api" / "main.js").read_text()
     read = set(re.findall(r'"((?:K6|STREAM)_[A-Z0-9_]+)"', text))
@@ -156,7 +158,7 @@ def test_k6_service_passes_every_variable_of_the_script() -> None:
 
 
 def health_command() -> list[str]:
-    """Return the health command of the service image."""
+    """The health command of the service image."""
     path = _IMAGES / "service" / "Dockerfile"
     rest = next(rest for step, rest in _steps(path) if step == "HEALTHCHECK")
     command: list[str] = json.loads(rest[rest.index("CMD ") + 4 :])
@@ -164,7 +166,7 @@ def health_command() -> list[str]:
 
 
 def test_the_profile_with_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the five components with an etcd, tokens of its own, and the database."""
+    """The profile has the five components with an etcd, its own tokens, and the database."""
     services = yaml.safe_load(_COMPOSE.read_text())["services"]
     service = services["stream-postgres"]
     assert service["profiles"] == services["postgres"]["profiles"] == ["postgres"]

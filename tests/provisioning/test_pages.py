@@ -1,7 +1,7 @@
-"""The commands of the pages about deployment, run against stand-ins of the tools that they call.
+"""The commands of the pages about deployment, run with stand-ins of the tools that they call.
 
-A list in calls/ begins a line with "@" where another list is called from its first line to its
-last. The calls of the API and of etcd's client in the README have a test with real ones.
+A line with "@" in a list of calls/ includes another list from its first line to its last. The calls
+of the API and of etcd's client in the README are tested with real ones elsewhere.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ELSEWHERE = {
     "etcd": "tests/e2e/test_provisioning_page.py",
     "make run-stream-service": "tests/e2e/test_rerun.py",
 }
-"""Sections, and commands, of the README that are run by another test."""
+"""Sections and commands of the README that another test runs."""
 
 
 def _here(page: Path) -> list[Block]:
@@ -48,9 +48,7 @@ def _stand_in(path: Path) -> None:
 
 
 def _shell(place: Place) -> Shell:
-    """Return a checkout whose tasks of the Makefile call stand-ins, and no variable but those of
-    these.
-    """
+    """Return a shell in a checkout whose Makefile calls stand-ins, with only their variables."""
     folder = place.calls_file.parent
     shutil.copy(ROOT / "Makefile", folder)
     _stand_in(folder / "target" / "k6")
@@ -87,7 +85,9 @@ def _compare(place: Place, name: str) -> None:
 
 
 def test_readme(place: Place) -> None:
-    """Each command succeeds and calls what its list has; the deployment ends with the addresses."""
+    """Each command succeeds and makes the calls in its list; the deployment prints the
+    addresses.
+    """
     shell = _shell(place)
     printed = {block.text: shell.run(block) for block in _here(_README)}
     _compare(place, "readme")
@@ -102,8 +102,8 @@ def test_readme(place: Place) -> None:
     assert "sandbox-token" not in "".join(place.calls)
 
 
-def test_commands_that_are_run_elsewhere() -> None:
-    """Every command of the README that isn't run here is run by another test, which is there."""
+def test_commands_with_another_test() -> None:
+    """Every command of the README that isn't run here is run by another test, which exists."""
     found = set()
     for block in blocks(_README):
         found |= {section_of(_README, block), block.text} & _ELSEWHERE.keys()
@@ -113,7 +113,7 @@ def test_commands_that_are_run_elsewhere() -> None:
 
 
 def test_links_of_the_readme() -> None:
-    """Everything that the README links to or lists exists, and so do the tasks that it names."""
+    """Every linked or listed file exists, and so does each target of `make`."""
     text = _README.read_text()
     makefile = (ROOT / "Makefile").read_text()
     for task in re.findall(r"make ([a-z-]+)", text):
@@ -135,8 +135,8 @@ def _expanded(name: str) -> list[str]:
     return [f"{before}{choice}{after}" for choice in choices.split(",")] if brace else [name]
 
 
-def test_page_of_deployment(place: Place) -> None:
-    """Each command of the page calls what its list has, with no variable but what the page sets."""
+def test_the_page_of_deployment(place: Place) -> None:
+    """Each command makes the calls in its list, with only the variables that the page sets."""
     shell = _shell(place)
     del shell.environ["STREAM_IMAGE_TAG"]
     for block in _here(_DEPLOYMENT):
@@ -144,8 +144,8 @@ def test_page_of_deployment(place: Place) -> None:
     _compare(place, "deployment-page")
 
 
-def test_container_starts_with_what_the_page_gives_it() -> None:
-    """The settings and components of `docker run` are those of the service, and are enough."""
+def test_docker_run() -> None:
+    """The settings and components of `docker run` are valid and sufficient."""
     run = next(block for block in blocks(_DEPLOYMENT) if "docker run" in block.text)
     words = shlex.split(run.text.replace("\\\n", ""))
     environ = dict(
@@ -167,8 +167,8 @@ def test_container_starts_with_what_the_page_gives_it() -> None:
 
 
 @pytest.mark.parametrize("page", [_README, _DEPLOYMENT], ids=lambda page: page.name)
-def test_composition_has_what_is_run(page: Path) -> None:
-    """Each container that the page runs is a service of the composition."""
+def test_compose_services(page: Path) -> None:
+    """Each container that the page runs is a service of the Compose file."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     for block in blocks(page):
         for command in re.findall(r"docker compose run (.*)", block.text):

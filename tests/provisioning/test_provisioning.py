@@ -1,4 +1,4 @@
-"""The deployment scripts and templates, run against stand-ins of the tools that they call."""
+"""The deployment scripts and templates, run with stand-ins of the tools that they call."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _pods(objects: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_objects_of_each_provider_fit_the_schema(place: Place, provider: str) -> None:
-    """Every rendered object is valid for Kubernetes."""
+def test_objects_are_valid(place: Place, provider: str) -> None:
+    """Every object rendered for each provider is valid for Kubernetes."""
     for name, value in place.rendered(provider).items():
         if not name.startswith("etcd-values"):
             kubernetes_validate.validate(value, "1.32", strict=True)
@@ -30,7 +30,9 @@ def test_objects_of_each_provider_fit_the_schema(place: Place, provider: str) ->
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_selectors_match_pods(place: Place, provider: str) -> None:
-    """Every selector, and every peer of a policy in the namespace, is a label of some pod."""
+    """Every selector, and every peer of a policy in the namespace, matches the labels of
+    some pod.
+    """
     objects = place.rendered(provider)
     pods = [pod["metadata"]["labels"] for pod in _pods(objects)]
     assert len(pods) == 4
@@ -48,8 +50,8 @@ def test_selectors_match_pods(place: Place, provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_service_takes_the_configuration(place: Place, provider: str, tmp_path: Path) -> None:
-    """The deployed file, the environment and the ports of each pod are those of the service."""
+def test_the_service_accepts_the_configuration(place: Place, provider: str, tmp_path: Path) -> None:
+    """The deployed file, the environment and the ports of each pod are valid for the service."""
     objects = place.rendered(provider)
     config = tmp_path / "config.yaml"
     config.write_text(objects["config-map"]["data"]["config.yaml"])
@@ -67,7 +69,7 @@ def test_service_takes_the_configuration(place: Place, provider: str, tmp_path: 
             assert {ready["port"], alive["port"]} <= ports
 
 
-def test_limits_can_be_left_out(place: Place) -> None:
+def test_limits_are_optional(place: Place) -> None:
     """Without limits no container has resources, and the volume keeps its size."""
     objects = place.rendered("local", REMOVE_RESOURCES_LIMITS="true")
     containers = [c for pod in _pods(objects) for c in pod["spec"]["containers"]]
@@ -78,8 +80,8 @@ def test_limits_can_be_left_out(place: Place) -> None:
         assert claim["spec"]["resources"]["requests"]["storage"] == size
 
 
-def test_rejected_records_survive_their_pod(place: Place) -> None:
-    """Their directory is on a volume that the next pod of the same name gets."""
+def test_rejected_records_are_on_a_volume(place: Place) -> None:
+    """The next pod of the same name gets the volume."""
     spec = place.rendered("aws")["http-source-statefulset"]["spec"]
     [claim] = spec["volumeClaimTemplates"]
     [container] = spec["template"]["spec"]["containers"]
@@ -89,8 +91,8 @@ def test_rejected_records_survive_their_pod(place: Place) -> None:
     assert not any("emptyDir" in volume for volume in spec["template"]["spec"]["volumes"])
 
 
-def test_password_of_etcd_is_kept_and_not_shown(place: Place) -> None:
-    """An upgrade hands the existing password to the chart, but not on the command line."""
+def test_the_password_of_etcd_is_kept_and_not_shown(place: Place) -> None:
+    """An upgrade passes the existing password to the chart, but not on the command line."""
     done = place.run("deploy.sh", CLOUD_PROVIDER="aws", ETCD_SECRET="cGFzc3dvcmQ=")
     assert done.returncode == 0, done.stderr
     helm = next(call for call in place.calls if call.startswith("helm upgrade"))
@@ -101,7 +103,7 @@ def test_password_of_etcd_is_kept_and_not_shown(place: Place) -> None:
 @pytest.mark.parametrize(
     "name", ["HOSTNAME_SUFFIX", "STREAM_IMAGE_TAG", "AWS_REGION", "BUILD_BUILDID"]
 )
-def test_missing_variable_is_named(place: Place, name: str) -> None:
+def test_a_missing_variable_is_named(place: Place, name: str) -> None:
     """Nothing is applied without a required variable, and the message names it."""
     done = place.run("deploy.sh", CLOUD_PROVIDER="aws", **{name: "unset"})
     assert done.returncode == 1
@@ -109,16 +111,16 @@ def test_missing_variable_is_named(place: Place, name: str) -> None:
     assert not any("apply" in call for call in place.calls)
 
 
-def test_failed_rollout_prints_logs(place: Place) -> None:
-    """A part that doesn't come up fails the deployment after its logs were asked for."""
+def test_a_failed_rollout_prints_logs(place: Place) -> None:
+    """A part that doesn't start fails the deployment after its logs are printed."""
     done = place.run("deploy.sh", CLOUD_PROVIDER="aws", FAIL="status deployment/stream-api")
     assert done.returncode == 1
     assert "deployment/stream-api failed." in done.stderr
     assert "logs --namespace stream --selector app=stream-api" in place.calls[-1]
 
 
-def test_rollout_replaces_addresses_again_and_again(place: Place, tmp_path: Path) -> None:
-    """Both public addresses are replaced by key, from any value, and nothing else is."""
+def test_rollout_replaces_addresses(place: Place, tmp_path: Path) -> None:
+    """Both public addresses are replaced by key, whatever their value, and nothing else is."""
     before = place.rendered("local")["config-map"]
     source = tmp_path / "map.json"
     source.write_text(json.dumps(before))
@@ -136,7 +138,7 @@ def test_rollout_replaces_addresses_again_and_again(place: Place, tmp_path: Path
 
 
 def test_shellcheck() -> None:
-    """No script has a finding of shellcheck."""
+    """shellcheck finds nothing in any script."""
     tool = str(Path(sys.executable).with_name("shellcheck"))
     folders = (ROOT / name for name in ("docker", "provisioning", "scripts", "tools"))
     scripts = [str(path) for folder in folders for path in folder.rglob("*.sh")]

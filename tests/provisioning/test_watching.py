@@ -1,4 +1,4 @@
-"""Whether what is shipped for watching fits together: jobs, rules, ports and network policies."""
+"""The shipped monitoring is consistent: jobs, rules, ports and network policies."""
 
 from __future__ import annotations
 
@@ -28,27 +28,29 @@ def _jobs_asked_for() -> set[str]:
     return {job for text in texts for job in _JOB.findall(text.replace("\\", ""))}
 
 
-def test_rules_ask_for_a_job() -> None:
-    """The alert that a process is down does."""
+def test_rules_use_a_job() -> None:
+    """The alert that a process is down names a job."""
     assert _jobs_asked_for() == {"stream"}
 
 
 @pytest.mark.parametrize(
     "path", _CONFIGURATIONS, ids=lambda path: f"{path.parent.name}/{path.name}"
 )
-def test_each_configuration_has_the_jobs_that_the_rules_ask_for(path: Path) -> None:
+def test_each_configuration_has_the_jobs_of_the_rules(path: Path) -> None:
     """A rule whose job has another name could never fire."""
     jobs = {scraped["job_name"] for scraped in yaml.safe_load(path.read_text())["scrape_configs"]}
     assert _jobs_asked_for() <= jobs
 
 
-def test_there_are_configurations() -> None:
-    """For one machine, for a cluster and for the development containers."""
+def test_all_configurations_are_found() -> None:
+    """There are configurations for one machine, for a cluster and for the development
+    containers.
+    """
     assert len(_CONFIGURATIONS) == 3
 
 
-def test_targets_of_the_composition_exist() -> None:
-    """Prometheus scrapes a service of the composition at its metrics port."""
+def test_targets_of_the_compose_file_exist() -> None:
+    """Prometheus scrapes the metrics port of a service in the Compose file."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     path = ROOT / "docker" / "dev" / "prometheus" / "prometheus.yml"
     for scraped in yaml.safe_load(path.read_text())["scrape_configs"]:
@@ -68,8 +70,8 @@ def _selectors(policies: list[Any], labels: dict[str, str], port: int) -> Iterat
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_prometheus_reaches_every_port_for_metrics(place: Place, provider: str) -> None:
-    """The one that the shipped configuration is for; and it finds the port by its name."""
+def test_prometheus_reaches_every_metrics_port(place: Place, provider: str) -> None:
+    """Policies admit the shipped Prometheus, which finds the port by name."""
     objects = list(place.rendered(provider).values())
     policies = [each for each in objects if each.get("kind") == "NetworkPolicy"]
     scraped = yaml.safe_load((_MONITORING / "prometheus-kubernetes.yaml").read_text())

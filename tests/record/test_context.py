@@ -1,4 +1,4 @@
-"""Records: headers, and bodies parsed once."""
+"""Records: headers, and bodies that are parsed once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def _record(body: bytes, content_type: str | None = "application/json") -> Recor
     return RecordContext(1714557600123, "203.0.113.7", RecordHeaders(raw), body)
 
 
-def test_headers_are_canonical_sorted_and_first() -> None:
-    """Names have one spelling, the first of repeated headers counts, cookies are joined."""
+def test_headers_are_canonical_and_sorted() -> None:
+    """Names have one spelling, the first of repeated headers counts, and cookies are joined."""
     headers = RecordHeaders(
         (
             (b"x-b", b"1"),
@@ -64,13 +64,13 @@ def test_headers_are_canonical_sorted_and_first() -> None:
         ("", BodyKind.OTHER),
     ],
 )
-def test_kind_of_body(content_type: str, kind: BodyKind) -> None:
-    """Parameters, suffixes and case of the content type are understood."""
+def test_content_types(content_type: str, kind: BodyKind) -> None:
+    """Parameters, suffixes and case of the content type are handled."""
     assert _record(b"", content_type).headers.kind is kind
 
 
-def test_body_is_parsed_once() -> None:
-    """The same value comes back, and the same error."""
+def test_a_body_is_parsed_once() -> None:
+    """A second call returns the same value or raises the same error."""
     record = _record(b'{"a":[1]}')
     assert record.json is record.json and record.body_map is record.json
     broken = _record(b"{")
@@ -82,8 +82,8 @@ def test_body_is_parsed_once() -> None:
     assert errors[0] is errors[1]
 
 
-def test_bodies_that_are_no_objects() -> None:
-    """Templates need an object, and say what they got instead."""
+def test_bodies_that_are_not_objects() -> None:
+    """The error names the object that templates need and the actual type."""
     assert _record(b"null").body_map is None
     for body, content_type, status, text in [
         (b"[1]", "application/json", 400, "invalid JSON: the body must be an object"),
@@ -102,8 +102,8 @@ def test_bodies_that_are_no_objects() -> None:
         _ = _record(b"a[b=1", "application/x-www-form-urlencoded").body_map
 
 
-def test_datetime_is_cut_to_milliseconds() -> None:
-    """Three digits, always, also when time goes back."""
+def test_datetime_has_milliseconds() -> None:
+    """Times have exactly three digits, also for a clock that goes backwards."""
     assert datetime_text(1714557600123) == b"2024-05-01T10:00:00.123Z"
     assert datetime_text(1714557600005) == b"2024-05-01T10:00:00.005Z"
     assert datetime_text(1714557599999) == b"2024-05-01T09:59:59.999Z"

@@ -1,4 +1,4 @@
-"""Compressed bodies and the bound on what they expand to."""
+"""Compressed bodies and the limit of their decompressed size."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ ENCODINGS = st.sampled_from(list(COMPRESSORS))
 
 
 @given(encoding=ENCODINGS, parts=st.lists(st.binary(max_size=3000), min_size=1, max_size=4))
-def test_what_was_compressed_comes_out(encoding: bytes, parts: list[bytes]) -> None:
-    """One member or frame, or several behind one another."""
+def test_decompression(encoding: bytes, parts: list[bytes]) -> None:
+    """One member or frame, or several in sequence, are decompressed."""
     body = b"".join(COMPRESSORS[encoding](part) for part in parts)
     assert decode_body(encoding, body, 12_000) == b"".join(parts)
 
 
 @pytest.mark.parametrize("encoding", COMPRESSORS)
-def test_bound_is_exact(encoding: bytes) -> None:
-    """The limit itself is allowed, a byte more is not."""
+def test_the_limit_is_exact(encoding: bytes) -> None:
+    """A body of the limit is accepted, and one byte more is refused."""
     body = COMPRESSORS[encoding](b"x" * 1000)
     assert len(decode_body(encoding, body, 1000)) == 1000
     with pytest.raises(BodyTooLarge, match='"999B"'):
@@ -40,16 +40,16 @@ def test_bound_is_exact(encoding: bytes) -> None:
 
 
 @pytest.mark.parametrize("encoding", COMPRESSORS)
-def test_bomb_is_noticed_before_it_has_expanded(encoding: bytes) -> None:
-    """A body that would need 200 MB costs no more than the limit and a piece."""
+def test_a_bomb_is_refused_early(encoding: bytes) -> None:
+    """Decompression stops one piece after the limit, even if the body would need 200 MB."""
     body = COMPRESSORS[encoding](bytes(200_000_000))
     with pytest.raises(BodyTooLarge):
         decode_body(encoding, body, 1_000_000)
 
 
 @pytest.mark.parametrize("encoding", COMPRESSORS)
-def test_nothing_is_kept_of_a_refused_body(encoding: bytes) -> None:
-    """The error and its frames hold no decoded bytes."""
+def test_a_refused_body_is_released(encoding: bytes) -> None:
+    """The error and its frames hold no decompressed bytes."""
     body = COMPRESSORS[encoding](random.Random(1).randbytes(1_100_000))
     with pytest.raises(BodyTooLarge) as caught:
         decode_body(encoding, body, 1_000_000)
@@ -66,8 +66,8 @@ def test_nothing_is_kept_of_a_refused_body(encoding: bytes) -> None:
 
 
 @given(encoding=ENCODINGS, data=st.data())
-def test_truncated_body_is_refused(encoding: bytes, data: st.DataObject) -> None:
-    """A part of a body is never accepted as the whole."""
+def test_a_truncated_body_is_refused(encoding: bytes, data: st.DataObject) -> None:
+    """A part of a body is never accepted as the whole body."""
     body = COMPRESSORS[encoding](data.draw(st.binary(max_size=300)))
     cut = data.draw(st.integers(0, len(body) - 1))
     with pytest.raises(UserError) as caught:
@@ -76,8 +76,8 @@ def test_truncated_body_is_refused(encoding: bytes, data: st.DataObject) -> None
 
 
 @given(encoding=ENCODINGS, body=st.binary(max_size=300))
-def test_garbage_is_refused(encoding: bytes, body: bytes) -> None:
-    """Invalid data is a client's mistake and never a crash."""
+def test_invalid_data_is_refused(encoding: bytes, body: bytes) -> None:
+    """Invalid data is the client's error and never a crash."""
     try:
         decode_body(encoding, body, 1000)
     except UserError as error:
@@ -85,7 +85,7 @@ def test_garbage_is_refused(encoding: bytes, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("encoding", COMPRESSORS)
-def test_members_are_counted(encoding: bytes) -> None:
+def test_the_limit_of_members(encoding: bytes) -> None:
     """The limit itself is allowed."""
     member = COMPRESSORS[encoding](b"")
     assert decode_body(encoding, member * MAX_MEMBERS, 10) == b""
@@ -97,15 +97,15 @@ def test_members_are_counted(encoding: bytes) -> None:
 @given(
     parts=st.lists(st.binary(max_size=100), min_size=1, max_size=3), zeros=st.integers(0, 70_000)
 )
-def test_zeros_behind_gzip_are_padding(parts: list[bytes], zeros: int) -> None:
-    """Any number of zeros; other data after a member is the next member, or damage."""
+def test_zeros_after_gzip_are_padding(parts: list[bytes], zeros: int) -> None:
+    """Any number of zeros is ignored; other data after a member must be a valid member."""
     body = b"".join(map(gzip.compress, parts)) + bytes(zeros)
     assert decode_body(b"gzip", body, 1000) == b"".join(parts)
     with pytest.raises(UserError, match=r"damaged|truncated"):
         decode_body(b"gzip", body + b"x", 1000)
 
 
-def test_nobody_waits_for_a_body() -> None:
+def test_cancelling() -> None:
     """The work ends with the next piece."""
     waiting = iter([True, True, False])
     with pytest.raises(Abandoned):
@@ -125,8 +125,8 @@ def test_nobody_waits_for_a_body() -> None:
         (b"x-gzip", [b"x-gzip"]),
     ],
 )
-def test_list_of_encodings(encoding: bytes, codings: list[bytes]) -> None:
-    """They are decoded from the last to the first; none and identity change nothing."""
+def test_a_list_of_encodings(encoding: bytes, codings: list[bytes]) -> None:
+    """Encodings are applied from the last to the first; none and identity change nothing."""
     assert content_codings(encoding) == codings
     body = b"text"
     for name in codings:
@@ -137,15 +137,15 @@ def test_list_of_encodings(encoding: bytes, codings: list[bytes]) -> None:
 @pytest.mark.parametrize(
     "encoding", [b"gzip, br", b"deflate", b"gzip;q=1", b"br,gzip", b"gzip," * 3]
 )
-def test_list_with_an_unknown_encoding(encoding: bytes) -> None:
-    """It is named; so is a list that is too long."""
+def test_a_list_with_an_unknown_encoding(encoding: bytes) -> None:
+    """The error names it; a list that is too long is refused too."""
     with pytest.raises(UserError, match=r"br|deflate|q=1|more than 2") as caught:
         decode_body(encoding, b"", 10)
     assert caught.value.status == 415
 
 
-def test_unknown_encoding_is_refused() -> None:
-    """It could only be stored as rubbish."""
+def test_an_unknown_encoding_is_refused() -> None:
+    """An unknown encoding is refused instead of stored without decoding."""
     with pytest.raises(UserError, match='unsupported content encoding "br"') as caught:
         decode_body(b"br", b"", 10)
     assert caught.value.status == 415

@@ -42,8 +42,8 @@ from stream.record.form import MAX_ARRAY_ITEMS, MAX_FIELDS, MAX_KEY_DEPTH, parse
         ("a=%u00e9&b=%%41", {"a": "%u00e9", "b": "%A"}),
     ],
 )
-def test_keys_with_brackets_make_objects_and_arrays(form: str, expected: dict[str, Any]) -> None:
-    """Keys with brackets make objects and arrays; values are strings."""
+def test_keys_with_brackets(form: str, expected: dict[str, Any]) -> None:
+    """Keys with brackets make objects and arrays, and values are strings."""
     parsed = parse_form(form.encode())
     assert parsed == expected
     assert list(parsed) == list(expected)
@@ -66,7 +66,7 @@ def test_keys_with_brackets_make_objects_and_arrays(form: str, expected: dict[st
     ],
 )
 def test_invalid_forms(form: str, reason: str) -> None:
-    """The reason says what is wrong."""
+    """The error names the fault."""
     with pytest.raises(InvalidForm) as caught:
         parse_form(form.encode())
     assert str(caught.value).startswith(f"invalid form data: {reason}")
@@ -92,8 +92,10 @@ def test_invalid_forms(form: str, reason: str) -> None:
         (b"charset=of+my+guitar&a=%C3%BC", "", "ü"),
     ],
 )
-def test_text_is_in_the_declared_charset(form: bytes, declared: str, expected: str) -> None:
-    """That of the content type, of a field, or UTF-8; an ordinary field changes nothing."""
+def test_charsets(form: bytes, declared: str, expected: str) -> None:
+    """Text has the charset of the content type, of a field, or UTF-8; ordinary fields have no
+    effect.
+    """
     assert parse_form(form, declared)["a"] == expected
 
 
@@ -107,23 +109,23 @@ def test_text_is_in_the_declared_charset(form: bytes, declared: str, expected: s
         (b"a=1", "x" * 1000),
     ],
 )
-def test_unknown_charset_is_named(form: bytes, declared: str) -> None:
-    """Text that would be guessed isn't stored."""
+def test_an_unknown_charset_is_refused(form: bytes, declared: str) -> None:
+    """The error names the charset."""
     with pytest.raises(UnsupportedCharset, match=declared or "klingon") as caught:
         parse_form(form, declared)
     assert caught.value.status == 415
 
 
 @given(st.sampled_from(["windows-1252", "windows-1251", "koi8-r", "iso-8859-15"]), st.binary())
-def test_no_byte_of_a_single_byte_charset_is_lost(label: str, value: bytes) -> None:
-    """Each of them is one character, escaped or not."""
+def test_every_byte_of_a_single_byte_charset(label: str, value: bytes) -> None:
+    """Each byte is one character, escaped or not."""
     escaped = b"".join(b"%%%02x" % byte for byte in value)
     assert len(parse_form(b"a=" + escaped, label)["a"]) == len(value)
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
-def test_what_browsers_send_comes_out(fields: list[tuple[str, str]]) -> None:
-    """This holds for any names without brackets, and any values."""
+def test_forms_of_browsers(fields: list[tuple[str, str]]) -> None:
+    """Any names without brackets and any values are parsed to the same text."""
     fields = [
         (
             name.replace("[", "(").encode("utf-8", "ignore").decode(),
@@ -136,8 +138,8 @@ def test_what_browsers_send_comes_out(fields: list[tuple[str, str]]) -> None:
 
 
 @given(st.lists(st.binary(max_size=8).filter(lambda part: not {*b"&[%"} & {*part}), max_size=5))
-def test_other_readers_make_the_same_of_it(parts: list[bytes]) -> None:
-    """Python's own reader of queries follows the same standard in what it covers."""
+def test_other_parsers_agree(parts: list[bytes]) -> None:
+    """Python's own parser of queries returns the same for the common part of the standard."""
     body = b"&".join(part.replace(b"charset", b"") for part in parts)
     theirs = parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
     assert parse_form(body) == {
@@ -148,8 +150,8 @@ def test_other_readers_make_the_same_of_it(parts: list[bytes]) -> None:
     }
 
 
-def test_fields_are_counted_before_they_are_made() -> None:
-    """The limit itself is allowed, empty fields count."""
+def test_fields_are_counted_before_they_are_parsed() -> None:
+    """The limit itself is allowed, and empty fields count."""
     assert len(parse_form(b"&".join(b"k%d=" % i for i in range(MAX_FIELDS)))) == MAX_FIELDS
     for form in (b"&" * MAX_FIELDS, b"&".join([b"a=1"] * (MAX_FIELDS + 1))):
         with pytest.raises(InvalidForm, match=f"more than {MAX_FIELDS} fields") as caught:
@@ -160,8 +162,8 @@ def test_fields_are_counted_before_they_are_made() -> None:
     assert caught.value.status == 413
 
 
-def test_last_allowed_index() -> None:
-    """The cap is exact."""
+def test_the_largest_index() -> None:
+    """The limit is exact."""
     assert len(parse_form(b"a[%d]=x" % (MAX_ARRAY_ITEMS - 1))["a"]) == MAX_ARRAY_ITEMS
 
 
@@ -180,7 +182,7 @@ def test_any_input_is_parsed_or_refused(parts: list[str] | list[bytes]) -> None:
     st.integers(4, 12),
 )
 def test_long_fields_are_unescaped_in_pieces(parts: list[str], size: int) -> None:
-    """No piece ends within an escape: the text is the same as that of a field in one piece."""
+    """No piece ends within an escape, so the text is that of a field in one piece."""
     body = b"name=" + "".join(parts).encode()
     whole = parse_form(body)
     with pytest.MonkeyPatch.context() as patch:

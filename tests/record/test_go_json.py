@@ -29,12 +29,12 @@ from stream.record import go_json
         ({"b": True, "a": "\u2028"}, '{"b":true,"a":"\\u2028"}'),
     ],
 )
-def test_doubles_have_the_shortest_form_and_html_is_escaped(value: Any, printed: str) -> None:
-    """Doubles have the shortest form, keys their order, and HTML is escaped."""
+def test_the_form_of_values(value: Any, printed: str) -> None:
+    """Doubles have the shortest form, keys keep their order, and HTML is escaped."""
     assert go_json.dumps(value) == printed
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_doubles_read_back(number: float) -> None:
+def test_doubles_are_parsed_exactly(number: float) -> None:
     """No digit is lost."""
     assert float(json.loads(go_json.dumps(number))) == number

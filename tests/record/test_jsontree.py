@@ -1,4 +1,4 @@
-"""Values of JSON bodies as they are spelled in the source."""
+"""Values of JSON bodies as spelled in the source."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ BODY = '{"o":{"id":10.50,"i":[{"s":"A<1>"},{"s":"y\\n"}]},"big":1234567890123456
         ("", False, BODY),
     ],
 )
-def test_values_come_out_as_they_went_in(path: str, raw_string: bool, expected: str | None) -> None:
-    """Numbers, strings and containers come out as they went in."""
+def test_values_keep_their_spelling(path: str, raw_string: bool, expected: str | None) -> None:
+    """Numbers, strings and containers are returned as in the source."""
     assert _find(BODY, path, raw_string) == expected
 
 
@@ -87,8 +87,8 @@ def test_values_come_out_as_they_went_in(path: str, raw_string: bool, expected: 
         ('{"s":"\\/\\u00e9"}', "s", '"\\/\\u00e9"'),
     ],
 )
-def test_details_of_spelling(source: str, path: str, expected: str | None) -> None:
-    """The first of repeated keys counts, blanks vanish, everything else stays."""
+def test_details_of_the_spelling(source: str, path: str, expected: str | None) -> None:
+    """The first of repeated keys counts, blanks are removed, and everything else is kept."""
     assert _find(source, path) == expected
 
 
@@ -112,14 +112,14 @@ def test_invalid_documents(source: bytes) -> None:
     ],
 )
 def test_lenient_json_is_refused(source: bytes, place: str) -> None:
-    """Other readers take it for a value; here the answer says where it is."""
+    """Other parsers accept it as a value; here the error has its position."""
     with pytest.raises(InvalidJson) as caught:
         parse_json(source)
     assert place in caught.value.reason
 
 
-def test_half_an_emoji_does_not_cost_the_document() -> None:
-    """A lone surrogate is accepted, and becomes U+FFFD when it has to be decoded."""
+def test_a_lone_surrogate() -> None:
+    """A lone surrogate is accepted, and becomes U+FFFD when it is decoded."""
     source = '{"a":"x\\ud83d","b":1}'
     assert _find(source, "b") == "1"
     assert _find(source, "a") == '"x\\ud83d"'
@@ -133,7 +133,7 @@ def test_half_an_emoji_does_not_cost_the_document() -> None:
     "number", ["1e400", "-1E+400", "1" * 400, "-" + "9" * 5000, "1" * 309, "2.5e308", "0.1e999999"]
 )
 def test_a_number_beyond_doubles_is_copied(number: str) -> None:
-    """It may be anywhere; other values are read as usual."""
+    """The number may be anywhere, and other values are parsed as usual."""
     source = f'{{"a":{number},"b":[{number},1.0],"c":"x","d":18446744073709551616}}'
     assert _find(source, "a") == number
     assert _find(source, "b[0]") == number
@@ -146,8 +146,8 @@ def test_a_number_beyond_doubles_is_copied(number: str) -> None:
 
 
 @pytest.mark.parametrize("key", ['"k\\ud83d"', '"k\\udc00"', '"k\\uDBFF"'])
-def test_half_an_emoji_in_a_key(key: str) -> None:
-    """A path finds it as U+FFFD; pairs and escaped backslashes are what they are."""
+def test_a_lone_surrogate_in_a_key(key: str) -> None:
+    """A path finds it as U+FFFD; pairs and escaped backslashes keep their meaning."""
     source = f'{{{key}:{{{key}:1}},"x":"\\ud83d\\ude00 \\\\ud83d"}}'
     assert _find(source, "k�.k�") == "1"
     assert parse_json(source.encode()) == {"k�": {"k�": 1}, "x": "😀 \\ud83d"}
@@ -156,7 +156,7 @@ def test_half_an_emoji_in_a_key(key: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-32"])
 def test_wide_encodings_are_named(encoding: str) -> None:
-    """The message says what is wrong rather than where."""
+    """The message names the encoding instead of a position."""
     with pytest.raises(InvalidJson, match="please send UTF-8"):
         parse_json('{"a":1}'.encode(encoding))
 
@@ -210,8 +210,8 @@ def _typed(value: Any) -> Any:
     | st.binary(max_size=20)
 )
 @settings(max_examples=examples(200))
-def test_the_readers_agree(source: bytes) -> None:
-    """They agree on validity, values, types of numbers, repeated keys and surrogates."""
+def test_the_parsers_agree(source: bytes) -> None:
+    """The parsers agree on validity, values, types of numbers, repeated keys and surrogates."""
     ours, theirs = _read(parse_json, source), _read(_second_reader, source)
     assert _typed(ours) == _typed(theirs)
     fast = _read(orjson.loads, source)
@@ -219,8 +219,8 @@ def test_the_readers_agree(source: bytes) -> None:
         assert _typed(fast) == _typed(ours)
 
 
-def test_values_are_counted_before_they_are_made() -> None:
-    """The limit is exact to a few values; signs in strings don't count."""
+def test_values_are_counted_before_they_are_parsed() -> None:
+    """The limit is exact to a few values, and signs in strings don't count."""
     parse_json(b"[" + b"1," * (MAX_VALUES - 2) + b"1]")
     parse_json(b'["' + b"[,{" * MAX_VALUES + b'"]')
     for source in (b"[" + b"1," * MAX_VALUES + b"1]", b"[" * 3 * MAX_VALUES, b'[],"' * MAX_VALUES):
@@ -234,7 +234,7 @@ def test_values_are_counted_before_they_are_made() -> None:
 
 @given(st.lists(_fragments, max_size=15).map("".join))
 def test_items_of_arrays(text: str) -> None:
-    """They are those of the parser; invalid JSON is reported as broken."""
+    """The items are those of the parser, and invalid JSON is reported as invalid."""
     source = f"[{text}]".encode()
     expected = _read(parse_json, source)
     try:
@@ -246,8 +246,10 @@ def test_items_of_arrays(text: str) -> None:
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-def test_nesting_limit_is_exact(opening: str) -> None:
-    """Exactly the limit passes; one more doesn't; brackets in strings don't count."""
+def test_the_limit_of_nesting(opening: str) -> None:
+    """The exact limit is accepted and one level more is refused; brackets in strings don't
+    count.
+    """
     closing = "]" if opening == "[" else "}"
 
     def nested(depth: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Pieces of a zstd body: each expands to little, and together they are the body."""
+"""Pieces of a zstd body: each expands to a bounded size, and together they are the body."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAST_BLOCK = b"\1\0\0"
 
 
 def _blocks(parts: list[bytes], *, checksum: bool, dictionary_size: bool) -> bytes:
-    """Return a frame with a block, at least, for each of *parts*."""
+    """Return a frame with at least one block for each of *parts*."""
     compressor = zstandard.ZstdCompressor(
         write_checksum=checksum, write_content_size=dictionary_size
     ).compressobj(sum(map(len, parts)) if dictionary_size else -1)
@@ -45,8 +45,8 @@ def _outputs(body: bytes) -> list[bytes]:
     checksum=st.booleans(),
     size=st.booleans(),
 )
-def test_no_piece_expands_to_more(parts: list[bytes], checksum: bool, size: bool) -> None:
-    """For any content of the blocks; the last piece ends with the frame."""
+def test_the_size_of_pieces(parts: list[bytes], checksum: bool, size: bool) -> None:
+    """No piece expands to more than the limit, and the last piece ends with the frame."""
     body = _blocks(parts, checksum=checksum, dictionary_size=size)
     outputs = _outputs(body)
     assert b"".join(outputs) == b"".join(parts)
@@ -55,20 +55,20 @@ def test_no_piece_expands_to_more(parts: list[bytes], checksum: bool, size: bool
     assert decode_body(b"zstd", body * 2, LIMIT) == b"".join(parts) * 2
 
 
-def test_a_bomb_is_cut_where_it_would_burst() -> None:
-    """At every second of its blocks, which have four bytes."""
+def test_a_bomb_is_split() -> None:
+    """The body is split at every second of its blocks of four bytes."""
     outputs = _outputs(zstandard.compress(bytes(LIMIT)))
     assert set(map(len, outputs)) == {MAX_OUTPUT_BYTES}
 
 
-def test_data_that_does_not_expand_is_cut_rarely() -> None:
-    """Each piece costs some microseconds."""
+def test_incompressible_data_is_split_rarely() -> None:
+    """Data that doesn't expand has few pieces, since each of them costs some microseconds."""
     body = zstandard.compress(random.Random(1).randbytes(1_000_000))
     assert len(_pieces(body)) <= 10
 
 
 def test_empty_blocks_are_one_piece() -> None:
-    """Regardless of their number."""
+    """Any number of empty blocks is one piece."""
     start = _blocks([], checksum=False, dictionary_size=False)[: -len(LAST_BLOCK)]
     body = start + 100_000 * EMPTY_BLOCK + LAST_BLOCK
     assert _pieces(body) == [body]
@@ -76,7 +76,7 @@ def test_empty_blocks_are_one_piece() -> None:
 
 
 def test_frames_without_data_are_skipped() -> None:
-    """Wherever they are."""
+    """Frames without data are skipped at any position."""
     skipped = b"\x55\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"???"
     body = skipped + zstandard.compress(b"data") + skipped
     assert decode_body(b"zstd", body, 4) == b"data"

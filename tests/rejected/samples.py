@@ -1,4 +1,4 @@
-"""Records that a sink can't take, as tests need them."""
+"""Rejected records for tests."""
 
 from __future__ import annotations
 

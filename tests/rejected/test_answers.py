@@ -38,8 +38,8 @@ def ids(answered: Any) -> list[str]:
     return [record["id"] for record in answered["records"]]
 
 
-def test_the_newest_come_first(files: RejectedFiles) -> None:
-    """As many as requested; reasons and total include all records."""
+def test_the_newest_records_come_first(files: RejectedFiles) -> None:
+    """At most the requested number is returned; reasons and total include all records."""
     answered = ask(files, "list", limit=2)
     assert ids(answered) == ["3", "2"]
     assert answered["total"] == 4
@@ -53,7 +53,9 @@ def test_the_newest_come_first(files: RejectedFiles) -> None:
 
 
 def test_a_selection(files: RejectedFiles) -> None:
-    """By reason, time and ids; reasons include all records of the time range."""
+    """Records are selected by reason, time and ids; reasons include all records of the
+    time range.
+    """
     second = int(NOW * 1000) + 1000
     answered = ask(files, "list", limit=9, reason="stream.in.badRequest", since=second)
     assert ids(answered) == ["3", "2"]
@@ -67,8 +69,8 @@ def test_a_selection(files: RejectedFiles) -> None:
     assert Selection.read(chosen.plain()) == chosen
 
 
-def test_a_column_is_selected_of_a_reason_with_several(files: RejectedFiles) -> None:
-    """It is listed, counted and erased by itself."""
+def test_columns_of_a_reason(files: RejectedFiles) -> None:
+    """Records of one column are listed, counted and erased separately."""
     of_q = UserError("no q", name="badRequest")
     of_q.column = "q"
     files.append(KEY, LIMITS, [line("4", b"4", NOW + 4, of_q)], NOW)
@@ -81,8 +83,8 @@ def test_a_column_is_selected_of_a_reason_with_several(files: RejectedFiles) -> 
     assert ask(files, "list", limit=9)["total"] == 4
 
 
-def test_a_list_is_the_same_whether_segments_are_read_or_known(tmp_path: Path) -> None:
-    """Also after records were erased; an unchanged segment isn't read again."""
+def test_a_list_does_not_depend_on_the_cache(tmp_path: Path) -> None:
+    """An unchanged segment isn't read again, and erased records disappear from the list."""
     files = RejectedFiles(tmp_path, "node-1")
     files.prepare()
     for number in range(60):
@@ -117,15 +119,15 @@ def test_a_list_is_the_same_whether_segments_are_read_or_known(tmp_path: Path) -
         assert ask(files, "list", limit=1)["total"] == total - erased
 
 
-def test_what_is_too_old_is_not_there(files: RejectedFiles) -> None:
+def test_expired_records_are_hidden(files: RejectedFiles) -> None:
     """Expired records are hidden even if their segment still exists."""
     assert ids(ask(files, "list", now=NOW + 3602, limit=9)) == ["3", "2"]
 
 
-def test_whole_records_come_some_at_a_time(
+def test_whole_records_are_sent_in_parts(
     files: RejectedFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Limited by number and by bytes; a larger record is sent alone."""
+    """A part is limited by number and by bytes; a larger record is sent alone."""
     found: list[str] = []
     after, rounds = "", 0
     monkeypatch.setattr(answers, "MAX_FETCHED_BYTES", 10)
@@ -143,24 +145,24 @@ def test_whole_records_come_some_at_a_time(
     assert bool(ask(files, "fetch", limit=3)["after"]) and not ask(files, "fetch", limit=4)["after"]
 
 
-def test_one_record_and_its_end(files: RejectedFiles) -> None:
-    """It is shown until it is erased."""
+def test_a_single_record(files: RejectedFiles) -> None:
+    """A record is shown until it is erased."""
     assert ask(files, "get", id="1")["record"]["body"] == "1"
     assert ask(files, "erase", ids=["1"]) == {"erased": 1}
     assert ask(files, "get", id="1")["record"] is None
     assert ask(files, "erase") == {"erased": 3}
 
 
-def test_a_node_that_keeps_none_says_so() -> None:
-    """With the same members."""
+def test_a_node_that_keeps_no_records() -> None:
+    """The answer has the same members."""
     assert ask(None, "list", limit=1) == {"records": [], "reasons": [], "total": 0}
     assert ask(None, "get", id="1") == {"record": None}
     assert ask(None, "fetch", limit=1) == {"frames": [], "after": ""}
     assert ask(None, "erase") == {"erased": 0}
 
 
-def test_what_is_no_question_is_refused(files: RejectedFiles) -> None:
-    """A misspelled request erases nothing."""
+def test_invalid_requests(files: RejectedFiles) -> None:
+    """An invalid request erases nothing."""
     with pytest.raises(ValueError, match="unknown kind"):
         ask(files, "drop")
     assert ask(files, "list", limit=9)["total"] == 4

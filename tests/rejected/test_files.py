@@ -1,4 +1,4 @@
-"""Segments on the disk: room, erasing, crashes, and directories of nodes that are gone."""
+"""Segments on disk: limits, erasing, crashes, and directories of dead nodes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def segments(tmp_path: Path) -> list[Path]:
 
 
 def test_files_are_private(files: RejectedFiles, tmp_path: Path) -> None:
-    """Producers' records are readable only by the owner."""
+    """Only the owner can read the records of producers."""
     previous_umask = os.umask(0o022)
     try:
         put(files, "1")
@@ -47,8 +47,8 @@ def test_files_are_private(files: RejectedFiles, tmp_path: Path) -> None:
         assert directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_names_stay_below_the_directory(tmp_path: Path) -> None:
-    """For any names of nodes and sources."""
+def test_names_stay_inside_the_directory(tmp_path: Path) -> None:
+    """Any names of nodes and sources result in paths inside the directory."""
     files = RejectedFiles(tmp_path / "rejected", "../up/..")
     files.prepare()
     strange = SinkKey(1, 2, "..", "a/b")
@@ -58,8 +58,10 @@ def test_names_stay_below_the_directory(tmp_path: Path) -> None:
     assert [stored.outline.id for stored in files.oldest_first(strange)] == ["1"]
 
 
-def test_the_oldest_make_room(files: RejectedFiles, tmp_path: Path) -> None:
-    """The newest are kept, within the bytes that the sink has, and the others counted."""
+def test_the_oldest_records_are_dropped(files: RejectedFiles, tmp_path: Path) -> None:
+    """The newest records are kept within the bytes of the sink, and the dropped ones are
+    counted.
+    """
     dropped = sum(put(files, f"{number:03d}", body=b"x" * 2000) for number in range(100))
     ids = kept(files)
     assert sum(path.stat().st_size for path in segments(tmp_path)) <= LIMITS.max_size
@@ -68,15 +70,15 @@ def test_the_oldest_make_room(files: RejectedFiles, tmp_path: Path) -> None:
     assert 15 < len(ids) < 40
 
 
-def test_a_record_larger_than_half_of_the_room_is_left_out(files: RejectedFiles) -> None:
-    """The others are kept."""
+def test_a_record_larger_than_half_of_the_limit_is_dropped(files: RejectedFiles) -> None:
+    """The other records are kept."""
     frames = [line("1"), line("2", b"x" * 40_000), line("3", b"x" * 30_000)]
     appended = files.append(KEY, LIMITS, frames, NOW)
     assert (appended.kept, appended.left_out) == (2, 1)
     assert kept(files) == ["1", "3"]
 
 
-def test_half_a_line_stays_alone(files: RejectedFiles, tmp_path: Path) -> None:
+def test_an_incomplete_line(files: RejectedFiles, tmp_path: Path) -> None:
     """An incomplete line after a crash doesn't damage the next one."""
     put(files, "1")
     with segments(tmp_path)[0].open("ab") as file:
@@ -85,7 +87,7 @@ def test_half_a_line_stays_alone(files: RejectedFiles, tmp_path: Path) -> None:
     assert kept(files) == ["1", "3"]
 
 
-def test_a_full_disk_leaves_no_half_line(
+def test_a_full_disk_leaves_no_incomplete_line(
     files: RejectedFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The written part of a failed piece is truncated, and the failure is reported."""
@@ -109,8 +111,8 @@ def test_a_full_disk_leaves_no_half_line(
     assert segments(tmp_path)[0].read_bytes() == line("1", b"{}") + line("3", b"{}")
 
 
-def test_an_erased_record_is_gone_from_the_disk(files: RejectedFiles, tmp_path: Path) -> None:
-    """Its place is overwritten; the last one takes its segment with it."""
+def test_an_erased_record_is_not_on_the_disk(files: RejectedFiles, tmp_path: Path) -> None:
+    """Its bytes are overwritten, and the segment is deleted with its last record."""
     put(files, "1", "2", body=b"secret")
     assert files.erase(KEY, lambda outline: outline.id == "1") == 1
     assert kept(files) == ["2"]
@@ -122,8 +124,8 @@ def test_an_erased_record_is_gone_from_the_disk(files: RejectedFiles, tmp_path: 
     assert kept(files) == ["3"]
 
 
-def test_a_crash_while_erasing_leaves_the_others(files: RejectedFiles, tmp_path: Path) -> None:
-    """A line that is half overwritten counts as erased."""
+def test_a_crash_while_erasing(files: RejectedFiles, tmp_path: Path) -> None:
+    """A line that is partly overwritten counts as erased, and the others remain."""
     put(files, "1", "2", "3")
     path = segments(tmp_path)[0]
     with path.open("r+b") as file:
@@ -132,7 +134,7 @@ def test_a_crash_while_erasing_leaves_the_others(files: RejectedFiles, tmp_path:
     assert kept(files) == ["1", "3"]
 
 
-def test_places_stay_where_they_are(files: RejectedFiles) -> None:
+def test_positions_are_stable(files: RejectedFiles) -> None:
     """A reader continues correctly even if records were erased or added meanwhile."""
     for number in range(30):
         put(files, f"{number:02d}", body=b"x" * 1000, now=NOW + number)
@@ -145,7 +147,7 @@ def test_places_stay_where_they_are(files: RejectedFiles) -> None:
 
 
 def test_removal_by_age(files: RejectedFiles, tmp_path: Path) -> None:
-    """Segments go when their last record is too old, also files of earlier versions."""
+    """Segments are deleted when their last record is too old, also files of earlier releases."""
     put(files, "1")
     former = tmp_path / "rejected/node-1/123/456/my-source/my-sink.previous.ndjson"
     former.write_bytes(b"{}")
@@ -165,8 +167,8 @@ def test_removal_by_age(files: RejectedFiles, tmp_path: Path) -> None:
     assert kept(files) == ["2"]
 
 
-def test_a_restart_goes_on_in_the_last_segment(files: RejectedFiles, tmp_path: Path) -> None:
-    """Many restarts leave no crowd of small ones."""
+def test_a_restart_continues_the_last_segment(files: RejectedFiles, tmp_path: Path) -> None:
+    """Many restarts don't result in many small segments."""
     put(files, "1")
     files.close()
     again = RejectedFiles(tmp_path / "rejected", "node-1")
@@ -176,8 +178,8 @@ def test_a_restart_goes_on_in_the_last_segment(files: RejectedFiles, tmp_path: P
     assert len(segments(tmp_path)) == 1
 
 
-def test_records_of_a_node_that_is_gone_are_taken_over(tmp_path: Path) -> None:
-    """Records of a running node are not moved."""
+def test_records_of_a_dead_node_are_taken_over(tmp_path: Path) -> None:
+    """Records of a dead node are moved, and those of a running node aren't."""
     root = tmp_path / "rejected"
     running, gone = RejectedFiles(root, "running"), RejectedFiles(root, "gone")
     for number, each in enumerate((running, gone)):
@@ -189,8 +191,8 @@ def test_records_of_a_node_that_is_gone_are_taken_over(tmp_path: Path) -> None:
     assert (kept(new), kept(running), kept(gone)) == (["1"], ["0"], [])
 
 
-def test_two_processes_of_one_node_do_not_write_to_one_segment(tmp_path: Path) -> None:
-    """The one that was replaced may still write what it has noted."""
+def test_two_processes_of_one_node_use_different_segments(tmp_path: Path) -> None:
+    """The replaced process may still write its pending records."""
     root = tmp_path / "rejected"
     former, present = RejectedFiles(root, "node-1"), RejectedFiles(root, "node-1")
     former.prepare()

@@ -1,4 +1,4 @@
-"""Rejected records of a node: noted, written and counted once a second, within bounds."""
+"""Rejected records of a node: queued, written and counted once a second, within limits."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def world(tmp_path: Path) -> Iterator[_World]:
     assert world.clock.getDelayedCalls() == []
 
 
-def test_written_each_second_and_at_the_end(world: _World) -> None:
-    """No noted record is lost at a stop, and the next start continues."""
+def test_records_are_written_each_second_and_at_the_end(world: _World) -> None:
+    """No queued record is lost at a stop, and the next start continues."""
     service = world.service()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     assert world.bodies() == []
@@ -129,7 +129,9 @@ def test_written_each_second_and_at_the_end(world: _World) -> None:
 
 
 def test_records_and_the_last_error_are_counted(world: _World) -> None:
-    """Also for a sink that keeps none, and exactly once after an outage of etcd."""
+    """They are counted also for a sink that keeps none, and exactly once after an outage
+    of etcd.
+    """
     service = world.service()
     other = attrs.evolve(KEY, sink_id="other")
     for body in (b"1", b"2"):
@@ -156,8 +158,10 @@ def test_records_and_the_last_error_are_counted(world: _World) -> None:
     world.run(service.stopService)
 
 
-def test_the_last_error_shows_no_record(world: _World) -> None:
-    """It is among statistics, which more people may see; the kept record has the whole message."""
+def test_the_last_error_contains_no_record(world: _World) -> None:
+    """The error is part of the statistics, which more users may see; the kept record has the whole
+    message.
+    """
     service = world.service()
     misfit = ValueMisfit(b"secret", "an integer")
     nested = NestedError('cannot convert column "c" to CSV value', [misfit])
@@ -171,7 +175,7 @@ def test_the_last_error_shows_no_record(world: _World) -> None:
 
 
 def test_a_deleted_sink_is_no_longer_counted(world: _World) -> None:
-    """Its records stay, as it may be undeleted."""
+    """Its records are kept, since it can be undeleted."""
     service = world.service()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     world.clock.advance(1)
@@ -182,8 +186,10 @@ def test_a_deleted_sink_is_no_longer_counted(world: _World) -> None:
     world.run(service.stopService)
 
 
-def test_too_many_are_dropped_and_counted(world: _World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting records are limited by number and by bytes; each write frees space."""
+def test_excess_records_are_dropped_and_counted(
+    world: _World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queued records are limited by number and by bytes, and each write frees space."""
     monkeypatch.setattr(keeper, "MAX_WAITING_RECORDS", 3)
     monkeypatch.setattr(keeper, "MAX_WAITING_BYTES", 10)
     service = world.service()
@@ -200,7 +206,7 @@ def test_too_many_are_dropped_and_counted(world: _World, monkeypatch: pytest.Mon
 def test_a_flood_of_one_sink_leaves_room_for_others(
     world: _World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A flood by one producer doesn't displace another one's records."""
+    """A flood by one producer doesn't displace the records of another one."""
     monkeypatch.setattr(keeper, "MAX_WAITING_RECORDS_OF_SINK", 2)
     service = world.service()
     other = attrs.evolve(KEY, sink_id="other")
@@ -212,8 +218,8 @@ def test_a_flood_of_one_sink_leaves_room_for_others(
     assert world.counts[KEY].dropped == 8
 
 
-def test_a_slow_disk_does_not_stop_the_noting(world: _World) -> None:
-    """While a thread writes, records wait for the next one."""
+def test_a_slow_disk_does_not_block_the_queue(world: _World) -> None:
+    """Records that arrive during a write are written by the next one."""
     service = world.service()
     world.pool.held = []
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
@@ -228,8 +234,8 @@ def test_a_slow_disk_does_not_stop_the_noting(world: _World) -> None:
     world.run(service.stopService)
 
 
-def test_a_disk_that_fails_drops_and_goes_on(world: _World) -> None:
-    """The failure is counted, and the next second is tried as usual."""
+def test_a_failing_disk(world: _World) -> None:
+    """Records are dropped, the failure is counted, and the next second is tried as usual."""
     service = world.service()
     in_the_way = world.path / "node-1/123"
     in_the_way.write_bytes(b"")
@@ -243,8 +249,8 @@ def test_a_disk_that_fails_drops_and_goes_on(world: _World) -> None:
     world.run(service.stopService)
 
 
-def test_a_node_without_a_directory_keeps_none(world: _World) -> None:
-    """It counts them."""
+def test_a_node_without_a_directory(world: _World) -> None:
+    """The node counts the records without keeping them."""
     service = world.service(path="")
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     question = {"kind": "list", "sink": str(KEY), "limit": 1}
@@ -253,8 +259,8 @@ def test_a_node_without_a_directory_keeps_none(world: _World) -> None:
     assert (world.counts[KEY].count, world.path.exists()) == (1, False)
 
 
-def test_a_directory_that_can_not_be_made(world: _World) -> None:
-    """The start fails and names path and setting, if the path was set."""
+def test_a_directory_that_can_not_be_created(world: _World) -> None:
+    """The start fails with an error that names path and setting, if the path was set."""
     world.path.write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot use .*rejected.* \(source\.quarantine\.path\)"):
         world.service()
@@ -264,7 +270,7 @@ def test_a_directory_that_can_not_be_made(world: _World) -> None:
     assert world.counts[KEY].count == 1
 
 
-def test_a_question_is_answered_with_what_was_noted_just_now(world: _World) -> None:
+def test_an_answer_includes_queued_records(world: _World) -> None:
     """An answer doesn't wait for the next round."""
     service = world.service()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
@@ -273,8 +279,8 @@ def test_a_question_is_answered_with_what_was_noted_just_now(world: _World) -> N
     world.run(service.stopService)
 
 
-def test_a_question_that_is_given_up_loses_no_record(world: _World) -> None:
-    """A started write is finished, and nothing else is read for it."""
+def test_a_cancelled_request_loses_no_record(world: _World) -> None:
+    """A started write is finished, and nothing else is read for the request."""
     service = world.service()
     other = attrs.evolve(KEY, sink_id="other")
     for sink in (KEY, other):
@@ -293,8 +299,8 @@ def test_a_question_that_is_given_up_loses_no_record(world: _World) -> None:
     assert world.written == [1, 1]
 
 
-def test_a_thread_is_waited_for_though_nobody_waits_for_its_answer(world: _World) -> None:
-    """Callers that disconnect don't occupy the threads of slices."""
+def test_threads_of_cancelled_requests_are_awaited(world: _World) -> None:
+    """Callers that disconnect can't occupy the threads of slices."""
     service = world.service()
     held = world.pool.held = []
     for _ in range(5):
@@ -308,8 +314,8 @@ def test_a_thread_is_waited_for_though_nobody_waits_for_its_answer(world: _World
     world.run(service.stopService)
 
 
-def test_records_of_sinks_are_removed_by_their_own_age(world: _World) -> None:
-    """A sink that is known has its own limit, others that of the service."""
+def test_records_are_removed_by_the_age_of_their_sink(world: _World) -> None:
+    """A known sink has its own limit, and other sinks have that of the service."""
     service = world.service()
     other = attrs.evolve(KEY, sink_id="other")
     service.known(KEY, LIMITS)

@@ -1,4 +1,4 @@
-"""A question and its answer over a connection, and who may ask."""
+"""A request and its answer over a connection, with authentication."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stream.rejected.link import Asking, NodeFactory, NodeUnavailable
 
 
 class _Node:
-    """A source node that answers with the question."""
+    """A source node that answers with the request."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -62,29 +62,29 @@ def problem(asking: Asking) -> str:
     return str(failure.value)
 
 
-def test_a_question_is_answered(node: _Node) -> None:
-    """Once; the connection ends with it."""
+def test_a_request_is_answered(node: _Node) -> None:
+    """One request is answered, and the connection ends."""
     asking, _ = node.ask("secret", {"kind": "list"})
     answers: list[Any] = []
     asking.done.addCallback(answers.append)
     assert answers == [{"echo": {"kind": "list"}}]
 
 
-def test_who_does_not_know_the_secret_gets_no_answer(node: _Node) -> None:
-    """The question isn't read."""
+def test_a_caller_without_the_secret_gets_no_answer(node: _Node) -> None:
+    """The request isn't parsed."""
     asking, _ = node.ask("guess", {"kind": "list"})
     assert problem(asking) == "the connection was closed"
     assert node.questions == []
 
 
-def test_a_failure_of_the_node_is_the_answer(node: _Node) -> None:
-    """The caller gets the failure."""
+def test_a_failure_of_the_node(node: _Node) -> None:
+    """The caller gets the failure as the answer."""
     asking, _ = node.ask("secret", {"kind": "bad"})
     assert problem(asking) == "the disk is gone"
 
 
-def test_an_answer_of_somebody_else_does_not_count(node: _Node) -> None:
-    """Another program may listen at the address of a node that is gone."""
+def test_an_answer_of_another_program_is_refused(node: _Node) -> None:
+    """Another program may listen at the address of a dead node."""
     asking = Asking("secret", {"kind": "list"})
     transport = StringTransport()
     asking.makeConnection(transport)
@@ -95,9 +95,10 @@ def test_an_answer_of_somebody_else_does_not_count(node: _Node) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 31, 33, 100])
-def test_a_challenge_of_another_length_is_not_answered(size: int) -> None:
-    """A longer one could hold a nonce and the beginning of another question: the proof of this
-    question would be that of another one, too."""
+def test_a_challenge_of_another_length_is_refused(size: int) -> None:
+    """A longer challenge could contain a nonce and the beginning of another request, for which the
+    proof would then be valid.
+    """
     asking = Asking("secret", {"kind": "list"})
     transport = StringTransport()
     asking.makeConnection(transport)
@@ -106,7 +107,9 @@ def test_a_challenge_of_another_length_is_not_answered(size: int) -> None:
     assert transport.value() == b""
 
 
-def test_many_messages_of_a_stranger_are_one(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_messages_of_an_unauthenticated_caller(
+    node: _Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They arrive in one packet, and only the first one is logged."""
     told: list[str] = []
     monkeypatch.setattr(node.factory, "tell_of_refused", told.append)
@@ -118,8 +121,8 @@ def test_many_messages_of_a_stranger_are_one(node: _Node, monkeypatch: pytest.Mo
     server.connectionLost()
 
 
-def test_a_message_in_many_parts(node: _Node) -> None:
-    """It is assembled from any parts."""
+def test_a_message_in_many_packets(node: _Node) -> None:
+    """The message is assembled from any parts."""
     asking = Asking("secret", {"kind": "list"})
     server = node.factory.buildProtocol(None)
     here, there = StringTransport(), StringTransport()
@@ -136,8 +139,10 @@ def test_a_message_in_many_parts(node: _Node) -> None:
     server.connectionLost()
 
 
-def test_strangers_do_not_keep_others_out(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest connection without a question goes for a new one."""
+def test_unauthenticated_connections_do_not_block_others(
+    node: _Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new connection closes the oldest one without a request."""
     monkeypatch.setattr(link, "MAX_CONNECTIONS", 2)
     strangers = [(node.factory.buildProtocol(None), StringTransport()) for _ in range(2)]
     for server, transport in strangers:
@@ -151,16 +156,16 @@ def test_strangers_do_not_keep_others_out(node: _Node, monkeypatch: pytest.Monke
         server.connectionLost()
 
 
-def test_an_answer_too_large_is_refused() -> None:
-    """Before any of it is kept."""
+def test_an_answer_that_is_too_large() -> None:
+    """The answer is refused before its bytes are buffered."""
     asking = Asking("secret", {})
     asking.makeConnection(StringTransport())
     asking.dataReceived(struct.pack("!I", link.MAX_ANSWER_BYTES + 1))
     assert "bytes" in problem(asking)
 
 
-def test_who_says_nothing_is_cut_off(node: _Node) -> None:
-    """A connection costs something, so it has a time."""
+def test_an_idle_connection_is_closed(node: _Node) -> None:
+    """An idle connection is closed after a timeout."""
     server = node.factory.buildProtocol(None)
     transport = StringTransport()
     server.makeConnection(transport)
@@ -169,7 +174,7 @@ def test_who_says_nothing_is_cut_off(node: _Node) -> None:
     server.connectionLost()
 
 
-def test_connections_are_bounded(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_are_limited(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """An excess connection is closed at once; a closed one frees its slot and gets no answer."""
     monkeypatch.setattr(link, "MAX_CONNECTIONS", 1)
     first, pump = node.ask("secret", {"kind": "slow"})

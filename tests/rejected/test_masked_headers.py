@@ -1,4 +1,4 @@
-"""Columns that read headers which rejected records have no longer."""
+"""Columns that read headers which are masked in rejected records."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _template(content: str) -> TemplateColumn:
     ],
 )
 def test_columns_that_read_masked_headers(column: Column, expected: set[str]) -> None:
-    """By name, or all of them where the name isn't in the text of the template."""
+    """The headers are known by name, or all are affected if the template computes the name."""
     assert HeaderReads.of([column]).masked(_HEADERS) == {("c", name) for name in expected}
 
 
 def test_notes() -> None:
-    """A sentence for each column."""
+    """There is one sentence for each column."""
     assert notes_of([]) == []
     assert notes_of([("b", "cookie"), ("a", "x"), ("a", "cookie"), ("b", "cookie")]) == [
         'The column "a" reads the headers "cookie", "x", which rejected records keep as "***": '

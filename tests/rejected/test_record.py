@@ -1,4 +1,4 @@
-"""Frames of rejected records: what is kept, what is shown, and what a damaged line is."""
+"""Frames of rejected records: stored and shown content, and damaged lines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.effort import examples
 from tests.rejected.samples import ERROR, HEADERS, NOW, line, record
 
 
-def test_a_record_is_shown_with_all_that_is_known_of_it() -> None:
-    """In the form of the answer, and without credentials."""
+def test_a_record_is_shown_completely() -> None:
+    """A record is shown in the form of the API, without credentials."""
     kept = kept_of(line("id-1"))
     assert kept is not None
     assert kept.view("node-1") == {
@@ -61,7 +61,7 @@ def test_a_record_is_shown_with_all_that_is_known_of_it() -> None:
     ],
 )
 def test_a_kept_record_hides_what_the_tail_hides(name: str, value: str) -> None:
-    """It is one policy, and what it hides isn't on the disk either."""
+    """The policy is the same, and hidden values aren't on the disk either."""
     headers = RecordHeaders(((name.encode(), value.encode()), (b"X-Seen", b"hunter1")))
     given = RecordContext(int(NOW * 1000), "::1", headers, b"{}")
     kept = frame(Noted.of(given, ERROR), "id", shown_headers(headers))
@@ -70,8 +70,8 @@ def test_a_kept_record_hides_what_the_tail_hides(name: str, value: str) -> None:
         assert b"hunter1" in shown
 
 
-def test_a_body_that_is_no_text_is_shown_in_base64() -> None:
-    """And comes back as it was."""
+def test_a_binary_body_is_shown_in_base64() -> None:
+    """The body is decoded to the same bytes."""
     kept = kept_of(line("id", b"\xff\x00", error=RowTooBig("b", 1024)))
     assert kept is not None
     assert kept.record().body == b"\xff\x00"
@@ -84,8 +84,8 @@ def test_a_body_that_is_no_text_is_shown_in_base64() -> None:
     )
 
 
-def test_a_replayed_record_is_what_the_sink_got() -> None:
-    """Its time, address, headers and how its body is read; of headers that are secrets the mask."""
+def test_a_replayed_record_equals_the_original() -> None:
+    """Time, address, headers and the type of the body are the same; secret headers are masked."""
     original = record()
     kept = kept_of(line("id"))
     assert kept is not None
@@ -99,8 +99,8 @@ def test_a_replayed_record_is_what_the_sink_got() -> None:
     assert again.json == {"b": 1}
 
 
-def test_an_element_of_a_batch_is_read_as_json_again() -> None:
-    """Regardless of the request's content type."""
+def test_an_element_of_a_batch_is_parsed_as_json() -> None:
+    """The content type of the request has no effect."""
     lines = RecordHeaders(((b"content-type", b"application/x-ndjson"),))
     element = RecordContext(1, "::1", lines.of_json, b'{"a":1}')
     kept = kept_of(frame(Noted.of(element, ERROR), "id", shown_headers(element.headers)))
@@ -109,8 +109,8 @@ def test_an_element_of_a_batch_is_read_as_json_again() -> None:
     assert kept.record().body_map == {"a": 1}
 
 
-def test_an_otlp_record_has_its_signal_and_its_body() -> None:
-    """Paths of its columns look into what was flattened."""
+def test_an_otlp_record() -> None:
+    """The record has its signal, and paths of its columns refer to the flattened body."""
     headers = RecordHeaders(((b"content-type", b"application/x-protobuf"),))
     given = RecordContext(1, "::1", headers, b'{"a":1}', "logs", {"a": 1})
     kept = kept_of(frame(Noted.of(given, ERROR), "id", shown_headers(headers)))
@@ -121,7 +121,7 @@ def test_an_otlp_record_has_its_signal_and_its_body() -> None:
 
 
 def test_a_long_message_is_shortened() -> None:
-    """It may repeat what the producer sent."""
+    """The message may contain data of the producer."""
     outline = outline_of(line("id", error=UserError("x" * 1_000_000)))
     assert outline is not None
     assert len(outline.message) == MAX_MESSAGE_CHARACTERS + 1
@@ -129,8 +129,8 @@ def test_a_long_message_is_shortened() -> None:
 
 @given(at=st.integers(0, 10_000), by=st.integers(1, 255))
 @settings(max_examples=examples(60), deadline=None)
-def test_a_damaged_line_is_no_record(at: int, by: int) -> None:
-    """Whichever byte of it has changed."""
+def test_a_damaged_line_is_skipped(at: int, by: int) -> None:
+    """A line is damaged whichever byte of it has changed."""
     good = line("id")
     place = at % len(good)
     bad = bytearray(good)
@@ -143,8 +143,8 @@ def test_a_damaged_line_is_no_record(at: int, by: int) -> None:
 
 @given(body=st.binary(max_size=300), text=st.text(max_size=50))
 @settings(max_examples=examples(60), deadline=None)
-def test_any_body_and_header_comes_back(body: bytes, text: str) -> None:
-    """Includes invalid UTF-8, and half surrogate pairs."""
+def test_any_body_and_header(body: bytes, text: str) -> None:
+    """All values are restored, including invalid UTF-8 and lone surrogates."""
     headers = RecordHeaders(((b"X-Text", text.encode("utf-8", "surrogatepass")), *HEADERS))
     given = record(body, headers=headers.raw)
     written = frame(Noted.of(given, UserError(text)), "id", [("X-Text", text)])

@@ -53,7 +53,7 @@ def _table(path: str) -> TableSink:
 class _Nodes(RejectedNodes):
     """Source nodes in this process.
 
-    :ivar away: those that don't answer.
+    :ivar away: the nodes that don't answer.
     """
 
     def __init__(self, client: EtcdClient, path: Path, now: Callable[[], Any]) -> None:
@@ -81,7 +81,7 @@ class _Nodes(RejectedNodes):
 
 @attrs.define(eq=False, kw_only=True)
 class _Replays:
-    """A sink over a target in memory, and its rejected records."""
+    """A sink with a target in memory, and its rejected records."""
 
     world: World
     target: MemoryTarget
@@ -90,7 +90,7 @@ class _Replays:
     number: int = 0
 
     def keep(self, *bodies: bytes, node: str = "one") -> list[str]:
-        """Records that were rejected; their ids."""
+        """Store rejected records, and return their ids."""
         frames, ids = [], []
         for body in bodies:
             self.number += 1
@@ -100,7 +100,9 @@ class _Replays:
         return ids
 
     def keep_values(self, count: int, node: str = "one") -> list[str]:
-        """Records that the mapping takes now, each with another value; the values."""
+        """Store records that the mapping now accepts, with different values, and return
+        the values.
+        """
         values = [f"{node}-{self.number + each}" for each in range(count)]
         self.keep(*(b'{"a":"%b"}' % value.encode() for value in values), node=node)
         return values
@@ -115,19 +117,19 @@ class _Replays:
         for file in await storage.files():
             states = {slice_.state for slice_ in await storage.slices(file.key)}
             if file.state is FileState.CLOSING and states == {SliceState.UPLOADED}:
-                # A coordinator may have counted the records just before the replay was decided.
+                # A coordinator may have counted the records just before the replay was committed.
                 closed = await storage.to_importing(file.key, is_empty=True)
                 await self.target.import_file(closed)
                 await storage.to_imported(file.key)
         return sorted(await self.world.read())
 
     async def kept(self) -> list[str]:
-        """Ids of the records that are shown as kept."""
+        """Return the ids of the records that are shown as kept."""
         found = await self.nodes.newest(SINK_KEY, ALL, 100)
         return sorted(record["id"] for record in found["records"])
 
     async def left_over(self) -> list[str]:
-        """Keys that are there while a replay isn't finished."""
+        """Return the keys that exist only during a replay."""
         client = self.world.storage.client
         return [kv.key for prefix in (REPLAY, STORED) for kv in (await client.range(prefix)).kvs]
 
@@ -160,7 +162,7 @@ async def replays(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[_Replays]:
         await world.create_source()
         await world.create_sink()
         nodes = _Nodes(etcd, tmp_path / "rejected", lambda: storage.now)
-        templates: Any = None  # no column takes the engine
+        templates: Any = None  # no column needs the engine
         yield _Replays(
             world=world,
             target=target,
@@ -181,8 +183,8 @@ async def replays(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[_Replays]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_mapping_takes_now_is_stored(replays: _Replays) -> None:
-    """The rest stays, with the reason; the nodes are asked one after the other."""
+async def test_accepted_records_are_stored(replays: _Replays) -> None:
+    """The other records are kept, with the reason; the nodes are called one after the other."""
     values = [*replays.keep_values(2), *replays.keep_values(1, node="two")]
     (bad,) = replays.keep(b"{}")
     outcome = await replays.replay()
@@ -202,10 +204,8 @@ async def test_what_the_mapping_takes_now_is_stored(replays: _Replays) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_larger_than_a_file_become_several(
-    replays: _Replays, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A mapping may make a row of a megabyte from a small record, and all are in memory."""
+async def test_rows_larger_than_a_file(replays: _Replays, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a megabyte can result from small records, so they are split into several files."""
     monkeypatch.setattr(replay_module, "MAX_FILE_BYTES", 100)
     values = replays.keep_values(100)
     outcome = await replays.replay()
@@ -216,8 +216,8 @@ async def test_rows_larger_than_a_file_become_several(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_selection_is_replayed_alone(replays: _Replays) -> None:
-    """By id; unknown ids change nothing."""
+async def test_a_selection_is_replayed(replays: _Replays) -> None:
+    """Records are selected by id, and unknown ids change nothing."""
     first, second = replays.keep(b'{"a":"1"}', b'{"a":"2"}')
     outcome = await replays.replay(Selection(ids=frozenset({second, "unknown"})))
     assert (outcome.replayed, outcome.stored) == (1, 1)
@@ -225,8 +225,10 @@ async def test_a_selection_is_replayed_alone(replays: _Replays) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_replay_killed_at_every_await_stores_each_record_once(replays: _Replays) -> None:
-    """A repetition finds the decisions of the killed replay; nothing is left over."""
+async def test_a_replay_killed_at_any_await(replays: _Replays) -> None:
+    """A repeated replay finds the decisions of the killed one; each record is stored once, and no
+    key remains.
+    """
     expected: list[str] = []
 
     async def make() -> Callable[[], Coroutine[Any, Any, object]]:
@@ -246,8 +248,10 @@ async def test_a_replay_killed_at_every_await_stores_each_record_once(replays: _
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_replay_paused_at_any_await_stores_no_record_again(replays: _Replays) -> None:
-    """Another replay takes over meanwhile; the first one detects that when it resumes."""
+async def test_a_replay_paused_at_any_await(replays: _Replays) -> None:
+    """Another replay takes over, and the first one detects that when it resumes; no record is
+    stored again.
+    """
     expected: list[str] = []
 
     async def work() -> None:
@@ -269,10 +273,10 @@ async def test_a_replay_paused_at_any_await_stores_no_record_again(replays: _Rep
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_dies_before_it_has_erased_shows_nothing_twice(
+async def test_a_node_that_dies_before_it_has_erased(
     replays: _Replays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stored records count as gone at once, and are erased when the node is back."""
+    """Stored records count as erased at once, and are erased when the node is back."""
     values = replays.keep_values(1)
     upload = replays.target.upload
 
@@ -293,8 +297,8 @@ async def test_a_node_that_dies_before_it_has_erased_shows_nothing_twice(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_is_away_is_named(replays: _Replays) -> None:
-    """The records of the others are replayed."""
+async def test_an_unavailable_node_is_named(replays: _Replays) -> None:
+    """The records of the other nodes are replayed."""
     values = replays.keep_values(1)
     replays.keep_values(1, node="two")
     replays.nodes.away.add("two")
@@ -314,10 +318,10 @@ async def test_a_node_that_is_away_is_named(replays: _Replays) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_mapping_that_changes_meanwhile_is_the_one_that_counts(
+async def test_a_mapping_that_changes_meanwhile(
     replays: _Replays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of the former one are never stored."""
+    """Rows of the former mapping are never stored."""
     replays.keep(b'{"a":"old","b":"new"}')
     prepare = replays.target.prepare
     changes = [_table("b")]
@@ -336,8 +340,8 @@ async def test_a_mapping_that_changes_meanwhile_is_the_one_that_counts(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_disabled_sink_takes_no_replay(replays: _Replays) -> None:
-    """The records stay."""
+async def test_a_disabled_sink(replays: _Replays) -> None:
+    """The replay is refused, and the records are kept."""
     (id,) = replays.keep(b'{"a":"1"}')
     await replays.world.do("disable_sink", SINK_KEY)
     with pytest.raises(UserError, match="the sink is disabled"):
@@ -346,10 +350,10 @@ async def test_a_disabled_sink_takes_no_replay(replays: _Replays) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_records_become_several_files(
+async def test_many_records_are_stored_in_several_files(
     replays: _Replays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a replay that takes too long says that there are more."""
+    """A replay that takes too long reports that there are more records."""
     monkeypatch.setattr(replay_module, "RECORDS_AT_ONCE", 2)
     values = replays.keep_values(5)
     assert (await replays.replay()).stored == 5

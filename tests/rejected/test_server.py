@@ -1,4 +1,4 @@
-"""The API and a source node over a real connection: with and without certificates."""
+"""The API and a source node over a real connection, with and without certificates."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _asked(
     of_api: WriterTlsSettings,
     host: str = "localhost",
 ) -> tuple[bool, str]:
-    """Return whether the node answers, and why not."""
+    """Return whether the node answers, and the reason if it doesn't."""
     server = RejectedServer(reactor, session, "one", "127.0.0.1:0", "localhost", _answer, of_node)
     await server.startService()
     nodes = RejectedNodes(
@@ -65,7 +65,7 @@ async def _asked(
 async def test_a_node_answers(
     etcd: EtcdClient, session: Session, tmp_path: Path, has_tls: bool
 ) -> None:
-    """It is found in etcd as long as it runs."""
+    """The node is found in etcd as long as it runs."""
     authority = Authority(tmp_path)
     of_node = authority.issue("node") if has_tls else PLAIN
     of_api = authority.issue("api") if has_tls else PLAIN
@@ -73,8 +73,8 @@ async def test_a_node_answers(
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_asks_for_a_caller_who_has_gone_stops(etcd: EtcdClient, session: Session) -> None:
-    """Neither unavailable nodes nor further work are reported to a disconnected caller."""
+async def test_a_disconnected_caller(etcd: EtcdClient, session: Session) -> None:
+    """No more nodes are called for a disconnected caller, and no failure is logged."""
     begun: Deferred[None] = Deferred()
 
     async def slow(question: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ async def test_who_asks_for_a_caller_who_has_gone_stops(etcd: EtcdClient, sessio
 async def test_a_certificate_of_another_authority_is_refused(
     etcd: EtcdClient, session: Session, tmp_path: Path
 ) -> None:
-    """The node is named with the reason."""
+    """The error names the node with the reason."""
     of_node = Authority(tmp_path).issue("node")
     of_api = Authority(tmp_path, "another").issue("api")
     answers, problem = await _asked(etcd, session, of_node, of_api)
@@ -108,10 +108,10 @@ async def test_a_certificate_of_another_authority_is_refused(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_listens_on_its_own_machine_is_not_asked_from_another(
+async def test_a_node_on_loopback_is_not_called_from_another_machine(
     etcd: EtcdClient, session: Session
 ) -> None:
-    """Another process may listen at the same address of this machine."""
+    """Another process may listen at the same address on the caller's machine."""
     answers, problem = await _asked(etcd, session, PLAIN, PLAIN, host="api-host")
     assert not answers
     assert "set source.quarantine.listen" in problem

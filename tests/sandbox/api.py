@@ -1,4 +1,4 @@
-"""A client for tests: the calls of the Storage API over real HTTP, and staging files by hand."""
+"""A client of the Storage API over real HTTP, with manually staged files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def sleep(seconds: float) -> None:
 
 @attrs.define
 class Api:
-    """Calls of one token. Each takes a connection of its own, so none outlives a test."""
+    """The API's calls with one token. Each uses a separate connection, so none outlives a test."""
 
     url: str
     token: str = MASTER
@@ -163,6 +163,6 @@ def write_manifest(file: dict[str, Any], urls: Sequence[str]) -> None:
 
 
 def csv_rows(*rows: Sequence[str]) -> bytes:
-    """Rows as a sink writes them: every field quoted."""
+    """Return rows as a sink writes them, with every field quoted."""
     lines = (",".join('"' + field.replace('"', '""') + '"' for field in row) for row in rows)
     return "".join(line + "\n" for line in lines).encode()

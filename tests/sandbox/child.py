@@ -1,4 +1,4 @@
-"""A sandbox in a process of its own that kills itself at a named point of its work.
+"""A sandbox in a separate process that kills itself at a named point of its work.
 
 ``python -m tests.sandbox.child <path> <point>`` prints its URL once it is ready.
 """
@@ -68,7 +68,7 @@ async def run(path: str, point: str) -> None:
     await service.startService()
     POINTS[point]()
     print(service.url, flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A running sandbox for each test that asks for one, and a client with its master token."""
+"""A running sandbox for each test that uses it, and a client with its master token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sandboxes that are killed. Each runs in a process of its own and dies by SIGKILL."""
+"""Sandboxes that are killed. Each runs in a separate process and kills itself with SIGKILL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = 20_000
 
 
 class Child(ProcessProtocol):
-    """A child process: its URL when it is ready, and its end."""
+    """The process of a sandbox: its URL when it is ready, and its end."""
 
     def __init__(self, path: Path, point: str) -> None:
         self.ready: Deferred[str] = Deferred()
@@ -49,7 +49,7 @@ class Child(ProcessProtocol):
         self.ended.callback(None)
 
     async def death(self) -> None:
-        """Fires when it has died by its own hand; fails if it lives on."""
+        """Fires when the process has killed itself; fails if it continues."""
         await self.ended.addTimeout(60, reactor)
 
     async def kill(self) -> None:
@@ -118,7 +118,7 @@ def slices(first: int) -> dict[str, bytes]:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_load_happens_once(tmp_path: Path, point: str) -> None:
-    """Wherever in a load the process dies, after the restart every row is there once."""
+    """After a kill at any point of a load and a restart, the table has each row once."""
     async with restarted(tmp_path) as api:
         await api.bucket()
         await api.table()
@@ -136,7 +136,7 @@ async def test_a_load_happens_once(tmp_path: Path, point: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_loads_killed_at_any_moment(tmp_path: Path) -> None:
-    """Killed again and again after a while of its own choosing, it loses and doubles nothing."""
+    """Random kills lose and duplicate nothing."""
     async with restarted(tmp_path) as api:
         await api.bucket()
         await api.table()
@@ -154,8 +154,8 @@ async def test_loads_killed_at_any_moment(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_that_was_being_made(tmp_path: Path) -> None:
-    """A process that dies while it makes a table makes it after the restart."""
+async def test_a_table_that_is_being_created(tmp_path: Path) -> None:
+    """After a kill during the creation, the restart creates the table."""
     async with running(tmp_path, "before a table is known") as (api, child):
         await api.bucket()
         definition = {"name": "clicks", "columns": [{"name": "id"}, {"name": "body"}]}
@@ -168,8 +168,8 @@ async def test_a_table_that_was_being_made(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_bucket_that_was_being_removed(tmp_path: Path) -> None:
-    """Tables of a bucket that is gone are dropped after the restart, all others stay."""
+async def test_a_bucket_that_is_being_deleted(tmp_path: Path) -> None:
+    """Tables of a deleted bucket are dropped after the restart, and all others are kept."""
     async with restarted(tmp_path) as api:
         await api.bucket()
         await api.table()

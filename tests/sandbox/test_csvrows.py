@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream.sandbox.csvrows import CsvError, row_batches
 
-# Every character that a reader of lines or of CSV could take for something else.
+# Every character that a parser of lines or of CSV could misinterpret.
 _special = st.sampled_from([*',"\n\r\0;\x0b\x0c\x1c\x85\u2028é𝄞', "\r\n", '""', "a"])
 fields = st.lists(_special | st.characters(exclude_categories=["Cs"]), max_size=8).map("".join)
 tables = st.integers(1, 4).flatmap(
@@ -20,7 +20,7 @@ tables = st.integers(1, 4).flatmap(
 
 
 class Trickle(io.RawIOBase):
-    """A stream that gives the bytes of its pieces, never more than one piece at a time."""
+    """A stream that returns its pieces, one at a time."""
 
     def __init__(self, data: bytes, cuts: list[int]) -> None:
         bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
@@ -50,24 +50,22 @@ def rendered(table: list[list[str]], quoting: int, end: str) -> bytes:
     return text.getvalue().encode()
 
 
-# With LF alone as line end, the csv module leaves a lone CR without the quotes it needs.
+# With LF as the line end, the csv module doesn't quote a field with a lone CR.
 dialects = st.sampled_from(
     [(csv.QUOTE_ALL, "\n"), (csv.QUOTE_ALL, "\r\n"), (csv.QUOTE_MINIMAL, "\r\n")]
 )
 
 
 @given(tables, dialects)
-def test_what_a_csv_writer_wrote_is_read_back(
-    table: list[list[str]], dialect: tuple[int, str]
-) -> None:
-    """Rows of any text survive being written as CSV and read again."""
+def test_written_csv_is_parsed(table: list[list[str]], dialect: tuple[int, str]) -> None:
+    """Rows of any text are the same after they are written as CSV and parsed."""
     quoting, end = dialect
     width = len(table[0]) if table else 1
     assert parse(rendered(table, quoting, end), width) == table
 
 
 @given(tables, st.lists(st.integers(0, 10_000), max_size=20))
-def test_chunk_boundaries_do_not_matter(table: list[list[str]], cuts: list[int]) -> None:
+def test_chunk_boundaries_have_no_effect(table: list[list[str]], cuts: list[int]) -> None:
     """The rows don't depend on how the bytes are split, even inside a character."""
     data = rendered(table, csv.QUOTE_ALL, "\n")
     stream = io.BufferedReader(Trickle(data, cuts), buffer_size=1)
@@ -77,7 +75,9 @@ def test_chunk_boundaries_do_not_matter(table: list[list[str]], cuts: list[int])
 
 @given(st.binary(max_size=200), st.integers(1, 3))
 def test_any_bytes_are_rows_or_a_csv_error(data: bytes, width: int) -> None:
-    """Garbage gives rows of the right width or the one error, and agrees with the csv module."""
+    """Invalid data results in rows of the right width or in one error, and agrees with the csv
+    module.
+    """
     text = data.decode("utf-8", "replace")
     lines = [line + "\n" for line in text.split("\n")]
     lines[-1] = lines[-1][:-1]
@@ -109,17 +109,17 @@ def test_batches_are_bounded(table: list[list[str]], max_rows: int, max_chars: i
 
 
 def test_invalid_utf8_becomes_a_replacement_character() -> None:
-    """A damaged value is stored with U+FFFD; its neighbours are untouched."""
+    """A damaged value is stored with U+FFFD, and its neighbours are unchanged."""
     assert parse(b'"a\xff\xe2\x82","b"\n"\xe2\x82\xac","d"\n', 2) == [["a��", "b"], ["€", "d"]]
 
 
 def test_nul_characters_are_kept() -> None:
-    """A NUL is a character like others."""
+    """NUL characters are kept like others."""
     assert parse(b'"a\0b"\n', 1) == [["a\0b"]]
 
 
-def test_fields_beyond_the_readers_default_limit() -> None:
-    """A field of a megabyte is read."""
+def test_fields_beyond_the_default_limit() -> None:
+    """A field of a megabyte is parsed."""
     assert parse(b'"' + b"x" * 1_000_000 + b'"\n', 1) == [["x" * 1_000_000]]
 
 
@@ -133,16 +133,16 @@ def test_fields_beyond_the_readers_default_limit() -> None:
         (b'"a","b"x\n', "row 1 is not valid CSV: ',' expected after '\"'"),
     ],
 )
-def test_faults_name_their_row(data: bytes, message: str) -> None:
-    """An invalid row is reported with its number and the fault."""
+def test_errors_name_the_row(data: bytes, message: str) -> None:
+    """The error of an invalid row has its number and the fault."""
     with pytest.raises(CsvError) as caught:
         parse(data, 2)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("row", [b'"' + b"x" * 98 + b'"\n', b'"' + b"x\n" * 49 + b'"\n'])
-def test_a_row_may_be_as_long_as_the_limit_and_no_longer(row: bytes) -> None:
-    """The limit holds for one long line and for a field of many lines."""
+def test_the_limit_of_a_row(row: bytes) -> None:
+    """The limit applies to one long line and to a field of many lines."""
     assert len(parse(row, 1, max_row_chars=len(row))) == 1
     with pytest.raises(CsvError, match="row 1 is longer than"):
         parse(row, 1, max_row_chars=len(row) - 1)

@@ -42,8 +42,8 @@ ROUTES = {
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest_twisted.ensureDeferred
-async def test_every_route_can_fail_a_number_of_times(api: Api, route: str) -> None:
-    """Two calls answer with the fault, the third one is normal."""
+async def test_every_route_can_fail(api: Api, route: str) -> None:
+    """Two calls get the fault, and the third one a normal answer."""
     method, path = ROUTES[route]
     await api.fault(route, times=2, status=503, code="storage.down", message="Down")
     for _ in range(2):
@@ -54,8 +54,8 @@ async def test_every_route_can_fail_a_number_of_times(api: Api, route: str) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_after_the_effect(api: Api) -> None:
-    """The bucket is made although the answer is an error."""
+async def test_an_error_after_the_change(api: Api) -> None:
+    """The bucket is created although the answer is an error."""
     await api.fault("createBucket", status=500, afterEffect=True)
     body = {"stage": "in", "name": "events"}
     assert (await api.branch("POST", "buckets", body)).status == 500
@@ -65,7 +65,7 @@ async def test_an_error_after_the_effect(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_job_that_fails_once(api: Api) -> None:
-    """The next import ends with an error and loads nothing, the one after that succeeds."""
+    """The next import ends with an error and loads nothing; the one after it succeeds."""
     await api.bucket()
     await api.table()
     await api.fault("job", code="storage.jobError", message="Try again")
@@ -81,7 +81,7 @@ async def test_a_job_that_fails_once(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_delay(api: Api) -> None:
-    """The answer is right, and comes later."""
+    """The answer is the normal one, but later."""
     await api.fault("verifyToken", delay=0.2)
     started = reactor.seconds()
     assert (await api.storage("GET", "tokens/verify")).status == 200
@@ -89,7 +89,7 @@ async def test_a_delay(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_credentials_that_have_expired(api: Api) -> None:
+async def test_expired_credentials(api: Api) -> None:
     """A prepared file can be given expired credentials."""
     await api.fault("prepareFile", expiresIn=-3600)
     file = await api.prepare()
@@ -97,8 +97,10 @@ async def test_credentials_that_have_expired(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_reset_empties_everything(api: Api, service: SandboxService) -> None:
-    """Buckets, tables, files, jobs, events, sink tokens and faults are gone; it works as before."""
+async def test_reset_deletes_everything(api: Api, service: SandboxService) -> None:
+    """Buckets, tables, files, jobs, events, sink tokens and faults are deleted; the sandbox still
+    works.
+    """
     await api.bucket()
     await api.table()
     sink = await api.sink_token()
@@ -107,7 +109,7 @@ async def test_reset_empties_everything(api: Api, service: SandboxService) -> No
     await api.storage("POST", "events", {"component": "a", "message": "b"})
     await api.fault("getBucket", times=5)
     await api.fault("job", delay=300)
-    await api.load(file_id)  # is interrupted
+    await api.load(file_id)  # a load that is interrupted
 
     assert (await api.call("POST", "/_local/reset")).status == 204
 
@@ -148,8 +150,8 @@ async def test_faults_can_be_listed_and_cleared(api: Api) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_websites_cannot_reset(api: Api, headers: dict[str, str]) -> None:
-    """A browser that another website uses against this port is refused."""
+async def test_websites_can_not_reset(api: Api, headers: dict[str, str]) -> None:
+    """A request by a browser on another website is refused."""
     await api.bucket()
     for method, path in (("POST", "/_local/reset"), ("GET", "/"), ("GET", "/_local/faults")):
         assert (await api.call(method, path, headers=headers)).status == 403
@@ -158,7 +160,7 @@ async def test_websites_cannot_reset(api: Api, headers: dict[str, str]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_local_routes_are_for_loopback_only(tmp_path: Path) -> None:
-    """A sandbox that others can reach has no faults and no reset; its pages ask for a password."""
+    """A sandbox that others can reach has no faults and no reset, and its pages need a password."""
     service = make_service(tmp_path, listen="0.0.0.0:0")
     await service.startService()
     try:
@@ -181,8 +183,8 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_faults_are_used_up_in_order() -> None:
-    """The first fault of a route happens first; one for any route doesn't touch jobs."""
+def test_faults_are_used_in_order() -> None:
+    """The first fault of a route happens first; a fault for any route doesn't affect jobs."""
     faults = Faults()
     faults.add(Fault("a", status=500), 2)
     faults.add(Fault("a", status=501), 1)
@@ -192,7 +194,7 @@ def test_faults_are_used_up_in_order() -> None:
     assert [fault and fault.status for fault in found] == [500, 500, 501, 502, None]
 
 
-def test_waiting_faults_are_bounded() -> None:
+def test_pending_faults_are_limited() -> None:
     """One more than the limit is refused."""
     faults = Faults()
     for _ in range(MAX_FAULTS):
@@ -215,7 +217,7 @@ def test_waiting_faults_are_bounded() -> None:
         {"route": "job", "afterEffect": True},
     ],
 )
-def test_faults_that_make_no_sense(members: dict[str, object]) -> None:
-    """A fault without a known route, or with numbers out of range, is refused."""
+def test_invalid_faults(members: dict[str, object]) -> None:
+    """A fault with an unknown route or with numbers out of range is refused."""
     with pytest.raises(UserError):
         parse_fault(Body(members), frozenset({"a"}))

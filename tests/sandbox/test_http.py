@@ -16,7 +16,7 @@ from tests.sandbox.api import BUCKET, TABLE, Api, csv_rows, sleep
 
 
 class Raw(Protocol):
-    """A connection on which a test writes what it likes."""
+    """A connection on which a test can write any bytes."""
 
     transport: Any
 
@@ -40,7 +40,7 @@ async def connect(api: Api) -> Raw:
 
 @pytest_twisted.ensureDeferred
 async def test_the_health_check_needs_no_token(api: Api) -> None:
-    """The health check needs no token."""
+    """The health check works without a token."""
     answer = await Api(api.url, "").call("GET", "/health-check")
     assert (answer.status, answer.json) == (200, {"status": "ok"})
 
@@ -54,8 +54,8 @@ async def test_the_health_check_needs_no_token(api: Api) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_paths_that_are_not_there(api: Api, method: str, path: str, status: int) -> None:
-    """An unknown path or method answers with its status."""
+async def test_unknown_paths(api: Api, method: str, path: str, status: int) -> None:
+    """An unknown path or method is answered with its status."""
     answer = await api.call(method, path)
     assert answer.status == status
     if status != 400:
@@ -63,8 +63,8 @@ async def test_paths_that_are_not_there(api: Api, method: str, path: str, status
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_body_may_be_as_large_as_the_limit(api: Api) -> None:
-    """One byte more is a 413."""
+async def test_the_limit_of_a_body(api: Api) -> None:
+    """A body of the limit is accepted, and one byte more is a 413."""
     head, tail = b'{"component":"a","message":"b","x":"', b'"}'
     body = head + b"x" * (MAX_BODY_BYTES - len(head) - len(tail)) + tail
     assert (await api.storage("POST", "events", data=body)).status == 201
@@ -74,7 +74,7 @@ async def test_a_body_may_be_as_large_as_the_limit(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_large_chunked_body(api: Api) -> None:
-    """A body without a length is limited, too."""
+    """A body without a length is limited too."""
     raw = await connect(api)
     raw.transport.write(
         b"POST /v2/storage/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -89,8 +89,8 @@ async def test_a_large_chunked_body(api: Api) -> None:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"1", b'"a"', b"\xff", b"[" * 5000, b'{"a":NaN}'])
 @pytest_twisted.ensureDeferred
-async def test_bodies_that_are_no_json_object(api: Api, body: bytes) -> None:
-    """They answer 400 in the form of an API error."""
+async def test_bodies_that_are_not_json_objects(api: Api, body: bytes) -> None:
+    """They get a 400 in the form of an API error."""
     for path in ("events", "tokens", "branch/456/files/prepare", "branch/456/buckets"):
         answer = await api.storage("POST", path, data=body)
         assert (answer.status, answer.json["code"]) == (400, "storage.validation")
@@ -98,7 +98,7 @@ async def test_bodies_that_are_no_json_object(api: Api, body: bytes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_too_many_calls_at_once(api: Api) -> None:
-    """Calls beyond the limit are answered 503 at once, those before it later."""
+    """Calls above the limit get a 503 at once, and earlier ones are answered later."""
     await api.fault("verifyToken", times=MAX_CALLS_IN_FLIGHT, delay=5)
     calls = [
         ensureDeferred(api.storage("GET", "tokens/verify")) for _ in range(MAX_CALLS_IN_FLIGHT + 5)
@@ -108,7 +108,7 @@ async def test_too_many_calls_at_once(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_hangs_up_does_not_interrupt_its_call(api: Api) -> None:
+async def test_a_client_that_disconnects_does_not_interrupt_its_call(api: Api) -> None:
     """The bucket is created although the client has disconnected."""
     await api.fault("createBucket", delay=0.2)
     raw = await connect(api)
@@ -130,10 +130,10 @@ async def test_a_client_that_hangs_up_does_not_interrupt_its_call(api: Api) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_our_own_faults_tell_an_id_only(
+async def test_unexpected_exceptions(
     api: Api, service: SandboxService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unexpected exception is a 500 whose text stays in the log."""
+    """An unexpected exception is a 500 with an id; its text is only in the log."""
 
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
@@ -145,8 +145,8 @@ async def test_our_own_faults_tell_an_id_only(
 
 
 @pytest_twisted.ensureDeferred
-async def test_events_come_back_newest_first(api: Api) -> None:
-    """Events come back newest first, decoded, and narrowed to a component."""
+async def test_events_are_listed_newest_first(api: Api) -> None:
+    """Events are decoded, and can be filtered by component."""
     await api.bucket()
     sink = await api.sink_token()
     for component in ("keboola.stream.sliceUpload", "keboola.stream.fileImport"):
@@ -174,7 +174,7 @@ async def test_events_come_back_newest_first(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_overview_page(api: Api, service: SandboxService) -> None:
-    """It lists tables with their rows and files, and the path of the rows."""
+    """The page lists tables with their rows and files, and the path of the rows."""
     page = await api.call("GET", "/")
     assert page.status == 200 and page.headers["content-type"].startswith("text/html")
     assert "None yet" in page.text and str(service.data_path) in page.text
@@ -190,7 +190,7 @@ async def test_the_overview_page(api: Api, service: SandboxService) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_page_of_a_table(api: Api) -> None:
-    """It shows the newest rows, escaped and cut."""
+    """The page shows the newest rows, escaped and truncated."""
     await api.bucket()
     await api.table(columns=["id", "<script>"])
     rows = csv_rows(["1", "<b>&\"'"], ["2", "y" * 300])

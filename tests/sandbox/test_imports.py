@@ -18,7 +18,7 @@ SLICE = "2000-01-01T01:00:00.000Z_hdd-1.gz"
 
 
 def stored(service: SandboxService, table: str = TABLE) -> list[tuple[str, ...]]:
-    """Return the rows as an outside reader sees them while the sandbox runs."""
+    """Return the rows as another reader sees them while the sandbox runs."""
     data = sqlite3.connect(f"file:{service.data_path}?mode=ro", uri=True)
     try:
         return data.execute(f'SELECT * FROM "{table}" ORDER BY rowid').fetchall()
@@ -27,8 +27,8 @@ def stored(service: SandboxService, table: str = TABLE) -> list[tuple[str, ...]]
 
 
 @pytest_twisted.ensureDeferred
-async def test_prepare_tells_where_to_write(api: Api, tmp_path: Path) -> None:
-    """The folder of a prepared file exists, is its own, and is valid for twelve hours."""
+async def test_a_prepared_file(api: Api, tmp_path: Path) -> None:
+    """The folder of a prepared file exists, is unique, and is valid for twelve hours."""
     file = await api.prepare(tags=["stream.sourceID=a"], federationToken=True, isEncrypted=True)
     assert file["id"] == 1001 and file["provider"] == "local" and file["region"]
     assert file["name"] == "source_sink_20260102030405"
@@ -44,8 +44,8 @@ async def test_prepare_tells_where_to_write(api: Api, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_files_are_listed_found_and_deleted(api: Api) -> None:
-    """Newest first; a deleted file takes its objects with it."""
+async def test_files_are_listed_and_deleted(api: Api) -> None:
+    """Files are listed newest first; a deleted file takes its objects with it."""
     first, second = await api.prepare(), await api.prepare()
     listed = (await api.branch("GET", "files?limit=200")).json
     assert [file["id"] for file in listed] == [second["id"], first["id"]]
@@ -59,8 +59,10 @@ async def test_files_are_listed_found_and_deleted(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_load_adds_to_the_first(api: Api, service: SandboxService) -> None:
-    """Slices, packed or not, are added in their order; a second load adds to the first."""
+async def test_a_second_load_appends(api: Api, service: SandboxService) -> None:
+    """Slices, compressed or not, are appended in order, and a second load is appended to
+    the first.
+    """
     await api.bucket()
     await api.table()
     sink = await api.sink_token()
@@ -84,7 +86,7 @@ async def test_a_second_load_adds_to_the_first(api: Api, service: SandboxService
 
 @pytest_twisted.ensureDeferred
 async def test_a_slice_of_several_gzip_members(api: Api, service: SandboxService) -> None:
-    """All members count, also when a row is cut between two, and without the name's ending."""
+    """All members count, also if a row spans two, and without the suffix of the name."""
     await api.bucket()
     await api.table()
     rows = csv_rows(*([str(n), "x" * 50] for n in range(1000)))
@@ -98,7 +100,7 @@ async def test_a_slice_of_several_gzip_members(api: Api, service: SandboxService
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_full_load_replaces_all_rows(api: Api, service: SandboxService) -> None:
+async def test_a_full_load_replaces_the_rows(api: Api, service: SandboxService) -> None:
     """Without ``incremental`` the table has only the rows of the load."""
     await api.bucket()
     await api.table()
@@ -110,8 +112,8 @@ async def test_a_full_load_replaces_all_rows(api: Api, service: SandboxService) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_upsert_by_key(api: Api, service: SandboxService) -> None:
-    """With a key the last row of a load wins, over rows of the load and of the table."""
+async def test_upsert_by_primary_key(api: Api, service: SandboxService) -> None:
+    """The last row with a key replaces earlier ones of the load and of the table."""
     await api.bucket()
     await api.table(key=["id"])
     await api.done(await api.load(await api.stage({"a": csv_rows(["1", "a"], ["2", "b"])})))
@@ -123,8 +125,8 @@ async def test_upsert_by_key(api: Api, service: SandboxService) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_that_is_all_key(api: Api, service: SandboxService) -> None:
-    """A row that is there already is left as it is."""
+async def test_a_table_whose_columns_are_all_key(api: Api, service: SandboxService) -> None:
+    """A row that already exists is unchanged."""
     await api.bucket()
     await api.table(key=["id", "body"])
     for _ in range(2):
@@ -135,7 +137,7 @@ async def test_a_table_that_is_all_key(api: Api, service: SandboxService) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_columns_in_another_order(api: Api, service: SandboxService) -> None:
-    """The request contains the order of the fields."""
+    """The request specifies the order of the columns."""
     await api.bucket()
     await api.table()
     await api.done(await api.load(await api.stage({"a": csv_rows(["b", "i"])}), ["body", "id"]))
@@ -144,7 +146,7 @@ async def test_columns_in_another_order(api: Api, service: SandboxService) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_other_delimiter_and_enclosure(api: Api, service: SandboxService) -> None:
-    """A load can name the two characters."""
+    """A load can specify the two characters."""
     await api.bucket()
     await api.table()
     file_id = await api.stage({"a": b"'1;2';x\n"})
@@ -154,7 +156,7 @@ async def test_other_delimiter_and_enclosure(api: Api, service: SandboxService) 
 
 @pytest_twisted.ensureDeferred
 async def test_an_empty_slice(api: Api) -> None:
-    """No bytes, and a gzip member of none, are no rows."""
+    """An empty object, compressed or not, has no rows."""
     await api.bucket()
     await api.table()
     file = await api.prepare()
@@ -166,7 +168,7 @@ async def test_an_empty_slice(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_is_not_sliced(api: Api, service: SandboxService) -> None:
-    """Its key is the object itself, and no manifest is needed."""
+    """Its key is that of the object itself, and no manifest is needed."""
     await api.bucket()
     await api.table()
     file = await api.prepare(isSliced=False)
@@ -201,10 +203,8 @@ async def test_a_slice_that_is_listed_twice_is_loaded_once(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_columns_must_be_those_of_the_table(
-    api: Api, columns: list[str], message: str
-) -> None:
-    """The job ends with an error that names them."""
+async def test_columns_must_match_the_table(api: Api, columns: list[str], message: str) -> None:
+    """The job ends with an error that names the different columns."""
     await api.bucket()
     await api.table()
     job = await api.done(await api.load(await api.stage({"a": b""}), columns))
@@ -213,8 +213,8 @@ async def test_columns_must_be_those_of_the_table(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_bad_row_undoes_the_whole_load(api: Api, service: SandboxService) -> None:
-    """A row of the wrong width, after many good ones, leaves the table as it was."""
+async def test_an_invalid_row_rolls_back_the_load(api: Api, service: SandboxService) -> None:
+    """A row of the wrong width after many valid ones leaves the table unchanged."""
     await api.bucket()
     await api.table()
     await api.done(await api.load(await api.stage({"a": csv_rows(["0", "kept"])})))
@@ -233,7 +233,7 @@ async def test_a_bad_row_undoes_the_whole_load(api: Api, service: SandboxService
 )
 @pytest_twisted.ensureDeferred
 async def test_damaged_gzip_is_an_error_of_the_job(api: Api, damage: bytes) -> None:
-    """A slice that isn't gzip, or is cut off, is not loaded."""
+    """A slice that isn't gzip or is truncated is not loaded."""
     await api.bucket()
     await api.table()
     file = await api.prepare()
@@ -246,7 +246,7 @@ async def test_damaged_gzip_is_an_error_of_the_job(api: Api, damage: bytes) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_missing_objects(api: Api) -> None:
-    """Without a manifest, or without one of its objects, the job ends with an error."""
+    """Without a manifest or one of its objects, the job ends with an error."""
     await api.bucket()
     await api.table()
     file = await api.prepare()
@@ -274,7 +274,7 @@ async def test_missing_objects(api: Api) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_manifest_reaches_its_own_file_only(api: Api, url: str | int) -> None:
+async def test_a_manifest_is_limited_to_its_own_file(api: Api, url: str | int) -> None:
     """A URL outside the file is refused before anything is read."""
     await api.bucket()
     await api.table()
@@ -287,8 +287,8 @@ async def test_a_manifest_reaches_its_own_file_only(api: Api, url: str | int) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_link_is_not_followed(api: Api, tmp_path: Path) -> None:
-    """An object that is a symbolic link doesn't bring foreign bytes into a table."""
+async def test_a_symbolic_link_is_not_followed(api: Api, tmp_path: Path) -> None:
+    """An object that is a symbolic link is not loaded into a table."""
     await api.bucket()
     await api.table()
     (tmp_path / "secret").write_bytes(b"1,2\n")
@@ -301,8 +301,8 @@ async def test_a_link_is_not_followed(api: Api, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("manifest", [b"", b"[]", b'{"entries":{}}', b'{"entries":[1]}', b"{"])
 @pytest_twisted.ensureDeferred
-async def test_a_malformed_manifest(api: Api, manifest: bytes) -> None:
-    """It is an error of the job, or a list of nothing."""
+async def test_an_invalid_manifest(api: Api, manifest: bytes) -> None:
+    """The job ends with an error or loads nothing."""
     await api.bucket()
     await api.table()
     file = await api.prepare()
@@ -343,8 +343,8 @@ async def test_a_bad_request_starts_no_job(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_preview_has_a_header_and_as_many_rows_as_asked_for(api: Api) -> None:
-    """The preview is CSV with a header and as many rows as asked for."""
+async def test_a_preview(api: Api) -> None:
+    """The preview is CSV with a header and the requested number of rows."""
     await api.bucket()
     await api.table()
     rows = [[str(n), f'"{n}",\n'] for n in range(5)]
@@ -359,7 +359,7 @@ async def test_a_preview_has_a_header_and_as_many_rows_as_asked_for(api: Api) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_loads_of_one_table_follow_each_other(api: Api, service: SandboxService) -> None:
+async def test_loads_of_one_table_are_sequential(api: Api, service: SandboxService) -> None:
     """Concurrent loads are applied in order, so the last one determines the upsert's result."""
     await api.bucket()
     await api.table(key=["id"])
@@ -374,8 +374,8 @@ async def test_loads_of_one_table_follow_each_other(api: Api, service: SandboxSe
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_large_load_leaves_the_reactor_free(api: Api, service: SandboxService) -> None:
-    """While tens of thousands of rows are loaded, calls are answered and timers run."""
+async def test_a_large_load_does_not_block_the_reactor(api: Api, service: SandboxService) -> None:
+    """While tens of thousands of rows are loaded, calls are answered and timers fire."""
     await api.bucket()
     await api.table()
     row = csv_rows(["1", "x" * 1024])
@@ -387,4 +387,4 @@ async def test_a_large_load_leaves_the_reactor_free(api: Api, service: SandboxSe
     job = await api.done(answer)
     clock.stop()
     assert job["status"] == "success" and len(stored(service)) == 30_000
-    assert len(turns) > 10  # a single hold of the interpreter would leave one or two
+    assert len(turns) > 10  # If the load held the interpreter, only one or two timers would fire.

@@ -22,7 +22,7 @@ from tests.sandbox.conftest import make_service
 
 @pytest_twisted.ensureDeferred
 async def test_everything_survives_a_restart(tmp_path: Path) -> None:
-    """Tables, rows, files, jobs, events and sink tokens are there after a stop and a start."""
+    """Tables, rows, files, jobs, events and sink tokens exist after a restart."""
     service = make_service(tmp_path)
     await service.startService()
     api = Api(service.url)
@@ -33,7 +33,7 @@ async def test_everything_survives_a_restart(tmp_path: Path) -> None:
     job = await api.done(await sink.load(file_id))
     await api.storage("POST", "events", {"component": "a", "message": "b"})
     await service.stopService()
-    # What only readers left behind would keep the log files in place.
+    # Open readers would prevent the removal of the log files.
     names = {path.name for path in (tmp_path / "project-123").iterdir()}
     assert names == {"meta.sqlite", "data.sqlite", "staging", "lock"}
 
@@ -51,7 +51,7 @@ async def test_everything_survives_a_restart(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stopping_interrupts_a_load(tmp_path: Path) -> None:
-    """A load that is under way is rolled back, and done after the next start."""
+    """An interrupted load is rolled back, and repeated after the next start."""
     service = make_service(tmp_path)
     await service.startService()
     api = Api(service.url)
@@ -94,15 +94,15 @@ async def test_stopping_does_not_wait_for_a_delay(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_sandbox_per_directory(service: SandboxService, tmp_path: Path) -> None:
-    """A second sandbox doesn't start, and the first one continues."""
+    """A second sandbox for the same directory doesn't start, and the first one continues."""
     with pytest.raises(UserError, match="is used by another running sandbox"):
         await make_service(tmp_path).startService()
     assert (await Api(service.url).storage("GET", "tokens/verify")).status == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_taken_port(service: SandboxService, tmp_path: Path) -> None:
-    """A start that fails gives everything back, so that the next one succeeds."""
+async def test_a_port_in_use(service: SandboxService, tmp_path: Path) -> None:
+    """A failed start releases everything, so that the next one succeeds."""
     port = service.url.rsplit(":", 1)[1]
     other = make_service(tmp_path / "other", f"127.0.0.1:{port}")
     with pytest.raises(CannotListenError):
@@ -114,8 +114,8 @@ async def test_a_taken_port(service: SandboxService, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_databases_that_do_not_belong_together(tmp_path: Path) -> None:
-    """With one of the two files gone it refuses to start rather than drop tables."""
+async def test_databases_that_do_not_match(tmp_path: Path) -> None:
+    """Without one of the two files the sandbox refuses to start, since it would drop tables."""
     service = make_service(tmp_path)
     await service.startService()
     api = Api(service.url)
@@ -128,8 +128,8 @@ async def test_databases_that_do_not_belong_together(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_files_of_a_newer_version(tmp_path: Path) -> None:
-    """A schema version that isn't known is left alone."""
+async def test_files_of_a_newer_release(tmp_path: Path) -> None:
+    """Files with an unknown version of the schema are not changed."""
     service = make_service(tmp_path)
     await service.startService()
     await service.stopService()
@@ -143,8 +143,8 @@ async def test_files_of_a_newer_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "listen", ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "h:65536", "h:-1"]
 )
-def test_addresses_that_are_none(tmp_path: Path, listen: str) -> None:
-    """A listening address is a host and a port."""
+def test_invalid_addresses(tmp_path: Path, listen: str) -> None:
+    """A listening address consists of a host and a port."""
     with pytest.raises(UserError, match='expected "host:port"'):
         make_service(tmp_path, listen)
 
@@ -159,7 +159,7 @@ def test_addresses_that_are_none(tmp_path: Path, listen: str) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_the_url(tmp_path: Path, listen: str, prefix: str) -> None:
-    """The URL has the real port and an address that works on this machine."""
+    """The URL has the actual port and an address that works on this machine."""
     service = make_service(tmp_path, listen)
     await service.startService()
     try:
@@ -173,7 +173,7 @@ async def test_the_url(tmp_path: Path, listen: str, prefix: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_public_url(tmp_path: Path) -> None:
-    """Links in answers begin with the public URL, and its host may be used by a browser."""
+    """Links in answers start with the public URL, and browsers may use its host."""
     service = SandboxService(
         reactor,
         listen="127.0.0.1:0",
@@ -197,8 +197,8 @@ async def test_a_public_url(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("imported", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_old_files_are_removed(tmp_path: Path, imported: bool) -> None:
-    """Files go some days after they were prepared, or a day after they were imported."""
+async def test_old_files_are_deleted(tmp_path: Path, imported: bool) -> None:
+    """Files are deleted some days after they were prepared, or a day after their import."""
     service = make_service(tmp_path)
     await service.startService()
     api = Api(service.url)

@@ -22,8 +22,8 @@ def columns_on_disk(service: SandboxService, table: str) -> list[tuple[str, str,
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_life_of_a_bucket(api: Api) -> None:
-    """A bucket is made once, found, and removed by a job."""
+async def test_a_bucket(api: Api) -> None:
+    """A bucket is created once, found, and deleted by a job."""
     missing = await api.branch("GET", f"buckets/{BUCKET}")
     assert (missing.status, missing.json["code"]) == (404, "storage.buckets.notFound")
     body = {"description": "", "stage": "in", "name": "events"}
@@ -53,14 +53,14 @@ async def test_the_life_of_a_bucket(api: Api) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_bucket_needs_a_stage_and_a_name(api: Api, body: object) -> None:
-    """A body that describes no bucket is a 400."""
+    """A body that isn't a bucket is a 400."""
     answer = await api.branch("POST", "buckets", body)
     assert (answer.status, answer.json["code"]) == (400, "storage.validation")
 
 
 @pytest_twisted.ensureDeferred
-async def test_names_that_differ_in_case_only(api: Api) -> None:
-    """SQLite's names ignore case: one named like another in any case is refused."""
+async def test_names_that_differ_only_in_case(api: Api) -> None:
+    """A name that differs from another only in case is refused, because SQLite ignores case."""
     await api.bucket()
     answer = await api.branch("POST", "buckets", {"stage": "in", "name": "EVENTS"})
     assert answer.json["code"] == "storage.buckets.alreadyExists"
@@ -72,8 +72,10 @@ async def test_names_that_differ_in_case_only(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_life_of_a_table(api: Api, service: SandboxService) -> None:
-    """A table is made by a job, has the declared columns in both places, and is removed at once."""
+async def test_a_table(api: Api, service: SandboxService) -> None:
+    """A job creates a table with the declared columns in both databases; a table is deleted at
+    once.
+    """
     await api.bucket()
     missing = await api.branch("GET", f"tables/{TABLE}")
     assert (missing.status, missing.json["code"]) == (404, "storage.tables.notFound")
@@ -98,8 +100,8 @@ async def test_the_life_of_a_table(api: Api, service: SandboxService) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_without_key_has_an_empty_one(api: Api) -> None:
-    """``primaryKey`` is a list also when there is none."""
+async def test_a_table_without_a_primary_key(api: Api) -> None:
+    """``primaryKey`` is an empty list."""
     await api.bucket()
     assert (await api.table())["results"]["primaryKey"] == []
 
@@ -136,8 +138,8 @@ async def test_two_requests_for_one_table(api: Api) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_bad_definition_is_refused(api: Api, change: dict[str, object]) -> None:
-    """Names that can't be, columns that clash, keys that aren't columns: 400."""
+async def test_an_invalid_definition_is_refused(api: Api, change: dict[str, object]) -> None:
+    """Invalid names, duplicate columns and keys that aren't columns are a 400."""
     await api.bucket()
     definition = {"name": "clicks", "columns": [{"name": "a"}], **change}
     answer = await api.branch("POST", f"buckets/{BUCKET}/tables-definition", definition)
@@ -145,7 +147,7 @@ async def test_a_bad_definition_is_refused(api: Api, change: dict[str, object]) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_of_two_thousand_columns(api: Api, tmp_path: Path) -> None:
+async def test_the_maximum_number_of_columns(api: Api, tmp_path: Path) -> None:
     """A table with the maximum number of columns can be created and loaded."""
     columns = [f"c{n}" for n in range(2000)]
     await api.bucket()
@@ -158,17 +160,17 @@ async def test_a_table_of_two_thousand_columns(api: Api, tmp_path: Path) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_table_needs_its_bucket(api: Api) -> None:
-    """A definition for a bucket that isn't there is a 404."""
+    """A definition for an unknown bucket is a 404."""
     definition = {"name": "clicks", "columns": [{"name": "a"}]}
     answer = await api.branch("POST", f"buckets/{BUCKET}/tables-definition", definition)
     assert (answer.status, answer.json["code"]) == (404, "storage.buckets.notFound")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_bucket_with_tables_is_removed_by_force_only(
+async def test_a_bucket_with_tables_is_only_deleted_by_force(
     api: Api, service: SandboxService
 ) -> None:
-    """Without force a bucket that isn't empty is kept; with it, the tables are deleted, too."""
+    """Without force a bucket that isn't empty is kept; with it, the tables are deleted too."""
     await api.bucket()
     await api.table()
     kept = await api.branch("DELETE", f"buckets/{BUCKET}?async=1")
@@ -176,12 +178,12 @@ async def test_a_bucket_with_tables_is_removed_by_force_only(
     job = await api.done(await api.branch("DELETE", f"buckets/{BUCKET}?async=1&force=true"))
     assert job["status"] == "success"
     assert (await api.branch("GET", f"tables/{TABLE}")).status == 404
-    await until(lambda: columns_on_disk(service, TABLE) == [])  # dropped after it is forgotten
+    await until(lambda: columns_on_disk(service, TABLE) == [])  # removed from the list first
 
 
 @pytest_twisted.ensureDeferred
 async def test_metadata_is_set_by_provider_and_key(api: Api) -> None:
-    """Setting a key again replaces its value; the reply has all metadata of the table."""
+    """A repeated key replaces its value, and the answer has all metadata of the table."""
     await api.bucket()
     await api.table()
     path = f"tables/{TABLE}/metadata"
@@ -209,14 +211,14 @@ async def test_metadata_is_set_by_provider_and_key(api: Api) -> None:
 
 @pytest.mark.parametrize("table", ["x", "in.c-events", "in.c-events.a.b", "..", "in..a", "a%2Fb"])
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_table_id_is_not_found(api: Api, table: str) -> None:
-    """A path segment that isn't the id of a table names nothing."""
+async def test_an_invalid_table_id_is_not_found(api: Api, table: str) -> None:
+    """A path segment that isn't the id of a table is a 404."""
     assert (await api.branch("GET", f"tables/{table}")).status == 404
 
 
 @pytest_twisted.ensureDeferred
-async def test_jobs_that_are_not_there(api: Api) -> None:
-    """An unknown job is a 404; a job of another bucket is not shown to a sink token."""
+async def test_unknown_jobs(api: Api) -> None:
+    """An unknown job is a 404, and so is a job of another bucket for a sink token."""
     answer = await api.storage("GET", "jobs/1")
     assert (answer.status, answer.json["code"]) == (404, "storage.jobs.notFound")
     await api.branch("POST", "buckets", {"stage": "in", "name": "other"})
@@ -226,8 +228,8 @@ async def test_jobs_that_are_not_there(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_new_sink_token_follows_the_jobs_of_the_old_one(api: Api) -> None:
-    """A job about a bucket is shown to every token of that bucket."""
+async def test_a_new_sink_token_sees_earlier_jobs(api: Api) -> None:
+    """A job of a bucket is shown to every token of that bucket."""
     await api.bucket()
     job = await (await api.sink_token()).table()
     successor = await api.sink_token()

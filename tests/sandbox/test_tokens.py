@@ -13,7 +13,7 @@ from tests.sandbox.conftest import GUEST, READER
 
 @pytest_twisted.ensureDeferred
 async def test_the_index_is_public(api: Api) -> None:
-    """The index answers without a token, with and without its query."""
+    """The index is answered without a token, with and without its query."""
     for path in ("", "?exclude=components"):
         answer = await Api(api.url, "").storage("GET", path)
         assert answer.status == 200
@@ -34,8 +34,8 @@ async def test_the_master_token_verifies_as_administrator(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_token_can_come_as_bearer(api: Api) -> None:
-    """``Authorization: Bearer`` carries a token as well as its own header does."""
+async def test_a_bearer_token(api: Api) -> None:
+    """The token can be sent as ``Authorization: Bearer`` or in its own header."""
     bare = Api(api.url, "")
     headers = {"Authorization": f"Bearer {api.token}"}
     assert (await bare.storage("GET", "tokens/verify", headers=headers)).status == 200
@@ -54,7 +54,7 @@ async def test_a_token_can_come_as_bearer(api: Api) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_token_is_refused(api: Api, token: str) -> None:
-    """An unknown token gets 401 in the form of an API error."""
+    """An unknown token is a 401 in the form of an API error."""
     answer = await Api(api.url, token).storage("GET", "tokens/verify")
     assert answer.status == 401
     assert answer.json["error"] == "Invalid access token"
@@ -64,7 +64,7 @@ async def test_an_unknown_token_is_refused(api: Api, token: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_other_configured_tokens(api: Api) -> None:
-    """A guest is a master token of another role; a token that isn't master has no administrator."""
+    """A guest is a master token of another role; other tokens have no administrator."""
     guest = (await Api(api.url, GUEST).storage("GET", "tokens/verify")).json
     assert guest["isMasterToken"] is True and guest["admin"]["role"] == "guest"
     reader = (await Api(api.url, READER).storage("GET", "tokens/verify")).json
@@ -73,8 +73,8 @@ async def test_other_configured_tokens(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_life_of_a_sink_token(api: Api, tmp_path: Path) -> None:
-    """A new token works until it is deleted, and is nowhere on disk."""
+async def test_a_sink_token(api: Api, tmp_path: Path) -> None:
+    """A new token works until it is deleted, and isn't on disk."""
     body = {
         "description": "[_internal] Stream Sink src/snk",
         "bucketPermissions": {BUCKET: "write"},
@@ -102,7 +102,7 @@ async def test_the_life_of_a_sink_token(api: Api, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_with_another_secret_is_refused(api: Api) -> None:
-    """Knowing the id of a token is of no use."""
+    """The id of a token is not enough."""
     sink = await api.sink_token()
     prefix = sink.token[: len("123-1001-")]
     assert (await Api(api.url, prefix + "x" * 40).storage("GET", "tokens/verify")).status == 401
@@ -110,14 +110,14 @@ async def test_a_token_with_another_secret_is_refused(api: Api) -> None:
 
 @pytest.mark.parametrize("token_id", ["abc", "1e3", "-1", "99999999999999999999", "%C2%B2"])
 @pytest_twisted.ensureDeferred
-async def test_an_impossible_token_id_is_not_found(api: Api, token_id: str) -> None:
-    """An id that no token can have is a 404 like any other that isn't there."""
+async def test_an_invalid_token_id_is_not_found(api: Api, token_id: str) -> None:
+    """An id that no token can have is a 404."""
     assert (await api.storage("DELETE", f"tokens/{token_id}")).status == 404
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sink_token_reaches_its_own_bucket_only(api: Api) -> None:
-    """Tables of other buckets, buckets as such, and tokens are refused with 403."""
+async def test_a_sink_token_is_limited_to_its_bucket(api: Api) -> None:
+    """Tables of other buckets, the list of buckets, and tokens are refused with 403."""
     await api.bucket()
     await api.table()
     await api.branch("POST", "buckets", {"stage": "in", "name": "other"})
@@ -139,8 +139,8 @@ async def test_a_sink_token_reaches_its_own_bucket_only(api: Api) -> None:
 
 @pytest.mark.parametrize("token", [GUEST, READER])
 @pytest_twisted.ensureDeferred
-async def test_tokens_that_only_read(api: Api, token: str) -> None:
-    """A guest, and a token with the permission to read, see tables and change nothing."""
+async def test_read_only_tokens(api: Api, token: str) -> None:
+    """A guest and a token with the right to read can read tables but change nothing."""
     await api.bucket()
     await api.table()
     other = Api(api.url, token)
@@ -158,7 +158,7 @@ async def test_tokens_that_only_read(api: Api, token: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_files_of_another_token(api: Api) -> None:
-    """Another token's file needs the right to read all files, and so does importing it."""
+    """Reading and importing the file of another token needs the right to read all files."""
     await api.bucket()
     await api.table()
     plain = await api.sink_token(canReadAllFileUploads=False)
@@ -175,8 +175,8 @@ async def test_files_of_another_token(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_there_is_one_branch_the_default_one(api: Api) -> None:
-    """There is one branch, the default one."""
+async def test_the_default_branch(api: Api) -> None:
+    """The default branch is the only one."""
     (branch,) = (await api.storage("GET", "dev-branches")).json
     assert branch["id"] == 456 and branch["isDefault"] is True
     assert (await api.storage("GET", "dev-branches/456")).json == branch
@@ -192,16 +192,16 @@ async def test_permissions_are_read_or_write(api: Api) -> None:
     assert (answer.status, answer.json["code"]) == (400, "storage.validation")
 
 
-def test_configured_tokens_do_not_show_their_secret() -> None:
-    """The text form of a configured token leaves the token out, and an empty one is refused."""
+def test_configured_tokens_are_not_printed() -> None:
+    """The text form of a configured token omits the token, and an empty token is refused."""
     assert "s3cret" not in repr(FixedToken("s3cret"))
     with pytest.raises(ValueError):
         FixedToken("")
 
 
 @pytest_twisted.ensureDeferred
-async def test_hashes_only(api: Api, tmp_path: Path) -> None:
-    """Only a digest of a token is stored."""
+async def test_only_hashes_are_stored(api: Api, tmp_path: Path) -> None:
+    """Only a hash of a token is stored."""
     await api.sink_token()
     with sqlite3.connect(tmp_path / "project-123" / "meta.sqlite") as meta:
         ((digest,),) = meta.execute("SELECT hash FROM tokens").fetchall()

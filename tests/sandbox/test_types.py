@@ -1,8 +1,8 @@
-"""The types of all that the sandbox answers are those of the Storage API.
+"""The types in the sandbox's answers are those of the Storage API.
 
-Clients in other languages decode answers into fixed types, and fail on a number that comes as text.
-What the service asks for is held by the contract (`tests.target.keboola.test_contract`); here is
-what others ask for.
+Clients in other languages decode answers into fixed types, and fail if a number is sent as text.
+The answers that the service uses are checked by the contract
+(`tests.target.keboola.test_contract`); this module checks those that other clients use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.target.keboola.shapes import ALSO_ANSWERED, DOCUMENTED, lacks, shape_
 
 @pytest_twisted.ensureDeferred
 async def test_files(api: Api) -> None:
-    """A list of files and one file; who prepared them is a number, unlike the id of a token."""
+    """The author of a file is a number, unlike the id of a token."""
     await api.bucket()
     sink = await api.sink_token()
     file = await sink.prepare(tags=["a"])
@@ -30,7 +30,7 @@ async def test_files(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_tokens(api: Api) -> None:
-    """A token's own id is a text, that of its creator a number, as in the Storage API."""
+    """A token's own id is text and that of its creator a number, as in the Storage API."""
     made = (await api.storage("POST", "tokens", {"description": "d"})).json
     assert not list(lacks(shape_of(made), DOCUMENTED["POST /tokens"].reply))
     assert made["id"] == "1001"
@@ -51,7 +51,7 @@ async def test_tokens(api: Api) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_media_types(api: Api, path: str, media_type: str) -> None:
-    """Clients decode an answer only if its media type says that it is JSON."""
+    """Clients decode an answer only if its media type is JSON."""
     await api.bucket()
     await api.table()
     answer = await api.call("GET", path)

@@ -1,4 +1,4 @@
-"""A value for each setting that differs from its default and passes its rule."""
+"""A valid value for each setting that differs from its default."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALID = {
     "STREAM_SOURCE_HTTP_PUBLIC_URL": "https://stream-in.keboola.com",
     "STREAM_STORAGE_VOLUMES_PATH": "/stream/volumes",
 }
-"""The environment of a first run: what has no default."""
+"""The environment of a first run: settings without a default."""
 
 _TEXTS = {
     "storageApiHost": "connection.example.com",
@@ -47,7 +47,7 @@ _TEXTS = {
     "target.connections": '{warehouse: {type: postgres, dsn: "postgresql://db/events"}}',
 }
 
-# These have one valid value only, which is their default.
+# These have a single valid value, which is their default.
 FIXED = frozenset(
     {
         "storage.level.local.encoding.encoder.type",
@@ -90,7 +90,7 @@ def bounds(leaf: Leaf) -> tuple[Any, Any]:
 
 
 def environment_for(leaf: Leaf) -> dict[str, str]:
-    """Return the environment in which *leaf* has a meaning, without *leaf* itself."""
+    """Return the environment in which *leaf* has an effect, without *leaf* itself."""
     environ = dict(VALID)
     section, _, rest = leaf.key.partition(".")
     if section == "encryption" and "." in rest:

@@ -1,4 +1,4 @@
-"""Connections as operators declare them."""
+"""Connections in the settings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ lake: {type: iceberg, catalog: {type: rest}}
 """
 
 
-def test_each_connection_has_a_name_a_type_and_options() -> None:
-    """YAML and JSON are the same; what isn't type or projects is left to the target."""
+def test_a_connection_has_a_name_a_type_and_options() -> None:
+    """YAML and JSON are equivalent; the target parses all members except type and projects."""
     connections = Connections.parse(_TEXT)
     assert connections.by_name == {
         "warehouse": Connection(
@@ -31,8 +31,8 @@ def test_each_connection_has_a_name_a_type_and_options() -> None:
     assert "s3cret" not in repr(connections)
 
 
-def test_projects_that_may_use_a_connection() -> None:
-    """All may, unless some are named."""
+def test_projects_of_a_connection() -> None:
+    """All projects may use a connection, unless some are named."""
     connections = Connections.parse(_TEXT).by_name
     assert [connections["warehouse"].allows(project) for project in (1, 2, 3)] == [
         True,
@@ -56,13 +56,13 @@ def test_projects_that_may_use_a_connection() -> None:
         ("a: {type: t, projects: []}", '"projects" of the connection "a" must be a list'),
     ],
 )
-def test_what_is_wrong_is_named_without_any_value(text: str, reason: str) -> None:
+def test_errors_name_no_values(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)) as raised:
         Connections.parse(text)
     assert "s3cret" not in str(raised.value)
 
 
-def test_a_variable_declares_connections() -> None:
-    """So containers need no file."""
+def test_connections_in_a_variable() -> None:
+    """A variable can declare connections, so that containers need no file."""
     settings = load({}, {**VALID, "STREAM_TARGET_CONNECTIONS": _TEXT})
     assert settings.target.connections == Connections.parse(_TEXT)

@@ -1,4 +1,4 @@
-"""Dumps and help."""
+"""Dumps of settings, and the help."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FLAGS: dict[str, str | list[str]] = {
 
 @pytest.mark.parametrize("form", ["yaml", "yml", "json"])
 def test_secrets_are_masked(form: str) -> None:
-    """A dump shows that there is a secret, not which."""
+    """A dump shows whether a secret is set, but not its value."""
     text = dump(load(FLAGS, VALID), form)
     assert "p4ssw0rd" not in text
     assert KEY not in text
@@ -45,15 +45,15 @@ def test_secrets_are_masked(form: str) -> None:
     assert tree["encryption"] == {"provider": "aes", "aes": {"secretKey": "*****"}}
 
 
-def test_both_forms_say_the_same() -> None:
-    """YAML and JSON differ in form only."""
+def test_both_formats_are_equivalent() -> None:
+    """YAML and JSON differ only in syntax."""
     settings = load(FLAGS, VALID)
     assert json.loads(dump(settings, "json")) == yaml.safe_load(dump(settings, "yaml"))
     assert json.loads(dump(settings, "json")) == masked(settings)
 
 
-def test_order_is_that_of_the_declaration() -> None:
-    """Keys come in the order of the tree."""
+def test_the_order_of_keys() -> None:
+    """Keys have the order of the declaration."""
     keys: list[str] = []
 
     def walk(tree: dict[str, object], prefix: str) -> None:
@@ -70,7 +70,7 @@ def test_order_is_that_of_the_declaration() -> None:
 
 
 def test_yaml_layout() -> None:
-    """Four blanks of indent, a comment with the rules above each leaf."""
+    """Four blanks of indentation, and a comment with the rules above each leaf."""
     lines = dump(Settings(), "yaml").split("\n")
     start = lines.index("source:")
     assert lines[start + 1 : start + 6] == [
@@ -85,15 +85,15 @@ def test_yaml_layout() -> None:
     assert lines[types + 1] == "                        - default"
 
 
-def test_the_defaults_are_those_of_the_file() -> None:
-    """They equal those in the file beside this one, so that changes are visible in review."""
+def test_the_defaults_are_those_of_the_snapshot() -> None:
+    """They equal those in the file of this folder, so that changes are visible in review."""
     settings = attrs.evolve(Settings(), node_id="my-node")
     expected = (Path(__file__).parent / "defaults.yaml").read_text()
     assert dump(settings, "yaml") + "\n" == expected
 
 
 def test_a_dump_can_be_loaded(tmp_path: Path) -> None:
-    """A dump as configuration file gives the same settings, but for the secrets."""
+    """A dump used as a configuration file results in the same settings, except for secrets."""
     path = tmp_path / "dump.yaml"
     settings = load({"source-http-trusted-proxies": "10.0.0.0/8"}, VALID)
     path.write_text(dump(settings, "yaml"))
@@ -101,8 +101,8 @@ def test_a_dump_can_be_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["yaml", "json"])
-def test_a_dump_of_other_values_can_be_loaded(form: str, tmp_path: Path) -> None:
-    """So can one in which nothing is a default."""
+def test_a_dump_without_defaults_can_be_loaded(form: str, tmp_path: Path) -> None:
+    """A dump in which every value differs from its default can be loaded."""
     flags = {leaf.flag: text_for(leaf) for leaf in LEAVES if leaf.key not in FIXED}
     settings = load(flags, {})
     path = tmp_path / f"dump.{form}"
@@ -115,8 +115,8 @@ def test_a_dump_of_other_values_can_be_loaded(form: str, tmp_path: Path) -> None
 @example("\x85")
 @example("a\n b\u2028\t")
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_text_survives(text: str) -> None:
-    """Texts that look like numbers, marks of YAML or nothing at all are read as they were."""
+def test_any_text_is_preserved(text: str) -> None:
+    """Text that looks like a number, YAML syntax or nothing is parsed to the same text."""
     settings = attrs.evolve(Settings(), node_id=text)
     for suffix in ("yaml", "json"):
         with tempfile.TemporaryDirectory() as directory:
@@ -126,15 +126,15 @@ def test_any_text_survives(text: str) -> None:
         assert node_id == text
 
 
-def test_unknown_form() -> None:
-    """Another form is refused with the known ones."""
+def test_an_unknown_format() -> None:
+    """An unknown format is refused, and the error lists the known ones."""
     with pytest.raises(SettingsError) as caught:
         dump(Settings(), "x")
     assert str(caught.value) == 'Unexpected dump format "x": expected "json", "yml" or "yaml".'
 
 
-def test_help_lists_each_flag_and_no_secret() -> None:
-    """Help begins with the introduction, lists each flag by section, and no secret default."""
+def test_help_lists_each_flag() -> None:
+    """Help begins with the introduction and lists each flag by section, without secret defaults."""
     text = help_text("service", "What {program} does.\n")
     assert text.startswith("What service does.\n\nOptions:\n")
     flags = [line.split()[0] for line in text.split("\n") if line.startswith("  --")]
@@ -150,6 +150,6 @@ def test_help_lists_each_flag_and_no_secret() -> None:
 
 @pytest.mark.parametrize(("width", "longest"), [(20, 60), (80, 80), (500, 100)])
 def test_help_fits_the_terminal(width: int, longest: int) -> None:
-    """Descriptions are wrapped, within limits."""
+    """Descriptions are wrapped within limits."""
     lines = [line for line in help_text("x", "", width).split("\n") if line.startswith("        ")]
     assert longest - 20 < max(map(len, lines)) <= longest

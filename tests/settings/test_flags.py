@@ -12,7 +12,7 @@ from stream.settings import LEAVES, SettingsError, parse_argv
 
 
 def test_forms_of_flags() -> None:
-    """Flags and components mix; a boolean needs no value; two dashes end the flags."""
+    """Flags and components can be mixed; a boolean needs no value; two dashes end the flags."""
     line = parse_argv(
         ["api", "--node-id", "n1", "--hostname=h", "--debug-log", "http-source", "--", "--x"]
     )
@@ -21,14 +21,14 @@ def test_forms_of_flags() -> None:
 
 
 def test_boolean_with_a_value() -> None:
-    """Only an equals sign gives a boolean a value."""
+    """A boolean gets its value only with an equals sign."""
     line = parse_argv(["--datadog-enabled=false", "api"])
     assert line.flags == {"datadog-enabled": "false"}
     assert line.arguments == ("api",)
 
 
-def test_lists_and_special_flags() -> None:
-    """Repeated list flags are collected; what is no setting is kept apart."""
+def test_lists_and_other_flags() -> None:
+    """Repeated list flags are collected; flags that aren't settings are returned separately."""
     line = parse_argv(
         [
             *("--config-file", "a.yaml,b.json", "--config-file=c.yml", "--dump-config", "yaml"),
@@ -62,7 +62,7 @@ def test_lists_and_special_flags() -> None:
         ),
     ],
 )
-def test_bad_command_lines(argv: list[str], text: str) -> None:
+def test_invalid_command_lines(argv: list[str], text: str) -> None:
     """The error names the invalid part."""
     with pytest.raises(SettingsError) as caught:
         parse_argv(argv)
@@ -78,7 +78,7 @@ def test_bad_command_lines(argv: list[str], text: str) -> None:
         )
     )
 )
-def test_any_command_line_is_read_or_refused(argv: list[str]) -> None:
+def test_any_command_line_is_parsed_or_refused(argv: list[str]) -> None:
     """Every command line is parsed or refused with an error."""
     with contextlib.suppress(SettingsError):
         line = parse_argv(argv)

@@ -1,4 +1,4 @@
-"""The settings that Keboola Stream has, too: its configurations load unchanged."""
+"""The settings shared with the original, whose configurations load unchanged."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ OTHER_LIMITS = {
     "storage.level.target.import.minInterval": "from 1s on",
     "storage.level.target.import.trigger.interval": "from 1s on",
 }
-"""Limits that are higher than the original's."""
+"""Limits that are higher than in the original."""
 
 ZERO_IS_MISSING = {
     "storage.metadataCleanup.errorTolerance",
     "storage.metadataCleanup.archivedFileRetentionPerSink",
     "storage.jobCleanup.errorTolerance",
 }
-"""Their range begins with 0, but they are required, and 0 is the missing value."""
+"""Their range begins with 0, but they are required, and 0 means a missing value."""
 
 
 @attrs.frozen
 class Original:
-    """A line of the file."""
+    """A setting of the original."""
 
     key: str
     env: str
@@ -57,16 +57,16 @@ ORIGINALS = [
 ]
 
 
-def test_all_are_there() -> None:
-    """There are 130, under the names of their keys and variables; flags follow from these."""
+def test_all_settings_of_the_original_exist() -> None:
+    """The 130 settings have the same keys and variables, from which flags are derived."""
     assert len(ORIGINALS) == 130
     for original in ORIGINALS:
         assert original.leaf.env == original.env
         assert original.leaf.flag == original.env.removeprefix("STREAM_").lower().replace("_", "-")
 
 
-def test_defaults_are_the_same_but_for_known_ones() -> None:
-    """Defaults are the same but for those that are known to differ."""
+def test_defaults_are_the_same() -> None:
+    """Defaults are the same except for the listed ones."""
     different = {
         original.key
         for original in ORIGINALS
@@ -76,7 +76,9 @@ def test_defaults_are_the_same_but_for_known_ones() -> None:
 
 
 def test_users_may_override_the_same_settings() -> None:
-    """Users may replace the same ones for a source or a sink, and see the same protected ones."""
+    """Users may override the same settings of a source or a sink, and see the same
+    protected ones.
+    """
     marks = {"user": "U", "protected": "P", "unlisted": "", None: ""}
     for original in ORIGINALS:
         assert marks[original.leaf.override] == original.override, original.key
@@ -85,8 +87,8 @@ def test_users_may_override_the_same_settings() -> None:
 @pytest.mark.parametrize(
     "original", [o for o in ORIGINALS if o.limits], ids=lambda original: original.key
 )
-def test_limits_are_the_same_unless_more_is_allowed(original: Original) -> None:
-    """Values within the limits are valid; others aren't, unless the limit is higher here."""
+def test_limits_are_the_same_or_higher(original: Original) -> None:
+    """Valid values are valid here, and invalid ones are invalid unless the limit is higher."""
     leaf = original.leaf
 
     def passes(value: Any) -> bool:
@@ -113,7 +115,7 @@ def test_limits_are_the_same_unless_more_is_allowed(original: Original) -> None:
 
 
 def _beyond(value: Any, step: int) -> Any:
-    # attrs values of one number, numbers of their own type
+    # numeric settings can be attrs values or subclasses of numbers
     if attrs.has(type(value)):
         return attrs.evolve(value, nanoseconds=value.nanoseconds + step)
     return type(value)(value + step)

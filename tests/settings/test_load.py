@@ -60,9 +60,10 @@ def test_each_source_changes_each_setting(leaf: Leaf, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "leaf", [leaf for leaf in LEAVES if leaf.rule.required], ids=lambda leaf: leaf.key
 )
-def test_an_empty_value_is_not_enough_where_one_is_required(leaf: Leaf) -> None:
-    """An empty variable is a value, and it isn't enough where one is required; the error names the
-    key, the variable and the flag."""
+def test_an_empty_required_value(leaf: Leaf) -> None:
+    """An empty variable is a value, which a required setting refuses; the error names the key, the
+    variable and the flag.
+    """
     own = {
         "etcd.endpoint": 'Invalid "etcd": etcd endpoint is not set.',
         "etcd.namespace": 'Invalid "etcd": etcd namespace is not set.',
@@ -78,7 +79,7 @@ def test_an_empty_value_is_not_enough_where_one_is_required(leaf: Leaf) -> None:
 @pytest.mark.parametrize(
     "leaf", [leaf for leaf in LEAVES if leaf.type not in {str, tuple}], ids=lambda leaf: leaf.key
 )
-def test_a_value_of_another_type_is_refused_with_its_origin(leaf: Leaf) -> None:
+def test_a_value_of_another_type(leaf: Leaf) -> None:
     """The error names the setting and its source; a secret isn't shown."""
     printed = _problems({leaf.flag: "?!"}, environment_for(leaf))
     shown = "" if leaf.secret else ' value "?!"'
@@ -90,14 +91,14 @@ def test_a_value_of_another_type_is_refused_with_its_origin(leaf: Leaf) -> None:
 @pytest.mark.parametrize(
     "leaf", [leaf for leaf in LEAVES if leaf.rule.argument("oneof")], ids=lambda leaf: leaf.key
 )
-def test_an_unknown_word_is_answered_with_the_known_ones(leaf: Leaf) -> None:
-    """A word that isn't one of the known is answered with these."""
+def test_an_unknown_choice(leaf: Leaf) -> None:
+    """The error lists the possible values."""
     known = leaf.rule.argument("oneof")
     printed = _problems({leaf.flag: "?!"}, environment_for(leaf))
     assert f'"{leaf.key}" must be one of [{known}]' in printed
 
 
-def test_what_nobody_sets_has_the_default() -> None:
+def test_defaults() -> None:
     """A setting without a value has its default."""
     settings = load({}, VALID)
     assert settings.api.task.ttl_seconds == 15
@@ -105,8 +106,8 @@ def test_what_nobody_sets_has_the_default() -> None:
     assert settings.node_id
 
 
-def test_flags_beat_variables_and_variables_beat_files(tmp_path: Path) -> None:
-    """A flag beats a variable, that a later file, that an earlier file, that a default."""
+def test_precedence(tmp_path: Path) -> None:
+    """A flag overrides a variable, a variable a later file, and that an earlier file."""
     first = _write(tmp_path / "1.yml", "etcd.namespace", "first")
     second = _write(tmp_path / "2.json", "etcd.namespace", "second")
     last = _write(tmp_path / "3.yaml", "etcd.namespace", "last")
@@ -125,8 +126,8 @@ def test_flags_beat_variables_and_variables_beat_files(tmp_path: Path) -> None:
     assert namespace({"etcd-namespace": "flag"}, variable, first) == "flag/"
 
 
-def test_files_are_merged_leaf_by_leaf(tmp_path: Path) -> None:
-    """A later file doesn't wipe the other keys of a section."""
+def test_files_are_merged(tmp_path: Path) -> None:
+    """A later file doesn't remove the other keys of a section."""
     first = _write(tmp_path / "1.yaml", "etcd", {"username": "u", "connectTimeout": "9s"})
     second = _write(tmp_path / "2.yaml", "etcd", {"username": "v"})
     settings = load({}, VALID, [first, second])
@@ -134,8 +135,8 @@ def test_files_are_merged_leaf_by_leaf(tmp_path: Path) -> None:
     assert settings.etcd.connect_timeout == Duration.parse("9s")
 
 
-def test_empty_variable_is_set(tmp_path: Path) -> None:
-    """A variable that is there but empty hides the file's value."""
+def test_an_empty_variable_is_set(tmp_path: Path) -> None:
+    """An empty variable overrides the file's value."""
     path = _write(tmp_path / "c.yaml", "etcd.username", "root")
     assert load({}, {**VALID, "STREAM_ETCD_USERNAME": ""}, [path]).etcd.username == ""
     with pytest.raises(SettingsError, match='"nodeID" is a required field'):
@@ -151,8 +152,8 @@ def test_null_and_mask_set_nothing(tmp_path: Path) -> None:
     assert settings.etcd.username == "root"
 
 
-def test_yaml_scalars_keep_their_text(tmp_path: Path) -> None:
-    """YAML's own ideas about numbers and booleans don't change a text."""
+def test_yaml_scalars_keep_their_spelling(tmp_path: Path) -> None:
+    """YAML's numbers and booleans don't change a text."""
     path = tmp_path / "c.yaml"
     path.write_text("nodeID: 1.10\nhostname: no\napi: {task: {cleanupEnabled: off}}\n")
     settings = load({}, VALID, [str(path)])
@@ -184,7 +185,7 @@ def test_yaml_scalars_keep_their_text(tmp_path: Path) -> None:
     ],
 )
 def test_lenient_typing(kind: type, raw: object, value: object) -> None:
-    """Text and numbers stand for one another where the meaning is clear."""
+    """Text and numbers are converted where the meaning is clear."""
     assert convert(kind, raw) == value
 
 
@@ -205,7 +206,7 @@ def test_lenient_typing(kind: type, raw: object, value: object) -> None:
         (tuple, [[1]]),
     ],
 )
-def test_values_that_do_not_fit(kind: type, raw: object) -> None:
+def test_ambiguous_values(kind: type, raw: object) -> None:
     """Ambiguous values are refused."""
     with pytest.raises(ValueError):
         convert(kind, raw)
@@ -213,7 +214,7 @@ def test_values_that_do_not_fit(kind: type, raw: object) -> None:
 
 @given(st.sampled_from([str, int, bool, bytes, tuple, Duration, ByteSize]), st.text())
 def test_any_text_converts_or_is_refused(kind: type, text: str) -> None:
-    """No text makes the conversion fail in another way than by ValueError."""
+    """Any text is converted, or refused with a ValueError."""
     with contextlib.suppress(ValueError):
         assert isinstance(convert(kind, text), kind)
 
@@ -224,7 +225,7 @@ def _problems(flags: dict[str, Any], environ: dict[str, str], *files: str) -> st
     return caught.value.printed()
 
 
-def test_all_problems_at_once() -> None:
+def test_all_problems_are_reported() -> None:
     """Unknown names, undecodable and invalid values are reported together."""
     environ = {
         "STREAM_METRICS_LISTEN_ADDRESS": "0.0.0.0:9001",
@@ -256,8 +257,10 @@ def test_all_problems_at_once() -> None:
     )
 
 
-def test_who_knows_the_tokens() -> None:
-    """The Storage API where there is one, unless another is chosen; one has to be."""
+def test_the_authority() -> None:
+    """The Storage API verifies tokens if it is configured, unless another authority is chosen; one
+    is required.
+    """
     host = "STREAM_STORAGE_API_HOST"
     without = {name: value for name, value in VALID.items() if name != host}
     assert load({}, VALID).auth.provider == "keboola"
@@ -275,7 +278,7 @@ def test_who_knows_the_tokens() -> None:
 
 
 def test_one_problem() -> None:
-    """A single problem that doesn't fit on the line has a bullet of its own."""
+    """A single problem that doesn't fit on the line becomes a list item."""
     assert _problems({}, {**VALID, "STREAM_ETCD_ENDPOINT": " "}) == (
         'Error:\n- Configuration is not valid:\n  - Invalid "etcd": etcd endpoint is not set.'
         ' Set "etcd.endpoint", STREAM_ETCD_ENDPOINT or --etcd-endpoint.'
@@ -283,8 +286,8 @@ def test_one_problem() -> None:
 
 
 @pytest.mark.parametrize("left_out", ["", " ", "/"])
-def test_a_node_with_its_own_etcd_needs_no_endpoint(left_out: str) -> None:
-    """Its etcd and its clients agree where that is; without an own etcd it has to be said."""
+def test_the_endpoint_of_etcd(left_out: str) -> None:
+    """The components use the embedded etcd; without it, the endpoint is required."""
     environ = {**VALID, "STREAM_ETCD_ENDPOINT": left_out, "STREAM_ETCD_DATA_DIR": "/data"}
     endpoint = load({}, environ).etcd.endpoint
     assert endpoint == "127.0.0.1:2379"
@@ -292,15 +295,15 @@ def test_a_node_with_its_own_etcd_needs_no_endpoint(left_out: str) -> None:
     EtcdClient(None, [endpoint], "x")
 
 
-def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
-    """A misspelled key in a file is an error that suggests the right one."""
+def test_an_unknown_key(tmp_path: Path) -> None:
+    """The error for a misspelled key in a file suggests the most similar one."""
     path = _write(tmp_path / "c.yaml", "source.http.lisen", "x:1")
     assert 'Unknown key "source.http.lisen"' in _problems({}, VALID, path)
     assert 'did you mean "source.http.listen"?' in _problems({}, VALID, path)
 
 
-def test_section_with_a_value(tmp_path: Path) -> None:
-    """A value in the place of a section is reported, and vice versa."""
+def test_a_section_with_a_value(tmp_path: Path) -> None:
+    """A value instead of a section is reported, and vice versa."""
     path = _write(tmp_path / "c.json", "source.http", 1)
     assert '"source.http" in the config file' in _problems({}, VALID, path)
     path = _write(tmp_path / "d.json", "nodeID", {"a": 1})
@@ -321,13 +324,13 @@ def test_section_with_a_value(tmp_path: Path) -> None:
         "OTHER_VARIABLE",
     ],
 )
-def test_variables_of_others(name: str) -> None:
+def test_unrelated_variables(name: str) -> None:
     """Variables of tests, load scripts and Kubernetes' service links are ignored."""
     load({}, {**VALID, name: "x"})
 
 
-def test_unknown_flag() -> None:
-    """An unknown flag ends the reading at once."""
+def test_an_unknown_flag() -> None:
+    """An unknown flag is the only reported problem."""
     assert _problems({"foo": "1"}, VALID) == "Error: Cannot parse flags: unknown flag: --foo."
     assert "did you mean --node-id?" in _problems({"node-idd": "1"}, VALID)
 
@@ -359,8 +362,8 @@ def test_unknown_flag() -> None:
         ("c.yaml", "[" * 1_200, 'Cannot decode YAML config file "{path}": nested too deeply.'),
     ],
 )
-def test_bad_files(tmp_path: Path, name: str, content: str, text: str) -> None:
-    """A file that can't be used is named, and nothing else is complained about."""
+def test_unusable_files(tmp_path: Path, name: str, content: str, text: str) -> None:
+    """The error names the file, and no further problem."""
     path = tmp_path / name
     path.write_text(content)
     printed = _problems({}, {}, str(path))
@@ -368,7 +371,7 @@ def test_bad_files(tmp_path: Path, name: str, content: str, text: str) -> None:
     assert "required" not in printed
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     """A missing file is reported."""
     path = str(tmp_path / "no.json")
     assert f'Cannot read config file "{path}": No such file or directory.' in _problems(
@@ -376,8 +379,8 @@ def test_missing_file(tmp_path: Path) -> None:
     )
 
 
-def test_secrets_are_not_in_errors(tmp_path: Path) -> None:
-    """An undecodable secret is named, not shown."""
+def test_errors_contain_no_secrets(tmp_path: Path) -> None:
+    """The error names a secret that can't be decoded, but doesn't show it."""
     environ = {
         **VALID,
         "STREAM_ENCRYPTION_PROVIDER": "aes",
@@ -392,7 +395,7 @@ def test_secrets_are_not_in_errors(tmp_path: Path) -> None:
 
 
 def test_addresses_and_prefixes_are_normalised() -> None:
-    """Addresses and prefixes are tidied before they are checked."""
+    """Addresses and prefixes are normalised before they are checked."""
     settings = load(
         {
             "etcd-endpoint": " etcd:2379/ ",
@@ -408,8 +411,8 @@ def test_addresses_and_prefixes_are_normalised() -> None:
     assert settings.source.http.public_url == "https://in.keboola.com"
 
 
-def test_own_checks() -> None:
-    """Checks that no rule of a single field can say."""
+def test_checks_of_several_fields() -> None:
+    """Some checks involve several fields."""
     assert 'Invalid "api": public address is not set.' in _problems({"api-public-url": ""}, VALID)
     kcp = {"storage-level-local-writer-network-transport": "kcp"}
     assert 'the transport "kcp" is not supported, use "tcp".' in _problems(kcp, VALID)
@@ -434,13 +437,13 @@ def test_encryption_sections() -> None:
 
 
 def test_lists_from_repeated_flags() -> None:
-    """A list flag may be given several times and with commas."""
+    """A list flag can be repeated, and its values can be separated by commas."""
     settings = load({"source-http-trusted-proxies": ["10.0.0.1,10.0.0.2", "::1"]}, VALID)
     assert settings.source.http.trusted_proxies == ("10.0.0.1", "10.0.0.2", "::1")
 
 
-def test_unusable_settings_are_kept_for_a_dump() -> None:
-    """The readable settings are kept although they aren't valid."""
+def test_a_dump_of_invalid_settings() -> None:
+    """Parsed settings are kept for a dump although they aren't valid."""
     with pytest.raises(SettingsError) as caught:
         load({"etcd-username": "root"}, {})
     assert caught.value.settings is not None

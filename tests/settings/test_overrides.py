@@ -31,7 +31,7 @@ UPLOAD_INTERVAL = f"{PREFIX}staging.upload.trigger.interval"
 IMPORT_INTERVAL = f"{PREFIX}target.import.trigger.interval"
 TYPES = f"{PREFIX}local.volume.assignment.preferredTypes"
 
-# Key (below the prefix), type, default, protected, validation, as clients of the API know them.
+# Key (below the prefix), type, default, protected, validation, as in the API.
 EXPECTED: list[tuple[str, str, Any, bool, str | None]] = [
     (
         "local.encoding.compression.gzip.blockSize",
@@ -154,7 +154,7 @@ def _refusal(*items: tuple[str, object]) -> tuple[int, str, str]:
 
 
 def test_describe_defaults() -> None:
-    """All 27 settings, sorted by key, in the form of the API."""
+    """All 27 settings are described in the form of the API, sorted by key."""
     rows = [to_plain(item) for item in describe(Settings(), [])]
     expected = []
     for key, kind, value, protected, validation in EXPECTED:
@@ -176,7 +176,7 @@ def test_describe_defaults() -> None:
 
 
 def test_describe_overrides() -> None:
-    """An override is shown in printed form with the default, even if they are equal."""
+    """An override is shown in printed form next to the default, even if they are equal."""
     items = describe(
         Settings(), [(IMPORT_INTERVAL, "90s"), (UPLOAD_SIZE, 2048), (WAIT, True), (TYPES, ["a"])]
     )
@@ -189,7 +189,9 @@ def test_describe_overrides() -> None:
 
 
 def test_merge_order() -> None:
-    """A sink's override lies over its source's, that over the service's settings."""
+    """A sink's override takes precedence over its source's, and that over the service's
+    settings.
+    """
     source = [(UPLOAD_COUNT, 5), (UPLOAD_SIZE, "1KB")]
     sink = [(UPLOAD_COUNT, 7.9)]
     trigger = merge(_level(), source, sink).staging.upload.trigger
@@ -198,8 +200,8 @@ def test_merge_order() -> None:
     assert merge(_level(), source).staging.upload.trigger.count == 5
 
 
-def test_the_quarantine() -> None:
-    """Set like the others, but shown only where it is set; also by the keys that it had before."""
+def test_quarantine() -> None:
+    """The setting is shown only where it is set, also by its former keys."""
     stored = [("sink.deadLetter.enabled", False), ("sink.deadLetter.maxSize", "1MB")]
     check_patch(stored)
     rows = {item.key: item for item in describe(Settings(), stored)}
@@ -218,13 +220,13 @@ def test_the_quarantine() -> None:
     assert _refusal(("sink.deadLetter.maxSize", "2GB"))[0] == 400
 
 
-def test_merge_survives_what_is_stored() -> None:
-    """Unknown keys, values that don't fit and nulls change nothing."""
+def test_merging_of_invalid_overrides() -> None:
+    """Unknown keys, invalid values and nulls in storage change nothing."""
     stored = [("gone", 1), (UPLOAD_COUNT, "x"), (UPLOAD_SIZE, ""), (UPLOAD_INTERVAL, None)]
     assert merge(_level(), stored) == _level()
 
 
-def test_a_patch_replaces_by_key_and_null_removes() -> None:
+def test_a_patch() -> None:
     """A patch replaces by key, null removes, and the result is sorted."""
     stored = [(WAIT, False), (UPLOAD_COUNT, 5)]
     patch = [(UPLOAD_SIZE, "12MB"), (UPLOAD_COUNT, 6), (WAIT, None)]
@@ -232,7 +234,7 @@ def test_a_patch_replaces_by_key_and_null_removes() -> None:
     assert patched(stored, []) == sorted(stored)
 
 
-def test_good_patches() -> None:
+def test_valid_patches() -> None:
     """Valid values, nulls and empty texts are accepted."""
     check_patch([])
     check_patch(
@@ -247,8 +249,8 @@ def test_good_patches() -> None:
     check_patch([(UPLOAD_SIZE, ""), (UPLOAD_INTERVAL, ""), (WAIT, None)])
 
 
-def test_several_problems_in_order_of_the_configuration() -> None:
-    """The order of the request doesn't matter, unknown keys come last."""
+def test_the_order_of_problems() -> None:
+    """Problems have the order of the configuration, and unknown keys come last."""
     assert _refusal((UPLOAD_INTERVAL, "foo"), ("b", 1), (UPLOAD_SIZE, "bar"), ("a", 1)) == (
         400,
         "badRequest",
@@ -288,18 +290,18 @@ def test_several_problems_in_order_of_the_configuration() -> None:
         (IMPORT_INTERVAL, "999ms", ' value "999ms": must be 1s or greater.'),
     ],
 )
-def test_bad_values(key: str, value: object, problem: str) -> None:
-    """The error names the key of a value with a wrong type, form or size."""
+def test_invalid_values(key: str, value: object, problem: str) -> None:
+    """The error names the key of a value with a wrong type, format or size."""
     assert _refusal((key, value)) == (400, "badRequest", f'Invalid "{key}"{problem}')
 
 
-def test_limits_pass() -> None:
-    """Values on the limits are within."""
+def test_values_at_the_limits() -> None:
+    """Values equal to a limit are valid."""
     check_patch([(UPLOAD_COUNT, 1), (UPLOAD_SIZE, "50MB"), (IMPORT_INTERVAL, "1s")])
     check_patch([(UPLOAD_COUNT, 10_000_000), (UPLOAD_SIZE, 100), (IMPORT_INTERVAL, "24h")])
 
 
-def test_key_twice() -> None:
+def test_a_duplicate_key() -> None:
     """A duplicate key is reported alone."""
     assert _refusal(("a.b", 1), (UPLOAD_SIZE, "bar"), ("a.b", 2)) == (
         400,
@@ -308,8 +310,8 @@ def test_key_twice() -> None:
     )
 
 
-def test_unknown_keys_are_cut() -> None:
-    """A long list of unknown keys is cut after 50 bytes."""
+def test_unknown_keys_are_truncated() -> None:
+    """A long list of unknown keys is truncated after 50 bytes."""
     keys = [("k" * 30, 1), ("l" * 30, 1)]
     expected = f'Key not found: "{"k" * 30}", "{"l" * 16}…".'
     status, _, text = _refusal(*keys)
@@ -317,7 +319,9 @@ def test_unknown_keys_are_cut() -> None:
 
 
 def test_protected_keys() -> None:
-    """Protected keys are refused once nothing else is wrong, in the order of the configuration."""
+    """Protected keys are refused if there is no other problem, in the order of the
+    configuration.
+    """
     concurrency = f"{PREFIX}local.encoding.encoder.concurrency"
     assert _refusal((BLOCK_SIZE, "128KB")) == (
         403,
@@ -342,8 +346,8 @@ def test_protected_keys() -> None:
         | st.dictionaries(st.text(), st.text()),
     )
 )
-def test_any_json_is_taken_or_refused(patch: dict[str, object]) -> None:
-    """Accepted values can be described and used; all others are the user's fault."""
+def test_any_json_is_accepted_or_refused(patch: dict[str, object]) -> None:
+    """Accepted values can be described and used; all others are the user's error."""
     items = list(patch.items())
     try:
         check_patch(items)

@@ -1,4 +1,4 @@
-"""Rules of values."""
+"""Validation rules of values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BOUNDED = [leaf for leaf in LEAVES if leaf.type in {int, Duration, ByteSize} and
 
 
 @pytest.mark.parametrize("leaf", BOUNDED, ids=lambda leaf: leaf.key)
-def test_both_sides_of_each_limit(leaf: Leaf) -> None:
-    """The limit itself passes, the next value beyond it doesn't."""
+def test_limits(leaf: Leaf) -> None:
+    """A limit itself is valid, and the next value beyond it isn't."""
     low, high = bounds(leaf)
     if low:
         assert leaf.rule.violation(low) is None
@@ -90,25 +90,25 @@ def _next_to(value: Any, step: int) -> Any:
         ),
     ],
 )
-def test_each_condition_has_its_text(rule: str, value: Any, problem: str | None) -> None:
+def test_the_text_of_conditions(rule: str, value: Any, problem: str | None) -> None:
     """Each condition has its text."""
     assert Rule.parse(rule).violation(value) == problem
 
 
-def test_unknown_condition() -> None:
-    """A misspelt condition is found when the module is imported."""
+def test_an_unknown_condition() -> None:
+    """A misspelt condition is an error when the module is imported."""
     with pytest.raises(ValueError, match='unknown condition "mni"'):
         Rule.parse("mni=1")
 
 
 @pytest.mark.parametrize("text", ["http://u:p@host", "http://", "host", "http://a b", "http://h:x"])
-def test_no_url(text: str) -> None:
-    """A URL needs a host, may not hold a password and has a number for a port."""
+def test_invalid_urls(text: str) -> None:
+    """A URL needs a host and may not contain a password, and its port is a number."""
     assert not is_url(text)
 
 
 def test_split_address() -> None:
-    """The host is without brackets, empty for all interfaces."""
+    """The host has no brackets, and is empty for all interfaces."""
     assert split_address("0.0.0.0:7000") == ("0.0.0.0", 7000)
     assert split_address(":0") == ("", 0)
     assert split_address("[::1]:80") == ("::1", 80)

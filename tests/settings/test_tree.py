@@ -1,4 +1,4 @@
-"""The declarations: names, defaults, marks."""
+"""The declarations of settings: names, defaults, attributes."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def test_names_are_unique() -> None:
     assert len({leaf.env for leaf in LEAVES}) == len(LEAVES)
 
 
-def test_defaults_obey_their_rules() -> None:
-    """A default breaks its rule only by being missing."""
+def test_defaults_are_valid() -> None:
+    """A default is invalid only if it is missing."""
     for leaf in LEAVES:
         assert leaf.rule.violation(leaf.default) in {None, "is a required field"}, leaf.key
 
 
 def test_values_have_the_declared_types() -> None:
-    """Each default has the type its annotation names."""
+    """Each default has the type of its annotation."""
     settings = Settings()
     for leaf in LEAVES:
         assert type(leaf.get(settings)) is leaf.type, leaf.key
 
 
-def test_values_are_reached_by_snake_case_names() -> None:
-    """Values are reached by snake_case names along the key."""
+def test_values_by_snake_case_names() -> None:
+    """Attributes are named like the parts of the key, in snake_case."""
     settings = Settings()
     assert settings.node_id
     assert settings.hostname == "localhost"
@@ -58,14 +58,14 @@ def test_values_are_reached_by_snake_case_names() -> None:
 
 
 def test_special_names() -> None:
-    """Names that follow no plain conversion are as operators know them."""
+    """Names that aren't derived from the key are those that operators know."""
     assert LEAVES_BY_KEY["debugHTTPClient"].env == "STREAM_DEBUG_HTTPCLIENT"
     assert LEAVES_BY_KEY["etcd.dataDir"].env == "STREAM_ETCD_DATA_DIR"
     assert LEAVES_BY_KEY["encryption.gcp.kmsKeyId"].env == "STREAM_ENCRYPTION_GCP_KMS_KEY_ID"
 
 
-def test_secrets_are_marked_and_not_in_the_repr() -> None:
-    """Secret values don't show when settings are printed by accident."""
+def test_secrets_are_not_in_the_repr() -> None:
+    """Printed settings don't contain secret values."""
     secret = {leaf.key for leaf in LEAVES if leaf.secret}
     assert secret == {
         "etcd.password",
@@ -90,6 +90,6 @@ def test_secrets_are_marked_and_not_in_the_repr() -> None:
         ("api-listne", "api-listen"),
     ],
 )
-def test_a_misspelt_name_leads_to_the_one_that_was_meant(wrong: str, right: str) -> None:
-    """A misspelt name leads to the one that was meant, in the same form."""
+def test_a_misspelt_name(wrong: str, right: str) -> None:
+    """The most similar name is suggested in the same form."""
     assert nearest(wrong) == right

@@ -1,7 +1,7 @@
-"""The way of a record through source nodes, writers, coordinator and reader in one thread.
+"""The path of a record through source nodes, writers, coordinator and reader in one thread.
 
-The service's own code runs under a virtual clock, with a network, an etcd, disks and thread pools
-made of plain objects. One generator of random numbers, seeded, decides everything that is left open
-in reality: how long each thing takes, which of several things comes first, what breaks and when. So
-a seed that breaks the promise breaks it again: ``python -m tests.simulation --seed N``.
+The service's own code runs with a virtual clock and simulated network, etcd, disks and thread
+pools. A seeded random generator makes all decisions: durations, the order of concurrent events,
+faults and their times. So a seed with a violation always reproduces it: ``python -m
+tests.simulation --seed N``.
 """

@@ -1,4 +1,4 @@
-"""``python -m tests.simulation``: many seeds, or one of them in words."""
+"""``python -m tests.simulation``: runs many seeds, or one with a full trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HASH_SEED = "PYTHONHASHSEED"
 
 
 def main() -> int:
-    """Returns 1 if a seed breaks the promise."""
+    """Run the seeds. Returns 1 if one has a violation."""
     options = _options()
     if os.environ.get(_HASH_SEED) != "0":
         # The order of sets must be the same in each process.

@@ -1,7 +1,7 @@
-"""A machine's disk: real files in a temporary directory, and what of them a loss of power leaves.
+"""A machine's disk: real files in a temporary directory, and the effects of a power loss.
 
-What the service's code asks of the operating system passes through `Os`. There operations take
-time, fail, or are the last thing that the process does; and what was synced is remembered.
+The service's system calls go through `Os`. There they take time, fail, or are the last action of
+the process, and synced data is recorded.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ _SLOW_FACTOR = 200.0
 
 @attrs.define(eq=False)
 class Disk:
-    """:ivar synced: contents by inode as of their last sync.
-    :ivar linked: paths whose entries are durable.
-    :ivar refusing: the error that writes (ENOSPC) or syncs (EIO) fail with at the moment.
+    """The disk of a machine.
+
+    :ivar synced: contents by inode as of their last sync.
+    :ivar linked: paths whose directory entries are durable.
+    :ivar refusing: the error with which writes (ENOSPC) or syncs (EIO) currently fail.
     """
 
     root: Path
@@ -40,7 +42,7 @@ class Disk:
     _dropped: dict[int, tuple[int, int]] = attrs.Factory(dict)
 
     def made(self, descriptor: int) -> None:
-        """The number of its inode may have been that of a file since removed."""
+        """Record a new file, whose inode may have been used by a removed file."""
         inode = os.fstat(descriptor).st_ino
         self.synced.pop(inode, None)
         self._dropped.pop(inode, None)
@@ -53,7 +55,7 @@ class Disk:
         self.synced[inode] = bytes(content)
 
     def failed_sync(self, descriptor: int) -> None:
-        """The system takes the pages for written now, but they are not."""
+        """Record a failed sync: the system now considers the pages written, but they aren't."""
         inode = os.fstat(descriptor).st_ino
         content = _content(descriptor)
         known = len(self.synced.get(inode, b""))
@@ -61,7 +63,7 @@ class Disk:
             self._dropped[inode] = (known, len(content))
 
     def written(self, descriptor: int, offset: int) -> None:
-        """Pages from *offset* on are new."""
+        """Record that the pages from *offset* on are unsynced."""
         inode = os.fstat(descriptor).st_ino
         start, end = self._dropped.get(inode, (0, 0))
         if offset < end:
@@ -119,7 +121,7 @@ class Os:
         return getattr(os, name)
 
     def _takes(self, seconds: float, label: str) -> Disk | None:
-        """Let time pass; return the disk, or ``None`` if it can't be used any more."""
+        """Let time pass, and return the disk, or ``None`` if it can't be used any more."""
         process = self._scheduler.running
         if self._scheduler.over or process is None or process.is_dead:
             return None

@@ -1,7 +1,7 @@
-"""An etcd of plain objects: keys with revisions, transactions, leases and watches.
+"""A simulated etcd: keys with revisions, transactions, leases and watches.
 
-It answers the requests of the service's own client in the form of etcd's gateway. Requests, answers
-and watch events can be delayed, and requests and answers lost.
+It answers the requests of the service's client in the format of etcd's gateway. Requests, answers
+and watch events can be delayed; requests and answers can also be lost.
 """
 
 from __future__ import annotations
@@ -57,11 +57,14 @@ class _Lease:
 
 
 class Refused(Exception):
-    """etcd refuses a request."""
+    """A request that etcd refuses."""
 
 
 class Etcd:
-    """:ivar is_away: whether it answers no requests."""
+    """The simulated etcd.
+
+    :ivar is_away: whether it is unavailable.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.is_away = False
@@ -74,10 +77,10 @@ class Etcd:
         self._leases: dict[int, _Lease] = {}
         self._lease_count = 0
 
-    # Requests.
+    # requests
 
     def call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what *method* of the gateway does. Raises `Refused`."""
+        """Execute *method* of the gateway. Raises `Refused`."""
         answer = self._methods()[method](body)
         answer.setdefault("header", {})["revision"] = str(self.revision)
         return answer
@@ -99,7 +102,7 @@ class Etcd:
         return {"deleted": str(count)}
 
     def _selected(self, body: Mapping[str, Any]) -> list[bytes]:
-        """Keys that were ever there and are named by *body*."""
+        """Return the keys selected by *body*, including deleted ones."""
         key = b64decode(body["key"])
         if "range_end" not in body:
             return [key] if self._current(key) is not None else []
@@ -209,7 +212,7 @@ class Etcd:
         for watch in list(self.watches):
             watch.tell(events)
 
-    # Leases.
+    # leases
 
     def _grant(self, body: Mapping[str, Any]) -> dict[str, Any]:
         self._lease_count += 1
@@ -248,13 +251,13 @@ class Etcd:
         del self._leases[lease_id]
 
     def leave(self) -> None:
-        """Stop answering; watches break."""
+        """Become unavailable and break all watches."""
         self.is_away = True
         for watch in list(self.watches):
             watch.cut()
 
     def come_back(self) -> None:
-        """Answer again. As after a leader election, every lease is renewed."""
+        """Become available. As after a leader election, every lease is renewed."""
         self.is_away = False
         for lease_id, lease in self._leases.items():
             lease.ends_at = self._scheduler.now + lease.ttl
@@ -287,10 +290,10 @@ class EtcdTransport:
         self._timeout = timeout
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is no connection."""
 
     def forget_token(self) -> None:
-        """There is none."""
+        """Do nothing: there is no token."""
 
     async def call(
         self,
@@ -411,7 +414,7 @@ class _Watch:
             self._protocol.dataReceived(line)
 
     def cut(self) -> None:
-        """Break it; what is on the way is lost."""
+        """Break the watch, and lose its pending events."""
         self._etcd.watches.pop(self, None)
         if not self._is_over:
             self._process.scheduler.after(0.01, self._broken, "a watch breaks", self._process)
@@ -432,7 +435,7 @@ class _Watch:
         self._process.scheduler.after(0.0, self._broken, "a watch ends", self._process)
 
     def pauseProducing(self) -> None:
-        """Few changes are on their way, ever."""
+        """Do nothing: the number of pending changes is small."""
 
     def resumeProducing(self) -> None:
-        """Few changes are on their way, ever."""
+        """Do nothing: the number of pending changes is small."""

@@ -1,5 +1,5 @@
 """Connections between hosts: bytes arrive in order or not at all, and each connection has its own
-idea of when.
+delay.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ _SLOW_SECONDS = 0.5
 _BUFFER_BYTES = 64 * 1024
 _LATE_SHARE = 0.5
 _DISCOVERY_SECONDS = 3.0
-"""Within this an end learns that the connection is gone."""
+"""The maximum time until an end notices that the connection is lost."""
 
 
 class Network:
-    """:ivar connections: those that exist, in the order in which they were made."""
+    """The simulated network.
+
+    :ivar connections: open connections, in the order in which they were opened.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.connections: dict[_Connection, None] = {}
@@ -40,7 +43,7 @@ class Network:
         self._blocked[frozenset((one, other))] = until
 
     def heal(self) -> None:
-        """Everything passes."""
+        """Restore all traffic."""
         self._blocked.clear()
 
     def late(self, one: str, other: str) -> float:
@@ -51,13 +54,13 @@ class Network:
         return max(0.0, blocked) + random.expovariate(1 / mean)
 
     def delay(self, one: str, other: str) -> float | None:
-        """Do the same for a message that may be lost: then ``None``."""
+        """Return the delay of a message that may be lost, ``None`` if it is."""
         is_blocked = self._blocked.get(frozenset((one, other)), 0.0) > self._scheduler.now
         if is_blocked and self._scheduler.random.random() > _LATE_SHARE:
             return None
         return self.late(one, other)
 
-    # What reactors offer.
+    # the interface of reactors
 
     def listen(self, process: Process, port: int, factory: Any) -> _Port:
         self._last_port += 1
@@ -155,8 +158,10 @@ class _Connector:
 
 
 class _Connection:
-    """:ivar ends: of the process that called and of the one that listened.
-    :ivar is_cut: nothing more gets through.
+    """A connection between two processes.
+
+    :ivar ends: the end of the caller and that of the listener.
+    :ivar is_cut: whether no more data is delivered.
     """
 
     def __init__(
@@ -172,7 +177,9 @@ class _Connection:
             end.process.on_death.append(self.cut)
 
     def cut(self) -> None:
-        """Both ends learn of it, sooner or later, after a part of what was on the way."""
+        """Break the connection: both ends notice it after a delay and a part of the
+        pending data.
+        """
         if self.is_cut:
             return
         self.is_cut = True
@@ -186,7 +193,7 @@ class _Connection:
 
 
 class _End:
-    """The transport of a protocol."""
+    """The transport of a protocol at one end of a connection."""
 
     other: _End
 
@@ -205,7 +212,7 @@ class _End:
         self._producer: Any = None
         self._is_producer_paused = False
 
-    # Sending.
+    # sending
 
     def write(self, data: bytes) -> None:
         if self._is_lost or self.disconnecting or self.process.is_dead or not data:
@@ -238,7 +245,7 @@ class _End:
         self._scheduler.at(self._last, self.pump, "data", self.process)
 
     def pump(self) -> None:
-        """Hand on the next piece that has arrived."""
+        """Deliver the next piece that has arrived."""
         if self._is_lost or self._is_paused or self.protocol is None:
             return
         if not self._arriving:
@@ -260,7 +267,7 @@ class _End:
             self._is_producer_paused = False
             self._producer.resumeProducing()
 
-    # Ending.
+    # closing
 
     def lose_some(self) -> None:
         """Deliver only a part of the data in flight."""
@@ -288,7 +295,7 @@ class _End:
         self.lost_in(0.0, ConnectionDone())
 
     def finish(self) -> None:
-        """The other end sends no more."""
+        """Close the sending side of the other end."""
         self._is_finished = True
         self._come()
 
@@ -298,7 +305,7 @@ class _End:
         self._connection.cut()
         self.lost_in(0.0, ConnectionLost())
 
-    # Flow, and what else a transport has.
+    # flow control and other methods of a transport
 
     def pauseProducing(self) -> None:
         self._is_paused = True
@@ -316,10 +323,10 @@ class _End:
         self._producer = None
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Do nothing: there is no delay here."""
+        """Do nothing: there is no Nagle delay here."""
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """The service looks after that itself."""
+        """Do nothing: the service checks connections itself."""
 
     def getPeer(self) -> IPv4Address:
         return IPv4Address("TCP", self.other.process.host, 0)

@@ -1,4 +1,4 @@
-"""The service's processes, put together as `stream.components` does, without HTTP and import."""
+"""The service's processes, composed as in `stream.components`, without HTTP and import."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class Node:
     """One life of a node.
 
     :ivar services: everything that it runs.
-    :ivar session: of all but readers.
-    :ivar router: of a source node.
-    :ivar is_stopping: it was asked to end.
+    :ivar session: the session of all nodes except readers.
+    :ivar router: the router of a source node.
+    :ivar is_stopping: whether it was asked to stop.
     """
 
     process: Process
@@ -69,12 +69,12 @@ class Node:
     _started: Deferred[None] | None = None
 
     def start(self) -> Deferred[None]:
-        """Fires when everything runs."""
+        """Return a Deferred that fires when everything runs."""
         self._started = ensureDeferred(self.services.startService())
         return self._started
 
     async def stop(self) -> None:
-        """Fires when everything has ended; begins when everything runs."""
+        """Stop after the start is complete. The Deferred fires when everything has ended."""
         self.is_stopping = True
         if self._started is not None:
             await self._started
@@ -95,7 +95,7 @@ def level_settings(compression: str, sync_mode: str) -> StorageLevel:
         compression=attrs.evolve(
             local.encoding.compression,
             type=compression,
-            # What the faster ones give depends on what was in the memory before.
+            # Faster compression levels depend on earlier contents of the memory.
             gzip=attrs.evolve(local.encoding.compression.gzip, implementation="standard"),
         ),
         sync=attrs.evolve(local.encoding.sync, mode=sync_mode),
@@ -154,9 +154,9 @@ def build(
 ) -> Node:
     """Return a node of *kind* ``source``, ``writer``, ``reader`` or ``coordinator``.
 
-    :param ttl: of leases, seconds.
-    :param volumes: of a writer or reader.
-    :param staged: takes what a reader uploads.
+    :param ttl: the TTL of leases in seconds.
+    :param volumes: the volumes of a writer or reader.
+    :param staged: called with the data that a reader uploads.
     """
     client = client_of(process)
     if kind == "reader":
@@ -231,7 +231,7 @@ def _writer(
 
 
 class _Target:
-    """Replaces a target: only its staging storage."""
+    """A target that consists of its staging storage."""
 
     name = "keboola"
 
@@ -248,7 +248,7 @@ class _Target:
         yield Staged(None, self._check)
 
     async def _check(self, txn: AtomicTxn) -> None:
-        """The staging of a file is never replaced."""
+        """Check that the staging storage of a file is never replaced."""
 
     async def report_upload(self, *_: object) -> None:
         """Do nothing."""

@@ -1,8 +1,8 @@
 """Virtual time: one queue of events for all processes, and their interface to it.
 
-An event belongs to a process or to the surrounding world. Events of a killed process don't happen;
-those of a paused one happen when it resumes. Between any two events of a process something may
-happen to it, so it can be killed at every await.
+An event belongs to a process or to the world around it. Events of a killed process are dropped;
+those of a paused one are delayed until it resumes. Faults can occur between any two events of a
+process, so it can be killed at every await.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ _DAY_SECONDS = 86_400.0
 
 
 class Scheduler:
-    """:ivar random: source of all decisions.
+    """The queue of events.
+
+    :ivar random: source of all decisions.
     :ivar now: seconds since the start.
     :ivar running: the process of the current event.
     :ivar steps: number of events so far.
     :ivar processes: all processes so far.
-    :ivar over: whether nothing has an effect any more.
-    :ivar main: runs the events; threads return to it.
+    :ivar over: whether all effects are disabled.
+    :ivar main: the greenlet that runs the events; threads return to it.
     """
 
     def __init__(self, seed: int) -> None:
@@ -46,13 +48,13 @@ class Scheduler:
         self._watcher: Callable[[str], None] | None = None
 
     def watch(self, watcher: Callable[[str], None]) -> None:
-        """Also report each event as text."""
+        """Report each event as text to *watcher*."""
         self._watcher = watcher
 
     def at(
         self, moment: float, event: Callable[[], None], label: str, owner: Process | None = None
     ) -> None:
-        """Let *event* happen at *moment*; events of the same moment in the order of the calls."""
+        """Schedule *event* at *moment*. Events of the same moment keep the order of the calls."""
         self._count += 1
         heapq.heappush(self._queue, (max(moment, self.now), self._count, owner, event, label))
 
@@ -62,18 +64,18 @@ class Scheduler:
         self.at(self.now + seconds, event, label, owner)
 
     def note(self, text: str) -> None:
-        """Make something a part of the trace."""
+        """Add a text to the trace."""
         self._trace.update(f"{self.now:.6f} {text}\n".encode())
         self.tell(text)
 
     def tell(self, text: str) -> None:
-        """Show something that isn't a part of the trace."""
+        """Report a text that isn't part of the trace."""
         if self._watcher is not None:
             self._watcher(f"{self.now:10.6f} {text}")
 
     @property
     def trace(self) -> str:
-        """A hash of everything that happened, in order."""
+        """A hash of all events in order."""
         return self._trace.hexdigest()
 
     def end(self) -> None:
@@ -85,7 +87,7 @@ class Scheduler:
                 thread.throw()
 
     def run(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Let things happen until *done* or the moment *until* has come."""
+        """Run events until *done* or until the moment *until*."""
         self.main = greenlet.getcurrent()
         while self._queue and not done():
             moment, _, owner, event, label = self._queue[0]
@@ -142,11 +144,11 @@ class Process:
         self.pool: Any = None
 
     def meets(self, events: int, fate: Callable[[], None]) -> None:
-        """Let *fate* strike behind that many events of this process."""
+        """Let *fate* occur after this number of further events of the process."""
         self._fate = (events, fate)
 
     def happened(self) -> None:
-        """An event of the process has happened."""
+        """Record an event of the process."""
         if self._fate is None:
             return
         left, fate = self._fate
@@ -180,7 +182,7 @@ class Process:
         for told in self.on_death:
             told()
 
-    # What the service's code uses.
+    # the interface for the service's code
 
     def seconds(self) -> float:
         return self.scheduler.now
@@ -230,4 +232,4 @@ class Process:
 
 def _name_of(function: Callable[..., Any]) -> str:
     name: str = getattr(function, "__qualname__", type(function).__name__)
-    return name.partition(" at 0x")[0]  # addresses differ from run to run
+    return name.partition(" at 0x")[0]  # addresses differ between runs

@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("part", range(_PARTS))
-def test_the_promise_holds_whatever_breaks(part: int) -> None:
+def test_no_fault_loses_or_duplicates_records(part: int) -> None:
     """A violation is shown with its seed; ``python -m tests.simulation --seed N`` replays it."""
     broken = {}
     acknowledged = faults = 0
@@ -35,10 +35,10 @@ def test_the_promise_holds_whatever_breaks(part: int) -> None:
     assert faults > _SEEDS // _PARTS
 
 
-def test_without_faults_every_record_is_acknowledged() -> None:
-    """Then nothing is refused, and everything written is in a slice once.
+def test_without_faults() -> None:
+    """Every record is acknowledged and is in one slice, and nothing is refused.
 
-    In a seed whose network is never so slow that a lease ends.
+    The seed has a network that is fast enough for every lease.
     """
     result = simulate(2, faults=())
     assert result.violations == ()
@@ -46,16 +46,16 @@ def test_without_faults_every_record_is_acknowledged() -> None:
     assert result.slices > 3
 
 
-def test_a_seed_repeats_itself() -> None:
-    """Event for event."""
+def test_a_seed_is_deterministic() -> None:
+    """A second run has the same events."""
     first, second, other = simulate(7), simulate(7), simulate(8)
     assert (first.trace, first.steps) == (second.trace, second.steps)
     assert first.trace != other.trace
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_a_seed_repeats_itself_in_another_process(hash_seed: str) -> None:
-    """Addresses and the order of sets don't affect it."""
+def test_a_seed_is_deterministic_in_another_process(hash_seed: str) -> None:
+    """Memory addresses and the order of sets have no effect."""
     code = "from tests.simulation.world import simulate; print(simulate(7).trace)"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(_ROOT)}
     told = subprocess.run(
@@ -70,8 +70,8 @@ def test_a_seed_repeats_itself_in_another_process(hash_seed: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_a_broken_variant_is_found_out(name: str) -> None:
-    """The verdict of the simulation means something: it can be bad."""
+def test_faulty_variants_are_detected(name: str) -> None:
+    """The simulation reports a violation for each variant."""
     variant = VARIANTS[name]
     with broken(variant.patches):
         for number in range(_ENOUGH_SEEDS):
@@ -79,4 +79,4 @@ def test_a_broken_variant_is_found_out(name: str) -> None:
             result = simulate(seed, faults=variant.faults, all_kinds=True)
             if any(variant.symptom in violation for violation in result.violations):
                 return
-    pytest.fail(f"{_ENOUGH_SEEDS} seeds have not shown it")
+    pytest.fail(f"{_ENOUGH_SEEDS} seeds without a violation")

@@ -1,6 +1,6 @@
-"""A pool whose threads are greenlets: they rest in every disk operation for as long as it takes.
+"""A thread pool of greenlets, which pause during every disk operation.
 
-So jobs of different threads interleave there, and a process can be killed in the middle of one.
+So jobs of different threads interleave there, and a process can be killed during a job.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _HOP_SECONDS = 0.0001
 
 
 class Pool:
-    """:param size: jobs at the same time; the others wait."""
+    """A pool of simulated threads.
+
+    :param size: number of concurrent jobs; the others wait.
+    """
 
     def __init__(self, process: Process, size: int) -> None:
         self._process = process
@@ -30,10 +33,10 @@ class Pool:
         self.name = "pool"
 
     def start(self) -> None:
-        """There is nothing to start."""
+        """Do nothing: there are no threads to start."""
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing: there are no threads to stop."""
 
     def leave(self, reactor: object, seconds: float) -> Deferred[bool]:
         return succeed(True)
@@ -69,7 +72,7 @@ class Pool:
 
 
 def rest(process: Process, seconds: float, label: str) -> None:
-    """Let others run for some time; only within a thread."""
+    """Let others run for some time. Only called within a thread."""
     thread = greenlet.getcurrent()
     if thread in process.threads:
         process.scheduler.after(seconds, thread.switch, label, process)

@@ -25,10 +25,12 @@ _Patches = dict[str, Any]
 
 @attrs.frozen
 class Variant:
-    """:ivar patches: what is replaced.
-    :ivar faults: those that bring it to light.
-    :ivar symptom: what the verdict says of it, among other things.
-    :ivar start: a seed that is likely to show it.
+    """A deliberate fault.
+
+    :ivar patches: the replaced attributes.
+    :ivar faults: the kinds of faults that reveal it.
+    :ivar symptom: a part of the reported violation.
+    :ivar start: a seed that is likely to reveal it.
     """
 
     patches: _Patches
@@ -159,7 +161,7 @@ VARIANTS = {
     "lets two pipelines write one file": Variant(
         {
             "stream.sink.router.SinkRouter._close_pipeline": _close_late,
-            # Else the fence keeps them apart: they belong to different lives.
+            # Otherwise fencing keeps them apart, since they belong to different lives.
             "stream.etcd.life.Life.number": 1,
             "stream.storage.writer.writer._check_number": lambda source, present: None,
         },

@@ -1,4 +1,6 @@
-"""One run: nodes under load, faults, then peace until every slice is uploaded, then the verdict."""
+"""One run: nodes with load and faults, then no faults until every slice is uploaded, then the
+verdict.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +60,11 @@ _DISKS = ("disk-1", "disk-2")
 
 @attrs.frozen
 class Result:
-    """:ivar violations: what must not be; empty if the promise was kept.
-    :ivar trace: hash of everything that happened.
-    :ivar faults: how often each kind of fault struck.
+    """The result of a run.
+
+    :ivar violations: violated guarantees, empty if there is none.
+    :ivar trace: hash of all events.
+    :ivar faults: number of faults of each kind.
     :ivar logged: failures that the service has logged with a traceback.
     """
 
@@ -79,9 +83,9 @@ class Result:
 
 @attrs.define(eq=False)
 class _Request:
-    """A producer's request with one record; it is answered once.
+    """A producer's request with one record, which is answered once.
 
-    :ivar process: the process that has read it; one that is stopped while paused may end with
+    :ivar process: the process that has read it. A process that is stopped while paused may end with
         unread requests.
     """
 
@@ -111,10 +115,10 @@ class _Request:
 
 @attrs.define(eq=False)
 class _Place:
-    """The place of a node, whose lives are successive, or concurrent by mistake.
+    """The position of a node, whose lives are successive, or concurrent by mistake.
 
-    :ivar node: the latest one; ``None`` while it is down.
-    :ivar former: earlier ones that weren't killed when the latest was started.
+    :ivar node: the latest life; ``None`` while it is down.
+    :ivar former: earlier lives that weren't killed when the latest was started.
     """
 
     kind: str
@@ -126,12 +130,15 @@ class _Place:
 
     @property
     def living(self) -> list[Node]:
-        """All lives that there are, the latest last."""
+        """All running lives, the latest last."""
         return [*self.former, *([self.node] if self.node is not None else [])]
 
 
 class World:
-    """:param allowed: kinds of faults; of them each seed uses some, or all if *all_kinds*."""
+    """The simulated deployment.
+
+    :param allowed: kinds of faults. Each seed uses some of them, or all if *all_kinds*.
+    """
 
     def __init__(
         self, seed: int, directory: Path, allowed: tuple[str, ...], all_kinds: bool
@@ -165,7 +172,7 @@ class World:
             (directory / host / "default" / host / "volume-id").write_text(host)
             self.os.disks[host] = Disk(directory / host / "default" / host)
 
-    # Processes.
+    # processes
 
     def process(self, name: str, host: str) -> Process:
         process = Process(self.scheduler, name, host)
@@ -174,7 +181,9 @@ class World:
         return process
 
     def start(self, place: _Place, host: str = "") -> None:
-        """Start a new life; if that fails it ends at once, and its supervisor retries."""
+        """Start a new life. If the start fails, the life ends at once, and its supervisor
+        retries.
+        """
         place.lives += 1
         process = self.process(f"{place.name}/{place.lives}", host or place.host)
         node = build(
@@ -215,10 +224,10 @@ class World:
     def _staged(self, slice_: Slice, content: bytes) -> None:
         self.staged[str(slice_.key)] = content
 
-    # Load.
+    # load
 
     def produce(self, place: _Place) -> None:
-        """A source node receives some records, now and then."""
+        """Let a source node receive some records from time to time."""
         if self.scheduler.now > self._load_seconds:
             return
         self.scheduler.after(
@@ -246,10 +255,10 @@ class World:
         for _, target in targets:
             target.write(record, request)
 
-    # Faults.
+    # faults
 
     def break_something(self) -> None:
-        """One fault, and the next one a while later."""
+        """Cause one fault, and schedule the next one."""
         if self.scheduler.now > self._load_seconds or not self._allowed:
             return
         self.scheduler.after(
@@ -265,7 +274,7 @@ class World:
         return self.random.choice(living) if living else None
 
     def _kill_some(self) -> None:
-        """Soon, between any two of its events."""
+        """Kill some processes, each between any two of its events."""
         found = self._living()
         if found is not None:
             place, node = found
@@ -274,14 +283,14 @@ class World:
             )
 
     def _stop_some(self) -> None:
-        """SIGTERM."""
+        """Stop some processes (SIGTERM)."""
         found = self._living()
         if found is None:
             return
         self.stop(*found)
 
     def stop(self, place: _Place, node: Node) -> None:
-        """Ask a process to end, and kill it if it doesn't."""
+        """Stop a process, and kill it if it doesn't end."""
 
         def stopped(_: object) -> None:
             asked = [request for request in self.requests if request.process is node.process]
@@ -298,7 +307,7 @@ class World:
         self.scheduler.after(40.0, lambda: self.kill(place, node), "is killed")
 
     def _pause_some(self) -> None:
-        """SIGSTOP, and SIGCONT later."""
+        """Pause some processes (SIGSTOP), and resume them later (SIGCONT)."""
         found = self._living()
         if found is not None:
             process = found[1].process
@@ -306,7 +315,9 @@ class World:
             process.stopped_until = max(process.stopped_until, until)
 
     def _double_some(self) -> None:
-        """SIGSTOP for longer than the lease, perhaps; the same name elsewhere; SIGCONT."""
+        """Pause processes, perhaps for longer than their lease, start others with the same names,
+        and resume.
+        """
         found = self._living()
         if found is None or found[0].node is not found[1]:
             return
@@ -363,14 +374,14 @@ class World:
         self.scheduler.after(self.random.uniform(0.05, 1.0), again, "the disk works")
 
     def make_peace(self) -> None:
-        """End all faults, and start what is down."""
+        """End all faults, and start all nodes that are down."""
         self.network.heal()
         if self.etcd.is_away:
             self.etcd.come_back()
         for disk in self.os.disks.values():
             disk.refusing = 0
 
-    # The run.
+    # the run
 
     def run(self) -> None:
         self._await(self._define())
@@ -390,7 +401,7 @@ class World:
         self.scheduler.run(self.scheduler.now + 1.0)
 
     def _await(self, coroutine: Any) -> None:
-        """Let the world's own process do something; it has no faults."""
+        """Run a call of the world's own process, which has no faults."""
         outcome: list[Any] = []
         process = self.process("world", "world")
 
@@ -430,7 +441,7 @@ class World:
 
         return close
 
-    # The verdict.
+    # the verdict
 
     def _stored(self, below: str) -> dict[str, Any]:
         """Return the stored content below a key."""
@@ -446,7 +457,7 @@ class World:
         return [key for key, value in slices.items() if value["state"] != "uploaded"]
 
     def judge(self) -> tuple[list[str], int, int]:
-        """Violations, rows in staging, slices."""
+        """Return violations, rows in staging, slices."""
         found = list(self.violations)
         found += [f"slice {key} is never uploaded" for key in self._unfinished()]
         slices = self._stored(prefix.SLICE_ALL)
@@ -487,7 +498,7 @@ class World:
                 rows = member.decompress(content)
             except zlib.error:
                 break
-            if not member.eof:  # torn, so nobody was promised it
+            if not member.eof:  # truncated, so it was not acknowledged
                 break
             plain += rows
             content = member.unused_data
@@ -513,7 +524,7 @@ FAULTS: dict[str, Callable[[World], None]] = {
 
 @contextlib.contextmanager
 def _in_place(world: World) -> Iterator[None]:
-    """Put the world's network, disks and threads where the service's code finds them."""
+    """Replace network, disks and threads of the service's code by those of the world."""
     scheduler = world.scheduler
 
     def transport(
@@ -564,7 +575,7 @@ def _in_place(world: World) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listened_to(world: World) -> Iterator[None]:
-    """Show what the service logs, and count its failures."""
+    """Report the service's log events, and count its failures."""
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
@@ -573,7 +584,7 @@ def _listened_to(world: World) -> Iterator[None]:
             failure = event["log_failure"]
             world.logged[f"{event.get('log_format')}: {failure.type.__name__}"] += 1
 
-    # Nobody else, as some observers keep events, and with them all that there was.
+    # Other observers are removed, since some keep events and all objects that they refer to.
     with mock.patch.object(globalLogPublisher, "_observers", [observe]):
         yield
 
@@ -588,11 +599,11 @@ def simulate(
     """Run the world of *seed*.
 
     :param faults: kinds of faults that may occur.
-    :param all_kinds: whether all of them occur; else each seed has some.
+    :param all_kinds: whether all of them occur; otherwise each seed has some.
     :param watcher: called with a description of each event.
     """
     gc.disable()
-    gc.freeze()  # what is there already needn't be looked through each time
+    gc.freeze()  # earlier objects needn't be collected each time
     try:
         return _simulate(seed, faults, all_kinds, watcher)
     finally:

@@ -1,4 +1,4 @@
-"""A writer in memory whose answers the test gives, and requests that remember their answer."""
+"""A writer in memory whose answers the test chooses, and requests that record their answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ __all__ = ["FakeCompletion", "FakeOpener", "FakeSliceFile"]
 
 @attrs.define(eq=False)
 class FakeCompletion:
-    """:ivar outcome: ``stored``, the error, or ``None`` while unanswered."""
+    """A completion that records its outcome.
+
+    :ivar outcome: ``stored``, the error, or ``None`` while unanswered.
+    """
 
     outcome: str | UserError | None = None
 
@@ -42,10 +45,10 @@ class FakeCompletion:
 
 @attrs.define(eq=False)
 class FakeSliceFile:
-    """Appends wait until the test answers them, unless `at_once`.
+    """A slice file in memory. Appends wait until the test answers them, unless `at_once`.
 
-    :ivar disk: what is stored; shared by all openings of the slice.
-    :ivar waiting: appends not yet answered.
+    :ivar disk: the stored content, shared by all openings of the slice.
+    :ivar waiting: unanswered appends.
     :ivar answers_close: whether the writer confirms that it has closed the file.
     """
 
@@ -94,9 +97,11 @@ class FakeSliceFile:
 
 @attrs.define(eq=False)
 class FakeOpener:
-    """:ivar files: every opening, the latest last.
+    """Opens slice files in memory.
+
+    :ivar files: every opened file, the latest last.
     :ivar refusals: errors of the next openings.
-    :ivar absent: of pipelines for the writer to be back.
+    :ivar absent: Deferreds of pipelines that wait for the writer.
     :ivar held: if set, openings wait for `release`.
     """
 

@@ -1,4 +1,4 @@
-"""Which slices each source node writes to."""
+"""The assignment of slices to source nodes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ node_lists = st.integers(1, 8).map(lambda count: [f"node-{index}" for index in r
 
 
 @given(slice_lists, node_lists, st.integers(1, 6))
-def test_every_slice_and_every_node_gets_its_part(
-    slices: list[Sample], nodes: list[str], minimum: int
-) -> None:
-    """No slice is left out, no node has one twice, and each has the minimum of them."""
+def test_every_slice_is_assigned(slices: list[Sample], nodes: list[str], minimum: int) -> None:
+    """No slice is left out, no node has one twice, and each node has the minimum."""
     shares = _shares(slices, nodes, minimum)
     assert {slice_ for share in shares.values() for slice_ in share} == set(slices)
     for share in shares.values():
@@ -38,20 +36,22 @@ def test_every_slice_and_every_node_gets_its_part(
 
 
 @given(slice_lists, node_lists, st.integers(1, 6))
-def test_every_node_writes_to_different_writers(
+def test_a_node_uses_different_writers(
     slices: list[Sample], nodes: list[str], minimum: int
 ) -> None:
-    """As many as the minimum of slices requires, if their locations are known."""
+    """A node uses as many writers as the minimum of slices requires, if their locations
+    are known.
+    """
     writers = {writer for writer, _ in slices if writer}
     for share in _shares(slices, nodes, minimum).values():
         assert len({writer for writer, _ in share if writer}) >= min(minimum, len(writers))
 
 
 @given(slice_lists, node_lists, st.sampled_from(["a", "b", "c", "d"]))
-def test_no_node_is_left_alone_by_one_writer(
+def test_the_loss_of_a_writer_leaves_each_node_a_slice(
     slices: list[Sample], nodes: list[str], lost: str
 ) -> None:
-    """With one writer gone every node still has a slice, if another writer has any."""
+    """Without one writer every node still has a slice, if another writer has any."""
     alive = {writer for writer, _ in slices if writer} - {lost}
     if alive:
         for share in _shares(slices, nodes).values():
@@ -59,7 +59,7 @@ def test_no_node_is_left_alone_by_one_writer(
 
 
 def test_two_nodes_on_two_writers_of_two_volumes() -> None:
-    """The volumes of one writer are shared out, not given to one node."""
+    """The volumes of one writer are distributed to both nodes."""
     slices = [("a", 1), ("a", 2), ("b", 3), ("b", 4)]
     assert _shares(slices, ["n1", "n2"]) == {
         "n1": [("a", 1), ("b", 3)],
@@ -67,6 +67,6 @@ def test_two_nodes_on_two_writers_of_two_volumes() -> None:
     }
 
 
-def test_a_stranger_gets_nothing() -> None:
-    """A node that isn't in the group writes nowhere."""
+def test_an_unknown_node_gets_nothing() -> None:
+    """A node that isn't in the group gets no slices."""
     assert slice_share([("a", 1)], ["n1"], "n2", 2, _writer) == []

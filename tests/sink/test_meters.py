@@ -1,4 +1,4 @@
-"""Counts of a sink's records, a group at a time."""
+"""Counters of a sink's records, by group."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _samples(metrics: Metrics) -> dict[tuple[str, str, str], float]:
     }
 
 
-def test_each_record_of_a_group_counts_with_the_time_that_it_waited() -> None:
-    """Rows of one group are observed by their own receive times, with the bytes of all."""
+def test_durations_of_a_group() -> None:
+    """The duration of each row starts when it was received; the bytes are those of the group."""
     metrics = Metrics()
     group = Group(meter=SinkMeters(metrics, lambda: 10.0).of(KEY))
     group.add(b"aa\n", 1, 9_900, _Waiter())
@@ -48,7 +48,7 @@ def test_each_record_of_a_group_counts_with_the_time_that_it_waited() -> None:
     assert samples["stream_sink_acknowledged_records_total", "", ""] == 4
 
 
-def test_nobody_is_told_twice_about_rows_that_nobody_waits_for() -> None:
+def test_early_acknowledgements_are_not_repeated() -> None:
     """Rows acknowledged on arrival aren't acknowledged again when they are stored."""
     metrics = Metrics()
     counts = SinkMeters(metrics, lambda: 10.0).of(KEY)
@@ -59,8 +59,8 @@ def test_nobody_is_told_twice_about_rows_that_nobody_waits_for() -> None:
     assert _samples(metrics)["stream_sink_acknowledged_records_total", "", ""] == 1
 
 
-def test_failed_records_count_by_the_kind_of_their_error() -> None:
-    """Records that weren't stored have their own durations, and no bytes."""
+def test_failed_records_are_counted_by_error() -> None:
+    """Records that weren't stored have separate durations, and no bytes."""
     metrics = Metrics()
     meters = SinkMeters(metrics, lambda: 10.0)
     group = Group(meter=meters.of(KEY))
@@ -72,7 +72,7 @@ def test_failed_records_count_by_the_kind_of_their_error() -> None:
     assert samples["stream_sink_acknowledged_records_total", "", ""] == 0
 
 
-def test_a_deleted_sink_is_forgotten() -> None:
+def test_a_deleted_sink_is_not_exported() -> None:
     """A deleted sink has no metrics."""
     metrics = Metrics()
     meters = SinkMeters(metrics, lambda: 10.0)
@@ -81,7 +81,7 @@ def test_a_deleted_sink_is_forgotten() -> None:
     assert b'sink_id="sink"' not in metrics.page()
 
 
-def test_sinks_that_are_gone_are_forgotten() -> None:
+def test_missed_deletions() -> None:
     """After a gap in the watch only existing sinks are exported."""
     metrics = Metrics()
     meters = SinkMeters(metrics, lambda: 10.0)

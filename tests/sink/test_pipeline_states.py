@@ -1,4 +1,4 @@
-"""The table of a slice pipeline's states."""
+"""The state table of a slice pipeline."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ closed      -        -           -         -        -       -        -
 """
 
 
-def test_the_whole_table() -> None:
-    """Each event in each state; a dash is an event that is ignored."""
+def test_all_transitions() -> None:
+    """Each event in each state is tested; a dash is an event that is ignored."""
     _, *rows = EXPECTED.strip("\n").splitlines()
     assert [row.split()[0] for row in rows] == [state.value for state in PipelineState]
     for state, row in zip(PipelineState, rows, strict=True):
@@ -38,15 +38,15 @@ def _after(state: PipelineState, events: list[PipelineEvent]) -> PipelineState:
 
 
 @given(st.lists(st.sampled_from(_EVENTS)))
-def test_a_pipeline_that_closes_takes_no_rows_again(events: list[PipelineEvent]) -> None:
-    """A closing pipeline closes after any events."""
+def test_closing_is_final(events: list[PipelineEvent]) -> None:
+    """A closing pipeline accepts no rows, whatever events follow."""
     assert _after(_S.READY, [_E.CLOSE, *events]) in (_S.CLOSING, _S.CLOSED)
     assert _after(_S.READY, [_E.CLOSE, *events, _E.EMPTY]) is _S.CLOSED
 
 
 @given(st.lists(st.sampled_from(_EVENTS)))
-def test_rows_are_taken_only_with_an_open_file(events: list[PipelineEvent]) -> None:
-    """`READY` is entered by an opened file, and left when it is lost."""
+def test_rows_need_an_open_file(events: list[PipelineEvent]) -> None:
+    """An opened file leads to `READY`, and a lost file to another state."""
     before = _after(_S.OPENING, events)
     for event in _EVENTS:
         if TRANSITIONS[before].get(event) is _S.READY:
@@ -54,8 +54,8 @@ def test_rows_are_taken_only_with_an_open_file(events: list[PipelineEvent]) -> N
     assert TRANSITIONS[_S.READY][_E.LOST] is _S.STALLED
 
 
-def test_every_state_but_the_last_can_be_left() -> None:
-    """And each one is reached from the first."""
+def test_every_state_is_reachable() -> None:
+    """Every state is reached from the first one, and every state except the last can be left."""
     reached = {_S.OPENING}
     for _ in PipelineState:
         reached |= {

@@ -1,4 +1,4 @@
-"""Sinks that hold more on local disks than they may, with statistics in a real etcd."""
+"""Sinks with a quota of buffered data on local disks, with statistics in a real etcd."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def world(etcd: EtcdClient) -> _World:
 
 
 @pytest_twisted.ensureDeferred
-async def test_refused_above_the_quota_and_taken_again_below(
-    etcd: EtcdClient, world: _World
-) -> None:
-    """The buffers of all nodes count together; the sink resumes when uploads free space."""
+async def test_a_sink_above_its_quota(etcd: EtcdClient, world: _World) -> None:
+    """The buffers of all nodes count together; the sink accepts records again when uploads free
+    space.
+    """
     world.quotas.watch(SINK, ByteSize(2000))
     await _buffer(etcd, 2000)
     await world.round()
@@ -74,8 +74,8 @@ async def test_refused_above_the_quota_and_taken_again_below(
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_what_is_on_local_disks_counts(etcd: EtcdClient, world: _World) -> None:
-    """Uploaded slices and other sinks, also of a similar name, take no room."""
+async def test_only_local_data_counts(etcd: EtcdClient, world: _World) -> None:
+    """Uploaded slices and other sinks, also of a similar name, don't count."""
     world.quotas.watch(SINK, ByteSize(2000))
     await _buffer(etcd, 9000, level=Level.STAGING)
     await _buffer(etcd, 9000, level=Level.TARGET)
@@ -85,8 +85,8 @@ async def test_only_what_is_on_local_disks_counts(etcd: EtcdClient, world: _Worl
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_quota_that_is_raised_or_lifted(etcd: EtcdClient, world: _World) -> None:
-    """A higher quota works from the next look, none at all at once."""
+async def test_a_quota_that_is_raised_or_removed(etcd: EtcdClient, world: _World) -> None:
+    """A higher quota takes effect with the next check, and a removed one at once."""
     await _buffer(etcd, 2500)
     world.quotas.watch(SINK, ByteSize(2000))
     await world.round()
@@ -103,7 +103,7 @@ async def test_a_quota_that_is_raised_or_lifted(etcd: EtcdClient, world: _World)
 
 
 @pytest_twisted.ensureDeferred
-async def test_logged_once_in_a_while(etcd: EtcdClient, world: _World) -> None:
+async def test_log_throttling(etcd: EtcdClient, world: _World) -> None:
     """A sink that stays above its quota is logged every five minutes."""
     events: list[LogEvent] = []
     note = cast(ILogObserver, events.append)
@@ -121,10 +121,8 @@ async def test_logged_once_in_a_while(etcd: EtcdClient, world: _World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unreadable_value_does_not_stop_other_sinks(
-    etcd: EtcdClient, world: _World
-) -> None:
-    """Unreadable statistics of one sink don't affect the checks of the others."""
+async def test_invalid_statistics(etcd: EtcdClient, world: _World) -> None:
+    """Invalid statistics of one sink don't affect the checks of the others."""
     broken = SinkKey(123, 456, "my-source", "broken")
     world.quotas.watch(broken, ByteSize(1))
     world.quotas.watch(SINK, ByteSize(2000))

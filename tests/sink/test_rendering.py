@@ -1,4 +1,4 @@
-"""Records whose templates are evaluated elsewhere, and what happens to their sink meanwhile."""
+"""Records whose templates are evaluated in another process, and changes of their sink meanwhile."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _record(body: bytes = b'{"a":1}') -> RecordContext:
 
 
 def _slice(content: str | None, number: int = 0, *, wait: bool = True) -> Slice:
-    """Return a slice whose rows are what a template says, or the body."""
+    """Return a slice whose rows are the result of a template, or the body."""
     column: dict[str, Any] = {"type": "body", "name": "c"}
     if content is not None:
         template = {"language": "jsonnet", "content": content}
@@ -106,8 +106,8 @@ def world() -> Iterator[World]:
 ADDS = "Body('a') + 1"
 
 
-def test_a_row_is_written_when_its_templates_are_evaluated(world: World) -> None:
-    """And not before; an engine is asked for when the slice opens."""
+def test_a_row_waits_for_its_templates(world: World) -> None:
+    """The row is written after the evaluation; an engine is started when the slice opens."""
     slice_ = _slice(ADDS)
     world.update(slice_)
     assert world.templates.warmed == 1
@@ -118,8 +118,8 @@ def test_a_row_is_written_when_its_templates_are_evaluated(world: World) -> None
     assert (completion.outcome, world.disk(slice_)) == ("stored", b'"2"\n')
 
 
-def test_who_does_not_wait_for_the_disk_waits_for_the_templates(world: World) -> None:
-    """A record that can't be rendered is still refused."""
+def test_early_acknowledgements_wait_for_templates(world: World) -> None:
+    """A record that can't be rendered is refused even if its producer doesn't wait for the disk."""
     world.update(_slice(ADDS, wait=False))
     completions = [world.write(), world.write(b"{}")]
     assert [completion.outcome for completion in completions] == [None, None]
@@ -129,8 +129,8 @@ def test_who_does_not_wait_for_the_disk_waits_for_the_templates(world: World) ->
     assert completions[1].outcome.status == 400
 
 
-def test_answers_that_wait_for_nothing_come_at_the_end_of_the_turn(world: World) -> None:
-    """All those of a turn together."""
+def test_answers_are_sent_at_the_end_of_the_turn(world: World) -> None:
+    """All early acknowledgements of a turn are sent together."""
     world.update(_slice(None, wait=False))
     completions = [world.write(), world.write()]
     assert [completion.outcome for completion in completions] == [None, None]
@@ -141,8 +141,8 @@ def test_answers_that_wait_for_nothing_come_at_the_end_of_the_turn(world: World)
     assert last.outcome == "accepted 202"
 
 
-def test_a_record_that_can_not_be_rendered_says_why(world: World) -> None:
-    """With the column."""
+def test_a_record_that_can_not_be_rendered(world: World) -> None:
+    """The error names the column."""
     world.update(_slice(ADDS))
     completion = world.write(b"{}")
     world.release()
@@ -151,8 +151,8 @@ def test_a_record_that_can_not_be_rendered_says_why(world: World) -> None:
     )
 
 
-def test_a_slice_that_has_rotated_meanwhile(world: World) -> None:
-    """The row goes to the next one with the same mapping; the old one is closed at once."""
+def test_a_slice_that_is_rotated_meanwhile(world: World) -> None:
+    """The row goes to the next slice with the same mapping; the old one is closed at once."""
     first, second = _slice(ADDS, 0), _slice(ADDS, 1)
     world.update(first)
     completion = world.write()
@@ -164,8 +164,8 @@ def test_a_slice_that_has_rotated_meanwhile(world: World) -> None:
 
 
 @pytest.mark.parametrize(("after", "row"), [("Body('a') + 2", b'"3"\n'), (None, b'"{""a"":1}"\n')])
-def test_a_mapping_that_has_changed_meanwhile(world: World, after: str | None, row: bytes) -> None:
-    """The row is that of the mapping of the slice that it goes to."""
+def test_a_mapping_that_changes_meanwhile(world: World, after: str | None, row: bytes) -> None:
+    """The row is rendered with the mapping of the slice that it is written to."""
     world.update(_slice(ADDS, 0))
     completion = world.write()
     second = _slice(after, 1)
@@ -176,8 +176,8 @@ def test_a_mapping_that_has_changed_meanwhile(world: World, after: str | None, r
     assert world.disk(second) == row
 
 
-def test_slices_with_the_mapping_of_before_are_preferred(world: World) -> None:
-    """While a change is made there are both."""
+def test_slices_with_the_previous_mapping_are_preferred(world: World) -> None:
+    """During a change there are slices with both mappings."""
     old, new = _slice(ADDS, 0), _slice("Body('a') + 2", 1)
     world.update(old)
     completions = [world.write() for _ in range(4)]
@@ -187,8 +187,8 @@ def test_slices_with_the_mapping_of_before_are_preferred(world: World) -> None:
     assert world.disk(old) == b'"2"\n' * 4
 
 
-def test_a_mapping_that_changes_all_the_time(world: World) -> None:
-    """After several attempts its record has to be sent again."""
+def test_a_mapping_that_changes_repeatedly(world: World) -> None:
+    """After several attempts the record is refused, and can be retried."""
     world.update(_slice(ADDS, 0))
     completion = world.write()
     for number in range(1, sink_pipeline.MAX_ROUNDS + 2):
@@ -199,8 +199,8 @@ def test_a_mapping_that_changes_all_the_time(world: World) -> None:
     assert completion.outcome.status == 503
 
 
-def test_a_sink_that_was_closed_meanwhile(world: World) -> None:
-    """Nothing more is written; see Note [Close sync] of the router."""
+def test_a_sink_that_is_closed_meanwhile(world: World) -> None:
+    """No row is written any more; see Note [Close sync] of the router."""
     slice_ = _slice(ADDS)
     world.update(slice_)
     completion = world.write()
@@ -210,7 +210,7 @@ def test_a_sink_that_was_closed_meanwhile(world: World) -> None:
     assert world.disk(slice_) == b""
 
 
-def test_a_lease_that_was_lost_meanwhile(world: World) -> None:
+def test_a_lease_that_is_lost_meanwhile(world: World) -> None:
     """A node without a lease accepts no records, including those received before."""
     slice_ = _slice(ADDS)
     world.update(slice_)
@@ -221,8 +221,8 @@ def test_a_lease_that_was_lost_meanwhile(world: World) -> None:
     assert world.disk(slice_) == b""
 
 
-def test_no_room_for_a_record(world: World) -> None:
-    """It is refused at once; clients with many records ask before."""
+def test_the_limit_of_waiting_records(world: World) -> None:
+    """A record above the limit is refused at once; batches check the limit first."""
     world.update(_slice(ADDS))
     assert world.pipeline.room() is None
     world.templates.is_full = True
@@ -235,16 +235,16 @@ def test_no_room_for_a_record(world: World) -> None:
         world.pipeline.write(_record(), FakeCompletion())
 
 
-def test_a_large_record_asks_for_room(world: World) -> None:
-    """Even if the mapping has no templates: the engines read the record."""
+def test_a_large_record_is_limited(world: World) -> None:
+    """The engines parse large records, so the limit also applies to mappings without templates."""
     world.update(_slice("Body('a')"))
     world.templates.is_full = True
     assert world.pipeline.room(_record()) is None
     assert world.pipeline.room(_record(LARGE)) is not None
 
 
-def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
-    """Regardless of the engines' state."""
+def test_a_sink_without_templates(world: World) -> None:
+    """The state of the engines has no effect."""
     slice_ = _slice("Body('a')")
     world.update(slice_)
     world.templates.is_full = True
@@ -257,7 +257,7 @@ def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
 
 
 LARGE = b'{"a":1.0,"b":"%b","c":"x","\\u0064":"\\ud800"}' % (b"x" * LARGE_BYTES)
-"""What compiled code leaves to the engine: half of a pair is spelled alone."""
+"""The compiled code leaves this to the engine, because of a lone surrogate."""
 
 PLAIN = b'{"a":1.0,"b":"%b"}' % (b"x" * LARGE_BYTES)
 
@@ -270,8 +270,8 @@ PATH = {"type": "path", "name": "c", "path": "a"}
 IP = {"type": "ip", "name": "c"}
 
 
-def test_a_large_record_is_read_by_the_engine(world: World) -> None:
-    """Although there is no template; a small one isn't kept waiting."""
+def test_a_large_record_is_parsed_by_the_engine(world: World) -> None:
+    """The engine is used although there is no template; a small record doesn't wait for it."""
     slice_ = _with_column(_slice(None), PATH)
     world.update(slice_)
     completion, small = world.write(LARGE), world.write(b'{"a":2.0}')
@@ -282,8 +282,8 @@ def test_a_large_record_is_read_by_the_engine(world: World) -> None:
 
 
 @pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
-def test_a_large_record_is_read_at_once_by_compiled_code(world: World) -> None:
-    """The engine isn't asked, unless the record is larger than that."""
+def test_a_large_record_in_compiled_code(world: World) -> None:
+    """The engine isn't used unless the record exceeds the limit of the compiled code."""
     slice_ = _with_column(_slice(None), PATH)
     world.update(slice_)
     completion = world.write(PLAIN)
@@ -294,8 +294,8 @@ def test_a_large_record_is_read_at_once_by_compiled_code(world: World) -> None:
     assert (huge.outcome, world.disk(slice_)) == ("stored", b'"1.0"\n"1.0"\n')
 
 
-def test_a_large_record_that_nobody_reads(world: World) -> None:
-    """It needs no engine."""
+def test_a_large_record_that_needs_no_parsing(world: World) -> None:
+    """The engine isn't used."""
     slice_ = _with_column(_slice(None), IP)
     world.update(slice_)
     completion = world.write(LARGE)
@@ -307,10 +307,10 @@ def test_a_large_record_that_nobody_reads(world: World) -> None:
     ("column", "row"),
     [(PATH | {"path": "c", "rawString": True}, b'"x"\n'), (IP, b'"203.0.113.7"\n')],
 )
-def test_the_mapping_changes_while_a_large_record_is_read(
+def test_the_mapping_changes_during_parsing(
     world: World, column: dict[str, Any], row: bytes
 ) -> None:
-    """It is read for the new one, or written as that says."""
+    """The record is parsed again for the new mapping, or rendered with it."""
     before = _with_column(_slice(None), PATH)
     world.update(before)
     completion = world.write(LARGE)

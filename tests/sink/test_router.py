@@ -1,4 +1,4 @@
-"""Reports of a source node to coordinators, and the slices it writes to; with a real etcd."""
+"""Reports of a source node to coordinators, and its slices; with a real etcd."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class FakeFailure(FakeCompletion):
 
 
 class World:
-    """A source node with two slices of one sink, whose writer answers under the test's control."""
+    """A source node with two slices of one sink, whose writer answers when the test says so."""
 
     def __init__(self, etcd: EtcdClient) -> None:
         self.volumes: dict[str, Volume] = {}
@@ -123,9 +123,9 @@ class World:
         return target
 
     def write(self) -> FakeCompletion:
-        """One row, to one of the slices."""
+        """Write one row to one of the slices."""
         completion = FakeCompletion()
-        if self._renderer is None:  # to ask for it takes a turn of the balancing
+        if self._renderer is None:  # the balancing needs a turn to ask for it
             self._renderer = self.target.open(1000).renderer()
         self.target.open(1000).write_rows(b'"a"\n', 1, 1000, self._renderer, completion)
         return completion
@@ -140,7 +140,7 @@ class World:
         return -1 if kv is None else int(kv.value)
 
     async def close(self, key: SliceKey) -> int:
-        """Rotate a slice; the revision of that."""
+        """Rotate a slice, and return the revision."""
         await self.storage.rotate_slice(key)
         kv = await self.etcd.get(f"{prefix.slice_level(Level.LOCAL)}{key}")
         assert kv is not None
@@ -150,7 +150,7 @@ class World:
         return {pipeline.slice.key for pipeline in self.router.slices()}
 
     async def write_everywhere(self) -> list[Slice]:
-        """Rows are on their way to both slices, which are returned."""
+        """Start to write rows to both slices, and return the slices."""
         slices = await self.storage.slices()
         self.write()
         await until(lambda: len(self.opener.files) == len(slices))
@@ -169,8 +169,8 @@ async def world(etcd: EtcdClient) -> AsyncIterator[World]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_change_is_reported_when_what_it_closed_is_closed(world: World) -> None:
-    """Not while a row is on its way to the slice; then its statistics are in etcd already."""
+async def test_a_change_is_reported_when_its_slices_are_closed(world: World) -> None:
+    """The report waits for unfinished rows of the slice, whose statistics are in etcd by then."""
     first, second = await world.write_everywhere()
     revision = await world.close(first.key)
     later = await world.close(second.key)
@@ -192,10 +192,12 @@ async def test_a_change_is_reported_when_what_it_closed_is_closed(world: World) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_change_is_not_reported_before_the_counts_are_stored(
+async def test_a_change_is_reported_after_the_statistics(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The coordinator that closes the slice depends on the counts, even if etcd refuses them."""
+    """The coordinator that closes the slice needs the statistics, even if etcd refuses them at
+    first.
+    """
     first, _ = await world.write_everywhere()
     refused: list[object] = []
 
@@ -220,7 +222,7 @@ async def test_a_change_is_not_reported_before_the_counts_are_stored(
 
 @pytest_twisted.ensureDeferred
 async def test_new_slices_are_open_before_old_ones_close(world: World) -> None:
-    """Rows find a slice at any time of a rotation."""
+    """Rows have an open slice at any time of a rotation."""
     slices = await world.write_everywhere()
     for slice_ in slices:
         await world.close(slice_.key)
@@ -234,8 +236,8 @@ async def test_new_slices_are_open_before_old_ones_close(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_lease_no_row_is_taken(world: World) -> None:
-    """No coordinator would wait for the node; its report is restored with the new lease."""
+async def test_without_a_lease_no_row_is_accepted(world: World) -> None:
+    """No coordinator would wait for the node. Its report is restored with the new lease."""
     (first, _) = await world.write_everywhere()
     world.answer()
     revision = await world.close(first.key)
@@ -259,8 +261,8 @@ async def test_without_a_lease_no_row_is_taken(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_lost_lease_nothing_is_opened_before_all_is_closed(world: World) -> None:
-    """Open pipelines belong to the old life; the next one has pipelines of its own."""
+async def test_after_a_lost_lease_all_is_closed_before_new_openings(world: World) -> None:
+    """Open pipelines belong to the old life, and the next life opens its own."""
     await world.write_everywhere()
     former = list(world.opener.files)
     assert any(file.waiting for file in former)
@@ -287,10 +289,10 @@ async def test_after_a_lost_lease_nothing_is_opened_before_all_is_closed(world: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_lost_lease_no_writer_holds_up_the_others_for_long(
+async def test_after_a_lost_lease_a_silent_writer_has_a_short_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that does not respond has a short deadline, also for what was being closed before."""
+    """The deadline also applies to files that were being closed before."""
     monkeypatch.setattr(sink_pipeline, "LEAVE_SECONDS", 0.05)
     first, _ = await world.write_everywhere()
     await world.close(first.key)
@@ -306,8 +308,8 @@ async def test_after_a_lost_lease_no_writer_holds_up_the_others_for_long(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lease_that_is_lost_again_meanwhile_takes_no_records(world: World) -> None:
-    """Pipelines are closed by then, but the node has no name."""
+async def test_a_lease_that_is_lost_again(world: World) -> None:
+    """No records are accepted: the pipelines are closed, but the node has no name."""
     await world.write_everywhere()
     world.router.session_lost()
     world.router.session_renewed()
@@ -324,8 +326,10 @@ async def test_a_lease_that_is_lost_again_meanwhile_takes_no_records(world: Worl
 
 
 @pytest_twisted.ensureDeferred
-async def test_nodes_that_come_and_go_share_the_slices_anew(world: World) -> None:
-    """At once, not at the next change of slices; together they use all slices."""
+async def test_joining_and_leaving_nodes_share_the_slices(world: World) -> None:
+    """Slices are reassigned at once, not with the next change of slices, and all slices
+    are used.
+    """
     first, second = await world.write_everywhere()
     world.answer()
     assert world.written() == {first.key, second.key}
@@ -343,8 +347,8 @@ async def test_nodes_that_come_and_go_share_the_slices_anew(world: World) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_sinks_do_not_wait_for_one_another(world: World) -> None:
-    """A sink whose slice can't be closed doesn't delay another sink, only the report of both."""
+async def test_sinks_are_independent(world: World) -> None:
+    """A sink whose slice can't be closed delays only the report, not another sink."""
     stuck, _ = await world.write_everywhere()
     other = attrs.evolve(SINK, key=SOURCE_KEY.sink("other"))
     await world.storage.define(sink=other)
@@ -380,7 +384,7 @@ async def test_sinks_do_not_wait_for_one_another(world: World) -> None:
 
 
 async def _opened_by_reference(world: World, mapping: Mapping) -> Deferred[SinkTarget]:
-    """Open another sink with this mapping, after its records refer to it."""
+    """Open another sink with this mapping after the reference of its records."""
     table = attrs.evolve(SINK.table, mapping=mapping)
     other = attrs.evolve(SINK, key=SOURCE_KEY.sink("other"), table=table)
     await world.storage.define(sink=other)
@@ -403,8 +407,8 @@ NAMES = Mapping((PathColumn(name="name", path="name", raw_string=True),))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_is_written_with_the_mapping_that_it_refers_to(world: World) -> None:
-    """All slices of the sink have one mapping in memory."""
+async def test_a_slice_has_the_mapping_that_it_refers_to(world: World) -> None:
+    """All slices of the sink share one mapping in memory."""
     target = await (await _opened_by_reference(world, NAMES))
     record = RecordContext(
         1000, "::1", RecordHeaders([(b"Content-Type", b"application/json")]), b'{"name":"Ann"}'
@@ -419,10 +423,10 @@ async def test_a_slice_is_written_with_the_mapping_that_it_refers_to(world: Worl
 
 @pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
-async def test_a_mapping_that_etcd_does_not_give_is_asked_for_again(
+async def test_a_mapping_that_can_not_be_read_is_read_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The change that needs it waits."""
+    """The change that needs the mapping waits for it."""
     monkeypatch.setattr("stream.sink.router.READ_AGAIN_SECONDS", (0.01, 0.02))
     refused: list[object] = []
 
@@ -439,8 +443,8 @@ async def test_a_mapping_that_etcd_does_not_give_is_asked_for_again(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_without_its_mapping_takes_no_records(world: World) -> None:
-    """The slice can't render them; other sinks, and the reports, continue."""
+async def test_a_slice_without_its_mapping(world: World) -> None:
+    """The slice accepts no records; other sinks and the reports continue."""
     first, _ = await world.write_everywhere()
     lost = attrs.evolve(SINK, key=SOURCE_KEY.sink("lost"))
     mapping = StoredMapping("0" * 64)
@@ -463,7 +467,7 @@ async def test_a_slice_without_its_mapping_takes_no_records(world: World) -> Non
 
 
 class RefusingPipeline(SinkPipeline):
-    """Raises an error for each record."""
+    """A pipeline that raises an error for each record."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -475,8 +479,8 @@ class RefusingPipeline(SinkPipeline):
 
 
 @pytest.mark.parametrize("error", [UserError("no"), ZeroDivisionError("division by zero")])
-def test_a_record_that_is_not_taken_fails(error: Exception) -> None:
-    """Writing never raises: the completion is called with any error."""
+def test_a_record_that_is_not_accepted_fails(error: Exception) -> None:
+    """Writing never raises an error: the completion gets any error."""
     router = cast(SinkRouter, SimpleNamespace(refusal=None, over_quota={}))
     target = SinkTarget(SINK.key, True, (), router, RefusingPipeline(error))
     completion = FakeFailure()
@@ -487,8 +491,8 @@ def test_a_record_that_is_not_taken_fails(error: Exception) -> None:
 
 @pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
-async def test_a_slice_of_the_version_before_is_written(world: World) -> None:
-    """Its record has the mapping inside, and nothing else has it."""
+async def test_a_slice_of_the_previous_release_is_written(world: World) -> None:
+    """Its record is the only one that contains the mapping."""
     await world.router.stopService()
     slices = await world.storage.slices()
     for slice_ in slices:
@@ -515,8 +519,8 @@ async def test_a_slice_of_the_version_before_is_written(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_volumes_that_may_have_rows_of_a_source(world: World) -> None:
-    """Those of its slices, and of slices uploaded lately, unless their writer is there."""
+async def test_unavailable_volumes_of_a_source(world: World) -> None:
+    """The unavailable volumes of its slices are returned, also of recently uploaded ones."""
     slices = await world.storage.slices()
     ids = {slice_.key.volume_id for slice_ in slices}
     others = SourceKey(SOURCE_KEY.project_id, SOURCE_KEY.branch_id, "other")

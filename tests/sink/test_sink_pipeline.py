@@ -45,8 +45,8 @@ def _context(opener: FakeOpener, clock: Clock) -> PipelineContext:
     )
 
 
-def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> None:
-    """Its slices may be opened again only when what it holds has been sent."""
+def test_a_closing_pipeline_accepts_no_record() -> None:
+    """Its slices can be opened again only when its rows have been sent."""
     clock = Clock()
     opener = FakeOpener(at_once=False)
     context = _context(opener, clock)
@@ -66,8 +66,8 @@ def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> N
     assert opener.files[-1].closed
 
 
-def test_a_sink_that_is_left_waits_for_no_writer() -> None:
-    """It doesn't wait for open or closing files; the outcome of its rows is unknown."""
+def test_abandoning_a_sink_waits_for_no_writer() -> None:
+    """Open and closing files aren't waited for, and the outcome of their rows is unknown."""
     clock = Clock()
     opener = FakeOpener(at_once=False)
     pipeline = SinkPipeline(_context(opener, clock))
@@ -97,8 +97,8 @@ def test_a_sink_that_is_left_waits_for_no_writer() -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_renderers_are_kept_as_long_as_a_slice_uses_them() -> None:
-    """Slices with one mapping share a renderer; only renderers in use are kept."""
+def test_renderers_are_shared() -> None:
+    """Slices with the same mapping share a renderer; only renderers in use are kept."""
     context = _context(FakeOpener(), Clock())
     opened_at = [OPENED_AT + timedelta(seconds=number) for number in range(20)]
     slices = [

@@ -1,4 +1,4 @@
-"""Group commit, resending and closing, on a clock."""
+"""Group commit, retransmission and closing, with a virtual clock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.storage.samples import ENCODING, sample_slice, uncompressed
 
 
 class _NoThreads(ThreadPool):
-    """Runs at once what a pool would run in a thread, so that the clock is all that moves."""
+    """Runs the jobs of a thread pool synchronously, so that only the clock makes progress."""
 
     def callInThreadWithCallback(  # type: ignore[override]
         self, done: Callable[[bool, object], None], work: Callable[..., object], *args: object
@@ -65,7 +65,7 @@ class PipelineTests(SynchronousTestCase):
 
     @property
     def interval(self) -> float:
-        """Seconds after which a second group goes out."""
+        """The number of seconds after which a second group is sent."""
         return ENCODING.sync.interval_trigger.seconds
 
     def pipeline(self, encoding: Encoding | None = None) -> SlicePipeline:
@@ -118,8 +118,8 @@ class PipelineTests(SynchronousTestCase):
         self.file.answer()
         assert [w.outcome for w in completions] == ["stored", "stored"]
 
-    def test_who_waits_for_the_statistics_is_answered_when_they_are_stored(self) -> None:
-        """Whichever call has stored them: the answer to the first may be lost."""
+    def test_answers_wait_for_the_statistics(self) -> None:
+        """Any call may have stored them, since the answer to the first one may be lost."""
         self.announcement = Deferred()
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
@@ -130,8 +130,8 @@ class PipelineTests(SynchronousTestCase):
         assert completion.outcome == "stored"
         self.announcement.callback(None)
 
-    def test_rows_collect_while_a_group_is_on_its_way(self) -> None:
-        """A busy pipeline sends the next group when the last one is acknowledged."""
+    def test_rows_are_collected_during_an_append(self) -> None:
+        """A busy pipeline sends the next group when the previous one is acknowledged."""
         pipeline = self.pipeline()
         self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -142,8 +142,8 @@ class PipelineTests(SynchronousTestCase):
         assert [data for _, data, _ in self.file.waiting] == [b"b\nc\n"]
         assert [w.outcome for w in later] == [None, None]
 
-    def test_a_second_group_goes_out_after_the_interval(self) -> None:
-        """Rows never wait longer than the interval trigger for a slow disk."""
+    def test_a_second_group_is_sent_after_the_interval(self) -> None:
+        """Rows wait no longer than the interval trigger for a slow disk."""
         pipeline = self.pipeline()
         self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -160,8 +160,8 @@ class PipelineTests(SynchronousTestCase):
         )
         return self.pipeline(attrs.evolve(encoding, sync=sync))
 
-    def test_rows_that_nobody_waits_for_are_collected(self) -> None:
-        """They wait for the interval trigger, but not for long; also while a group is in flight."""
+    def test_rows_without_a_waiting_producer_are_collected(self) -> None:
+        """They wait for the interval trigger but no longer, also while a group is in flight."""
         for interval, waits in (("10ms", 0.01), ("30s", 0.05)):
             self.opener = FakeOpener(at_once=False)
             pipeline = self._unawaited(interval)
@@ -176,8 +176,8 @@ class PipelineTests(SynchronousTestCase):
             self.file.answer()
             assert self.stored == b"a\na\nb\nb\n"
 
-    def test_an_acknowledgement_does_not_end_their_group(self) -> None:
-        """They wait for their own interval, and full groups don't wait."""
+    def test_an_acknowledgement_does_not_send_the_next_group(self) -> None:
+        """Its rows wait for their own interval, unless the group is full."""
         pipeline = self._unawaited("50ms")
         for _ in range(5):
             pipeline.write(b"a\n", 1, 1000, None)
@@ -188,8 +188,8 @@ class PipelineTests(SynchronousTestCase):
         self.clock.advance(0.06)
         assert [data for _, data, _ in self.file.waiting] == [b"a\n"]
 
-    def test_rows_behind_a_full_group_wait_for_the_interval(self) -> None:
-        """They come in the same turn as a batch that fills a group by itself."""
+    def test_rows_after_a_full_group_wait_for_the_interval(self) -> None:
+        """They arrive in the same turn as a batch that fills a group by itself."""
         pipeline = self._unawaited("50ms")
         pipeline.write(b"a\n" * 4, 4, 1000, None)
         pipeline.write(b"b\n", 1, 1000, None)
@@ -202,8 +202,8 @@ class PipelineTests(SynchronousTestCase):
     def _accepted(self) -> SlicePipeline:
         return self.pipeline(attrs.evolve(ENCODING, sync=attrs.evolve(ENCODING.sync, wait=False)))
 
-    def test_accepted_rows_with_a_refused_mark_are_stored_without_it(self) -> None:
-        """Their producers have got an answer, and don't send them again."""
+    def test_acknowledged_rows_with_a_refused_mark(self) -> None:
+        """They are stored without the mark, since their producers don't send them again."""
         pipeline = self._accepted()
         pipeline.write(b"a\n", 1, 1000, None, Mark(b"k" * 16, b"c" * 8, b"a" * 8))
         pipeline.write(b"b\n", 1, 1000, None)
@@ -217,8 +217,10 @@ class PipelineTests(SynchronousTestCase):
         assert gzip.decompress(self.stored) == b"a\nb\n"
         assert pipeline.held_bytes == 0
 
-    def test_accepted_rows_in_a_file_that_is_not_cut_are_stored_once(self) -> None:
-        """Its length says which groups it has; the others are sent again."""
+    def test_acknowledged_rows_in_a_file_that_is_not_truncated(self) -> None:
+        """The length of the file shows which groups it contains, and only the others are sent
+        again.
+        """
         pipeline = self._accepted()
         for row in (b"a\n", b"b\n"):
             pipeline.write(row, 1, 1000, None, Mark(row * 8, b"c" * 8, b"a" * 8))
@@ -239,16 +241,16 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.held_bytes == 0
         assert pipeline.counters.statistics().records_count == 3
 
-    def test_a_row_that_is_waited_for_takes_them_along(self) -> None:
-        """A row with a waiting producer isn't delayed by others."""
+    def test_a_waiting_producer_sends_the_group(self) -> None:
+        """A row with a waiting producer isn't delayed by the other rows."""
         pipeline = self._unawaited("50ms")
         pipeline.write(b"a\n", 1, 1000, None)
         self.write(pipeline, b"b\n")
         self.clock.advance(0)
         assert [data for _, data, _ in self.file.waiting] == [b"a\nb\n"]
 
-    def test_they_are_stored_before_the_slice_closes(self) -> None:
-        """A close waits for no interval."""
+    def test_collected_rows_are_stored_before_the_slice_closes(self) -> None:
+        """A close doesn't wait for the interval."""
         pipeline = self._unawaited("50ms")
         pipeline.write(b"a\n", 1, 1000, None)
         closed = ensureDeferred(pipeline.close(10))
@@ -258,7 +260,7 @@ class PipelineTests(SynchronousTestCase):
         assert self.stored == b"a\n"
 
     def test_the_count_trigger_closes_a_group(self) -> None:
-        """A group never holds more records than the trigger says."""
+        """A group has at most the number of records in the trigger."""
         encoding = uncompressed()
         encoding = attrs.evolve(encoding, sync=attrs.evolve(encoding.sync, count_trigger=2))
         pipeline = self.pipeline(encoding)
@@ -267,7 +269,7 @@ class PipelineTests(SynchronousTestCase):
         assert [data for _, data, _ in self.file.waiting] == [b"a\nb\n"]
 
     def test_the_size_trigger_closes_a_group(self) -> None:
-        """A group never holds more bytes than the trigger says, unless it is a single row."""
+        """A group has at most the bytes in the trigger, unless it is a single row."""
         encoding = uncompressed()
         sync = attrs.evolve(encoding.sync, uncompressed_bytes_trigger=ByteSize(100))
         pipeline = self.pipeline(attrs.evolve(encoding, sync=sync))
@@ -278,7 +280,7 @@ class PipelineTests(SynchronousTestCase):
         assert [len(data) for _, data, _ in self.file.waiting] == [60, 200]
 
     def test_the_level_follows_the_sync_mode(self) -> None:
-        """Mode disk asks for a sync, mode cache for a write."""
+        """Mode `disk` waits for a sync, and mode `cache` for a write."""
         encoding = uncompressed()
         cache = attrs.evolve(encoding, sync=attrs.evolve(encoding.sync, mode="cache"))
         for wanted, expected in ((encoding, SyncLevel.SYNCED), (cache, SyncLevel.WRITTEN)):
@@ -287,8 +289,8 @@ class PipelineTests(SynchronousTestCase):
             self.clock.advance(0)
             assert self.file.levels == [expected]
 
-    def test_a_lost_connection_neither_loses_nor_doubles(self) -> None:
-        """Groups of unknown fate are sent again behind what was acknowledged."""
+    def test_a_lost_connection_neither_loses_nor_duplicates_rows(self) -> None:
+        """Groups with an unknown outcome are sent again after the acknowledged ones."""
         for stored in (False, True):
             self.opener = FakeOpener(at_once=False)
             pipeline = self.pipeline()
@@ -306,8 +308,8 @@ class PipelineTests(SynchronousTestCase):
             assert self.stored == b"a\nb\n"
             assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
 
-    def test_a_writer_that_answers_again_is_used_at_once(self) -> None:
-        """Even after long delays; cancelled waits leave nothing."""
+    def test_a_recovered_writer_is_used_at_once(self) -> None:
+        """This holds even after long delays; a cancelled wait leaves no state."""
         pipeline = self.pipeline()
         self.opener.refusals += [WriterUnavailable("down")] * 12
         self.opener.listeners[-1].lost(WriterUnavailable("gone"))
@@ -325,8 +327,11 @@ class PipelineTests(SynchronousTestCase):
         assert self.opener.absent == []
 
     def test_a_former_life_sends_nothing_again(self) -> None:
-        """A later one has the file: what was on the way is of unknown fate, the rest isn't stored,
-        and if the file is ever opened again then behind what is there."""
+        """A later life has the file: groups in flight have an unknown outcome, the others are not
+        stored.
+
+        If the file is opened again, appends follow the existing content.
+        """
         pipeline = self.pipeline()
         first = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -343,8 +348,10 @@ class PipelineTests(SynchronousTestCase):
         names = [getattr(w.outcome, "name", w.outcome) for w in (*first, *second, *third)]
         assert names == ["stored", "genericError", "notStored"]
 
-    def test_a_group_with_a_superseded_request_is_not_stored(self) -> None:
-        """Its requests have to come again, others are sent again, and no other slice is asked."""
+    def test_a_group_with_a_superseded_request(self) -> None:
+        """The group isn't stored: its requests must be retried, other rows are sent again, to the
+        same slice.
+        """
         pipeline = self.pipeline(ENCODING)
         mark = Mark(b"k" * 16, b"c" * 8, b"a" * 8)
         first, second = FakeCompletion(), FakeCompletion()
@@ -366,8 +373,8 @@ class PipelineTests(SynchronousTestCase):
         assert gzip.decompress(self.stored) == b"b\n"
         assert pipeline.held_bytes == 0
 
-    def test_rows_that_another_attempt_counts_on_are_left(self) -> None:
-        """The file isn't cut, so what was on the way is of unknown fate."""
+    def test_rows_needed_by_another_attempt_are_kept(self) -> None:
+        """The file isn't truncated, so groups in flight have an unknown outcome."""
         pipeline = self.pipeline(ENCODING)
         completion = FakeCompletion()
         pipeline.write(b"a\n", 1, 1000, completion, Mark(b"k" * 16, b"c" * 8, b"a" * 8))
@@ -380,8 +387,8 @@ class PipelineTests(SynchronousTestCase):
         assert self.opener.resumes == [-1, 0, -1]
         assert gzip.decompress(self.stored) == b"a\n"
 
-    def test_a_header_has_room_for_the_marks_of_a_group(self) -> None:
-        """A group ends when it is full; plain files have no place for marks."""
+    def test_the_limit_of_marks_in_a_header(self) -> None:
+        """A group ends when its header is full; uncompressed files have no marks."""
         for encoding, groups in ((ENCODING, 2), (uncompressed(), 1)):
             self.opener = FakeOpener(at_once=True)
             pipeline = self.pipeline(encoding)
@@ -393,8 +400,8 @@ class PipelineTests(SynchronousTestCase):
             assert len(found) == (groups if encoding is ENCODING else 0)
             assert len(self.file.levels) == groups
 
-    def test_a_writer_that_was_found_again_is_tried_again_soon(self) -> None:
-        """Long delays of an earlier outage don't count any more."""
+    def test_delays_are_reset(self) -> None:
+        """Long delays of an earlier outage have no effect."""
         pipeline = self.pipeline()
         self.opener.refusals += [WriterUnavailable("down")] * 6
         self.opener.listeners[-1].lost(WriterUnavailable("gone"))
@@ -406,8 +413,8 @@ class PipelineTests(SynchronousTestCase):
         self.clock.advance(0.2)
         assert pipeline.ready
 
-    def test_a_writer_that_is_away_is_told_of_rarely(self) -> None:
-        """Regardless of the number of slices, the log mentions it once in an interval."""
+    def test_an_unavailable_writer_is_logged_rarely(self) -> None:
+        """It is logged once in an interval, regardless of the number of slices."""
         pipelines = [self.pipeline() for _ in range(5)]
         self.opener.refusals += [WriterUnavailable("down")] * 50
         with capturedLogs() as events:
@@ -420,7 +427,7 @@ class PipelineTests(SynchronousTestCase):
         assert len(told) == 1
         assert len(self.opener.refusals) < 40
 
-    def test_a_late_answer_of_a_lost_file_counts_for_nothing(self) -> None:
+    def test_a_late_answer_of_a_lost_file_is_ignored(self) -> None:
         """Only the latest transmission of a group can acknowledge it."""
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
@@ -434,8 +441,10 @@ class PipelineTests(SynchronousTestCase):
         assert completion.outcome == "stored"
         assert self.stored == b"a\n"
 
-    def test_refused_rows_go_to_another_slice(self) -> None:
-        """Rows that a full volume certainly didn't store are offered to the sink's other slices."""
+    def test_refused_rows_are_written_to_another_slice(self) -> None:
+        """Rows that a full volume certainly didn't store are written to another slice of
+        the sink.
+        """
         self.takes_rerouted = True
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
@@ -445,8 +454,8 @@ class PipelineTests(SynchronousTestCase):
         assert completion.outcome is None
         assert not pipeline.ready
 
-    def test_refused_rows_without_another_slice_are_answered(self) -> None:
-        """No slice accepts them: producers are informed that a retry is safe."""
+    def test_refused_rows_without_another_slice(self) -> None:
+        """No slice accepts them, and producers get the answer that a retry is safe."""
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -455,8 +464,10 @@ class PipelineTests(SynchronousTestCase):
         assert completion.outcome.status == 503
         assert pipeline.state is PipelineState.CLOSED
 
-    def test_rows_on_their_way_to_a_sealed_slice_are_of_unknown_fate(self) -> None:
-        """They may be in the file: 500, not 503, and never in another slice."""
+    def test_rows_in_flight_to_a_sealed_slice(self) -> None:
+        """Their outcome is unknown, so the answer is 500 instead of 503, and no other slice gets
+        them.
+        """
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -466,7 +477,7 @@ class PipelineTests(SynchronousTestCase):
         assert not self.rerouted
 
     def test_rows_wait_for_a_file_that_is_opening(self) -> None:
-        """The first rows of a slice don't fail while its file is being opened."""
+        """The first rows of a slice wait while its file is being opened."""
         self.opener.held = True
         pipeline = self.pipeline()
         assert pipeline.opening
@@ -478,8 +489,8 @@ class PipelineTests(SynchronousTestCase):
         assert completion.outcome == "stored"
         assert pipeline.ready
 
-    def test_rows_do_not_wait_for_ever(self) -> None:
-        """After the grace period they are refused, and the pipeline takes no more."""
+    def test_rows_do_not_wait_forever(self) -> None:
+        """After the grace period they are refused, and the pipeline accepts no more rows."""
         self.opener.held = True
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
@@ -490,8 +501,8 @@ class PipelineTests(SynchronousTestCase):
         self.opener.release()
         assert pipeline.ready
 
-    def test_a_full_pipeline_takes_no_more(self) -> None:
-        """The rows that a pipeline holds are bounded."""
+    def test_a_full_pipeline_accepts_no_more_rows(self) -> None:
+        """The rows in a pipeline have a maximum size."""
         pipeline = self.pipeline()
         row = b"x" * 100_000
         count = 0
@@ -505,7 +516,7 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.ready
 
     def test_a_silent_writer_makes_the_pipeline_not_ready(self) -> None:
-        """An append without an answer isn't followed by more records."""
+        """No records are accepted during an append that isn't answered in time."""
         pipeline = self.pipeline()
         self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -516,8 +527,8 @@ class PipelineTests(SynchronousTestCase):
         self.file.answer()
         assert pipeline.ready
 
-    def test_close_sends_what_is_held(self) -> None:
-        """Closing waits for every row, then for the file."""
+    def test_close_sends_all_rows(self) -> None:
+        """Closing waits for every row, and then for the file."""
         pipeline = self.pipeline()
         completions = self.write(pipeline, b"a\n", b"b\n")
         closing = ensureDeferred(pipeline.close(30))
@@ -530,8 +541,8 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.counters.records == 2
         assert not self.clock.getDelayedCalls()
 
-    def test_close_is_bounded(self) -> None:
-        """A dead writer can't block the closing; the outcome of its rows is unknown."""
+    def test_close_has_a_deadline(self) -> None:
+        """A dead writer can't block the close, and the outcome of its rows is unknown."""
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -542,8 +553,8 @@ class PipelineTests(SynchronousTestCase):
         assert completion.outcome.status == 500
         assert not self.clock.getDelayedCalls()
 
-    def test_a_closing_can_be_hurried(self) -> None:
-        """Its deadline comes earlier, and never later."""
+    def test_the_deadline_of_a_close_can_be_shortened(self) -> None:
+        """The deadline is never postponed."""
         pipeline = self.pipeline()
         self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -554,11 +565,11 @@ class PipelineTests(SynchronousTestCase):
         self.assertNoResult(closing)
         self.clock.advance(1)
         self.successResultOf(closing)
-        pipeline.hurry(5)  # it is over
+        pipeline.hurry(5)  # the deadline has passed
         assert not self.clock.getDelayedCalls()
 
-    def test_a_file_that_is_not_closed_is_left(self) -> None:
-        """The deadline holds for rows and file together."""
+    def test_a_file_that_does_not_close_is_abandoned(self) -> None:
+        """The deadline applies to rows and file together."""
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.file.answers_close = False
@@ -571,8 +582,10 @@ class PipelineTests(SynchronousTestCase):
         self.successResultOf(closing)
         assert not self.clock.getDelayedCalls()
 
-    def test_a_draining_writer_is_left_and_found_again(self) -> None:
-        """Rows are flushed, the file closed, and the slice opened again when the writer is up."""
+    def test_a_draining_writer(self) -> None:
+        """Rows are flushed, the file is closed, and the slice is opened again when the
+        writer runs.
+        """
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
@@ -589,8 +602,8 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.ready
         assert self.opener.resumes == [-1, 2, 2]
 
-    def test_a_pipeline_closed_while_opening_opens_nothing(self) -> None:
-        """The file that arrives late is closed at once."""
+    def test_a_pipeline_closed_while_opening(self) -> None:
+        """A file that is opened late is closed at once."""
         self.opener.held = True
         pipeline = self.pipeline()
         self.successResultOf(ensureDeferred(pipeline.close(30)))
@@ -598,8 +611,8 @@ class PipelineTests(SynchronousTestCase):
         assert self.file.closed
         assert not self.clock.getDelayedCalls()
 
-    def test_the_first_answer_waits_until_the_slice_is_known_to_have_records(self) -> None:
-        """A crash behind an answer can't leave a slice that looks empty."""
+    def test_the_first_answer_waits_for_the_statistics(self) -> None:
+        """So a crash after an answer can't leave a slice that looks empty."""
         self.announcement = Deferred()
         pipeline = self.pipeline()
         first = self.write(pipeline, b"a\n")
@@ -613,8 +626,8 @@ class PipelineTests(SynchronousTestCase):
         self.announcement.callback(None)
         assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
 
-    def test_compressed_groups_can_be_read_at_every_end(self) -> None:
-        """Each group is a complete gzip member."""
+    def test_compressed_groups_are_complete_members(self) -> None:
+        """The file can be decompressed at the end of every group."""
         import gzip
 
         pipeline = self.pipeline(ENCODING)

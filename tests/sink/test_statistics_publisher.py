@@ -1,4 +1,4 @@
-"""Statistics of a source node on their way to etcd, a real one."""
+"""Statistics of a source node in a real etcd."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ async def _slice(etcd: EtcdClient) -> tuple[Storage, Slice]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_counts_go_on_after_a_restart(etcd: EtcdClient) -> None:
-    """Counts are added to those of an earlier life; times are the earliest and latest."""
+async def test_counts_continue_after_a_restart(etcd: EtcdClient) -> None:
+    """Counts are added to those of an earlier life, and the times are the earliest and the
+    latest.
+    """
     _, slice_ = await _slice(etcd)
     for first, last in ((5000, 6000), (4000, 9000)):
         publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
@@ -45,10 +47,10 @@ async def test_counts_go_on_after_a_restart(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_value_that_was_not_taken_is_sent_again(
+async def test_a_failed_update_is_repeated(
     etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value counts as sent only once etcd has it, even if it doesn't change afterwards."""
+    """A value counts as stored only if etcd has acknowledged it, even if it doesn't change."""
     _, slice_ = await _slice(etcd)
     publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
     counters = SliceCounters()
@@ -67,8 +69,8 @@ async def test_a_value_that_was_not_taken_is_sent_again(
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_put_after_the_slice_has_moved_on(etcd: EtcdClient) -> None:
-    """A late value leaves no key behind at a level that the slice has left."""
+async def test_no_update_after_the_slice_has_left_the_level(etcd: EtcdClient) -> None:
+    """A late value creates no key at a level that the slice has left."""
     storage, slice_ = await _slice(etcd)
     publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
     counters = SliceCounters()

@@ -1,4 +1,4 @@
-"""Which records are shown."""
+"""Sampling of records for tails."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bodies(tap: Tap) -> list[str]:
     return [] if sample is None else [orjson.loads(shown)["body"] for shown in sample.records]
 
 
-def test_only_the_rate_is_shown() -> None:
+def test_the_rate_is_a_limit() -> None:
     """Records above the rate are counted, and each count is sent once."""
     taps = TailSampler()
     tap = opened(taps, rate=2)
@@ -67,8 +67,8 @@ def test_only_the_rate_is_shown() -> None:
     assert tap.take() is None
 
 
-def test_the_first_records_of_a_batch_are_shown() -> None:
-    """The first ones of a batch, as far as the rate allows."""
+def test_the_first_records_of_a_batch_are_sampled() -> None:
+    """The first records of a batch are sampled, as far as the rate allows."""
     taps = TailSampler()
     tap = opened(taps, rate=2)
     elements = [(place, b"%d" % place, place) for place in range(1, 6)]
@@ -80,8 +80,8 @@ def test_the_first_records_of_a_batch_are_shown() -> None:
     assert sample.over_rate == 7
 
 
-def test_the_queue_is_bounded() -> None:
-    """Many large records are left out and counted; a sample isn't larger than it may be."""
+def test_the_queue_is_limited() -> None:
+    """Many large records are omitted and counted, and a sample has a maximum size."""
     taps = TailSampler()
     tap = opened(taps, rate=100)
     for _ in range(100):
@@ -96,8 +96,8 @@ def test_the_queue_is_bounded() -> None:
     assert all((sample.over_rate, sample.overflow) == (0, 0) for sample in samples[1:])
 
 
-def test_the_queues_of_a_source_are_bounded_together() -> None:
-    """Another source's watcher misses nothing, however many clients watch this one."""
+def test_the_queues_of_a_source_have_a_common_limit() -> None:
+    """Many tails of one source don't affect the tail of another."""
     taps = TailSampler()
     flood = [
         opened(taps, source=SourceKey(123, 456, f"busy{number % 5}"), rate=100, id=str(number))
@@ -122,8 +122,8 @@ def test_the_queues_of_a_source_are_bounded_together() -> None:
     assert taps[OTHER].queued == mine._bytes == 0
 
 
-def test_what_was_not_sent_is_counted() -> None:
-    """The watcher learns how many it hasn't seen."""
+def test_omitted_records_are_counted() -> None:
+    """The client gets the number of omitted records."""
     taps = TailSampler()
     tap = opened(taps, rate=2)
     for _ in range(3):
@@ -137,7 +137,7 @@ def test_what_was_not_sent_is_counted() -> None:
 
 
 def test_taps_of_a_source() -> None:
-    """Each source's watchers see its records alone; without watchers nothing is done."""
+    """Tails of a source get only its records, and no work is done without tails."""
     taps = TailSampler()
     assert not taps
     first, second = opened(taps, id="one"), opened(taps, id="two")
@@ -152,8 +152,8 @@ def test_taps_of_a_source() -> None:
     assert not taps
 
 
-def test_taps_have_rates_of_their_own() -> None:
-    """A slow one holds no other back, and a new one begins at once."""
+def test_taps_have_separate_rates() -> None:
+    """A slow tap delays no other, and a new one starts at once."""
     taps = TailSampler()
     slow, fast = opened(taps, id="slow", rate=1), opened(taps, id="fast", rate=10)
     for tenth in range(20):
@@ -165,7 +165,7 @@ def test_taps_have_rates_of_their_own() -> None:
     assert len(bodies(fast)) == 21
 
 
-def test_no_more_than_so_many_taps() -> None:
+def test_the_number_of_taps_is_limited() -> None:
     """The number of taps of one source is limited."""
     taps = TailSampler()
     for _ in range(MAX_TAPS):
@@ -174,8 +174,8 @@ def test_no_more_than_so_many_taps() -> None:
     assert taps.add(subscription(source=OTHER), 0.0) is not None
 
 
-def test_a_record_that_cannot_be_shown() -> None:
-    """Is counted; ingestion never learns of it."""
+def test_a_record_that_can_not_be_sampled() -> None:
+    """The error is counted, and ingestion isn't affected."""
     taps = TailSampler()
     tap = opened(taps)
     broken: Any = record()

@@ -1,4 +1,4 @@
-"""Sending records to those who watch, over a real etcd and to a real port."""
+"""Delivery of samples to API nodes, with a real etcd and a real port."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.tail.test_sampler import OTHER, SOURCE, record, subscription
 from tests.waiting import until
 
 
-def test_sources_have_their_turns() -> None:
-    """Each message contains records of every source before a second record of any."""
+def test_sources_take_turns() -> None:
+    """A message contains a record of each source before the second record of any."""
     taps = TailSampler()
     outlet = Outlet("127.0.0.1:1")
     for number in range(10):
@@ -45,7 +45,7 @@ def test_sources_have_their_turns() -> None:
 
 
 class Receiver(Resource):
-    """Plays the node of the API that asked."""
+    """Emulates the API node that subscribed."""
 
     isLeaf = True
 
@@ -76,14 +76,14 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @attrs.define
 class Node:
-    """A source node as far as tails are concerned."""
+    """The part of a source node that serves tails."""
 
     taps: TailSampler
     etcd: EtcdClient
     receiver: Receiver
 
     async def ask(self, **changes: Any) -> TailSubscription:
-        """Subscribe, and wait until the node knows."""
+        """Subscribe, and wait until the node has the subscription."""
         asked = subscription(
             **{
                 "address": self.receiver.address,
@@ -107,7 +107,7 @@ async def node(etcd: EtcdClient, receiver: Receiver) -> AsyncIterator[Node]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_records_are_sent_while_somebody_asks(node: Node) -> None:
+async def test_records_are_sent_during_a_subscription(node: Node) -> None:
     """Records are sent with the caller's token until the subscription ends."""
     asked = await node.ask()
     node.taps.offer([SOURCE], record(b"hello"))
@@ -119,8 +119,8 @@ async def test_records_are_sent_while_somebody_asks(node: Node) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_wants_it_any_more(node: Node) -> None:
-    """The answer of the receiver ends the tap, even if its key stays."""
+async def test_the_receiver_ends_a_tap(node: Node) -> None:
+    """An answer of the receiver ends the tap, even if its key remains."""
     await node.ask()
     node.receiver.ended = ["unknown", "one"]
     node.taps.offer([SOURCE], record())
@@ -128,15 +128,15 @@ async def test_nobody_wants_it_any_more(node: Node) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_old_subscription(node: Node) -> None:
-    """Is forgotten by itself."""
+async def test_an_expired_subscription(node: Node) -> None:
+    """An expired subscription is removed."""
     await node.ask(expires_at=from_timestamp(1000.0))
     await until(lambda: not node.taps)
     assert not node.receiver.samples
 
 
 @pytest_twisted.ensureDeferred
-async def test_failures_are_counted(node: Node) -> None:
+async def test_omitted_samples_are_counted(node: Node) -> None:
     """A receiver that failed gets the number of samples it has missed."""
     await node.ask()
     node.receiver.status = 500
@@ -151,7 +151,7 @@ async def test_failures_are_counted(node: Node) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_stop_while_sending(etcd: EtcdClient, receiver: Receiver) -> None:
+async def test_stop_during_delivery(etcd: EtcdClient, receiver: Receiver) -> None:
     """A receiver that doesn't respond doesn't delay the stop."""
     taps = TailSampler()
     sender = TailSender(reactor, etcd, taps, host="localhost")
@@ -165,8 +165,8 @@ async def test_stop_while_sending(etcd: EtcdClient, receiver: Receiver) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_local_address_of_another_machine(node: Node) -> None:
-    """Nothing is sent to a local address of another machine: here it belongs to another process."""
+async def test_a_loopback_address_of_another_machine(node: Node) -> None:
+    """Nothing is sent to it, since the address belongs to another process on this machine."""
     asked = subscription(address=node.receiver.address, host="another", id="two")
     await node.etcd.put(asked.key, encode(asked))
     await node.ask()

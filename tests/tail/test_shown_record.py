@@ -1,4 +1,4 @@
-"""Records as they are shown to the watchers of a source."""
+"""Records as shown in a tail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shown(body: bytes, limit: int = 1000, **headers: Any) -> dict[str, Any]:
 
 
 def test_a_record() -> None:
-    """A shown record has all received data, the time and the origin."""
+    """A record is shown with all received data, the time and the origin."""
     assert shown(b'{"a":1}', Content_Type="application/json", X_Trace="7") == {
         "timestamp": "2024-05-01T10:00:00.123Z",
         "ip": "203.0.113.7",
@@ -46,14 +46,14 @@ def test_secrets_are_masked(name: str) -> None:
     assert list(plain["headers"].values()) == [MASK]
 
 
-def test_long_bodies_are_cut() -> None:
-    """A body is cut between characters, and its full length is included."""
+def test_long_bodies_are_truncated() -> None:
+    """A body is truncated between characters, and its full length is included."""
     plain = shown("aäö".encode(), 2)
     assert (plain["body"], plain["isCut"], plain["bodyBytes"]) == ("a", True, 5)
 
 
-def test_what_is_no_text() -> None:
-    """Is shown as base64."""
+def test_a_binary_body() -> None:
+    """A body that isn't text is shown as base64."""
     plain = shown(b"\xff\x00")
     assert (plain["isBase64"], base64.b64decode(plain["body"])) == (True, b"\xff\x00")
 

@@ -1,4 +1,4 @@
-"""One caller that watches a source: what it gets, and what it costs."""
+"""The queue of one caller that tails a source."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from stream.tail.watch import MAX_WAITING_BYTES, Watch
 from tests.tail.test_sampler import SOURCE as KEY
 
 
-def test_what_waits_is_shared() -> None:
-    """With many callers each may be less behind."""
+def test_the_limit_is_shared() -> None:
+    """With many callers, the limit of each is smaller."""
     clock = Clock()
     watch = Watch(clock, KEY, None, lambda: 1000)
     watch.put([b"x" * 400] * 3, 0, 0)
@@ -19,7 +19,7 @@ def test_what_waits_is_shared() -> None:
 
 
 class Slow:
-    """A caller that takes one event each time it is asked to."""
+    """A caller that takes one event at a time on request."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -34,7 +34,7 @@ class Slow:
         turn.callback(None)
 
 
-def test_a_slow_caller_costs_bounded_memory() -> None:
+def test_a_slow_caller_has_bounded_memory() -> None:
     """Records that a slow caller doesn't read in time are counted instead of kept."""
     clock, slow = Clock(), Slow()
     watch = Watch(clock, KEY, None)
@@ -51,8 +51,8 @@ def test_a_slow_caller_costs_bounded_memory() -> None:
     assert b'"overflow":2' in slow.sent[-2]
 
 
-def test_a_quiet_source_sends_a_heartbeat() -> None:
-    """A quiet source doesn't look like a dead connection."""
+def test_an_idle_source_sends_a_heartbeat() -> None:
+    """Heartbeats distinguish an idle source from a dead connection."""
     clock, slow = Clock(), Slow()
     watch = Watch(clock, KEY, None)
     writing = Deferred.fromCoroutine(watch.write(slow.send))

@@ -1,1 +1,1 @@
-"""Taking a cluster over from the original service, and giving it back."""
+"""Takeover of a cluster from the original service, and its return."""

@@ -1,4 +1,4 @@
-"""A cluster of the original service, written by hand: its keys in etcd as it has them."""
+"""A cluster of the original service, written by hand: its keys in the original's format."""
 
 from __future__ import annotations
 
@@ -122,21 +122,21 @@ def slice_record(opened_at: str, state: str = "writing", **members: Any) -> dict
 
 
 def file_keys(record: dict[str, Any]) -> dict[str, Any]:
-    """Both copies of a file."""
+    """Return both copies of a file."""
     key = f"{SINK_PATH}/{record['fileOpenedAt']}"
     level = _LEVELS[record["state"]]
     return {f"storage/file/all/{key}": record, f"storage/file/level/{level}/{key}": record}
 
 
 def slice_keys(record: dict[str, Any]) -> dict[str, Any]:
-    """Both copies of a slice."""
+    """Return both copies of a slice."""
     key = f"{SINK_PATH}/{record['fileOpenedAt']}/{record['volumeId']}/{record['sliceOpenedAt']}"
     level = _LEVELS[record["state"]]
     return {f"storage/slice/all/{key}": record, f"storage/slice/level/{level}/{key}": record}
 
 
 def statistics(opened_at: str, records: int, level: str = "local") -> dict[str, Any]:
-    """Return the keys of a slice's statistics: of its opening, and of its writing node."""
+    """Return the keys of a slice's statistics, of its opening and of its writing node."""
     below = f"storage/stats/{level}/{FILE_PATH}/my-volume/{opened_at}"
     return {
         f"{below}/_open": {"slicesCount": 1, "firstRecordAt": "", "lastRecordAt": ""},
@@ -204,7 +204,7 @@ def sink_record(**members: Any) -> dict[str, Any]:
 
 
 def cluster() -> dict[str, Any]:
-    """One sink with an open file of three slices, one of each kind; nothing runs."""
+    """Return one sink with an open file of three slices, one in each state; no node runs."""
     source = {
         **SOURCE,
         "created": MADE,

@@ -1,4 +1,4 @@
-"""Checks and conversions on a real etcd."""
+"""Checks and conversions with a real etcd."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_with_the_key_of_the_original(etcd: EtcdClient) -> None:
 @pytest.mark.parametrize("encryptor", [AesEncryptor(b"x" * 32), ClearEncryptor()], ids=range(2))
 @ensure
 async def test_with_another_key(etcd: EtcdClient, encryptor: Encryptor) -> None:
-    """Both secrets are reported; secrets of imported files aren't needed any more."""
+    """Both secrets are reported; secrets of imported files are no longer needed."""
     await fill(etcd, cluster())
     problems = found_problems(await check_takeover(etcd, encryptor))
     assert set(problems) == {TOKEN, STAGING}
@@ -88,7 +88,7 @@ async def test_with_another_key(etcd: EtcdClient, encryptor: Encryptor) -> None:
 
 @ensure
 async def test_while_a_node_runs(etcd: EtcdClient) -> None:
-    """Its keys are named: two services at once would take each other's files."""
+    """The check names its keys, because two services would import each other's files."""
     running = {
         "runtime/closesync/source/node/node-1": 7,
         "storage/volume/writer/my-volume": {"volumeId": "my-volume"},
@@ -99,7 +99,7 @@ async def test_while_a_node_runs(etcd: EtcdClient) -> None:
 
 @ensure
 async def test_the_files_of_a_killed_node(etcd: EtcdClient, tmp_path: Path) -> None:
-    """The check reports incomplete streams, missing files and volumes on other nodes."""
+    """The check reports incomplete streams, missing files, and volumes on other nodes."""
     volume = tmp_path / "default" / "one"
     (volume / directory(FILE_PATH, "2026-01-02T03:04:05.000Z")).mkdir(parents=True)
     (volume / "volume-id").write_text("my-volume")
@@ -120,7 +120,7 @@ async def test_the_files_of_a_killed_node(etcd: EtcdClient, tmp_path: Path) -> N
 
 
 def _large(keys: dict[str, Any]) -> dict[str, Any]:
-    """Return the same with a mapping that is stored once, as we have it."""
+    """Return the keys with a mapping that is stored separately, as this service does."""
     mapping = from_plain(Mapping, MAPPING)
     reference = {"hash": StoredMapping.of(mapping).hash}
     large: dict[str, Any] = {f"storage/mapping/{SINK_PATH}/{reference['hash']}": MAPPING}
@@ -135,7 +135,9 @@ def _large(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _ours() -> dict[str, Any]:
-    """Return the cluster as this service writes it: large mappings, and secrets in our form."""
+    """Return the cluster as this service stores it: separate mappings, and secrets in its
+    format.
+    """
     keys = cluster()
     token = decode(TokenRecord, orjson.dumps(keys[TOKEN]))
     keys[TOKEN] = orjson.loads(
@@ -157,10 +159,10 @@ async def _ours() -> dict[str, Any]:
 
 
 @ensure
-async def test_given_back(etcd: EtcdClient, session: Session) -> None:
-    """Every record has the original's form, and this service can read it, too.
+async def test_conversion_to_the_original(etcd: EtcdClient, session: Session) -> None:
+    """Every record has the original's format, and this service can read it too.
 
-    A repetition changes nothing.
+    A second conversion changes nothing.
     """
     await fill(etcd, await _ours())
     before = take_inventory(await read_all(etcd))
@@ -193,10 +195,10 @@ async def test_given_back(etcd: EtcdClient, session: Session) -> None:
 
 
 @ensure
-async def test_interrupted_and_begun_again(
+async def test_an_interrupted_conversion(
     etcd: EtcdClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it ends, the records can be read, and the next attempt does the rest."""
+    """Wherever it ends, the records can be read, and the next conversion completes it."""
     await fill(etcd, await _ours())
     commit = etcd.commit
     left = 0
@@ -261,10 +263,10 @@ async def test_interrupted_and_begun_again(
     ids=["table", "import", "nothing", "local"],
 )
 @ensure
-async def test_what_stands_in_the_way_back(
+async def test_obstacles_to_a_conversion(
     etcd: EtcdClient, session: Session, changed: dict[str, Any], problem: str
 ) -> None:
-    """It is named, and nothing is converted."""
+    """The obstacle is named, and nothing is converted."""
     keys = {**_large(cluster()), **changed}
     await fill(etcd, {key: value for key, value in keys.items() if value is not None})
     before = take_inventory(await read_all(etcd)).values
@@ -274,7 +276,7 @@ async def test_what_stands_in_the_way_back(
 
 
 @ensure
-async def test_one_at_a_time(etcd: EtcdClient, session: Session) -> None:
+async def test_one_conversion_at_a_time(etcd: EtcdClient, session: Session) -> None:
     """The second one waits, and then reports that another one is running."""
     async with await session.lock(LOCK, timeout=5):
         other = Session(etcd, ttl=10, reactor=reactor)
@@ -287,8 +289,8 @@ async def test_one_at_a_time(etcd: EtcdClient, session: Session) -> None:
 
 
 @ensure
-async def test_no_start_on_a_newer_layout(etcd: EtcdClient) -> None:
-    """The message says what to do."""
+async def test_a_newer_layout_prevents_the_start(etcd: EtcdClient) -> None:
+    """The error names the solution."""
     await LayoutGuard(etcd).startService()
     await fill(etcd, {"storage/layout": {"version": 1}})
     await LayoutGuard(etcd).startService()

@@ -35,7 +35,7 @@ def problems(keys: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_a_cluster_of_the_original() -> None:
-    """Every key is known, and nothing stands in the way."""
+    """Every key is known, and there is no problem."""
     found = take_inventory(values(cluster()))
     assert found.report.is_clear and found.report.findings == []
     assert dict(found.report.counts) == {
@@ -57,7 +57,7 @@ def test_a_cluster_of_the_original() -> None:
     assert sorted(found.statistics.values()) == [0, 3, 5]
 
 
-def test_keys_that_nobody_knows() -> None:
+def test_unknown_keys() -> None:
     """Unknown keys are listed and not changed."""
     keys = {"other/service/key": 1, "storage/new/thing": {}}
     found = take_inventory(values({**cluster(), **keys}))
@@ -67,8 +67,8 @@ def test_keys_that_nobody_knows() -> None:
 
 
 @pytest.mark.parametrize("value", [b"{", b"[]", b"", b'{"projectId":1}'], ids=range(4))
-def test_a_record_that_cannot_be_read(value: bytes) -> None:
-    """An unreadable record is reported as a problem, and the others are still read."""
+def test_a_record_that_can_not_be_parsed(value: bytes) -> None:
+    """The record is reported as a problem, and the others are still parsed."""
     key = f"storage/slice/all/{FILE_PATH}/my-volume/x"
     found = take_inventory([*values(cluster()), KeyValue(key, value, 1, 1, 1, 0)])
     (finding,) = found.report.of(Weight.PROBLEM)
@@ -76,8 +76,8 @@ def test_a_record_that_cannot_be_read(value: bytes) -> None:
     assert found.report.counts["slices"] == 4 and len(found.slices) == 3
 
 
-def test_a_record_without_the_part_of_its_type() -> None:
-    """It could be decoded, and nothing could be done with it."""
+def test_a_record_without_the_members_of_its_type() -> None:
+    """The record is reported as a problem, although its JSON is valid."""
     keys = cluster()
     source = "definition/source/active/123/456/my-source"
     sink = f"definition/sink/active/{SINK_PATH}"
@@ -90,7 +90,7 @@ def test_a_record_without_the_part_of_its_type() -> None:
 
 
 def test_a_newer_layout() -> None:
-    """It is a problem that only a newer version solves."""
+    """A newer layout is a problem that only a newer release solves."""
     keys = {**cluster(), "storage/layout": {"version": 2, "writtenBy": "9.0.0"}}
     ((key, what),) = problems(keys)
     assert key == "storage/layout" and "has version 2, written by 9.0.0" in what
@@ -107,8 +107,8 @@ def test_copies_that_differ() -> None:
     assert [key for key, _ in problems({**keys, left: file_record()})] == [left]
 
 
-def test_half_done_rotations() -> None:
-    """Two open files, two open slices, and a closed file with an open slice."""
+def test_interrupted_rotations() -> None:
+    """Two open files, two open slices, and a closed file with an open slice are reported."""
     second = file_record(fileOpenedAt="2026-01-02T03:05:05.000Z")
     found = take_inventory(values({**cluster(), **file_keys(second)}))
     assert found.report.is_clear
@@ -122,7 +122,7 @@ def test_half_done_rotations() -> None:
 
 
 def test_a_slice_without_its_file() -> None:
-    """It is left alone."""
+    """The slice is reported and not changed."""
     keys = {key: value for key, value in cluster().items() if not key.startswith("storage/file/")}
     found = take_inventory(values(keys))
     assert found.report.is_clear and len(found.report.of(Weight.NOTE)) == 3
@@ -148,8 +148,8 @@ def test_any_values(others: dict[str, Any]) -> None:
     assert list(report.lines())
 
 
-def test_a_report_for_people() -> None:
-    """Findings that say the same are together, with what to do; long lists are cut."""
+def test_the_report() -> None:
+    """Equal findings are grouped with their solution, and long lists are truncated."""
     report = Report()
     assert list(report.lines()) == ["Found:", "  nothing"]
     report.counts["sinks"] = 2

@@ -1,4 +1,4 @@
-"""Tasks whose node died get an end."""
+"""Tasks of a dead node."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASK = Task(
 
 
 async def started(etcd: EtcdClient) -> None:
-    """Record and lock in one transaction, as the executor does it."""
+    """Put record and lock in one transaction, as the executor does."""
 
     async def body(txn: AtomicTxn) -> None:
         txn.put(TASK.lock, b"n")
@@ -44,7 +44,7 @@ def abandoned(etcd: EtcdClient, seconds: float = TTL) -> AbandonedTasks:
 
 @ensure
 async def test_a_task_without_its_lock(etcd: EtcdClient) -> None:
-    """The task has failed in all later requests."""
+    """The task is shown as failed in all later requests."""
     await started(etcd)
     await etcd.delete(TASK.lock)
     settled = await abandoned(etcd).settle(TASK)
@@ -57,7 +57,7 @@ async def test_a_task_without_its_lock(etcd: EtcdClient) -> None:
 
 @ensure
 async def test_the_lock_of_another_task(etcd: EtcdClient) -> None:
-    """A lock on the same object held by another task doesn't count."""
+    """A lock of another task on the same object isn't mistaken for the task's own."""
     await started(etcd)
     await etcd.delete(TASK.lock)
     await etcd.put(TASK.lock, b"n")
@@ -66,21 +66,21 @@ async def test_the_lock_of_another_task(etcd: EtcdClient) -> None:
 
 @ensure
 async def test_a_running_task(etcd: EtcdClient) -> None:
-    """While its node lives, a task may take its time."""
+    """The duration of a task is not limited while its node runs."""
     await started(etcd)
     assert await abandoned(etcd).settle(TASK) == TASK
 
 
 @ensure
 async def test_a_young_task(etcd: EtcdClient) -> None:
-    """It is left alone, and costs no question to etcd."""
+    """The task is unchanged, and etcd isn't queried."""
     await etcd.put(TASK.key, encode(TASK))
     assert await abandoned(etcd, TTL - 1).settle(TASK) == TASK
 
 
 @ensure
 async def test_a_task_that_has_ended_meanwhile(etcd: EtcdClient) -> None:
-    """The result recorded by its node is kept."""
+    """The result stored by its node is kept."""
     ended = finished(TASK, from_timestamp(1), result="Done.")
     await etcd.put(TASK.key, encode(ended))
     assert await abandoned(etcd).settle(TASK) == ended

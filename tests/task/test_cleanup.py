@@ -32,8 +32,8 @@ FAILED = finished(RUNNING, START, error="no", failure=TaskFailure("n", "No.", "i
 @pytest.mark.parametrize(
     ("task", "hours"), [(RUNNING, 48), (SUCCESSFUL, 1), (FAILED, 48)], ids=["running", "ok", "bad"]
 )
-def test_tasks_are_kept_for_a_time(task: Task, hours: int) -> None:
-    """Successful tasks are kept for an hour, all others for two days."""
+def test_expired_tasks(task: Task, hours: int) -> None:
+    """Successful tasks expire after an hour, all others after two days."""
     limit = START + timedelta(hours=hours)
     assert is_expired(task, limit)
     assert not is_expired(task, limit - timedelta(milliseconds=1))
@@ -42,8 +42,8 @@ def test_tasks_are_kept_for_a_time(task: Task, hours: int) -> None:
 
 
 @ensure
-async def test_only_the_owner_cleans_up(etcd: EtcdClient) -> None:
-    """At each interval the owner of the group deletes expired tasks; other nodes do nothing."""
+async def test_only_the_owner_deletes_tasks(etcd: EtcdClient) -> None:
+    """At each interval the owner in the group deletes expired tasks; other nodes do nothing."""
     await etcd.put(SUCCESSFUL.key, encode(SUCCESSFUL))
     other = attrs.evolve(FAILED, task_id="api.create.source/456/t/x")
     await etcd.put(other.key, encode(other))

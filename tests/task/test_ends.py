@@ -1,4 +1,4 @@
-"""Waiting for tasks to end, whichever node runs them."""
+"""Waiting for the end of a task that runs on any node."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ KEY = "123/456/my-source"
 
 @attrs.frozen
 class Nodes:
-    """One node runs tasks, another one waits for them.
+    """One node runs tasks, and another one waits for them.
 
-    :ivar gate: what the tasks wait for.
+    :ivar gate: fired to end the tasks.
     """
 
     etcd: EtcdClient
@@ -48,7 +48,7 @@ class Nodes:
         )
 
     async def waiting(self, task: Task, seconds: float = 10) -> Deferred[Task]:
-        """Somebody who waits, and has read that the task runs."""
+        """Start to wait for a task that was read as running."""
         before = len(self.clock.getDelayedCalls())
         waiting = Deferred.fromCoroutine(self.ends.wait(task, seconds))
         await until(lambda: len(self.clock.getDelayedCalls()) > before)
@@ -77,7 +77,7 @@ async def nodes(etcd: EtcdClient) -> AsyncIterator[Nodes]:
 
 @ensure
 async def test_the_end_of_a_task_on_another_node(nodes: Nodes) -> None:
-    """All that wait get the record of the end, and nothing was polled."""
+    """All waiters get the final record, and nothing is polled."""
     task = await nodes.start()
     waiting = [await nodes.waiting(task) for _ in range(3)]
     assert len(nodes.ends) == 3
@@ -87,8 +87,8 @@ async def test_the_end_of_a_task_on_another_node(nodes: Nodes) -> None:
 
 
 @ensure
-async def test_a_task_that_has_ended_before(nodes: Nodes) -> None:
-    """Its record is read at once."""
+async def test_a_task_that_has_already_ended(nodes: Nodes) -> None:
+    """Its record is returned at once."""
     nodes.gate.callback("Done.")
     task = await nodes.start()
     assert (await nodes.ends.wait(task, 10)).result == "Done."
@@ -96,7 +96,7 @@ async def test_a_task_that_has_ended_before(nodes: Nodes) -> None:
 
 
 @ensure
-async def test_the_time_is_over(nodes: Nodes) -> None:
+async def test_the_wait_times_out(nodes: Nodes) -> None:
     """After the timeout the unfinished task is returned, and continues."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
@@ -110,7 +110,7 @@ async def test_the_time_is_over(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_node_of_the_task_dies(nodes: Nodes) -> None:
-    """The request is answered at once, since no node works on the task any more."""
+    """The wait ends at once, since no node works on the task any more."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     await nodes.etcd.delete(task.lock)
@@ -120,7 +120,7 @@ async def test_the_node_of_the_task_dies(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_next_task_of_the_object(nodes: Nodes) -> None:
-    """The next task's lock isn't mistaken for the lock of a task whose node has died."""
+    """The lock of the next task isn't mistaken for that of a task whose node has died."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     await nodes.etcd.delete(task.lock)
@@ -130,8 +130,8 @@ async def test_the_next_task_of_the_object(nodes: Nodes) -> None:
 
 
 @ensure
-async def test_the_caller_leaves(nodes: Nodes) -> None:
-    """No state of the request remains; the task continues."""
+async def test_the_caller_disconnects(nodes: Nodes) -> None:
+    """No state of the request remains, and the task continues."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     failed = waiting.addErrback(lambda failure: failure.trap(CancelledError))
@@ -143,7 +143,7 @@ async def test_the_caller_leaves(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_node_stops(nodes: Nodes) -> None:
-    """All waiting requests are answered at once, and new ones don't wait."""
+    """All waits end at once, and later ones don't wait."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     nodes.ends.end_all()
@@ -152,8 +152,8 @@ async def test_the_node_stops(nodes: Nodes) -> None:
 
 
 @ensure
-async def test_too_many_wait(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is room again when one has left."""
+async def test_too_many_waits(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further wait is possible when one has ended."""
     monkeypatch.setattr(ends_module, "MAX_WAITING", 1)
     task = await nodes.start()
     assert nodes.ends.has_room
@@ -165,8 +165,8 @@ async def test_too_many_wait(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @ensure
-async def test_etcd_goes_away(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller gets what was known: the task can be polled when etcd is back."""
+async def test_etcd_becomes_unavailable(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller gets the last known record, and can poll the task when etcd is available."""
     task = await nodes.start()
 
     async def unavailable(keys: Sequence[str]) -> None:

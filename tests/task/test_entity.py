@@ -16,8 +16,8 @@ from stream.values.codec import decode, encode
 from stream.values.utctime import from_timestamp
 
 
-def test_every_described_output_is_shown() -> None:
-    """An output that the view leaves out would never reach the caller."""
+def test_every_output_is_described() -> None:
+    """An output without a description would not be shown to the caller."""
     (described,) = (each.schema for each in TASK.members if each.name == "outputs")
     assert isinstance(described, Object)
     names = {each.name for each in described.members}
@@ -47,6 +47,6 @@ def test_the_duration_of_a_task() -> None:
         ("", None),
     ],
 )
-def test_what_a_task_is_about(lock: str, source: SourceKey | None) -> None:
-    """Tasks of other services may have other locks, or none."""
+def test_the_object_of_a_task(lock: str, source: SourceKey | None) -> None:
+    """Tasks of other services may have other locks or none."""
     assert source_of(Task(project_id=1, task_id="t", lock=lock)) == source

@@ -63,7 +63,7 @@ async def tasks(etcd: EtcdClient) -> AsyncIterator[Tasks]:
 
 
 @ensure
-async def test_a_task_runs_behind_its_request(tasks: Tasks) -> None:
+async def test_a_task_runs_in_the_background(tasks: Tasks) -> None:
     """The record exists at once, is locked, and contains the result at the end."""
     gate: Deferred[None] = Deferred()
 
@@ -89,7 +89,7 @@ async def test_a_task_runs_behind_its_request(tasks: Tasks) -> None:
 
 @ensure
 async def test_an_object_has_one_task_at_a_time(tasks: Tasks) -> None:
-    """A second task of an object is refused on this node and on others, another object's isn't."""
+    """A second task of an object is refused on every node; a task of another object isn't."""
     gate: Deferred[str] = Deferred()
 
     async def body(run: TaskRun) -> str:
@@ -113,8 +113,8 @@ async def test_an_object_has_one_task_at_a_time(tasks: Tasks) -> None:
 
 
 @ensure
-async def test_the_end_of_a_task_leaves_the_lock_of_another_process(tasks: Tasks) -> None:
-    """The lease has ended meanwhile, and a process with the same name has the object."""
+async def test_the_lock_of_another_process_is_kept(tasks: Tasks) -> None:
+    """After the end of the lease, a process with the same name has locked the object."""
     gate: Deferred[str] = Deferred()
 
     async def body(run: TaskRun) -> str:
@@ -131,8 +131,8 @@ async def test_the_end_of_a_task_leaves_the_lock_of_another_process(tasks: Tasks
 
 
 @ensure
-async def test_a_patient_caller_waits_for_the_task_before(tasks: Tasks) -> None:
-    """A task that is asked for with patience starts when the one before it has ended."""
+async def test_a_caller_that_waits_for_the_previous_task(tasks: Tasks) -> None:
+    """The task starts when the previous one has ended."""
     gate: Deferred[str] = Deferred()
 
     async def slow(run: TaskRun) -> str:
@@ -158,7 +158,7 @@ async def test_a_patient_caller_waits_for_the_task_before(tasks: Tasks) -> None:
 
 
 @ensure
-async def test_what_is_created_must_be_absent(tasks: Tasks) -> None:
+async def test_a_duplicate_creation(tasks: Tasks) -> None:
     """The second creation is refused as soon as the object of the first exists."""
     gate: Deferred[str] = Deferred()
 
@@ -194,8 +194,8 @@ async def test_what_is_created_must_be_absent(tasks: Tasks) -> None:
 
 
 @ensure
-async def test_users_are_told_only_what_is_meant_for_them(tasks: Tasks) -> None:
-    """A user's mistake is shown as a sentence; of our own failures nothing is."""
+async def test_errors_for_users(tasks: Tasks) -> None:
+    """A user's error is shown as a message, and an internal one is hidden."""
 
     async def refused(run: TaskRun) -> str:
         raise UserError("the limit is reached", name="limitReached")
@@ -218,10 +218,10 @@ async def test_users_are_told_only_what_is_meant_for_them(tasks: Tasks) -> None:
 
 
 @ensure
-async def test_who_has_seen_the_end_may_start_the_next(
+async def test_the_next_task_starts_after_the_end(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The watch may deliver the end of the task before etcd answers the node's write."""
+    """The watch may report the end of the task before etcd answers the node's write."""
     written, answered = Deferred[None](), Deferred[None]()
 
     async def late(client: EtcdClient, body: Any, **options: Any) -> Any:
@@ -245,8 +245,8 @@ async def test_who_has_seen_the_end_may_start_the_next(
 
 
 @ensure
-async def test_a_failed_task_is_undone_backwards(tasks: Tasks) -> None:
-    """Rollbacks run last first, and one that fails doesn't keep the others from running."""
+async def test_a_failed_task_is_rolled_back(tasks: Tasks) -> None:
+    """Rollbacks run in reverse order, and a failing one doesn't prevent the others."""
     undone: list[int] = []
 
     async def body(run: TaskRun) -> str:
@@ -281,7 +281,7 @@ async def test_a_task_has_a_time_limit(tasks: Tasks) -> None:
 
 @ensure
 async def test_stopping_waits_for_running_tasks(tasks: Tasks) -> None:
-    """The executor ends with its last task, and takes no new ones."""
+    """The executor stops after its last task, and accepts no new ones."""
     gate: Deferred[str] = Deferred()
 
     async def body(run: TaskRun) -> str:
@@ -298,8 +298,8 @@ async def test_stopping_waits_for_running_tasks(tasks: Tasks) -> None:
 
 
 @ensure
-async def test_tasks_of_other_projects_are_not_found(tasks: Tasks) -> None:
-    """A task is found only in its own project."""
+async def test_tasks_of_other_projects(tasks: Tasks) -> None:
+    """A task is only found in its own project."""
 
     async def body(run: TaskRun) -> str:
         return "Done."

@@ -1,4 +1,4 @@
-"""The command is interrupted, ends, and is started again after a change."""
+"""A command that is stopped and restarted after a change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ while True:
 
 @contextmanager
 def _rerun(folder: Path, *command: str, kill_after: float = 30) -> Iterator[Path]:
-    """The tool at work; the file of what it says. It is interrupted in the end."""
+    """Run the tool with its output in a file, and interrupt it at the end."""
     said = folder / "said"
     watched = folder / "watched" / "below"
     watched.mkdir(parents=True)
@@ -53,8 +53,10 @@ def _wait_lines(path: Path, lines: list[str]) -> None:
     wait_for(lambda: path.exists() and path.read_text().splitlines() == lines, f"{lines} in {path}")
 
 
-def test_change_starts_the_command_again(tmp_path: Path) -> None:
-    """It is interrupted first, and again in the end; the first changed file is named."""
+def test_a_change_restarts_the_command(tmp_path: Path) -> None:
+    """The command is interrupted before the restart and at the end; the first changed file is
+    named.
+    """
     log, changed = tmp_path / "log", tmp_path / "watched" / "below" / "a.py"
     with _rerun(tmp_path, sys.executable, "-c", _COMMAND, str(log)) as said:
         _wait_lines(log, ["started"])
@@ -65,7 +67,7 @@ def test_change_starts_the_command_again(tmp_path: Path) -> None:
     assert log.read_text().split() == ["started", "interrupted"] * 2
 
 
-def test_command_that_does_not_end_is_killed(tmp_path: Path) -> None:
+def test_a_command_that_does_not_end_is_killed(tmp_path: Path) -> None:
     """A command that ignores SIGINT gets SIGKILL."""
     log = tmp_path / "log"
     with _rerun(
@@ -76,8 +78,8 @@ def test_command_that_does_not_end_is_killed(tmp_path: Path) -> None:
     assert log.read_text().split() == ["started", "interrupted"]
 
 
-def test_command_that_has_ended_waits_for_a_change(tmp_path: Path) -> None:
-    """A command that fails runs again when something has changed, not before."""
+def test_a_command_that_has_ended(tmp_path: Path) -> None:
+    """A command that has failed is restarted only after a change."""
     log, changed = tmp_path / "log", tmp_path / "watched" / "a.yaml"
     with _rerun(tmp_path, "sh", "-c", f"echo ran >> {log}; exit 3") as said:
         wait_for(lambda: "the command has ended" in said.read_text(), "the end of the command")
@@ -97,13 +99,13 @@ def test_command_that_has_ended_waits_for_a_change(tmp_path: Path) -> None:
         ("a", False),
     ],
 )
-def test_files_that_count(path: str, expected: bool) -> None:
-    """Programs and settings are watched, other files beside them aren't."""
+def test_watched_files(path: str, expected: bool) -> None:
+    """Programs and settings are watched, and other files next to them aren't."""
     assert counts(Change.modified, path) is expected
 
 
-def test_folder_that_is_not_there(tmp_path: Path) -> None:
-    """The tool ends at once and names the folder; the command isn't started."""
+def test_a_missing_folder(tmp_path: Path) -> None:
+    """The tool ends at once and names the folder, without starting the command."""
     log = tmp_path / "log"
     command = ["--watch", str(tmp_path / "none"), "--", "touch", str(log)]
     done = subprocess.run(

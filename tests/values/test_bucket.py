@@ -1,4 +1,4 @@
-"""A limit of how often something may happen."""
+"""A token bucket that limits a rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stream.values.bucket import TokenBucket
 
 
 def test_a_burst_then_the_rate() -> None:
-    """A full bucket allows as many as the rate at once, then one at each interval."""
+    """A full bucket allows as many events as the rate at once, then one per interval."""
     bucket = TokenBucket(10, 100.0)
     assert [bucket.take(100.0, 7), bucket.take(100.0, 7), bucket.take(100.0)] == [7, 3, 0]
     assert [bucket.take(100.09), bucket.take(100.11), bucket.take(100.11)] == [0, 1, 0]
@@ -20,8 +20,8 @@ def test_a_burst_then_the_rate() -> None:
     st.integers(1, 50),
     st.lists(st.tuples(st.floats(0, 2), st.integers(0, 100)), max_size=50),
 )
-def test_never_more_than_the_rate(rate: int, asked: list[tuple[float, int]]) -> None:
-    """Over any time: a burst, and what the rate gives for the time since."""
+def test_the_rate_is_a_limit(rate: int, asked: list[tuple[float, int]]) -> None:
+    """In any period, at most a burst and the rate's share of the period are allowed."""
     bucket, now, granted = TokenBucket(rate, 0.0), 0.0, 0
     for passed, wanted in asked:
         now += passed

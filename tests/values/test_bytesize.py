@@ -21,31 +21,31 @@ from stream.values.bytesize import ByteSize
     ],
 )
 def test_units_are_binary(text: str, size: int, printed: str) -> None:
-    """Any spelling is read; the largest unit that divides is printed."""
+    """Any spelling is parsed, and the largest unit that divides the size is printed."""
     assert ByteSize.parse(text) == size
     assert str(ByteSize.parse(text)) == printed
 
 
 @pytest.mark.parametrize("text", ["bar", "", "-1", "1.5MB", "1XB", "١MB", "1\u212aB"])
-def test_refuses_other_texts(text: str) -> None:
-    """Any other text has an invalid syntax."""
+def test_invalid_texts(text: str) -> None:
+    """Any other text has invalid syntax."""
     with pytest.raises(ValueError, match="invalid syntax"):
         ByteSize.parse(text)
 
 
-def test_refuses_what_does_not_fit() -> None:
-    """Sizes have 64 bits."""
+def test_sizes_above_64_bits() -> None:
+    """A size that needs more than 64 bits is refused."""
     with pytest.raises(ValueError, match="value out of range"):
         ByteSize.parse("99EB")
 
 
-def test_human_form_has_one_decimal() -> None:
-    """Texts about limits use a form for people."""
+def test_the_human_form() -> None:
+    """Messages show sizes with one decimal place."""
     assert ByteSize(1536 * 1024).human() == "1.5 MB"
     assert ByteSize(40).human() == "40 B"
 
 
 @given(st.integers(min_value=0, max_value=2**63))
-def test_reads_what_it_printed(size: int) -> None:
-    """Printing loses nothing."""
+def test_round_trip(size: int) -> None:
+    """Parsing a printed size returns the same size."""
     assert ByteSize.parse(str(ByteSize(size))) == size

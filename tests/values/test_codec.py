@@ -1,4 +1,4 @@
-"""attrs values as JSON."""
+"""JSON of attrs values."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ _RECORD = _Record(
 )
 
 
-def test_the_form_of_records() -> None:
-    """Members in order, keys flattened, camel case, what is unset left out."""
+def test_the_json_of_a_value() -> None:
+    """Members are in order and in camel case, keys are flattened, and unset members omitted."""
     assert encode(_RECORD) == (
         b'{"projectId":1,"sourceId":"s","openedAt":"2000-01-01T00:00:00.000Z","colour":"red",'
         b'"wait":"1m30s","limit":"1536KB","token":null,"lastAt":"",'
@@ -56,18 +56,18 @@ def test_the_form_of_records() -> None:
     )
 
 
-def test_reads_what_it_wrote() -> None:
+def test_round_trip() -> None:
     """Decoding an encoded value returns the same value."""
     assert decode(_Record, encode(_RECORD)) == _RECORD
 
 
 def test_unknown_members_are_ignored() -> None:
-    """A record of a newer version can be read."""
+    """A record of a newer release can be parsed."""
     assert decode(_Key, b'{"projectId":1,"sourceId":"s","new":true}') == _Key(1, "s")
 
 
 @pytest.mark.parametrize("data", [b"{}", b"[]", b'{"projectId":"x","sourceId":"s"}', b"{"])
-def test_what_does_not_fit_is_an_error(data: bytes) -> None:
-    """A damaged record is reported, never half read."""
+def test_invalid_records(data: bytes) -> None:
+    """A damaged record is reported, and never parsed in part."""
     with pytest.raises(ValueError):
         decode(_Key, data)

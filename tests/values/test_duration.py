@@ -1,4 +1,4 @@
-"""Durations in Go's form."""
+"""Durations in Go's format."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from stream.values.duration import Duration
         (".5h", "30m0s"),
     ],
 )
-def test_prints_what_go_prints(text: str, printed: str) -> None:
-    """A duration is read in any form and printed in the canonical one."""
+def test_the_canonical_form(text: str, printed: str) -> None:
+    """A duration is parsed from any form and printed in the canonical one."""
     assert str(Duration.parse(text)) == printed
 
 
@@ -41,15 +41,15 @@ def test_prints_what_go_prints(text: str, printed: str) -> None:
         ("9999999999h", 'time: invalid duration "9999999999h"'),
     ],
 )
-def test_refuses_with_go_s_words(text: str, message: str) -> None:
-    """A mistake is reported with the wording that clients know."""
+def test_errors_have_the_wording_of_go(text: str, message: str) -> None:
+    """Clients know the messages."""
     with pytest.raises(ValueError, match=r"^time: ") as refused:
         Duration.parse(text)
     assert str(refused.value) == message
 
 
 @given(st.integers(min_value=-(2**62), max_value=2**62))
-def test_reads_what_it_printed(nanoseconds: int) -> None:
-    """Printing loses nothing."""
+def test_round_trip(nanoseconds: int) -> None:
+    """Parsing a printed duration returns the same duration."""
     duration = Duration(nanoseconds)
     assert Duration.parse(str(duration)) == duration

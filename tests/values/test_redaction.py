@@ -1,4 +1,4 @@
-"""Redaction of names, addresses, bodies and texts."""
+"""Redaction of names, URLs, bodies and texts."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_names_of_secrets(words, form, case) -> None:  # type: ignore[no-untyped
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_names_of_other_things(name: str) -> None:
+def test_other_names(name: str) -> None:
     """Words that contain the name of a secret, and names of its metadata, aren't secrets."""
     assert not is_secret_name(name)
 
@@ -124,7 +124,7 @@ def test_names_of_other_things(name: str) -> None:
         ),
     ],
 )
-def test_secrets_in_addresses(url: str, shown: str) -> None:
+def test_secrets_in_urls(url: str, shown: str) -> None:
     """The secret of a source, credentials and parameters with names of secrets are masked."""
     assert shown_url(url) == shown
 
@@ -152,10 +152,10 @@ AROUND = st.sampled_from(
 @given(
     PARTS, PARTS, SLASH, ESCAPED, AROUND, CASES, st.sampled_from(["", "?", "?a=", "?x&url=", "#"])
 )
-def test_the_secret_of_a_source_at_any_place(  # type: ignore[no-untyped-def]
+def test_the_secret_of_a_source_in_any_url(  # type: ignore[no-untyped-def]
     before, behind, slash, escaped, around, case, mark
 ) -> None:
-    """It is masked in any route, with any escaping and any surrounding text."""
+    """The secret is masked in any route, with any escaping and any surrounding text."""
     secret = new_secret()
     part = around.format(escaped(case(secret)))
     url = slash.join(["", *before, mark + part, *behind])
@@ -165,14 +165,14 @@ def test_the_secret_of_a_source_at_any_place(  # type: ignore[no-untyped-def]
 
 
 @given(st.text())
-def test_any_address_is_shown(url: str) -> None:
-    """Any address is shown on one line."""
+def test_any_url_is_shown(url: str) -> None:
+    """Any URL is shown on one line."""
     assert not {"\r", "\n"} & set(shown_url(url))
 
 
 @given(st.text(string.printable, max_size=30), st.text(string.printable, max_size=30))
 def test_the_secret_of_a_source_in_a_text(before: str, behind: str) -> None:
-    """Wherever it stands as a word of its own."""
+    """The secret is masked wherever it is a separate word."""
     secret = new_secret()
     assert secret not in hide_secrets(f"{before}/{secret}/{behind}")
 
@@ -199,7 +199,7 @@ def test_the_secret_of_a_source_in_a_text(before: str, behind: str) -> None:
     ],
 )
 def test_secrets_in_texts(text: str, shown: str) -> None:
-    """Addresses, assignments and credentials; words and digests stay."""
+    """URLs, assignments and credentials are masked; words and digests aren't."""
     assert hide_secrets(text) == shown
 
 
@@ -215,12 +215,12 @@ def test_secrets_in_texts(text: str, shown: str) -> None:
     ],
 )
 def test_values_of_headers(name: str, value: str, shown: str) -> None:
-    """Headers with values from other systems are masked, too."""
+    """Headers of other systems are masked too."""
     assert shown_value(name, value) == shown
 
 
-def test_long_texts_take_no_long() -> None:
-    """No text makes the search quadratic: of these it would take hours."""
+def test_the_search_is_linear() -> None:
+    """A quadratic search of these texts would take hours."""
     for piece in (
         "a",
         "://",
@@ -241,7 +241,7 @@ def test_long_texts_take_no_long() -> None:
 
 
 @given(NAMES, BODIES, st.sampled_from(["{}", "x{}y", "a={}&b"]))
-def test_a_secret_that_is_quoted_elsewhere(name: str, body: object, quoted: str) -> None:
+def test_a_secret_that_is_repeated(name: str, body: object, quoted: str) -> None:
     """The value of a secret is masked everywhere in the body, with any quoting."""
     value = [{"a": body, name: SECRET}, {"error": quoted.format(SECRET), SECRET: body}]
     text = orjson.dumps(masked(value, ()), option=orjson.OPT_NON_STR_KEYS).decode()
@@ -249,24 +249,24 @@ def test_a_secret_that_is_quoted_elsewhere(name: str, body: object, quoted: str)
 
 
 @given(NAMES, BODIES)
-def test_everything_below_the_name_of_a_secret(name: str, body: object) -> None:
-    """An object under such a name shows no text at all."""
+def test_an_object_with_the_name_of_a_secret(name: str, body: object) -> None:
+    """No text in such an object is shown."""
     shown = masked({name: {"a": [SECRET, {"b": SECRET}], "c": 1}, "d": body}, ())
     assert shown[name] == {"a": [MASK, {"b": MASK}], "c": 1}
 
 
-def test_what_is_no_secret_stays() -> None:
-    """Names, numbers and flags are shown as they are."""
+def test_other_values_are_shown() -> None:
+    """Names, numbers and flags are shown unchanged."""
     body = {"id": 1001, "name": "a_b", "isSliced": True, "columns": ["a"], "results": None}
     assert masked(body, ["other"]) == body
 
 
-def test_known_secrets_and_forms() -> None:
-    """A known secret, something in the form of a token, and a signature are masked in any text."""
+def test_known_secrets_and_formats() -> None:
+    """A known secret, a string in the format of a token, and a signature are masked in any text."""
     text = "kn0wn-1; 123-456-abcdefghijklmnopqrstuvwxyz; https://h/o?se=1&sig=ab%2Bc&x=1"
     assert hide_secrets(text, ["kn0wn-1", "", "a"]) == "***; ***; https://h/o?se=1&sig=***&x=1"
 
 
-def test_one_secret_inside_another() -> None:
-    """The longer of two secrets leaves no rest."""
+def test_a_secret_that_contains_another() -> None:
+    """The longer of the two secrets is masked completely."""
     assert hide_secrets("abcdef-more", ["abcdef", "abcdef-more"]) == MASK

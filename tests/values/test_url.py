@@ -11,8 +11,8 @@ PARTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
 @given(st.lists(PARTS, min_size=1))
-def test_parts_come_back(parts: list[str]) -> None:
-    """Parsing returns the parts of any URL built from them, and the URL is plain ASCII."""
+def test_round_trip(parts: list[str]) -> None:
+    """Parsing a built URL returns its parts, and the URL is ASCII."""
     url = urlsplit("https://host" + path_of(*parts))
     assert url.path.isascii()
     assert not any(char.isspace() for char in url.path)
@@ -21,7 +21,7 @@ def test_parts_come_back(parts: list[str]) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_path_comes_back(path: str) -> None:
-    """Slashes stay, all else is encoded as in a part."""
+def test_round_trip_of_a_path(path: str) -> None:
+    """Slashes are kept, and other characters are encoded as in a part."""
     assert quoted_path(path).isascii()
     assert unquote(quoted_path(path)) == path

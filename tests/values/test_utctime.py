@@ -1,4 +1,4 @@
-"""UTC time in its one text form."""
+"""UTC times in their only text format."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from stream.values.utctime import format_time, from_milliseconds, parse_time, to_nanoseconds
 
 
-def test_fractions_are_cut_not_rounded() -> None:
-    """A time never lies in the future of what it describes."""
+def test_fractions_are_truncated() -> None:
+    """A time is never later than the moment that it describes."""
     assert format_time(datetime(2024, 5, 1, 10, 0, 0, 123999, UTC)) == "2024-05-01T10:00:00.123Z"
 
 
@@ -23,21 +23,21 @@ def test_other_zones_become_utc() -> None:
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
-    """A naive time is a bug of the caller."""
+    """A naive time is an error of the caller."""
     with pytest.raises(ValueError, match="zone"):
         format_time(datetime(2024, 5, 1))
 
 
 @pytest.mark.parametrize("text", ["", "2024-05-01T10:00:00Z", "2024-05-01T10:00:00.123", "x" * 24])
-def test_other_forms_are_refused(text: str) -> None:
-    """Only the fixed-width form is accepted."""
+def test_other_formats_are_refused(text: str) -> None:
+    """Only the fixed-width format is accepted."""
     with pytest.raises(ValueError):
         parse_time(text)
 
 
 @given(st.integers(min_value=0, max_value=4_000_000_000_000))
-def test_order_of_texts_is_order_of_times(milliseconds: int) -> None:
-    """Keys sort by time, and reading gives back the time."""
+def test_texts_sort_by_time(milliseconds: int) -> None:
+    """Keys sort by time, and parsing a text returns the time."""
     moment = from_milliseconds(milliseconds)
     assert parse_time(format_time(moment)) == moment
     assert format_time(moment) < format_time(from_milliseconds(milliseconds + 1))

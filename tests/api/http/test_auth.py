@@ -34,7 +34,7 @@ ensure = pytest_twisted.ensureDeferred
     ],
 )
 def test_where_the_token_is(header: str, authorization: str, expected: tuple[str, bool]) -> None:
-    """The token's own header wins over the general one."""
+    """The token's own header takes precedence over `Authorization`."""
     assert token_of(header, authorization) == expected
 
 
@@ -59,7 +59,7 @@ async def test_without_a_token(api: Api) -> None:
 
 @ensure
 async def test_the_token_comes_before_the_body(api: Api) -> None:
-    """Errors in an unauthenticated body aren't reported, since it isn't even read."""
+    """Errors in an unauthenticated body aren't reported, because the body isn't read."""
     for token, status in ((None, 400), ("123-456-unknown", 401), (MACHINE, 401)):
         reply = await api.call("POST", SOURCES, {}, token=token)
         assert reply.status == status
@@ -69,7 +69,7 @@ async def test_the_token_comes_before_the_body(api: Api) -> None:
 
 
 @ensure
-async def test_a_refused_token(api: Api) -> None:
+async def test_a_token_that_the_storage_api_refuses(api: Api) -> None:
     """The Storage API's error about a token is passed on."""
     for token in ("123-456-unknown", "with\ttab"):
         reply = await api.call("GET", SOURCES, token=token)
@@ -78,7 +78,7 @@ async def test_a_refused_token(api: Api) -> None:
 
 @ensure
 async def test_a_bearer_token(api: Api) -> None:
-    """The token may come as a bearer token."""
+    """The token can be sent as a bearer token."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     reply = await api.call("GET", SOURCES, token=None, headers=headers)
     assert reply.status == 200
@@ -86,7 +86,9 @@ async def test_a_bearer_token(api: Api) -> None:
 
 @ensure
 async def test_the_token_of_a_program(api: Api) -> None:
-    """It works like a token of the project that the caller names; what it does is on record."""
+    """The token of a program works like a token of the project that the request names, and its
+    changes are logged.
+    """
     headers = {"X-KBC-ProjectId": str(PROJECT)}
     assert (await api.call("GET", SOURCES, token=PROGRAM, headers=headers)).status == 200
     bearer = {"Authorization": f"Bearer {PROGRAM}", **headers}
@@ -107,7 +109,7 @@ async def test_the_token_of_a_program(api: Api) -> None:
 @pytest.mark.parametrize("project", ["", "0", "-1", "x", "1.5"])
 @ensure
 async def test_a_program_must_name_a_project(api: Api, project: str) -> None:
-    """A project is a positive number."""
+    """The project of a program's request is a positive number."""
     reply = await api.call("GET", SOURCES, token=PROGRAM, headers={"X-KBC-ProjectId": project})
     assert (reply.status, reply.json["error"]) == (400, "stream.api.internalError")
     assert reply.json["message"] == (
@@ -137,7 +139,7 @@ async def test_a_refused_program(
 
 @ensure
 async def test_without_a_service_account(api: Api, service_account: Path) -> None:
-    """The caller can't help it, so the reason is in the log alone."""
+    """A missing service account is not the caller's fault: the reason is only in the log."""
     headers = {"X-KBC-ProjectId": str(PROJECT)}
     for content in (None, "", "\xff"):
         service_account.unlink(missing_ok=True)
@@ -156,7 +158,7 @@ async def test_without_a_service_account(api: Api, service_account: Path) -> Non
 
 @ensure
 async def test_the_default_branch_is_recorded_and_others_are_refused(api: Api) -> None:
-    """The default branch is recorded when it is first used; others are refused."""
+    """The default branch is recorded on its first use, and other branches are refused."""
     assert (await api.get("/v1/branches/default/sources"))["branchId"] == 456
     recorded = await api.etcd.range("definition/branch/active/")
     assert [stored.key for stored in recorded.kvs] == ["definition/branch/active/123/456"]
@@ -174,7 +176,7 @@ async def test_the_default_branch_is_recorded_and_others_are_refused(api: Api) -
 
 @ensure
 async def test_only_administrators_change_things(api: Api) -> None:
-    """Another role may read, and a bad branch hides that it may not write."""
+    """Other roles can only read; without the right to write, the branch isn't checked."""
     assert (await api.call("GET", SOURCES, token=READER)).status == 200
     body = {"type": "http", "name": "n"}
     reply = await api.call("POST", SOURCES, body, token=READER)
@@ -188,13 +190,13 @@ async def test_only_administrators_change_things(api: Api) -> None:
     )
     reply = await api.call("POST", "/v1/branches/foo/sources", body, token=READER)
     assert reply.status == 400
-    # Before it is known whether there is such a source.
+    # The right is checked before the source is looked up.
     assert (await api.call("DELETE", SOURCE, token=READER)).status == 403
 
 
 @ensure
 async def test_other_tokens_than_master_tokens(api: Api) -> None:
-    """A token that isn't a person's master token may do nothing."""
+    """A token that isn't a person's master token has no rights."""
     reply = await api.call("GET", SOURCES, token=MACHINE)
     assert (reply.status, reply.json["error"]) == (401, "stream.api.masterTokenRequired")
     assert reply.json["message"] == ("Please provide a master token of a project administrator.")

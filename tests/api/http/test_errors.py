@@ -62,8 +62,10 @@ def storage_error(**changes: object) -> StorageApiError:
         ),
     ],
 )
-def test_what_users_are_told(problem: BaseException, status: int, name: str, message: str) -> None:
-    """Mistakes are explained, other services' answers passed on, defects hidden behind an id."""
+def test_what_users_see(problem: BaseException, status: int, name: str, message: str) -> None:
+    """Mistakes are explained, errors of other services are passed on, and defects are hidden behind
+    an id.
+    """
     answer = error_answer(problem, "REQUEST")
     assert (answer.status, answer.name, answer.message) == (status, name, message)
     logged_as = "keboola-stream-api-REQUEST" if status >= 500 else None
@@ -72,21 +74,21 @@ def test_what_users_are_told(problem: BaseException, status: int, name: str, mes
     assert bool(answer.retry_after) == (status == 503)
 
 
-def test_what_others_logged_keeps_its_id() -> None:
+def test_the_id_of_an_exception_logged_elsewhere() -> None:
     """The exception id of another service is passed on."""
     answer = error_answer(storage_error(exception_id="other-1"), "REQUEST")
     assert answer.plain()["exceptionId"] == "other-1"
 
 
-def test_more_that_can_go_wrong() -> None:
-    """A contested or too large change is no defect."""
+def test_further_errors() -> None:
+    """Conflicts and changes that are too large are not defects."""
     assert error_answer(AtomicConflict("x"), "R").status == 503
     assert error_answer(TxnTooLarge("x"), "R").status == 409
 
 
 @ensure
 async def test_without_the_storage_api(api: Api, sandbox: SandboxService) -> None:
-    """When tokens can't be verified, the answer says to try again."""
+    """The answer asks the client to try again when tokens can't be verified."""
     await sandbox.stopService()
     reply = await api.call("GET", SOURCES)
     assert (reply.status, reply.json["error"]) == (503, "stream.api.serviceUnavailable")

@@ -22,7 +22,7 @@ SCRIPT = "assets/page-1a2b3c.js"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A build."""
+    """A folder with a build of the console."""
     folder = tmp_path / "static"
     (folder / "assets").mkdir(parents=True)
     (folder / "index.html").write_text("<title>page</title>")
@@ -45,8 +45,8 @@ async def fetch(pages: BuiltPages, name: str, headers: Mapping[str, str] | None 
 
 
 @ensure
-async def test_the_page_is_asked_for_again_and_its_files_are_not(root: Path) -> None:
-    """Names of files have a hash, so they never change; the page does."""
+async def test_caching(root: Path) -> None:
+    """Browsers revalidate the page, but cache its files, whose names contain a hash."""
     pages = BuiltPages(reactor, root)
     page = await fetch(pages, "index.html")
     assert (page.status, page.content_type) == (200, "text/html; charset=utf-8")
@@ -59,8 +59,8 @@ async def test_the_page_is_asked_for_again_and_its_files_are_not(root: Path) -> 
 
 
 @ensure
-async def test_the_smallest_form_that_the_client_takes(root: Path) -> None:
-    """Compressed forms of the build are sent to clients that accept them."""
+async def test_compression(root: Path) -> None:
+    """The smallest compressed form that the client accepts is sent."""
     pages = BuiltPages(reactor, root)
     for accepted, encoding in (
         ("gzip, deflate, br", "br"),
@@ -87,8 +87,10 @@ async def test_only_files_of_the_build(root: Path, name: str) -> None:
 
 
 @ensure
-async def test_a_page_that_is_not_built_says_what_to_do(tmp_path: Path) -> None:
-    """It says how to build it, that it is being built, or why that failed; then it is there."""
+async def test_a_page_that_is_not_built(tmp_path: Path) -> None:
+    """The answer says how to build the page, that it is being built, or why that failed; then the
+    page is served.
+    """
     root = tmp_path / "static"
     pages = BuiltPages(reactor, root)
     missing = await fetch(pages, "index.html")
@@ -108,7 +110,7 @@ async def test_a_page_that_is_not_built_says_what_to_do(tmp_path: Path) -> None:
 
 
 @ensure
-async def test_another_build_is_shown(root: Path) -> None:
+async def test_a_new_build(root: Path) -> None:
     """A build that replaces another is noticed without a restart."""
     pages = BuiltPages(reactor, root)
     await fetch(pages, "index.html")
@@ -118,8 +120,8 @@ async def test_another_build_is_shown(root: Path) -> None:
     assert (await fetch(pages, "index.html")).body == b"second"
 
 
-def test_the_policy_names_our_own_listeners_alone() -> None:
-    """Nothing is loaded from elsewhere; requests go to the API and to the sources."""
+def test_the_policy_names_only_own_listeners() -> None:
+    """The content security policy allows requests to the API and the sources only."""
     policy = dict(security_headers("https://in.example:8443/path", ""))["Content-Security-Policy"]
     assert policy.startswith("default-src 'self'; connect-src 'self' https://in.example:8443;")
     assert "unsafe" not in policy
@@ -127,7 +129,7 @@ def test_the_policy_names_our_own_listeners_alone() -> None:
 
 @ensure
 async def test_the_console_is_served(api: Api) -> None:
-    """The page or how to build it, with its policy; browsers are led there from the root."""
+    """The root redirects browsers to the console, which is served with its policy."""
     page = await api.call("GET", "/console/", token=None)
     assert page.status in (200, 503)
     assert page.header("Content-Type") == "text/html; charset=utf-8"

@@ -35,11 +35,12 @@ from stream.api.spec.operation import MAX_WAIT_SECONDS
         ([], 0),
     ],
 )
-def test_seconds_that_a_caller_wants_to_wait(values: list[str], seconds: int) -> None:
-    """The first `wait` counts; what can't be understood is left out."""
+def test_the_time_that_a_caller_waits(values: list[str], seconds: int) -> None:
+    """The first `wait` of `Prefer` counts, and what can't be parsed is ignored."""
     assert preferred_wait(values) == seconds
 
 
 @given(st.lists(st.text(alphabet='wait=10;," \\\t'), max_size=3))
 def test_any_header_gives_a_number_in_range(values: list[str]) -> None:
+    """The parser returns nothing or a number in range for any header."""
     assert 0 <= preferred_wait(values) <= MAX_WAIT_SECONDS

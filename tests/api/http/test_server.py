@@ -37,7 +37,7 @@ TASK = Operation(
 
 
 class Server:
-    """One connection to a site with an operation, and a task, that waits for `gate`."""
+    """One connection to a site with an operation and a task, which both wait for `gate`."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -78,7 +78,7 @@ def server() -> Server:
 
 
 def test_an_answer_that_takes_too_long(server: Server) -> None:
-    """After the time limit the client gets an error, and the work is cancelled."""
+    """After the time limit the client gets an error and the work is cancelled."""
     server.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
     assert len(server.front.in_flight) == 1
     server.clock.advance(REQUEST_SECONDS)
@@ -88,8 +88,8 @@ def test_an_answer_that_takes_too_long(server: Server) -> None:
     assert server.front.in_flight == []
 
 
-def test_a_client_that_goes_away(server: Server) -> None:
-    """The work for a client that has gone is cancelled."""
+def test_a_client_that_disconnects(server: Server) -> None:
+    """The work for a disconnected client is cancelled."""
     from twisted.internet.error import ConnectionDone
     from twisted.python.failure import Failure
 
@@ -100,7 +100,7 @@ def test_a_client_that_goes_away(server: Server) -> None:
 
 
 def test_waiting_for_a_task(server: Server) -> None:
-    """It may take longer than a request, and ends with the connection of the client."""
+    """A wait for a task may take longer than a request, and ends when the client disconnects."""
     from twisted.internet.error import ConnectionDone
     from twisted.python.failure import Failure
 
@@ -115,7 +115,7 @@ def test_waiting_for_a_task(server: Server) -> None:
 
 
 def test_hanging_up(server: Server) -> None:
-    """Idle connections are closed, and no timer is left."""
+    """Idle connections are closed, and no timer remains."""
     server.gate.callback(None)
     server.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
     assert server.transport.value().endswith(b'{"waited":true}\n')
@@ -153,8 +153,8 @@ async def test_the_access_log(api: Api, events: list[dict[str, Any]]) -> None:
 
 
 @ensure
-async def test_secrets_in_addresses_are_not_logged(api: Api, events: list[dict[str, Any]]) -> None:
-    """The token in a query and the secret of a source in a path are masked."""
+async def test_secrets_in_urls_are_not_logged(api: Api, events: list[dict[str, Any]]) -> None:
+    """The token in a query and the secret of a source in a path are masked in the log."""
     await api.call("GET", f"{SOURCES}?token=hunter2&limit=1")
     await api.call("POST", "/stream/123/my-source/hunter2")
     urls = [event["url"] for event in events if "url" in event]
@@ -163,8 +163,8 @@ async def test_secrets_in_addresses_are_not_logged(api: Api, events: list[dict[s
 
 
 @ensure
-async def test_what_was_refused_is_logged(api: Api, events: list[dict[str, Any]]) -> None:
-    """A caller's mistake isn't logged as an error; the line has the name of the error."""
+async def test_refused_requests_are_logged(api: Api, events: list[dict[str, Any]]) -> None:
+    """A caller's mistake isn't logged as an error; the event has the name of the error."""
     reply = await api.call("GET", f"{SOURCES}/missing")
     assert reply.status == 404
     [event] = [event for event in events if event.get("log_format") == "request failed: {error}"]
@@ -174,8 +174,8 @@ async def test_what_was_refused_is_logged(api: Api, events: list[dict[str, Any]]
     assert event["stream.projectId"] == 123
 
 
-def test_what_failed_is_logged_as_an_error(server: Server, events: list[dict[str, Any]]) -> None:
-    """From 500 on the service is at fault, and the line has the id in the answer."""
+def test_failed_requests_are_logged_as_errors(server: Server, events: list[dict[str, Any]]) -> None:
+    """Answers from 500 on are logged as errors, with the id in the answer."""
     server.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
     server.gate.errback(UserError("no", status=503, name="away"))
     [event] = [event for event in events if event.get("log_format") == "request failed: {error}"]

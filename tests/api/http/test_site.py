@@ -1,4 +1,4 @@
-"""Connections of the API: what a stranger can send is bounded in bytes and in time."""
+"""Connections of the API: bytes and time of unauthenticated clients are limited."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ POST = b"POST /echo HTTP/1.1\r\nHost: x\r\nX-StorageApi-Token: t\r\n"
 
 
 class Verifier:
-    """Answers when the test says so."""
+    """A verifier of tokens that answers when the test says so."""
 
     challenge = ""
     tokens = None
@@ -127,7 +127,7 @@ class Connection:
 
     @property
     def answer(self) -> tuple[int, Any]:
-        """Status and document of the last answer."""
+        """Return the status and the JSON of the last answer."""
         head, _, body = self.transport.value().rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")
         return int(head[:3]), orjson.loads(body) if body else None
 
@@ -146,7 +146,7 @@ def client(server: Server) -> Connection:
 
 
 def test_no_body_is_read_before_the_token_is_known(server: Server, client: Connection) -> None:
-    """Reading stops after the head, and resumes when the caller is known."""
+    """The server stops reading after the head, and resumes when the token is verified."""
     client.send(POST + b"Content-Length: 6\r\n\r\nabc")
     assert not client.reads
     server.verifier.waiting[0].callback(KNOWN)
@@ -157,15 +157,15 @@ def test_no_body_is_read_before_the_token_is_known(server: Server, client: Conne
     assert not client.transport.disconnecting
 
 
-def test_a_full_answer_does_not_make_it_read(server: Server, client: Connection) -> None:
-    """A transport that has sent what it had is no reason to read a body early."""
+def test_a_transport_with_room_does_not_resume_reading(server: Server, client: Connection) -> None:
+    """A transport that has sent its buffer doesn't resume reading before the token is verified."""
     client.send(POST + b"Content-Length: 6\r\n\r\n")
     client.channel.pauseProducing()
     client.channel.resumeProducing()
     assert not client.reads
 
 
-def test_a_stranger_is_refused_at_once(server: Server, client: Connection) -> None:
+def test_an_invalid_token_is_refused_at_once(server: Server, client: Connection) -> None:
     """The answer doesn't wait for the body, which is discarded."""
     client.send(POST + b"Content-Length: 16000000\r\n\r\n" + b"x" * 1000)
     refused = UserError("invalid access token", status=401, name="storage.tokenInvalid")
@@ -188,7 +188,7 @@ def test_without_a_token(server: Server, client: Connection) -> None:
 
 
 def test_a_client_that_asks_before_it_sends(server: Server, client: Connection) -> None:
-    """It gets ``100 Continue`` when its token is known, and not before."""
+    """The client gets ``100 Continue`` when its token is verified, and not earlier."""
     client.send(POST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
     assert client.transport.value() == b""
     server.verifier.waiting[0].callback(KNOWN)
@@ -198,7 +198,7 @@ def test_a_client_that_asks_before_it_sends(server: Server, client: Connection) 
 
 
 def test_an_announced_length(server: Server, client: Connection) -> None:
-    """What is announced to be too large is refused without a byte of it."""
+    """A body whose announced length is too large is refused before it is read."""
     server.verifier.at_once = True
     client.send(POST + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1))
     status, document = client.answer
@@ -207,7 +207,7 @@ def test_an_announced_length(server: Server, client: Connection) -> None:
 
 
 def test_a_length_without_end(server: Server, client: Connection) -> None:
-    """Chunks are counted."""
+    """The bytes of chunks are counted, and too many are refused."""
     server.verifier.at_once = True
     client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
@@ -220,7 +220,7 @@ def test_a_length_without_end(server: Server, client: Connection) -> None:
 
 
 def test_the_largest_body(server: Server, client: Connection) -> None:
-    """A body of exactly the limit is taken, and its bytes are given back afterwards."""
+    """A body of exactly the limit is accepted, and its bytes are released afterwards."""
     server.verifier.at_once = True
     client.send(POST + b"Content-Length: %d\r\n\r\n" % MAX_BODY_BYTES)
     client.send(b"x" * MAX_BODY_BYTES)
@@ -228,8 +228,8 @@ def test_the_largest_body(server: Server, client: Connection) -> None:
     assert server.site._waiting_bytes == 0
 
 
-def test_all_bodies_have_a_bound_together(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above it, a request is refused for the moment; what ends makes room."""
+def test_bodies_have_a_common_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request above the common limit gets 503, until another body ends."""
     monkeypatch.setattr(site_module, "MAX_WAITING_BYTES", 1000)
     server.verifier.at_once = True
     first, second = server.connect(), server.connect()
@@ -245,7 +245,7 @@ def test_all_bodies_have_a_bound_together(server: Server, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("piece", [b"POST /ech", b"POST /echo HTTP/1.1\r\n", POST, b"\r\n"])
 def test_a_head_that_does_not_end(server: Server, client: Connection, piece: bytes) -> None:
-    """It is answered with 408, however regularly data arrives and whatever it contains."""
+    """An incomplete head is answered with 408, however regularly data arrives."""
     client.send(piece)
     for _ in range(HEADERS_SECONDS + 1):
         server.clock.advance(1)
@@ -259,7 +259,7 @@ def test_a_head_that_does_not_end(server: Server, client: Connection, piece: byt
 
 
 def test_a_body_that_does_not_end(server: Server, client: Connection) -> None:
-    """It is answered with 408, however regularly data arrives."""
+    """An incomplete body is answered with 408, however regularly data arrives."""
     server.verifier.at_once = True
     client.send(POST + b"Content-Length: 1000\r\n\r\n")
     for _ in range(BODY_SECONDS + 1):
@@ -275,7 +275,7 @@ def test_a_body_that_does_not_end(server: Server, client: Connection) -> None:
 
 
 def test_an_idle_connection(server: Server, client: Connection) -> None:
-    """Between requests a connection is kept for some seconds, also after one with a body."""
+    """An idle connection is kept for some seconds, also after a request with a body."""
     server.verifier.at_once = True
     client.send(POST + b"Content-Length: 1\r\n\r\nx")
     server.clock.advance(HEADERS_SECONDS - 1)
@@ -307,7 +307,7 @@ def test_an_idle_connection(server: Server, client: Connection) -> None:
     ],
 )
 def test_odd_heads(server: Server, client: Connection, head: bytes, status: int) -> None:
-    """Each has an answer with the right status, and JSON in it."""
+    """Each unusual head gets the right status, with JSON in the body."""
     client.send(head)
     for waiting in server.verifier.waiting:
         waiting.errback(UserError("no", status=401))
@@ -319,7 +319,7 @@ def test_odd_heads(server: Server, client: Connection, head: bytes, status: int)
 
 
 def test_refused_heads_do_nothing(server: Server, client: Connection) -> None:
-    """What follows a head that was refused is no request."""
+    """Bytes behind a refused head are not parsed as a request."""
     server.verifier.at_once = True
     client.send(POST + b"Content-Length: 1x\r\nX: y\r\n\r\nGET /public HTTP/1.1\r\n\r\n")
     assert server.bodies == []
@@ -327,9 +327,11 @@ def test_refused_heads_do_nothing(server: Server, client: Connection) -> None:
 
 
 def test_a_client_that_reads_no_answers(server: Server, client: Connection) -> None:
-    """Requests sent on a connection whose answers aren't taken get no more of them."""
+    """The connection closes after one answer that the client doesn't read; later requests aren't
+    handled.
+    """
     client.send(b"")
-    client.channel.pauseProducing()  # the transport has too much to send
+    client.channel.pauseProducing()  # the transport's buffer is full
     client.send(b"GET /public HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     assert client.transport.value().count(b"HTTP/1.1 200") == 1
     assert client.transport.disconnecting
@@ -338,9 +340,7 @@ def test_a_client_that_reads_no_answers(server: Server, client: Connection) -> N
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 50, 1000])
-def test_a_client_that_leaves_a_lasting_answer(
-    server: Server, client: Connection, ahead: int
-) -> None:
+def test_a_client_that_leaves_a_stream(server: Server, client: Connection, ahead: int) -> None:
     """The disconnect is noticed despite pipelined requests, which aren't answered."""
     request = b"GET /lasting HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 900)
     client.send(request)
@@ -352,10 +352,12 @@ def test_a_client_that_leaves_a_lasting_answer(
     assert (len(server.lasting), server.left) == (1, 1)
 
 
-def test_requests_sent_ahead_start_in_later_turns(
+def test_pipelined_requests_start_in_later_turns(
     server: Server, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is answered, but no turn of the reactor starts more of them than it has time for."""
+    """Each pipelined request is answered, but a turn of the reactor starts only as many as it has
+    time for.
+    """
     started: list[object] = []
     counts: list[int] = []
     begin, start_some = site_module.ApiRequest._begin, ApiSite._start_some
@@ -377,7 +379,7 @@ def test_requests_sent_ahead_start_in_later_turns(
     assert client.transport.value().count(b"HTTP/1.1 404") == 20
 
 
-def test_a_request_sent_ahead_of_a_lost_connection_does_not_start(
+def test_a_pipelined_request_of_a_lost_connection_does_not_start(
     server: Server, client: Connection
 ) -> None:
     """Pipelined requests of a lost connection don't start."""
@@ -387,8 +389,8 @@ def test_a_request_sent_ahead_of_a_lost_connection_does_not_start(
     assert client.transport.value().count(b"HTTP/1.1 200") == 1
 
 
-def test_behind_a_lasting_answer_nothing_follows(server: Server, client: Connection) -> None:
-    """The connection ends with it."""
+def test_no_request_follows_a_stream(server: Server, client: Connection) -> None:
+    """The connection ends with the stream that it carries."""
     request = b"GET /lasting HTTP/1.1\r\nHost: x\r\n\r\n"
     client.send(2 * request)
     server.lasting[0].callback(None)
@@ -397,18 +399,22 @@ def test_behind_a_lasting_answer_nothing_follows(server: Server, client: Connect
     assert client.transport.disconnecting
 
 
-def test_a_client_that_sends_without_end_beside_a_lasting_answer(
+def test_a_client_that_sends_without_end_during_a_stream(
     server: Server, client: Connection
 ) -> None:
-    """Reading it is work, too."""
+    """A client that keeps sending during a stream is disconnected."""
     client.send(b"GET /lasting HTTP/1.1\r\nHost: x\r\n\r\n")
     for _ in range(site_module.MAX_DISCARDED_BYTES // MAX_BODY_BYTES + 1):
         client.send(bytes(MAX_BODY_BYTES))
     assert client.transport.disconnected
 
 
-def test_the_oldest_stranger_makes_room(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections are bounded; callers that are known keep theirs."""
+def test_the_oldest_unauthenticated_connection_is_closed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above the limit, the oldest unauthenticated connection is closed; authenticated ones
+    remain.
+    """
     monkeypatch.setattr(site_module, "MAX_CONNECTIONS", 3)
     server.verifier.at_once = True
     known = server.connect()
@@ -430,7 +436,7 @@ BYTES = st.binary(max_size=200) | st.sampled_from(PIECES)
 
 @given(st.lists(BYTES, max_size=12), st.booleans())
 def test_any_bytes(pieces: list[bytes], known: bool) -> None:
-    """Any bytes get answers below 500, and leave nothing behind."""
+    """Any bytes get answers below 500, and no state remains."""
     server = Server()
     server.verifier.at_once = known
     client = server.connect()
@@ -463,8 +469,8 @@ def _send_everything(port: int, head: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("token", ["123-456-unknown", MACHINE])
 @ensure
-async def test_strangers_with_large_bodies(api: Api, token: str) -> None:
-    """A client that sends 16 MB first and reads then gets its answer: nothing is reset."""
+async def test_unauthenticated_clients_with_large_bodies(api: Api, token: str) -> None:
+    """A client that sends 16 MB before it reads gets its answer instead of a reset connection."""
     port = int(api.url.rpartition(":")[2])
     head = (
         f"POST {SOURCES} HTTP/1.1\r\nHost: x\r\nX-StorageApi-Token: {token}\r\n"
@@ -477,8 +483,8 @@ async def test_strangers_with_large_bodies(api: Api, token: str) -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_members_that_are_not_known(strict: bool) -> None:
-    """The answer warns of them, or they are refused, as the setting says."""
+def test_unknown_members(strict: bool) -> None:
+    """The answer warns of unknown members or refuses them, depending on the setting."""
     clock, verifier = Clock(), Verifier()
     verifier.at_once = True
 

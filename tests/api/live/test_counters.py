@@ -39,8 +39,8 @@ def shown(counters: Counters) -> dict[str, object]:
     return view
 
 
-def test_a_record_on_its_way() -> None:
-    """It is pending until it is in the table, and counted once wherever it is."""
+def test_a_record_at_each_level() -> None:
+    """A record is pending until it is in the table, and is counted once at any level."""
     counters = Counters()
     nothing = {
         "sinkId": "k",
@@ -71,8 +71,8 @@ def test_a_record_on_its_way() -> None:
     assert shown(counters)["records"] == 2
 
 
-def test_what_a_user_clears_still_counts() -> None:
-    """The numbers only grow, so a rate can be made of them."""
+def test_cleared_statistics_still_count() -> None:
+    """The numbers only grow, so that clients can derive a rate."""
     counters = Counters()
     counters.put(key("target"), counted(3))
     counters.put(f"storage/stats/target/{SINK}/~reset", counted(3))
@@ -80,6 +80,7 @@ def test_what_a_user_clears_still_counts() -> None:
 
 
 def test_changed_sinks_are_taken_once() -> None:
+    """Each changed sink is returned once."""
     counters = Counters()
     counters.put(key("local"), counted(1))
     assert counters.take_changed() == {BRANCH: {SINK}}
@@ -88,8 +89,8 @@ def test_changed_sinks_are_taken_once() -> None:
     assert counters.take_changed() == {BRANCH: {SINK}}
 
 
-def test_what_is_not_known_is_not_shown() -> None:
-    """A sink that was deleted may have statistics for a while."""
+def test_deleted_sinks_are_not_shown() -> None:
+    """The statistics of a deleted sink can remain for a while, and aren't shown."""
     counters = Counters()
     counters.put(key("local"), counted(1))
     assert counters.sources(BRANCH, {"s": [], "t": ["u"]}, {SINK}) == []
@@ -99,7 +100,7 @@ def test_what_is_not_known_is_not_shown() -> None:
 
 
 def test_records_of_a_file_and_of_a_slice() -> None:
-    """Nodes and levels are summed; a key that only begins alike isn't its own."""
+    """Nodes and levels are summed; a key with the same prefix is another sink's."""
     counters = Counters()
     other = f"{FILE}/v/{format_time(AT + timedelta(seconds=1))}"
     counters.put(key("local"), counted(1))
@@ -112,14 +113,14 @@ def test_records_of_a_file_and_of_a_slice() -> None:
 
 
 def test_stored_statistics_are_read() -> None:
-    """The part that is used has the names of the whole."""
+    """The parser of the needed members uses the same names as the whole record."""
     value = Statistics(1, AT, AT, 5, ByteSize(70), ByteSize(7))
     assert decode(Counted, encode(value)) == Counted(AT, AT, 5, ByteSize(70))
     assert decode(Counted, encode(Statistics(1))) == Counted()
 
 
 def test_rejected_records() -> None:
-    """Those of all nodes are counted; the newest error is shown."""
+    """Rejected records of all nodes are counted, and the newest error is shown."""
     counters = Counters()
     errors = [
         LastError(reason="badRequest", column=column, message="m", time=AT + timedelta(seconds=s))
@@ -155,7 +156,7 @@ _put = st.tuples(
 
 
 @given(st.lists(_put, max_size=30))
-def test_one_value_after_the_other(
+def test_counters_depend_on_the_current_values(
     puts: list[tuple[str, str, Counted | None]],
 ) -> None:
     """The counters depend only on the current values, not on earlier ones."""
@@ -184,7 +185,8 @@ def test_one_value_after_the_other(
     assert view["oldestPendingTime"] == (format_time(oldest) if oldest else None)
 
 
-def test_branches_are_apart() -> None:
+def test_branches_are_separate() -> None:
+    """The counters of a branch contain only its own sinks."""
     counters = Counters()
     other = SinkKey(1, 3, "s", "k")
     counters.put(key("local"), counted(1))

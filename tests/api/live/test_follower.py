@@ -10,7 +10,7 @@ END = b'event: end\ndata: {"reason":"%s"}\n\n'
 
 
 class Caller:
-    """Takes events, as long as nothing holds it up."""
+    """A caller that receives events until it is blocked."""
 
     def __init__(self, follower: Follower) -> None:
         self.got = b""
@@ -24,12 +24,13 @@ class Caller:
 
 
 def test_events() -> None:
+    """Events are written as server-sent events with an id, a name and JSON."""
     assert sse("x", {"a": 1}) == b'event: x\ndata: {"a":1}\n\n'
     assert sse("x", {}, 7) == b"id: 7\nevent: x\ndata: {}\n\n"
 
 
-def test_what_waits_is_written_at_once() -> None:
-    """And what comes later, as it comes; then the end, behind which nothing follows."""
+def test_pending_events_are_written_at_once() -> None:
+    """Pending events are written at once and later ones as they occur; nothing follows the end."""
     clock = Clock()
     follower = Follower(clock)
     follower.put(b"a")
@@ -62,7 +63,7 @@ def test_a_slow_caller_is_dropped() -> None:
 
 
 def test_nothing_happens() -> None:
-    """A comment keeps the connection open; it is no event."""
+    """A comment, which is no event, keeps an idle connection open."""
     clock = Clock()
     follower = Follower(clock)
     caller = Caller(follower)

@@ -1,4 +1,4 @@
-"""The events of live streams, with a real etcd."""
+"""Events of live streams, with a real etcd."""
 
 from __future__ import annotations
 
@@ -98,8 +98,10 @@ class Caller:
 
 @attrs.define
 class World:
-    """:ivar known: the sources and sinks that exist.
-    :ivar is_certain: whether the node knows that.
+    """A hub of live streams with a real etcd.
+
+    :ivar known: the sources and sinks that exist.
+    :ivar is_certain: whether the node has current data about them.
     """
 
     etcd: EtcdClient
@@ -113,7 +115,7 @@ class World:
         await self.etcd.put(f"storage/stats/local/{below}", encode(value))
 
     async def put(self, file: File, *, gone_from: Level | None = None) -> None:
-        """Both copies of a file, in one transaction."""
+        """Put both copies of a file in one transaction."""
 
         async def body(txn: AtomicTxn) -> None:
             txn.put(f"storage/file/all/{file.key}", encode(file))
@@ -158,7 +160,7 @@ async def the_way_of_a_file(world: World) -> None:
 
 @ensure
 async def test_counters(world: World) -> None:
-    """Everything first, then what has changed, once a second."""
+    """The first event has all counters; later ones have the changes, once a second."""
     await world.count(3)
     caller = Caller(world.hub)
     await until(lambda: caller.events)
@@ -177,8 +179,8 @@ async def test_counters(world: World) -> None:
 
 
 @ensure
-async def test_etcd_is_out_of_reach(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events contain the duration of the outage; the known state is still shown."""
+async def test_an_outage_of_etcd(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events contain the duration of the outage, and the last known state."""
     caller = Caller(world.hub)
     await until(lambda: caller.events)
     assert "behindSeconds" not in caller.named("counters")[0]
@@ -196,8 +198,8 @@ async def test_etcd_is_out_of_reach(world: World, monkeypatch: pytest.MonkeyPatc
 
 
 @ensure
-async def test_sources_that_come_and_go(world: World) -> None:
-    """Everything is sent again, so that callers need not remember the previous state."""
+async def test_sources_are_created_and_deleted(world: World) -> None:
+    """All sources are sent again, so that callers need not remember the previous state."""
     caller = Caller(world.hub)
     await until(lambda: caller.events)
     world.known["t"] = []
@@ -209,8 +211,10 @@ async def test_sources_that_come_and_go(world: World) -> None:
 
 
 @ensure
-async def test_the_way_of_a_file(world: World) -> None:
-    """Each step is one event, with the records; the last one of a round has an id."""
+async def test_the_states_of_a_file(world: World) -> None:
+    """Each step of a file is one event with the records; only the last event of a round
+    has an id.
+    """
     await world.count(3)
     caller = Caller(world.hub)
     other = Caller(world.hub, branch=BranchKey(1, 3))
@@ -229,7 +233,7 @@ async def test_the_way_of_a_file(world: World) -> None:
 
 @ensure
 async def test_a_file_that_is_deleted(world: World) -> None:
-    """The same as when its sink is deleted."""
+    """A deleted file and the files of a deleted sink produce the same event."""
     await world.put(FILE)
     caller = Caller(world.hub)
     await until(lambda: caller.events)
@@ -241,8 +245,8 @@ async def test_a_file_that_is_deleted(world: World) -> None:
 
 
 @ensure
-async def test_going_on(world: World) -> None:
-    """A reconnecting caller gets the missed events, or learns that they are lost."""
+async def test_reconnecting(world: World) -> None:
+    """A reconnecting caller gets the missed events, or an event that says they are lost."""
     staying = Caller(world.hub)
     caller = Caller(world.hub)
     await until(lambda: caller.events and staying.events)
@@ -269,7 +273,7 @@ async def test_going_on(world: World) -> None:
 
 @ensure
 async def test_events_are_kept_up_to_a_size(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that needs older events starts from scratch."""
+    """A caller that needs older events than the kept ones starts from scratch."""
     caller = Caller(world.hub)
     await until(lambda: caller.events)
     begun = caller.last_id
@@ -287,8 +291,8 @@ async def test_events_are_kept_up_to_a_size(world: World, monkeypatch: pytest.Mo
 
 
 @ensure
-async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds wait for the same watch; some that leave don't affect the others."""
+async def test_many_callers_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of callers wait for the same watch; those that leave don't affect the others."""
     hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=1000, metrics=Metrics())
     hub.startService()
     callers = [Caller(hub) for _ in range(400)]
@@ -306,8 +310,8 @@ async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPat
 
 
 @ensure
-async def test_too_many_come_at_once(etcd: EtcdClient) -> None:
-    """Callers that have waited for the same watch are counted, too."""
+async def test_too_many_callers_at_once(etcd: EtcdClient) -> None:
+    """Callers that wait for the same watch count towards the limit."""
     metrics = Metrics()
     hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=10, metrics=metrics)
     hub.startService()
@@ -332,8 +336,8 @@ async def test_too_many_come_at_once(etcd: EtcdClient) -> None:
 
 
 @ensure
-async def test_etcd_can_not_be_followed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that wait hear of it, and the next one tries again."""
+async def test_the_watch_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All waiting callers get the error, and the next caller starts another watch."""
 
     async def unavailable(*_: object, **__: object) -> None:
         raise EtcdUnavailable("gone")
@@ -349,8 +353,8 @@ async def test_etcd_can_not_be_followed(world: World, monkeypatch: pytest.Monkey
 
 
 @ensure
-async def test_too_many(world: World) -> None:
-    """A project may have half of all streams; nothing is watched for a refused client."""
+async def test_the_limit_of_a_project(world: World) -> None:
+    """A project can have half of all streams; a refused client starts no watch."""
     callers = [Caller(world.hub) for _ in range(4)]
     await until(lambda: all(caller.events for caller in callers))
     with pytest.raises(UserError, match="of this project") as raised:
@@ -365,8 +369,8 @@ async def test_too_many(world: World) -> None:
 
 
 @ensure
-async def test_the_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stream ends with its token; an unavailable authority doesn't end it."""
+async def test_the_token_expires(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream ends when its token expires, but not while the authority is unavailable."""
     monkeypatch.setattr(hub_module, "VERIFY_SECONDS", 0.01)
     answers = [UserError("away", status=503), UserError("no", status=401)]
 
@@ -380,7 +384,7 @@ async def test_the_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @ensure
-async def test_nobody_follows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_callers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """etcd isn't watched without callers; the next caller starts the watch again."""
     monkeypatch.setattr(hub_module, "LINGER_SECONDS", 0.01)
     for _ in range(2):

@@ -47,14 +47,14 @@ UPLOADED = slice_(SliceState.UPLOADED, closing_at=AT, uploading_at=AT, uploaded_
         (SLICE, None, "writing", None, T0),
         (slice_(SliceState.UPLOADING, uploading_at=LATER), SLICE, "uploading", "writing", T5),
         (UPLOADED, None, "uploaded", "uploading", T5),
-        # Again, to other staging storage.
+        # a second time, with other staging storage
         (slice_(SliceState.UPLOADING, uploading_at=LATER), None, "uploading", "uploaded", T5),
     ],
 )
 def test_a_step(
     now: Followed | None, before: Followed | None, state: str, previous: str | None, time: str
 ) -> None:
-    """The state, the one before, and since when."""
+    """A transition has the state, the previous state and the time."""
     shown = transition(now, before, AT + timedelta(hours=1))
     assert shown is not None
     shown.pop("seconds", None)
@@ -62,14 +62,17 @@ def test_a_step(
     assert shown == place | {"state": state, "previousState": previous, "time": time}
 
 
-def test_how_long_an_import_took() -> None:
+def test_the_duration_of_an_import() -> None:
+    """The transition after an import has its duration."""
     shown = transition(IMPORTED, IMPORTING, AT)
     assert shown is not None
     assert shown["seconds"] == 5
 
 
 def test_a_failed_attempt() -> None:
-    """The state stays; what failed, and when it is tried again, is shown."""
+    """After a failed attempt the state is the same, with the error and the time of the next
+    attempt.
+    """
     retry = NO_RETRY.failed(LATER, "no luck", delay=timedelta(minutes=2))
     failed = attrs.evolve(CLOSING, retry=retry)
     assert transition(failed, CLOSING, AT) == PLACE | {
@@ -84,6 +87,7 @@ def test_a_failed_attempt() -> None:
     assert "retry" not in shown
 
 
-def test_what_is_not_shown_has_no_event() -> None:
+def test_records_without_an_event() -> None:
+    """Changes that users don't see produce no event."""
     assert transition(CLOSING, attrs.evolve(CLOSING, closing_at=AT), AT) is None
     assert transition(None, None, AT) is None

@@ -1,4 +1,4 @@
-"""Callers that wait for tasks."""
+"""Callers that wait for tasks with `Prefer: wait`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ async def waited(api: Api, method: str, path: str, body: Any = None, status: int
 
 @ensure
 async def test_creations_are_answered_with_the_object(api: Api) -> None:
-    """201, where it is, and what a read of it shows; it is there for the next call."""
+    """A creation is answered with 201, the location and the object, which the next request
+    finds.
+    """
     source = await api.call("POST", SOURCES, NEW_SOURCE, headers=WAIT)
     shown = await api.call("GET", SOURCE)
     assert (source.status, source.body) == (201, shown.body)
@@ -41,8 +43,8 @@ async def test_creations_are_answered_with_the_object(api: Api) -> None:
 
 
 @ensure
-async def test_changes_are_answered_with_what_was_changed(api: Api) -> None:
-    """200 with the object as it is then; of what is deleted there is the task only."""
+async def test_changes_are_answered_with_the_object(api: Api) -> None:
+    """A change is answered with 200 and the new object; a deletion is answered with the task."""
     await waited(api, "POST", SOURCES, NEW_SOURCE, 201)
     await waited(api, "POST", SINKS, sink_body(), 201)
     assert (await waited(api, "PATCH", SOURCE, {"name": "Other"}))["name"] == "Other"
@@ -80,7 +82,7 @@ def test_every_task_can_be_waited_for() -> None:
 
 @ensure
 async def test_the_error_of_the_task(api: Api) -> None:
-    """It is the answer, with its own status; the task has it, too."""
+    """The error of the task is the answer, with its own status; the task has it too."""
     await api.create_source()
     await api.create_sink()
     columns = [{"type": "ip", "name": "other", "primaryKey": True}]
@@ -97,7 +99,7 @@ async def test_the_error_of_the_task(api: Api) -> None:
 
 @ensure
 async def test_a_defect_in_the_task(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the answer that a defect has everywhere, with the id under which it is logged."""
+    """A defect in the task gets the answer of other defects, with the id of its log event."""
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("inside")
@@ -110,8 +112,8 @@ async def test_a_defect_in_the_task(api: Api, monkeypatch: pytest.MonkeyPatch) -
 
 
 @ensure
-async def test_without_waiting_nothing_changes(api: Api) -> None:
-    """202 with the task, as for all callers that don't wait."""
+async def test_without_waiting(api: Api) -> None:
+    """A caller that doesn't wait gets 202 and the task."""
     for query, headers in (("", {}), ("?wait=", {}), ("?wait=0s", WAIT), ("", {"Prefer": "x"})):
         reply = await api.call("POST", f"{SOURCES}{query}", NEW_SOURCE, headers=headers)
         assert reply.header("Preference-Applied") is None
@@ -121,8 +123,8 @@ async def test_without_waiting_nothing_changes(api: Api) -> None:
 
 
 @ensure
-async def test_the_time_is_over(api: Api) -> None:
-    """The caller gets the task, and can wait for it again."""
+async def test_the_wait_times_out(api: Api) -> None:
+    """After the time limit the caller gets the task, and can wait for it again."""
     await api.create_source()
     reply = await api.call("POST", f"{SINKS}?wait=1us", sink_body())
     assert (reply.status, reply.json["status"]) == (202, "processing")
@@ -143,16 +145,16 @@ async def test_the_time_is_over(api: Api) -> None:
     ],
 )
 @ensure
-async def test_a_wait_that_can_not_be(api: Api, wait: str, name: str) -> None:
-    """It is refused before anything is started."""
+async def test_an_invalid_wait(api: Api, wait: str, name: str) -> None:
+    """An invalid wait is refused before the task starts."""
     reply = await api.call("POST", f"{SOURCES}?wait={wait}", NEW_SOURCE)
     assert (reply.status, reply.json["error"]) == (400, f"stream.api.{name}")
     assert (await api.call("GET", SOURCE)).status == 404
 
 
 @ensure
-async def test_members_that_are_not_known(api: Api) -> None:
-    """The object is answered with the warning that the task would have."""
+async def test_unknown_members(api: Api) -> None:
+    """The object comes with the warning that the task would have."""
     reply = await api.call("POST", SOURCES, NEW_SOURCE | {"nmae": "x"}, headers=WAIT)
     source = reply.json
     [warning] = source.pop("warnings")
@@ -163,8 +165,8 @@ async def test_members_that_are_not_known(api: Api) -> None:
 
 
 @ensure
-async def test_too_many_wait(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Further callers are answered at once, as without waiting."""
+async def test_too_many_callers_wait(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit, callers are answered at once, as without waiting."""
     monkeypatch.setattr(ends, "MAX_WAITING", 0)
     reply = await api.call("POST", SOURCES, NEW_SOURCE, headers=WAIT)
     assert reply.header("Preference-Applied") is None
@@ -172,8 +174,8 @@ async def test_too_many_wait(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @ensure
-async def test_many_wait_at_once(api: Api) -> None:
-    """Each gets the answer to its own change."""
+async def test_many_callers_wait(api: Api) -> None:
+    """Each caller gets the answer to its own change."""
     names = [f"source-{number}" for number in range(20)]
     calls: list[Deferred[Reply]] = [
         Deferred.fromCoroutine(api.call("POST", f"{SOURCES}?wait=20s", NEW_SOURCE | {"name": name}))

@@ -44,7 +44,7 @@ class Reader:
 
 @ensure
 async def test_a_sink_is_created_and_filled(api: Api) -> None:
-    """Its counters and its file are shown as they come."""
+    """The stream shows the counters and the file of a new sink as they change."""
     await api.create_source()
     reader = Reader(api)
     await until(lambda: '"full":true' in reader.text)
@@ -65,8 +65,8 @@ async def test_a_sink_is_created_and_filled(api: Api) -> None:
 
 
 @ensure
-async def test_going_on(api: Api) -> None:
-    """An id that was never given is answered by a reset."""
+async def test_reconnecting(api: Api) -> None:
+    """An unknown event id is answered with a reset."""
     for header in ("12x", "5"):
         reader = Reader(api, **{"Last-Event-ID": header})
         await until(lambda reader=reader: '"full":true' in reader.text)
@@ -75,6 +75,7 @@ async def test_going_on(api: Api) -> None:
 
 
 @ensure
-async def test_who_may_not(api: Api) -> None:
+async def test_refused_callers(api: Api) -> None:
+    """An unknown branch or token is refused."""
     assert (await api.call("GET", LIVE, token="123-456-unknown")).status == 401
     assert (await api.call("GET", "/v1/branches/999/live")).status == 404

@@ -33,7 +33,7 @@ async def values(api: Api, data: bytes, query: str = "", **options: Any) -> Any:
 
 @ensure
 async def test_a_preview_of_http_takes_body_and_headers_without_the_token(api: Api) -> None:
-    """The body and the headers are the record, without the caller's token."""
+    """The body and the headers form the record, without the caller's token."""
     await create(
         api,
         "http",
@@ -59,7 +59,7 @@ async def test_a_preview_of_http_takes_body_and_headers_without_the_token(api: A
 
 @ensure
 async def test_a_form_is_a_record_too(api: Api) -> None:
-    """A form in the body is a record, not parameters of the call."""
+    """A form in the body is a record, not a set of parameters of the request."""
     await create(api, "http", path_column("signal", rawString=True))
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert await values(api, b"signal=smoke", headers=form) == [["smoke"]]
@@ -81,8 +81,10 @@ async def test_a_column_that_can_not_be_rendered(api: Api) -> None:
 
 
 @ensure
-async def test_rows_that_are_too_much_to_show(api: Api) -> None:
-    """A small compressed body is shown in as many columns as there are, but not without an end."""
+async def test_rows_that_are_too_large(api: Api) -> None:
+    """Rows that are too large to show are refused with 413, also those of a small
+    compressed body.
+    """
     columns = [{"type": "body", "name": f"b{number}"} for number in range(10)]
     await create(api, "http", *columns)
     body = gzip.compress(b'"%b"' % (b"x" * 4_000_000))
@@ -98,7 +100,7 @@ async def test_rows_that_are_too_much_to_show(api: Api) -> None:
 
 @ensure
 async def test_a_preview_of_otlp_leaves_out_sinks_of_other_signals(api: Api) -> None:
-    """The body is one flat record; sinks that don't take its signal are left out."""
+    """The body is one flat record, and sinks of other signals are left out."""
     await create(
         api,
         "otlp",
@@ -125,7 +127,7 @@ async def test_a_preview_of_otlp_leaves_out_sinks_of_other_signals(api: Api) -> 
 
 @ensure
 async def test_bodies_are_read_as_the_source_reads_them(api: Api) -> None:
-    """Compressed, as a batch, with a byte order mark; what it refuses is refused."""
+    """Compressed bodies, batches and byte order marks are read or refused as by the source."""
     await create(api, "http", path_column("a"))
 
     async def rows(data: bytes, query: str = "", **headers: str) -> Any:
@@ -161,7 +163,7 @@ async def test_bodies_are_read_as_the_source_reads_them(api: Api) -> None:
 
 @ensure
 async def test_text_that_the_source_reads_as_json(api: Api) -> None:
-    """This depends on a setting of the source."""
+    """Whether text is parsed as JSON depends on a setting of the source."""
     await create(api, "http", path_column("a"))
     text = {"Content-Type": "text/plain; charset=UTF-8"}
     reply = await api.call("POST", f"{SOURCE}/test", data=b'{"a":1}', headers=text)
@@ -173,7 +175,7 @@ async def test_text_that_the_source_reads_as_json(api: Api) -> None:
 
 @ensure
 async def test_any_flat_record_is_rendered_or_refused(api: Api) -> None:
-    """Every record gets an answer, whatever it contains."""
+    """Every flat record gets an answer, whatever it contains."""
     await create(api, "otlp", path_column("a", defaultValue=""), {"type": "body", "name": "b"})
     expected = {
         b'\xef\xbb\xbf{"a":1}': ["1", '{"a":1}'],
@@ -190,7 +192,7 @@ async def test_any_flat_record_is_rendered_or_refused(api: Api) -> None:
 
 @ensure
 async def test_without_sinks(api: Api) -> None:
-    """A source without sinks makes no tables of a record."""
+    """The record of a source without sinks is shown in no tables."""
     await api.create_source()
     assert await values(api, b"") == []
 
@@ -204,7 +206,7 @@ async def tried(api: Api, columns: Any, body: str, **record: Any) -> Any:
 
 @ensure
 async def test_a_mapping_without_a_sink(api: Api) -> None:
-    """A mapping that no sink has is tried with a record, and its headers and address."""
+    """A mapping that belongs to no sink is tried with a body, headers and an address."""
     await api.create_source()
     columns = [
         path_column("a", rawString=True),
@@ -243,8 +245,8 @@ async def test_each_column_has_its_own_error(api: Api) -> None:
 
 
 @ensure
-async def test_a_mapping_that_no_sink_could_have(api: Api) -> None:
-    """It is refused as it would be for a sink, with the place of what is wrong."""
+async def test_an_invalid_mapping(api: Api) -> None:
+    """A mapping that a sink can't have is refused with the position of the error."""
     await api.create_source()
     reply = await tried(api, [path_column("a"), path_column("$.b")], "{}")
     assert (reply.status, reply.json["param"]) == (400, "body.table.mapping.columns[1]")
@@ -256,7 +258,7 @@ async def test_a_mapping_that_no_sink_could_have(api: Api) -> None:
 
 @ensure
 async def test_columns_with_types(api: Api) -> None:
-    """The kind of table says whether columns have types, and they are read as such."""
+    """The kind of table determines whether columns have types."""
     await api.create_source()
     columns = [path_column("a", dataType="integer"), path_column("b", dataType="date")]
     table = {"type": "postgres", "mapping": {"columns": columns}}
@@ -269,7 +271,7 @@ async def test_columns_with_types(api: Api) -> None:
 
 @ensure
 async def test_a_batch_has_a_row_for_each_record(api: Api) -> None:
-    """A body of lines is read as the source reads it."""
+    """A batch of lines is split as the source splits it."""
     await api.create_source()
     headers = [{"name": "Content-Type", "value": "application/x-ndjson"}]
     reply = await tried(api, [path_column("a")], '{"a":1}\n{"a":2}\n', headers=headers)

@@ -43,8 +43,10 @@ async def test_all_settings_are_listed(api: Api) -> None:
 
 
 @ensure
-async def test_settings_are_laid_over_one_another(api: Api) -> None:
-    """A patch keeps earlier ones, a null goes back, and a source's setting isn't its sinks'."""
+async def test_settings_are_merged(api: Api) -> None:
+    """A patch keeps earlier settings, `null` restores the default, and a source's settings aren't
+    its sinks'.
+    """
     await api.create_source()
     await api.create_sink()
     task = await api.run("PATCH", f"{SOURCE}/settings", patch((INTERVAL, "45s")))
@@ -63,7 +65,7 @@ async def test_settings_are_laid_over_one_another(api: Api) -> None:
 
 @ensure
 async def test_a_sinks_settings_rotate_its_file(api: Api) -> None:
-    """Settings of a sink are in force at once: it gets another file."""
+    """Settings of a sink take effect at once, by a rotation of its file."""
     await api.create_source()
     await api.create_sink()
     task = await api.run(

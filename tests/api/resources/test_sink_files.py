@@ -1,4 +1,4 @@
-"""The files of a sink on their way to its table."""
+"""The files of a sink and their states."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ensure = pytest_twisted.ensureDeferred
 
 
 async def put(etcd: EtcdClient, kind: str, at: str, item: File | Slice) -> None:
-    """Both copies of a record."""
+    """Put both copies of a record."""
     await etcd.put(f"storage/{kind}/all/{item.key}", encode(item))
     await etcd.put(f"storage/{kind}/level/{at}/{item.key}", encode(item))
 
 
 @ensure
 async def test_a_new_sink(api: Api) -> None:
-    """It has an open file with open slices, which nothing brings nearer to their end."""
+    """A new sink has an open file with open slices, and no trigger makes progress."""
     await api.create_source()
     await api.create_sink()
     shown = await api.get(f"{SINK}/files")
@@ -51,7 +51,9 @@ async def test_a_new_sink(api: Api) -> None:
 
 @ensure
 async def test_files_in_all_states(api: Api) -> None:
-    """Files that aren't imported are shown with slices, the last imports with durations."""
+    """Files that aren't imported are shown with their slices, and the last imports with
+    durations.
+    """
     await api.create_source()
     await api.create_sink()
     etcd = api.etcd
@@ -111,7 +113,7 @@ async def test_files_in_all_states(api: Api) -> None:
 
 @ensure
 async def test_the_first_rows_of_the_table(api: Api) -> None:
-    """With the columns of the table, which is there as soon as the sink."""
+    """The first rows are shown with the columns of the table, which exists as soon as the sink."""
     await api.create_source()
     await api.create_sink()
     assert await api.get(f"{SINK}/table/rows") == {"columns": ["id", "body"], "rows": []}
@@ -120,6 +122,7 @@ async def test_the_first_rows_of_the_table(api: Api) -> None:
 
 @ensure
 async def test_an_unknown_sink(api: Api) -> None:
+    """An unknown sink is not found."""
     await api.create_source()
     assert (await api.call("GET", f"{SINK}/files")).status == 404
     assert (await api.call("GET", f"{SINK}/files?imports=101")).status == 400

@@ -21,7 +21,7 @@ def table(*columns: dict[str, Any], table_id: str = "in.c-my-bucket.my-table") -
 
 @ensure
 async def test_create_and_get(api: Api) -> None:
-    """A created sink has an open file, and its columns are shown with their own members only."""
+    """A created sink has an open file, and each column shows only its own members."""
     await api.create_source()
     columns: list[dict[str, Any]] = [
         {"type": "uuid", "name": "id", "path": "dropped", "primaryKey": True},
@@ -84,10 +84,8 @@ async def test_create_and_get(api: Api) -> None:
     ],
 )
 @ensure
-async def test_content_is_checked_before_existence(
-    api: Api, changes: dict[str, Any], message: str
-) -> None:
-    """A bad sink of an unknown source is refused for being bad."""
+async def test_content_is_checked_first(api: Api, changes: dict[str, Any], message: str) -> None:
+    """An invalid sink of an unknown source is refused because it is invalid."""
     reply = await api.call("POST", SINKS, sink_body(**changes))
     assert (reply.status, reply.json["error"], reply.json["message"]) == (
         400,
@@ -97,8 +95,8 @@ async def test_content_is_checked_before_existence(
 
 
 @ensure
-async def test_a_sink_needs_its_source_and_an_id_of_its_own(api: Api) -> None:
-    """A sink needs its source and an id of its own."""
+async def test_a_sink_needs_a_source_and_a_unique_id(api: Api) -> None:
+    """An unknown source and an id that is taken are refused."""
     reply = await api.call("POST", SINKS, sink_body())
     assert (reply.status, reply.json["error"]) == (404, "stream.api.sourceNotFound")
     await api.create_source()
@@ -111,7 +109,7 @@ async def test_a_sink_needs_its_source_and_an_id_of_its_own(api: Api) -> None:
 
 
 @ensure
-async def test_creation_that_is_under_way(api: Api) -> None:
+async def test_simultaneous_creations(api: Api) -> None:
     """A second creation at the same time is refused with the whole key."""
     await api.create_source()
     first = await api.call("POST", SINKS, sink_body())
@@ -125,7 +123,7 @@ async def test_creation_that_is_under_way(api: Api) -> None:
 
 @ensure
 async def test_parallel_creations(api: Api) -> None:
-    """Sinks of one source can be created at the same time."""
+    """Several sinks of one source can be created at the same time."""
     await api.create_source()
     await gatherResults(
         [Deferred.fromCoroutine(api.create_sink(name=f"Sink {number}")) for number in range(3)]
@@ -147,14 +145,14 @@ async def test_an_update_changes_only_given_members(api: Api) -> None:
     sink = await api.get(SINK)
     assert "allowedSignals" not in sink
     assert sink["table"]["tableId"] == "in.c-my-bucket.my-table"
-    # Whether there is a source isn't asked here.
+    # The existence of the source isn't checked here.
     reply = await api.call("PATCH", f"{SOURCES}/other/sinks/my-sink", {})
     assert (reply.status, reply.json["error"]) == (404, "stream.api.sinkNotFound")
 
 
 @ensure
-async def test_a_table_of_other_columns(api: Api) -> None:
-    """The task reports how the existing table differs, and nothing is changed."""
+async def test_a_table_with_other_columns(api: Api) -> None:
+    """The task reports how the existing table differs, and nothing changes."""
     await api.create_source()
     await api.create_sink()
     reply = await api.call("PATCH", SINK, {"table": table({"type": "uuid", "name": "id"})})
@@ -169,7 +167,7 @@ async def test_a_table_of_other_columns(api: Api) -> None:
 
 @ensure
 async def test_lists_and_deletion(api: Api) -> None:
-    """A deleted sink moves from one list to the other and back."""
+    """A deleted sink moves to the list of deleted ones, and back when it is undeleted."""
     await api.create_source()
     await api.create_sink()
     task = await api.run("DELETE", SINK)
@@ -191,7 +189,7 @@ async def test_lists_and_deletion(api: Api) -> None:
 
 @ensure
 async def test_disable_and_enable(api: Api) -> None:
-    """Disabling closes the file, enabling opens another."""
+    """Disabling a sink closes its file, and enabling it opens another."""
     await api.create_source()
     await api.create_sink()
     task = await api.run("PUT", f"{SINK}/disable")
@@ -205,8 +203,8 @@ async def test_disable_and_enable(api: Api) -> None:
 
 
 @ensure
-async def test_source_is_missed_first(api: Api) -> None:
-    """Every route of a sink complains about its source first."""
+async def test_the_source_is_checked_first(api: Api) -> None:
+    """Every route of a sink reports an unknown source first."""
     for method, path in (
         ("GET", SINK),
         ("DELETE", SINK),
@@ -221,7 +219,7 @@ async def test_source_is_missed_first(api: Api) -> None:
 
 
 def test_table_ids() -> None:
-    """A table's id has a stage, a bucket and a name."""
+    """The id of a table consists of a stage, a bucket and a name."""
     check_table_id("in.c-bucket.table")
     for text in ("in.c-bucket", "in.c-bucket.table.x", "foo.c-bucket.table", "in..table", "in.b."):
         with pytest.raises(UserError, match="invalid table ID"):
@@ -240,8 +238,8 @@ def _templates(count: int, content: str) -> list[dict[str, Any]]:
 
 
 @ensure
-async def test_as_many_of_the_longest_templates_as_there_may_be(api: Api) -> None:
-    """A sink at the published limits is made, shown, listed, changed, and rolled back."""
+async def test_the_largest_sink(api: Api) -> None:
+    """A sink at the documented limits can be created, shown, listed, changed and rolled back."""
     await api.create_source()
     columns = _templates(MAX_COLUMNS, f"'{'x' * (MAX_TEMPLATE_CHARACTERS - 2)}'")
     await api.create_sink(table=table(*columns))
@@ -261,9 +259,10 @@ async def test_as_many_of_the_longest_templates_as_there_may_be(api: Api) -> Non
 
 
 @ensure
-async def test_a_mapping_that_can_not_be_stored(api: Api) -> None:
-    """Characters that are longer as JSON may make it too large; the answer says how large it is,
-    before any task."""
+async def test_a_mapping_that_is_too_large(api: Api) -> None:
+    """A mapping whose JSON is too large because of escapes is refused with its size, before any
+    task.
+    """
     await api.create_source()
     content = '"x"' + "\n" * (MAX_TEMPLATE_CHARACTERS - 3)
     body = sink_body(table=table(*_templates(MAX_COLUMNS, content)))

@@ -15,7 +15,7 @@ ensure = pytest_twisted.ensureDeferred
 
 @ensure
 async def test_create_and_get(api: Api) -> None:
-    """A created source can be read with its URL, version and creator."""
+    """A created source is shown with its URL, version and creator."""
     reply = await api.call("POST", SOURCES, {"type": "http", "name": "My Source"})
     assert list(reply.json) == ["taskId", "type", "url", "status", "isFinished", "createdAt"]
     assert reply.json["type"] == "api.create.source"
@@ -50,7 +50,7 @@ async def test_create_and_get(api: Api) -> None:
 
 @ensure
 async def test_an_otlp_source_shows_its_secret(api: Api) -> None:
-    """An OTLP source has a URL with and one without the secret."""
+    """An OTLP source has one URL with its secret and one without."""
     await api.run("POST", SOURCES, {"type": "otlp", "name": "n", "sourceId": "My Source"})
     otlp = (await api.get(SOURCE))["otlp"]
     assert otlp["baseUrl"] == "https://stream-in.keboola.local/otlp/123/my-source"
@@ -58,8 +58,8 @@ async def test_an_otlp_source_shows_its_secret(api: Api) -> None:
 
 
 @ensure
-async def test_an_id_is_taken_once_and_is_not_empty(api: Api) -> None:
-    """An id is taken once, and something must be left of it."""
+async def test_ids_are_unique_and_not_empty(api: Api) -> None:
+    """An id that is taken or empty is refused."""
     await api.create_source()
     reply = await api.call("POST", SOURCES, {"type": "http", "name": "My Source"})
     assert (reply.status, reply.json["error"], reply.json["message"]) == (
@@ -87,7 +87,7 @@ async def test_an_id_is_taken_once_and_is_not_empty(api: Api) -> None:
 
 @pytest.mark.parametrize("name", ["日本語", "🎉", "Кошка", "!!!", "Straße", "aB" * 20])
 @ensure
-async def test_any_name_gives_an_id_that_its_links_lead_to(api: Api, name: str) -> None:
+async def test_any_name(api: Api, name: str) -> None:
     """A source with any name can be created, polled and fetched by its URLs."""
     started = await api.call("POST", SOURCES, {"type": "http", "name": name})
     assert started.status == 202, started
@@ -109,7 +109,7 @@ async def test_any_name_gives_an_id_that_its_links_lead_to(api: Api, name: str) 
 
 @ensure
 async def test_an_update_changes_only_given_members(api: Api) -> None:
-    """Only given members change; another type has another secret, the same type the same."""
+    """Only given members change; the secret changes only with the type."""
     await api.create_source()
     first = await api.get(SOURCE)
     await api.run("PATCH", SOURCE, {"description": "d", "type": "http"})
@@ -126,7 +126,7 @@ async def test_an_update_changes_only_given_members(api: Api) -> None:
 
 @ensure
 async def test_rotation_of_the_secret(api: Api) -> None:
-    """A new secret is there at once, and a rollback brings the old one back."""
+    """A new secret takes effect at once, and a rollback restores the old one."""
     await api.create_source()
     before = await api.get(SOURCE)
     reply = await api.call("POST", f"{SOURCE}/rotate-secret")
@@ -145,7 +145,7 @@ async def test_rotation_of_the_secret(api: Api) -> None:
 
 @ensure
 async def test_lists_are_paged_by_id(api: Api) -> None:
-    """Lists are paged by id."""
+    """The pages of a list are ordered by id."""
     for name in ("c", "a", "b"):
         await api.create_source(name)
     listed = await api.get(f"{SOURCES}?limit=2&afterId=a")
@@ -157,7 +157,7 @@ async def test_lists_are_paged_by_id(api: Api) -> None:
 
 @ensure
 async def test_disable_and_enable(api: Api) -> None:
-    """A disabled source shows why, and calls without effect succeed."""
+    """A disabled source shows the reason, and repeated calls succeed."""
     await api.create_source()
     await api.create_sink()
     task = await api.run("PUT", f"{SOURCE}/disable")
@@ -178,7 +178,7 @@ async def test_disable_and_enable(api: Api) -> None:
 
 @ensure
 async def test_delete_and_undelete(api: Api) -> None:
-    """A deleted source is only in the list of deleted ones until it is undeleted."""
+    """A deleted source is only in the list of deleted sources until it is undeleted."""
     await api.create_source()
     await api.create_sink()
     task = await api.run("DELETE", SOURCE)
@@ -201,8 +201,8 @@ async def test_delete_and_undelete(api: Api) -> None:
 
 
 @ensure
-async def test_a_cascade_removes_tables_and_the_empty_bucket(api: Api) -> None:
-    """A cascade removes the source for good, with the tables and the empty bucket."""
+async def test_a_cascade_removes_tables_and_empty_buckets(api: Api) -> None:
+    """A cascade removes the source forever, with its tables and the empty bucket."""
     await api.create_source()
     await api.create_sink()
     await api.storage_api.get_table(TOKEN, 456, "in.c-my-bucket.my-table")
@@ -221,7 +221,7 @@ async def test_a_cascade_removes_tables_and_the_empty_bucket(api: Api) -> None:
 
 @ensure
 async def test_a_source_called_deleted(api: Api) -> None:
-    """The list of deleted sources hides a source with that id, but it can be deleted."""
+    """The route of deleted sources hides a source with that id, which can still be deleted."""
     await api.create_source("deleted")
     assert "sources" in await api.get(f"{SOURCES}/deleted")
     task = await api.run("DELETE", f"{SOURCES}/deleted")
@@ -229,8 +229,8 @@ async def test_a_source_called_deleted(api: Api) -> None:
 
 
 @ensure
-async def test_the_count_is_told_by_the_task(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit that is reached makes the task fail with a text for the user."""
+async def test_the_limit_of_sources(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task fails at the limit, with a message for the user."""
     monkeypatch.setattr("stream.definition.repository.MAX_SOURCES", 1)
     await api.create_source("a")
     task = await api.finish(await api.call("POST", SOURCES, {"type": "http", "name": "b"}))
@@ -240,7 +240,7 @@ async def test_the_count_is_told_by_the_task(api: Api, monkeypatch: pytest.Monke
 
 
 @ensure
-async def test_tasks_of_nobody(api: Api) -> None:
+async def test_unknown_tasks(api: Api) -> None:
     """An unknown task is not found."""
     reply = await api.call("GET", "/v1/tasks/api.create.source/x/y")
     assert (reply.status, reply.json["error"]) == (404, "stream.api.taskNotFound")
@@ -249,7 +249,7 @@ async def test_tasks_of_nobody(api: Api) -> None:
 
 @ensure
 async def test_simultaneous_creations(api: Api) -> None:
-    """Of several creations at the same time one succeeds; the others are refused, not failed."""
+    """Only one of several simultaneous creations succeeds; the others are refused."""
     body = {"type": "http", "name": "My Source"}
     replies = await gatherResults(
         [Deferred.fromCoroutine(api.call("POST", SOURCES, body)) for _ in range(4)]

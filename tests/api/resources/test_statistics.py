@@ -29,7 +29,7 @@ AT = parse_time("2024-01-15T10:30:00.000Z")
 
 
 async def count(etcd: EtcdClient, level: str, opened_at: datetime, records: int) -> None:
-    """Record statistics of a slice of the file opened at a time."""
+    """Store statistics of a slice of the file opened at a time."""
     value = Statistics(
         first_record_at=AT,
         last_record_at=AT,
@@ -77,7 +77,7 @@ async def test_the_total_is_the_sum_of_the_levels(api: Api) -> None:
 
 @ensure
 async def test_imported_files_come_first_and_failing_ones_last(api: Api) -> None:
-    """Imported files come first, failing ones last; there may be nothing known of a file."""
+    """Imported files come first and failing ones last; a file may have no statistics."""
     await api.create_source()
     await api.create_sink()
     writing = await open_file(api)
@@ -113,7 +113,7 @@ async def test_imported_files_come_first_and_failing_ones_last(api: Api) -> None
 
 @ensure
 async def test_a_slice_that_can_not_be_uploaded_is_shown_with_its_file(api: Api) -> None:
-    """The list of failing files contains the file that waits for it, with the reason."""
+    """The list of failing files contains the file of a failing slice, with the reason."""
     await api.create_source()
     await api.create_sink()
     file = await open_file(api)
@@ -131,7 +131,7 @@ async def test_a_slice_that_can_not_be_uploaded_is_shown_with_its_file(api: Api)
 
 @ensure
 async def test_rows_in_quarantine_are_shown_with_their_file(api: Api) -> None:
-    """Their number, the reason, and their location once all are found."""
+    """Their number, reason and location are shown as soon as all are found."""
     await api.create_source()
     await api.create_sink()
     file = await open_file(api)
@@ -156,8 +156,8 @@ async def test_rows_in_quarantine_are_shown_with_their_file(api: Api) -> None:
 
 
 @ensure
-async def test_what_was_imported_before_a_clearing_is_not_counted(api: Api) -> None:
-    """Records imported before a reset are neither counted nor shown afterwards."""
+async def test_records_before_a_reset(api: Api) -> None:
+    """Records imported before a reset are neither counted nor shown."""
     await api.create_source()
     await api.create_sink()
     file = await open_file(api)
@@ -176,7 +176,7 @@ async def test_what_was_imported_before_a_clearing_is_not_counted(api: Api) -> N
 
 @ensure
 async def test_sources_are_listed_with_sinks_and_statistics(api: Api) -> None:
-    """Sources are listed with their sinks, those with their statistics, newest file first."""
+    """Sources are listed with their sinks, and sinks with their statistics, newest file first."""
     await api.create_source("A")
     await api.create_source()
     await api.create_sink()
@@ -196,8 +196,8 @@ async def test_sources_are_listed_with_sinks_and_statistics(api: Api) -> None:
 
 
 @ensure
-async def test_aggregation_shows_what_the_other_routes_show(api: Api) -> None:
-    """Sources and sinks are those of their own routes, on each page."""
+async def test_aggregation_agrees_with_other_routes(api: Api) -> None:
+    """Each page contains the sources and sinks that their own routes show."""
     await api.create_source("A")
     await api.create_source()
     await api.create_sink()

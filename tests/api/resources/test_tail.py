@@ -33,7 +33,7 @@ from tests.waiting import until
 
 
 def events(body: bytes) -> list[tuple[str, Any]]:
-    """Names and data of server-sent events."""
+    """Return names and data of server-sent events."""
     found = []
     for block in body.decode().split("\n\n")[:-1]:
         if not block.startswith(":"):
@@ -96,12 +96,12 @@ async def test_records_reach_the_caller(api: Api, taps: TailSampler) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_time_is_over(api: Api, taps: TailSampler) -> None:
-    """The number of records left out is shown before the end."""
+async def test_the_tail_times_out(api: Api, taps: TailSampler) -> None:
+    """The number of omitted records is shown before the end."""
     await api.create_source()
     reader = Reader(api, "?duration=3&rate=1")
     await until(lambda: bool(taps))
-    later = time.time() + 1  # in another millisecond than the opening of the tap
+    later = time.time() + 1  # in another millisecond than the subscription
     for _ in range(3):
         taps.offer([KEY], record(at=later))
     await reader.done
@@ -112,7 +112,7 @@ async def test_the_time_is_over(api: Api, taps: TailSampler) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_caller_leaves(api: Api, taps: TailSampler) -> None:
+async def test_the_caller_disconnects(api: Api, taps: TailSampler) -> None:
     """No more records are sent, and the subscription is removed from etcd."""
     await api.create_source()
     reader = Reader(api)
@@ -127,16 +127,16 @@ async def test_the_caller_leaves(api: Api, taps: TailSampler) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_the_head(api: Api) -> None:
-    """HEAD asks for no records."""
+async def test_a_head_request(api: Api) -> None:
+    """HEAD subscribes to no records."""
     await api.create_source()
     reply = await api.call("HEAD", f"{SOURCE}/tail")
     assert (reply.status, reply.header("Content-Type")) == (200, "text/event-stream")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tail_that_cannot_be_watched_is_refused(api: Api) -> None:
-    """An unknown source, parameters out of range, or an unknown token."""
+async def test_invalid_tails(api: Api) -> None:
+    """An unknown source, parameters out of range and an unknown token are refused."""
     reply = await api.call("GET", f"{SOURCE}/tail")
     assert (reply.status, reply.json["error"]) == (404, "stream.api.sourceNotFound")
     reply = await api.call("GET", f"{SOURCE}/tail?rate=101&duration=x")
@@ -165,7 +165,7 @@ class Hub:
         return json.loads(found[0].value)
 
     async def post(self, body: bytes) -> tuple[int, Any]:
-        """Return the answer of the port for source nodes."""
+        """Post to the port for source nodes and return the answer."""
         response = await treq.post(f"http://{self.hub.address}/tail", data=body, persistent=False)
         return response.code, json.loads(await response.content())
 
@@ -224,8 +224,8 @@ async def test_what_source_nodes_send(hub: Hub) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_more_than_so_many(hub: Hub) -> None:
-    """The next caller gets 503; so do all callers when the node stops."""
+async def test_too_many_tails(hub: Hub) -> None:
+    """Above the limit, callers get 503; so do all callers when the node stops."""
     hub.hub.check(KEY)
     watching = hub.watch()
     await until(lambda: b"start" in hub.sent)
@@ -240,8 +240,8 @@ async def test_no_more_than_so_many(hub: Hub) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_source_and_a_project_have_their_shares(etcd: EtcdClient) -> None:
-    """A fifth and a half of all tails; others still find a place."""
+async def test_the_limits_of_a_source_and_a_project(etcd: EtcdClient) -> None:
+    """A source may have a fifth and a project half of all tails; others still get theirs."""
     session = Session(etcd, ttl=15, reactor=reactor)
     await session.startService()
     hub = TailHub(

@@ -1,4 +1,4 @@
-"""The list of tasks: the newest first, page by page, of a branch or a source."""
+"""The list of tasks of a branch or a source: the newest first, page by page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def _types(api: Api, query: str = "") -> list[str]:
 
 @ensure
 async def test_a_branch_without_tasks(api: Api) -> None:
-    """Its list is empty, and has no next page."""
+    """The list of a branch without tasks is empty, and has no next page."""
     answer = await api.get(TASKS)
     assert answer["tasks"] == []
     assert answer["page"] == {"limit": 100, "totalCount": 0, "afterId": "", "lastId": ""}
@@ -34,7 +34,7 @@ async def test_a_branch_without_tasks(api: Api) -> None:
 
 @ensure
 async def test_the_newest_come_first(api: Api) -> None:
-    """The order doesn't depend on the tasks' authors or types."""
+    """The order doesn't depend on the author or type of a task."""
     await api.create_source()
     await api.create_sink()
     for change in ("disable", "enable"):
@@ -61,8 +61,10 @@ async def test_pages(api: Api) -> None:
 
 
 @ensure
-async def test_of_one_source(api: Api) -> None:
-    """Its own tasks and those of its sinks, no other's with a name that begins alike."""
+async def test_tasks_of_a_source(api: Api) -> None:
+    """The list contains the tasks of the source and its sinks, not of a source whose id has the
+    same prefix.
+    """
     await api.create_source()
     await api.create_sink()
     body = {"type": "http", "name": "Other", "sourceId": "my-source-2"}
@@ -73,7 +75,7 @@ async def test_of_one_source(api: Api) -> None:
 
 
 @ensure
-async def test_failed_ones_say_why(api: Api) -> None:
+async def test_failed_tasks_have_their_error(api: Api) -> None:
     """A task that fails stays in the list with its error."""
     await api.create_source()
     await api.create_sink()
@@ -92,8 +94,8 @@ def _task(ending: str, **members: Any) -> Task:
 
 
 @ensure
-async def test_long_outcomes_are_left_out(api: Api) -> None:
-    """A list of replays doesn't have each of their records; the task alone does."""
+async def test_long_results_are_left_out(api: Api) -> None:
+    """The list leaves out the records of a replay, which only the task itself shows."""
     results = [{"id": "1", "stored": True}]
     task = _task("aaaaa", outputs={"stored": 1, "results": results}, finished_at=CREATED)
     await api.etcd.put(task.key, encode(task))
@@ -104,15 +106,15 @@ async def test_long_outcomes_are_left_out(api: Api) -> None:
 
 @ensure
 async def test_a_task_of_a_dead_node(api: Api) -> None:
-    """It is shown as failed, as it is alone."""
+    """A task of a dead node is shown as failed in the list and on its own."""
     task = _task("bbbbb", lock="runtime/lock/task/123/456/s/k", node="gone")
     await api.etcd.put(task.key, encode(task))
     assert (await api.get(TASKS))["tasks"][0]["status"] == "error"
 
 
 @ensure
-async def test_records_that_cannot_be_read(api: Api) -> None:
-    """They are left out; the others are shown."""
+async def test_invalid_records(api: Api) -> None:
+    """Tasks whose record can't be parsed are left out; the others are shown."""
     await api.create_source()
     key = f"{TASK_PREFIX}{PROJECT}/api.create.source/{BRANCH}/x/2026-01-02T03:04:05.000Z_ccccc"
     await api.etcd.put(key, b"{")
@@ -123,13 +125,13 @@ async def test_records_that_cannot_be_read(api: Api) -> None:
     "query", ["limit=0", "limit=101", "limit=x", "afterId=x", "afterId=-1", f"sourceId={'x' * 49}"]
 )
 @ensure
-async def test_what_cannot_be_asked(api: Api, query: str) -> None:
-    """It is refused with 400."""
+async def test_invalid_parameters(api: Api, query: str) -> None:
+    """Invalid parameters are refused with 400."""
     assert (await api.call("GET", f"{TASKS}?{query}")).status == 400
 
 
 @ensure
-async def test_only_the_chosen_records_are_read(
+async def test_only_records_of_the_page_are_read(
     api: Api, etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The work for a page doesn't grow with the number of tasks."""

@@ -9,7 +9,7 @@ ensure = pytest_twisted.ensureDeferred
 
 @ensure
 async def test_versions_of_a_source(api: Api) -> None:
-    """Versions are listed by number; a start is shown as it was sent."""
+    """Versions are listed by number, and the page shows `afterId` as it was sent."""
     await api.create_source()
     for number in (2, 3):
         await api.run("PATCH", SOURCE, {"changeDescription": f"Change {number}."})
@@ -30,7 +30,7 @@ async def test_versions_of_a_source(api: Api) -> None:
 
 @ensure
 async def test_versions_of_a_sink(api: Api) -> None:
-    """A sink's list shows its start as it is in keys."""
+    """The page of a sink's versions shows `afterId` as it is in keys."""
     await api.create_source()
     await api.create_sink()
     listed = await api.get(f"{SINK}/versions?afterId=1")
@@ -43,7 +43,7 @@ async def test_versions_of_a_sink(api: Api) -> None:
 
 @ensure
 async def test_unknown_versions(api: Api) -> None:
-    """An unknown number is not found; a text is invalid."""
+    """An unknown number is not found, and text is invalid."""
     reply = await api.call("PUT", f"{SOURCE}/versions/asfasf/rollback")
     assert (reply.status, reply.json["message"]) == (
         400,

@@ -30,8 +30,8 @@ def references(value: Any) -> set[str]:
     ],
     ids=["2", "3"],
 )
-def test_the_documents_are_whole(document: Any, prefix: str) -> None:
-    """Every reference leads somewhere, every object is used, every operation is there once."""
+def test_the_documents_are_complete(document: Any, prefix: str) -> None:
+    """Every reference resolves, every object is used, and every operation is described once."""
     named = document
     for part in prefix.strip("#/").split("/"):
         named = named[part]
@@ -55,7 +55,7 @@ def test_the_documents_are_whole(document: Any, prefix: str) -> None:
     ids=["2", "3"],
 )
 def test_a_token_may_be_sent_in_both_headers(document: Any, schemes: Any) -> None:
-    """Each operation that isn't public has a choice of the two schemes."""
+    """Each operation that isn't public offers both schemes."""
     token, bearer = schemes(document).items()
     assert token[1]["name"] == "X-StorageApi-Token"
     assert bearer[1].get("scheme") == "bearer" or bearer[1]["name"] == "Authorization"
@@ -67,7 +67,7 @@ def test_a_token_may_be_sent_in_both_headers(document: Any, schemes: Any) -> Non
 
 
 def test_every_parameter_in_a_path_is_declared() -> None:
-    """A path names exactly the parameters of its operation that are in the path."""
+    """A path names exactly the path parameters of its operation."""
     for operation in OPERATIONS.values():
         declared = {
             parameter.name for parameter in operation.parameters if parameter.place == "path"
@@ -84,7 +84,7 @@ def objects(schema: Schema) -> list[Object]:
 
 
 def test_one_name_is_one_object() -> None:
-    """Objects with the same name are the same."""
+    """Objects with the same name are equal."""
     named: dict[str, Object] = {}
     for operation in OPERATIONS.values():
         for schema in (operation.body, operation.result, answers.ERROR):
@@ -95,7 +95,7 @@ def test_one_name_is_one_object() -> None:
 
 @ensure
 async def test_the_files_are_served(api: Api) -> None:
-    """Both versions are there in both forms, and the forms say the same."""
+    """Both versions are served in both formats, with the same content."""
     for name, version in (("openapi", "swagger"), ("openapi3", "openapi")):
         as_json = await api.call("GET", f"/v1/documentation/{name}.json", token=None)
         as_yaml = await api.call("GET", f"/v1/documentation/{name}.yaml", token=None)
@@ -106,7 +106,7 @@ async def test_the_files_are_served(api: Api) -> None:
 
 @ensure
 async def test_answers_are_as_published(api: Api) -> None:
-    """Members of answers are the declared ones, in the declared order."""
+    """Answers have the documented members in the documented order."""
     await api.create_source()
     await api.create_sink(allowedSignals=["logs"])
     task = await api.finish(await api.call("PUT", f"{SINK}/disable"))

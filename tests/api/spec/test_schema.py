@@ -20,7 +20,7 @@ NINE = "123456789-" * 4 + "123456789"
 
 
 def complaint(schema: Object, value: Any) -> tuple[str, str]:
-    """Return the name and the sentence of the error."""
+    """Return the name and the message of the error."""
     problems = list(schema.check(schema.read(value, "body"), "body"))
     error = problems_error(problems)
     return error.name, sentence(error.message)
@@ -96,7 +96,7 @@ def sink(**table: Any) -> dict[str, Any]:
     ],
 )
 def test_new_sinks(body: Any, message: str | None) -> None:
-    """Paths lead into nested objects and arrays."""
+    """Error paths lead into nested objects and arrays."""
     name, text = complaint(requests.CREATE_SINK, body)
     if message is None:
         assert name == "missingField"
@@ -117,8 +117,8 @@ def test_settings_patch() -> None:
     )
 
 
-def test_members_are_found_whatever_their_case() -> None:
-    """Names match without regard to case, exact ones first; null counts as absent."""
+def test_members_match_without_case() -> None:
+    """Names match without regard to case, exact ones first; `null` counts as absent."""
     read = requests.CREATE_SOURCE.read(
         {"NAME": "a", "name": "b", "Type": "http", "description": None, "unknown": 1}, "Body"
     )
@@ -126,7 +126,7 @@ def test_members_are_found_whatever_their_case() -> None:
 
 
 def test_null_is_a_value_where_any_value_is_allowed() -> None:
-    """A setting can be set to null, which isn't the same as leaving the value out."""
+    """A setting can be set to `null`, which differs from leaving the value out."""
     body = {"settings": [{"key": "a", "value": None}, {"key": "b"}]}
     assert requests.SETTINGS_PATCH.read(body, "Body") == body
 
@@ -147,8 +147,8 @@ def test_null_is_a_value_where_any_value_is_allowed() -> None:
         (b"[]", "decodePayload", "body must be an object but got an array"),
     ],
 )
-def test_bodies_that_can_not_be_read(data: bytes, name: str, text: str) -> None:
-    """A body that isn't JSON, or of the wrong types, is refused with the reason."""
+def test_invalid_bodies(data: bytes, name: str, text: str) -> None:
+    """A body that isn't JSON or has wrong types is refused with the reason."""
     with pytest.raises(UserError) as caught:
         read_body(requests.CREATE_SOURCE, data, "")
     assert (caught.value.name, caught.value.status) == (name, 400)
@@ -156,7 +156,7 @@ def test_bodies_that_can_not_be_read(data: bytes, name: str, text: str) -> None:
 
 
 def test_content_types() -> None:
-    """JSON may be called so with parameters or not at all; anything else is refused."""
+    """JSON with or without parameters or no content type is accepted; other types are refused."""
     body = b'{"type":"http","name":"n"} rest'
     for content_type in ("", "application/json; charset=utf-8", "application/vnd.api+json"):
         assert read_body(requests.CREATE_SOURCE, body, content_type).value["name"] == "n"
@@ -167,7 +167,7 @@ def test_content_types() -> None:
 
 @pytest.mark.parametrize("content_type", ["text/plain", "TEXT/PLAIN; charset=utf-8", "text/html"])
 def test_a_text_is_no_object(content_type: str) -> None:
-    """The content doesn't matter: the type alone is refused."""
+    """Text instead of an object is refused, whatever it contains."""
     essence = content_type.partition(";")[0].lower()
     with pytest.raises(UserError, match=f"can't decode {essence} to an object") as caught:
         read_body(requests.CREATE_SINK, b'{"type":"table","name":"n"}', content_type)
@@ -188,26 +188,26 @@ def test_a_text_is_no_object(content_type: str) -> None:
     ],
 )
 def test_lenient_json_is_refused(text: str, place: str, reason: str) -> None:
-    """Other readers take it for a value; here the answer says where it is and why it can't be."""
+    """Extensions of JSON that other parsers accept are refused, with position and reason."""
     with pytest.raises(DecodeError) as caught:
         decode_json(text)
     assert place in caught.value.message and reason in caught.value.message
 
 
-def test_half_an_emoji_is_replaced() -> None:
-    """A lone surrogate in a string can't be stored, so it becomes a replacement character."""
+def test_a_lone_surrogate_is_replaced() -> None:
+    """A lone surrogate can't be stored, so a replacement character takes its place."""
     assert decode_json(r'{"a": ["\ud83d", "\ud83d\ude00"]}') == {"a": ["\ufffd", "😀"]}
 
 
 @given(st.text())
-def test_any_text_is_either_a_document_or_refused(text: str) -> None:
-    """No text makes the decoder fail in another way."""
+def test_any_text_is_decoded_or_refused(text: str) -> None:
+    """The decoder fails in no other way, whatever the text."""
     with contextlib.suppress(DecodeError):
         decode_json(text)
 
 
 def test_strings_are_shown_as_literals() -> None:
-    """Strings are shown as literals."""
+    """Control characters and quotes in a quoted string are escaped."""
     assert quoted('a"b\\c\n\x01é\u200b') == '"a\\"b\\\\c\\n\\x01é\\u200b"'
 
 
@@ -258,14 +258,14 @@ def test_strings_are_shown_as_literals() -> None:
 def test_parameters_are_read_and_checked(
     operation: str, path: dict[str, str], query: dict[str, str], message: str
 ) -> None:
-    """Parameters are read and checked; a text that isn't a number counts as 0."""
+    """Parameters are parsed and checked; text instead of a number counts as 0."""
     given_path = {"branchId": "1", "sourceId": "s", "sinkId": "k"} | path
     _, problems = OPERATIONS[operation].read_parameters(given_path, query)
     assert sentence(problems_error(problems).message) == message
 
 
 def test_defaults_of_parameters() -> None:
-    """Missing parameters have their defaults, and booleans have many spellings."""
+    """Missing parameters have their defaults, and booleans have several spellings."""
     listing = OPERATIONS["ListSources"]
     assert listing.read_parameters({"branchId": "1"}, {}) == (
         {"branchId": "1", "afterId": "", "limit": 100},
@@ -302,8 +302,8 @@ def test_defaults_of_parameters() -> None:
         ('\n{"a"', "unexpected EOF at line 2 column 5"),
     ],
 )
-def test_where_json_is_wrong(data: str, message: str) -> None:
-    """The message says in which line and column, in words that are no programming language's."""
+def test_the_position_of_invalid_json(data: str, message: str) -> None:
+    """The message has line and column, without terms of a programming language."""
     with pytest.raises(DecodeError) as caught:
         decode_json(data)
     assert caught.value.message.startswith(message)
@@ -314,13 +314,13 @@ def test_where_json_is_wrong(data: str, message: str) -> None:
     "text", ["[]" * (MAX_VALUES // 2), "[" * 100 + "]" * 100, '"' + "[" * 1000 + '"']
 )
 def test_depth_is_not_length(text: str) -> None:
-    """Many brackets are fine as long as they aren't inside one another."""
+    """Many brackets are valid unless they are nested too deep."""
     decode_json(text)
 
 
 @pytest.mark.parametrize("text", ["[" + "0," * MAX_VALUES + "0]", "[" + "[]," * MAX_VALUES])
-def test_values_are_counted_before_they_are_made(text: str) -> None:
-    """Too many values are refused, even in texts that aren't JSON."""
+def test_values_are_counted_before_they_are_parsed(text: str) -> None:
+    """Too many values are refused, even in text that isn't JSON."""
     with pytest.raises(UserError, match=f"more than {MAX_VALUES} values") as caught:
         decode_json(text)
     assert (caught.value.status, caught.value.name) == (413, "payloadTooLarge")
@@ -328,8 +328,8 @@ def test_values_are_counted_before_they_are_made(text: str) -> None:
 
 
 @given(st.text('[]{}",\\:1 ', max_size=400))
-def test_depth_is_found_out_as_it_is(text: str) -> None:
-    """Brackets in strings or after the first fault don't count."""
+def test_the_depth_of_nested_brackets(text: str) -> None:
+    """Brackets in strings or after the first error don't count."""
     try:
         decode_json("[" * 99 + text)
     except DecodeError as error:
@@ -338,7 +338,7 @@ def test_depth_is_found_out_as_it_is(text: str) -> None:
 
 
 def test_a_byte_order_mark_is_skipped() -> None:
-    """One in front of a body is no part of it."""
+    """A byte order mark in front of a body is skipped."""
     body = b'\xef\xbb\xbf{"type":"http","name":"n"}'
     assert read_body(requests.CREATE_SOURCE, body, "").value == {"type": "http", "name": "n"}
 
@@ -373,13 +373,13 @@ def test_compressed_bodies_are_refused() -> None:
     ],
 )
 def test_unknown_members(body: Any, param: str, text: str) -> None:
-    """They are found at any depth, with the most similar name."""
+    """Unknown members are found at any depth, with the most similar known name."""
     [fault] = requests.CREATE_SINK.unknown(body, "body")
     assert (fault.name, fault.param) == ("unknownMember", param)
     assert text in fault.message
 
 
-def test_twenty_problems_are_reported() -> None:
+def test_at_most_twenty_problems_are_listed() -> None:
     """The first twenty problems are listed, and the others are counted."""
     columns = [{"type": "x" * 1000, "name": "c"} for _ in range(100)]
     read = requests.CREATE_SINK.read(sink(mapping={"columns": columns}), "body")
@@ -394,8 +394,8 @@ def test_twenty_problems_are_reported() -> None:
     assert len(error.faults) == 20
 
 
-def test_arrays_are_counted_before_their_items_are_read() -> None:
-    """Too many items cost nothing, whatever they are."""
+def test_items_are_counted_before_they_are_parsed() -> None:
+    """An array with too many items is refused before its items are parsed."""
     body = sink(mapping={"columns": [5] * 100_000})
     with pytest.raises(UserError) as caught:
         requests.CREATE_SINK.read(body, "body")
@@ -435,8 +435,8 @@ ALMOST = st.recursive(
     ),
     ALMOST,
 )
-def test_any_json_is_read_or_refused(schema: Object, value: Any) -> None:
-    """Any body gives a checked value or an answer of bounded size."""
+def test_any_json_is_parsed_or_refused(schema: Object, value: Any) -> None:
+    """Any body results in a checked value or in an answer of bounded size."""
     try:
         read = read_body(schema, json.dumps(value).encode(), "")
     except UserError as error:

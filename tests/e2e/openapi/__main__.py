@@ -1,7 +1,7 @@
-"""``python -m tests.e2e.openapi``: the running API against its own document.
+"""``python -m tests.e2e.openapi``: checks the running API against its OpenAPI document.
 
-schemathesis makes requests from the OpenAPI 3.0 document, good ones and bad ones, follows its
-links, and compares each answer with what the document promises.
+schemathesis sends valid and invalid requests generated from the OpenAPI 3.0 document, follows its
+links, and compares each answer with the document.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.e2e.processes import deployment
 
 
 def main() -> int:
-    """Start a deployment, check it, and print the findings."""
+    """Start a deployment, check it, and print the faults."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.openapi", description=__doc__)
     parser.add_argument("--examples", type=int, default=50, help="requests for each operation")
     parser.add_argument("--seed", type=int, help="repeat an earlier run")

@@ -1,4 +1,4 @@
-"""Additional checks: tasks end, and succeed. Loaded by schemathesis."""
+"""Additional checks, loaded by schemathesis: tasks end, and succeed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TOKEN = "X-StorageApi-Token"
 
 @schemathesis.check
 def task_ends_well(ctx: Any, response: Any, case: Any) -> None:
-    """A started task ends, and if it fails, then with a reason for the user.
+    """Check that a started task ends, and that a failed one has a reason for the user.
 
-    Since the end is waited for, the next call doesn't meet an object that is locked.
+    The check waits for the end, so the next request doesn't meet a locked object.
     """
     if response.status_code != 202:
         return

@@ -20,8 +20,10 @@ _CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 @attrs.frozen
 class Result:
-    """:ivar code: 0 if nothing was found.
-    :ivar calls: requests that were made.
+    """The result of a run.
+
+    :ivar code: 0 if no fault was found.
+    :ivar calls: number of requests.
     """
 
     code: int
@@ -32,7 +34,7 @@ class Result:
 def run(deployed: Deployment, examples: int, seed: int | None = None) -> Result:
     """Check the API of *deployed*.
 
-    :param examples: requests for each operation, in each phase.
+    :param examples: number of requests for each operation, in each phase.
     """
     command = [
         str(Path(sys.executable).parent / "schemathesis"),

@@ -1,4 +1,4 @@
-"""Development mode names what keeps the reactor busy."""
+"""Development mode reports calls that block the reactor."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from twisted.logger import capturedLogs
 from stream.ops.debug.development import BUSY_SECONDS, BusyReactorWatch, development_services
 
 
-def test_busy_reactor_is_told_once() -> None:
-    """A blocked reactor is logged once each time, with its stack."""
+def test_a_blocked_reactor_is_logged() -> None:
+    """A blocked reactor is logged once per block, with its stack."""
     clock, time = Clock(), Clock()
     watch = BusyReactorWatch(clock, now=time.seconds, has_thread=False)
     watch.startService()
@@ -31,11 +31,11 @@ def test_busy_reactor_is_told_once() -> None:
     watch.stopService()
     assert clock.getDelayedCalls() == []
     assert [event["seconds"] for event in logged] == [BUSY_SECONDS, BUSY_SECONDS]
-    assert "test_busy_reactor_is_told_once" in logged[0]["stack"]
+    assert "test_a_blocked_reactor_is_logged" in logged[0]["stack"]
 
 
 def test_thread_ends_with_the_service() -> None:
-    """The thread that looks is gone when the service has stopped."""
+    """The watching thread ends when the service has stopped."""
     watch = BusyReactorWatch(Clock())
     watch.startService()
     assert watch.name in {thread.name for thread in threading.enumerate()}
@@ -45,7 +45,7 @@ def test_thread_ends_with_the_service() -> None:
 
 @pytest.mark.skipif(sys.flags.dev_mode, reason="the tests themselves are in development mode")
 def test_nothing_without_development_mode() -> None:
-    """A usual process runs nothing more."""
+    """Without development mode there is no watching thread."""
     assert development_services(Clock()) == []
 
 
@@ -60,6 +60,6 @@ assert faulthandler.is_enabled()
 
 
 def test_development_mode() -> None:
-    """Python's development mode turns Twisted's debugging and the watch on."""
+    """Python's development mode enables Twisted's debugging and the watch."""
     environment = {**os.environ, "PYTHONDEVMODE": "1"}
     subprocess.run([sys.executable, "-c", _PRINT], env=environment, check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The look inside over HTTP."""
+"""Debugging of a process over HTTP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def _ask(url: str, method: str = "GET", host: str = "") -> tuple[int, byte
 
 @pytest_twisted.ensureDeferred
 async def test_profile_and_threads(tmp_path: Path) -> None:
-    """Stacks of all threads, now and over some time; wrong times are refused."""
+    """Stacks of all threads are shown, now or sampled; invalid durations are refused."""
     async with _running(LogControl(str(tmp_path / "log"))) as url:
         status, stacks = await _ask(f"{url}/pprof/profile?seconds=0.1")
         assert status == 200
@@ -57,7 +57,9 @@ async def test_profile_and_threads(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_memory_and_reactor(tmp_path: Path) -> None:
-    """Objects by type, what was allocated meanwhile, and what the reactor waits for."""
+    """The pages show objects by type, allocations during an interval, and the descriptors of the
+    reactor.
+    """
     kept = []
 
     def allocate() -> None:
@@ -67,7 +69,7 @@ async def test_memory_and_reactor(tmp_path: Path) -> None:
         status, shown = await _ask(f"{url}/pprof/heap")
         assert status == 200
         assert b"  builtins.dict\n" in shown
-        # Again and again: a busy machine may begin to look late.
+        # repeated, because a busy machine may start the measurement late
         allocating = LoopingCall(allocate)
         allocating.start(0.02)
         try:
@@ -83,8 +85,8 @@ async def test_memory_and_reactor(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_looks_at_a_time(tmp_path: Path) -> None:
-    """Profiles would see one another; the next one is taken when the last has ended."""
+async def test_one_profile_at_a_time(tmp_path: Path) -> None:
+    """A profile would show another one, so the next one starts when the previous has ended."""
     async with _running(LogControl(str(tmp_path / "log"))) as url:
         both = [ensureDeferred(_ask(f"{url}/pprof/profile?seconds=0.2")) for _ in range(2)]
         assert sorted([(await asked)[0] for asked in both]) == [200, 503]
@@ -93,7 +95,7 @@ async def test_one_looks_at_a_time(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_log_levels(tmp_path: Path) -> None:
-    """Levels are shown and changed; what isn't a level is refused."""
+    """Levels are shown and changed, and an unknown level is refused."""
     log = LogControl(str(tmp_path / "log"))
     async with _running(log) as url:
         change = f"{url}/log-level?namespace=etcd&level="
@@ -104,8 +106,8 @@ async def test_log_levels(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_pages_of_other_sites_cannot_ask(tmp_path: Path) -> None:
-    """A browser that was led here under another name gets nothing."""
+async def test_requests_of_other_sites_are_refused(tmp_path: Path) -> None:
+    """A browser whose request has another host name is refused."""
     log = LogControl(str(tmp_path / "log"))
     async with _running(log) as url:
         path = f"{url}/log-level?level=debug"

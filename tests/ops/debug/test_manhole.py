@@ -33,7 +33,7 @@ def _write(path: Path, data: bytes, mode: int = 0o600) -> Path:
 
 
 def _new_key(path: Path) -> Path:
-    """Make a new private key, with its public key beside it."""
+    """Create a private key with its public key next to it."""
     key = Key(Ed25519PrivateKey.generate())
     _write(path.with_suffix(".pub"), key.public().toString("OPENSSH"))
     return _write(path, key.toString("OPENSSH"))
@@ -41,7 +41,7 @@ def _new_key(path: Path) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Return the keys of a server and of an authorized client."""
+    """The keys of a server and of an authorized client."""
     _new_key(tmp_path / "host")
     mine = _new_key(tmp_path / "mine")
     _write(tmp_path / "authorized", b"# me\n" + mine.with_suffix(".pub").read_bytes() + b"\n")
@@ -70,7 +70,7 @@ async def _running(service: ManholeService) -> AsyncIterator[int]:
 
 
 async def _ssh(port: int, key: Path, typed: bytes, *options: str, command: str = "") -> Any:
-    """Output, errors and exit code of an SSH client in which *typed* is typed."""
+    """Return output, errors and exit code of an SSH client that types *typed*."""
     assert SSH is not None
     arguments = [
         *("-tt", "-p", str(port), "-i", str(key)),
@@ -111,7 +111,7 @@ async def test_a_session(files: Path) -> None:
 
 @needs_ssh
 @pytest_twisted.ensureDeferred
-async def test_endless_lines_end(files: Path) -> None:
+async def test_an_endless_loop(files: Path) -> None:
     """An endless loop is interrupted repeatedly; the session continues until SystemExit."""
     typed = (
         b"while True: pass\r\r"
@@ -131,8 +131,10 @@ def _refuse() -> None:
 
 @needs_ssh
 @pytest_twisted.ensureDeferred
-async def test_what_is_there_and_what_fails(files: Path) -> None:
-    """A result that is there is shown at once; a mistake of the operator without a traceback."""
+async def test_results_and_errors(files: Path) -> None:
+    """A result that is available is shown at once; a user's mistake is shown without a
+    traceback.
+    """
     later: Deferred[str] = Deferred()
     functions: dict[str, Any] = {
         "soon": lambda: succeed("here"),
@@ -158,7 +160,7 @@ async def test_what_is_there_and_what_fails(files: Path) -> None:
 
 @needs_ssh
 @pytest_twisted.ensureDeferred
-async def test_a_stop_cuts_open_sessions(files: Path) -> None:
+async def test_a_stop_closes_open_sessions(files: Path) -> None:
     """An open session doesn't prevent the process from stopping."""
     entered: Deferred[None] = Deferred()
     async with _running(_service(files, enter=lambda: entered.callback(None))) as port:
@@ -172,7 +174,7 @@ async def test_a_stop_cuts_open_sessions(files: Path) -> None:
 async def test_other_keys_are_refused(files: Path) -> None:
     """A key that isn't listed, or that has options, is refused.
 
-    Such a line, and an invalid one, don't affect other keys.
+    An invalid line doesn't affect other keys.
     """
     other = _new_key(files / "other")
     public = other.with_suffix(".pub").read_bytes()
@@ -191,8 +193,8 @@ async def test_other_keys_are_refused(files: Path) -> None:
 
 @needs_ssh
 @pytest_twisted.ensureDeferred
-async def test_passwords_are_not_even_asked_for(files: Path) -> None:
-    """The server answers a client with only a password that keys are required."""
+async def test_passwords_are_not_accepted(files: Path) -> None:
+    """The server tells a client with only a password that keys are required."""
     async with _running(_service(files)) as port:
         _, errors, code = await _ssh(
             port,
@@ -208,7 +210,7 @@ async def test_passwords_are_not_even_asked_for(files: Path) -> None:
 
 @needs_ssh
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_is_taken_away_lets_nobody_in_any_more(files: Path) -> None:
+async def test_a_removed_key_is_refused(files: Path) -> None:
     """The file of keys is read at each login."""
     async with _running(_service(files)) as port:
         assert (await _ssh(port, files / "mine", b"\x04"))[2] == 0
@@ -219,7 +221,7 @@ async def test_a_key_that_is_taken_away_lets_nobody_in_any_more(files: Path) -> 
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_no_commands(files: Path) -> None:
-    """There is the console and nothing else: no command is run."""
+    """The server provides the console only, and runs no command."""
     async with _running(_service(files)) as port:
         output, _, code = await _ssh(port, files / "mine", b"", command="echo hello")
     assert code != 0
@@ -234,10 +236,10 @@ async def test_no_commands(files: Path) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_files_that_others_may_change(
+async def test_files_that_others_can_change(
     files: Path, name: str, mode: int, message: str
 ) -> None:
-    """The console doesn't start if others may change its files."""
+    """The console doesn't start if others can change its files."""
     (files / name).chmod(mode)
     with pytest.raises(UserError, match=message):
         await _service(files).startService()
@@ -245,7 +247,7 @@ async def test_files_that_others_may_change(
 
 @pytest_twisted.ensureDeferred
 async def test_missing_or_unusable_files(files: Path) -> None:
-    """Without its files the console reports which setting is wrong."""
+    """The error names the setting whose file is missing or unusable."""
     (files / "host").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r'"manhole.hostKey" .* is no private key'):
         await _service(files).startService()

@@ -1,4 +1,4 @@
-"""Stacks sampled for a while."""
+"""Stacks sampled for some time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def _wait_here(event: threading.Event) -> None:
     event.wait(10)
 
 
-def test_a_function_at_work_is_seen() -> None:
-    """A thread that stays in a function is seen there in each sample."""
+def test_a_busy_function() -> None:
+    """A thread that stays in a function is found there in each sample."""
     event = threading.Event()
     thread = threading.Thread(target=_wait_here, args=[event], name="at-work")
     thread.start()
@@ -30,8 +30,8 @@ def test_a_function_at_work_is_seen() -> None:
     assert seen == profile.samples
 
 
-def test_functions_are_listed_by_their_share_of_samples() -> None:
-    """Functions by the share of samples in them, and in what they called."""
+def test_shares_of_functions() -> None:
+    """Functions are listed by their share of samples, with and without their callees."""
     profile = Profile()
     profile.samples = 4
     for _ in range(3):

@@ -23,8 +23,8 @@ def _logger(control: LogControl, namespace: str) -> Any:
     return Logger(namespace=namespace, observer=control.observer)
 
 
-def test_levels_change_at_run_time(tmp_path: Path) -> None:
-    """A namespace, as lines show it, takes what is below it along; others stay as they are."""
+def test_levels_change_at_runtime(tmp_path: Path) -> None:
+    """The level of a namespace applies to the namespaces below it; others keep theirs."""
     path = tmp_path / "log"
     control = LogControl(str(path), levels={"twisted": "warn"})
     watch, other = (_logger(control, f"stream.{n}") for n in ("etcd.watch", "sink.router"))
@@ -42,7 +42,7 @@ def test_levels_change_at_run_time(tmp_path: Path) -> None:
 
 
 def test_unknown_level(tmp_path: Path) -> None:
-    """A level that there isn't changes nothing."""
+    """An unknown level changes nothing."""
     control = LogControl(str(tmp_path / "log"))
     with pytest.raises(UserError, match='unknown level "loud", expected one of debug, info'):
         control.set_level("etcd", "loud")
@@ -50,7 +50,7 @@ def test_unknown_level(tmp_path: Path) -> None:
 
 
 def test_levels_of_the_settings() -> None:
-    """Items are namespace=level."""
+    """The setting is a list of namespace=level."""
     assert parse_levels(["etcd=debug", " sink.router = warn"]) == {
         "etcd": "debug",
         "sink.router": "warn",
@@ -61,8 +61,8 @@ def test_levels_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize("name", ["etcd", "stream.etcd", "etcd.client"])
-def test_settings_expand_names_as_the_console_does(name: str, tmp_path: Path) -> None:
-    """A component, as lines show it, is enough."""
+def test_settings_expand_names_like_the_console(name: str, tmp_path: Path) -> None:
+    """The name of a component, as shown in lines, is enough."""
     path = tmp_path / "log"
     control = LogControl(str(path), levels=parse_levels([f"{name}=debug"]))
     _logger(control, "stream.etcd.client").debug("seen")
@@ -75,7 +75,7 @@ def test_settings_expand_names_as_the_console_does(name: str, tmp_path: Path) ->
     [("etdc", "etcd"), ("sink.ruoter", "sink.router"), ("qqqq", "field component")],
 )
 def test_unknown_namespaces(name: str, meant: str, tmp_path: Path) -> None:
-    """A typing error would go unnoticed: nothing logs there."""
+    """An unknown namespace is refused, since nothing logs there."""
     with pytest.raises(UserError, match=f'nothing logs under "{name}".*{meant}'):
         parse_levels([f"{name}=debug"])
     with pytest.raises(UserError, match=f'nothing logs under "{name}".*{meant}'):
@@ -83,7 +83,7 @@ def test_unknown_namespaces(name: str, meant: str, tmp_path: Path) -> None:
 
 
 def test_every_logger_has_a_known_name() -> None:
-    """Includes loggers that aren't named after their module."""
+    """Loggers that aren't named after their module are included."""
     package = Path(stream.__file__).parent
     found = {
         name
@@ -96,8 +96,8 @@ def test_every_logger_has_a_known_name() -> None:
         check_namespace(name)
 
 
-def test_a_file_that_was_rotated_is_opened_again(tmp_path: Path) -> None:
-    """After a rename lines go to the old file until the log is reopened, then to a new one."""
+def test_a_rotated_file_is_reopened(tmp_path: Path) -> None:
+    """After a rename, lines go to the old file until the log is reopened, then to a new one."""
     path, old = tmp_path / "log", tmp_path / "log.1"
     control = LogControl(str(path))
     log = _logger(control, "stream.x")
@@ -110,8 +110,8 @@ def test_a_file_that_was_rotated_is_opened_again(tmp_path: Path) -> None:
     assert _messages(path) == ["three"]
 
 
-def test_a_file_that_cannot_be_opened_again(tmp_path: Path) -> None:
-    """The old file is written on, and nothing is lost."""
+def test_a_file_that_can_not_be_reopened(tmp_path: Path) -> None:
+    """The log continues in the old file, and no line is lost."""
     folder = tmp_path / "logs"
     folder.mkdir()
     control = LogControl(str(folder / "log"))
@@ -123,14 +123,14 @@ def test_a_file_that_cannot_be_opened_again(tmp_path: Path) -> None:
     assert _messages(tmp_path / "elsewhere" / "log") == ["one", "two"]
 
 
-def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
-    """At the start it is the user's mistake."""
+def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
+    """At start the error is reported as the user's."""
     with pytest.raises(UserError, match="cannot open the log file"):
         LogControl(str(tmp_path / "no" / "log"))
 
 
-def test_lines_are_for_people_if_the_settings_say_so(tmp_path: Path) -> None:
-    """The settings select lines for people, with the node's name."""
+def test_the_text_format_is_a_setting(tmp_path: Path) -> None:
+    """The setting selects lines for people, with the node's name."""
     path = tmp_path / "log"
     control = LogControl(str(path), "text", node="n1")
     _logger(control, "stream.x").info("hello {token}", token="secret")

@@ -8,14 +8,14 @@ from stream.ops.logging.ids import exception_id, random_id, request_id
 
 
 def test_request_id() -> None:
-    """A request id is 15 digits and letters, another one each time."""
+    """A request id consists of 15 digits and letters, and is different each time."""
     ids = {request_id() for _ in range(200)}
     assert len(ids) == 200
     assert all(re.fullmatch(r"[0-9a-zA-Z]{15}", item) for item in ids)
 
 
 def test_exception_id() -> None:
-    """An exception id names the service and the request."""
+    """An exception id contains the service and the request."""
     assert exception_id("keboola-stream-api", "abc") == "keboola-stream-api-abc"
     assert re.fullmatch(r"keboola-stream-[0-9a-zA-Z]{15}", exception_id("keboola-stream"))
     assert len(random_id(7)) == 7

@@ -1,4 +1,4 @@
-"""Lines of the log."""
+"""Lines of the log in JSON and as text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _line(stream: io.StringIO) -> dict[str, Any]:
 
 
 def test_json_line() -> None:
-    """A line has time, level, finished message, all fields and the component."""
+    """A line has time, level, formatted message, all fields and the component."""
     log, stream = _logger()
     log.warn("opened volume {volume_id}", volume_id="v1", count=3, node_id="n", sizes=(1, 2))
     line = _line(stream)
@@ -53,7 +53,7 @@ def test_json_line() -> None:
 
 
 def test_time_has_milliseconds() -> None:
-    """Times are UTC with three digits after the point."""
+    """Times are in UTC with three digits after the point."""
     stream = io.StringIO()
     LineObserver(stream)({"log_time": 1738324800.1239, "log_format": "x"})
     assert _line(stream)["time"] == "2025-01-31T12:00:00.123Z"
@@ -63,14 +63,14 @@ def test_time_has_milliseconds() -> None:
     ("level", "name"), [("info", "info"), ("error", "error"), ("critical", "error")]
 )
 def test_there_are_four_levels(level: str, name: str) -> None:
-    """There are four levels; what is critical is an error."""
+    """There are four levels; a critical event is an error."""
     log, stream = _logger()
     log.emit(LogLevel.levelWithName(level), "x")
     assert _line(stream)["level"] == name
 
 
 def test_name_of_the_node() -> None:
-    """It is in each line if asked for; what the event says of a node goes first."""
+    """The name is in each line if configured; a node named in the event takes precedence."""
     stream = io.StringIO()
     observer = LineObserver(stream, node="n-w1")
     observer({"log_format": "x"})
@@ -101,7 +101,9 @@ def test_minimum_level() -> None:
     ],
 )
 def test_secrets_in_any_text(text: str) -> None:
-    """In the message, in a field, inside of one, and in an exception's message."""
+    """Secrets are masked in the message, in fields, in nested values, and in an exception's
+    message.
+    """
     log, stream = _logger()
     log.warn("got {text}", text=text, inside=[{"a": text}])
     try:
@@ -112,8 +114,8 @@ def test_secrets_in_any_text(text: str) -> None:
     assert "aB3aB3" not in stream.getvalue()
 
 
-def test_a_secret_where_a_text_is_cut() -> None:
-    """Its beginning isn't shown either."""
+def test_a_secret_where_a_text_is_truncated() -> None:
+    """The beginning of the secret isn't shown either."""
     log, stream = _logger()
     log.warn("got", text="x" * (32 * 1024 - 10) + " " + "aB3" * 16)
     assert "aB3" not in stream.getvalue()
@@ -126,7 +128,7 @@ def test_a_secret_where_a_text_is_cut() -> None:
         *("secret_key", "secretKey", "X-StorageApi-Token", "cookie", "connection_string"),
     ],
 )
-def test_secrets_are_masked(name: str) -> None:
+def test_secret_fields_are_masked(name: str) -> None:
     """A value with the name of a secret is masked in fields, messages and nested values."""
     log, stream = _logger()
     log.info("sent", **{name: "hunter2"}, nested={"deep": [{name: "hunter2"}]})
@@ -140,14 +142,14 @@ def test_secrets_are_masked(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["token_id", "key", "secrets_count", "tokenize"])
 def test_names_that_only_resemble_secrets(name: str) -> None:
-    """Ids and keys of records are no secrets."""
+    """Ids and keys of records aren't masked."""
     log, stream = _logger()
     log.info("x", **{name: "v"})
     assert _line(stream)[name] == "v"
 
 
 def test_a_failure_has_its_type_and_stack() -> None:
-    """A failure has its type and its stack."""
+    """A failure is logged with its type and its stack."""
     log, stream = _logger()
     try:
         raise LookupError("nothing there")
@@ -161,8 +163,8 @@ def test_a_failure_has_its_type_and_stack() -> None:
     assert "test_lines.py" in line["error.stack"]
 
 
-def test_legacy_text() -> None:
-    """Events of the old log have their text as message and none of its inner fields."""
+def test_legacy_events() -> None:
+    """Events of the old log have their text as message, without their internal fields."""
     stream = io.StringIO()
     LineObserver(stream)(
         {
@@ -180,8 +182,8 @@ def test_legacy_text() -> None:
     assert line == {"level": "info", "message": "Starting factory"}
 
 
-def test_reserved_names_are_not_overwritten() -> None:
-    """A field can't replace what every line has."""
+def test_reserved_fields_are_not_overwritten() -> None:
+    """A field can't replace one of the fields that every line has."""
     stream = io.StringIO()
     LineObserver(stream)({"log_format": "real", "level": "fake", "message": "fake", "time": "fake"})
     line = _line(stream)
@@ -189,8 +191,8 @@ def test_reserved_names_are_not_overwritten() -> None:
     assert line["time"] != "fake"
 
 
-def test_whatever_is_logged_gives_a_line() -> None:
-    """Values that JSON doesn't know, or that can't even be printed, don't lose the line."""
+def test_any_value_can_be_logged() -> None:
+    """Values that JSON doesn't support, or that can't be printed, don't lose the line."""
 
     class Broken:
         def __str__(self) -> str:
@@ -205,15 +207,15 @@ def test_whatever_is_logged_gives_a_line() -> None:
     assert line["big"] == str(2**80)
 
 
-def test_new_lines_stay_inside() -> None:
-    """A message can't forge a line of its own."""
+def test_line_feeds_are_escaped() -> None:
+    """A message can't forge another line."""
     log, stream = _logger()
     log.info("a\n{b}", b='"\n{"level":"error"}')
     assert _line(stream)["message"] == 'a\n"\n{"level":"error"}'
 
 
 def test_text_form() -> None:
-    """On a terminal a line has no JSON, no control characters, and the stack below it."""
+    """On a terminal a line has no JSON and no control characters, and the stack follows it."""
     log, stream = _logger(form="text")
     log.info("opened \x1b[31m{volume_id}\n", volume_id="v1")
     text = stream.getvalue()
@@ -229,8 +231,8 @@ def test_text_form() -> None:
     assert any("nothing there" in part for part in stack)
 
 
-def test_form_for() -> None:
-    """A terminal gets the short form, everything else JSON."""
+def test_the_form_of_an_output() -> None:
+    """A terminal gets the short form, and every other output JSON."""
     assert form_for(io.StringIO()) == "json"
     assert form_for(_Terminal()) == "terminal"
 
@@ -245,8 +247,8 @@ def test_form_for() -> None:
         ("a {brace", {"x": 1}, "x=1"),
     ],
 )
-def test_no_field_twice(message: str, fields: dict[str, Any], shown: str) -> None:
-    """People read what a message shows only once; JSON has every field."""
+def test_no_field_is_shown_twice(message: str, fields: dict[str, Any], shown: str) -> None:
+    """The text form omits fields that the message contains; JSON has every field."""
     log, stream = _logger(form="text", namespace="")
     log.info(message, **fields)
     assert stream.getvalue().rstrip("\n").endswith(shown)
@@ -255,8 +257,8 @@ def test_no_field_twice(message: str, fields: dict[str, Any], shown: str) -> Non
     assert len(_line(stream)) >= 3 + len(fields)
 
 
-def test_template_for_people() -> None:
-    """A terminal shows it in the place of the message, other forms don't."""
+def test_the_template_for_a_terminal() -> None:
+    """A terminal shows the template instead of the message; other outputs don't."""
     for form, shown in (("terminal", "t +4 rows"), ("text", "imported f"), ("json", "imported f")):
         log, stream = _logger(form=cast(Form, form))
         log.info(
@@ -266,8 +268,8 @@ def test_template_for_people() -> None:
         assert "log_terminal" not in stream.getvalue()
 
 
-def test_long_texts_are_cut() -> None:
-    """A line is bounded, however long a received text is."""
+def test_long_texts_are_truncated() -> None:
+    """A line has a maximum length, however long a received text is."""
     log, stream = _logger()
     log.info("refused: {error}", error="x" * 10_000_000, items=["y" * 1_000_000])
     text = stream.getvalue()

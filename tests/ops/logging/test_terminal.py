@@ -1,4 +1,4 @@
-"""Lines for a person at a terminal."""
+"""Lines for a terminal."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def _line(**fields: Any) -> str:
     return terminal_lines(line, has_colour=False)
 
 
-def test_information_is_its_message() -> None:
-    """The time has no date; fields and component aren't shown."""
+def test_events_of_level_info() -> None:
+    """The time has no date, and fields and component aren't shown."""
     text = _line(component="etcd", rows=4)
     assert re.fullmatch(r"\d\d:\d\d:\d\d hello\n", text)
 
 
 @pytest.mark.parametrize("level", ["debug", "warn", "error"])
-def test_other_levels_say_where_they_are_from(level: str) -> None:
-    """Level, message, component, fields."""
+def test_other_levels(level: str) -> None:
+    """A line has level, message, component and fields."""
     text = _line(level=level, component="etcd", rows=4, **{"file.id": "f"})
     assert text[9:] == f"{level.upper():<5} hello [etcd] rows=4 file.id=f\n"
     assert _line(level=level)[9:] == f"{level.upper():<5} hello\n"
 
 
 def test_stack() -> None:
-    """It follows, indented."""
+    """The stack follows the line, indented."""
     text = _line(level="error", **{"error.stack": "a\n b"})
     assert text.endswith("ERROR hello\n    a\n     b\n")
 
 
 def test_colour() -> None:
-    """A warning is yellow, an error red; nothing that others wrote reaches the terminal as is."""
+    """A warning is yellow and an error red; control characters in values are escaped."""
     line = {"time": _TIME, "level": "warn", "message": "\x1b[2J", "component": "c"}
     text = terminal_lines(line, has_colour=True)
     assert "\x1b[33mWARN  \\x1b[2J\x1b[0m" in text
@@ -51,10 +51,8 @@ def test_colour() -> None:
     assert "\x1b" not in terminal_lines(line, has_colour=False)
 
 
-def test_what_is_not_for_people_counts_as_debug(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a terminal, changes of state are shown only at level debug."""
+def test_debug_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, state changes are shown only at level debug."""
     monkeypatch.setattr(control_module, "form_for", lambda _: "terminal")
     monkeypatch.setenv("NO_COLOR", "1")
     for levels, expected in (({}, ["ready", "late"]), ({"x": "debug"}, ["ready", "moved", "late"])):

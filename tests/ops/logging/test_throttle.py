@@ -8,8 +8,10 @@ from stream.ops.logging import throttle as rarely
 from stream.ops.logging.throttle import LogThrottle
 
 
-def test_what_was_left_out_is_counted() -> None:
-    """After the first time the next ones are left out for a while, each object by itself."""
+def test_suppressed_messages_are_counted() -> None:
+    """After the first message of an object, further ones are suppressed for the interval and
+    counted.
+    """
     clock = Clock()
     limit = LogThrottle(60.0, clock.seconds)
     assert limit.due("a") == 0
@@ -22,8 +24,8 @@ def test_what_was_left_out_is_counted() -> None:
     assert limit.due("a") is None
 
 
-def test_objects_are_bounded() -> None:
-    """Not more objects are remembered than there is room for."""
+def test_the_number_of_objects_is_limited() -> None:
+    """Objects above the limit aren't remembered."""
     limit = LogThrottle(60.0, Clock().seconds)
     for number in range(rarely.MAX_KEYS + 1):
         assert limit.due(str(number)) == 0

@@ -1,4 +1,4 @@
-"""Kinds of failures."""
+"""Types of errors in metrics."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ async def _get(listener: MetricsListener, path: str, method: str = "GET") -> Any
 
 @pytest_twisted.ensureDeferred
 async def test_metrics_page() -> None:
-    """The page is text that Prometheus understands."""
+    """The page has Prometheus' text format."""
     metrics = Metrics()
     metrics.on_collect(lambda: metrics.descriptor_gauges()[0].set(3))
     listener = _listener(metrics)
@@ -62,7 +62,7 @@ async def test_metrics_page() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_health_check() -> None:
-    """The health check says OK to any host name; other paths aren't there."""
+    """The health check answers OK to any host name, and other paths are not found."""
     listener = _listener(Metrics())
     await listener.startService()
     try:
@@ -76,8 +76,8 @@ async def test_health_check() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_process_is_ready_when_all_of_it_is() -> None:
-    """A process is ready when all of it is; it may be healthy before that."""
+async def test_readiness() -> None:
+    """A process is ready when all its parts are; it may be healthy earlier."""
     from twisted.internet import reactor
 
     answers = [False, True, False]
@@ -96,8 +96,8 @@ async def test_a_process_is_ready_when_all_of_it_is() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_broken_page() -> None:
-    """A page that can't be made is a 500 without details."""
+async def test_a_page_that_fails() -> None:
+    """A page that can't be rendered is a 500 without details."""
     metrics = Metrics()
 
     def broken() -> float:
@@ -128,7 +128,7 @@ async def test_busy_port() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stop_closes_the_port() -> None:
-    """After stopService another one can have the port."""
+    """After stopService the port is free."""
     first = _listener(Metrics())
     await first.startService()
     address = f"127.0.0.1:{_port(first)}"
@@ -138,8 +138,8 @@ async def test_stop_closes_the_port() -> None:
     await second.stopService()
 
 
-def test_ipv6_addresses_make_ipv6_endpoints() -> None:
-    """It is a service, IPv6 addresses make IPv6 endpoints."""
+def test_ipv6_addresses() -> None:
+    """The listener is a service, and IPv6 addresses result in IPv6 endpoints."""
     from twisted.application.service import IService
     from twisted.internet import reactor
     from twisted.internet.endpoints import TCP6ServerEndpoint

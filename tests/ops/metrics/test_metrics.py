@@ -1,4 +1,4 @@
-"""Metrics and their text form."""
+"""Metrics and their text format."""
 
 from __future__ import annotations
 
@@ -97,14 +97,14 @@ def _scenario() -> Metrics:
 
 
 def test_every_family_has_samples() -> None:
-    """After a little of everything, each family that dashboards know is on the page."""
+    """The page has each family that dashboards use, after one event of each kind."""
     page = _page(_scenario())
     for name in FAMILIES:
         assert page[PREFIX + name].samples, name
 
 
 def test_empty_page() -> None:
-    """Initially there is only the identity, and never a metric of the process."""
+    """Initially the page has only the identity, and never a metric of the process."""
     metrics = Metrics()
     assert _value(metrics, "target_info", service_name="stream") == 1
     samples = [s.name for family in _page(metrics).values() for s in family.samples]
@@ -113,8 +113,8 @@ def test_empty_page() -> None:
     assert "_created" not in _scenario().page().decode()
 
 
-def test_records_are_counted_by_source_and_outcome() -> None:
-    """Records are counted by source and outcome, by sink and kind of error."""
+def test_counters_of_records() -> None:
+    """Records are counted by source and outcome, by sink and type of error."""
     metrics = Metrics()
     meter = metrics.source_meter(SOURCE, "http", lambda: 1.0)
     meter.stored(997, 100)
@@ -138,8 +138,8 @@ def test_records_are_counted_by_source_and_outcome() -> None:
     assert _value(metrics, count, error_type="net") == 1
 
 
-def test_bytes_are_counted_after_successes_only() -> None:
-    """Bytes are counted after successes only, failures by their attempt."""
+def test_counters_of_bytes() -> None:
+    """Bytes are counted after successes only, and failures by their attempt."""
     metrics = _scenario()
     duration = f"{PREFIX}stream_operation_duration_milliseconds"
     assert _value(metrics, f"{duration}_bucket", operation="sliceupload", le="30.0") == 0
@@ -152,8 +152,8 @@ def test_bytes_are_counted_after_successes_only() -> None:
     assert _value(metrics, attempts, operation="fileimport", sink_id="snk") == 2
 
 
-def test_running_tasks_go_up_and_down() -> None:
-    """Running tasks go up and down, finished ones have an outcome."""
+def test_the_gauge_of_running_tasks() -> None:
+    """Running tasks are counted up and down; finished tasks have an outcome."""
     metrics = Metrics()
     metrics.task_started("t")
     metrics.task_started("t")
@@ -163,8 +163,8 @@ def test_running_tasks_go_up_and_down() -> None:
     assert _value(metrics, f"{PREFIX}task_duration_milliseconds_count", **labels) == 1
 
 
-def test_a_deleted_sink_leaves_the_page() -> None:
-    """A deleted sink or source with its sinks leaves the page; others stay."""
+def test_a_deleted_sink_is_no_longer_exported() -> None:
+    """The metrics of a deleted sink, or of a source with its sinks, are removed; others remain."""
     metrics = _scenario()
     other = SinkLabels("1", "2", "src", "other")
     metrics.sink_meter(other, "table").record(1, 1)
@@ -178,8 +178,8 @@ def test_a_deleted_sink_leaves_the_page() -> None:
     assert 'task_type="api.create.source"' in text
 
 
-def test_families_of_others() -> None:
-    """A family is made once; asking again with other labels is a mistake."""
+def test_shared_families() -> None:
+    """A family is created once, and a second use with other labels is an error."""
     metrics = Metrics()
     family = metrics.gauge("stream_queue_length", "Length.", ["queue"])
     assert metrics.gauge("stream_queue_length", "Length.", ["queue"]) is family
@@ -193,7 +193,7 @@ def test_families_of_others() -> None:
 
 
 def test_a_gauge_that_fails() -> None:
-    """A volume that is gone doesn't take the page with it."""
+    """The gauge of a volume that is gone doesn't affect the rest of the page."""
 
     def gone() -> float:
         raise FileNotFoundError("volume")
@@ -204,7 +204,7 @@ def test_a_gauge_that_fails() -> None:
 
 
 def test_histogram_bounds() -> None:
-    """An observation on a bound counts below it, one above all counts as infinite."""
+    """An observation equal to a bound counts below it, and one above all bounds as infinite."""
     histogram = Histogram((0, 5, 10))
     for value in (0, 5, 5.1, 11):
         histogram.observe(value)

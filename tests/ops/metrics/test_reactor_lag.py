@@ -8,8 +8,8 @@ from stream.ops.metrics.reactor_lag import ReactorLag
 from stream.ops.metrics.registry import Metrics
 
 
-def test_lag_is_observed_until_the_service_stops() -> None:
-    """A late call is counted with its delay; a stopped service leaves nothing behind."""
+def test_the_lag_is_observed() -> None:
+    """A late call is counted with its delay; a stopped service has no pending call."""
     clock, metrics = Clock(), Metrics()
     service = ReactorLag(clock, metrics)
     service.startService()

@@ -1,4 +1,4 @@
-"""A page that is made for all who wait for it."""
+"""A page that is rendered once for all concurrent requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stream.ops.metrics.shared_page import MIN_PAUSE_SECONDS, SharedPage
 class Maker:
     """Renders pages on request.
 
-    :ivar begun: requested pages.
+    :ivar begun: the pages that are being rendered.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ def _got(page: SharedPage) -> list[Any]:
     return found
 
 
-def test_the_first_is_made_at_once(page: SharedPage, maker: Maker) -> None:
-    """There is no waiting for others."""
+def test_the_first_request(page: SharedPage, maker: Maker) -> None:
+    """The first request doesn't wait for others."""
     found = _got(page)
     maker.begun[0].callback(b"one")
     assert found == [b"one"]
 
 
-def test_all_who_ask_meanwhile_share_the_next_one(
+def test_concurrent_requests_share_the_next_page(
     page: SharedPage, maker: Maker, clock: Clock
 ) -> None:
-    """It is begun after all of them have asked."""
+    """The next page is started after all of its requests."""
     first = _got(page)
     others = [_got(page) for _ in range(50)]
     assert (len(maker.begun), page.waiting) == (1, 50)
@@ -72,7 +72,7 @@ def test_all_who_ask_meanwhile_share_the_next_one(
     assert others == [[b"two"]] * 51
 
 
-def test_after_a_pause_it_is_made_at_once(page: SharedPage, maker: Maker, clock: Clock) -> None:
+def test_a_request_after_a_pause(page: SharedPage, maker: Maker, clock: Clock) -> None:
     """Rare requests don't wait."""
     _got(page)
     maker.begun[0].callback(b"one")
@@ -81,8 +81,8 @@ def test_after_a_pause_it_is_made_at_once(page: SharedPage, maker: Maker, clock:
     assert len(maker.begun) == 2
 
 
-def test_what_takes_long_has_as_long_a_pause(page: SharedPage, maker: Maker, clock: Clock) -> None:
-    """At most half of the time is spent rendering."""
+def test_a_slow_page(page: SharedPage, maker: Maker, clock: Clock) -> None:
+    """At most half of the time is spent on rendering."""
     _got(page)
     clock.advance(5 * MIN_PAUSE_SECONDS)
     maker.begun[0].callback(b"one")
@@ -93,8 +93,8 @@ def test_what_takes_long_has_as_long_a_pause(page: SharedPage, maker: Maker, clo
     assert len(maker.begun) == 2
 
 
-def test_who_is_gone_is_not_waited_for(page: SharedPage, maker: Maker, clock: Clock) -> None:
-    """Before and after the page is begun; without requests it isn't begun."""
+def test_a_cancelled_request(page: SharedPage, maker: Maker, clock: Clock) -> None:
+    """A cancelled request doesn't delay others; a page without requests isn't started."""
     going = page.get()
     going.addErrback(lambda failure: failure.trap(CancelledError))
     going.cancel()
@@ -105,8 +105,8 @@ def test_who_is_gone_is_not_waited_for(page: SharedPage, maker: Maker, clock: Cl
     assert page.waiting == 0
 
 
-def test_a_failure_is_everybody_s(page: SharedPage, maker: Maker, clock: Clock) -> None:
-    """The next one is made as usual."""
+def test_a_failure_is_shared(page: SharedPage, maker: Maker, clock: Clock) -> None:
+    """All waiting requests fail, and the next page is rendered as usual."""
     found = _got(page)
     maker.begun[0].errback(Failure(ZeroDivisionError()))
     assert isinstance(found[0], Failure)

@@ -1,4 +1,4 @@
-"""Memory that is freed goes back to the system."""
+"""Release of freed memory to the system."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ print(resident() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-def test_large_blocks_go_back() -> None:
-    """Even if small blocks remain between them."""
+def test_large_blocks_are_released() -> None:
+    """Large blocks are released even if small blocks between them remain."""
 
     def kept(*arguments: str) -> int:
         command = [sys.executable, "-c", SCRIPT, *arguments]

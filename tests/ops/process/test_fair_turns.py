@@ -20,8 +20,10 @@ from stream.ops.process.fair_turns import (
 
 @attrs.define(eq=False, slots=False)
 class Connection:
-    """:ivar seconds: that serving it takes.
-    :ivar served: when it was.
+    """A connection that records when it is served.
+
+    :ivar seconds: the time that one service takes.
+    :ivar served: the times at which it was served.
     """
 
     name: str
@@ -30,14 +32,16 @@ class Connection:
 
 
 class Reactor:
-    """Serves connections in turns, on a clock of its own."""
+    """Serves connections in turns, on its own clock."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self._turns = FairTurns(lambda: self.now)
 
     def turn(self, connections: list[Connection]) -> list[str]:
-        """Run one turn in which all of them are ready; return the served ones."""
+        """Run one turn in which *connections* are ready, and return the names of the
+        served ones.
+        """
         served = []
 
         def serve(ready: Ready) -> None:
@@ -49,7 +53,7 @@ class Reactor:
         return served
 
     def known(self, *connections: Connection) -> None:
-        """They have been connected for a while, and have used little time."""
+        """Let *connections* be open for a while with little used time."""
         for each in connections:
             each.seconds, seconds = 0.0, each.seconds
             while not each.served:
@@ -62,21 +66,21 @@ def _some(count: int, seconds: float, name: str = "c") -> list[Connection]:
     return [Connection(f"{name}{number}", seconds) for number in range(count)]
 
 
-def test_all_are_served_as_long_as_that_is_quick() -> None:
-    """The usual turn."""
+def test_a_short_turn() -> None:
+    """All connections are served if the turn is short enough."""
     connections = _some(10, BUSY_SECONDS / 100)
     assert Reactor().turn(connections) == [each.name for each in connections]
 
 
-def test_a_turn_ends_when_its_time_is_over() -> None:
-    """At the latest after one connection that exceeds the time."""
+def test_a_long_turn() -> None:
+    """A turn ends when its time is over, at the latest after one connection more."""
     reactor = Reactor()
     assert len(reactor.turn(_some(100, BUSY_SECONDS / 5 * 1.01))) == 5
     assert len(reactor.turn(_some(100, 1.0))) == 1
 
 
-def test_light_ones_come_first() -> None:
-    """A connection that is known and seldom used isn't delayed by any number of others."""
+def test_light_connections_come_first() -> None:
+    """A light connection isn't delayed by any number of others."""
     reactor = Reactor()
     light = Connection("light", LIGHT_SHARE / 100)
     reactor.known(light)
@@ -87,7 +91,7 @@ def test_light_ones_come_first() -> None:
         assert len(served) == 2
 
 
-def test_who_is_new_or_busy_waits() -> None:
+def test_new_and_busy_connections_wait() -> None:
     """A new connection isn't light, and a light one doesn't stay light forever."""
     reactor = Reactor()
     known, new = Connection("known", 0.0), Connection("new", 0.0)
@@ -102,11 +106,11 @@ def test_who_is_new_or_busy_waits() -> None:
     reactor.now += PERIOD_SECONDS
     assert reactor.turn([known, light]) == ["light", "known"]
     reactor.now += 2 * PERIOD_SECONDS
-    assert reactor.turn([new, known])[1] == "known"  # light again, as the other is
+    assert reactor.turn([new, known])[1] == "known"  # light again, like the other one
 
 
-def test_who_rests_now_and_then_may_use_more() -> None:
-    """Unlike one that is ready again at once, even if each service is short."""
+def test_a_connection_that_pauses_may_use_more() -> None:
+    """A connection that is always ready uses up its share, even if each service is short."""
     reactor = Reactor()
     now_and_then = Connection("now and then", LIGHT_SHARE / 2)
     always = Connection("always", LIGHT_SHARE / 2)
@@ -125,8 +129,8 @@ def test_who_rests_now_and_then_may_use_more() -> None:
     assert reactor.turn([*others, now_and_then])[0] != "now and then"
 
 
-def test_many_light_ones_share_a_part_too() -> None:
-    """Together they may be as much as a flood."""
+def test_many_light_connections_have_a_limit() -> None:
+    """Many light connections together count like a busy one."""
     reactor = Reactor()
     light = _some(1000, LIGHT_SECONDS / 50 * 1.01, "light")
     reactor.known(*light)
@@ -139,7 +143,7 @@ def test_many_light_ones_share_a_part_too() -> None:
     costs=st.lists(st.floats(0.0001, 0.01), min_size=2, max_size=30),
     turns=st.integers(10, 60),
 )
-def test_everybody_s_turn_comes(costs: list[float], turns: int) -> None:
+def test_every_connection_is_served(costs: list[float], turns: int) -> None:
     """No connection is served a second time before all others.
 
     All this happens within one period, so that no connection is light.

@@ -1,4 +1,4 @@
-"""The collector of garbage, once everything has started."""
+"""The garbage collector after the start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _held() -> int:
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    """Return the clock of a collection that has started."""
+    """The clock of a collector that has started."""
     clock = Clock()
     collection = GcTuning(clock)
     collection.start()
@@ -33,8 +33,8 @@ def clock() -> Iterator[Clock]:
     collection.stop()
 
 
-def test_what_is_there_at_the_start_is_not_looked_at_again() -> None:
-    """All else has its time, as long as it runs; then everything is as before."""
+def test_objects_of_the_start_are_not_collected() -> None:
+    """Objects of the start are frozen until the stop, which restores the settings."""
     before = gc.get_threshold()
     gc.unfreeze()
     collection = GcTuning(Clock())
@@ -51,15 +51,15 @@ def test_what_is_there_at_the_start_is_not_looked_at_again() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_many_circles_are_found() -> None:
-    """Looking less often isn't never."""
+def test_many_cycles_are_found() -> None:
+    """Cycles are collected although collections are rare."""
     for _ in range(3 * gc.get_threshold()[0]):
         Held()
     assert _held() < 2 * gc.get_threshold()[0]
 
 
-def test_a_few_circles_are_found_in_time(clock: Clock) -> None:
-    """Even if there are few."""
+def test_a_few_cycles_are_found_in_time(clock: Clock) -> None:
+    """Cycles are collected even if they are few."""
     for _ in range(3):
         Held()
     assert _held() == 3
@@ -72,8 +72,8 @@ def _circle() -> tuple[Held, weakref.ref[Held]]:
     return held, weakref.ref(held)
 
 
-def test_what_has_survived_a_look_is_left_alone_for_a_while(clock: Clock) -> None:
-    """The time of a collection depends on the number of objects; still no cycle is kept forever."""
+def test_surviving_objects_are_collected_less_often(clock: Clock) -> None:
+    """The time of a collection depends on the number of objects; no cycle is kept forever."""
     held, seen = _circle()
     clock.advance(SECONDS)
     del held
@@ -83,8 +83,8 @@ def test_what_has_survived_a_look_is_left_alone_for_a_while(clock: Clock) -> Non
     assert seen() is None
 
 
-def test_without_a_collector() -> None:
-    """The collector is disabled, and enabled again afterwards; a disabled one stays disabled."""
+def test_the_collector_is_disabled() -> None:
+    """The collector is disabled and enabled again; one that was disabled stays disabled."""
     assert gc.isenabled()
     with pytest.raises(ZeroDivisionError), without_collector():
         assert not gc.isenabled()

@@ -1,4 +1,4 @@
-"""The reactor of the service's processes."""
+"""The reactor of the service."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ reactor.run()
 """
 
 
-def test_command_line_installs_the_direct_reactor() -> None:
-    """It serves connections; an exception in a protocol closes that one and nothing else."""
+def test_the_command_line_installs_the_direct_reactor() -> None:
+    """The reactor serves connections; an exception in a protocol closes only its connection."""
     ended = subprocess.run(
         [sys.executable, "-c", SERVES], capture_output=True, text=True, timeout=60, check=True
     )
     assert ended.stdout.splitlines()[-3:] == ["DirectEPollReactor", "hello", "closed"]
 
 
-def test_another_reactor_stays() -> None:
+def test_an_installed_reactor_is_kept() -> None:
     """A reactor that is already installed, such as the test runner's, is kept."""
     script = (
         "import twisted.internet.reactor as before\n"

@@ -1,4 +1,4 @@
-"""Stops that don't end by themselves."""
+"""Stops that don't complete."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def _hanging(
     )
 
 
-def test_late_signals_change_nothing() -> None:
-    """Further signals during the stop or the end of Python are ignored."""
+def test_later_signals_are_ignored() -> None:
+    """Further signals during the stop and the exit of Python are ignored."""
     slow = (
         "import os\n"
         "    class Slow:\n"
@@ -71,10 +71,10 @@ def test_late_signals_change_nothing() -> None:
     assert process.returncode == 0
 
 
-def test_every_stop_ends() -> None:
-    """A hanging service, reactor or thread is shown, and the exit code is 1.
+def test_every_stop_completes() -> None:
+    """A hanging service, reactor or thread is logged, and the exit code is 1.
 
-    A stop in time ends with 0.
+    A stop in time has the exit code 0.
     """
     started = {
         "fine": _hanging(seconds=30),

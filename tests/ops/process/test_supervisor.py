@@ -1,4 +1,4 @@
-"""Children that are started, watched and stopped."""
+"""Child processes: start, restart and stop."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ SLOW = SERVES.replace('os.write(3, b"ready")\nos.close(3)\n', "")
 
 
 class _Around:
-    """The reactor, but for what is overridden."""
+    """The reactor with some overridden methods."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(reactor, name)
 
 
 class _Stopping(_Around):
-    """One whose stop can be tried without the end of the tests."""
+    """A reactor whose stop doesn't end the tests."""
 
     def __init__(self) -> None:
         self._before: list[Callable[[], Any]] = []
@@ -72,7 +72,7 @@ class _Stopping(_Around):
 
 
 class _Full(_Around):
-    """One that can't start a process for a while."""
+    """A reactor that can't start a process for a while."""
 
     def __init__(self, refusals: int = 0) -> None:
         self.refusals = refusals
@@ -90,7 +90,7 @@ def supervisor(script: str, log: Path, *, names: str = "ab", timeout: float = 20
 
 
 def lives(log: Path) -> list[int]:
-    """Ids of all processes that there were."""
+    """The ids of all processes that were started."""
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
@@ -100,7 +100,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest_twisted.ensureDeferred
 async def test_start_and_stop(tmp_path: Path) -> None:
-    """The start is over when all are ready, the stop when all are gone."""
+    """The start ends when all children are ready, and the stop when all have ended."""
     log = tmp_path / "log"
     children = supervisor(SERVES, log)
     await children.startService()
@@ -110,8 +110,8 @@ async def test_start_and_stop(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_lost_child_comes_back(tmp_path: Path) -> None:
-    """A child that ends unexpectedly is restarted; the other one continues."""
+async def test_a_lost_child_is_restarted(tmp_path: Path) -> None:
+    """A child that ends unexpectedly is restarted, and the other one continues."""
     log = tmp_path / "log"
     children = supervisor(SERVES, log)
     await children.startService()
@@ -124,8 +124,8 @@ async def test_lost_child_comes_back(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_child_that_cannot_start(tmp_path: Path) -> None:
-    """It fails the start as a whole; no other child stays."""
+async def test_a_child_that_can_not_start(tmp_path: Path) -> None:
+    """The start fails as a whole, and no other child remains."""
     log = tmp_path / "log"
     commands = {
         "good": [sys.executable, "-c", SERVES, str(log)],
@@ -138,8 +138,8 @@ async def test_child_that_cannot_start(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_child_that_does_not_drain(tmp_path: Path) -> None:
-    """It is killed at the time limit, and the stop reports it."""
+async def test_a_child_that_does_not_drain(tmp_path: Path) -> None:
+    """The child is killed at the time limit, and the stop reports it."""
     log = tmp_path / "log"
     children = supervisor(STUBBORN, log, names="a", timeout=0.3)
     await children.startService()
@@ -149,7 +149,7 @@ async def test_child_that_does_not_drain(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_stop_before_ready(tmp_path: Path) -> None:
+async def test_stop_before_readiness(tmp_path: Path) -> None:
     """A stop waits for children that aren't ready yet."""
     log = tmp_path / "log"
     stopping = _Stopping()
@@ -163,8 +163,8 @@ async def test_stop_before_ready(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_child_that_cannot_be_spawned(tmp_path: Path) -> None:
-    """A host without room for a process is a failure of the start, not a wait without end."""
+async def test_a_child_that_can_not_be_spawned(tmp_path: Path) -> None:
+    """The start fails at once if the host can't spawn a process."""
     full = _Full(refusals=1)
     children = Supervisor(full, {"a": [sys.executable, "-c", SERVES, "x"]}, os.environ, 20)
     with pytest.raises(UserError, match=r"a did not start: .*no room"):
@@ -172,8 +172,8 @@ async def test_child_that_cannot_be_spawned(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_lost_child_comes_back_when_there_is_room(tmp_path: Path) -> None:
-    """A host without room for a process is asked again later."""
+async def test_a_lost_child_is_restarted_later(tmp_path: Path) -> None:
+    """The restart is repeated while the host can't spawn a process."""
     log = tmp_path / "log"
     full = _Full()
     children = Supervisor(full, {"a": [sys.executable, "-c", SERVES, str(log)]}, os.environ, 20)
@@ -187,7 +187,7 @@ async def test_lost_child_comes_back_when_there_is_room(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_hangup_is_passed_on(tmp_path: Path) -> None:
+async def test_sighup_is_forwarded(tmp_path: Path) -> None:
     """Each child reopens its log file, and none ends."""
     log, new = tmp_path / "log", tmp_path / "log.new"
     children = supervisor(HEARS, log)
@@ -199,8 +199,8 @@ async def test_hangup_is_passed_on(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_hangup_before_children_are_ready(tmp_path: Path) -> None:
-    """A child that hasn't said that it is ready is left alone: the signal would end it."""
+async def test_sighup_before_readiness(tmp_path: Path) -> None:
+    """A child that isn't ready gets no signal, which would end it."""
     log = tmp_path / "log"
     children = supervisor(TOLD, log)
     starting = ensureDeferred(children.startService())

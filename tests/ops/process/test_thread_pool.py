@@ -1,4 +1,4 @@
-"""Threads that are abandoned when they do not end."""
+"""Threads that are abandoned if they don't end."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ reactor: Any = _reactor
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_thread_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop waits for it a short time, and the end of the process not at all."""
+async def test_a_thread_that_does_not_end_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop waits for the thread for a short time, and the exit of the process doesn't."""
     monkeypatch.setattr(pool, "LEAVE_SECONDS", 0.1)
     service = ThreadPoolService(reactor, "work", 2)
     service.startService()
@@ -40,7 +40,7 @@ async def test_a_thread_that_does_not_end_is_left_behind(monkeypatch: pytest.Mon
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_waits_for_threads_that_end() -> None:
+async def test_a_stop_waits_for_running_jobs() -> None:
     """Running jobs are finished."""
     service = ThreadPoolService(reactor, "work", 2)
     service.startService()
@@ -52,7 +52,7 @@ async def test_a_stop_waits_for_threads_that_end() -> None:
 
 
 def _gated(pool: AbandonableThreadPool, count: int) -> tuple[threading.Event, Queue[str]]:
-    """*count* jobs that name their thread and end when the gate is opened."""
+    """Start *count* jobs that return the name of their thread when the gate is opened."""
     gate, names = threading.Event(), Queue[str]()
 
     def job() -> None:
@@ -64,8 +64,8 @@ def _gated(pool: AbandonableThreadPool, count: int) -> tuple[threading.Event, Qu
     return gate, names
 
 
-def test_threads_are_bounded_and_every_job_is_done() -> None:
-    """Includes jobs queued before the start or at the stop."""
+def test_the_limit_of_threads() -> None:
+    """Every job is done, also one queued before the start or at the stop."""
     pool = AbandonableThreadPool(0, 2, name="few")
     gate, names = _gated(pool, 3)
     assert not pool.threads
@@ -80,11 +80,11 @@ def test_threads_are_bounded_and_every_job_is_done() -> None:
     assert {*names.queue, *more_names.queue} <= begun
     assert (names.qsize(), more_names.qsize()) == (1, 3)
     pool.callInThread(gate.clear)
-    assert gate.is_set(), "a pool that was stopped takes nothing"
+    assert gate.is_set(), "a stopped pool accepts no job"
 
 
-def test_an_idle_thread_is_used_again() -> None:
-    """It is the one that has been idle for the shortest time."""
+def test_an_idle_thread_is_reused() -> None:
+    """The reused thread is the one with the shortest idle time."""
     pool = AbandonableThreadPool(0, 3, name="idle")
     pool.start()
     gate, names = _gated(pool, 3)
@@ -100,7 +100,7 @@ def test_an_idle_thread_is_used_again() -> None:
     pool.stop()
 
 
-def test_a_failed_job_is_logged_and_takes_no_thread_with_it() -> None:
+def test_a_failed_job_is_logged() -> None:
     """The thread continues with the next job."""
     pool = AbandonableThreadPool(0, 1, name="fails")
     pool.start()
@@ -113,8 +113,8 @@ def test_a_failed_job_is_logged_and_takes_no_thread_with_it() -> None:
     pool.stop()
 
 
-def test_jobs_that_wait_for_a_thread_are_counted() -> None:
-    """Of both kinds of pools; a job waits also before its pool is started."""
+def test_waiting_jobs_are_counted() -> None:
+    """Jobs of both kinds of pools are counted, also before their pool is started."""
     metrics, pools = Metrics(), {"ours": AbandonableThreadPool(0, 1), "other": ThreadPool(0, 1)}
     for each in pools.values():
         each.callInThread(lambda: None)

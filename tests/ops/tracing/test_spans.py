@@ -1,4 +1,4 @@
-"""Spans, sent to a collector that is there, and to one that isn't."""
+"""Spans with an available and with an unavailable collector."""
 
 from __future__ import annotations
 
@@ -52,8 +52,10 @@ async def _work() -> dict[str, str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_spans_belong_together(collector: Collector) -> None:
-    """A span begun within another one is its child, also after waits, and calls carry its id."""
+async def test_nested_spans(collector: Collector) -> None:
+    """A span started within another one is its child, also after an await, and requests carry its
+    id.
+    """
     service = _service(collector.url)
     service.startService()
     try:
@@ -113,8 +115,8 @@ async def test_nothing_is_sampled_at_zero(collector: Collector) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_lines_of_the_log_lead_to_the_span(collector: Collector) -> None:
-    """A line that is logged within a span has its ids, as decimal numbers of 64 bits."""
+async def test_log_events_have_the_ids_of_the_span(collector: Collector) -> None:
+    """An event logged within a span has its ids as decimal numbers of 64 bits."""
     stream = io.StringIO()
     log = Logger(namespace="stream.x", observer=LineObserver(stream))
     service = _service(collector.url)
@@ -131,7 +133,7 @@ async def test_lines_of_the_log_lead_to_the_span(collector: Collector) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_collector_that_is_away_is_told_of_once(
+async def test_an_unavailable_collector_is_logged_once(
     collector: Collector, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lost spans are logged with one warning, and the recovery with their number."""
@@ -176,8 +178,8 @@ class _Away(SpanExporter):
     def shutdown(self) -> None: ...
 
 
-def test_a_stop_does_not_wait_for_a_collector_that_is_away() -> None:
-    """Batches that fail at the stop are dropped, regardless of their number."""
+def test_a_stop_does_not_wait_for_the_collector() -> None:
+    """Batches that fail during the stop are dropped, whatever their number."""
     away = _Away()
     exporter = TellingExporter(away, lambda: None, lambda _: None)
     exporter.stop_soon()
@@ -187,8 +189,8 @@ def test_a_stop_does_not_wait_for_a_collector_that_is_away() -> None:
     assert away.calls == 1
 
 
-def test_without_a_tracer_every_span_is_the_same_object() -> None:
-    """Without a tracer no span is made: all spans are the same object."""
+def test_without_a_tracer() -> None:
+    """Without a tracer no span is created: all spans are the same object."""
     assert span("a") is span("b", {"x": 1})
     assert begin("a") is received("b", {})
     assert begin("a").active() is span("a")

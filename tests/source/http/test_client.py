@@ -1,4 +1,4 @@
-"""The client's address is a plain address, for any header."""
+"""The client's address is a plain address, whatever the headers."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _head(*lines: str) -> Head:
 
 @given(st.lists(st.lists(_HOPS, max_size=4).map(",".join), max_size=3))
 @example(['fe80::1%x"'])
-def test_it_is_always_a_plain_address(lines: list[str]) -> None:
-    """From a trusted proxy's header only an address without a scope is accepted."""
+def test_the_address_is_always_plain(lines: list[str]) -> None:
+    """An address in a trusted proxy's header is accepted only without a scope."""
     found = _EVERYBODY.find("192.0.2.1", _head(*lines))
     address = ip_address(found)
     assert str(address) == found
@@ -39,8 +39,8 @@ def test_it_is_always_a_plain_address(lines: list[str]) -> None:
 
 
 @given(st.lists(_ADDRESSES, min_size=1), st.data())
-def test_empty_elements_change_nothing(hops: list[str], data: st.DataObject) -> None:
-    """Empty elements of the list are skipped wherever they are."""
+def test_empty_elements_are_skipped(hops: list[str], data: st.DataObject) -> None:
+    """Empty elements of the list are skipped at any position."""
     padded = list(hops)
     for _ in range(data.draw(st.integers(0, 5))):
         place = data.draw(st.integers(0, len(padded)))
@@ -49,7 +49,7 @@ def test_empty_elements_change_nothing(hops: list[str], data: st.DataObject) -> 
     assert _EVERYBODY.find("192.0.2.1", _head(",".join(padded))) == plain
 
 
-def test_a_peer_has_no_scope() -> None:
-    """Sockets include the scope of a link-local peer; records don't."""
+def test_the_scope_of_a_peer_is_removed() -> None:
+    """Sockets report the scope of a link-local peer; records don't contain it."""
     assert without_scope("fe80::1%eth0") == "fe80::1"
     assert without_scope("192.0.2.1") == "192.0.2.1"

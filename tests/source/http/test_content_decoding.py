@@ -21,7 +21,7 @@ assert len(BODY) > INLINE_BYTES
 
 
 class HeldPool(InlinePool):
-    """A pool that runs jobs one by one, on request."""
+    """A pool that runs one job at a time, on request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,8 +36,10 @@ class HeldPool(InlinePool):
 
 
 class Bodies:
-    """:ivar taken: by whose body it was.
-    :ivar failures: of those that could not be decoded in a thread.
+    """Bodies of several sources.
+
+    :ivar taken: the sources of decoded bodies.
+    :ivar failures: errors of bodies that could not be decoded in a thread.
     """
 
     def __init__(self) -> None:
@@ -70,7 +72,7 @@ def bodies() -> Bodies:
 
 
 def test_sources_take_turns(bodies: Bodies) -> None:
-    """One that sends many waits for itself."""
+    """Many bodies of one source don't delay another source."""
     for key in ("a", "a", "a", "a", "b"):
         bodies.send(key)
     assert bodies.pool.running == THREADS
@@ -79,16 +81,16 @@ def test_sources_take_turns(bodies: Bodies) -> None:
     assert bodies.taken == ["a", "a", "a", "b", "a"]
 
 
-def test_small_body_that_expands_is_decoded_in_a_thread(bodies: Bodies) -> None:
-    """Only a small part was decoded at once."""
+def test_a_small_body_that_expands_is_decoded_in_a_thread(bodies: Bodies) -> None:
+    """Only a small part is decoded in the reactor."""
     connection = bodies.send("a", gzip.compress(bytes(900_000)))
     assert (bodies.taken, bodies.pool.running) == ([], 1)
     bodies.pool.do_one()
     assert connection.answers == [b"taken"]
 
 
-def test_nobody_waits_for_it_any_more(bodies: Bodies) -> None:
-    """A canceled body doesn't get a thread, and a decoded one is discarded."""
+def test_a_cancelled_body(bodies: Bodies) -> None:
+    """A cancelled body doesn't get a thread, and a decoded one is discarded."""
     connections = [bodies.send("a") for _ in range(4)]
     for connection in connections[1:]:
         connection.pending = None
@@ -99,8 +101,8 @@ def test_nobody_waits_for_it_any_more(bodies: Bodies) -> None:
     assert [connection.answers for connection in connections] == [[b"taken"], [], [], []]
 
 
-def test_nothing_is_decoded_that_finds_no_room(bodies: Bodies) -> None:
-    """It continues when the work in progress has ended."""
+def test_a_body_waits_for_memory(bodies: Bodies) -> None:
+    """Decoding continues when other work has ended."""
     held: list[Callable[[], None]] = []
 
     def endless() -> Iterator[Any]:
@@ -122,8 +124,8 @@ def test_nothing_is_decoded_that_finds_no_room(bodies: Bodies) -> None:
     assert connection.answers == [b"taken"]
 
 
-def test_what_waits_is_bounded(bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each source, and for all of them; a single one is always accepted."""
+def test_waiting_bodies_are_limited(bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits apply to each source and to all of them; a single body is always accepted."""
     monkeypatch.setattr(content_decoding, "MAX_WAITING_BYTES", SHARES * len(BODY))
     for _ in range(THREADS + 1):
         bodies.send("a")
@@ -136,13 +138,13 @@ def test_what_waits_is_bounded(bodies: Bodies, monkeypatch: pytest.MonkeyPatch) 
         bodies.send("e")
 
 
-def test_damage_is_told(bodies: Bodies) -> None:
-    """At once or later."""
+def test_invalid_bodies(bodies: Bodies) -> None:
+    """The error is raised at once or in the thread."""
     connection = bodies.send("a", BODY[:-1])
     bodies.pool.do_one()
     assert connection.answers == [b"cannot decompress gzip body: it is truncated"]
     (failure,) = bodies.failures
-    # Frames of the thread would keep the body and its decoder.
+    # Frames of the thread would keep the body and its decoder alive.
     assert failure.tb is None
     assert failure.value is not None
     assert failure.value.__traceback__ is None

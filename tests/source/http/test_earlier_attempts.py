@@ -1,4 +1,4 @@
-"""Requests of which another node, or a former life of this one, may have stored something."""
+"""Requests whose rows another node, or a former life of this node, may have stored."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _BODY = b'{"a":1}\n{"a":2}\nbroken\n'
 
 @attrs.define
 class Writers:
-    """What all writers know: marks of rows, by their keys.
+    """The knowledge of all writers: marks of rows, by their keys.
 
     :ivar stored: rows of sinks.
-    :ivar asked: for how many requests, in each call.
-    :ivar waited: whether a writer that doesn't answer was waited for, in each call.
+    :ivar asked: number of requests in each query.
+    :ivar waited: whether each query waited for a writer that doesn't answer.
     """
 
     stored: list[tuple[str, Mark]] = attrs.Factory(list)
@@ -56,7 +56,7 @@ class Writers:
 
 @attrs.define(slots=False)
 class Node:
-    """A source node with two sinks, and the writers that it shares with others."""
+    """A source node with two sinks, and writers that it shares with other nodes."""
 
     writers: Writers
     away: list[str] = attrs.Factory(list)
@@ -80,7 +80,7 @@ class Node:
             self.listener.clock.advance(0)
 
     def keep(self, *names: str) -> None:
-        """Let the writers have what these sinks were given."""
+        """Store the rows of these sinks at the writers."""
         for name in names:
             mark = self.sinks[name].marks[-1]
             assert mark is not None
@@ -92,8 +92,8 @@ def writers() -> Writers:
     return Writers()
 
 
-def test_what_another_node_has_stored_is_not_written_again(writers: Writers) -> None:
-    """The answer is that of the first attempt, with the lines that are rejected."""
+def test_rows_stored_by_another_node_are_not_written_again(writers: Writers) -> None:
+    """The answer is that of the first attempt, including the rejected lines."""
     first, second = Node(writers), Node(writers)
     status, document = first.push()
     assert (status, document["accepted"], document["rejected"]) == (207, 2, 1)
@@ -104,7 +104,7 @@ def test_what_another_node_has_stored_is_not_written_again(writers: Writers) -> 
 
 
 def test_only_the_sinks_without_rows_are_written(writers: Writers) -> None:
-    """The first attempt ended between its sinks."""
+    """The first attempt was interrupted between its sinks."""
     first, second = Node(writers), Node(writers)
     first.push()
     first.keep("l")
@@ -112,8 +112,8 @@ def test_only_the_sinks_without_rows_are_written(writers: Writers) -> None:
     assert [len(sink.blocks) for sink in second.sinks.values()] == [1, 0]
 
 
-def test_attempts_have_marks_of_their_own(writers: Writers) -> None:
-    """By which a writer tells the latest one; key and content are the same."""
+def test_attempts_have_different_marks(writers: Writers) -> None:
+    """A writer recognises the latest attempt; key and content are the same."""
     nodes = [Node(writers), Node(writers)]
     for node in nodes:
         node.push()
@@ -124,8 +124,8 @@ def test_attempts_have_marks_of_their_own(writers: Writers) -> None:
     assert marks[0].attempt != marks[1].attempt
 
 
-def test_another_content_under_the_key_is_refused(writers: Writers) -> None:
-    """Also if another node has stored the first one."""
+def test_another_body_with_the_key_is_refused(writers: Writers) -> None:
+    """It is refused also if another node has stored the first body."""
     first, second = Node(writers), Node(writers)
     first.push()
     first.keep("k", "l")
@@ -134,7 +134,7 @@ def test_another_content_under_the_key_is_refused(writers: Writers) -> None:
 
 
 def test_a_writer_without_an_answer_may_have_the_rows(writers: Writers) -> None:
-    """So the request is to be sent again, unless its client says that it is the first one."""
+    """The request must be retried, unless its client says that it is the first attempt."""
     writers.is_away = True
     node = Node(writers)
     status, document = node.push()
@@ -148,10 +148,8 @@ def test_a_writer_without_an_answer_may_have_the_rows(writers: Writers) -> None:
 @pytest.mark.parametrize(
     ("attempt", "expected"), [("", 207), ("1", 207), ("2", 503), ("12", 503), ("x", 207)]
 )
-def test_who_waits_for_a_writer_that_has_left(
-    writers: Writers, attempt: str, expected: int
-) -> None:
-    """A later attempt, if its client says so."""
+def test_waiting_for_a_writer_that_has_left(writers: Writers, attempt: str, expected: int) -> None:
+    """A later attempt waits, if its client says that it is one."""
     node = Node(writers, away=["volume-1"])
     header = f"Idempotency-Attempt: {attempt}\r\n" if attempt else ""
     status, document = node.push(headers=_HEADERS + header)
@@ -163,8 +161,8 @@ def test_who_waits_for_a_writer_that_has_left(
         assert node.push(headers=_HEADERS + header)[0] == 207
 
 
-def test_rows_of_another_source_are_no_proof(writers: Writers) -> None:
-    """A file that somebody else's records are in may look as if it had the mark."""
+def test_rows_of_another_source_are_ignored(writers: Writers) -> None:
+    """A file with other sources' records may appear to contain the mark."""
     node, foreign = Node(writers), SinkKey(KEY.project_id + 1, 1, KEY.source_id, "k")
 
     async def enquire(
@@ -178,8 +176,8 @@ def test_rows_of_another_source_are_no_proof(writers: Writers) -> None:
     assert [len(sink.blocks) for sink in node.sinks.values()] == [1, 1]
 
 
-def test_the_bodies_that_wait_for_writers_are_limited() -> None:
-    """A source may hold its share of the limit, and a single body of any size."""
+def test_bodies_that_wait_for_writers_are_limited() -> None:
+    """A source may hold its share of the limit, and always a single body of any size."""
     clock, unanswered = Clock(), list[Deferred[list[list[StoredRows]]]]()
 
     async def enquire(
@@ -201,8 +199,8 @@ def test_the_bodies_that_wait_for_writers_are_limited() -> None:
     assert len(failed) == 1
 
 
-def test_requests_of_one_turn_are_asked_for_together(writers: Writers) -> None:
-    """And those without a key not at all."""
+def test_requests_of_one_turn_share_a_query(writers: Writers) -> None:
+    """Requests without a key aren't part of it."""
     node = Node(writers)
     connections = []
     for number in range(5):

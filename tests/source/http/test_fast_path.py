@@ -1,4 +1,6 @@
-"""Small records that are taken a turn at once: the same answers and rows as one by one."""
+"""The fast path handles the small records of a turn together, with the results of the
+general path.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ NOW = 1_700_000_000.0
 
 
 class Sink:
-    """A sink that stores, and calls completions as configured.
+    """A sink that stores rows, and calls completions as configured.
 
     :ivar mode: ``stored``, ``accepted``, ``failed`` or ``wait``: until `release`.
     """
@@ -73,7 +75,7 @@ class Sink:
 
     @property
     def opened(self) -> RowWriter:
-        """The sink itself."""
+        """Return the sink itself."""
         return self  # type: ignore[return-value]
 
     def open(self, now_ms: int, /) -> RowWriter:
@@ -102,14 +104,14 @@ class Sink:
         return Direct() if self.is_open else None
 
     def write(self, record: RecordContext, completion: Completion, /) -> None:
-        """Take one record."""
+        """Write one record."""
         try:
             self._take(self._renderer.row(record), completion)
         except UserError as error:
             completion.failed(without_frames(error))
 
     def write_rows(self, rows: bytes, count: int, at: int, _: Any, completion: Completion) -> None:
-        """Take the rows of a batch."""
+        """Write the rows of a batch."""
         self._take(rows, completion)
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
@@ -175,7 +177,7 @@ class Transport(Server):
 
 
 class Listener:
-    """A listener over socket pairs, driven by hand.
+    """A listener on socket pairs, driven by the test.
 
     :param is_fast: whether it has the fast path, and sinks with compiled mappings.
     """
@@ -221,7 +223,7 @@ class Listener:
         self.clients: list[tuple[IngestProtocol, Transport, socket.socket]] = []
 
     def client(self) -> int:
-        """Connect; return the number of the connection."""
+        """Connect, and return the number of the connection."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
@@ -233,7 +235,7 @@ class Listener:
         return len(self.clients) - 1
 
     def turn(self) -> None:
-        """Serve what has arrived, as a turn of the reactor does."""
+        """Serve the received data, as a turn of the reactor does."""
         poller = select.epoll()
         owners = {}
         for protocol, transport, _ in self.clients:
@@ -257,7 +259,7 @@ class Listener:
             theirs.close()
 
     def received(self, number: int) -> bytes:
-        """Return what has come at a client, without the block that is the same in each answer."""
+        """Return the data received by a client, without the headers that each answer has."""
         try:
             return self.clients[number][2].recv(1 << 20)
         except BlockingIOError:
@@ -266,7 +268,7 @@ class Listener:
 
 @pytest.fixture
 def listen() -> Iterator[Callable[..., Listener]]:
-    """Make listeners, and close them at the end."""
+    """A function that creates listeners, which are closed at the end of the test."""
     made: list[Listener] = []
 
     def make(*mappings: Mapping, is_fast: bool = True, **options: Any) -> Listener:
@@ -290,7 +292,7 @@ OTHER = Mapping((HeadersColumn("h"), PathColumn("b", path="b", default_value="no
 
 
 def _lines(random: Random) -> bytes:
-    """Return a batch; not all of its lines are good, and some are blank."""
+    """Return a batch in which some lines are invalid or blank."""
     lines = []
     for _ in range(random.choice([1, 3, 20, 99, 100, 101])):
         line = b'{"a":%d}' % random.randrange(1000)
@@ -339,10 +341,12 @@ _VARYING = re.compile(rb'"exceptionId":"[^"]*"')
 
 
 @pytest.mark.parametrize("mappings", [(MAPPING,), (MAPPING, OTHER)], ids=["one", "two"])
-def test_answers_and_rows_are_those_of_the_general_path(
+def test_results_equal_those_of_the_general_path(
     listen: Callable[..., Listener], mappings: tuple[Mapping, ...]
 ) -> None:
-    """Random requests of several connections, in any pieces, with sinks that change their minds."""
+    """Answers and rows are equal for random requests on several connections, split anywhere, and
+    changing sinks.
+    """
     blocks = 0
     for seed in range(examples(60)):
         random = Random(seed)
@@ -388,7 +392,7 @@ def test_answers_and_rows_are_those_of_the_general_path(
 
 
 def _one(listener: Listener, data: bytes) -> bytes:
-    """Return the answer to a request that follows one which has armed the connection."""
+    """Return the answer to the second request of a connection, which the first one has armed."""
     number = listener.client()
     listener.clients[number][2].send(post(b'{"a":0}'))
     listener.turn()
@@ -401,7 +405,7 @@ def _one(listener: Listener, data: bytes) -> bytes:
 def test_the_second_record_of_a_connection_takes_the_fast_path(
     listen: Callable[..., Listener],
 ) -> None:
-    """The first one shows that the connection sends small records."""
+    """The first record shows that the connection sends small records."""
     listener = listen(MAPPING)
     answer = _one(listener, post(b'{"a":1}'))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -410,7 +414,7 @@ def test_the_second_record_of_a_connection_takes_the_fast_path(
 
 
 def test_a_tail_gets_its_records_from_the_general_path(listen: Callable[..., Listener]) -> None:
-    """It also gets the number of records between two shown ones."""
+    """The tail also gets the number of omitted records."""
     listener = listen(MAPPING)
     source = SourceKey(1, 1, "s")
     subscription = TailSubscription(
@@ -447,7 +451,7 @@ def test_a_tail_gets_its_records_from_the_general_path(listen: Callable[..., Lis
     ],
     ids=["deleted", "closed", "no-sink", "not-open", "no-room", "refuses", "fails", "no-wait"],
 )
-def test_what_has_changed_counts_from_the_next_record_on(
+def test_changes_apply_to_the_next_record(
     listen: Callable[..., Listener], change: Callable[[Listener], object], status: bytes
 ) -> None:
     """No decision of an earlier turn is reused."""
@@ -464,10 +468,10 @@ def test_what_has_changed_counts_from_the_next_record_on(
     assert listener.received(number).split(b" ")[1] == status
 
 
-def test_an_address_from_a_proxy_is_found_by_the_general_path(
+def test_an_address_from_a_proxy_needs_the_general_path(
     listen: Callable[..., Listener],
 ) -> None:
-    """It is in the head; a mapping without the address still uses the fast path."""
+    """The address is in the head; a mapping without the address still uses the fast path."""
     forwarded = post(b'{"a":1}', "X-Forwarded-For: 198.51.100.7")
     listener = listen(MAPPING, proxies=("10.0.0.0/8",))
     _one(listener, forwarded)
@@ -478,8 +482,8 @@ def test_an_address_from_a_proxy_is_found_by_the_general_path(
     assert listener.sinks[0].direct_blocks == 1
 
 
-def test_a_connection_that_stops_answers_with_close(listen: Callable[..., Listener]) -> None:
-    """Includes a request that the fast path has already taken."""
+def test_a_connection_that_stops(listen: Callable[..., Listener]) -> None:
+    """The answers say that it closes, also that to a request on the fast path."""
     listener = listen(MAPPING)
     number = listener.client()
     listener.clients[number][2].send(post(b'{"a":0}'))
@@ -494,10 +498,10 @@ def test_a_connection_that_stops_answers_with_close(listen: Callable[..., Listen
     assert b"Connection: close" in listener.received(number)
 
 
-def test_a_record_that_waits_too_long_is_answered_with_a_timeout(
+def test_a_record_that_waits_too_long(
     listen: Callable[..., Listener],
 ) -> None:
-    """Once, whatever its sink answers later."""
+    """The client gets one answer, the timeout, whatever the sink answers later."""
     listener = listen(MAPPING)
     listener.factory.startFactory()
     number = listener.client()
@@ -515,7 +519,7 @@ def test_a_record_that_waits_too_long_is_answered_with_a_timeout(
 
 
 def test_empty_lines_between_records_arent_added_up(listen: Callable[..., Listener]) -> None:
-    """Some clients end bodies with one, which may arrive before or after the answer."""
+    """Some clients end bodies with an empty line, which may arrive before or after the answer."""
     listener = listen(MAPPING)
     number = listener.client()
     for count in range(40):
@@ -536,7 +540,7 @@ def test_empty_lines_between_records_arent_added_up(listen: Callable[..., Listen
 def test_a_block_is_freed_when_it_is_answered(
     listen: Callable[..., Listener], mappings: tuple[Mapping, ...], mode: str
 ) -> None:
-    """Without the garbage collector, which may run in a thread that mustn't free it."""
+    """It is freed without the garbage collector, which may run in a thread that mustn't free it."""
     listener = listen(*mappings)
     number = listener.client()
     gc.collect()
@@ -556,8 +560,8 @@ def test_a_block_is_freed_when_it_is_answered(
         gc.enable()
 
 
-def test_lines_with_too_large_rows_are_left_before_all_are_rendered() -> None:
-    """Short lines with a column of headers make many times as many bytes as the body has."""
+def test_rows_that_are_too_large_stop_the_rendering() -> None:
+    """Short lines with a column of headers result in many times the bytes of the body."""
     fields = ((b"Content-Type", b"application/x-ndjson"), (b"X", b"<" * 10_000))
     renderer = compile_renderer(Mapping((HeadersColumn("h"),)), 1 << 20)
     block = RowBlock(lambda: renderer)

@@ -1,4 +1,4 @@
-"""Requests leave nothing to the garbage collector, which is seldom called while they are served."""
+"""Requests create no reference cycles, since garbage collections are rare under load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _USER = (PathColumn("p", path="user"),)
 
 
 class _Busy(FakeSink):
-    """Raises a new error each time."""
+    """A sink that raises a new error each time."""
 
     def __init__(self, error: type[Exception]) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _Busy(FakeSink):
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_objects() -> Iterator[None]:
-    """Collections look only at what these tests make, not at what all others have left."""
+    """Limit collections to the objects of these tests."""
     gc.collect()
     gc.freeze()
     yield
@@ -85,7 +85,7 @@ def _few_objects() -> Iterator[None]:
     ],
     ids=lambda value: None,
 )
-def test_no_circles(sinks: list[FakeSink], request_: dict[str, Any]) -> None:
+def test_no_reference_cycles(sinks: list[FakeSink], request_: dict[str, Any]) -> None:
     """The objects of a request are freed when it is answered, even after a failure."""
     listener = Listener()
     listener.otlp_dispatcher.put(SourceEntry(KEY, "otlp", True, SECRET))

@@ -79,7 +79,7 @@ class FakeSink:
         return self
 
     def direct(self) -> None:
-        """Return nothing: the general path is tested here."""
+        """Return nothing: only the general path is tested here."""
 
     def open(self, now_ms: int, /) -> RowWriter:
         return self
@@ -142,9 +142,9 @@ class FakeRouter:
 
 
 class InlinePool(ThreadPool):
-    """A pool whose thread is this one.
+    """A pool that runs its jobs in the current thread.
 
-    :ivar is_held: work waits for `release`.
+    :ivar is_held: whether jobs wait for `release`.
     """
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ class InlinePool(ThreadPool):
 
 
 class InlineClock(Clock):
-    """A clock that lets threads call into the reactor."""
+    """A clock that accepts calls from threads."""
 
     def callFromThread(self, func: Any, *args: Any, **kwargs: Any) -> None:
         func(*args, **kwargs)
@@ -272,14 +272,14 @@ def listener() -> Listener:
 
 
 def test_health_check(listener: Listener) -> None:
-    """It says OK without looking at anything."""
+    """The health check answers OK without checking anything."""
     status, headers, body = listener.get("/health-check", method="GET")
     assert (status, body, headers["Content-Type"]) == (200, b"OK\n", "text/plain")
     assert headers["Server"] == "Keboola/Stream/HTTPSource"
 
 
-def test_stored_record_is_answered_with_plain_ok(listener: Listener) -> None:
-    """One sink that stored the record: 200 and two letters."""
+def test_a_stored_record_is_answered_with_ok(listener: Listener) -> None:
+    """The answer of a sink that stored the record is 200 with two letters."""
     sink = FakeSink()
     listener.router.sinks[KEY] = [("k", sink)]
     status, headers, body = listener.get(body=b'{"a":1}')
@@ -291,8 +291,8 @@ def test_stored_record_is_answered_with_plain_ok(listener: Listener) -> None:
     assert sink.rows == [b'"{""a"":1}"\n']
 
 
-def test_accepted_record_is_answered_with_202(listener: Listener) -> None:
-    """A sink that doesn't wait says so."""
+def test_an_accepted_record_is_answered_with_202(listener: Listener) -> None:
+    """The answer of a sink that doesn't wait for the disk is 202."""
     listener.router.sinks[KEY] = [("k", FakeSink(202))]
     assert listener.get()[::2] == (202, b"OK")
     listener.router.sinks[KEY].append(("l", FakeSink()))
@@ -304,8 +304,8 @@ def test_accepted_record_is_answered_with_202(listener: Listener) -> None:
     ]
 
 
-def test_answer_comes_when_the_sink_has_stored(listener: Listener) -> None:
-    """There is no earlier answer; a second or late one is dropped."""
+def test_the_answer_waits_for_the_sink(listener: Listener) -> None:
+    """A second or late answer is dropped."""
     sink = FakeSink("wait")
     listener.router.sinks[KEY] = [("k", sink)]
     assert listener.send() is None
@@ -314,8 +314,8 @@ def test_answer_comes_when_the_sink_has_stored(listener: Listener) -> None:
     assert len(listener.connection.answers) == 1
 
 
-def test_answer_waits_for_all_sinks(listener: Listener) -> None:
-    """With several sinks the last one decides when the answer leaves."""
+def test_the_answer_waits_for_all_sinks(listener: Listener) -> None:
+    """The answer is sent when the last sink has answered."""
     first, second = FakeSink("wait"), FakeSink("wait")
     listener.router.sinks[KEY] = [("a", first), ("b", second)]
     assert listener.send() is None
@@ -333,8 +333,8 @@ def test_answer_waits_for_all_sinks(listener: Listener) -> None:
     }
 
 
-def test_partial_failure_document(listener: Listener) -> None:
-    """The worst status wins; members have a fixed order and two blanks of indentation."""
+def test_partial_failures(listener: Listener) -> None:
+    """The highest status counts; members have a fixed order and an indentation of two blanks."""
     path = FakeSink(columns=[PathColumn("p", path="a")])
     listener.router.sinks[KEY] = [("raw", FakeSink()), ("t", path)]
     status, _, body = listener.get(body=b"<a>", headers="Content-Type: text/plain\r\n")
@@ -378,10 +378,12 @@ OUTCOMES = (None, 202, 400, 500, 503, 507)
 
 
 @pytest.mark.parametrize("errors", [*itertools.combinations_with_replacement(OUTCOMES, 3)])
-def test_failures_say_what_is_stored(listener: Listener, errors: tuple[int | None, ...]) -> None:
-    """For all answers of sinks, the header has the number of those that stored the record.
+def test_failures_contain_the_number_of_stored_records(
+    listener: Listener, errors: tuple[int | None, ...]
+) -> None:
+    """The header has the number of sinks that stored the record, for all combinations of answers.
 
-    It is set whenever a sink hasn't stored it; unknown outcomes are counted separately.
+    It is set if a sink hasn't stored the record; unknown outcomes are counted separately.
     """
     outcomes: list[Any] = [
         200 if e is None else e if e == 202 else UserError("no", status=e) for e in errors
@@ -400,7 +402,7 @@ def test_failures_say_what_is_stored(listener: Listener, errors: tuple[int | Non
 
 
 @pytest.mark.parametrize(("outcome", "said"), [(503, "0/1"), (500, "0/1; unknown=1"), (400, "0/1")])
-def test_a_single_sink_says_it_too(listener: Listener, outcome: int, said: str) -> None:
+def test_the_failure_of_a_single_sink(listener: Listener, outcome: int, said: str) -> None:
     """Its reason is the message of the whole answer."""
     listener.router.sinks[KEY] = [("k", FakeSink(UserError("the reason", status=outcome)))]
     status, headers, body = listener.get()
@@ -409,7 +411,7 @@ def test_a_single_sink_says_it_too(listener: Listener, outcome: int, said: str) 
 
 
 def test_several_branches_are_counted_together(listener: Listener) -> None:
-    """Each sink of each branch is to have a row."""
+    """Each sink of each branch counts."""
     other = attrs.evolve(KEY, branch_id=112)
     listener.dispatcher.put(SourceEntry(other, "http", True, SECRET))
     listener.router.sinks[KEY] = [("k", FakeSink())]
@@ -436,10 +438,10 @@ def test_several_branches_are_counted_together(listener: Listener) -> None:
         (b'{"a":', "application/json", None),
     ],
 )
-def test_what_was_probably_meant(
+def test_hints_for_common_mistakes(
     listener: Listener, body: bytes, content_type: str, hint: str | None
 ) -> None:
-    """The answer to a record that can't be rendered says what to change in the request."""
+    """The answer to a record that can't be rendered says how to fix the request."""
     listener.router.sinks[KEY] = [("k", FakeSink(columns=[PathColumn("p", path="a")]))]
     document = listener.document(body=body, headers=f"Content-Type: {content_type}\r\n")
     assert document["error"] == "stream.in.writeFailed"
@@ -450,7 +452,7 @@ def test_what_was_probably_meant(
 
 
 def test_json_with_a_charset_is_json(listener: Listener) -> None:
-    """Parameters of the content type don't matter."""
+    """Parameters of the content type have no effect."""
     path = FakeSink(columns=[PathColumn("p", path="a")])
     listener.router.sinks[KEY] = [("raw", FakeSink()), ("t", path)]
     headers = "Content-Type: application/json; charset=utf-8\r\n"
@@ -491,10 +493,10 @@ def test_json_with_a_charset_is_json(listener: Listener) -> None:
         ),
     ],
 )
-def test_records_that_cannot_be_rendered(
+def test_records_that_can_not_be_rendered(
     listener: Listener, body: bytes, content_type: str, status: int, name: str, message: str
 ) -> None:
-    """They are the producer's fault, and the answer says why."""
+    """They are the producer's error, and the answer contains the reason."""
     listener.router.sinks[KEY] = [("k", FakeSink(columns=[PathColumn("p", path="x")]))]
     document = listener.document(body=body, headers=f"Content-Type: {content_type}\r\n")
     assert document["statusCode"] == status
@@ -505,8 +507,8 @@ def test_records_that_cannot_be_rendered(
     assert (sink["statusCode"], sink["error"], sink["message"]) == (status, name, message)
 
 
-def test_unexpected_exception_of_a_sink_tells_nothing(listener: Listener) -> None:
-    """Our own fault is a 500 whose text shows no internals."""
+def test_an_unexpected_exception_of_a_sink(listener: Listener) -> None:
+    """The answer is a 500 without internal details."""
     listener.router.sinks[KEY] = [("k", FakeSink(KeyError("internal detail")))]
     document = listener.document()
     sink = document["sources"][0]["sinks"][0]
@@ -515,15 +517,15 @@ def test_unexpected_exception_of_a_sink_tells_nothing(listener: Listener) -> Non
 
 
 def test_nested_errors_are_sentences(listener: Listener) -> None:
-    """Every part of a nested error has its capital letter and dot."""
+    """Each part of a nested error has a capital letter and a full stop."""
     error = NestedError("cannot open sink pipeline", ["one", "two"], status=503, name="noPipeline")
     listener.router.sinks[KEY] = [("k", FakeSink(error))]
     sink = listener.document()["sources"][0]["sinks"][0]
     assert sink["message"] == "Cannot open sink pipeline:\n- One.\n- Two."
 
 
-def test_source_without_sinks_drops_the_record(listener: Listener) -> None:
-    """There is nothing to store, which is fine."""
+def test_a_source_without_sinks_drops_the_record(listener: Listener) -> None:
+    """The record is not stored, which is no error."""
     assert listener.get()[::2] == (200, b"OK")
     document = listener.document(PATH + "?verbose=true")
     assert document["message"] == "No enabled sink found."
@@ -531,7 +533,7 @@ def test_source_without_sinks_drops_the_record(listener: Listener) -> None:
 
 
 def test_all_branches_get_the_record(listener: Listener) -> None:
-    """Sources are shown sorted by branch id as text."""
+    """Sources are listed by the text of their branch id."""
     other = SourceKey(123, 22, "my-source")
     listener.dispatcher.put(SourceEntry(other, "http", True, SECRET))
     sinks = {KEY: FakeSink(), other: FakeSink()}
@@ -547,7 +549,7 @@ def test_all_branches_get_the_record(listener: Listener) -> None:
     "target", ["/", "/stream/1/s", PATH + "/", PATH + "/x", "/STREAM/1/s/k", "*"]
 )
 def test_unknown_routes(listener: Listener, target: str) -> None:
-    """The envelope has a fixed layout and HTML-safe text."""
+    """The document has a fixed layout and HTML-safe text."""
     status, headers, body = listener.get(target)
     assert status == 404 and headers["Content-Type"] == "application/json"
     assert body == (
@@ -570,7 +572,7 @@ def test_unknown_routes(listener: Listener, target: str) -> None:
     ],
 )
 def test_refused_urls(listener: Listener, target: str, status: int, message: str) -> None:
-    """Invalid ids and unknown sources have an envelope of their own."""
+    """Invalid ids and unknown sources have a specific document."""
     answer = listener.get(target)
     assert (answer[0], json.loads(answer[2])["message"]) == (status, message)
 
@@ -586,7 +588,7 @@ def test_refused_urls(listener: Listener, target: str, status: int, message: str
     ],
 )
 def test_other_spellings_of_the_url(listener: Listener, target: str) -> None:
-    """Escapes, dots, doubled slashes and absolute URLs are understood."""
+    """Escapes, dots, repeated slashes and absolute URLs are handled."""
     assert listener.get(target)[::2] == (200, b"OK")
 
 
@@ -604,13 +606,13 @@ def test_other_spellings_of_the_url(listener: Listener, target: str) -> None:
     ],
 )
 def test_only_the_first_verbose_counts(query: str, verbose: bool) -> None:
-    """And only the exact value ``true``."""
+    """Only the exact value ``true`` is recognised."""
     route = find_route(f"/stream/1/s/k?{query}".encode())
     assert isinstance(route, Ingest) and route.verbose is verbose
 
 
-def test_dots_leave_no_route() -> None:
-    """Segments that climb out of the path are no ids."""
+def test_paths_with_dots() -> None:
+    """Segments that leave the path aren't ids."""
     assert isinstance(find_route(b"/stream/1/../k"), NotFound)
     assert isinstance(find_route(b"/stream/../1/s/k"), NotFound)
     assert isinstance(find_route(b"/stream/./s/k"), NotFound)
@@ -618,7 +620,7 @@ def test_dots_leave_no_route() -> None:
 
 
 def test_other_methods(listener: Listener) -> None:
-    """405 says what is allowed, in the headers and in the document."""
+    """The header and the document of a 405 list the allowed methods."""
     for target, allow, methods in (
         (PATH, "OPTIONS, POST", ("GET", "HEAD", "PUT", "DELETE")),
         ("/health-check", "GET, OPTIONS", ("HEAD", "POST")),
@@ -643,8 +645,8 @@ def test_other_methods(listener: Listener) -> None:
         ("/health-check", "GET, OPTIONS"),
     ],
 )
-def test_options_say_what_a_page_may_send(listener: Listener, target: str, allow: str) -> None:
-    """It says what a page may send, whether or not the source exists."""
+def test_options_list_what_a_page_may_send(listener: Listener, target: str, allow: str) -> None:
+    """The answer is the same whether or not the source exists."""
     status, headers, body = listener.get(target, method="OPTIONS")
     assert (status, body) == (200, b"")
     assert headers["Access-Control-Allow-Origin"] == "*"
@@ -656,7 +658,7 @@ def test_options_say_what_a_page_may_send(listener: Listener, target: str, allow
 
 
 def test_options_of_the_listener(listener: Listener) -> None:
-    """``*`` is the target of OPTIONS alone."""
+    """``*`` is a valid target of OPTIONS only."""
     status, headers, body = listener.get("*", method="OPTIONS")
     assert (status, headers["Allow"], body) == (200, "GET, OPTIONS, POST", b"")
     assert listener.get("*", method="GET")[0] == 404
@@ -677,8 +679,8 @@ def test_options_of_the_listener(listener: Listener) -> None:
         ),
     ],
 )
-def test_preflight_allows_what_is_asked_for(listener: Listener, requested: str, added: str) -> None:
-    """If they are valid names, and not too many."""
+def test_preflight_allows_requested_headers(listener: Listener, requested: str, added: str) -> None:
+    """Valid names are allowed up to a maximum number."""
     _, headers, _ = listener.get(
         method="OPTIONS", headers=f"Access-Control-Request-Headers: {requested}\r\n"
     )
@@ -707,7 +709,7 @@ def test_preflight_allows_what_is_asked_for(listener: Listener, requested: str, 
 def test_heads_are_refused_before_their_bodies(
     listener: Listener, target: str, headers: str, status: int
 ) -> None:
-    """With the answer that the whole request would have got."""
+    """The answer is that of the whole request."""
     listener.otlp_dispatcher.put(SourceEntry(OTLP_KEY, "otlp", True, SECRET))
     head = HeadReader().read(f"POST {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
     refusal = listener.handler.check(head)
@@ -718,18 +720,20 @@ def test_heads_are_refused_before_their_bodies(
         assert refusal == listener.send(target, b"{}", headers=headers)
 
 
-def test_an_encoding_that_is_not_known_is_answered_with_those_that_are(
+def test_an_unknown_encoding(
     listener: Listener,
 ) -> None:
-    """RFC 9110, 12.5.3; a content type that isn't known is answered without."""
+    """The answer lists the known encodings (RFC 9110, 12.5.3), and that to an unknown content type
+    doesn't.
+    """
     status, headers, _ = listener.get(body=b"{}", headers="Content-Encoding: br\r\n")
     assert (status, headers["Accept-Encoding"]) == (415, "gzip, zstd")
     status, headers, _ = listener.get(PATH + "?batch=true", b"{}")
     assert status == 415 and "Accept-Encoding" not in headers
 
 
-def test_shutdown_is_503_with_an_exception_id(listener: Listener) -> None:
-    """A closed dispatcher refuses; the text of such errors is always the same."""
+def test_shutdown(listener: Listener) -> None:
+    """A closed dispatcher answers 503 with an exception id and a constant text."""
     listener.dispatcher.close()
     status, headers, body = listener.get()
     assert status == 503 and headers["Retry-After"] == "1"

@@ -1,4 +1,4 @@
-"""What is remembered of requests with a key, and for how long."""
+"""Answers to requests with a key, and how long they are kept."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Window:
         attempt.finish(answer)
 
     def has(self, key: str, source: str = "s", project: int = 1) -> bool:
-        """Return whether the key is remembered."""
+        """Return whether the answer for the key is kept."""
         return (project, source, key.encode()) in self.window._stored
 
 
@@ -45,8 +45,8 @@ def window() -> Window:
     return Window()
 
 
-def test_repetition_gets_the_first_answer(window: Window) -> None:
-    """A header says so."""
+def test_a_retry_gets_the_first_answer(window: Window) -> None:
+    """A header marks a repeated answer."""
     window.store("k")
     answer, _ = window.begin()
     assert isinstance(answer, bytes)
@@ -54,8 +54,8 @@ def test_repetition_gets_the_first_answer(window: Window) -> None:
     assert answer.endswith(b"OK")
 
 
-def test_repetition_waits_for_an_attempt_under_way(window: Window) -> None:
-    """One attempt is carried out, all connections are answered."""
+def test_a_retry_waits_for_an_unfinished_attempt(window: Window) -> None:
+    """One attempt is executed, and all connections get its answer."""
     attempt, first = window.begin()
     repeated, second = window.begin()
     assert isinstance(attempt, Attempt)
@@ -66,8 +66,8 @@ def test_repetition_waits_for_an_attempt_under_way(window: Window) -> None:
     assert second.answers == [responses.replayed(responses.OK)]
 
 
-def test_connection_that_went_on_gets_nothing(window: Window) -> None:
-    """The answer is still remembered."""
+def test_a_connection_that_timed_out_gets_nothing(window: Window) -> None:
+    """The answer is still kept."""
     attempt, connection = window.begin()
     assert isinstance(attempt, Attempt)
     connection.pending = None
@@ -76,8 +76,8 @@ def test_connection_that_went_on_gets_nothing(window: Window) -> None:
     assert isinstance(window.begin()[0], bytes)
 
 
-def test_failure_is_forgotten(window: Window) -> None:
-    """The same key may be tried again; waiting requests fail, too."""
+def test_a_failure_is_not_kept(window: Window) -> None:
+    """The same key can be used again; waiting requests fail too."""
     attempt, _ = window.begin()
     _, second = window.begin()
     assert isinstance(attempt, Attempt)
@@ -86,15 +86,15 @@ def test_failure_is_forgotten(window: Window) -> None:
     assert isinstance(window.begin()[0], Attempt)
 
 
-def test_key_belongs_to_a_source(window: Window) -> None:
-    """Other sources and projects may use the same one."""
+def test_keys_belong_to_a_source(window: Window) -> None:
+    """Other sources and projects may use the same key."""
     window.store("k")
     assert isinstance(window.begin(source="t")[0], Attempt)
     assert isinstance(window.begin(project=2)[0], Attempt)
 
 
-def test_key_belongs_to_a_body(window: Window) -> None:
-    """Another body under the same key is a mistake that must not pass silently."""
+def test_keys_belong_to_a_body(window: Window) -> None:
+    """Another body with the same key is refused."""
     window.begin(body=b"one")
     with pytest.raises(UserError) as caught:
         window.begin(body=b"two")
@@ -102,14 +102,14 @@ def test_key_belongs_to_a_body(window: Window) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\x7f"])
-def test_key_must_be_visible_and_short(window: Window, key: str) -> None:
-    """Anything else is refused, not ignored."""
+def test_keys_are_visible_and_short(window: Window, key: str) -> None:
+    """Other keys are refused instead of ignored."""
     with pytest.raises(UserError, match="1 to 255 visible"):
         window.begin(key)
 
 
-def test_key_is_forgotten_in_time(window: Window) -> None:
-    """After the window the same request is carried out again."""
+def test_keys_expire(window: Window) -> None:
+    """After the window the same request is executed again."""
     window.store("k")
     window.now = 59.9
     assert isinstance(window.begin()[0], bytes)
@@ -117,8 +117,8 @@ def test_key_is_forgotten_in_time(window: Window) -> None:
     assert isinstance(window.begin()[0], Attempt)
 
 
-def test_oldest_keys_give_way() -> None:
-    """The memory is bounded by the number of keys."""
+def test_the_oldest_keys_are_evicted() -> None:
+    """The number of keys is limited."""
     window = Window(max_keys=2)
     for key in "abc":
         window.store(key)
@@ -127,7 +127,7 @@ def test_oldest_keys_give_way() -> None:
     assert isinstance(window.begin("a")[0], Attempt)
 
 
-def test_no_source_pushes_out_another_one_s_keys() -> None:
+def test_keys_are_evicted_from_the_largest_source() -> None:
     """The source with the most keys, of the project with the most, is evicted first."""
     window = Window(max_keys=100)
     window.store("first", "quiet", 1)
@@ -144,7 +144,7 @@ def test_no_source_pushes_out_another_one_s_keys() -> None:
     assert 98 <= len(window.window) <= 100
 
 
-def test_no_source_pushes_out_another_one_s_keys_by_long_answers() -> None:
+def test_long_answers_are_evicted_from_the_largest_source() -> None:
     """The bytes of answers are shared like the keys."""
     window = Window(max_keys=100_000)
     window.store("first", "quiet", 1)
@@ -155,8 +155,8 @@ def test_no_source_pushes_out_another_one_s_keys_by_long_answers() -> None:
     assert window.window._bytes <= MAX_REMEMBERED_BYTES
 
 
-def test_nothing_is_left_of_forgotten_keys(window: Window) -> None:
-    """Keys are forgotten by age and by number, without remains."""
+def test_evicted_keys_are_freed(window: Window) -> None:
+    """Keys are evicted by age and by number, without remaining state."""
     for number in range(20):
         window.store(str(number), str(number % 3), number % 2)
     assert len(window.window) == 10
@@ -166,8 +166,8 @@ def test_nothing_is_left_of_forgotten_keys(window: Window) -> None:
     assert window.window._bytes == len(responses.OK)
 
 
-def test_long_answer_is_not_kept(window: Window) -> None:
-    """Its repetition is answered as a success without the details."""
+def test_a_long_answer_is_not_kept(window: Window) -> None:
+    """A retry is answered as a success without the details."""
     attempt, connection = window.begin()
     assert isinstance(attempt, Attempt)
     long = responses.response(207, b"x" * MAX_ANSWER_BYTES)

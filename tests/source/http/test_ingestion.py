@@ -1,4 +1,4 @@
-"""Compressed bodies, batches and requests with a key, through the handler."""
+"""Compressed bodies, batches and requests with a key, through the request handler."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def _document(listener: Listener, target: str, body: bytes, headers: str) -> Any
     return json.loads(listener.get(target, body, headers=headers)[2])
 
 
-# Compressed bodies.
+# compressed bodies
 
 
-def test_compressed_body_is_one_record(listener: Listener, sink: FakeSink) -> None:
+def test_a_compressed_body_is_one_record(listener: Listener, sink: FakeSink) -> None:
     """A sink gets the decoded body."""
     answer = listener.get(body=gzip.compress(b'{"a":1}'), headers=JSON + GZIP)
     assert answer[::2] == (200, b"OK")
     assert sink.rows == [b'"1"\n']
 
 
-def test_large_compressed_body_is_decoded_elsewhere(listener: Listener, sink: FakeSink) -> None:
-    """The answer comes later, and is the same."""
+def test_a_large_compressed_body_is_decoded_in_a_thread(listener: Listener, sink: FakeSink) -> None:
+    """The answer is later but the same."""
     text = json.dumps({"a": 1, "b": "".join(chr(33 + i * i % 90) for i in range(60_000))}).encode()
     body = gzip.compress(text, 0)
     assert len(body) > INLINE_BYTES
@@ -68,20 +68,20 @@ def test_large_compressed_body_is_decoded_elsewhere(listener: Listener, sink: Fa
 
 
 @pytest.mark.parametrize("size", [10, 50_000])
-def test_damaged_compressed_body_is_refused(listener: Listener, size: int) -> None:
-    """At once or later, as a client's mistake."""
+def test_a_damaged_compressed_body_is_refused(listener: Listener, size: int) -> None:
+    """The error is the client's, at once or from a thread."""
     status, _, body = listener.get(body=b"x" * size, headers=JSON + GZIP)
     assert (status, json.loads(body)["error"]) == (400, "stream.in.badRequest")
 
 
-def test_bomb_is_refused(listener: Listener, sink: FakeSink) -> None:
-    """The limit is the decoder's."""
+def test_a_bomb_is_refused(listener: Listener, sink: FakeSink) -> None:
+    """The limit is that of the decoder."""
     status, _, body = listener.get(body=gzip.compress(bytes(200_000)), headers=JSON + GZIP)
     assert (status, json.loads(body)["error"]) == (413, "stream.in.bodyTooLarge")
     assert not sink.rows
 
 
-def test_answer_for_a_lost_connection_is_dropped(listener: Listener, sink: FakeSink) -> None:
+def test_an_answer_for_a_lost_connection_is_dropped(listener: Listener, sink: FakeSink) -> None:
     """Nothing is written for a client that disconnects before its body is decoded."""
     pool = listener.pool
     pool.is_held = True
@@ -96,10 +96,10 @@ def _large(monkeypatch: pytest.MonkeyPatch) -> bytes:
     return json.dumps({"a": 1, "b": "x" * 80_000}).encode()
 
 
-def test_large_record_waits_for_room(
+def test_a_large_record_waits_for_memory(
     listener: Listener, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is held anyway, so its producer isn't asked to send it again."""
+    """The body is in memory anyway, so the producer isn't asked to send it again."""
     body = _large(monkeypatch)
     sink.templates.is_full = True
     assert listener.send(body=body, headers=JSON) is None
@@ -111,10 +111,10 @@ def test_large_record_waits_for_room(
     assert sink.rows == [b'"1"\n']
 
 
-def test_large_record_does_not_wait_for_ever(
+def test_a_large_record_does_not_wait_forever(
     listener: Listener, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without space it is refused as not stored, before the request itself times out."""
+    """The record is refused as not stored before the request times out."""
     body = _large(monkeypatch)
     sink.templates.is_full = True
     sink.outcome = UserError("too many records wait", status=503, name="overloaded")
@@ -127,10 +127,10 @@ def test_large_record_does_not_wait_for_ever(
     assert b"too many records wait" in answer.lower()
 
 
-def test_nobody_waits_for_a_large_record_any_more(
+def test_a_cancelled_large_record(
     listener: Listener, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It isn't written when there is room."""
+    """The record isn't written when there is memory again."""
     body = _large(monkeypatch)
     sink.templates.is_full = True
     assert listener.send(body=body, headers=JSON) is None
@@ -140,11 +140,11 @@ def test_nobody_waits_for_a_large_record_any_more(
     assert (listener.connection.answers, sink.rows) == ([], [])
 
 
-# Batches.
+# batches
 
 
 def test_lines_are_stored_as_one_block(listener: Listener, sink: FakeSink) -> None:
-    """All rows together, one answer that counts them."""
+    """All rows are one block, and the answer counts them."""
     assert result(listener, b'{"a":1}\n{"a":2}\n') == {
         "statusCode": 200,
         "message": "Accepted 2/2 records.",
@@ -154,8 +154,8 @@ def test_lines_are_stored_as_one_block(listener: Listener, sink: FakeSink) -> No
     assert sink.blocks == [(b'"1"\n"2"\n', 2)]
 
 
-def test_array_is_a_batch_on_request(listener: Listener, sink: FakeSink) -> None:
-    """Otherwise it is a record like any other."""
+def test_an_array_is_a_batch_on_request(listener: Listener, sink: FakeSink) -> None:
+    """Without the parameter an array is one record."""
     assert result(listener, b'[{"a":1.0},{"a":2}]', PATH + "?batch=true", JSON)["accepted"] == 2
     assert sink.blocks == [(b'"1.0"\n"2"\n', 2)]
     listener.get(PATH, b'{"a":[1]}', headers=JSON)
@@ -163,7 +163,7 @@ def test_array_is_a_batch_on_request(listener: Listener, sink: FakeSink) -> None
 
 
 def test_lines_can_be_one_record(listener: Listener) -> None:
-    """``batch=false`` takes the body as it is."""
+    """With ``batch=false`` the body is one record."""
     sink = FakeSink()
     listener.router.sinks[KEY] = [("k", sink)]
     assert listener.get(PATH + "?batch=false", b"1\n2", headers=LINES)[0] == 200
@@ -171,23 +171,23 @@ def test_lines_can_be_one_record(listener: Listener) -> None:
 
 
 @pytest.mark.parametrize("value", ["1", "TRUE", "yes", "On"])
-def test_words_for_true(listener: Listener, sink: FakeSink, value: str) -> None:
+def test_spellings_of_true(listener: Listener, sink: FakeSink, value: str) -> None:
     """Every common spelling requests a batch."""
     result(listener, b'{"a":1}\n{"a":2}\n', f"{PATH}?batch={value}")
     assert sink.blocks == [(b'"1"\n"2"\n', 2)]
 
 
 @pytest.mark.parametrize("query", ["batch=", "batch", "batch=2", "batch=tru", "batch=null"])
-def test_batch_or_not_nobody_knows(listener: Listener, sink: FakeSink, query: str) -> None:
-    """Several records aren't accepted as one."""
+def test_an_ambiguous_batch_is_refused(listener: Listener, sink: FakeSink, query: str) -> None:
+    """Several records aren't stored as one."""
     document = _document(listener, PATH + "?" + query, b'{"a":1}\n{"a":2}\n', headers=LINES)
     assert (document["statusCode"], document["error"]) == (400, "stream.in.badRequest")
     assert "please use true or false" in document["message"]
     assert not sink.blocks and not sink.rows
 
 
-def test_cloud_events_come_in_batches(listener: Listener, sink: FakeSink) -> None:
-    """Their content type says so; the parameter still decides."""
+def test_cloud_events_are_batches(listener: Listener, sink: FakeSink) -> None:
+    """Their content type declares a batch; the parameter takes precedence."""
     body, content_type = (
         b'[{"a":1},{"a":2}]',
         "Content-Type: application/cloudevents-batch+json\r\n",
@@ -219,7 +219,7 @@ def test_a_byte_order_mark_is_skipped(
     rows: list[bytes],
     is_compressed: bool,
 ) -> None:
-    """Before any body, except for a body that isn't parsed."""
+    """The mark is skipped before any body that is parsed."""
     body = BOM + body
     if is_compressed:
         body, headers = gzip.compress(body), headers + GZIP
@@ -235,7 +235,7 @@ def test_a_byte_order_mark_is_skipped(
         ('{"a":"ü"}'.encode(), "klingon", '"""ü"""\n'),
     ],
 )
-def test_json_is_utf_8_whatever_is_declared(
+def test_json_is_utf_8_with_any_charset(
     listener: Listener, sink: FakeSink, body: bytes, charset: str, row: str
 ) -> None:
     """Other text is decoded with the declared charset."""
@@ -245,10 +245,10 @@ def test_json_is_utf_8_whatever_is_declared(
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "Text/Plain; charset=UTF-8"])
-def test_text_is_json_where_the_source_says_so(
+def test_text_is_json_if_the_source_says_so(
     listener: Listener, sink: FakeSink, content_type: str
 ) -> None:
-    """Notifications of Amazon SNS, and pages that use ``sendBeacon``."""
+    """Amazon SNS and pages that use ``sendBeacon`` send JSON as text."""
     headers = f"Content-Type: {content_type}\r\n"
     assert listener.get(body=b'{"a":1}', headers=headers)[0] == 415
     listener.dispatcher.put(SourceEntry(KEY, "http", True, SECRET, reads_text_as_json=True))
@@ -259,8 +259,8 @@ def test_text_is_json_where_the_source_says_so(
     assert listener.get(body=b'{"a":1}', headers="Content-Type: text/csv\r\n")[0] == 415
 
 
-def test_rejected_lines_are_named(listener: Listener, sink: FakeSink) -> None:
-    """The others are stored: 207, so that it isn't mistaken for complete success."""
+def test_rejected_lines_are_listed(listener: Listener, sink: FakeSink) -> None:
+    """The other lines are stored, and the answer is 207 to differ from complete success."""
     document = result(listener, b'{"a":1}\n{}\nbroken\n\n{"b":1}\n')
     assert document["statusCode"] == 207
     assert document["error"] == "stream.in.recordsRejected"
@@ -279,15 +279,15 @@ def test_rejected_lines_are_named(listener: Listener, sink: FakeSink) -> None:
     assert sink.blocks == [(b'"1"\n', 1)]
 
 
-def test_nothing_but_rejected_records_is_a_failure(listener: Listener, sink: FakeSink) -> None:
-    """Nothing was stored, so it is a plain client error; items have indexes."""
+def test_a_batch_of_rejected_records(listener: Listener, sink: FakeSink) -> None:
+    """Nothing is stored, so the answer is a plain client error; items have indexes."""
     document = result(listener, b"[{}]", PATH + "?batch=true", JSON)
     assert (document["statusCode"], document["errors"][0]["indexes"]) == (400, [0])
     assert sink.blocks == []
 
 
-def test_sink_that_fails_fails_the_whole_batch(listener: Listener, sink: FakeSink) -> None:
-    """Rejected records are still listed: retrying them is useless."""
+def test_a_failing_sink_fails_the_whole_batch(listener: Listener, sink: FakeSink) -> None:
+    """Rejected records are still listed, since retrying them is useless."""
     sink.outcome = UserError("row not stored", status=503, name="notStored")
     document = result(listener, b'{"a":1}\n{}\n')
     assert document["statusCode"] == 503
@@ -298,8 +298,8 @@ def test_sink_that_fails_fails_the_whole_batch(listener: Listener, sink: FakeSin
     assert document["sources"][0]["sinks"][0]["message"] == "Row not stored."
 
 
-def test_answer_comes_when_the_block_is_stored(listener: Listener, sink: FakeSink) -> None:
-    """As with a single record."""
+def test_the_answer_waits_for_the_block(listener: Listener, sink: FakeSink) -> None:
+    """The answer is sent when the block is stored, as for a single record."""
     sink.outcome = "wait"
     assert listener.send(PATH, b'{"a":1}\n', headers=LINES) is None
     sink.waiting[0].stored()
@@ -307,21 +307,21 @@ def test_answer_comes_when_the_block_is_stored(listener: Listener, sink: FakeSin
 
 
 def test_sinks_that_do_not_wait_answer_202(listener: Listener, sink: FakeSink) -> None:
-    """The weaker promise counts."""
+    """The weaker guarantee determines the status."""
     sink.outcome = 202
     assert result(listener, b'{"a":1}\n')["statusCode"] == 202
 
 
-def test_several_sinks_reject_for_themselves(listener: Listener) -> None:
-    """A record counts as accepted only if every sink has it; verbose shows each."""
+def test_several_sinks_reject_separately(listener: Listener) -> None:
+    """A record counts as stored only if every sink has it; the verbose answer lists each sink."""
     listener.router.sinks[KEY].append(("m", FakeSink()))
     document = result(listener, b'{"a":1}\nbroken\n', PATH + "?verbose=true")
     assert (document["statusCode"], document["accepted"], document["rejected"]) == (207, 1, 1)
     assert [sink["sinkId"] for sink in document["sources"][0]["sinks"]] == ["k", "m"]
 
 
-def test_what_several_sinks_have_stored(listener: Listener, sink: FakeSink) -> None:
-    """If not every sink has every record, the answer has the number of each."""
+def test_partly_stored_batches(listener: Listener, sink: FakeSink) -> None:
+    """If a sink lacks records, the answer has the number for each sink."""
     other = FakeSink()
     listener.router.sinks[KEY].append(("m", other))
     body = b'{"a":1}\n{}\n{"a":3}\n'
@@ -344,7 +344,7 @@ def test_what_several_sinks_have_stored(listener: Listener, sink: FakeSink) -> N
 def test_records_that_one_sink_rejects_and_another_stores(
     listener: Listener, sink: FakeSink
 ) -> None:
-    """That isn't a failure of the whole: sending all of it again would double it."""
+    """The batch isn't a failure as a whole, since a retry would duplicate the stored rows."""
     listener.router.sinks[KEY].append(("m", FakeSink()))
     status, headers, text = listener.get(PATH, b"{}\n{}\n", headers=LINES)
     document = json.loads(text)
@@ -352,10 +352,10 @@ def test_records_that_one_sink_rejects_and_another_stores(
     assert (document["accepted"], document["rejected"]) == (0, 2)
 
 
-def test_rejected_records_are_handed_over_once_the_others_are_taken(
+def test_rejected_records_are_kept_after_the_others_are_stored(
     listener: Listener, sink: FakeSink
 ) -> None:
-    """A batch that is sent again as a whole brings its rejected records again."""
+    """A batch that is retried as a whole contains its rejected records again."""
     sink.outcome = UserError("no pipeline is ready", status=503, name="noPipelineReady")
     assert result(listener, b'{"a":1}\nbroken\n')["statusCode"] == 503
     assert sink.dead == []
@@ -365,7 +365,7 @@ def test_rejected_records_are_handed_over_once_the_others_are_taken(
     assert sink.dead == [(b"broken", "badRequest"), (b"broken too", "badRequest")]
 
 
-# Templates that take the engine.
+# templates that need the engine
 
 
 def _with_templates(listener: Listener, content: str = "Body('a') + 1") -> FakeSink:
@@ -376,7 +376,7 @@ def _with_templates(listener: Listener, content: str = "Body('a') + 1") -> FakeS
 
 
 def _finish(listener: Listener, *sinks: FakeSink) -> None:
-    """Have all evaluated, piece by piece."""
+    """Finish all evaluations, piece by piece."""
     while listener.connection.pending is not None:
         assert any(sink.templates.waiting for sink in sinks)
         for sink in sinks:
@@ -385,7 +385,7 @@ def _finish(listener: Listener, *sinks: FakeSink) -> None:
 
 
 def test_templates_of_a_batch_are_evaluated_first(listener: Listener, sink: FakeSink) -> None:
-    """Some records at a time; nothing is handed on before all of them are rendered."""
+    """The records are evaluated in parts, and the block is written when all are rendered."""
     slow = _with_templates(listener)
     count = 2 * RECORDS_AT_ONCE + 3
     lines = [b'{"a":%d}' % number for number in range(count)]
@@ -403,8 +403,8 @@ def test_templates_of_a_batch_are_evaluated_first(listener: Listener, sink: Fake
     assert sorted(line for each in rejected for line in each["lines"]) == [6, 71]
 
 
-def test_no_room_for_the_templates_of_a_batch(listener: Listener, sink: FakeSink) -> None:
-    """Its sink gets nothing of it; the others do."""
+def test_no_capacity_for_the_templates_of_a_batch(listener: Listener, sink: FakeSink) -> None:
+    """The sink with templates gets none of the batch, and other sinks get it."""
     full = _with_templates(listener)
     full.templates.refusal = UserError("full", status=503, name="overloaded")
     body = b"\n".join([b'{"a":1}'] * 200)
@@ -415,8 +415,8 @@ def test_no_room_for_the_templates_of_a_batch(listener: Listener, sink: FakeSink
     assert not full.blocks
 
 
-def test_templates_of_a_batch_nobody_waits_for(listener: Listener, sink: FakeSink) -> None:
-    """Their results are discarded."""
+def test_templates_of_a_cancelled_batch(listener: Listener, sink: FakeSink) -> None:
+    """The results are discarded."""
     slow = _with_templates(listener)
     assert listener.send(PATH, b'{"a":1}\n{"a":2}', headers=LINES) is None
     listener.connection.pending = None
@@ -426,10 +426,8 @@ def test_templates_of_a_batch_nobody_waits_for(listener: Listener, sink: FakeSin
     assert not slow.templates.waiting
 
 
-def test_templates_of_a_batch_that_take_too_long(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In total: the batch has to be split."""
+def test_slow_templates_of_a_batch(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch exceeds its total time, and must be split."""
     monkeypatch.setattr(batch_module, "MAX_TEMPLATE_SECONDS", 0.0)
     slow = _with_templates(listener)
     listener.router.sinks[KEY] = [("t", slow)]
@@ -441,21 +439,21 @@ def test_templates_of_a_batch_that_take_too_long(
     assert not slow.blocks
 
 
-def test_batch_without_a_sink(listener: Listener) -> None:
-    """Like a single record it is taken and dropped."""
+def test_a_batch_without_a_sink(listener: Listener) -> None:
+    """The batch is accepted and dropped, like a single record."""
     listener.router.sinks[KEY] = []
     document = result(listener, b"{}\n")
     assert (document["statusCode"], document["message"]) == (200, "No enabled sink found.")
 
 
-def test_empty_batch(listener: Listener, sink: FakeSink) -> None:
-    """No records: nothing to do, nothing wrong."""
+def test_an_empty_batch(listener: Listener, sink: FakeSink) -> None:
+    """A batch without records succeeds."""
     assert result(listener, b"\n")["message"] == "Accepted 0/0 records."
     assert sink.blocks == []
 
 
-def test_batch_of_another_type_is_refused(listener: Listener) -> None:
-    """Only two content types define where a record begins."""
+def test_a_batch_of_another_type_is_refused(listener: Listener) -> None:
+    """Only two content types define the boundaries of records."""
     document = result(listener, b"a", PATH + "?batch=true", "Content-Type: text/plain\r\n")
     assert (document["statusCode"], document["error"]) == (415, "stream.in.unsupportedMediaType")
 
@@ -467,10 +465,10 @@ def test_too_many_records_are_refused(listener: Listener, sink: FakeSink) -> Non
     assert sink.blocks == []
 
 
-def test_long_batch_lets_others_have_their_turn(
+def test_a_long_batch_lets_others_take_turns(
     sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is worked on for a few milliseconds, then again after what else there is to do."""
+    """The batch is processed for a few milliseconds at a time."""
     monkeypatch.setattr(batches, "LINES_BYTES_AT_ONCE", 512)
     listener = Listener()
     listener.router.sinks[KEY] = [("k", sink)]
@@ -491,26 +489,26 @@ def test_long_batch_lets_others_have_their_turn(
     assert sink.blocks[0][1] == 1000
 
 
-def test_compressed_batch(listener: Listener, sink: FakeSink) -> None:
-    """Both at once."""
+def test_a_compressed_batch(listener: Listener, sink: FakeSink) -> None:
+    """A batch can be compressed."""
     body = gzip.compress(b'{"a":1}\n' * 10)
     assert result(listener, body, PATH, LINES + GZIP)["accepted"] == 10
     assert sink.blocks[0][1] == 10
 
 
-# Keys.
+# keys
 
 
-def test_same_key_is_not_written_twice(listener: Listener, sink: FakeSink) -> None:
-    """Single records and batches; another key is another request."""
+def test_the_same_key_is_not_written_twice(listener: Listener, sink: FakeSink) -> None:
+    """Single records and batches are recognised; another key is another request."""
     for key in ("one", "one", "two"):
         headers = f"{JSON}Idempotency-Key: {key}\r\n"
         assert listener.get(body=b'{"a":1}', headers=headers)[::2] == (200, b"OK")
     assert len(sink.rows) == 2
 
 
-def test_a_key_belongs_to_the_decoded_content(listener: Listener, sink: FakeSink) -> None:
-    """A client may compress it differently for each attempt, or not at all."""
+def test_a_key_belongs_to_the_decoded_body(listener: Listener, sink: FakeSink) -> None:
+    """A client may compress each attempt differently, or not at all."""
     body = b'{"a":1}'
     attempts = [(gzip.compress(body, mtime=at), GZIP) for at in (1, 2)]
     attempts += [(zstandard.compress(body), "Content-Encoding: zstd\r\n"), (body, "")]
@@ -526,8 +524,8 @@ def test_a_key_belongs_to_the_decoded_content(listener: Listener, sink: FakeSink
         assert listener.get(body=content, headers=keyed)[0] == 422
 
 
-def test_failed_attempt_is_tried_again(listener: Listener, sink: FakeSink) -> None:
-    """A key doesn't make a failure last."""
+def test_a_failed_attempt_is_executed_again(listener: Listener, sink: FakeSink) -> None:
+    """A failure isn't kept for its key."""
     headers = f"{JSON}Idempotency-Key: one\r\n"
     sink.outcome = UserError("full", status=503)
     assert listener.get(body=b'{"a":1}', headers=headers)[0] == 503
@@ -536,10 +534,10 @@ def test_failed_attempt_is_tried_again(listener: Listener, sink: FakeSink) -> No
 
 
 @pytest.mark.parametrize("content_type", [JSON, LINES])
-def test_a_retry_writes_only_where_rows_are_missing(
+def test_a_retry_writes_only_missing_rows(
     listener: Listener, sink: FakeSink, content_type: str
 ) -> None:
-    """With several sinks and a key: what one of them has stored isn't stored there again."""
+    """Rows that one sink has stored aren't stored there again."""
     other = FakeSink(UserError("full", status=507))
     listener.router.sinks[KEY].append(("m", other))
     headers = f"{content_type}Idempotency-Key: one\r\n"
@@ -561,10 +559,8 @@ def test_a_retry_writes_only_where_rows_are_missing(
     assert (written(sink), written(other)) == (1, before + 1)
 
 
-def test_what_is_remembered_of_a_failure_is_for_its_body_only(
-    listener: Listener, sink: FakeSink
-) -> None:
-    """As after a success, another body with the same key is a mistake."""
+def test_another_body_after_a_failure(listener: Listener, sink: FakeSink) -> None:
+    """Another body with the same key is refused, as after a success."""
     listener.router.sinks[KEY].append(("m", FakeSink(UserError("full", status=507))))
     headers = f"{JSON}Idempotency-Key: one\r\n"
     assert listener.get(body=b'{"a":1}', headers=headers)[0] == 507
@@ -572,16 +568,18 @@ def test_what_is_remembered_of_a_failure_is_for_its_body_only(
     assert len(sink.rows) == 1
 
 
-def test_wrong_secret_is_noticed_before_the_key(listener: Listener) -> None:
-    """A remembered answer needs the right secret."""
+def test_a_wrong_secret_is_refused_before_the_key(listener: Listener) -> None:
+    """A kept answer needs the right secret."""
     headers = f"{JSON}Idempotency-Key: one\r\n"
     listener.get(body=b'{"a":1}', headers=headers)
     status, *_ = listener.get(PATH[:-1] + "x", b'{"a":1}', headers=headers)
     assert status == 404
 
 
-def test_retry_on_a_new_connection_waits_for_the_first(listener: Listener, sink: FakeSink) -> None:
-    """The usual case: the connection broke while the record was being stored."""
+def test_a_retry_on_a_new_connection_waits_for_the_first(
+    listener: Listener, sink: FakeSink
+) -> None:
+    """The first connection broke while the record was being stored."""
     headers = f"{JSON}Idempotency-Key: one\r\n"
     sink.outcome = "wait"
     assert listener.send(body=b'{"a":1}', headers=headers) is None
@@ -597,8 +595,8 @@ def test_retry_on_a_new_connection_waits_for_the_first(listener: Listener, sink:
     ("body", "headers"),
     [(b"{}\n" * 1001, LINES), (b"no gzip", JSON + GZIP), (b"n" * 20_000, JSON + GZIP)],
 )
-def test_what_is_refused_as_a_whole_counts(listener: Listener, body: bytes, headers: str) -> None:
-    """A request that has found its source counts as one failed record, with its bytes."""
+def test_refused_requests_are_counted(listener: Listener, body: bytes, headers: str) -> None:
+    """A refused request of a known source counts as one failed record, with its bytes."""
     status, _, _ = listener.get(PATH, body, headers=headers)
     assert status in (400, 413)
     page = listener.metrics.page().decode()
@@ -607,6 +605,6 @@ def test_what_is_refused_as_a_whole_counts(listener: Listener, body: bytes, head
 
 
 def _sample(page: str, name: str) -> float:
-    """Return the number of failed records or of their bytes."""
+    """Return the number of failed records, or of their bytes."""
     (line,) = [line for line in page.splitlines() if name in line and 'has_error="true"' in line]
     return float(line.rpartition(" ")[2])

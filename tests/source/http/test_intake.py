@@ -1,4 +1,4 @@
-"""Load shedding when connections hold too much."""
+"""Load shedding when connections hold too many bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT = 1000
 
 
 class FakeConnection:
-    """Holds bytes until it has to give way."""
+    """A connection that holds bytes until it is evicted."""
 
     def __init__(self, intake: Intake, owner: Owner) -> None:
         self._intake = intake
@@ -32,8 +32,8 @@ class FakeConnection:
             self._intake.release(self)
 
 
-def test_nobody_gives_way_while_there_is_room() -> None:
-    """A single source may use all of it."""
+def test_no_eviction_below_the_limit() -> None:
+    """A single source may use the whole limit."""
     intake = Intake(LIMIT)
     connections = [FakeConnection(intake, (1, "a")).hold(100) for _ in range(10)]
     assert intake.size == LIMIT
@@ -44,8 +44,8 @@ def test_nobody_gives_way_while_there_is_room() -> None:
     assert not intake._accounts and not intake._groups
 
 
-def test_who_holds_the_most_gives_way() -> None:
-    """By project, then source, then request, regardless of the order of arrival."""
+def test_the_largest_is_evicted() -> None:
+    """The largest project is found first, then source, then request, regardless of arrival."""
     intake = Intake(LIMIT)
     small = FakeConnection(intake, (1, "a")).hold(300)
     of_heavy_project = FakeConnection(intake, (2, "small")).hold(50)
@@ -57,8 +57,8 @@ def test_who_holds_the_most_gives_way() -> None:
     assert intake.size == 730
 
 
-def test_who_grows_too_large_gives_way_itself() -> None:
-    """The others have their share."""
+def test_a_large_request_is_evicted_itself() -> None:
+    """Smaller requests of others are kept."""
     intake = Intake(LIMIT)
     others = [FakeConnection(intake, (number, "s")).hold(90) for number in range(5)]
     glutton = FakeConnection(intake, (9, "s"))
@@ -69,33 +69,33 @@ def test_who_grows_too_large_gives_way_itself() -> None:
     assert size == 600 and not any(other.gave_way for other in others)
 
 
-def test_room_is_made_for_more_than_one() -> None:
-    """A twentieth of the total, so that the search doesn't run at every read."""
+def test_eviction_frees_more_than_needed() -> None:
+    """A twentieth of the total is freed, so that the search doesn't run at every read."""
     intake = Intake(LIMIT)
     connections = [FakeConnection(intake, (number, "s")).hold(10) for number in range(101)]
     assert sum(connection.gave_way for connection in connections) == 6
     assert intake.size == 950
 
 
-def test_what_is_fixed_does_not_give_way() -> None:
-    """And of that a project has half at most."""
+def test_fixed_bytes_are_not_evicted() -> None:
+    """A project may have at most half of the limit as fixed bytes."""
     intake = Intake(LIMIT)
     fixed = FakeConnection(intake, (1, "a")).hold(450)
     assert fixed.fix()
     too_much = FakeConnection(intake, (1, "b")).hold(60)
     assert not too_much.fix()
-    fixed.hold(510)  # sixty more came behind it
+    fixed.hold(510)  # sixty more requests followed it
     other = FakeConnection(intake, (2, "a")).hold(430)
     assert other.fix()
     assert intake.size == LIMIT
     last = FakeConnection(intake, (3, "a")).hold(10)
-    assert fixed.gave_way == 1  # of what came behind it
+    assert fixed.gave_way == 1  # of the requests that followed it
     assert (too_much.gave_way, other.gave_way, last.gave_way) == (0, 0, 0)
     assert intake.size == 950
 
 
-def test_an_owner_that_changes_takes_its_bytes_along() -> None:
-    """A connection may be used for several sources."""
+def test_the_owner_of_a_connection_changes() -> None:
+    """The bytes are counted for the new source."""
     intake = Intake(LIMIT)
     connection = FakeConnection(intake, (1, "a")).hold(10)
     intake.hold(connection, (2, "b"), 30)
@@ -109,8 +109,8 @@ def test_an_owner_that_changes_takes_its_bytes_along() -> None:
         max_size=60,
     )
 )
-def test_sums_are_right_and_the_bound_holds(steps: list[tuple[int, int, str]]) -> None:
-    """After any events in any order; a client below an equal share isn't evicted."""
+def test_sums_are_exact_and_the_limit_holds(steps: list[tuple[int, int, str]]) -> None:
+    """The invariants hold after any events; a client below an equal share isn't evicted."""
     intake = Intake(LIMIT)
     connections = [FakeConnection(intake, (n % 3, n % 2)) for n in range(10)]
     for number, size, what in steps:

@@ -1,4 +1,4 @@
-"""The request parser: whole, split anywhere, byte by byte, and against another parser."""
+"""The request parser: whole requests, split requests, and comparison with another parser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _parser(max_head: int = HEAD_LIMIT, max_body: int = BODY_LIMIT) -> RequestPa
 
 
 def next_whole(parser: RequestParser) -> Request | None:
-    """Return the next complete request, with any head."""
+    """Parse the next complete request, with any head."""
     request = parser.next_request()
     return next_whole(parser) if isinstance(request, Head) else request
 
@@ -60,14 +60,14 @@ GOOD = {
 STREAM = b"\r\n".join([*GOOD.values(), b""]) + GOOD["length"]
 
 
-def test_reads_requests_of_every_kind() -> None:
-    """Lengths, chunks, no bodies, and empty lines between requests are understood."""
+def test_requests_of_every_kind() -> None:
+    """Lengths, chunks, no bodies, and empty lines between requests are parsed."""
     bodies = [body for _, _, body in _run([STREAM])]
     assert bodies == [b"hello", b"", b"", b"x", b"hello world... ", b"", b"", b"hello"]
 
 
-def test_split_at_every_byte_makes_no_difference() -> None:
-    """Wherever the network cuts the stream, the same requests come out."""
+def test_a_split_at_any_byte() -> None:
+    """A stream that is split at any position has the same requests."""
     whole = _run([STREAM])
     for cut in range(len(STREAM) + 1):
         assert _run([STREAM[:cut], STREAM[cut:]]) == whole
@@ -75,8 +75,8 @@ def test_split_at_every_byte_makes_no_difference() -> None:
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_any_split_makes_no_difference(cuts: list[int]) -> None:
-    """The same holds for many cuts."""
+def test_many_splits(cuts: list[int]) -> None:
+    """A stream that is split many times has the same requests."""
     places = [0, *sorted(cuts), len(STREAM)]
     pieces = [STREAM[a:b] for a, b in pairwise(places)]
     assert _run([piece for piece in pieces if piece]) == _run([STREAM])
@@ -155,8 +155,8 @@ SMUGGLING = {
 
 
 @pytest.mark.parametrize("attack", SMUGGLING.values(), ids=SMUGGLING.keys())
-def test_refuses_what_can_be_read_in_two_ways(attack: bytes) -> None:
-    """Every doubtful request is refused, whole or byte by byte, and nothing is read behind it."""
+def test_ambiguous_requests_are_refused(attack: bytes) -> None:
+    """An ambiguous request is refused, whole or byte by byte, and nothing after it is parsed."""
     hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
     for pieces in ([attack + hidden], [bytes([byte]) for byte in attack + hidden]):
         parser = _parser()
@@ -170,8 +170,8 @@ def test_refuses_what_can_be_read_in_two_ways(attack: bytes) -> None:
         assert seen == []
 
 
-def test_head_limit_is_exact() -> None:
-    """A head of exactly the limit passes; one byte more is refused, also without its end."""
+def test_the_limit_of_heads() -> None:
+    """A head of the limit is accepted; one byte more is refused, even if the head is incomplete."""
     start = b"POST / HTTP/1.1\r\nHost: x\r\nX: "
     fill = HEAD_LIMIT - len(start) - 4
     assert _run([start + b"a" * fill + b"\r\n\r\n"])
@@ -184,8 +184,8 @@ def test_head_limit_is_exact() -> None:
         _run([start + b"a" * HEAD_LIMIT])
 
 
-def test_body_limit_is_exact() -> None:
-    """A body of exactly the limit passes; the length of a longer one is enough to refuse it."""
+def test_the_limit_of_bodies() -> None:
+    """A body of the limit is accepted; a larger one is refused by its length."""
     length = b"Content-Length: %d"
     body = b"b" * BODY_LIMIT
     assert _run([_request(length % BODY_LIMIT, body=body)])[0][2] == body
@@ -193,8 +193,8 @@ def test_body_limit_is_exact() -> None:
         _run([_request(length % (BODY_LIMIT + 1))])
 
 
-def test_body_limit_holds_for_chunks() -> None:
-    """A chunk that would exceed the limit is refused when it is announced."""
+def test_the_limit_of_chunked_bodies() -> None:
+    """A chunk that would exceed the limit is refused when its length is announced."""
     chunk = b"100\r\n" + b"c" * 256 + b"\r\n"
     coding = b"Transfer-Encoding: chunked"
     assert len(_run([_request(coding, body=chunk * 2 + b"0\r\n\r\n")])[0][2]) == BODY_LIMIT
@@ -202,7 +202,7 @@ def test_body_limit_holds_for_chunks() -> None:
         _run([_request(coding, body=chunk * 2 + b"1\r\n")])
 
 
-def test_overhead_of_chunks_is_bounded() -> None:
+def test_the_overhead_of_chunks_is_limited() -> None:
     """Extensions and trailers count against the limit of the head."""
     coding = b"Transfer-Encoding: chunked"
     with pytest.raises(HeaderTooLarge):
@@ -215,8 +215,8 @@ def test_overhead_of_chunks_is_bounded() -> None:
         _run([_request(coding, body=b"1;" + b"e" * 300)])
 
 
-def test_empty_lines_are_bounded() -> None:
-    """Before each request, in any form."""
+def test_empty_lines_are_limited() -> None:
+    """Empty lines in any form before a request are limited."""
     some = b"\r\n" * MAX_EMPTY_LINES
     request = _request(b"Content-Length: 0")
     assert len(_run([some + request, some, request])) == 2
@@ -226,8 +226,8 @@ def test_empty_lines_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 1000])
-def test_small_chunks_are_bounded(pieces: int) -> None:
-    """Each costs the same, regardless of its size and arrival."""
+def test_small_chunks_are_limited(pieces: int) -> None:
+    """Each chunk has the same cost, regardless of its size and arrival."""
     most = FREE_CHUNKS + FREE_CHUNKS // (BYTES_PER_CHUNK - 1)
     body = b"1\r\nx\r\n" * (most + 1)
     data = _request(b"Transfer-Encoding: chunked", body=body)
@@ -242,7 +242,7 @@ def test_small_chunks_are_bounded(pieces: int) -> None:
             next_whole(parser)
 
 
-def test_a_large_body_may_come_in_many_chunks() -> None:
+def test_a_large_body_in_many_chunks() -> None:
     """The chunks need a minimum average size."""
     number = 3 * FREE_CHUNKS
     chunk = b"%x\r\n%b\r\n" % (BYTES_PER_CHUNK, b"x" * BYTES_PER_CHUNK)
@@ -252,8 +252,8 @@ def test_a_large_body_may_come_in_many_chunks() -> None:
     assert request is not None and request.body == b"x" * (number * BYTES_PER_CHUNK)
 
 
-def test_headers_are_counted_before_they_are_read() -> None:
-    """Even if they are short."""
+def test_headers_are_counted() -> None:
+    """Many headers are refused even if they are short."""
     for number, refused in ((MAX_HEADERS - 1, False), (MAX_HEADERS, True)):  # and Host
         parser = RequestParser(HeadReader(), 16 * 1024, BODY_LIMIT)
         parser.feed(_request(*[b"a:"] * number))
@@ -265,8 +265,8 @@ def test_headers_are_counted_before_they_are_read() -> None:
             assert request is not None and len(request.head.headers.raw) == MAX_HEADERS
 
 
-def test_pipelined_requests_are_not_read_ahead() -> None:
-    """A fault in the second request doesn't touch the first."""
+def test_pipelined_requests_are_not_parsed_ahead() -> None:
+    """A fault in the second request doesn't affect the first."""
     parser = _parser()
     parser.feed(GOOD["length"] + b"\x00garbage")
     request = next_whole(parser)
@@ -288,14 +288,14 @@ def test_pipelined_requests_are_not_read_ahead() -> None:
     ],
 )
 def test_keep_alive(version: bytes, connection: bytes, expected: bool) -> None:
-    """Version and Connection options say whether another request may follow."""
+    """The version and Connection options determine whether another request may follow."""
     parser = _parser()
     parser.feed(b"GET / HTTP/" + version + b"\r\nHost: x\r\n" + connection + b"\r\n")
     request = next_whole(parser)
     assert request is not None and request.head.keep_alive is expected
 
 
-def test_wants_a_go_ahead_only_while_the_body_is_missing() -> None:
+def test_100_continue_is_needed_only_before_the_body() -> None:
     """A client that expects 100 Continue gets it unless the body has arrived."""
     parser = _parser()
     expecting = _request(b"Expect: 100-Continue", b"Content-Length: 2")
@@ -310,8 +310,8 @@ def test_wants_a_go_ahead_only_while_the_body_is_missing() -> None:
     assert not parser.wants_continue
 
 
-def test_the_head_of_an_incomplete_request_comes_first() -> None:
-    """Once, before the body is read; not for a request that has arrived as a whole."""
+def test_the_head_of_an_incomplete_request() -> None:
+    """The head is returned once before the body, but not for a complete request."""
     parser = _parser()
     parser.feed(_request(b"Content-Length: 2", body=b"ab"))
     assert isinstance(parser.next_request(), Request)
@@ -331,8 +331,10 @@ def test_the_head_of_an_incomplete_request_comes_first() -> None:
             assert parser.wants_continue
 
 
-def test_held_bytes_are_those_of_what_is_not_complete() -> None:
-    """Of heads as received, of bodies without the coding."""
+def test_held_bytes() -> None:
+    """Bytes of incomplete heads are counted as received, those of bodies without the chunks'
+    coding.
+    """
     parser = _parser()
     assert parser.held == 0 and parser.is_empty
     parser.feed(b"POST /a HT")
@@ -347,8 +349,8 @@ def test_held_bytes_are_those_of_what_is_not_complete() -> None:
     assert next_whole(parser) is not None and parser.held == 0
 
 
-def test_remembered_heads_are_bounded() -> None:
-    """However many different heads clients send, only so many are kept."""
+def test_cached_heads_are_limited() -> None:
+    """The number of cached heads is limited, however many different ones clients send."""
     reader = HeadReader()
     for number in range(HeadReader.MAX_HEADS * 2 + 1):
         reader.read(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
@@ -358,7 +360,7 @@ def test_remembered_heads_are_bounded() -> None:
 
 
 def _h11_reads(data: bytes) -> Seen | None:
-    """Return the result of h11 for *data*, or ``None`` if it refuses."""
+    """Return the requests that h11 parses in *data*, or ``None`` if it refuses."""
     seen: Seen = []
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
     connection.receive_data(data)
@@ -391,7 +393,7 @@ _pieces = st.sampled_from(
 @settings(max_examples=examples(100), deadline=None)
 @given(st.lists(_pieces, max_size=8))
 def test_agrees_with_another_parser(pieces: list[bytes]) -> None:
-    """A first request that we accept is read the same way by h11."""
+    """A first request that we accept is parsed to the same values by h11."""
     data = b"POST / HTTP/1.1\r\nHost: x\r\n" + b"".join(pieces)
     parser = _parser()
     parser.feed(data)
@@ -405,8 +407,8 @@ def test_agrees_with_another_parser(pieces: list[bytes]) -> None:
 
 @settings(max_examples=examples(60), deadline=None)
 @given(st.lists(_pieces, max_size=8))
-def test_never_differs_with_the_split(pieces: list[bytes]) -> None:
-    """Any input gives the same requests, or is refused, however it is split."""
+def test_splits_of_any_input(pieces: list[bytes]) -> None:
+    """Any input results in the same requests or the same refusal, however it is split."""
     data = b"POST / HTTP/1.1\r\nHost: x\r\n" + b"".join(pieces)
 
     def outcome(parts: list[bytes]) -> tuple[Seen, bool]:

@@ -1,4 +1,4 @@
-"""Connections: order, timeouts, limits, draining."""
+"""Connections: order of answers, timeouts, limits, draining."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class FakeTransport(StringTransport):
 
 
 class FakeHandler:
-    """Answers with the target, at once for ``/now…``, else when told.
+    """Answers with the target, at once for ``/now…``, otherwise on request.
 
-    :ivar checked: targets of requests that didn't come whole; ``/secret…`` is refused.
+    :ivar checked: targets of requests whose head arrived first; ``/secret…`` is refused.
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ def _post(target: bytes, *headers: bytes, body: bytes = b"") -> bytes:
 
 
 def _headers(transport: FakeTransport) -> dict[bytes, bytes]:
-    """Return the headers of the last answer, in lower case; the status line is ``:status``."""
+    """Return the headers of the last answer in lower case, with the status line as ``:status``."""
     head = transport.value().rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")[0]
     status, *lines = head.split(b"\r\n")
     found = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
@@ -156,7 +156,7 @@ def listener() -> Listener:
 
 
 def _slow(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have each request take half of the time of a connection."""
+    """Make each request take half of the time of a connection."""
     handle = listener.handler.handle
 
     def slowly(request: Request, connection: Connection) -> None:
@@ -167,17 +167,17 @@ def _slow(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _turn(clock: Clock) -> None:
-    """Call what is due, and nothing that is added meanwhile."""
+    """Run the pending calls, without those added meanwhile."""
     for call in [call for call in clock.calls if call.getTime() <= clock.seconds()]:
         clock.calls.remove(call)
         call.called = 1
         call.func(*call.args, **call.kw)
 
 
-def test_requests_that_are_answered_at_once_take_turns(
+def test_requests_with_immediate_answers_take_turns(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One read can bring thousands; all connections with such ones share a part of each turn."""
+    """One read can contain thousands of requests; busy connections share a part of each turn."""
     _slow(listener, monkeypatch)
     connections = [listener.connect(f"192.0.2.{number}") for number in range(3)]
     sent = 40
@@ -200,10 +200,10 @@ def test_requests_that_are_answered_at_once_take_turns(
     assert {transport.producerState for _, transport in connections} == {"producing"}
 
 
-def test_a_client_that_has_sent_all_gets_all_answers(
+def test_a_client_that_ends_its_side_gets_all_answers(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also those that wait for their turn; a request that isn't whole is refused then."""
+    """Waiting requests are answered too, and an incomplete one is refused."""
     _slow(listener, monkeypatch)
     whole, cut = listener.connect(), listener.connect()
     whole[0].dataReceived(_get(b"/now") * 4)
@@ -217,10 +217,10 @@ def test_a_client_that_has_sent_all_gets_all_answers(
     assert _headers(cut[1])[b":status"] == b"400"
 
 
-def test_what_waits_for_its_turn_goes_with_its_connection(
+def test_waiting_requests_of_a_lost_connection(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is answered after its end."""
+    """Nothing is answered after the end of the connection."""
     _slow(listener, monkeypatch)
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now") * 10)
@@ -229,8 +229,8 @@ def test_what_waits_for_its_turn_goes_with_its_connection(
     assert len(_bodies(transport)) == 3
 
 
-def test_answers_keep_the_order_of_pipelined_requests(listener: Listener) -> None:
-    """Requests sent ahead wait for the ones before them."""
+def test_pipelined_requests_are_answered_in_order(listener: Listener) -> None:
+    """A pipelined request waits for earlier ones."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/a") + _get(b"/now") + _get(b"/b") + _get(b"/now2"))
     assert transport.value() == b""
@@ -241,7 +241,7 @@ def test_answers_keep_the_order_of_pipelined_requests(listener: Listener) -> Non
     assert _bodies(transport) == [b"/a", b"/now", b"/b", b"/now2"]
 
 
-def test_answers_known_at_once_leave_in_one_write(listener: Listener) -> None:
+def test_immediate_answers_are_sent_in_one_write(listener: Listener) -> None:
     """A burst of requests is answered with one write."""
     protocol, transport = listener.connect()
     writes: list[bytes] = []
@@ -265,8 +265,8 @@ def test_reading_pauses_only_while_a_request_waits(listener: Listener) -> None:
     assert _bodies(transport) == [b"/a", b"/b"]
 
 
-def test_a_client_that_takes_no_answers_gets_no_requests_handled(listener: Listener) -> None:
-    """While the transport's buffer is full nothing more is handled."""
+def test_a_client_that_reads_no_answers(listener: Listener) -> None:
+    """No request is handled while the transport's buffer is full."""
     protocol, transport = listener.connect()
     protocol.pauseProducing()
     protocol.dataReceived(_get(b"/now"))
@@ -275,7 +275,7 @@ def test_a_client_that_takes_no_answers_gets_no_requests_handled(listener: Liste
     assert _bodies(transport) == [b"/now"]
 
 
-def test_malformed_request_is_refused_and_the_connection_closed(listener: Listener) -> None:
+def test_an_invalid_request_closes_the_connection(listener: Listener) -> None:
     """The client gets an answer, our side is closed, and further data is discarded."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now") + b"GET / HTTP/1.1\r\nbroken\r\n\r\n")
@@ -289,8 +289,8 @@ def test_malformed_request_is_refused_and_the_connection_closed(listener: Listen
     assert transport.value() == b""
 
 
-def test_a_lingering_connection_is_cut_off(listener: Listener) -> None:
-    """After a refusal the time and the amount of further data are limited."""
+def test_a_lingering_connection_is_closed(listener: Listener) -> None:
+    """After a refusal, the time and the amount of further data are limited."""
     first, transport = listener.connect()
     first.dataReceived(b"\x00")
     listener.pass_time(LINGER_SECONDS + 3)
@@ -313,8 +313,8 @@ def test_too_large_requests_are_refused(listener: Listener) -> None:
     assert b"bodyTooLarge" in transport.value() and transport.half_closed
 
 
-def test_a_crash_is_answered(listener: Listener) -> None:
-    """Our own fault is a 500, after which the connection closes."""
+def test_an_unexpected_error(listener: Listener) -> None:
+    """The answer is a 500, and the connection is closed."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/crash"))
     assert b"HTTP/1.1 500 " in transport.value() and transport.half_closed
@@ -331,8 +331,8 @@ def test_continue_is_sent_before_the_body(listener: Listener) -> None:
     assert transport.value().endswith(b"/now")
 
 
-def test_old_clients_and_closing_clients(listener: Listener) -> None:
-    """HTTP/1.0 closes unless asked to stay; Connection: close closes."""
+def test_http_1_0_and_connection_close(listener: Listener) -> None:
+    """HTTP/1.0 closes unless keep-alive is requested, and so does Connection: close."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now", b"Connection: keep-alive", version=b"1.0"))
     assert b"Connection: keep-alive\r\n" in transport.value() and not transport.disconnecting
@@ -352,8 +352,8 @@ def test_head_requests_get_no_body(listener: Listener) -> None:
     assert transport.value().endswith(b"Content-Length: 4\r\n\r\n")
 
 
-def test_slow_request_times_out_and_its_late_answer_is_dropped(listener: Listener) -> None:
-    """After the request timeout the client gets 408; the sink's answer changes nothing."""
+def test_a_slow_request_times_out(listener: Listener) -> None:
+    """After the request timeout the client gets 408; the sink's later answer is dropped."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/a"))
     listener.pass_time(LIMITS.request_timeout)
@@ -369,8 +369,8 @@ def test_slow_request_times_out_and_its_late_answer_is_dropped(listener: Listene
     assert transport.value().count(b"HTTP/1.1 ") == 1
 
 
-def test_idle_connections_close(listener: Listener) -> None:
-    """A connection without a request for the idle timeout closes, empty lines or not."""
+def test_idle_connections_are_closed(listener: Listener) -> None:
+    """A connection without a request is closed after the idle timeout, despite empty lines."""
     protocol, transport = listener.connect()
     listener.pass_time(LIMITS.idle_timeout - 1)
     protocol.dataReceived(b"\r\n")
@@ -395,7 +395,7 @@ def test_idle_connections_close(listener: Listener) -> None:
     ids=["head", "body", "chunk"],
 )
 def test_a_stalled_request_times_out(listener: Listener, start: bytes) -> None:
-    """The client gets an answer, since a request had begun."""
+    """The client gets an answer because the request had started."""
     protocol, transport = listener.connect()
     protocol.dataReceived(start)
     listener.pass_time(LIMITS.idle_timeout)
@@ -406,8 +406,8 @@ def test_a_stalled_request_times_out(listener: Listener, start: bytes) -> None:
     assert _headers(transport)[b"content-type"] == b"application/json"
 
 
-def test_a_head_has_a_deadline_however_slowly_it_comes(listener: Listener) -> None:
-    """A byte now and then changes nothing."""
+def test_a_slow_head_has_a_deadline(listener: Listener) -> None:
+    """Single bytes don't extend the deadline."""
     protocol, transport = listener.connect()
     protocol.dataReceived(b"POST /now HTTP/1.1\r\nX: ")
     for _ in range(int(LIMITS.request_timeout)):
@@ -419,8 +419,8 @@ def test_a_head_has_a_deadline_however_slowly_it_comes(listener: Listener) -> No
 
 
 @pytest.mark.parametrize("coding", [b"Content-Length: 64", b"Transfer-Encoding: chunked"])
-def test_a_body_has_a_deadline_that_its_bytes_put_off(listener: Listener, coding: bytes) -> None:
-    """A second for every four bytes: a slow line is let through, a trickle isn't."""
+def test_bytes_of_a_body_extend_its_deadline(listener: Listener, coding: bytes) -> None:
+    """A second is added for every four bytes: a slow client succeeds, a trickle doesn't."""
 
     def upload(bytes_each_two_seconds: int) -> tuple[float, FakeTransport]:
         protocol, transport = listener.connect()
@@ -444,8 +444,8 @@ def test_a_body_has_a_deadline_that_its_bytes_put_off(listener: Listener, coding
     assert 34 <= seconds <= 36 and _headers(transport)[b":status"] == b"408"
 
 
-def test_the_deadline_begins_with_each_request(listener: Listener) -> None:
-    """Not with the connection, and not with the request before."""
+def test_the_deadline_starts_with_each_request(listener: Listener) -> None:
+    """The deadline doesn't depend on the connection or the previous request."""
     protocol, transport = listener.connect()
     for count in range(1, 6):
         protocol.dataReceived(_get(b"/now")[:9])
@@ -455,8 +455,8 @@ def test_the_deadline_begins_with_each_request(listener: Listener) -> None:
     assert not transport.disconnecting and listener.handler.checked == []
 
 
-def test_a_request_that_ends_half_way_is_refused(listener: Listener) -> None:
-    """A client that ended its side by mistake learns it."""
+def test_an_incomplete_request_is_refused(listener: Listener) -> None:
+    """A client that ended its side too early gets an answer."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_post(b"/now", b"Content-Length: 2", body=b"a"))
     protocol.readConnectionLost()
@@ -477,7 +477,9 @@ def test_a_request_that_ends_half_way_is_refused(listener: Listener) -> None:
 def test_a_wrong_secret_is_refused_before_the_body(
     listener: Listener, head: tuple[bytes, ...]
 ) -> None:
-    """For any size: no 100 Continue, one answer, and the connection is closed."""
+    """A body of any size is refused without 100 Continue, with one answer, and the connection is
+    closed.
+    """
     protocol, transport = listener.connect()
     protocol.dataReceived(_post(b"/secret", *head))
     assert transport.value().startswith(b"HTTP/1.1 404 ")
@@ -486,8 +488,8 @@ def test_a_wrong_secret_is_refused_before_the_body(
     assert transport.value().count(b"HTTP/1.1 ") == 1 and listener.handler.waiting == []
 
 
-def test_only_heads_of_incomplete_requests_are_checked_first(listener: Listener) -> None:
-    """And before anything else: what is too large is refused afterwards."""
+def test_only_heads_of_incomplete_requests_are_checked(listener: Listener) -> None:
+    """The check comes first: the size of the body is checked afterwards."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_post(b"/now", b"Content-Length: 2", body=b"ab"))
     assert listener.handler.checked == []
@@ -500,15 +502,15 @@ def test_only_heads_of_incomplete_requests_are_checked_first(listener: Listener)
     assert _headers(transport)[b":status"] == b"413"
 
 
-def test_a_crash_of_the_check_is_answered(listener: Listener) -> None:
-    """Like any other defect."""
+def test_an_unexpected_error_in_the_check(listener: Listener) -> None:
+    """The answer is a 500, as for other errors."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_post(b"/crash", b"Content-Length: 2"))
     assert _headers(transport)[b":status"] == b"500" and transport.half_closed
 
 
-def test_every_answer_has_a_date(listener: Listener) -> None:
-    """Includes refusals; it follows the clock."""
+def test_every_answer_has_the_date(listener: Listener) -> None:
+    """The date follows the clock, also in refusals."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now"))
     protocol.dataReceived(_get(b"/a"))
@@ -548,10 +550,12 @@ def test_every_answer_has_a_date(listener: Listener) -> None:
         (b"two words", b"*"),
     ],
 )
-def test_every_answer_can_be_read_by_the_page(
+def test_pages_can_read_every_answer(
     listener: Listener, request_bytes: bytes, origin: bytes, allowed: bytes
 ) -> None:
-    """Its origin is named, with credentials; an origin that isn't one is any other client's."""
+    """The answer names the page's origin, with credentials; an invalid origin is treated
+    like none.
+    """
     line, rest = request_bytes.split(b"\r\n", 1)
     protocol, transport = listener.connect()
     protocol.dataReceived(line + b"\r\nOrigin: " + origin + b"\r\n" + rest)
@@ -567,15 +571,15 @@ def test_every_answer_can_be_read_by_the_page(
         assert b"Retry-After" in headers[b"access-control-expose-headers"]
 
 
-def test_two_origins_are_none(listener: Listener) -> None:
-    """Browsers send one."""
+def test_several_origins_are_ignored(listener: Listener) -> None:
+    """Browsers send a single one."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now", b"Origin: https://a.example", b"Origin: https://b.example"))
     assert _headers(transport)[b"access-control-allow-origin"] == b"*"
 
 
-def test_a_timeout_can_be_read_by_the_page(listener: Listener) -> None:
-    """Both that of the request and that of its answer."""
+def test_pages_can_read_timeouts(listener: Listener) -> None:
+    """Timeouts of the request and of its answer have the headers."""
     for start in (_get(b"/a", b"Origin: null"), _get(b"/a", b"Origin: null")[:-1]):
         protocol, transport = listener.connect()
         protocol.dataReceived(start)
@@ -585,8 +589,8 @@ def test_a_timeout_can_be_read_by_the_page(listener: Listener) -> None:
         protocol.connectionLost(connectionDone)
 
 
-def test_connections_over_the_limit_are_told(listener: Listener) -> None:
-    """The limit is exact; a place that becomes free is used again."""
+def test_connections_above_the_limit_are_refused(listener: Listener) -> None:
+    """The limit is exact, and a closed connection frees its place."""
     connections = [listener.connect() for _ in range(3)]
     assert all(transport.value() == b"" for _, transport in connections)
     refused, transport = listener.connect()
@@ -604,8 +608,8 @@ def test_connections_over_the_limit_are_told(listener: Listener) -> None:
     assert _bodies(transport) == [b"/now"]
 
 
-def test_idle_connections_make_room(listener: Listener) -> None:
-    """The connection that is idle longest, of the client with the most."""
+def test_idle_connections_are_closed_first(listener: Listener) -> None:
+    """The longest idle connection, of the client with the most connections, is closed."""
     oldest, oldest_transport = listener.connect("192.0.2.1")
     _, second = listener.connect("192.0.2.1")
     _, other = listener.connect("192.0.2.2")
@@ -620,7 +624,7 @@ def test_idle_connections_make_room(listener: Listener) -> None:
     assert _bodies(transport) == [b"/now"]
 
 
-def test_slow_requests_make_room_after_idle_connections(listener: Listener) -> None:
+def test_slow_requests_are_closed_after_idle_connections(listener: Listener) -> None:
     """They get an answer; requests that wait for their answer are kept."""
     busy, busy_transport = listener.connect()
     busy.dataReceived(_get(b"/a"))
@@ -646,12 +650,12 @@ def test_slow_requests_make_room_after_idle_connections(listener: Listener) -> N
 
 
 def _half(target: bytes, size: int) -> bytes:
-    """Return a request with *size* bytes of a body that isn't complete."""
+    """Return an incomplete request with *size* bytes of a body."""
     return _post(target, b"Content-Length: 50000", body=b"x" * size)
 
 
-def test_the_largest_unfinished_request_gives_way(listener: Listener) -> None:
-    """It gets 503 and may be retried; the others continue, and nothing is held afterwards."""
+def test_the_largest_unfinished_request_is_evicted(listener: Listener) -> None:
+    """It gets 503 and may be retried; the others continue, and no bytes are held afterwards."""
     heavy = [listener.connect() for _ in range(2)]
     for protocol, _ in heavy:
         protocol.dataReceived(_half(b"/project/heavy", 48_000))
@@ -670,8 +674,8 @@ def test_the_largest_unfinished_request_gives_way(listener: Listener) -> None:
     assert listener.factory.producers.size == listener.factory.strangers.size == 0
 
 
-def test_heads_have_a_bound_of_their_own(listener: Listener) -> None:
-    """Strangers push no producer out, and the other way round."""
+def test_heads_have_a_separate_limit(listener: Listener) -> None:
+    """Heads of unknown clients can't evict bodies of producers, or the reverse."""
     for part in ("strangers", "producers"):
         assert getattr(listener.factory, part).size == 0
     producer, producer_transport = listener.connect()
@@ -686,7 +690,7 @@ def test_heads_have_a_bound_of_their_own(listener: Listener) -> None:
 
 
 def test_a_body_counts_until_its_answer(listener: Listener) -> None:
-    """Even if it arrived at once; one project may have half of the limit waiting."""
+    """A body counts even if it arrived at once; a project may hold half of the limit."""
     first, first_transport = listener.connect()
     first.dataReceived(_post(b"/p/a", b"Content-Length: 50000", body=b"x" * 50_000))
     assert listener.factory.producers.size == 50_000
@@ -703,8 +707,8 @@ def test_a_body_counts_until_its_answer(listener: Listener) -> None:
     assert _bodies(first_transport) == [b"/p/a"] and _bodies(other_transport) == [b"/q/b"]
 
 
-def test_what_is_sent_ahead_counts_and_gives_way(listener: Listener) -> None:
-    """The current request is answered, the others have to be sent over another connection."""
+def test_pipelined_bytes_count_and_are_evicted(listener: Listener) -> None:
+    """The current request is answered, and the others must be sent on another connection."""
     ahead, ahead_transport = listener.connect()
     ahead.dataReceived(_get(b"/p/a") + _get(b"/now") * 2000)
     sent_ahead = len(_get(b"/now")) * 2000
@@ -721,8 +725,8 @@ def test_what_is_sent_ahead_counts_and_gives_way(listener: Listener) -> None:
     assert [transport.value() for _, transport in others] == [b"", b""]
 
 
-def test_answers_that_are_not_taken_count(listener: Listener) -> None:
-    """And give way by cutting the connection off."""
+def test_unread_answers_count(listener: Listener) -> None:
+    """They are evicted by closing the connection."""
     protocol, transport = listener.connect()
 
     def write(data: bytes) -> None:
@@ -743,8 +747,10 @@ def test_answers_that_are_not_taken_count(listener: Listener) -> None:
     assert listener.factory.strangers.size == 0
 
 
-def test_half_closed_client_still_gets_its_answer(listener: Listener) -> None:
-    """A client that ends its half after the request is answered, and then closed."""
+def test_a_half_closed_client_gets_its_answer(listener: Listener) -> None:
+    """A client that ends its side after the request gets the answer before the connection
+    closes.
+    """
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/a"))
     protocol.readConnectionLost()
@@ -756,8 +762,8 @@ def test_half_closed_client_still_gets_its_answer(listener: Listener) -> None:
     assert transport.disconnecting
 
 
-def test_lost_connection_forgets_its_request(listener: Listener) -> None:
-    """The answer to a client that is gone is dropped."""
+def test_a_lost_connection_drops_its_answer(listener: Listener) -> None:
+    """The answer to a disconnected client is dropped."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/a"))
     protocol.connectionLost(connectionDone)
@@ -769,8 +775,8 @@ def _fired(deferred: Deferred[None]) -> bool:
     return deferred.called
 
 
-def test_stop_answers_what_was_read(listener: Listener) -> None:
-    """Idle connections close at once, others after their last answer, which says so."""
+def test_stop_answers_received_requests(listener: Listener) -> None:
+    """Idle connections close at once, others after their last answer, which announces it."""
     _, idle = listener.connect()
     busy, transport = listener.connect()
     busy.dataReceived(_get(b"/a") + _get(b"/b"))
@@ -792,8 +798,8 @@ def test_stop_answers_what_was_read(listener: Listener) -> None:
     assert listener.clock.getDelayedCalls() == []
 
 
-def test_stop_cuts_off_what_takes_too_long(listener: Listener) -> None:
-    """A request that isn't answered within the shutdown timeout is given up."""
+def test_stop_has_a_deadline(listener: Listener) -> None:
+    """A request without an answer within the shutdown timeout is abandoned."""
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/a"))
     stopped = listener.factory.stop()
@@ -803,14 +809,14 @@ def test_stop_cuts_off_what_takes_too_long(listener: Listener) -> None:
     assert _fired(stopped)
 
 
-def test_stop_without_connections_is_done_at_once(listener: Listener) -> None:
-    """There is nothing to wait for, and no timer is left."""
+def test_stop_without_connections(listener: Listener) -> None:
+    """There is nothing to wait for, and no timer remains."""
     assert _fired(listener.factory.stop())
     assert listener.clock.getDelayedCalls() == []
 
 
-def test_direct_send_never_overtakes_the_transport(listener: Listener) -> None:
-    """After the first answer that the socket doesn't take whole, the transport sends."""
+def test_direct_writes_never_overtake_the_transport(listener: Listener) -> None:
+    """After an answer that the socket doesn't accept completely, the transport sends the rest."""
     protocol, transport = listener.connect()
     sent: list[bytes] = []
 

@@ -32,8 +32,8 @@ _PIECES = st.sampled_from(
 
 
 @given(st.lists(_PIECES, max_size=9).map("".join))
-def test_options_are_read_like_any_query(query: str) -> None:
-    """However they are escaped, repeated or surrounded by others."""
+def test_options_are_parsed_like_any_query(query: str) -> None:
+    """Options may be escaped, repeated or surrounded by other parameters."""
     target = b"/stream/1/my-source/secret?" + query.encode("latin-1")
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True, errors="replace"):

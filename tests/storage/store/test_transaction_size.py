@@ -316,7 +316,7 @@ async def test_a_source_with_the_largest_sinks(storage: Storage) -> None:
     """Sinks as large as they can be are switched together: their bytes count, too.
 
     That a source may have many more, is shown by
-    `tests.definition.test_repository.test_many_sinks_are_switched_in_pieces`.
+    `tests.definition.test_repository.test_many_sinks_are_switched_in_parts`.
     """
     changes = _Changes(storage, 2)
     await _source(changes)

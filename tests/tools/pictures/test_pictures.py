@@ -1,4 +1,4 @@
-"""The pictures of the pages are those that the code draws."""
+"""The pictures in the pages are up to date."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_page_has_the_newest_picture(name: str) -> None:
+def test_pictures_are_up_to_date(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == PICTURES[name], "run make docs-pictures"
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_can_be_read(name: str) -> None:
-    """It has a title and a description for screen readers, and needs no other file."""
+def test_pictures_are_accessible(name: str) -> None:
+    """A picture has a title and a description for screen readers, and needs no other file."""
     root = ElementTree.fromstring(PICTURES[name])
     texts = {child.tag.rpartition("}")[2]: child.text for child in root}
     assert texts["title"]
@@ -47,7 +47,7 @@ def test_a_picture_can_be_read(name: str) -> None:
 def test_all_states_and_steps_are_drawn() -> None:
     for state in (*FileState, *SliceState):
         assert f">{state.value}<" in PICTURES["states.svg"]
-    # One arrow for each step forward, and one back.
+    # one arrow for each step forward, and one back
     assert PICTURES["states.svg"].count("<path") == 2 + 3 + 4 + 1
 
 
@@ -63,7 +63,7 @@ def test_a_chart_is_in_its_page(name: str) -> None:
 
 
 def test_a_chart_has_the_figures_of_the_table() -> None:
-    """The figure with its unit is shown, and bars are in proportion; the range isn't shown."""
+    """The figures and their unit are shown, bars are in proportion, and the range isn't shown."""
     page = """# Page
 
 ## Other
@@ -108,13 +108,13 @@ def test_every_component_is_killed() -> None:
     recorded = json.loads(OUTAGES.read_text())
     assert list(recorded) == list(COMPONENTS)
     for data in recorded.values():
-        # A record without an answer may be in the table, too.
+        # a record without an answer may also be in the table
         assert data["stored"] <= data["imported"] <= data["sent"]
         assert data["lost"] == data["twice"] == 0
 
 
-def test_seconds_of_answers() -> None:
-    """Answers count in the second in which their requests were sent, with 200 or not."""
+def test_answers_per_second() -> None:
+    """Answers count in the second of their requests, by whether the status is 200."""
     answers = [
         Answer(-0.5, 200, 0.02),
         Answer(0.0, 200, 0.01),
@@ -130,7 +130,9 @@ def test_seconds_of_answers() -> None:
 
 
 def test_an_outage_is_drawn() -> None:
-    """Bars in proportion, a line that is interrupted where there is no answer, all in words."""
+    """Bars are in proportion, the line is interrupted without answers, and the text
+    describes both.
+    """
     seconds = [
         {"second": second, "stored": stored, "failed": failed, "medianMs": ms, "missing": missing}
         for second, stored, failed, ms, missing in (
@@ -156,8 +158,8 @@ def test_the_topology_has_the_ports_of_the_settings() -> None:
         assert address.rpartition(":")[2] in PICTURES["architecture.svg"]
 
 
-def test_lines_of_a_chart_are_on_a_logarithmic_scale() -> None:
-    """Equal ratios are equal distances, and each value is in the description."""
+def test_a_logarithmic_chart() -> None:
+    """Equal ratios have equal distances, and each value is in the description."""
     drawn = [Line("p50", [1, 10, 100], "l"), Line("p99", [10, 100, 100], "b")]
     chart = lines("Latency", "ms", ["10", "50", "100"], drawn)
     root = ElementTree.fromstring(chart)
@@ -172,7 +174,7 @@ def test_lines_of_a_chart_are_on_a_logarithmic_scale() -> None:
 
 
 def test_a_chart_whose_program_was_missing(tmp_path: Path) -> None:
-    """The page says why the table isn't there; other tables have to be there."""
+    """The page says why the table is missing; other tables must exist."""
     page = (DOCS / "performance.md").read_text(encoding="utf-8")
     reason = "### Latency by load, 256 connections\n\nNot measured: there is no Go.\n"
     kept = re.sub(r"^### Latency by load.*\n(?:(?!#).*\n?)*", "", page, flags=re.MULTILINE)

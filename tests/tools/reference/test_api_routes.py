@@ -10,15 +10,15 @@ from tools.reference.api_routes import main, reference
 ROOT = Path(__file__).parents[3]
 
 
-def test_page_is_current(tmp_path: Path) -> None:
-    """The page in the repository is the one that the operations give: `make docs-api`."""
+def test_the_page_is_up_to_date(tmp_path: Path) -> None:
+    """The page equals the output of `make docs-api`."""
     main(str(tmp_path / "routes.md"))
     assert (tmp_path / "routes.md").read_text() == reference()
     assert (ROOT / "docs" / "api-routes.md").read_text() == reference()
 
 
 def test_every_route_is_listed_once() -> None:
-    """Each published operation has its row; changes need a right."""
+    """Each public operation has a row, and changes need a right."""
     page = reference()
     for operation in OPERATIONS.values():
         path = operation.path.removeprefix("/v1/branches/{branchId}").replace("{*", "{")

@@ -12,11 +12,11 @@ from tools.reference.settings import main, reference
 
 ROOT = Path(__file__).parents[3]
 _STORED = ROOT / "stream" / "storage" / "model" / "encoding.py"
-"""Copies settings into the records of slices, those without effect too."""
+"""A module that copies all settings into the records of slices, also those without effect."""
 
 
-def test_page_is_current() -> None:
-    """The page in the repository is the one that the declarations give: `make docs-settings`."""
+def test_the_page_is_up_to_date() -> None:
+    """The page equals the output of `make docs-settings`."""
     assert (ROOT / "docs" / "settings.md").read_text() == reference()
 
 
@@ -29,7 +29,7 @@ def test_every_setting_is_listed_once() -> None:
         assert own[0].count(" | ") == 4, own
 
 
-def test_a_row_has_type_default_range_and_who_may_change_it() -> None:
+def test_the_columns_of_a_row() -> None:
     """A row has type, default, range, who may change the setting, and whether it has an effect."""
     lines = reference().split("\n")
     assert (
@@ -51,8 +51,8 @@ def test_written_to_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "settings.md").read_text() == reference()
 
 
-def test_what_nothing_reads_is_said_to_have_no_effect() -> None:
-    """A setting that no code asks for is among those without effect, and those exist."""
+def test_unused_settings_are_marked() -> None:
+    """A setting that no code uses is in the list of settings without effect, which all exist."""
     assert set(IGNORED_SETTINGS) <= set(LEAVES_BY_KEY)
     asked_for = set()
     for path in (ROOT / "stream").rglob("*.py"):
@@ -64,19 +64,19 @@ def test_what_nothing_reads_is_said_to_have_no_effect() -> None:
     assert silent - kms <= set(IGNORED_SETTINGS)
 
 
-def test_what_is_said_to_have_no_effect_is_read_by_nothing() -> None:
+def test_marked_settings_are_unused() -> None:
     """The search for uses includes the section's name, since names of settings are ambiguous."""
     read = set()
     for path in (ROOT / "stream").rglob("*.py"):
         if path.parent.name != "settings" and path != _STORED:
             read |= _read(ast.parse(path.read_text()))
     pairs = {leaf.path[-2:] for leaf in LEAVES if len(leaf.path) > 1}
-    assert len(read & pairs) > len(pairs) / 4, "the search finds what is read"
+    assert len(read & pairs) > len(pairs) / 4, "the search finds used settings"
     assert [key for key in IGNORED_SETTINGS if LEAVES_BY_KEY[key].path[-2:] in read] == []
 
 
 def _read(tree: ast.AST) -> set[tuple[str, ...]]:
-    """Return the last two names of each attribute; a variable stands for what it was assigned."""
+    """Return the last two names of each attribute, with variables replaced by their value."""
     last = {
         target.id: node.value.attr
         for node in ast.walk(tree)
