@@ -1,4 +1,4 @@
-"""Tests run on the reactor of the product, with its clock."""
+"""Tests use the product's reactor and its clock."""
 
 from stream.ops.process.reactor import install
 

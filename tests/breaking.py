@@ -1,4 +1,4 @@
-"""Breaking the service on purpose, to see whether a test finds out."""
+"""Deliberate faults in the service, to check that a test detects them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["broken"]
 
 @contextlib.contextmanager
 def broken(patches: Mapping[str, Any]) -> Iterator[None]:
-    """:param patches: what is replaced, by its dotted name."""
+    """Replace attributes until the block ends.
+
+    :param patches: replacements by dotted name.
+    """
     with contextlib.ExitStack() as stack:
         for target, replacement in patches.items():
             stack.enter_context(mock.patch(target, replacement))

@@ -1,4 +1,6 @@
-"""Fixtures shared by all tests: a real etcd, and a client with a namespace for each test."""
+"""Fixtures shared by all tests: a real etcd, and a client with a separate namespace for
+each test.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,18 @@ from stream.etcd.embedded import etcd_binary
 from tests.effort import USUAL_EXAMPLES, examples
 from tests.programs import with_programs
 
-# How fast an example is says nothing about its truth.
+# The duration of an example says nothing about correctness.
 settings.register_profile("usual", deadline=None, max_examples=examples(USUAL_EXAMPLES))
 settings.load_profile("usual")
 
 _START_SECONDS = 30
 _NOT_RUN = "NOT_RUN_FILE"
-"""The environment variable that names where `make test` collects what couldn't run."""
+"""The environment variable with the path where `make test` collects skipped tests."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def programs() -> Iterator[None]:
-    """Programs that scripts call, wherever the tests run."""
+    """Put programs that scripts call on the PATH."""
     with with_programs():
         yield
 
@@ -64,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 _given_ports: set[int] = set()
-# Its bytes are the ports: who has locked one has it, until his process ends.
+# Each byte stands for a port: a lock on the byte reserves the port until the process ends.
 _ports = Path(tempfile.gettempdir(), f"stream-test-ports-{os.getuid()}").open("ab")  # noqa: SIM115
 
 
@@ -122,7 +124,7 @@ def every_mapping_is_large() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def etcd_url() -> Iterator[str]:
-    """The URL of an etcd that lives as long as the test run."""
+    """The URL of an etcd that runs until the end of the tests."""
     url = f"http://127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="stream-etcd-") as data:
         process = subprocess.Popen(

@@ -15,9 +15,9 @@ __all__ = ["full_disk", "read_only", "small_disk"]
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[None]:
-    """Mount a file system in memory at *path*; skips the test where that isn't possible.
+    """Mount a file system in memory at *path*. Skips the test if that isn't possible.
 
-    :param size: as the option of tmpfs has it, such as ``80m``.
+    :param size: its size in the format of tmpfs, such as ``80m``.
     """
     if shutil.which("mount") is None:
         pytest.skip("needs the program mount")
@@ -32,7 +32,7 @@ def small_disk(path: Path, size: str) -> Iterator[None]:
 
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
-    """Let the folder *path* be on a full disk; what is written there is gone at the end."""
+    """Replace the folder *path* by a full disk until the block ends; its content is discarded."""
     copy = path.with_name(f"{path.name}-copy")
     shutil.copytree(path, copy)
     with small_disk(path, "2m"):
@@ -46,7 +46,7 @@ def full_disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def read_only(path: Path) -> Iterator[None]:
-    """Make the folder *path* read-only, even for root; skip the test where that isn't possible."""
+    """Make the folder *path* read-only, even for root. Skips the test if that isn't possible."""
     for options in (["--bind", str(path), str(path)], ["-o", "remount,ro,bind", str(path)]):
         if subprocess.run(["mount", *options], check=False, capture_output=True).returncode:
             pytest.skip("a folder can't be mounted here")

@@ -1,4 +1,4 @@
-"""A collector that takes spans by OTLP over HTTP and keeps them."""
+"""A collector that receives spans by OTLP over HTTP and keeps them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ __all__ = ["Collector", "SentSpan", "collecting"]
 
 
 class Collector(ThreadingHTTPServer):
-    """:ivar spans: what has come.
-    :ivar bodies: requests as they came.
-    :ivar status: to answer with.
+    """The received data of a collector.
+
+    :ivar spans: received spans.
+    :ivar bodies: received requests.
+    :ivar status: the status to answer with.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class Collector(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1/traces"
 
     def below(self, above: SentSpan) -> list[SentSpan]:
-        """Return the spans directly below *above*, by the time of their beginning."""
+        """Return the child spans of *above*, in the order of their start."""
         found = [s for s in self.spans if s.parent_span_id == above.span_id]
         return sorted(found, key=lambda s: s.start_time_unix_nano)
 
@@ -55,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector in a thread of its own."""
+    """Run a collector in a thread until the block ends."""
     server = Collector()
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

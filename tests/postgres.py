@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests, started as an ordinary user on a free port."""
+"""A real PostgreSQL for tests, run as an ordinary user on a free port."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Postgres:
         return psycopg.connect(self.dsn(database), password=self.password, autocommit=True)
 
     def start(self) -> None:
-        """Start the server, and wait until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         self._process = subprocess.Popen(
             [
                 str(self.binaries / "postgres"),
@@ -78,7 +78,7 @@ class Postgres:
             time.sleep(0.05)
 
     def stop(self, sign: signal.Signals = signal.SIGQUIT) -> None:
-        """End the server; by default at once, as a crash does."""
+        """Stop the server, by default at once as in a crash."""
         if self._process is not None:
             self._process.send_signal(sign)
             self._process.wait(30)
@@ -92,7 +92,7 @@ def _ordinary_user() -> str | None:
 
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
-    """A server with an empty cluster; the test is skipped where it isn't installed."""
+    """Run a server with an empty cluster. The test is skipped if PostgreSQL isn't installed."""
     pytest.importorskip("psycopg", reason="psycopg is not installed, see the extra `postgres`")
     binaries = find_postgres()
     if binaries is None:

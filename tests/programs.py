@@ -1,7 +1,7 @@
-"""Programs that the scripts under test call, for a machine that hasn't got them.
+"""Replacements of programs that the scripts under test call, for a machine without them.
 
-`jq` is Debian's, not Python's; the library of that name (PyPI) is the same program without its
-command line, which is here. So is `envsubst` of gettext. Real ones go first.
+They are `jq` and `envsubst`. The package `jq` of PyPI is the library without its command line,
+which is here. Installed programs take precedence.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLAGS = frozenset(_SHORT.values())
 
 @contextmanager
 def with_programs() -> Iterator[None]:
-    """Have `jq` and `envsubst` on the PATH, of this process and of those that it starts."""
+    """Put `jq` and `envsubst` on the PATH of this process and of its children."""
     missing = [program for program in (jq, envsubst) if shutil.which(program.__name__) is None]
     if not missing:
         yield
@@ -51,7 +51,7 @@ def with_programs() -> Iterator[None]:
 
 
 def jq(arguments: Sequence[str]) -> int:
-    """Run jq with the options that the scripts use; return the exit code."""
+    """Run jq with the options that the scripts use, and return the exit code."""
     import jq as library  # type: ignore[import-not-found]
 
     flags: set[str] = set()
@@ -93,7 +93,7 @@ def jq(arguments: Sequence[str]) -> int:
 
 
 def envsubst(arguments: Sequence[str]) -> int:
-    """Replace the variables that the argument names in the standard input; without one, all."""
+    """Replace the variables named in the argument, or all without one, in the standard input."""
     named = {a or b for word in arguments for a, b in _VARIABLE.findall(word)}
 
     def value(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""A scripted server of the standard library, as long as a test needs it."""
+"""A scripted server of the standard library for the duration of a test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T", bound=ThreadingHTTPServer)
 
 @contextmanager
 def serving(server: T) -> Iterator[T]:
-    """*server*, answering in a thread of its own; closed at the end."""
+    """Run *server* in a thread, and close it at the end of the block."""
     with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""Which processes know where slices for connections wait."""
+"""The processes that need connections to staging."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ URL = "s3://bucket/staging"
         (["http-source", "storage-writer"], URL, None),
     ],
 )
-def test_who_uploads_imports_or_replays(
+def test_processes_that_upload_import_or_replay(
     components: list[str], url: str, address: str | None
 ) -> None:
-    """An API alone replays only with a configured storage; all else works without one."""
+    """An API alone replays only with a configured storage; other processes work without it."""
     settings = Settings()
     declared = Connections.parse({"warehouse": {"type": "postgres", "dsn": "postgresql://db"}})
     target = attrs.evolve(

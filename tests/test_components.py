@@ -1,4 +1,4 @@
-"""The composition of a process: what starts for each set of components, in which order."""
+"""The composition of a process: the services of each set of components, in order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ORDER = (
     "SinkRouter",
     "HttpSourceService",
 )
-"""Services by the order of their start, where two of them are in one process."""
+"""Services in the order of their start, if they are in one process."""
 
 _MAIN = {
     "storage-coordinator": "StorageCoordinatorService",
@@ -62,10 +62,10 @@ _MAIN = {
 }
 
 _NAMED = {"storage-coordinator", "http-source"}
-"""Objects that need distinct names."""
+"""Objects that need different names."""
 
 _OTHERS = [name for name in NAMES if name != "postgres"]
-"""That one shares nothing with the others."""
+"""All names except that of a service that shares nothing with the others."""
 
 _SUBSETS = [
     *(
@@ -122,10 +122,10 @@ def _names(services: Sequence[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("components", _SUBSETS, ids=",".join)
-def test_each_subset_starts_in_order_and_opens_nothing_before(
+def test_each_subset_starts_in_order(
     components: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each service is there once, behind all that it needs."""
+    """Each service exists once, after its dependencies, and opens nothing before the start."""
     monkeypatch.chdir(tmp_path)
     reactor = _Reactor()
     threads = threading.active_count()
@@ -157,10 +157,10 @@ def test_each_subset_starts_in_order_and_opens_nothing_before(
 
 
 @pytest_twisted.ensureDeferred
-async def test_services_stop_in_the_reverse_order_of_their_start(
+async def test_services_stop_in_reverse_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With all components: what others need is there before them, and goes after them."""
+    """With all components, a service starts before those that need it, and stops after them."""
     reactor = _Reactor()
     chain = _build(reactor, NAMES)
     started: list[Any] = []
@@ -174,8 +174,8 @@ async def test_services_stop_in_the_reverse_order_of_their_start(
     assert stopped == started[::-1]
 
 
-def test_several_workers_take_the_place_of_the_source() -> None:
-    """Their supervisor starts before the components that this process keeps."""
+def test_several_workers_replace_the_source() -> None:
+    """Their supervisor starts before the other components of this process."""
     names = _names(_build(_Reactor(), ("api", "http-source"), ("one", "two")).services)
     assert "HttpSourceService" not in names
     assert names.index("Supervisor") < names.index("ApiService")
@@ -183,15 +183,15 @@ def test_several_workers_take_the_place_of_the_source() -> None:
     assert alone == ["MetricsListener", "ReactorLag", "Supervisor"]
 
 
-def test_operations_of_etcd_are_shown_on_request() -> None:
-    """They are logged at a level that is disabled by default."""
+def test_operations_of_etcd_are_logged_on_request() -> None:
+    """Their level is disabled by default."""
     assert "stream.etcd.transport" not in configured_log(Settings()).levels()
     settings = attrs.evolve(Settings(), etcd=attrs.evolve(Settings().etcd, debug_log=True))
     assert configured_log(settings).levels()["stream.etcd.transport"] == "debug"
 
 
-def test_levels_that_were_asked_for_count_most() -> None:
-    """Explicit levels override levels implied by other settings."""
+def test_explicit_levels_take_precedence() -> None:
+    """Explicit levels override those implied by other settings."""
     log = attrs.evolve(Settings().log, access_log=False, levels=("stream.api.http.server=debug",))
     assert (
         configured_log(attrs.evolve(Settings(), log=log)).levels()["stream.api.http.server"]

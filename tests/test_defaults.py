@@ -1,4 +1,4 @@
-"""Settings that follow from the command line."""
+"""Settings that are derived from the command line."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _parsed(*argv: str) -> Options:
     return options
 
 
-def test_dev_runs_everything() -> None:
-    """``dev`` alone is all components on loopback; named components are those."""
+def test_dev_runs_all_components() -> None:
+    """``dev`` alone runs all components on loopback, unless components are named."""
     options = _parsed("dev")
     assert options.is_dev
     assert options.components == tuple(name for name in NAMES if name != "postgres")
@@ -35,7 +35,7 @@ def test_dev_runs_everything() -> None:
 
 
 def test_dev_with_tables_in_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real PostgreSQL, tokens made here, no sandbox; with data of its own."""
+    """It has a real PostgreSQL with separate data, its own tokens, and no sandbox."""
     options = _parsed("dev", "--target=postgres", "--port-offset=100")
     assert options.components == tuple(name for name in NAMES if name != "sandbox")
     settings = options.settings
@@ -55,7 +55,7 @@ def test_dev_with_tables_in_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("target", ["iceberg", "parquet"])
 def test_dev_with_tables_in_a_lake(target: str) -> None:
-    """Tables are folders below the data; only Stream and etcd run."""
+    """Tables are folders inside the data; only Stream and etcd run."""
     options = _parsed("dev", f"--target={target}")
     others = {"postgres", "sandbox"}
     assert options.components == tuple(name for name in NAMES if name not in others)
@@ -75,24 +75,24 @@ def test_dev_with_tables_in_a_lake(target: str) -> None:
         (["api", "--target=postgres"], "--target belongs to dev"),
     ],
 )
-def test_a_target_that_dev_has_not(
+def test_an_unknown_target_of_dev(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error lists those that there are."""
+    """The error lists the known targets."""
     with pytest.raises(SystemExit):
         _parsed(*argv)
     assert message in capsys.readouterr().err
 
 
-def test_every_dev_setting_exists_and_is_in_force() -> None:
-    """Each is a known key with a value that can be read."""
+def test_every_dev_setting_is_valid() -> None:
+    """Each is a known key with a valid value, which takes effect."""
     settings = _parsed("dev").settings
     for key, value in DEV_SETTINGS.items():
         assert str(LEAVES_BY_KEY[key].get(settings)).rstrip("/") in {str(value), "10MiB", "10MB"}
 
 
-def test_what_a_user_sets_wins_over_dev(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A file, a variable and a flag; the sandbox is found at its other address."""
+def test_user_settings_override_dev(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file, a variable and a flag override it; the sandbox is used at its other address."""
     path = tmp_path / "stream.yaml"
     path.write_text("storage: {volumesPath: /v}")
     monkeypatch.setenv("STREAM_SANDBOX_LISTEN", "127.0.0.1:18001")
@@ -102,8 +102,8 @@ def test_what_a_user_sets_wins_over_dev(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert settings.api.listen == "127.0.0.1:1"
 
 
-def test_a_second_instance_shares_nothing_with_the_first() -> None:
-    """The instances have no common port or directory."""
+def test_a_second_instance_shares_nothing() -> None:
+    """Two instances have no common port or directory."""
     first, second = _parsed("dev").settings, _parsed("dev", "--port-offset=100").settings
     listens = [leaf for leaf in LEAVES if leaf.key.endswith("listen")]
     for leaf in listens:
@@ -118,7 +118,7 @@ def test_a_second_instance_shares_nothing_with_the_first() -> None:
     assert second.storage.volumes_path == "var/100/volumes"
 
 
-def test_an_offset_leaves_what_a_user_sets() -> None:
+def test_an_offset_keeps_user_settings() -> None:
     """Only defaults are shifted, with and without ``dev``."""
     given = ["--port-offset=100", "--api-listen=127.0.0.1:5", "--etcd-endpoint=other:2379"]
     other = ["api", "--storage-api-host=example.com", "--source-http-public-url=http://h"]
@@ -133,7 +133,7 @@ def test_an_offset_leaves_what_a_user_sets() -> None:
 
 
 def test_workers_have_the_defaults_of_their_parent() -> None:
-    """A worker of ``dev`` finds the same etcd."""
+    """A worker of ``dev`` uses the same etcd."""
     options = _parsed("dev", "--port-offset=10", "--workers=2", "--node-id=n")
     command = options.workers["n-w1"]
     child = _parsed(*command[command.index("stream") + 1 :])
@@ -153,13 +153,13 @@ def test_workers_have_the_defaults_of_their_parent() -> None:
         ("", ""),
     ],
 )
-def test_shifted(address: str, other: str) -> None:
-    """The port at the end, if there is one."""
+def test_shifted_addresses(address: str, other: str) -> None:
+    """The port at the end is shifted, if there is one."""
     assert shifted(address, 100) == other
 
 
-def test_too_large_an_offset(capsys: pytest.CaptureFixture[str]) -> None:
-    """The error names the flag and the address; what isn't a number is refused."""
+def test_an_offset_that_is_too_large(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the flag and the address; an offset that isn't a number is refused."""
     with pytest.raises(UserError, match=r"--port-offset=60000 leads beyond port 65535: .*:8001"):
         defaults_for(["sandbox"], {}, {}, is_dev=True, port_offset=60000)
     for text in ("x", "-1", ""):
@@ -168,8 +168,8 @@ def test_too_large_an_offset(capsys: pytest.CaptureFixture[str]) -> None:
         assert f'Invalid --port-offset "{text}"' in capsys.readouterr().err
 
 
-def test_volume(tmp_path: Path) -> None:
-    """One is made where there is none."""
+def test_the_default_volume(tmp_path: Path) -> None:
+    """A volume is created if there is none."""
     create_volume(str(tmp_path / "volumes"))
     create_volume(str(tmp_path / "volumes"))
     assert [str(path) for path in (tmp_path / "volumes").glob("*/*")] == [

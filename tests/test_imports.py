@@ -1,4 +1,4 @@
-"""The direction of imports."""
+"""The layers of imports."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 
-def test_imports_only_go_down() -> None:
-    """No import goes up a floor, no component imports another, decisions import no Twisted."""
+def test_layers() -> None:
+    """No layer imports a higher one, no component another one, and pure logic no Twisted."""
     command = Path(sys.executable).parent / "lint-imports"
     checked = subprocess.run(
         [str(command), "--no-cache"],
@@ -20,8 +20,8 @@ def test_imports_only_go_down() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_a_component_imports_what_it_needs() -> None:
-    """Each import is paid for at the start of every process."""
+def test_a_component_imports_only_what_it_needs() -> None:
+    """Each import costs time at the start of every process."""
     program = (
         "import sys, stream.plugin, stream.components\n"
         "others = ['numpy', 'zlmdb', 'klein', 'stream.api', 'stream.sandbox', 'stream.source',\n"

@@ -1,4 +1,4 @@
-"""The PostgreSQL of a development service: a real one."""
+"""The PostgreSQL of a development service, with a real server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ pytestmark = pytest.mark.skipif(find_postgres() is None, reason="PostgreSQL is n
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A directory that an ordinary user can pass through; making a server takes a while."""
+    """A directory that an ordinary user can enter. The module's tests share it, since a server
+    takes time.
+    """
     path = Path(tempfile.mkdtemp(prefix="stream-local-postgres-"))
     path.chmod(0o711)
     yield path
@@ -37,7 +39,7 @@ def folder() -> Iterator[Path]:
 
 
 class Server:
-    """A server on a free port with its data in *path*."""
+    """Return a server on a free port with its data in *path*."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,15 +87,15 @@ async def test_data_and_password_are_kept(server: Server) -> None:
 
 
 @ensure
-async def test_a_server_that_was_killed_is_started_again(server: Server) -> None:
-    """After a moment, with its data."""
+async def test_a_killed_server_is_restarted(server: Server) -> None:
+    """The server is restarted with its data after a short delay."""
     pid = int((server.path / "data" / "postmaster.pid").read_text().split("\n")[0])
     os.kill(pid, signal.SIGKILL)
     for _ in range(200):
         try:
             await server.query("SELECT 1")
             break
-        except Exception:  # it isn't there yet
+        except Exception:  # the server hasn't restarted yet
             await deferLater(reactor, 0.1)
     else:
         raise AssertionError("the server did not come back")
@@ -101,8 +103,8 @@ async def test_a_server_that_was_killed_is_started_again(server: Server) -> None
 
 
 @ensure
-async def test_a_port_that_is_taken(server: Server) -> None:
-    """The start fails with what the server says."""
+async def test_a_port_in_use(server: Server) -> None:
+    """The start fails with the message of the server."""
     await server.service.stopService()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", server.port))
@@ -112,8 +114,8 @@ async def test_a_port_that_is_taken(server: Server) -> None:
 
 
 @ensure
-async def test_where_it_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says how to install it, and nothing is made."""
+async def test_a_missing_installation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how to install it, and nothing is created."""
     monkeypatch.setattr("stream.local_postgres.find_postgres", lambda: None)
     service = LocalPostgres(reactor, "127.0.0.1:1", str(folder / "other"))
     with pytest.raises(UserError, match="apt install postgresql"):

@@ -1,4 +1,4 @@
-"""From the command line to components and settings."""
+"""Components and settings from the command line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _parse(monkeypatch: pytest.MonkeyPatch, *argv: str) -> Options:
     return options
 
 
-def test_both_spellings_mean_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Components are named by a flag or as arguments, in any order, as often as one likes."""
+def test_components_are_flags_or_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Components are named by a flag or as arguments, in any order, also repeatedly."""
     expected = ("storage-writer", "storage-coordinator")
     volumes = "--storage-volumes-path=/v"
     for argv in (
@@ -34,8 +34,8 @@ def test_both_spellings_mean_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("chosen", [set(), {"foo"}, {"api", "foo", "bar"}])
-def test_a_wrong_choice_lists_what_is_valid(chosen: set[str]) -> None:
-    """The message quotes unknown names, and lists the valid ones."""
+def test_unknown_components(chosen: set[str]) -> None:
+    """The message quotes unknown names and lists the valid ones."""
     with pytest.raises(UserError) as refused:
         check_components(chosen)
     for name in NAMES:
@@ -45,10 +45,10 @@ def test_a_wrong_choice_lists_what_is_valid(chosen: set[str]) -> None:
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["--dump-config=yaml"]])
-def test_questions_are_answered_with_success(
+def test_options_that_print_information(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str]
 ) -> None:
-    """Options that print information need no component, and the exit code is 0."""
+    """They need no component, and the exit code is 0."""
     needed = [
         "--storage-api-host=example.com",
         "--storage-volumes-path=/v",
@@ -71,7 +71,7 @@ def _printed(
     return ended.value.code, output.out, output.err
 
 
-def test_a_dump_of_wrong_settings(
+def test_a_dump_of_invalid_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The settings and their errors are printed; the exit code reports the failure."""
@@ -89,16 +89,16 @@ def test_a_dump_of_wrong_settings(
 def test_a_dump_for_components(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the components of a process it shows what that process would run with."""
+    """A dump with components shows the settings of a process with these components."""
     code, dumped, _ = _printed(monkeypatch, capsys, "--dump-config=json", "etcd", "sandbox")
     assert code == 0
     assert json.loads(dumped)["etcd"]["namespace"] == "stream/"
 
 
-def test_settings_are_read_before_components_are_checked(
+def test_settings_are_checked_before_components(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong setting is reported first, then a wrong component."""
+    """An invalid setting is reported first, then an invalid component."""
     assert _printed(monkeypatch, capsys, "foo", "--api-task-ttl-seconds=x")[2].startswith(
         'Error:\n- Decode error:\n  - Invalid "api.task.ttlSeconds"'
     )
@@ -128,7 +128,9 @@ def test_flags_of_twistd(
     flags: list[str],
     file: str,
 ) -> None:
-    """The log file of twistd is used; a daemon without output logs to twistd's default file."""
+    """The log file of twistd is used; a daemon without other output logs to twistd's
+    default file.
+    """
     monkeypatch.chdir(tmp_path)
     options = Options()
     cast(Any, options).parent = runner
@@ -140,16 +142,16 @@ def test_flags_of_twistd(
 
 
 @pytest.mark.parametrize("flag", ["logger", "syslog"])
-def test_other_logs_of_twistd(flag: str) -> None:
-    """An observer or syslog given to twistd is used."""
+def test_other_log_options_of_twistd(flag: str) -> None:
+    """An observer or syslog option of twistd is used."""
     options = Options()
     cast(Any, options).parent = {"nodaemon": 1, flag: "given"}
     options.parseOptions(["etcd", "--etcd-endpoint=127.0.0.1:2379"])
     assert options.logs_elsewhere
 
 
-def test_time_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Components with data on disks have a longer default limit."""
+def test_the_time_limit_of_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Components with data on disks have a longer default."""
     rest = ["--storage-volumes-path=/v", "--storage-api-host=example.com"]
     assert str(_parse(monkeypatch, "http-source").settings.stop_timeout) == "55s"
     assert str(_parse(monkeypatch, "storage-reader", *rest).settings.stop_timeout) == "9m50s"
@@ -157,7 +159,7 @@ def test_time_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(_parse(monkeypatch, "storage-writer", *rest).settings.stop_timeout) == "5s"
 
 
-def test_a_wrong_flag_is_refused(
+def test_an_unknown_flag_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error suggests the most similar flag, and the exit code reports the failure."""
@@ -168,7 +170,7 @@ def test_a_wrong_flag_is_refused(
 
 
 def test_a_sandbox_in_the_process_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its address needn't be configured if it runs beside the other components."""
+    """Its address isn't required if it runs with the other components."""
     options = _parse(monkeypatch, "sandbox", "storage-coordinator", "--sandbox-listen=127.0.0.1:9")
     assert options.settings.storage_api_host == "http://127.0.0.1:9"
     options = _parse(monkeypatch, "etcd")

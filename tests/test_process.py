@@ -1,4 +1,4 @@
-"""Services in order, and a process that stops in order."""
+"""Start and stop of services in order."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ class ChainTests(SynchronousTestCase):
         self.clock = Clock()
         self.chain = OrderedServices(self.members, self.clock)
 
-    def test_each_waits_for_the_one_before(self) -> None:
-        """The next service starts when the last one is ready, and the chain when all are."""
+    def test_services_start_in_order(self) -> None:
+        """The next service starts when the previous one is ready, and the chain is ready with the
+        last.
+        """
         started = ensureDeferred(self.chain.startService())
         assert self.log == ["start a"]
         self.members[0].started.callback(None)
@@ -61,8 +63,8 @@ class ChainTests(SynchronousTestCase):
         self.successResultOf(stopped)
         assert self.log == ["stop c", "stop b", "stop a"]
 
-    def test_a_failure_stops_what_runs(self) -> None:
-        """If one can't start, those before it are stopped and the failure is passed on."""
+    def test_a_failure_stops_running_services(self) -> None:
+        """If a service can't start, the earlier ones are stopped and the failure is passed on."""
         started = ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
         self.members[0].stopped.callback(None)
@@ -70,8 +72,8 @@ class ChainTests(SynchronousTestCase):
         self.failureResultOf(started, RuntimeError)
         assert self.log == ["start a", "start b", "stop a"]
 
-    def test_a_stop_ends_a_start(self) -> None:
-        """The component being started becomes ready and is stopped; no other one is started."""
+    def test_a_stop_during_the_start(self) -> None:
+        """The service being started becomes ready and is stopped; no other one is started."""
         started = ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
         for member in self.members:
@@ -84,7 +86,7 @@ class ChainTests(SynchronousTestCase):
         assert self.log == ["start a", "start b", "stop b", "stop a"]
 
     def test_a_stop_does_not_wait_long_for_a_start(self) -> None:
-        """The stop doesn't wait for a component that isn't ready; it is stopped once ready."""
+        """The stop doesn't wait for a service that isn't ready; it is stopped once ready."""
         ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
         for member in self.members:
@@ -95,8 +97,8 @@ class ChainTests(SynchronousTestCase):
         self.members[1].started.callback(None)
         assert self.log == ["start a", "start b", "stop a", "stop b"]
 
-    def test_a_start_that_fails_does_not_keep_a_stop(self) -> None:
-        """The failure of the start is passed on, and the stop is over."""
+    def test_a_failing_start_does_not_block_a_stop(self) -> None:
+        """The failure of the start is passed on, and the stop completes."""
         started = ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
         self.members[0].stopped.callback(None)
@@ -106,11 +108,11 @@ class ChainTests(SynchronousTestCase):
         self.successResultOf(stopped)
         assert self.log == ["start a", "start b", "stop a"]
 
-    def test_a_stop_waits_for_one_that_has_begun(self) -> None:
-        """The second call of stop returns only when all components are stopped."""
+    def test_a_second_stop_waits_for_the_first(self) -> None:
+        """The second call returns when all services are stopped."""
         started = ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
-        self.members[1].started.errback(RuntimeError("no"))  # which stops the first
+        self.members[1].started.errback(RuntimeError("no"))  # this stops the first service
         stopped = ensureDeferred(self.chain.stopService())
         self.assertNoResult(stopped)
         self.members[0].stopped.callback(None)
@@ -118,8 +120,8 @@ class ChainTests(SynchronousTestCase):
         self.failureResultOf(started, RuntimeError)
         assert self.log == ["start a", "start b", "stop a"]
 
-    def test_a_slow_stop_is_told(self) -> None:
-        """The log says what a stop waits for, again and again until it is over."""
+    def test_a_slow_stop_is_logged(self) -> None:
+        """The log repeats which services the stop waits for."""
         for member in self.members:
             member.started.callback(None)
         self.successResultOf(ensureDeferred(self.chain.startService()))
@@ -133,8 +135,8 @@ class ChainTests(SynchronousTestCase):
         told = [event["service"] for event in log if "still waiting" in event["log_format"]]
         assert told == ["_Member"] * 2
 
-    def test_a_failing_stop_does_not_keep_others_from_stopping(self) -> None:
-        """It is logged."""
+    def test_a_failing_stop_does_not_block_others(self) -> None:
+        """The failure is logged."""
         for member in self.members:
             member.started.callback(None)
         self.successResultOf(ensureDeferred(self.chain.startService()))
@@ -148,8 +150,8 @@ class ChainTests(SynchronousTestCase):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_short_chains(count: int) -> None:
-    """A chain of nothing starts and stops at once."""
+def test_an_empty_chain(count: int) -> None:
+    """An empty chain starts and stops at once."""
     log: list[str] = []
     members = [_Member("a", log) for _ in range(count)]
     for member in members:
@@ -164,12 +166,12 @@ def test_short_chains(count: int) -> None:
     ("hard", "told"),
     [(4096, ("warn", 4096)), (10_000, ("info", 10_000)), (-1, ("info", "any number of"))],
 )
-def test_few_open_files(
+def test_the_limit_of_open_files(
     monkeypatch: pytest.MonkeyPatch, hard: int, told: tuple[str, object]
 ) -> None:
     """The limit is raised as far as possible, and the new limit is logged.
 
-    The message is a warning if the limit is too low for many clients. There may be none (-1).
+    The message is a warning if the limit is too low for many clients. -1 means no limit.
     """
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr("resource.getrlimit", lambda _: (1024, hard))
@@ -180,7 +182,7 @@ def test_few_open_files(
     assert [(event["log_level"].name, event["limit"]) for event in log] == [told]
 
 
-def test_a_limit_that_can_not_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_that_can_not_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """The start continues with the existing limit."""
 
     def refuse(*_: object) -> None:
@@ -196,8 +198,8 @@ def test_a_limit_that_can_not_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("number", "advice"), [(errno.EADDRINUSE, "--port-offset=100"), (errno.EACCES, "")]
 )
-def test_a_port_that_cannot_be_had(number: int, advice: str) -> None:
-    """The error names the address and the reason; of a taken port also the way out."""
+def test_a_port_that_can_not_be_used(number: int, advice: str) -> None:
+    """The error names the address, the reason and, for a port in use, a solution."""
     error = CannotListenError("127.0.0.1", 9000, OSError(number, os.strerror(number)))
     text = process_module._taken(error)
     assert text.startswith(f'cannot listen on "127.0.0.1:9000": {os.strerror(number)}')

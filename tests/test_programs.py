@@ -1,4 +1,4 @@
-"""The stand-ins do what the programs do."""
+"""The replacements behave like the programs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _CASES = [
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="there is no jq to compare with")
 @pytest.mark.parametrize(("arguments", "text"), _CASES)
-def test_as_jq(
+def test_jq(
     arguments: tuple[str, ...],
     text: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same output and the same kind of exit code."""
+    """The output and the kind of exit code are the same."""
     real = subprocess.run(
         ["jq", *arguments], input=text, capture_output=True, text=True, check=False
     )
@@ -44,12 +44,12 @@ def test_as_jq(
 
 @pytest.mark.skipif(shutil.which("envsubst") is None, reason="there is no envsubst to compare with")
 @pytest.mark.parametrize("arguments", [(), ("$A ${C}",)])
-def test_as_envsubst(
+def test_envsubst(
     arguments: tuple[str, ...],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Named variables, or all; what has no value becomes nothing."""
+    """Named or all variables are replaced; a variable without a value becomes empty."""
     text = "$A ${B} $C $(D) $5 $ ${A}x $$A"
     for name, value in (("A", "1"), ("B", "2"), ("C", "")):
         monkeypatch.setenv(name, value)
@@ -60,8 +60,8 @@ def test_as_envsubst(
     assert capsys.readouterr().out == real.stdout
 
 
-def test_it_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts find the program on the PATH if there is no other."""
+def test_programs_are_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts find the replacement if there is no other program."""
     monkeypatch.setenv("PATH", "/nonexistent")
     with with_programs():
         told = subprocess.run(

@@ -1,6 +1,6 @@
-"""Every kind of record in etcd, read when it comes from another version of the service.
+"""Every kind of record in etcd, stored by another release of the service.
 
-Such a version may have written fewer members, or more. See Note [Other versions] of
+Another release may store fewer members, or more. See Note [Other versions] of
 `stream.values.codec`.
 """
 
@@ -393,18 +393,19 @@ REQUIRED: dict[type, set[str]] = {
     Holder: {"token", "ttl"},
     Layout: set(),
 }
-"""Members without which a record of the kind means nothing; the rest is optional. Of columns these
-are type, name, path and template."""
+"""Required members of each kind of record; the others are optional. Those of columns are type,
+name, path and template.
+"""
 
 _COLUMN = {"type", "name", "path", "template", "language", "content"}
 _EITHER = {"UploadCredentials", "UploadCredentials.uploadParams.credentials"}
-"""Members that aren't needed if others are there that say the same."""
+"""Members that aren't needed if others have the same information."""
 
 KINDS = sorted(RECORDS, key=lambda kind: (kind.__name__, kind.__module__))
 
 
 def _paths(plain: Plain, at: Path = ()) -> Iterator[Path]:
-    """The paths of all members."""
+    """Return the paths of all members."""
     items = enumerate(plain) if isinstance(plain, list) else plain.items()
     for name, item in items:
         if not isinstance(plain, list):
@@ -414,7 +415,7 @@ def _paths(plain: Plain, at: Path = ()) -> Iterator[Path]:
 
 
 def _objects(plain: Plain, at: Path = ()) -> Iterator[Path]:
-    """The paths of all objects."""
+    """Return the paths of all objects."""
     if isinstance(plain, dict):
         yield at
     items = enumerate(plain) if isinstance(plain, list) else plain.items()
@@ -445,7 +446,9 @@ def _copy(plain: Plain) -> Plain:
 
 @st.composite
 def changed_records(draw: st.DrawFn) -> tuple[type, Plain, list[Path]]:
-    """A kind, a record with missing and unknown members, and the places of the unknown ones."""
+    """Generate a kind, a record with missing and unknown members, and the paths of the unknown
+    ones.
+    """
     kind = draw(st.sampled_from(KINDS))
     plain = _copy(RECORDS[kind])
     optional = [path for path in _paths(plain) if _is_optional(kind, path)]
@@ -472,8 +475,10 @@ def changed_records(draw: st.DrawFn) -> tuple[type, Plain, list[Path]]:
 
 
 @given(changed_records())
-def test_any_other_version_is_read_and_kept(example: tuple[type, Plain, list[Path]]) -> None:
-    """Absent and null optional members are read; unknown members are written back."""
+def test_records_of_other_releases_are_read_and_kept(
+    example: tuple[type, Plain, list[Path]],
+) -> None:
+    """Missing and null optional members are read, and unknown members are written back."""
     kind, plain, added = example
     value: Any = decode(kind, orjson.dumps(plain))
     written = orjson.loads(encode(value))
@@ -489,15 +494,15 @@ def test_any_other_version_is_read_and_kept(example: tuple[type, Plain, list[Pat
 
 
 def _mapping_of(value: Any) -> Columns | None:
-    """Return the mapping of a record, which is stored on its own when the record is written."""
+    """Return the mapping of a record, which is stored separately."""
     if isinstance(value, File | Slice):
         return value.mapping.mapping
     return value.table.mapping.mapping if isinstance(value, Sink) else None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_complete_record_is_written_as_it_was(kind: type) -> None:
-    """Member by member, in their order."""
+def test_a_complete_record_is_unchanged(kind: type) -> None:
+    """All members are written in order."""
     plain = _copy(RECORDS[kind])
     value: Any = decode(kind, orjson.dumps(plain))
     mapping = _mapping_of(value)
@@ -508,7 +513,7 @@ def test_a_complete_record_is_written_as_it_was(kind: type) -> None:
 
 
 def _with_expiration(kind: type, plain: Plain) -> Plain:
-    """The expiration of credentials is also stored beside them."""
+    """Add the expiration of credentials, which is also stored next to them."""
     if kind is FileRecord:
         plain["UploadCredentials"]["expiration"] = AT
     return plain
@@ -519,8 +524,8 @@ def _texts(plain: Plain) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_what_a_record_cannot_do_without(kind: type) -> None:
-    """The other members are required indeed: no record is half read."""
+def test_required_members(kind: type) -> None:
+    """Without a required member, the whole record is invalid."""
     for path in _paths(RECORDS[kind]):
         if _is_optional(kind, path) or ".".join(map(str, path)) in _EITHER:
             continue
@@ -530,7 +535,7 @@ def test_what_a_record_cannot_do_without(kind: type) -> None:
             decode(kind, orjson.dumps(plain))
 
 
-def test_changes_keep_what_is_unknown() -> None:
+def test_changes_keep_unknown_members() -> None:
     """Changes by the service affect only known members."""
     plain = _copy(RECORDS[Source])
     for path in list(_objects(plain)):
@@ -558,15 +563,15 @@ def test_changes_keep_what_is_unknown() -> None:
                 assert _at(written, path)["addedLater"] == 1
 
 
-def test_a_sum_of_statistics_keeps_what_is_unknown() -> None:
-    """The unknown members are those of the last part."""
+def test_a_sum_of_statistics_keeps_unknown_members() -> None:
+    """The unknown members are those of the last summand."""
     one, other = Statistics(unknown={"a": 1, "b": 1}), Statistics(unknown={"b": 2})
     assert (one + other).unknown == {"a": 1, "b": 2}
     assert (one + Statistics()).unknown == {"a": 1, "b": 1}
 
 
-def test_known_part() -> None:
-    """Records from outside are stored without unknown members."""
+def test_records_from_outside() -> None:
+    """They are stored without unknown members."""
     plain = _copy(MAPPING)
     for path in list(_objects(plain)):
         _at(plain, path)["addedLater"] = 1
@@ -575,8 +580,8 @@ def test_known_part() -> None:
     assert to_plain(known_part(mapping)) == MAPPING
 
 
-def test_the_id_of_the_staging_file_is_also_that_of_its_credentials() -> None:
-    """Records without it need credentials in clear."""
+def test_the_id_of_a_staging_file() -> None:
+    """The id is also that of its credentials; records without it need credentials in plain text."""
     plain = _copy(RECORDS[FileRecord])
     del plain["FileID"]
     assert decode(FileRecord, orjson.dumps(plain)).file_id == 7
@@ -586,15 +591,15 @@ def test_the_id_of_the_staging_file_is_also_that_of_its_credentials() -> None:
 
 
 def test_an_outline_has_the_defaults_of_the_record() -> None:
-    """A file without all that may be absent is shown as the one that it is."""
+    """A file without its optional members has the same defaults in an outline."""
     plain = orjson.dumps({**FILE_KEY, "state": "writing"})
     outline, file = decode(FileOutline, plain), decode(File, plain)
     assert outline.target.provider == file.target.provider == "keboola"
     assert outline.retry == file.retry
 
 
-def test_credentials_of_earlier_versions() -> None:
-    """Earlier versions had the parameters under another name."""
+def test_credentials_of_earlier_releases() -> None:
+    """Earlier releases stored the parameters under another name."""
     plain = _copy(RECORDS[FileRecord])
     upload = plain["UploadCredentials"]
     upload["credentials"] = upload.pop("uploadParams")
@@ -605,7 +610,7 @@ def test_credentials_of_earlier_versions() -> None:
 
 
 def _classes(hint: Any) -> Iterator[type]:
-    """The attrs classes that a type refers to."""
+    """Return the attrs classes that a type refers to."""
     if isinstance(hint, type) and attrs.has(hint):
         yield hint
     for argument in get_args(hint):
@@ -624,8 +629,8 @@ def _reached(kind: type, seen: set[type]) -> None:
                 _reached(cls, seen)
 
 
-def test_every_class_of_a_record_keeps_what_it_does_not_know() -> None:
-    """So that no new class is forgotten; values that are texts in JSON have no members."""
+def test_every_class_of_a_record_keeps_unknown_members() -> None:
+    """New classes are included; values that are strings in JSON have no members."""
     seen: set[type] = set()
     for kind in RECORDS:
         _reached(kind, seen)
@@ -636,7 +641,7 @@ def test_every_class_of_a_record_keeps_what_it_does_not_know() -> None:
 
 
 def test_every_kind_is_tested() -> None:
-    """Every type decoded from etcd has a sample in this module."""
+    """Every type decoded from etcd has an example in this module."""
     for module in pkgutil.walk_packages(stream.__path__, "stream."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

@@ -1,4 +1,4 @@
-"""``stream-service token``, as an operator types it."""
+"""``stream-service token`` and its arguments."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _read(*argv: str, is_dev: bool = False) -> Request:
     return read_request([*argv, *flags], {}, is_dev=is_dev)
 
 
-def test_what_is_asked_for() -> None:
-    """Flags in both forms and any order; rights in one flag or several."""
+def test_arguments() -> None:
+    """Flags are accepted in both forms and any order, and rights in one flag or several."""
     request = _read("--can=read", "create", "--project=7", "--name", "ci", "--can", "tail,write")
     assert (request.verb, request.project, request.name) == ("create", 7, "ci")
     assert (request.can, request.expires_in) == ("read,tail,write", None)
@@ -32,8 +32,10 @@ def test_what_is_asked_for() -> None:
     assert _read("revoke", "--project", "1", "a1").token_id == "a1"
 
 
-def test_where_etcd_is() -> None:
-    """The address comes from the service's settings, or from the development service's offset."""
+def test_the_address_of_etcd() -> None:
+    """The address is that of the service's settings, or of the development service with
+    its offset.
+    """
     assert _read(*CREATE).settings.etcd.endpoint == "h:1"
     dev = _read(*CREATE, "--port-offset=100", is_dev=True).settings.etcd
     assert (dev.endpoint, dev.namespace) == ("127.0.0.1:2479", "stream/")
@@ -52,15 +54,15 @@ def test_where_etcd_is() -> None:
         ([*CREATE, "--expires-in=0s"], '--expires-in "0s" is not a time'),
     ],
 )
-def test_what_can_not_be_done(argv: list[str], message: str) -> None:
+def test_invalid_arguments(argv: list[str], message: str) -> None:
     """The message names the expected input."""
     with pytest.raises(UserError) as caught:
         _read(*argv)
     assert message in str(caught.value)
 
 
-def test_a_token_from_its_making_to_its_end(etcd_url: str) -> None:
-    """It is printed alone, so that a script can take it; the list hasn't got it."""
+def test_a_token_is_created_and_revoked(etcd_url: str) -> None:
+    """A new token is printed alone, for scripts, and is not in the list."""
     where = [f"--etcd-endpoint={etcd_url}", f"--etcd-namespace={secrets.token_hex(8)}"]
     command = str(Path(sys.executable).parent / "stream-service")
 

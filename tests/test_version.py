@@ -1,4 +1,4 @@
-"""The version is defined once, and all outputs of it are equal."""
+"""The version is defined once, and all its occurrences are equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from tests.docs.blocks import ROOT
 
 
 def test_version() -> None:
-    """The package, the API's document and the newest entry of the changelog."""
+    """The package, the API's document and the newest entry of the changelog have the same
+    version.
+    """
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     assert config["metadata"]["version"] == "attr: stream.__version__"

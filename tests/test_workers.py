@@ -21,8 +21,8 @@ def _of_child(command: list[str]) -> Options:
     return options
 
 
-def test_workers_have_names_and_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All other settings are the parent's; a worker has no workers."""
+def test_workers_have_separate_names_and_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other settings are the parent's, and a worker has no workers."""
     own = ["--workers=2", "--metrics-listen=[::1]:9000", "--source-http-trusted-proxies=::1,::2"]
     commands = _workers(monkeypatch, *own)
     assert list(commands) == ["n-w1", "n-w2"]
@@ -38,18 +38,18 @@ def test_workers_have_names_and_ports_of_their_own(monkeypatch: pytest.MonkeyPat
         assert child.settings.source.http.workers == 1
 
 
-def test_any_port_stays_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The port after any free port is none."""
+def test_any_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of a node with any free port has any free port too."""
     commands = _workers(monkeypatch, "--workers=2", "--metrics-listen=127.0.0.1:0")
     listens = {_of_child(command).settings.metrics.listen for command in commands.values()}
     assert listens == {"127.0.0.1:0"}
 
 
 @pytest.mark.parametrize("number", ["0", "65", "x"])
-def test_number_of_workers_has_limits(
+def test_limits_of_workers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: str
 ) -> None:
-    """The refusal names the setting."""
+    """The error names the setting."""
     with pytest.raises(SystemExit):
         _workers(monkeypatch, f"--workers={number}")
     assert "source.http.workers" in capsys.readouterr().err

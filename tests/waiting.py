@@ -1,4 +1,4 @@
-"""Waiting for what happens in its own time: a process, a connection, another node."""
+"""Waiting for asynchronous events of a process, a connection or another node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ reactor: Any = _reactor
 
 
 async def until(condition: Any, *, seconds: float = 10.0) -> None:
-    """Wait until *condition* () is true; fails the test if it doesn't become so.
+    """Wait until *condition* () is true. Fails the test after a timeout.
 
     :param condition: may be asynchronous.
     """
@@ -32,5 +32,5 @@ async def until(condition: Any, *, seconds: float = 10.0) -> None:
 
 
 async def mirrored(mirror: Mirror[Any], revision: int) -> None:
-    """Wait until *mirror* contains the revision *revision* of a write below its prefix."""
+    """Wait until *mirror* has a write below its prefix with this *revision*."""
     await until(lambda: mirror.revision >= revision)

@@ -1,4 +1,4 @@
-"""The boundaries of records in a batch, and the outcome of each."""
+"""The boundaries of records in a batch, and the result of each record."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def record(content_type: str = "application/x-ndjson") -> RecordContext:
 
 
 def test_lines_keep_their_numbers() -> None:
-    """Blank lines are counted and left out; a carriage return belongs to the line's end."""
+    """Blank lines are counted but skipped; a carriage return belongs to the line end."""
     elements = line_elements(b'{"a":1}\n\n  \r\n{"a":2}\r\n[3]', 10)
     assert [(place, body) for place, body, _ in elements] == [
         (1, b'{"a":1}'),
@@ -73,8 +73,8 @@ def test_lines_keep_their_numbers() -> None:
 
 
 @given(items=st.lists(JSON, max_size=8), indent=st.sampled_from([None, 1]))
-def test_array_is_cut_into_its_items(items: list[object], indent: int | None) -> None:
-    """Each item's text means what the item does."""
+def test_an_array_is_split_into_items(items: list[object], indent: int | None) -> None:
+    """The text of an item parses to the item."""
     body = json.dumps(items, indent=indent).encode()
     elements = array_elements(body, 10)
     assert [place for place, _, _ in elements] == list(range(len(items)))
@@ -83,8 +83,8 @@ def test_array_is_cut_into_its_items(items: list[object], indent: int | None) ->
         assert parsed == item
 
 
-def test_spelling_of_items_is_kept() -> None:
-    """Numbers are copied, not computed."""
+def test_items_keep_their_spelling() -> None:
+    """Numbers are copied without conversion."""
     assert [text for _, text, _ in array_elements(b'[ 1.0 ,{"a" : 1e5}, "]" ]', 10)] == [
         b"1.0",
         b'{"a" : 1e5}',
@@ -93,14 +93,14 @@ def test_spelling_of_items_is_kept() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1,]", b"[1", b"null", b"1"])
-def test_what_is_no_array_is_refused(body: bytes) -> None:
-    """The boundaries of records are unknown."""
+def test_a_body_that_is_not_an_array_is_refused(body: bytes) -> None:
+    """The boundaries of its records are unknown."""
     with pytest.raises(InvalidJson):
         array_elements(body, 10)
 
 
-def test_number_of_records_is_limited() -> None:
-    """One more than allowed refuses all of them."""
+def test_the_number_of_records_is_limited() -> None:
+    """One more than allowed refuses the batch."""
     assert len(line_elements(b"1\n2\n3", 3)) == 3
     with pytest.raises(BatchTooLarge, match="has 4 records, the maximum is 3"):
         line_elements(b"1\n2\n3\n4", 3)
@@ -108,8 +108,8 @@ def test_number_of_records_is_limited() -> None:
         array_elements(b"[1,2,3,4]", 3)
 
 
-def test_records_are_counted_before_they_are_made() -> None:
-    """Millions of items or lines in a small body cost only as much as the allowed ones."""
+def test_records_are_counted_before_they_are_parsed() -> None:
+    """Millions of items or lines in a small body cost no more than the allowed number."""
     with pytest.raises(BatchTooLarge, match="more records than the maximum of 3"):
         array_elements(b"[" + b"1," * 3 + b"broken", 3)
     assert len(line_elements(b"1" + b"\n" * 30, 3)) == 1
@@ -118,23 +118,23 @@ def test_records_are_counted_before_they_are_made() -> None:
 
 
 def test_byte_order_marks_of_lines() -> None:
-    """Files put behind one another have some in the middle."""
+    """Concatenated files contain some between lines."""
     assert [text for _, text, _ in line_elements(BOM + b"1\n" + BOM + b"2\n" + BOM, 9)] == [
         b"1",
         b"2",
     ]
 
 
-def test_item_beyond_the_usual_reader_is_one_of_many() -> None:
-    """A huge number or half an emoji affects neither its record nor the others."""
+def test_an_item_that_the_usual_parser_refuses() -> None:
+    """A huge number or a lone surrogate is accepted, and doesn't affect other records."""
     items = [b'{"a":1e400}', b'{"a":"\\ud83d"}', b'{"a":1}']
     elements = array_elements(b"[%b]" % b",".join(items), 10)
     assert [text for _, text, _ in elements] == items
     assert [item["a"] for _, _, item in elements] == [math.inf, "\ufffd", 1]
 
 
-def test_rejected_records_are_told_and_the_others_rendered() -> None:
-    """Each sink decides for itself; order is kept across pieces of work."""
+def test_rejected_records_are_reported_and_the_others_rendered() -> None:
+    """Each sink decides separately, and the order is kept across parts."""
     path = FakeSink(PathColumn("a", path="a"))
     body = FakeSink(BodyColumn("b"))
     lines = [b'{"a":%d}' % i for i in range(2 * RECORDS_AT_ONCE)]
@@ -152,8 +152,8 @@ def test_rejected_records_are_told_and_the_others_rendered() -> None:
     assert isinstance(closed.error, UserError) and not closed.rows
 
 
-def test_rows_of_a_batch_are_limited() -> None:
-    """A small body can make large rows; then the sink gets nothing of it."""
+def test_rows_of_a_batch_have_a_limit() -> None:
+    """A small body can have large rows; the sink then gets none of them."""
     column = FakeSink(PathColumn("a", path="a", default_value="x" * 1_000_000, raw_string=True))
     blocks = [RowBlock(column.renderer)]
     elements = line_elements(b"{}\n" * (MAX_ROWS_BYTES // 1_000_000), 1000)
@@ -162,8 +162,8 @@ def test_rows_of_a_batch_are_limited() -> None:
     assert (blocks[0].rows, blocks[0].rejected) == ([], [])
 
 
-def test_large_records_of_a_batch_are_read_by_the_engine() -> None:
-    """Each is read alone, and keeps its place; small ones need no engine."""
+def test_large_records_of_a_batch_are_parsed_by_the_engine() -> None:
+    """Each is parsed separately and keeps its position; small ones don't need the engine."""
     large = b'{"a":1.0,"b":"%b","c":"\\ud800"}' % (b"x" * LARGE_BYTES)
     lines = [b'{"a":0}', large, b'{"b":0}', b'{"a":3}', large + b"}"]
     sink = FakeSink(PathColumn("a", path="a"))
@@ -181,24 +181,24 @@ def test_large_records_of_a_batch_are_read_by_the_engine() -> None:
     assert [rejection.place for rejection in block.rejected] == [3, 5]
 
 
-def test_records_are_rendered_in_small_parts() -> None:
-    """Few large ones, or many small ones; all of them in their order."""
+def test_records_are_rendered_in_parts() -> None:
+    """A part has few large records or many small ones, in order."""
     body = b'"%b"' % (b"x" * (BYTES_AT_ONCE // 3))
     block = RowBlock(FakeSink(PathColumn("a", path="")).renderer)
     steps = list(render_batch(line_elements(b"\n".join([body] * 9), 10), record(), [block]))
     assert (len(steps), len(block.rows)) == (5, 9)
 
 
-def test_items_have_a_size() -> None:
-    """Each is parsed in one step."""
+def test_the_size_of_items_is_limited() -> None:
+    """An item is parsed in one step."""
     text = b'"%b"' % (b"x" * (MAX_ITEM_BYTES - 2))
     assert len(array_elements(b"[1,%b]" % text, 10)) == 2
     with pytest.raises(BatchTooLarge, match=f"item 1 of the batch has more than {MAX_ITEM_BYTES}"):
         array_elements(b'[1,"x%b]' % text[1:], 10)
 
 
-def test_fault_of_ours_costs_the_sink_the_batch() -> None:
-    """Unlike a rejection it isn't the record's fault, so nothing is left out silently."""
+def test_an_unexpected_error_fails_the_batch_of_the_sink() -> None:
+    """It isn't caused by the record, so no record is skipped silently."""
 
     class Broken:
         def renderer(self) -> Renderer:
@@ -216,7 +216,7 @@ def test_fault_of_ours_costs_the_sink_the_batch() -> None:
 
 
 def test_records_of_a_request() -> None:
-    """As the listener reads them: decoded, one or many."""
+    """Records are split as the listener does it: decoded, one or many."""
     body = gzip.compress("\ufeff".encode() + b'{"a":1}\n{"a":2}')
 
     def read(content_type: str, body: bytes, option: bool | str | None = None) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Which source a URL opens."""
+"""The source that belongs to a URL."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def _refusal(
     return caught.value.status, caught.value.name
 
 
-def test_finds_the_source_in_all_branches_sorted_as_text() -> None:
-    """A secret shared by branches opens all of them."""
+def test_a_source_in_several_branches() -> None:
+    """A secret shared by branches opens all of them, sorted by the text of their ids."""
     dispatcher = _dispatcher(_entry(9), _entry(10), _entry(11, enabled=False))
     assert [key.branch_id for key in dispatcher.lookup(7, "my-source", SECRET)] == [10, 9]
 
 
-def test_nothing_but_the_exact_source_is_found() -> None:
-    """Another id, secret, project or type is unknown, and the beginning of an id is too."""
+def test_only_the_exact_source_is_found() -> None:
+    """Another id, secret, project or type is not found, and neither is a prefix of an id."""
     dispatcher = _dispatcher(_entry(), _entry(2, "other", kind="otlp"))
     not_found = (404, "noSourceFound")
     assert _refusal(dispatcher, "my") == not_found
@@ -57,15 +57,17 @@ def test_nothing_but_the_exact_source_is_found() -> None:
     assert _refusal(dispatcher, "other") == not_found
 
 
-def test_disabled_in_all_branches_is_said_to_who_knows_the_secret() -> None:
-    """Only a request with the right secret learns that a source is disabled."""
+def test_a_source_disabled_in_all_branches() -> None:
+    """Only a request with the right secret gets the answer that the source is disabled."""
     dispatcher = _dispatcher(_entry(enabled=False))
     assert _refusal(dispatcher) == (404, "disabledSource")
     assert _refusal(dispatcher, secret="x") == (404, "noSourceFound")
 
 
 def test_changes_take_effect_at_once() -> None:
-    """A rotated secret replaces the old one; a removed source is gone; a closed one refuses."""
+    """A rotated secret replaces the old one, a deleted source disappears, and a closed dispatcher
+    refuses.
+    """
     dispatcher = _dispatcher(_entry())
     dispatcher.put(_entry(secret="new"))
     assert _refusal(dispatcher) == (404, "noSourceFound")
@@ -81,12 +83,12 @@ def test_changes_take_effect_at_once() -> None:
 
 
 def test_the_secret_is_not_in_the_repr() -> None:
-    """Log lines can't show it."""
+    """Log lines can't contain it."""
     assert SECRET not in repr(_entry())
 
 
-def test_what_was_found_before_follows_every_change() -> None:
-    """Disabled, replaced and removed sources aren't found, and after the end none is."""
+def test_cached_results_follow_changes() -> None:
+    """Disabled, changed and deleted sources aren't found, and none is after the close."""
     dispatcher = Dispatcher("http")
     key = SourceKey(1, 2, "source")
 

@@ -1,4 +1,4 @@
-"""Counts of the records of sources."""
+"""Counters of the records of sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from stream.ops.metrics.registry import Metrics
 from stream.source.meters import SourceMeters
 
 
-def test_sources_that_are_gone_are_forgotten() -> None:
+def test_deleted_sources_are_not_exported() -> None:
     """After a gap in the watch only existing sources are exported."""
     metrics = Metrics()
     meters = SourceMeters(metrics, lambda: 10.0)

@@ -1,4 +1,4 @@
-"""Work in slices that all sources share."""
+"""Work in time slices that all sources share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream.source.turns import ROOM_SECONDS, SHARES, SLICE_SECONDS, Turns
 
 
 class SlowClock(Clock):
-    """Each step of work takes a fifth of a slice."""
+    """A clock by which each step of work takes a fifth of a slice."""
 
     def work(self) -> None:
         self.rightNow += SLICE_SECONDS / 5
@@ -39,8 +39,8 @@ def test_short_work_is_done_at_once(clock: SlowClock) -> None:
     assert (log, done.called) == (["a"] * 3, True)
 
 
-def test_all_work_shares_the_slice_of_a_turn(clock: SlowClock) -> None:
-    """Includes work added in the same turn; the next turn has a whole slice again."""
+def test_all_work_shares_the_slice(clock: SlowClock) -> None:
+    """Work added in the same turn is included; the next turn has a whole slice."""
     turns, log = Turns(clock), list[str]()
     for name in "abc":
         turns.work(name, 1, steps(clock, log, name, 3))
@@ -49,8 +49,8 @@ def test_all_work_shares_the_slice_of_a_turn(clock: SlowClock) -> None:
     assert len(log) == 9
 
 
-def test_work_waits_for_room(clock: SlowClock) -> None:
-    """It asks again when there may be some: others may have taken it."""
+def test_work_waits_for_capacity(clock: SlowClock) -> None:
+    """Waiting work checks the capacity again, since others may have used it."""
     rooms = [Deferred[None](), Deferred[None]()]
     asked = iter([*rooms, None])
     turns = Turns(clock)
@@ -61,8 +61,8 @@ def test_work_waits_for_room(clock: SlowClock) -> None:
     assert done.called
 
 
-def test_work_does_not_wait_for_room_for_ever(clock: SlowClock) -> None:
-    """It fails after a time limit; meanwhile it counts as held."""
+def test_work_does_not_wait_forever(clock: SlowClock) -> None:
+    """The work fails after a time limit, and counts as held until then."""
     turns = Turns(clock, max_held_bytes=10)
     done = turns.work("a", 10, turns.until_room(Deferred))
     clock.advance(ROOM_SECONDS - 1)
@@ -85,8 +85,8 @@ def test_sources_take_turns(clock: SlowClock) -> None:
     assert log[5:].count("other") == 2
 
 
-def test_work_that_waits_lets_others_go_on(clock: SlowClock) -> None:
-    """It doesn't block others while it waits."""
+def test_waiting_work_does_not_block_others(clock: SlowClock) -> None:
+    """Other work continues meanwhile."""
     turns, log = Turns(clock), list[str]()
     waited: Deferred[None] = Deferred()
 
@@ -101,7 +101,7 @@ def test_work_that_waits_lets_others_go_on(clock: SlowClock) -> None:
     assert (log, done.called) == (["b", "went on"], True)
 
 
-def test_a_fault_ends_only_its_own_work(clock: SlowClock) -> None:
+def test_an_error_ends_only_its_own_work(clock: SlowClock) -> None:
     """The caller gets the error."""
     turns, log = Turns(clock), list[str]()
 
@@ -116,8 +116,8 @@ def test_a_fault_ends_only_its_own_work(clock: SlowClock) -> None:
     assert log == ["b"]
 
 
-def test_what_is_held_is_bounded(clock: SlowClock) -> None:
-    """For all sources, and for each of them; a single body is always accepted."""
+def test_held_bytes_are_limited(clock: SlowClock) -> None:
+    """The limits apply to each source and to all of them; a single body is always accepted."""
     turns, log = Turns(clock, max_held_bytes=100), list[str]()
     ended: list[bool] = []
     turns.ended = lambda: ended.append(turns.is_full)

@@ -1,4 +1,4 @@
-"""Sources without an enabled sink: what they take is stored nowhere, but never silently."""
+"""Sources without an enabled sink: their records are not stored, which is reported."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def _counted(listener: Listener) -> float:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_answer_says_that_no_sink_has_the_record(way: str) -> None:
-    """It is the answer that it was before, with a header; the records are counted."""
+def test_the_answer_says_that_there_is_no_sink(way: str) -> None:
+    """The answer has an additional header, and the records are counted."""
     listener = _listener()
     status, headers, _ = _answer(listener, **WAYS[way])
     assert (status, headers["Stream-Sinks"]) == (200, "0")
@@ -61,8 +61,8 @@ def test_the_answer_says_that_no_sink_has_the_record(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_source_may_refuse(way: str) -> None:
-    """So the record isn't mistaken for stored."""
+def test_records_without_a_sink_can_be_refused(way: str) -> None:
+    """With the setting, the answer is an error."""
     listener = _listener(refuses=True)
     status, headers, body = _answer(listener, **WAYS[way])
     assert status == 503
@@ -71,8 +71,8 @@ def test_a_source_may_refuse(way: str) -> None:
     assert _counted(listener) == 0
 
 
-def test_a_record_that_a_sink_gets_is_answered_as_ever() -> None:
-    """Without the header, for any value of the setting."""
+def test_a_record_with_a_sink() -> None:
+    """The answer has no such header, for any value of the setting."""
     listener = _listener(refuses=True)
     listener.router.sinks[KEY] = [("k", FakeSink())]
     status, headers, _ = _answer(listener, body=b"{}")
@@ -81,7 +81,7 @@ def test_a_record_that_a_sink_gets_is_answered_as_ever() -> None:
 
 
 def test_the_log_warns_once_a_minute() -> None:
-    """Regardless of the number of records."""
+    """The number of records has no effect."""
     listener = _listener()
     with capturedLogs() as captured:
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Object stores of other parties on this machine, each with an empty bucket.
+"""Object stores of other vendors on this machine, each with an empty bucket.
 
 ``moto`` comes with the development packages. The others are installed by ``make clouds`` into the
 folder that ``STREAM_CLOUDS`` names (default ``.clouds``); without them their tests are skipped.
@@ -31,7 +31,7 @@ __all__ = ["SERVERS", "ObjectServer", "bucket_options", "credentials_of", "runni
 TOOLS = Path(os.environ.get("STREAM_CLOUDS", ".clouds")).absolute()
 BUCKET = "stream-staging"
 _ACCOUNT = "devstoreaccount1"
-# The emulator's published key; it opens nothing else.
+# The emulator's published key, which is valid nowhere else.
 _ACCOUNT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
@@ -179,7 +179,9 @@ SERVERS = (
 
 @contextmanager
 def running_server(server: ObjectServer, folder: Path) -> Iterator[ObjectStaging]:
-    """The server in a process of its own, with an empty bucket. Skips if it isn't installed."""
+    """Run the server with an empty bucket until the block ends. Skips the test if it isn't
+    installed.
+    """
     program = server.program()
     if program is None:
         pytest.skip(f"{server.name} is not installed, see `make clouds`")

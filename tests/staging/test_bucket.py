@@ -1,4 +1,4 @@
-"""Buckets and folders of operators, over folders and the object stores of other parties."""
+"""Buckets and folders of operators, in local folders and in the object stores of other vendors."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def bucket(
 
 @pytest.mark.parametrize("size", [0, 1000, 2 * PART + 7])
 def test_an_object_is_read_as_it_was_stored(bucket: Bucket, size: int) -> None:
-    """In one part, and in several; an older object is replaced."""
+    """An object is stored in one part or in several, and replaces an older one."""
     body = random.Random(size).randbytes(size)
     for content in (b"older", body):
         assert bucket.put("a/b-1/object", bytes_chunks(content)) == len(content)
     assert b"".join(bucket.chunks("a/b-1/object")) == body
 
 
-def test_an_object_that_breaks_off_is_not_there(bucket: Bucket) -> None:
+def test_an_aborted_object_does_not_exist(bucket: Bucket) -> None:
     def broken() -> Iterator[bytes]:
         yield bytes(PART + 1)
         raise StagingError("the disk is gone")
@@ -52,14 +52,14 @@ def test_an_object_that_breaks_off_is_not_there(bucket: Bucket) -> None:
     assert bucket.read("broken/object") is None
 
 
-def test_an_upload_that_is_given_up_ends(bucket: Bucket) -> None:
+def test_a_cancelled_upload_ends(bucket: Bucket) -> None:
     with pytest.raises(StagingError, match="was cancelled"):
         bucket.put("given-up/object", bytes_chunks(bytes(100)), lambda: True)
     assert bucket.read("given-up/object") is None
 
 
-def test_what_is_listed_below_a_folder_is_removed(bucket: Bucket) -> None:
-    """Objects beside it are kept; a missing one is no error."""
+def test_a_folder_is_deleted(bucket: Bucket) -> None:
+    """Objects outside the folder are kept, and a missing folder is no error."""
     for name in ("x/1/a", "x/1/b/c", "x/12/a"):
         bucket.put_bytes(name, b"content")
     below = list(bucket.names("x/1"))
@@ -71,7 +71,7 @@ def test_what_is_listed_below_a_folder_is_removed(bucket: Bucket) -> None:
     assert list(bucket.names("x")) == []
 
 
-def test_what_is_not_there_is_an_error_for_who_reads_it(bucket: Bucket) -> None:
+def test_reading_a_missing_object_fails(bucket: Bucket) -> None:
     assert bucket.read("none") is None
     with pytest.raises(StagingError, match=r'cannot read ".*none"'):
         list(bucket.chunks("none"))
@@ -88,8 +88,8 @@ def test_a_wrong_key_is_refused_without_showing_it(tmp_path: Path) -> None:
     assert "s3cret-of-mine" not in str(raised.value)
 
 
-def test_the_key_of_a_service_account_that_can_not_be_used() -> None:
-    """Its text is in no message."""
+def test_an_invalid_service_account_key() -> None:
+    """The error doesn't contain the key."""
     address = read_address({"url": "gs://bucket"})
     with pytest.raises(UserError) as raised:
         open_bucket(address, json.dumps({"private_key": "s3cret-of-mine"}))

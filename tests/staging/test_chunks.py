@@ -1,4 +1,4 @@
-"""Bodies as parts."""
+"""Bodies that are sent in parts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stream.staging.chunks import SentBody
 
 
 @given(st.lists(st.binary(max_size=20)), st.integers(1, 7))
-def test_parts_join_to_the_body(chunks: list[bytes], part_size: int) -> None:
-    """Parts join to the body; all but the last have the size asked for."""
+def test_parts_of_a_body(chunks: list[bytes], part_size: int) -> None:
+    """The joined parts equal the body, and all parts except the last have the requested size."""
     sent = SentBody(iter(chunks), part_size, lambda: False)
     parts = list(sent.parts())
     assert b"".join(parts) == b"".join(chunks)
@@ -25,7 +25,7 @@ def test_parts_join_to_the_body(chunks: list[bytes], part_size: int) -> None:
     assert sent.digests == [hashlib.md5(part).digest() for part in parts]
 
 
-def test_the_expected_etag_is_that_of_the_body_or_of_its_parts() -> None:
+def test_the_expected_etag() -> None:
     """The expected ETag is the body's MD5, or that of the parts' digests with their number."""
     sent = SentBody(iter([b"abc"]), 2, lambda: False)
     assert sent.expected_etag(multipart=False) == hashlib.md5(b"").hexdigest()
@@ -34,16 +34,16 @@ def test_the_expected_etag_is_that_of_the_body_or_of_its_parts() -> None:
     assert sent.expected_etag(multipart=True) == f"{hashlib.md5(digests).hexdigest()}-2"
 
 
-def test_a_body_that_was_given_up_ends_at_its_next_chunk() -> None:
-    """A body that was given up ends at its next chunk."""
+def test_a_cancelled_body() -> None:
+    """A cancelled body ends at its next chunk."""
     sent = SentBody(iter([b"a", b"b"]), 1, lambda: sent.size > 0)
     with pytest.raises(InterruptedError):
         list(sent.parts())
     assert sent.size == 1
 
 
-def test_files_are_joined_and_can_be_read_again(tmp_path: Path) -> None:
-    """The files' bytes come in the given order, from the start each time."""
+def test_a_body_of_several_files(tmp_path: Path) -> None:
+    """The bytes of the files are read in the given order, from the start each time."""
     (tmp_path / "a").write_bytes(b"1" * 3_000_000)
     (tmp_path / "b").write_bytes(b"2")
     chunks = file_chunks([tmp_path / "a", tmp_path / "b"])

@@ -1,4 +1,4 @@
-"""The requests of the cloud stores, received by a small server that behaves like a bucket."""
+"""The requests of the cloud stores, sent to a small server that behaves like a bucket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLICE = "2000-01-01T01:00:00.000Z_hdd-1.gz"
 
 
 class Bucket(BaseHTTPRequestHandler):
-    """Single and multipart uploads of one bucket; `Server` holds what it learns."""
+    """Single and multipart uploads of one bucket; `Server` holds its state."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -71,7 +71,7 @@ class Bucket(BaseHTTPRequestHandler):
     do_PUT = do_POST = do_HEAD = do_DELETE = do_GET = _go
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 class Server(ThreadingHTTPServer):
@@ -109,7 +109,7 @@ async def put(
 
 @pytest_twisted.ensureDeferred
 async def test_s3_small(server: Server, pool: ThreadPool) -> None:
-    """A small object is one signed PUT with the ACL and encryption the file was prepared with."""
+    """A small object is one signed PUT with the ACL and encryption of the prepared file."""
     stored = await put(aws(endpoint=server.url), pool)
     assert stored.url == f"s3://buck/exp-2/1001/{SLICE}"
     assert (stored.size, stored.verified) == (3, True)
@@ -128,7 +128,7 @@ async def test_s3_small(server: Server, pool: ThreadPool) -> None:
 async def test_an_object_is_read_back(
     server: Server, pool: ThreadPool, make: Callable[[str], FileUpload]
 ) -> None:
-    """Unchanged; a missing one is an error without secrets."""
+    """The content is unchanged; a missing object is an error without secrets."""
     store = open_store(make(server.url), file_key="f", reactor=reactor, pool=pool)
     body = b"x" * 3_000_000
     await store.put(SLICE, bytes_chunks(body))
@@ -143,14 +143,14 @@ async def test_an_object_is_read_back(
 
 @pytest_twisted.ensureDeferred
 async def test_s3_multipart(server: Server, pool: ThreadPool) -> None:
-    """A big object goes up in parts of equal size, and its digest is compared."""
+    """A large object is uploaded in parts of equal size, and its digest is compared."""
     body = bytes(range(256)) * (PART_BYTES // 256 * 2 + 100)
     stored = await put(aws(endpoint=server.url), pool, body)
     assert (stored.size, stored.verified) == (len(body), True)
     assert server.content == body
     assert [len(part) for _, part in sorted(server.parts.items())][:2] == [PART_BYTES] * 2
     assert "HEAD" not in server.methods
-    # S3 refuses a request with a header of its own that isn't signed; its emulators don't.
+    # S3 refuses a request with an unsigned header of its own; its emulators don't.
     for method, path, headers in server.seen:
         signed = headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0]
         own = {name for name in headers if name.startswith("x-amz-")}
@@ -158,8 +158,8 @@ async def test_s3_multipart(server: Server, pool: ThreadPool) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_part_exactly_is_one_request(server: Server, pool: ThreadPool) -> None:
-    """A body of one whole part is not a multipart upload, one byte more is."""
+async def test_the_limit_of_a_single_request(server: Server, pool: ThreadPool) -> None:
+    """A body of one part is a single request, and one byte more is a multipart upload."""
     await put(aws(endpoint=server.url), pool, bytes(PART_BYTES))
     assert server.methods == ["PUT"]
     await put(aws(endpoint=server.url), pool, bytes(PART_BYTES + 1))
@@ -167,8 +167,8 @@ async def test_one_part_exactly_is_one_request(server: Server, pool: ThreadPool)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_azure_object_is_verified_by_its_size(server: Server, pool: ThreadPool) -> None:
-    """An Azure object is a block blob under the signature, verified by its size."""
+async def test_an_azure_object(server: Server, pool: ThreadPool) -> None:
+    """The object is a block blob uploaded with the signature, and verified by its size."""
     stored = await put(azure(server.url), pool)
     assert stored.url == f"azure://acc.blob.core.windows.net/cont/exp-2-1001-{SLICE}"
     assert stored.verified
@@ -182,8 +182,8 @@ async def test_an_azure_object_is_verified_by_its_size(server: Server, pool: Thr
 
 
 @pytest_twisted.ensureDeferred
-async def test_transient_errors_are_repeated(server: Server, pool: ThreadPool) -> None:
-    """Two server errors are hidden from the caller."""
+async def test_transient_errors_are_retried(server: Server, pool: ThreadPool) -> None:
+    """The caller doesn't see two server errors."""
     server.failures = [503, 500]
     assert (await put(aws(endpoint=server.url), pool)).size == 3
     assert server.methods == ["PUT", "PUT", "PUT"]
@@ -191,7 +191,7 @@ async def test_transient_errors_are_repeated(server: Server, pool: ThreadPool) -
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_digest(server: Server, pool: ThreadPool) -> None:
-    """An object whose digest differs from what was sent is an error that may be retried."""
+    """An object with another digest is a retryable error."""
     server.etag = "0" * 32
     with pytest.raises(ObjectMismatch, match="digest") as caught:
         await put(aws(endpoint=server.url), pool)
@@ -200,15 +200,15 @@ async def test_wrong_digest(server: Server, pool: ThreadPool) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_size(server: Server, pool: ThreadPool) -> None:
-    """If the ETag isn't a digest, the size is compared."""
+    """The size is compared if the ETag isn't a digest."""
     server.keep = 2
     with pytest.raises(ObjectMismatch, match="has 2 bytes, 3 were sent"):
         await put(azure(server.url), pool)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_kms_etag_is_not_a_digest(server: Server, pool: ThreadPool) -> None:
-    """With a KMS key the ETag isn't a digest; the size is compared instead."""
+async def test_the_etag_of_an_object_with_a_kms_key(server: Server, pool: ThreadPool) -> None:
+    """The ETag isn't a digest, so the size is compared."""
     server.etag = "0" * 32
     upload = aws(endpoint=server.url, **{"x-amz-server-side-encryption": "aws:kms"})
     assert (await put(upload, pool)).verified
@@ -216,8 +216,8 @@ async def test_a_kms_etag_is_not_a_digest(server: Server, pool: ThreadPool) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_credentials_that_may_not_look(server: Server, pool: ThreadPool) -> None:
-    """Credentials that may only write give an object that isn't verified, not an error."""
+async def test_write_only_credentials(server: Server, pool: ThreadPool) -> None:
+    """The object isn't verified, which is no error."""
     server.head_status = 403
     stored = await put(azure(server.url), pool)
     assert not stored.verified
@@ -225,8 +225,8 @@ async def test_credentials_that_may_not_look(server: Server, pool: ThreadPool) -
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("status", [400, 403])
-async def test_errors_hold_no_secrets(server: Server, pool: ThreadPool, status: int) -> None:
-    """The text of a refusal has no keys and no signatures."""
+async def test_errors_contain_no_secrets(server: Server, pool: ThreadPool, status: int) -> None:
+    """The message of a refused request has no keys and no signatures."""
     for upload in (
         aws(endpoint=server.url),
         azure(server.url),
@@ -241,8 +241,8 @@ async def test_errors_hold_no_secrets(server: Server, pool: ThreadPool, status: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_unreachable_store_shows_no_secrets(server: Server, pool: ThreadPool) -> None:
-    """A connection that fails names the store without the signature in its URL."""
+async def test_an_unreachable_store(server: Server, pool: ThreadPool) -> None:
+    """The error names the store without the signature in its URL."""
     upload = azure(server.url)
     server.server_close()
     with pytest.raises(StagingError) as caught:
@@ -252,8 +252,8 @@ async def test_unreachable_store_shows_no_secrets(server: Server, pool: ThreadPo
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_big_body_is_aborted(server: Server, pool: ThreadPool) -> None:
-    """A body that breaks after its first parts completes nothing, and its parts are given up."""
+async def test_a_failed_body_is_aborted(server: Server, pool: ThreadPool) -> None:
+    """A body that fails after its first parts completes nothing, and its parts are deleted."""
 
     def broken() -> Iterator[bytes]:
         yield bytes(3 * PART_BYTES)
@@ -263,13 +263,13 @@ async def test_failed_big_body_is_aborted(server: Server, pool: ThreadPool) -> N
     with pytest.raises(RuntimeError, match="cannot read"):
         await store.put("x", broken)
     assert server.content == b""
-    # A part that was under way may be noticed after the abort, so the order says nothing.
+    # The end of an unfinished part may be logged after the abort, so the order isn't checked.
     assert "DELETE" in server.methods
     assert server.methods.count("POST") == 1
 
 
-def test_bad_parameters_are_not_quoted(pool: ThreadPool) -> None:
-    """Parameters that can't be used are refused for good, without quoting them."""
+def test_invalid_parameters_are_not_quoted(pool: ThreadPool) -> None:
+    """Invalid parameters are refused permanently, without quoting them."""
     upload = azure("secret://nowhere\n")
     for bad in (
         attrs.evolve(upload, credentials={**upload.credentials, "absCredentials": {}}),

@@ -1,4 +1,4 @@
-"""Uploads to Google Cloud Storage over an unreliable network, to a scripted store."""
+"""Uploads to a scripted Google Cloud Storage over an unreliable network."""
 
 from __future__ import annotations
 
@@ -88,12 +88,14 @@ class Session(BaseHTTPRequestHandler):
     do_PUT = do_POST = do_DELETE = do_GET = _go
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 class Store(ThreadingHTTPServer):
-    """:ivar fates: of the next requests: ``ok``, ``lost`` (done, no answer), ``half`` (the first
-    half arrives, no answer), or a status to answer with.
+    """A store that keeps an object.
+
+    :ivar fates: outcomes of the next requests: ``ok``, ``lost`` (done, no answer), ``half`` (the
+        first half arrives, no answer), or a status to answer with.
     """
 
     def __init__(self) -> None:
@@ -123,7 +125,7 @@ async def put(store: Store, pool: ThreadPool, body: bytes = BODY) -> StoredObjec
 
 @pytest_twisted.ensureDeferred
 async def test_an_object_is_read_back(store: Store, pool: ThreadPool) -> None:
-    """Unchanged; a missing one is an error without secrets."""
+    """The content is unchanged; a missing object is an error without secrets."""
     upload = attrs.evolve(gcp(endpoint=store.url), expiration=None)
     opened = open_store(upload, file_key="f", reactor=reactor, pool=pool)
     await opened.put("slice", bytes_chunks(b"abc" * 1000))
@@ -139,7 +141,7 @@ async def test_an_object_is_read_back(store: Store, pool: ThreadPool) -> None:
 @pytest.mark.parametrize("size", [0, 3, PART_BYTES])
 @pytest_twisted.ensureDeferred
 async def test_a_small_object_is_one_request(store: Store, pool: ThreadPool, size: int) -> None:
-    """Up to one part is one request with the bearer token, verified by the answer."""
+    """An object of up to one part is one request with the bearer token, verified by the answer."""
     stored = await put(store, pool, bytes(size))
     assert stored.url == "gs://buck/exp-2/1001/slice"
     assert (stored.size, stored.verified, bytes(store.content)) == (size, True, bytes(size))
@@ -147,8 +149,8 @@ async def test_a_small_object_is_one_request(store: Store, pool: ThreadPool, siz
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_bigger_object_goes_up_in_parts(store: Store, pool: ThreadPool) -> None:
-    """A bigger body goes up in parts; only the first request carries the token."""
+async def test_a_large_object_is_uploaded_in_parts(store: Store, pool: ThreadPool) -> None:
+    """Only the first request has the token."""
     assert (await put(store, pool)).verified
     assert store.content == BODY
     assert [span for _, span, _ in store.seen] == [
@@ -173,9 +175,7 @@ async def test_a_bigger_object_goes_up_in_parts(store: Store, pool: ThreadPool) 
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_upload_goes_on_at_the_byte_that_the_store_has(
-    store: Store, pool: ThreadPool, fates: list[str | int]
-) -> None:
+async def test_an_upload_resumes(store: Store, pool: ThreadPool, fates: list[str | int]) -> None:
     """After any loss the upload resumes at the first byte that the store lacks."""
     store.fates = fates
     assert (await put(store, pool)).size == len(BODY)
@@ -184,10 +184,8 @@ async def test_an_upload_goes_on_at_the_byte_that_the_store_has(
 
 @pytest.mark.parametrize("body", [b"abc", BODY])
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_ends_the_upload_at_once(
-    store: Store, pool: ThreadPool, body: bytes
-) -> None:
-    """A refusal ends the upload at once, with the status and without the token."""
+async def test_a_refusal_ends_the_upload(store: Store, pool: ThreadPool, body: bytes) -> None:
+    """The error has the status but not the token."""
     store.fates = [403]
     with pytest.raises(StagingError, match="403") as caught:
         await put(store, pool, body)
@@ -196,8 +194,8 @@ async def test_a_refusal_ends_the_upload_at_once(
 
 
 @pytest_twisted.ensureDeferred
-async def test_gone_session(store: Store, pool: ThreadPool) -> None:
-    """An upload that the store has forgotten is a failure that may be made again from its start."""
+async def test_an_expired_session(store: Store, pool: ThreadPool) -> None:
+    """An upload that the store has dropped is an error; a retry starts from the beginning."""
     store.fates = ["ok", "ok", 410]
     with pytest.raises(StagingError, match="410") as caught:
         await put(store, pool)
@@ -207,7 +205,7 @@ async def test_gone_session(store: Store, pool: ThreadPool) -> None:
 
 @pytest.mark.parametrize("body", [b"abc", BODY])
 @pytest_twisted.ensureDeferred
-async def test_other_content(store: Store, pool: ThreadPool, body: bytes) -> None:
+async def test_another_size_or_digest(store: Store, pool: ThreadPool, body: bytes) -> None:
     """An answer with another size or digest is an error."""
     store.lie = 1
     with pytest.raises(ObjectMismatch, match=f"{len(body)} were sent"):
@@ -218,8 +216,8 @@ async def test_other_content(store: Store, pool: ThreadPool, body: bytes) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_the_store_the_error_may_be_retried(store: Store, pool: ThreadPool) -> None:
-    """Without the store there is a retryable error."""
+async def test_an_unavailable_store(store: Store, pool: ThreadPool) -> None:
+    """The error is retryable."""
     store.server_close()
     with pytest.raises(StagingError, match="no answer") as caught:
         await put(store, pool, b"abc")

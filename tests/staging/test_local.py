@@ -40,8 +40,8 @@ def opened(upload: FileUpload, pool: ThreadPool) -> StagingStore:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_object_lies_in_the_folder_of_its_file(tmp_path: Path, pool: ThreadPool) -> None:
-    """An object lies in the file's folder under its name, colons included, and nothing else."""
+async def test_the_path_of_an_object(tmp_path: Path, pool: ThreadPool) -> None:
+    """An object is a file in the folder under its name, colons included."""
     store = opened(local(tmp_path), pool)
     stored = await store.put(SLICE, lambda: iter([b"ab", b"", b"c"]))
     assert (stored.url, stored.size, stored.verified) == (
@@ -54,14 +54,14 @@ async def test_an_object_lies_in_the_folder_of_its_file(tmp_path: Path, pool: Th
 
 
 @pytest_twisted.ensureDeferred
-async def test_key_and_name_are_joined_as_they_are(tmp_path: Path, pool: ThreadPool) -> None:
+async def test_key_and_name_are_concatenated(tmp_path: Path, pool: ThreadPool) -> None:
     """A key that doesn't end with a slash becomes the beginning of the name."""
     await opened(local(tmp_path, key="a/1001-"), pool).put("x", bytes_chunks(b"1"))
     assert (tmp_path / "a" / "1001-x").read_bytes() == b"1"
 
 
 @pytest_twisted.ensureDeferred
-async def test_put_replaces(tmp_path: Path, pool: ThreadPool) -> None:
+async def test_a_second_upload_replaces_the_first(tmp_path: Path, pool: ThreadPool) -> None:
     """The second upload of an object replaces the first."""
     store = opened(local(tmp_path), pool)
     await store.put("x", bytes_chunks(b"longer"))
@@ -70,8 +70,8 @@ async def test_put_replaces(tmp_path: Path, pool: ThreadPool) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_manifest_is_an_object_like_the_others(tmp_path: Path, pool: ThreadPool) -> None:
-    """The manifest is an object like the others."""
+async def test_the_manifest_is_an_object(tmp_path: Path, pool: ThreadPool) -> None:
+    """The manifest is stored like other objects."""
     await opened(local(tmp_path), pool).put_manifest(["a", "b"])
     entries = orjson.loads((tmp_path / "1001" / "manifest").read_bytes())["entries"]
     assert [entry["url"] for entry in entries] == [
@@ -81,8 +81,8 @@ async def test_the_manifest_is_an_object_like_the_others(tmp_path: Path, pool: T
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_body_leaves_nothing(tmp_path: Path, pool: ThreadPool) -> None:
-    """A body that fails in the middle leaves the old object and no trace of the new one."""
+async def test_a_failed_upload(tmp_path: Path, pool: ThreadPool) -> None:
+    """A body that fails leaves the old object and no other file."""
     store = opened(local(tmp_path), pool)
     await store.put("x", bytes_chunks(b"old"))
 
@@ -97,8 +97,8 @@ async def test_failed_body_leaves_nothing(tmp_path: Path, pool: ThreadPool) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancelled_put_leaves_nothing(tmp_path: Path) -> None:
-    """A cancelled upload stops at its next chunk and leaves nothing behind."""
+async def test_a_cancelled_upload(tmp_path: Path) -> None:
+    """A cancelled upload stops at its next chunk and leaves no file."""
     cancelled = threading.Event()
 
     def slow() -> Iterator[bytes]:
@@ -113,14 +113,14 @@ async def test_cancelled_put_leaves_nothing(tmp_path: Path) -> None:
     cancelled.set()
     with pytest.raises(CancelledError):
         await putting
-    pool.stop()  # waits for the thread
+    pool.stop()  # wait for the thread
     assert not (tmp_path / "1001" / "x").exists()
     assert not list(tmp_path.glob("1001/.*"))
 
 
 @pytest_twisted.ensureDeferred
-async def test_missing_root(tmp_path: Path, pool: ThreadPool) -> None:
-    """A staging folder that isn't there is not created: its disk may be unmounted."""
+async def test_a_missing_root(tmp_path: Path, pool: ThreadPool) -> None:
+    """A missing staging folder is not created, because its disk may be unmounted."""
     with pytest.raises(StagingError, match="No such file or directory") as caught:
         await opened(local(tmp_path / "gone"), pool).put("x", bytes_chunks(b"1"))
     assert caught.value.retryable
@@ -129,7 +129,7 @@ async def test_missing_root(tmp_path: Path, pool: ThreadPool) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_expired_credentials(tmp_path: Path, pool: ThreadPool) -> None:
-    """With expired credentials nothing is read or sent, and no retry can help."""
+    """With expired credentials nothing is read or sent, and the error is permanent."""
     upload = local(tmp_path, expiration="2006-01-02T15:04:05+0000")
     touched: list[bytes] = []
 
@@ -163,8 +163,8 @@ LocalBackend(Path(sys.argv[1])).put("1001/slice", body, lambda: False)
 """
 
 
-def test_killed_upload_shows_no_half_object(tmp_path: Path) -> None:
-    """A process killed in the middle of an upload leaves no object, and a retry succeeds."""
+def test_a_killed_upload(tmp_path: Path) -> None:
+    """A process killed during an upload leaves no object, and a retry succeeds."""
     from stream.staging.local import LocalBackend
 
     victim = subprocess.Popen(
@@ -186,16 +186,16 @@ def _part(folder: Path) -> Path:
     return folder / ".object.part"
 
 
-def test_what_a_killed_process_has_left_is_written_again(tmp_path: Path) -> None:
-    """Whoever stores the object next leaves nothing beside it."""
+def test_a_file_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
+    """The next upload of the object leaves no other file."""
     _part(tmp_path).write_bytes(b"the first half, and more than the object has")
     assert LocalBackend(tmp_path).put("object", bytes_chunks(b"whole"), lambda: False).size == 5
     assert [path.name for path in tmp_path.iterdir()] == ["object"]
     assert (tmp_path / "object").read_bytes() == b"whole"
 
 
-def test_two_that_store_an_object_do_not_meet(tmp_path: Path) -> None:
-    """Each has a file of its own, and nothing is left of either."""
+def test_concurrent_uploads_of_one_object(tmp_path: Path) -> None:
+    """Each upload has its own temporary file, and no such file remains."""
     backend = LocalBackend(tmp_path)
 
     def first() -> Iterator[bytes]:
@@ -210,10 +210,10 @@ def test_two_that_store_an_object_do_not_meet(tmp_path: Path) -> None:
     assert (tmp_path / "object").read_bytes() == b"first"
 
 
-def test_an_object_that_gets_its_name_meanwhile_is_not_touched(
+def test_a_file_renamed_before_it_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The opened hidden file was renamed to the object before it was locked."""
+    """The temporary file became the object before it was locked, so it is not changed."""
     _part(tmp_path).write_bytes(b"whole")
     lock = fcntl.flock
 

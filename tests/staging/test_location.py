@@ -1,4 +1,4 @@
-"""Keys, URLs and manifests."""
+"""Keys, URLs and manifests of objects."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SLICE = "2000-01-01T01:00:00.000Z_hdd-1.gz"
         (local(Path("/data/staging")), f"file:///data/staging/1001/{SLICE}"),
     ],
 )
-def test_a_manifest_lists_the_slices_in_their_order(upload: FileUpload, url: str) -> None:
-    """A manifest lists the URLs of the slices in their order, key and name joined as they are."""
+def test_a_manifest_lists_the_slices_in_order(upload: FileUpload, url: str) -> None:
+    """A manifest lists the URLs of the slices in order, each with key and name concatenated."""
     assert manifest_body(upload, [SLICE]).decode() == f'{{"entries":[{{"url":"{url}"}}]}}'
 
 
-def test_empty_manifest() -> None:
-    """A manifest may list nothing."""
+def test_an_empty_manifest() -> None:
+    """A manifest can be empty."""
     assert manifest_body(aws(), []) == b'{"entries":[]}'
 
 
@@ -41,7 +41,7 @@ def test_unknown_provider() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".", "a\0b"])
-def test_bad_names(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     """A name that isn't a plain file name is refused."""
     with pytest.raises(StagingError, match="invalid object name"):
         location_of(aws()).key(name)
@@ -49,32 +49,32 @@ def test_bad_names(name: str) -> None:
 
 @pytest.mark.parametrize("key", ["../x/", "/etc/", "a/../b/"])
 def test_local_keys_stay_in_their_folder(key: str) -> None:
-    """A file's key can't lead out of the staging folder."""
+    """A file's key can't lead outside the staging folder."""
     with pytest.raises(StagingError, match="invalid file key"):
         location_of(local(Path("/data"), key=key))
 
 
 def test_local_folders_are_absolute() -> None:
-    """A relative staging folder would mean another place for each process."""
+    """A relative staging folder would be a different folder for each process."""
     with pytest.raises(StagingError, match="not absolute"):
         location_of(local(Path("data")))
 
 
 def test_missing_parameter() -> None:
-    """A missing parameter is named."""
+    """The error names the missing parameter."""
     with pytest.raises(StagingError, match="'bucket' is missing"):
         location_of(attrs.evolve(aws(), credentials={"key": "k"}))
 
 
 def test_connection_string() -> None:
-    """Values of a connection string may hold the equals sign."""
+    """Values of a connection string may contain the equals sign."""
     pairs = parse_connection_string("BlobEndpoint=https://h;SharedAccessSignature=a=1&b=2;X")
     assert pairs == {"BlobEndpoint": "https://h", "SharedAccessSignature": "a=1&b=2"}
 
 
 @pytest.mark.parametrize("missing", ["BlobEndpoint", "SharedAccessSignature"])
-def test_incomplete_connection_string(missing: str) -> None:
-    """A connection string without endpoint or signature is refused, unquoted."""
+def test_an_incomplete_connection_string(missing: str) -> None:
+    """A connection string without endpoint or signature is refused without quoting it."""
     text = "BlobEndpoint=https://h;SharedAccessSignature=secret"
     with pytest.raises(StagingError, match=missing) as caught:
         parse_connection_string(text.replace(missing, "Other"))

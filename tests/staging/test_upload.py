@@ -1,4 +1,4 @@
-"""Reading of prepared files."""
+"""Parsing of prepared files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from stream.values.codec import decode, encode
 from tests.staging.uploads import aws, azure, gcp, local, reply
 
 
-def test_each_provider_has_its_own_end_of_credentials() -> None:
-    """Each provider has the expiration of its credentials in another member."""
+def test_the_expiration_of_each_provider() -> None:
+    """Each provider has the expiration of its credentials in a different member."""
     end = datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert aws().expiration == azure().expiration == local(Path("/d")).expiration == end
     assert gcp().expiration == datetime(2006, 1, 2, 16, 4, 4, tzinfo=UTC)
@@ -31,31 +31,31 @@ def test_each_provider_has_its_own_end_of_credentials() -> None:
         "2026-01-02T03:04:05",
     ],
 )
-def test_times_are_read_in_several_iso_forms(text: str) -> None:
-    """Times come in several ISO forms."""
+def test_formats_of_times(text: str) -> None:
+    """Times are parsed in several ISO formats."""
     assert parse_iso_time(text) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def test_credentials_end_at_their_expiration() -> None:
-    """Credentials are of no use from their expiration on."""
+def test_credentials_expire_exactly() -> None:
+    """Credentials are invalid from their expiration on."""
     upload = aws()
     assert not upload.expired(datetime(2100, 1, 2, 3, 4, 4, tzinfo=UTC))
     assert upload.expired(datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC))
 
 
-def test_a_reply_without_parameters_is_refused() -> None:
-    """A file that can't be uploaded to is an error of the reply."""
+def test_a_file_without_parameters_is_refused() -> None:
+    """A prepared file without parameters for the upload is an error of the answer."""
     with pytest.raises(ValueError, match='no upload parameters for provider "ftp"'):
         FileUpload.from_reply(reply("ftp", "ftpParams", {}))
 
 
 def test_a_prepared_file_can_be_stored() -> None:
-    """A prepared file survives being written and read again."""
+    """A prepared file is the same after it is stored and loaded."""
     assert decode(FileUpload, encode(aws())) == aws()
 
 
-def test_credentials_do_not_print() -> None:
-    """The repr of a prepared file holds no secret."""
+def test_credentials_are_not_in_the_repr() -> None:
+    """The repr of a prepared file contains no secret."""
     assert "secret" not in f"{aws()} {azure()} {gcp()}"
 
 
@@ -79,8 +79,8 @@ def test_credentials_do_not_print() -> None:
         ("local", {"localPath": {"directory": "/d", "key": "1/"}}, "file:///d/1/x"),
     ],
 )
-def test_where_a_file_can_be_read(provider: str, more: dict[str, Any], url: str) -> None:
-    """The details of a file have the location in other members than its preparation."""
+def test_the_location_of_a_file(provider: str, more: dict[str, Any], url: str) -> None:
+    """The details of a file have its location in other members than its preparation."""
     reply = {"id": 7, "name": "n", "provider": provider, "region": "r", **more}
     upload = FileUpload.from_detail(reply)
     assert upload is not None

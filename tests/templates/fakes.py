@@ -17,7 +17,7 @@ from stream.templates.interface import Cause, End, EngineListener, Job
 
 __all__ = ["CRASHES", "FAILS", "NEVER_ENDS", "FakeEngine", "FakeEngines", "plan", "record", "takes"]
 
-# Templates that a real engine understands, too.
+# templates that a real engine accepts too
 NEVER_ENDS = (
     "local f(n) = if n == 0 then 0 else f(n - 1) + f(n - 1); "
     "if BodyStr() == 'good' then 1 else f(99)"
@@ -30,12 +30,12 @@ _HEADERS = RecordHeaders(((b"content-type", b"text/plain"),))
 
 
 def takes(seconds: float) -> str:
-    """Return a template that takes this long, in a fake engine only."""
+    """Return a template that takes this long, only in a fake engine."""
     return _TAKES.format(seconds=seconds)
 
 
 def plan(*contents: str) -> TemplatePlan:
-    """Return a plan with columns named after their place."""
+    """Return a plan with columns named by their position."""
     return TemplatePlan(
         tuple(PlannedTemplate(f"c{i}", content, False) for i, content in enumerate(contents)),
         1_000_000,
@@ -57,11 +57,11 @@ class _Work:
 
 @attrs.define(eq=False)
 class FakeEngine:
-    """Does its work when its clock is advanced. See `TemplateEngine`.
+    """An engine whose work is done when its clock is advanced. See `TemplateEngine`.
 
     :ivar limit: seconds for a record.
-    :ivar is_stopped: it does nothing, as after SIGSTOP.
-    :ivar is_starved: it seems to work, and gets hardly any processor time.
+    :ivar is_stopped: whether it is paused, as after SIGSTOP.
+    :ivar is_starved: whether it gets almost no processor time.
     """
 
     clock: Clock
@@ -99,7 +99,7 @@ class FakeEngine:
         self.listener.ready(self)
 
     def end(self, cause: Cause) -> None:
-        """It ends now, and its listener learns of it later."""
+        """End now. The listener is notified later."""
         if not self.is_gone:
             self.is_gone = True
             self.clock.callLater(0, self.listener.ended, self, End(cause, *self.at))
@@ -138,7 +138,7 @@ class FakeEngine:
         self._begin()
 
     def _record(self, work: _Work) -> None:
-        """Work until there is something to wait for."""
+        """Work until there is a template to wait for."""
         while work.place < len(work.jobs):
             if work.place and self.clock.seconds() > work.ends:
                 break
@@ -160,7 +160,7 @@ class FakeEngine:
         self.listener.answered(self, work.serial, place, result)
 
     def _evaluate(self, work: _Work) -> Evaluated | None:
-        """Return the result; ``None`` if the record ends the engine."""
+        """Return the result, or ``None`` if the record ends the engine."""
         seconds = 0.0
         cells: list[bytes] = []
         job = work.jobs[work.place]
@@ -186,7 +186,7 @@ class FakeEngine:
 class FakeEngines:
     """Starts engines, which are ready at once unless `is_slow`.
 
-    :ivar all: in the order of starting.
+    :ivar all: the engines in the order of starting.
     """
 
     def __init__(self, clock: Clock, limit: float = 1.0) -> None:

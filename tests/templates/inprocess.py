@@ -1,4 +1,4 @@
-"""Templates evaluated in the process of the tests, without any limit."""
+"""Templates evaluated in the process of the tests, without limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _evaluator = Evaluator()
 
 
 class _Unwatched:
-    """Everything takes as long as it takes."""
+    """A watch without time limits."""
 
     def begin(self, record: int, column: int, spent: float) -> bool:
         return True
@@ -34,7 +34,7 @@ def evaluate(plan: TemplatePlan, records: Sequence[RecordContext]) -> list[Evalu
 
 
 def row(renderer: Renderer, record: RecordContext) -> bytes:
-    """Return the row of *record*, also if it takes the engine."""
+    """Return the row of *record*, evaluated in the engine if needed."""
     if renderer.plan is None:
         return renderer.row(record)
     return renderer.row_of(record, evaluate(renderer.plan, [record])[0])
@@ -42,12 +42,13 @@ def row(renderer: Renderer, record: RecordContext) -> bytes:
 
 @attrs.define(eq=False)
 class InProcessTemplates:
-    """See `stream.templates.interface.TemplateEvaluator`.
+    """Evaluates templates in the process of the tests. See
+    `stream.templates.interface.TemplateEvaluator`.
 
     Results wait for `release`, unless `at_once`.
 
-    :ivar refusal: what is said instead.
-    :ivar is_full: there is no room until `release`.
+    :ivar refusal: the error raised instead of an evaluation.
+    :ivar is_full: whether there is no capacity until `release`.
     """
 
     at_once: bool = False
@@ -86,7 +87,7 @@ class InProcessTemplates:
         self.warmed += 1
 
     def release(self) -> None:
-        """Give all results."""
+        """Deliver all results."""
         self.is_full = False
         waiting, self.waiting = self.waiting, []
         for give in waiting:

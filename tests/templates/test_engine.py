@@ -1,4 +1,4 @@
-"""Behavior of an engine, tested with a real process and with the fake used in tests of the pool."""
+"""The engine as a real process, and the fake used in tests of the pool."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Listener:
 
 
 class Contract:
-    """A ready engine, and its listener."""
+    """A ready engine and its listener."""
 
     def __init__(self, engine: TemplateEngine, listener: Listener) -> None:
         self.engine = engine
@@ -118,8 +118,8 @@ async def contract(request: pytest.FixtureRequest) -> AsyncIterator[Contract]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_batches_in_their_order(contract: Contract) -> None:
-    """Each record has a result, for any plan; then the batch is finished."""
+async def test_batches_in_order(contract: Contract) -> None:
+    """Each record has a result, for any plan; then the end of the batch is reported."""
     two = plan(takes(0), "std.length(BodyStr()) + 1 + 0" if contract.is_real else takes(0))
     first = contract.evaluate((GOOD, b"1"), (two, b"22"), (GOOD, b"333"))
     second = contract.evaluate((GOOD, b""))
@@ -137,8 +137,8 @@ async def test_batches_in_their_order(contract: Contract) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_ends_the_record_only(contract: Contract) -> None:
-    """Cells of the columns before the failed one are returned."""
+async def test_a_failure_ends_only_the_record(contract: Contract) -> None:
+    """The cells of the columns before the failed one are returned."""
     failing = plan(takes(0), FAILS, takes(0))
     serial = contract.evaluate((failing, b"1"), (GOOD, b"2"))
     assert await contract.next(3) == [
@@ -150,8 +150,8 @@ async def test_a_failure_ends_the_record_only(contract: Contract) -> None:
 
 @pytest.mark.parametrize("content", [NEVER_ENDS, CRASHES])
 @pytest_twisted.ensureDeferred
-async def test_the_end_names_the_record(contract: Contract, content: str) -> None:
-    """It names a record of the running batch, not of a waiting one."""
+async def test_the_end_of_an_engine_names_the_record(contract: Contract, content: str) -> None:
+    """It is a record of the running batch, not of a waiting one."""
     bad = plan(takes(0), content)
     first = contract.evaluate((GOOD, b"1"))
     await contract.next(2)
@@ -167,8 +167,8 @@ async def test_the_end_names_the_record(contract: Contract, content: str) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_left_is_left(contract: Contract) -> None:
-    """After the time limit of the batch the rest is skipped; one record is always evaluated."""
+async def test_the_time_limit_of_a_batch(contract: Contract) -> None:
+    """After the limit the remaining records are skipped; at least one record is evaluated."""
     serial = contract.evaluate((GOOD, b"1"), (GOOD, b"2"), seconds=5.0)
     await contract.next(3)
     slow = (
@@ -185,8 +185,8 @@ async def test_what_is_left_is_left(contract: Contract) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_templates_are_read_and_not_run(contract: Contract) -> None:
-    """Each template has one error."""
+async def test_templates_are_checked_without_evaluation(contract: Contract) -> None:
+    """The first error of each template is returned."""
     contract.engine.check(7, [NEVER_ENDS.replace("f(99)", "f(98)"), "[", CRASHES])
     assert await contract.next() == [
         ("checked", 7, [None, '1:2 expected "]" to close "[" of 1:1', None])
@@ -195,7 +195,7 @@ async def test_templates_are_read_and_not_run(contract: Contract) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_kill(contract: Contract) -> None:
-    """A kill is reported once, and no event follows it."""
+    """A kill is reported once, and no event follows."""
     contract.evaluate((GOOD, b"1"))
     await contract.next(2)
     contract.engine.kill()
@@ -214,8 +214,8 @@ async def _process() -> tuple[ProcessEngine, Contract]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_signal_from_outside() -> None:
-    """An external signal isn't blamed on a template."""
+async def test_an_external_signal() -> None:
+    """An external signal isn't attributed to a template."""
     for number in (signal.SIGKILL, signal.SIGTERM):
         engine, contract = await _process()
         os.kill(engine.pid, number)
@@ -225,7 +225,7 @@ async def test_a_signal_from_outside() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stacks_are_not_memory_of_templates() -> None:
-    """The space of stacks is for threads: a template may not use it, many templates may."""
+    """A single template can't use the space of stacks, but many templates together can."""
     engine, contract = await _process()
     templates = [f"std.length(BodyStr()) + {number} - {number}" for number in range(40)]
     for template in templates:
@@ -243,7 +243,7 @@ async def test_stacks_are_not_memory_of_templates() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_time_that_is_not_used_does_not_count() -> None:
+async def test_pauses_do_not_count() -> None:
     """Pauses of the process or of the host don't count as time of the template."""
     engine, contract = await _process()
     serial = contract.evaluate((GOOD, b"1"))
@@ -255,9 +255,9 @@ async def test_time_that_is_not_used_does_not_count() -> None:
     rounds: list[int] = []
     stopped = LoopingCall(lambda: rounds.append(1))
     stopped.start(0.01)
-    await until(lambda: len(rounds) > 10)  # the kernel counts the last microseconds later
+    await until(lambda: len(rounds) > 10)  # the kernel accounts the last microseconds later
     before = engine.progress()
-    await until(lambda: len(rounds) > 100 * SECONDS + 20)  # more than a record may take
+    await until(lambda: len(rounds) > 100 * SECONDS + 20)  # more than the limit of a record
     stopped.stop()
     assert contract.listener.said == []
     assert engine.progress() == before
@@ -268,14 +268,14 @@ async def test_time_that_is_not_used_does_not_count() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_process_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no environment and no open files of its parent, and ends when its node ends."""
+async def test_isolation_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has no environment and no open files of its parent, and ends with its node."""
     monkeypatch.setenv("STREAM_ETCD_PASSWORD", "secret")
     engine, contract = await _process()
     proc = Path(f"/proc/{engine.pid}")
     assert b"STREAM_" not in (proc / "environ").read_bytes()
     targets = [str(each.readlink()) for each in (proc / "fd").iterdir()]
-    assert len(targets) == 4  # two pipes, nothing, and the page
+    assert len(targets) == 4  # two pipes, /dev/null, and the page
     assert "/dev/null" in targets
     engine.transport.closeChildFD(0)  # type: ignore[union-attr]
     [(name, _)] = await contract.next()
@@ -283,7 +283,7 @@ async def test_the_process_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest_twisted.ensureDeferred
-async def test_more_plans_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_evicted_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evicted plans are sent again."""
     monkeypatch.setattr("stream.templates.process.MAX_PLANS", 3)
     engine, contract = await _process()
@@ -301,7 +301,7 @@ async def test_more_plans_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_can_not_be_understood_ends_the_engine(
+async def test_invalid_messages_end_the_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A compromised process may send any bytes."""
@@ -313,8 +313,8 @@ async def test_what_can_not_be_understood_ends_the_engine(
         assert (name, end.cause) == ("ended", Cause.CRASH)
 
 
-def test_a_short_batch_wakes_the_node_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The results and the end of the batch are one write, even after a long idle time."""
+def test_a_batch_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results and the end of the batch arrive together, even after a long idle time."""
     writes: list[bytes] = []
 
     def write(_: int, data: memoryview) -> int:

@@ -1,4 +1,4 @@
-"""Scheduling of engines, and the attribution of their failures to templates."""
+"""Scheduling of engines, and attribution of their failures to templates."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Answer:
         self._told(error)
 
     def _told(self, outcome: Evaluated | Exception) -> None:
-        assert self.outcome is None, "told twice"
+        assert self.outcome is None, "answered twice"
         self.outcome, self.at = outcome, self.clock.seconds()
 
     @property
@@ -52,7 +52,7 @@ class Answer:
 
     @property
     def status(self) -> int:
-        """200 for a row, 0 for no answer yet."""
+        """Return 200 for a row, 0 if there is no answer yet."""
         if self.outcome is None:
             return 0
         if self.error is None:
@@ -95,7 +95,7 @@ class World:
             self.clock.advance(0.001)
 
     def until(self, *answers: Answer, seconds: float = 60.0) -> None:
-        """Let time pass until all are there."""
+        """Advance the clock until all have an answer."""
         for _ in range(int(seconds * 1000)):
             if all(answer.outcome is not None for answer in answers):
                 return
@@ -114,8 +114,8 @@ def world() -> Iterator[World]:
     assert not world.clock.getDelayedCalls()
 
 
-def test_records_of_one_turn_go_together(world: World) -> None:
-    """Records of different mappings are in one batch."""
+def test_records_of_one_turn_are_one_batch(world: World) -> None:
+    """Records with different mappings are in one batch."""
     world.until(world.ask(BAD))
     answers = [world.ask(BAD, plan(takes(0), takes(0)) if i % 2 else GOOD) for i in range(10)]
     world.until(*answers)
@@ -124,7 +124,7 @@ def test_records_of_one_turn_go_together(world: World) -> None:
 
 
 def test_results_and_failures(world: World) -> None:
-    """Each record has its own."""
+    """Each record has its own result."""
     answers = [
         world.ask(BAD, body=b"123"),
         world.ask(BAD, plan(takes(0), FAILS, takes(0)), b"123"),
@@ -135,7 +135,7 @@ def test_results_and_failures(world: World) -> None:
     assert str(answers[1].error) == "failed123"
 
 
-def test_slow_records_keep_nobody_else_waiting(world: World) -> None:
+def test_slow_records_delay_no_other_project(world: World) -> None:
     """Another project gets an engine at once, and so does each of its further records."""
     slow = plan(takes(0.9))
     first = [world.ask(BAD, slow) for _ in range(50)]
@@ -148,21 +148,21 @@ def test_slow_records_keep_nobody_else_waiting(world: World) -> None:
     assert sum(answer.status == 200 for answer in first) >= 5
 
 
-def test_many_slow_projects_leave_an_engine(world: World) -> None:
-    """The last one is for those whose records don't take long."""
+def test_many_slow_projects(world: World) -> None:
+    """The last engine is reserved for fast records."""
     slow = plan(takes(0.9))
     for project in range(100, 120):
         for _ in range(5):
             world.ask(project, slow)
-    world.run(8.0)  # all of them are known by now
+    world.run(8.0)  # all of them are known to be slow by now
     for _ in range(10):
         good = world.ask(OTHER)
         world.run(0.1)
         assert good.status == 200
 
 
-def test_many_records_keep_nobody_else_waiting(world: World) -> None:
-    """An engine does its share of one project's work, then it is the next one's turn."""
+def test_many_records_delay_no_other_project(world: World) -> None:
+    """An engine does a share of one project's work before it is the next one's turn."""
     world = World(processes=1)
     for _ in range(1000):
         world.ask(BAD, plan(takes(0.005)))
@@ -173,8 +173,10 @@ def test_many_records_keep_nobody_else_waiting(world: World) -> None:
     world.pool.stop()
 
 
-def test_a_record_that_never_ends_is_to_blame(world: World) -> None:
-    """The others of its batch are evaluated by the next engine; its column is known."""
+def test_a_record_that_never_ends(world: World) -> None:
+    """The error names its column; the other records of its batch are evaluated by the next
+    engine.
+    """
     world.until(world.ask(BAD))
     good = [world.ask(BAD), world.ask(BAD)]
     bad = world.ask(BAD, plan(takes(0), NEVER_ENDS, takes(0)))
@@ -190,16 +192,16 @@ def test_a_record_that_never_ends_is_to_blame(world: World) -> None:
     assert world.counts.results == {"ok": 5, "stopped": 1, "processor": 1}
 
 
-def test_the_time_is_for_all_columns_of_a_record(world: World) -> None:
-    """Fourteen columns of a fifth of a second are as bad as one that never ends."""
+def test_the_time_limit_applies_to_the_whole_record(world: World) -> None:
+    """Fourteen columns of a fifth of a second exceed it like one that never ends."""
     bad = world.ask(BAD, plan(*[takes(0.2)] * 14))
     world.until(bad)
     assert bad.status == 400
     assert isinstance(bad.outcome, Evaluated) and len(bad.outcome.cells) == 5
 
 
-def test_a_record_that_crashes_engines_is_to_blame_when_it_does_so_again(world: World) -> None:
-    """With an engine to itself, so that it can't blame another."""
+def test_a_record_that_crashes_engines(world: World) -> None:
+    """The record is evaluated again in a separate engine, and rejected if that crashes too."""
     bad = world.ask(BAD, plan(CRASHES))
     good = [world.ask(BAD) for _ in range(5)]
     world.until(bad, *good)
@@ -209,8 +211,8 @@ def test_a_record_that_crashes_engines_is_to_blame_when_it_does_so_again(world: 
     assert world.counts.results["crash"] == 2
 
 
-def test_an_engine_killed_from_outside_is_nobody_s_fault(world: World) -> None:
-    """The record is evaluated again; after the second time it is refused as retryable."""
+def test_an_engine_killed_from_outside(world: World) -> None:
+    """The record is evaluated again; after the second kill it is refused as retryable."""
     for kills, expected in ((1, 200), (2, 503)):
         answer = world.ask(BAD, plan(takes(0.5)))
         for _ in range(kills):
@@ -219,12 +221,12 @@ def test_an_engine_killed_from_outside_is_nobody_s_fault(world: World) -> None:
             engine.end(Cause.OUTSIDE)
         world.until(answer)
         assert answer.status == expected
-        assert world.ask(OTHER).status == 0  # nothing is paused
+        assert world.ask(OTHER).status == 0  # no template is paused
         world.run(1.0)
 
 
-def test_an_engine_that_stands_still_is_replaced(world: World) -> None:
-    """Its records are evaluated by another one."""
+def test_a_paused_engine_is_replaced(world: World) -> None:
+    """Its records are evaluated by another engine."""
     world.until(world.ask(BAD))
     engine = world.engines.running[0]
     engine.is_stopped = True
@@ -237,7 +239,7 @@ def test_an_engine_that_stands_still_is_replaced(world: World) -> None:
     assert engine.is_gone
 
 
-def test_templates_that_stop_engines_again_and_again_are_paused(world: World) -> None:
+def test_templates_that_repeatedly_stop_engines_are_paused(world: World) -> None:
     """Only these templates are paused, for a short time, and a rendered record ends the pause."""
     bad = plan(NEVER_ENDS)
     for _ in range(pool_module.STOPS_BEFORE_PAUSE):
@@ -261,15 +263,15 @@ def test_templates_that_stop_engines_again_and_again_are_paused(world: World) ->
     assert world.counts.results["stopped"] == 2 * pool_module.STOPS_BEFORE_PAUSE + 2
 
 
-def test_a_full_queue_refuses(world: World) -> None:
-    """The limits are on records, bytes, and the bytes of all projects."""
+def test_a_full_queue_refuses_records(world: World) -> None:
+    """Records, bytes, and the bytes of all projects are limited."""
     world = World(queue_records=10, queue_bytes=10_000)
     for _ in range(10):
         world.ask(BAD)
     with pytest.raises(UserError, match="too many records wait") as caught:
         world.ask(BAD)
     assert caught.value.status == 503
-    world.ask(OTHER, body=b"x" * 12_000)  # one alone may be larger
+    world.ask(OTHER, body=b"x" * 12_000)  # a single record may be larger
     with pytest.raises(UserError):
         world.ask(OTHER)
     for project in range(10, 12):
@@ -282,7 +284,7 @@ def test_a_full_queue_refuses(world: World) -> None:
     world.pool.stop()
 
 
-def test_those_who_have_many_wait_for_room(world: World) -> None:
+def test_callers_with_many_records_wait_for_capacity(world: World) -> None:
     """Callers with many records are notified when there is room for more."""
     world = World(queue_records=10)
     assert world.pool.room(BAD) is None
@@ -295,8 +297,8 @@ def test_those_who_have_many_wait_for_room(world: World) -> None:
     world.pool.stop()
 
 
-def test_a_record_does_not_wait_for_ever(world: World) -> None:
-    """The record is refused as retryable."""
+def test_a_record_does_not_wait_forever(world: World) -> None:
+    """After a time limit the record is refused as retryable."""
     world = World(processes=1)
     slow = plan(takes(0.9))
     answers = [world.ask(BAD, slow) for _ in range(20)]
@@ -307,8 +309,10 @@ def test_a_record_does_not_wait_for_ever(world: World) -> None:
     world.pool.stop()
 
 
-def test_a_record_at_work_does_not_wait_for_ever(world: World) -> None:
-    """Without processor time for engines, the record is refused before its request times out."""
+def test_a_running_record_does_not_wait_forever(world: World) -> None:
+    """Without processor time for the engines, the record is refused before its request
+    times out.
+    """
     world = World(processes=1)
     world.until(world.ask(BAD))
     [engine] = world.engines.running
@@ -321,8 +325,8 @@ def test_a_record_at_work_does_not_wait_for_ever(world: World) -> None:
     world.pool.stop()
 
 
-def test_engines_that_do_not_start(world: World) -> None:
-    """The start is retried with growing pauses; records wait for it for a bounded time."""
+def test_failed_starts_of_engines(world: World) -> None:
+    """The start is retried with growing pauses, and records wait for it for a limited time."""
     world.engines.error = OSError("no memory")
     first = world.ask(BAD)
     world.run(pool_module.QUEUE_SECONDS + 1)
@@ -343,8 +347,8 @@ def test_engines_that_end_before_they_are_ready(world: World) -> None:
     assert answer.status == 200
 
 
-def test_an_engine_is_ready_before_it_is_needed(world: World) -> None:
-    """One at the start, one more than there are at work later."""
+def test_an_idle_engine_is_ready(world: World) -> None:
+    """One engine is started initially, and later there is one more than in use."""
     world.pool.warm()
     world.pool.warm()
     world.run(0.01)
@@ -357,7 +361,7 @@ def test_an_engine_is_ready_before_it_is_needed(world: World) -> None:
 
 
 def test_each_template_of_a_definition_is_checked(world: World) -> None:
-    """The errors of each template are returned, even if reading one never ends."""
+    """The errors of each template are returned, even if parsing one never ends."""
     answers: list[list[str | None]] = []
     world.pool.check(BAD, ["1", "["]).addCallback(answers.append)
     world.pool.check(BAD, ["1", NEVER_ENDS, "2"]).addCallback(answers.append)
@@ -368,7 +372,7 @@ def test_each_template_of_a_definition_is_checked(world: World) -> None:
     ]
 
 
-def test_a_stop_answers_everybody(world: World) -> None:
+def test_a_stop_answers_all_records(world: World) -> None:
     """Running, waiting and later records are all answered."""
     world.until(world.ask(BAD))
     answers = [world.ask(BAD, plan(takes(0.5))) for _ in range(5)]
@@ -385,7 +389,7 @@ def test_a_stop_answers_everybody(world: World) -> None:
         world.ask(BAD)
 
 
-def test_results_that_can_not_be_right_are_not_taken(world: World) -> None:
+def test_invalid_results_are_refused(world: World) -> None:
     """A compromised engine can't produce a row with too few cells."""
     answer = world.ask(BAD, plan(takes(0.1), takes(0.1)))
     world.run(0.01)
@@ -398,8 +402,8 @@ def test_results_that_can_not_be_right_are_not_taken(world: World) -> None:
     assert answer.status == 200
 
 
-def test_several_results_together(world: World) -> None:
-    """All of them, in their order; or the first reason why there are none."""
+def test_results_of_a_batch(world: World) -> None:
+    """All results are returned in order, or the first error."""
     results: list[list[Evaluated]] = []
     bodies = [b"x" * i for i in range(20)]
     asking = world.pool.evaluate(BAD, GOOD, [record(body) for body in bodies])

@@ -21,14 +21,14 @@ reactor: Any = _reactor
 GOOD, BAD = 1, 2
 QUICK = plan(takes(0))
 SLOW = plan("std.foldl(function(a, b) a + b, std.range(1, 50000), 0)")
-"""Long enough to count as slow, on any machine."""
+"""Slow on any machine."""
 RECORDS = 30
 BACKLOG = 12
-"""Records of the bad project that are always there: more than there are engines."""
+"""Unfinished records of the bad project: more than there are engines."""
 
 
 class Counts:
-    """Counts nothing."""
+    """Metrics that count nothing."""
 
     def evaluated(self, seconds: float, result: str) -> None: ...
 
@@ -54,8 +54,8 @@ class Answer:
 class Flood:
     """A project that always has a backlog.
 
-    :ivar outcomes: of its records.
-    :ivar waiting: of its records, now.
+    :ivar outcomes: outcomes of its records.
+    :ivar waiting: number of unfinished records.
     """
 
     pool: TemplatePool
@@ -104,11 +104,11 @@ async def pool() -> AsyncIterator[TemplatePool]:
 )
 @pytest_twisted.ensureDeferred
 async def test_one_project_against_another(pool: TemplatePool, templates: TemplatePlan) -> None:
-    """Each good record has its result while the other project always has more than can be done."""
+    """Each good record gets a result during an endless backlog of the other project."""
     flood = Flood(pool, templates)
     for _ in range(BACKLOG):
         flood.push()
-    while not flood.outcomes:  # it has engines
+    while not flood.outcomes:  # the project has engines
         answer = Answer()
         pool.submit(GOOD, QUICK, record(), answer)
         assert isinstance(await answer.outcome, Evaluated)
@@ -120,7 +120,7 @@ async def test_one_project_against_another(pool: TemplatePool, templates: Templa
         assert isinstance(outcome, Evaluated), outcome
         assert (list(outcome.cells), outcome.error) == ([b"5"], None)
     flood.goes_on = False
-    # In one queue for both, each good record would have waited for the backlog.
+    # With a common queue, each good record would have waited for the backlog.
     assert templates is not SLOW or len(flood.outcomes) - before < RECORDS * BACKLOG / 2
     results = [each for each in flood.outcomes if isinstance(each, Evaluated)]
     assert results

@@ -64,7 +64,7 @@ REQUESTS: dict[Signal, type[Message]] = {
 
 
 def as_protobuf(signal: Signal, document: Any) -> bytes:
-    """*document*, a request in JSON, in the other encoding."""
+    """Return *document*, a request in JSON, in protobuf."""
 
     def in_base64(value: Any) -> Any:
         if isinstance(value, dict):
@@ -100,7 +100,7 @@ def points(**metric: Any) -> list[dict[str, Any]]:
 
 
 def test_log_record() -> None:
-    """All keys in their order; empty ids are left out."""
+    """All keys are in order, and empty ids are omitted."""
     record = {
         "timeUnixNano": str(NOON),
         "severityNumber": "SEVERITY_NUMBER_INFO",
@@ -127,7 +127,7 @@ def test_log_record() -> None:
 
 
 def test_ids_of_a_log_record() -> None:
-    """Hexadecimal in JSON, and in what comes out."""
+    """Ids are hexadecimal in JSON and in the records."""
     ids = {"traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "eee19b7ec3c1b174"}
     (flat,) = flatten(decoded(Signal.LOGS, logs(ids)))
     assert flat["trace_id"] == "5b8efff798038103d269b633813fc60c"
@@ -136,7 +136,7 @@ def test_ids_of_a_log_record() -> None:
 
 
 def test_a_span_has_its_events_and_links() -> None:
-    """With an event and a link, whose flags are a plain number."""
+    """The record of a span has an event and a link, whose flags are a plain number."""
     span = {
         "traceId": "5b8efff798038103d269b633813fc60c",
         "spanId": "eee19b7ec3c1b174",
@@ -249,15 +249,15 @@ COMMON = [
     ],
 )
 def test_data_points(metric: dict[str, Any], kind: str, rest: dict[str, Any]) -> None:
-    """Each type adds its own keys behind those that all have."""
+    """Each type adds its own keys after the common ones."""
     (flat,) = points(**metric)
     assert list(flat) == [*COMMON, *rest]
     assert flat["metric_type"] == kind
     assert {name: flat[name] for name in rest} == rest
 
 
-def test_metric_without_data() -> None:
-    """It makes no record."""
+def test_a_metric_without_data() -> None:
+    """A metric without data has no records."""
     assert points() == []
 
 
@@ -316,13 +316,13 @@ def _expected(value: Any) -> Any:
 
 @given(value=ANY_VALUES)
 def test_values_keep_their_type(value: Any) -> None:
-    """For any value of an attribute."""
+    """Any value of an attribute keeps its type."""
     assert value_of(_any_value(value)) == _expected(value)
 
 
 @given(nanoseconds=st.integers(0, 2**64 - 1))
-def test_times_never_fail(nanoseconds: int) -> None:
-    """Includes invalid dates; and no digit is lost."""
+def test_any_time(nanoseconds: int) -> None:
+    """Invalid times are printed too, and no digit is lost."""
     text = time_text(nanoseconds)
     if not nanoseconds:
         assert text == ""
@@ -333,8 +333,8 @@ def test_times_never_fail(nanoseconds: int) -> None:
 
 @given(body=st.binary(max_size=200))
 @pytest.mark.filterwarnings("ignore")
-def test_garbage_is_refused(body: bytes) -> None:
-    """Random bytes are a request, or a client's mistake."""
+def test_invalid_data_is_refused(body: bytes) -> None:
+    """Random bytes are parsed as a request, or refused as the client's error."""
     for signal in Signal:
         for encoding in Encoding:
             try:
@@ -345,10 +345,8 @@ def test_garbage_is_refused(body: bytes) -> None:
 
 
 @given(signal=st.sampled_from(Signal), encoding=st.sampled_from(Encoding), data=st.data())
-def test_damaged_exports_never_crash(
-    signal: Signal, encoding: Encoding, data: st.DataObject
-) -> None:
-    """Some bytes of a real export replaced, left out or added: read, or refused."""
+def test_damaged_exports(signal: Signal, encoding: Encoding, data: st.DataObject) -> None:
+    """A real export with some bytes replaced, removed or added is parsed or refused."""
     body = bytearray(_encoded(signal, encoding))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(body) - 1))
@@ -384,7 +382,7 @@ def _encoded(signal: Signal, encoding: Encoding) -> bytes:
 
 
 def test_numbers_in_json() -> None:
-    """64-bit integers as text or number, enumerations by number or name."""
+    """64-bit integers are text or numbers, and enumerations are numbers or names."""
     found: list[dict[str, Any]] = []
     for time, severity in ((NOON, 17), (str(NOON), "SEVERITY_NUMBER_ERROR")):
         body = {"intValue": "-9223372036854775808"}
@@ -396,7 +394,7 @@ def test_numbers_in_json() -> None:
 
 
 def test_unknown_enumeration_numbers_are_empty() -> None:
-    """They may be added by a later protocol."""
+    """A later protocol may add them."""
     span = {"kind": 77, "status": {"code": 9}}
     (flat,) = flatten(decoded(Signal.TRACES, spans(span)))
     assert (flat["kind"], flat["status_code"]) == ("", "")
@@ -414,10 +412,10 @@ _MEMBERS = st.dictionaries(_TEXTS, _VALUES, max_size=3)
 
 
 @given(st.lists(st.tuples(_MEMBERS, _VALUES, _MEMBERS, st.booleans()), max_size=4))
-def test_records_are_printed_as_other_values_are(
+def test_records_are_printed_like_other_values(
     drawn: list[tuple[dict[str, Any], Any, dict[str, Any], bool]],
 ) -> None:
-    """Whatever they share with the one before, and wherever in them that is."""
+    """The output doesn't depend on the parts that a record shares with the previous one."""
     printer = Printer()
     for shared, body, attributes, is_last in drawn:
         own = {"timestamp": "", "body": body, "attributes": attributes}
@@ -428,8 +426,8 @@ def test_records_are_printed_as_other_values_are(
                 rest["scope"] = {"name": "other", "version": "1"}
 
 
-def test_last_of_repeated_attributes_wins() -> None:
-    """At the position of the first; other names keep their order."""
+def test_the_last_of_repeated_attributes_counts() -> None:
+    """It has the position of the first; other names keep their order."""
     attributes = [
         {"key": key, "value": {"intValue": number}} for number, key in enumerate(("b", "a", "b"))
     ]
@@ -437,7 +435,7 @@ def test_last_of_repeated_attributes_wins() -> None:
     assert list(flat["attributes"].items()) == [("b", 2), ("a", 1)]
 
 
-def test_numbers_that_json_cannot_have() -> None:
+def test_numbers_without_a_json_form() -> None:
     """They are present without a value."""
     (stale,) = points(gauge={"dataPoints": [{"asDouble": "NaN"}]})
     assert stale["value"] is None
@@ -451,15 +449,15 @@ def test_numbers_that_json_cannot_have() -> None:
     "value", ["no hex", "ab cd", " ab", "abc", "0xab", "ab\n", "ａｂ", 12, [], {}]
 )
 def test_invalid_ids_are_refused(name: str, value: object) -> None:
-    """Those in JSON are pairs of hexadecimal digits without separators."""
+    """Ids in JSON are pairs of hexadecimal digits without separators."""
     with pytest.raises(UserError, match="cannot decode OTLP logs payload"):
         decoded(Signal.LOGS, logs({name: value}))
     with pytest.raises(UserError, match="cannot decode OTLP traces payload"):
         decoded(Signal.TRACES, spans({"links": [{name: value}]}))
 
 
-def test_ids_are_taken_as_they_are() -> None:
-    """Of any length; none and null are no id."""
+def test_ids_of_any_length() -> None:
+    """Ids aren't changed; an empty one and null are no id."""
     ids = {"traceId": "AbCd", "spanId": ""}
     (flat,) = flatten(decoded(Signal.LOGS, logs(ids)))
     assert flat["trace_id"] == "abcd" and "span_id" not in flat
@@ -487,7 +485,7 @@ _anything = st.recursive(
 
 @given(st.sampled_from(Signal), st.sampled_from(["x", "traceid", "TRACE_ID", "links2"]), _anything)
 def test_unknown_members_are_ignored(signal: Signal, name: str, value: object) -> None:
-    """Anywhere, with any name and content."""
+    """Unknown members are ignored at any position, with any name and content."""
 
     def with_unknown(plain: Any) -> Any:
         if isinstance(plain, dict):
@@ -500,8 +498,8 @@ def test_unknown_members_are_ignored(signal: Signal, name: str, value: object) -
     assert list(flatten(decode_request(signal, Encoding.JSON, body))) == known
 
 
-def test_texts_of_browsers() -> None:
-    """Half an emoji is U+FFFD, in names, too; a byte order mark is skipped."""
+def test_lone_surrogates_and_byte_order_marks() -> None:
+    """A lone surrogate is replaced by U+FFFD, also in names; a byte order mark is skipped."""
     record = {
         "body": {"stringValue": "a\ud83d"},
         "attributes": [{"key": "k\udc00", "value": {"stringValue": "\ud83d\ude00"}}],
@@ -522,10 +520,10 @@ def test_numbers_beyond_doubles() -> None:
 
 @pytest.mark.parametrize("signal", Signal)
 @pytest.mark.parametrize("records", [1, 40, 200])
-def test_large_exports_are_read_in_chunks(
+def test_large_exports_are_parsed_in_chunks(
     signal: Signal, records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They make the same records as an export that is read at once."""
+    """The records are those of an export that is parsed at once."""
     monkeypatch.setattr(decode, "CHUNK_BYTES", 4096)
     document = json.loads(_encoded(signal, Encoding.JSON))
     (resource,) = next(iter(document.values()))
@@ -558,7 +556,7 @@ def _flat_at_once(signal: Signal, body: bytes) -> list[Any]:
 
 @given(signal=st.sampled_from(Signal), data=st.data())
 def test_chunks_and_the_whole_agree(signal: Signal, data: st.DataObject) -> None:
-    """Damaged exports, too: both readers accept the same input."""
+    """Both parsers accept the same input, also for damaged exports."""
     body = bytearray(_encoded(signal, Encoding.PROTOBUF))
     for _ in range(data.draw(st.integers(0, 3))):
         start = data.draw(st.integers(0, len(body) - 1))
@@ -595,10 +593,10 @@ def test_chunks_and_the_whole_agree(signal: Signal, data: st.DataObject) -> None
         (logs({"body": {"stringValue": "x" * 1024 * 1024}}), "more than 1048576 bytes"),
     ],
 )
-def test_records_are_counted_before_they_are_made(
+def test_records_are_counted_before_they_are_created(
     document: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In both encodings; a large text in JSON doesn't count more."""
+    """Both encodings are counted; a long text in JSON doesn't count more."""
     monkeypatch.setattr(decode, "MAX_RECORDS", 1000)
     encoded = as_protobuf(Signal.LOGS, document)
     with pytest.raises(ExportTooLarge, match=message):
@@ -609,16 +607,16 @@ def test_records_are_counted_before_they_are_made(
         assert caught.value.status == 413
 
 
-def test_values_of_json_are_counted_before_they_are_made() -> None:
-    """It is parsed in one go."""
+def test_values_of_json_are_counted_before_they_are_parsed() -> None:
+    """JSON is parsed as a whole."""
     body = b'{"resourceLogs":[' + b"{}," * MAX_JSON_VALUES + b"{}]}"
     with pytest.raises(UserError, match=f"more than {MAX_JSON_VALUES} values") as caught:
         decode_request(Signal.LOGS, Encoding.JSON, body)
     assert caught.value.status == 413
 
 
-def test_what_records_share_is_counted_before_it_is_repeated() -> None:
-    """A resource, a scope or the name of a metric, times the records that have it."""
+def test_shared_parts_are_counted_before_they_are_repeated() -> None:
+    """A resource, a scope or the name of a metric counts once per record that has it."""
     text = "x" * 50_000
     resource = {"attributes": [{"key": "k", "value": {"stringValue": text}}]}
     allowed = MAX_REPEATED_BYTES // len(text) - 1
@@ -667,14 +665,14 @@ def test_what_records_share_is_counted_before_it_is_repeated() -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b'{"resourceLogs":[{"resource":1}]}', b"[" * 5000])
-def test_json_of_another_shape_is_refused(body: bytes) -> None:
+def test_json_that_is_no_export_is_refused(body: bytes) -> None:
     """Valid JSON, but no export request."""
     with pytest.raises(UserError, match="cannot decode OTLP logs payload"):
         decode_request(Signal.LOGS, Encoding.JSON, body)
 
 
 def test_deep_values_are_refused() -> None:
-    """Instead of exhausting the stack."""
+    """They are refused before they exhaust the stack."""
     value: Any = {"stringValue": "x"}
     for _ in range(300):
         value = {"arrayValue": {"values": [value]}}
@@ -683,7 +681,7 @@ def test_deep_values_are_refused() -> None:
 
 
 def test_content_types() -> None:
-    """Parameters and case don't matter."""
+    """Parameters and case have no effect."""
     assert read_encoding("application/x-protobuf") is Encoding.PROTOBUF
     assert read_encoding("Application/Protobuf; a=b") is Encoding.PROTOBUF
     assert read_encoding("application/json;charset=utf-8") is Encoding.JSON

@@ -1,4 +1,4 @@
-"""Exports through the listener's handler."""
+"""Exports through the listener's request handler."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROTOBUF = "Content-Type: application/x-protobuf\r\n"
 
 
 class PickySink(FakeSink):
-    """Refuses records whose body text is a status; takes them one by one only."""
+    """A sink that refuses records whose body text is a status, and takes single records only."""
 
     def renderer(self) -> Renderer:
         raise UserError("not several at once", status=503)
@@ -71,7 +71,9 @@ def protobuf(*bodies: str) -> bytes:
 
 
 def test_everything_stored(listener: Listener) -> None:
-    """The empty success in the encoding of the request; the sink sees flat records."""
+    """The answer is the empty success in the encoding of the request; the sink gets flat
+    records.
+    """
     status, headers, body = listener.get(URL, export("a", "b"), headers=BEARER + JSON)
     assert (status, headers["Content-Type"], body) == (200, "application/json", b"{}")
     status, headers, body = listener.get(WITH_SECRET, protobuf("c"), headers=PROTOBUF)
@@ -84,7 +86,7 @@ def test_everything_stored(listener: Listener) -> None:
 
 
 def test_compressed_export(listener: Listener) -> None:
-    """Decoded at once or later, with the bound of the listener."""
+    """It is decoded at once or in a thread, with the limit of the listener."""
     gzipped = BEARER + PROTOBUF + "Content-Encoding: gzip\r\n"
     assert listener.get(URL, gzip.compress(protobuf("a")), headers=gzipped)[0] == 200
     large = gzip.compress(protobuf(*["x" * 100] * 500), 0)
@@ -94,8 +96,8 @@ def test_compressed_export(listener: Listener) -> None:
     assert len(sink(listener).records) == 501
 
 
-def test_a_long_export_waits_for_room(listener: Listener) -> None:
-    """Templates may take long: it resumes when there is space, unless the client is gone."""
+def test_a_long_export_waits_for_capacity(listener: Listener) -> None:
+    """Templates may be slow: the export resumes when there is capacity, unless it was cancelled."""
     picky = sink(listener)
     picky.templates.is_full = True
     body = export(*["x"] * 500)
@@ -111,7 +113,7 @@ def test_a_long_export_waits_for_room(listener: Listener) -> None:
 
 
 def test_partial_success(listener: Listener) -> None:
-    """Some records stored: a success that counts the others."""
+    """The answer is a success that counts the rejected records."""
     body = export("a", "500", "b", "400")
     status, _, answer = listener.get(URL, body, headers=BEARER + JSON)
     message = "2 of 4 records rejected; first error: sink write failed with status 500"
@@ -126,7 +128,7 @@ def test_partial_success(listener: Listener) -> None:
 
 
 def status_of(body: bytes) -> tuple[int, str, str]:
-    """Code, message and machine-readable name of a ``google.rpc.Status``."""
+    """Return code, message and machine-readable name of a ``google.rpc.Status``."""
     status, info = Status(), ErrorInfo()
     status.ParseFromString(body)
     assert status.details[0].Unpack(info)
@@ -145,7 +147,7 @@ def status_of(body: bytes) -> tuple[int, str, str]:
 def test_everything_rejected(
     listener: Listener, statuses: tuple[str, ...], expected: int, code: int, reason: str
 ) -> None:
-    """The highest status, a reason, and a delay for a retry where that may help."""
+    """The answer has the highest status, a reason, and a delay if a retry may help."""
     status, headers, body = listener.get(URL, export(*statuses), headers=BEARER + JSON)
     assert (status, headers["Content-Type"]) == (expected, "application/json")
     assert ("Retry-After" in headers) is (expected in (429, 503))
@@ -157,15 +159,17 @@ def test_everything_rejected(
     assert status_of(body) == (code, document["message"], "stream.in.recordsRejected")
 
 
-def test_any_of_several_sinks_rejects(listener: Listener) -> None:
-    """A record counts once, even if several sinks refuse it."""
+def test_several_sinks_reject_a_record(listener: Listener) -> None:
+    """The record counts once."""
     listener.router.sinks[KEY] += [("l", PickySink()), ("m", FakeSink(202))]
     _, _, answer = listener.get(URL, export("500", "a"), headers=BEARER + JSON)
     assert json.loads(answer)["partialSuccess"]["rejectedLogRecords"] == "1"
 
 
-def test_what_several_sinks_have_stored(listener: Listener) -> None:
-    """A header counts rows, the message counts rejected records that aren't lost everywhere."""
+def test_rows_of_several_sinks_are_counted(listener: Listener) -> None:
+    """A header counts rows; the message counts rejected records, and those stored by other
+    sinks.
+    """
     listener.router.sinks[KEY] += [("l", FakeSink())]
     status, headers, answer = listener.get(URL, export("503", "a", "400"), headers=BEARER + JSON)
     assert (status, headers["Stream-Stored"]) == (200, "4/6")
@@ -177,8 +181,8 @@ def test_what_several_sinks_have_stored(listener: Listener) -> None:
     assert "Stream-Stored" not in listener.get(URL, export("a"), headers=BEARER + JSON)[1]
 
 
-def test_records_are_taken_together(listener: Listener) -> None:
-    """Some at a time, in their order, by each sink; the answer waits for all of them."""
+def test_records_are_handled_in_parts(listener: Listener) -> None:
+    """Each sink gets some records at a time, in order; the answer waits for all of them."""
     sinks = [FakeSink("wait"), FakeSink("wait", (PathColumn("b", path="body", raw_string=True),))]
     listener.router.sinks[KEY] = [("k", sinks[0]), ("l", sinks[1])]
     bodies = [f"r{number}" for number in range(2 * RECORDS_AT_ONCE + 1)]
@@ -197,8 +201,8 @@ def test_records_are_taken_together(listener: Listener) -> None:
     assert listener.connection.answers[-1].startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_sink_that_takes_no_rows_refuses_all_of_them(listener: Listener) -> None:
-    """Each of the records counts, once, and the rows of other sinks are stored."""
+def test_a_sink_that_accepts_no_rows(listener: Listener) -> None:
+    """Each record counts as rejected once, and the rows of other sinks are stored."""
     full = FakeSink(UserError("no pipeline is ready", status=503))
     listener.router.sinks[KEY] = [("k", FakeSink()), ("l", full)]
     status, headers, body = listener.get(URL, export("a", "b"), headers=BEARER + JSON)
@@ -207,8 +211,8 @@ def test_a_sink_that_takes_no_rows_refuses_all_of_them(listener: Listener) -> No
     assert "other sinks have stored 2 of them" in json.loads(body)["message"]
 
 
-def test_a_sink_that_fails_later_refuses_all_of_them(listener: Listener) -> None:
-    """The rows that were taken together have one outcome."""
+def test_a_sink_that_fails_later(listener: Listener) -> None:
+    """Rows that were written together have the same outcome."""
     waits = FakeSink("wait")
     listener.router.sinks[KEY] = [("k", waits)]
     assert listener.send(URL, export("a", "b", "c"), headers=BEARER + JSON) is None
@@ -219,8 +223,8 @@ def test_a_sink_that_fails_later_refuses_all_of_them(listener: Listener) -> None
     assert b"Stream-Stored: 0/3" in answer
 
 
-def test_a_row_that_cannot_be_rendered_keeps_no_other_back(listener: Listener) -> None:
-    """Records that come with it are taken one by one."""
+def test_a_row_that_can_not_be_rendered(listener: Listener) -> None:
+    """The other records of its part are written one by one."""
     picky = FakeSink(columns=(PathColumn("b", path="body.name", raw_string=True),))
     listener.router.sinks[KEY] = [("k", picky)]
     document = logs({"body": {"stringValue": "no name"}}, named("a"), named("b"))
@@ -238,7 +242,7 @@ def named(name: str) -> dict[str, Any]:
     return {"body": {"kvlistValue": {"values": values}}}
 
 
-def test_answer_waits_for_the_sinks(listener: Listener) -> None:
+def test_the_answer_waits_for_the_sinks(listener: Listener) -> None:
     """An export is answered when its last record is."""
     sink(listener).outcome = "wait"
     assert listener.send(URL, export("a", "b"), headers=BEARER + JSON) is None
@@ -250,13 +254,13 @@ def test_answer_waits_for_the_sinks(listener: Listener) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"resourceLogs":[]}'])
-def test_empty_export(listener: Listener, body: bytes) -> None:
-    """There is nothing to do, and no error."""
+def test_an_empty_export(listener: Listener, body: bytes) -> None:
+    """An export without records succeeds."""
     assert listener.get(URL, body, headers=BEARER + JSON)[::2] == (200, b"{}")
 
 
-def test_no_sink(listener: Listener) -> None:
-    """Without a sink for the signal, a record counts as stored."""
+def test_no_sink_for_the_signal(listener: Listener) -> None:
+    """A record without a sink for its signal counts as stored."""
     listener.router.sinks[KEY] = []
     assert listener.get(URL, export("a"), headers=BEARER + JSON)[::2] == (200, b"{}")
 
@@ -274,10 +278,10 @@ def test_no_sink(listener: Listener) -> None:
         (URL, BEARER + "Content-Type: text/plain\r\n", 415, "unsupportedMediaType"),
     ],
 )
-def test_refusals_come_in_the_encoding_of_the_request(
+def test_refusals_have_the_encoding_of_the_request(
     listener: Listener, target: str, headers: str, status: int, error: str
 ) -> None:
-    """In the order of project, source, content type; in the encoding of the request."""
+    """Project, source and content type are checked in this order."""
     found, answered, body = listener.get(target, export("a"), headers=headers)
     document = json.loads(body)
     assert (found, document["error"]) == (status, f"stream.in.{error}")
@@ -303,7 +307,7 @@ def test_refusals_come_in_the_encoding_of_the_request(
         ),
     ],
 )
-def test_exports_that_cannot_be_read(
+def test_exports_that_can_not_be_parsed(
     listener: Listener, headers: str, body: bytes, status: int, message: str
 ) -> None:
     """The status tells an exporter the kind of error."""
@@ -315,15 +319,15 @@ def test_exports_that_cannot_be_read(
 
 
 @pytest.mark.parametrize("encoding", ["x-gzip", "identity, gzip", "GZIP"])
-def test_names_of_gzip(listener: Listener, encoding: str) -> None:
-    """As on the routes of HTTP sources."""
+def test_names_of_encodings(listener: Listener, encoding: str) -> None:
+    """The names of gzip are those of HTTP sources."""
     headers = f"{BEARER}{PROTOBUF}Content-Encoding: {encoding}\r\n"
     assert listener.get(URL, gzip.compress(protobuf("a")), headers=headers)[0] == 200
     assert len(sink(listener).records) == 1
 
 
 def test_other_methods(listener: Listener) -> None:
-    """As on the routes of HTTP sources."""
+    """Other methods are refused as by HTTP sources."""
     status, headers, body = listener.get(URL, method="OPTIONS")
     assert (status, headers["Access-Control-Allow-Origin"], body) == (200, "*", b"")
     status, headers, _ = listener.get(URL, method="GET")
@@ -332,7 +336,7 @@ def test_other_methods(listener: Listener) -> None:
 
 @pytest.fixture
 def turns(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return postponed work, with a clock that advances two milliseconds per read."""
+    """Return the postponed work, with a clock that advances two milliseconds per read."""
     ticks = iter(range(10_000))
     put_off: list[Any] = []
     monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.002)
@@ -340,8 +344,8 @@ def turns(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return put_off
 
 
-def test_long_export_lets_others_have_their_turn(listener: Listener, turns: list[Any]) -> None:
-    """It is handed on for a few milliseconds at a time, and answered once."""
+def test_a_long_export_lets_others_take_turns(listener: Listener, turns: list[Any]) -> None:
+    """It is handled for a few milliseconds at a time, and answered once."""
     body = export(*[f"r{i}" for i in range(100)])
     assert listener.send(URL, body, headers=BEARER + JSON) is None
     for work in turns:
@@ -352,10 +356,8 @@ def test_long_export_lets_others_have_their_turn(listener: Listener, turns: list
     assert len(sink(listener).records) == 100
 
 
-def test_export_that_nobody_waits_for_is_not_handed_on_further(
-    listener: Listener, turns: list[Any]
-) -> None:
-    """After a timeout the rest of its records costs nothing."""
+def test_a_cancelled_export(listener: Listener, turns: list[Any]) -> None:
+    """After a timeout the remaining records aren't handled."""
     assert listener.send(URL, export(*["r"] * 100), headers=BEARER + JSON) is None
     while not sink(listener).records:
         turns.pop(0)()
@@ -366,8 +368,8 @@ def test_export_that_nobody_waits_for_is_not_handed_on_further(
     assert listener.connection.answers == []
 
 
-def test_doubles_are_printed_alike_in_both_encodings(listener: Listener) -> None:
-    """Whole ones without a fraction, in the record and in its columns."""
+def test_doubles_are_printed_the_same_in_both_encodings(listener: Listener) -> None:
+    """Integral doubles have no fraction, in the record and in its columns."""
     render = compile_renderer(Mapping((PathColumn("b", path="body"), BodyColumn("r"))), 10_000).row
     document = logs({"body": {"doubleValue": 3.0}})
     encoded = as_protobuf(Signal.LOGS, document)
@@ -379,7 +381,7 @@ def test_doubles_are_printed_alike_in_both_encodings(listener: Listener) -> None
 
 
 def test_rejected_records_are_logged(listener: Listener) -> None:
-    """Once for an export, with the first reason."""
+    """They are logged once per export, with the first reason."""
     with capturedLogs() as logged:
         listener.get(URL, export("500", "a", "400"), headers=BEARER + JSON)
     [entry] = [event for event in logged if "rejected" in event["log_format"]]
@@ -387,8 +389,8 @@ def test_rejected_records_are_logged(listener: Listener) -> None:
     assert SECRET not in str(entry)
 
 
-def test_fault_of_ours(listener: Listener) -> None:
-    """A sink that crashes rejects the record, without a published reason."""
+def test_an_unexpected_error(listener: Listener) -> None:
+    """A sink that fails rejects the record, without a published reason."""
     broken = sink(listener)
     broken.outcome = ZeroDivisionError("division by zero")
     status, _, body = listener.get(URL, export("a"), headers=BEARER + JSON)
@@ -397,8 +399,8 @@ def test_fault_of_ours(listener: Listener) -> None:
     assert isinstance(listener.handler, IngestHandler)
 
 
-def test_worked_example(listener: Listener) -> None:
-    """Paths and a template over a flat record, cell for cell."""
+def test_an_example_with_all_columns(listener: Listener) -> None:
+    """The cells of paths and a template over a flat record are compared."""
     record = {
         "timeUnixNano": "1717243200000000000",
         "severityNumber": 9,
