@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from stream.encryption.gob import GobError, decode_gob
-from stream.encryption.interface import DecryptionFailed
+from stream.encryption.interface import DecryptionFailed, provider_of
 from stream.errors import UserError
 
 __all__ = ["KEY_BYTES", "AesEncryptor", "blob_of", "bound", "opened", "packed", "seal", "unpacked"]
@@ -76,7 +76,13 @@ class AesEncryptor:
 def blob_of(text: str, prefix: str) -> bytes:
     """Return the bytes after the *prefix* of a text form. Raises DecryptionFailed."""
     if not text.startswith(prefix):
-        raise DecryptionFailed(f'the encrypted value does not begin with "{prefix}"')
+        other = provider_of(text)
+        raise DecryptionFailed(
+            f'the value was encrypted with encryption.provider "{other}", '
+            f'which is "{provider_of(prefix)}" here'
+            if other and other != provider_of(prefix)
+            else f'the encrypted value does not begin with "{prefix}"'
+        )
     try:
         return base64.b64decode(text[len(prefix) :], validate=True)
     except ValueError:

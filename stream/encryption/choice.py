@@ -9,13 +9,11 @@ from twisted.python.threadpool import ThreadPool
 from stream.encryption.aes import AesEncryptor
 from stream.encryption.clear import ClearEncryptor
 from stream.encryption.envelope import EnvelopeEncryptor, KeyService
-from stream.encryption.interface import Encryptor
+from stream.encryption.interface import KEY_SERVICES, PROVIDERS, Encryptor
 from stream.errors import UserError
 from stream.settings import EncryptionSettings
 
 __all__ = ["PROVIDERS", "configured_encryptor", "encryptor_from"]
-
-PROVIDERS = ("none", "aes", "gcp", "aws", "azure")
 
 
 def encryptor_from(provider: str, secret_key: bytes = b"") -> Encryptor:
@@ -43,7 +41,7 @@ def configured_encryptor(settings: EncryptionSettings, reactor: Any, pool: Threa
 
     :param pool: thread pool for calls of a key service.
     """
-    if settings.provider not in ("gcp", "aws", "azure"):
+    if settings.provider not in KEY_SERVICES:
         return encryptor_from(settings.provider, settings.aes.secret_key)
     return EnvelopeEncryptor(settings.provider, _key_service(settings), reactor, pool)
 

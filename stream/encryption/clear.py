@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stream.encryption.interface import DecryptionFailed
+from stream.encryption.interface import DecryptionFailed, provider_of
 
 __all__ = ["ClearEncryptor"]
 
@@ -21,4 +21,8 @@ class ClearEncryptor:
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
         """Fail always: an encrypted value was written under other settings."""
-        raise DecryptionFailed("encryption is off, an encrypted value can't be opened")
+        provider = provider_of(text)
+        raise DecryptionFailed(
+            "encryption is off, an encrypted value can't be opened"
+            + (f': it was encrypted with encryption.provider "{provider}"' if provider else "")
+        )

@@ -3,6 +3,9 @@
 Text form: ``<provider>::aes::`` and the base64 of a version byte, the length of the wrapped key (2
 bytes), the wrapped key, and the value sealed as in `stream.encryption.aes`. The metadata is bound
 to the value, and to the wrapped key if the key service supports that.
+
+The original service uses the same prefixes, with another packing of the wrapped key and the value.
+That packing isn't published, so its values can't be opened; see `is_of_another_service`.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from stream.encryption.aes import KEY_BYTES, blob_of, bound, opened, packed, seal, unpacked
-from stream.encryption.interface import DecryptionFailed
+from stream.encryption.interface import KEY_SERVICES, DecryptionFailed, provider_of
 
-__all__ = ["EnvelopeEncryptor", "KeyService"]
+__all__ = ["EnvelopeEncryptor", "KeyService", "is_of_another_service"]
 
 CACHE_SECONDS = 3600.0
 CACHED_KEYS = 10_000
@@ -79,8 +82,11 @@ class EnvelopeEncryptor:
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
         """See `Encryptor.decrypt`."""
         blob = blob_of(text, self._prefix)
-        if len(blob) < _HEAD_BYTES or blob[0] != _VERSION:
-            raise DecryptionFailed("the encrypted value has an unknown version")
+        if not _has_own_form(blob):
+            raise DecryptionFailed(
+                "another service has encrypted the value, or a newer version of this one: how it "
+                "has packed the wrapped key isn't known"
+            )
         end = _HEAD_BYTES + int.from_bytes(blob[1:_HEAD_BYTES], "big")
         wrapped = blob[_HEAD_BYTES:end]
         key = self._kept(_name(wrapped, metadata))
@@ -102,6 +108,24 @@ class EnvelopeEncryptor:
         self._keys.move_to_end(name)
         if len(self._keys) > CACHED_KEYS:
             self._keys.popitem(last=False)
+
+
+def is_of_another_service(text: str) -> bool:
+    """Return whether a value was encrypted with a key service, but not by this service.
+
+    No settings open it.
+    """
+    provider = provider_of(text)
+    if provider not in KEY_SERVICES:
+        return False
+    try:
+        return not _has_own_form(blob_of(text, f"{provider}::aes::"))
+    except DecryptionFailed:
+        return True
+
+
+def _has_own_form(blob: bytes) -> bool:
+    return len(blob) >= _HEAD_BYTES and blob[0] == _VERSION
 
 
 def _name(wrapped: bytes, metadata: Mapping[str, str]) -> bytes:

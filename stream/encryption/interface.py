@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-__all__ = ["DecryptionFailed", "Encryptor"]
+__all__ = ["KEY_SERVICES", "PROVIDERS", "DecryptionFailed", "Encryptor", "provider_of"]
+
+KEY_SERVICES = ("gcp", "aws", "azure")
+PROVIDERS = ("none", "aes", *KEY_SERVICES)
 
 
 class DecryptionFailed(Exception):
@@ -31,3 +34,9 @@ class Encryptor(Protocol):
         Raises DecryptionFailed: the key or the metadata differ, or the text was changed. Raises
         UserError: the key service is unavailable.
         """
+
+
+def provider_of(text: str) -> str:
+    """Return the encryption provider that a text form names, ``""`` if it names none."""
+    name, separator, _ = text.partition("::")
+    return name if separator and name in PROVIDERS else ""

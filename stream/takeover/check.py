@@ -9,6 +9,7 @@ from twisted.internet.threads import deferToThread
 from stream.definition.entity import KEBOOLA, Sink
 from stream.encryption import Encryptor
 from stream.encryption.aes import AesEncryptor
+from stream.encryption.envelope import is_of_another_service
 from stream.encryption.gob import Struct
 from stream.errors import UserError
 from stream.etcd import EtcdClient, KeyValue
@@ -27,11 +28,12 @@ from stream.values.codec import Record
 
 __all__ = ["check_give_back", "check_takeover", "read_all"]
 
-_KEY = (
-    "set encryption.provider and its key to those that encrypted it; without them, disable and "
-    "enable the sink after the start: it gets another token and another file, and slices that "
-    "aren't uploaded yet stay on their volumes"
+_REPLACE = (
+    "disable and enable the sink after the start: it gets another token and another file, and "
+    "slices that aren't uploaded yet stay on their volumes until the credentials of their file "
+    "have expired, and are uploaded with others then"
 )
+_KEY = f"set encryption.provider and its key to those that encrypted it; without them, {_REPLACE}"
 _RUNNING = "stop all nodes, and wait until their leases have ended (15 s by default)"
 _OF_ORIGINAL = {"none", "gzip"}
 _STAGES_OF_ORIGINAL = {"aws", "azure", "gcp"}
@@ -135,7 +137,8 @@ async def _check_secrets(
         try:
             opened[key] = await record.unseal(encryptor)
         except (UserError, ValueError) as error:
-            found.report.problem(key, str(error), _KEY)
+            remedy = _REPLACE if is_of_another_service(secret_of(record)[0]) else _KEY
+            found.report.problem(key, str(error), remedy)
     return opened
 
 

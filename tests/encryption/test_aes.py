@@ -90,7 +90,7 @@ def sealed(plain: bytes) -> str:
     ("text", "reason"),
     [
         ("", "does not begin"),
-        ("gcp::aes::AAAA", "does not begin"),
+        ("gcp::aes::AAAA", 'encryption.provider "gcp"'),
         ("aes::?", "not base64"),
         ("aes::AAAA", "too short"),
         (sealed(b""), "unknown version"),

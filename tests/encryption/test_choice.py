@@ -28,6 +28,17 @@ def test_without_encryption() -> None:
         done(encryptor.decrypt("aes::AAAA", {}))
 
 
+@pytest.mark.parametrize("provider", ["gcp", "aws", "azure"])
+def test_values_of_another_provider(provider: str) -> None:
+    """The error names the provider that is needed."""
+    text = f"{provider}::aes::AAAA"
+    for encryptor in (encryptor_from("none"), encryptor_from("aes", bytes(32))):
+        with pytest.raises(DecryptionFailed, match=f'encryption.provider "{provider}"'):
+            done(encryptor.decrypt(text, {}))
+    with pytest.raises(DecryptionFailed, match='does not begin with "aes::"'):
+        done(encryptor_from("aes", bytes(32)).decrypt("a-secret::AAAA", {}))
+
+
 def test_a_key_of_32_bytes_encrypts() -> None:
     """With a key of 32 bytes values are encrypted."""
     assert encryptor_from("aes", bytes(32)).enabled

@@ -22,7 +22,12 @@ from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
 from stream.encryption import DecryptionFailed, Encryptor
-from stream.encryption.envelope import CACHE_SECONDS, EnvelopeEncryptor, KeyService
+from stream.encryption.envelope import (
+    CACHE_SECONDS,
+    EnvelopeEncryptor,
+    KeyService,
+    is_of_another_service,
+)
 from stream.encryption.keyservices import AwsKeyService, AzureKeyService, GcpKeyService
 from stream.errors import UserError
 from tests.serving import serving
@@ -185,6 +190,21 @@ async def test_changed_values(make: Make) -> None:
             await encryptor.decrypt(f"{prefix}::{base64.b64encode(bad).decode()}", SINK)
     with pytest.raises(DecryptionFailed):
         await encryptor.decrypt("aes::" + encoded, SINK)
+
+
+@pytest_twisted.ensureDeferred
+async def test_values_of_the_original(make: Make, request: pytest.FixtureRequest) -> None:
+    """The form in which it packs a wrapped key isn't known: the error says so, no call is made."""
+    encryptor = make()
+    own = await encryptor.encrypt(VALUE, SINK)
+    provider = request.node.callspec.params["make"]
+    for blob in (b"", b"\x1f\x8b\x08 a gzipped gob", b"\x01", b"\x02newer"):
+        text = f"{provider}::aes::{base64.b64encode(blob).decode()}"
+        with pytest.raises(DecryptionFailed, match="another service has encrypted"):
+            await encryptor.decrypt(text, SINK)
+        assert is_of_another_service(text)
+    assert is_of_another_service(f"{provider}::other::AAAA")
+    assert not is_of_another_service(own) and not is_of_another_service("aes::AAAA")
 
 
 @pytest_twisted.ensureDeferred

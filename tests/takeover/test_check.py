@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import orjson
 import pytest
 import pytest_twisted
@@ -84,6 +86,18 @@ async def test_with_another_key(etcd: EtcdClient, encryptor: Encryptor) -> None:
     assert "secret" not in str(problems).replace("secret/token", "")
     await fill(etcd, file_keys(file_record("imported", importedAt=FILE_PATH[-24:])))
     assert STAGING not in found_problems(await check_takeover(etcd, encryptor))
+
+
+@ensure
+async def test_secrets_of_a_key_service(etcd: EtcdClient) -> None:
+    """No setting opens what the original has encrypted with it; the remedy doesn't say so."""
+    token = decode(TokenRecord, orjson.dumps(cluster()[TOKEN]))
+    blob = base64.b64encode(b"\x1f\x8b\x08 a gzipped gob").decode()
+    foreign = attrs.evolve(token, encrypted_token=f"aws::aes::{blob}")
+    await fill(etcd, {**cluster(), TOKEN: orjson.loads(encode(foreign))})
+    (finding,) = (await check_takeover(etcd, ENCRYPTOR)).report.of(Weight.PROBLEM)
+    assert finding.key == TOKEN and 'encryption.provider "aws"' in finding.what
+    assert "set encryption.provider" not in finding.remedy and "enable the sink" in finding.remedy
 
 
 @ensure
