@@ -11,7 +11,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -63,6 +63,22 @@ class FileUpload(Record):
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> FileUpload:
         """Read the reply to a file's preparation. Raises ValueError, KeyError or TypeError."""
+        return cls._read(reply, _expiration)
+
+    @classmethod
+    def from_record(cls, plain: Mapping[str, Any]) -> FileUpload:
+        """Read a stored reply, whose optional members may be absent.
+
+        Raises ValueError, KeyError or TypeError.
+        """
+        return cls._read(plain, _stored_expiration)
+
+    @classmethod
+    def _read(
+        cls,
+        reply: Mapping[str, Any],
+        expiration: Callable[[str, Mapping[str, Any], Mapping[str, Any]], datetime | None],
+    ) -> FileUpload:
         # The received parameters decide: a provider's name alone isn't enough for an upload.
         found = next((item for item in PARAMETER_KEYS.items() if reply.get(item[1])), None)
         if found is None:
@@ -75,7 +91,7 @@ class FileUpload(Record):
             provider=provider,
             region=str(reply.get("region") or ""),
             credentials=credentials,
-            expiration=_expiration(key, credentials, reply),
+            expiration=expiration(key, credentials, reply),
             unknown={name: member for name, member in reply.items() if name not in _MEMBERS},
         )
 
@@ -139,6 +155,17 @@ def _expiration(
     return parse_iso_time(text) if text else None
 
 
+def _stored_expiration(
+    key: str, parameters: Mapping[str, Any], record: Mapping[str, Any]
+) -> datetime | None:
+    stored = record.get("expiration")
+    if stored:
+        return parse_time(stored)
+    if key == "gcsUploadParams" and not (parameters.get("expires_in") and record.get("created")):
+        return None
+    return _expiration(key, parameters, record)
+
+
 def _write(upload: FileUpload) -> dict[str, Any]:
     """Write the record; see Note [Two layouts]. It includes the expiration for faster reading."""
     plain: dict[str, Any] = {
@@ -158,9 +185,7 @@ def _read(plain: Any, _: type) -> FileUpload:
     key = PARAMETER_KEYS.get(plain.get("provider") or "")
     if key is not None and plain.get("credentials"):
         plain = {**plain, key: plain["credentials"]}
-    upload = FileUpload.from_reply(plain)
-    stored = plain.get("expiration")
-    return attrs.evolve(upload, expiration=parse_time(stored)) if stored else upload
+    return FileUpload.from_record(plain)
 
 
 register(FileUpload, _write, _read)

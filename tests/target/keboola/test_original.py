@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import attrs
 import orjson
 import pytest
 import pytest_twisted
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream.definition.key import SinkKey
 from stream.encryption import DecryptionFailed
-from stream.encryption.aes import AesEncryptor
-from stream.encryption.gob import GobError, decode_gob
+from stream.encryption.aes import AesEncryptor, packed, seal
+from stream.encryption.gob import (
+    BOOL,
+    BYTES,
+    FLOAT,
+    INT,
+    STRING,
+    UINT,
+    GobError,
+    ListOf,
+    MapOf,
+    StructType,
+    decode_gob,
+    encode_gob,
+)
+from stream.encryption.gob import TIME as GO_TIME
 from stream.errors import UserError
+from stream.staging import FileUpload
 from stream.storage.model.key import FileKey
 from stream.target.keboola.original import (
+    _TOKEN,
+    _UPLOAD,
     token_from_go,
     token_to_go,
     upload_from_go,
     upload_to_go,
 )
 from stream.target.keboola.records import FileRecord, TokenRecord
-from stream.values.codec import decode, to_plain
+from stream.target.keboola.values import SinkToken
+from stream.values.codec import decode, from_plain, to_plain
+from tests.encryption.steps import done
 from tests.encryption.test_gob import AT, VALUES
 
 ensure = pytest_twisted.ensureDeferred
@@ -184,3 +207,160 @@ async def test_other_content(content: bytes) -> None:
     sealed = encryptor._sealed(content, {})
     with pytest.raises(DecryptionFailed):
         await encryptor.decrypt(sealed, {})
+
+
+TOKEN: dict[str, Any] = {
+    "token": "123-1001-secret",
+    "id": "1001",
+    "description": "d",
+    "isMasterToken": True,
+    "canManageBuckets": True,
+    "canManageTokens": True,
+    "canReadAllFileUploads": True,
+    "canPurgeTrash": True,
+    "created": TIME,
+    "refreshed": TIME,
+    "expires": TIME,
+    "isExpired": True,
+    "isDisabled": True,
+    "owner": {"id": 123, "name": "My project"},
+    "bucketPermissions": {"in.c-bucket": "write", "out.c-other": "read"},
+}
+UPLOAD: dict[str, Any] = {
+    "id": 1001,
+    "created": TIME,
+    "isSliced": True,
+    "isEncrypted": True,
+    "name": "my-file",
+    "url": "https://localhost",
+    "region": "eu-central-1",
+    "sizeBytes": 300,
+    "tags": ["a", "b"],
+    "maxAgeDays": 7,
+    "contentType": "text/csv",
+    "federationToken": True,
+    "isPermanent": True,
+    "notify": True,
+}
+REQUIRED = {
+    *("id", "token", "uploadParams", "absUploadParams", "gcsUploadParams"),
+    *("bucket", "key", "container", "blobName"),
+}
+"""Members without which a secret means nothing."""
+_IN_PARAMETERS = {"credentials", "absCredentials"}
+
+Kind = type[TokenRecord] | type[FileRecord]
+
+_NEW = StructType("Added", (("A", INT), ("B", MapOf(STRING, ListOf(BYTES)))))
+_ADDED: tuple[tuple[Any, Any], ...] = (
+    (BOOL, True),
+    (INT, -7),
+    (UINT, 7),
+    (FLOAT, 0.5),
+    (BYTES, b"x"),
+    (STRING, "x"),
+    (GO_TIME, AT),
+    (ListOf(STRING), ["x", ""]),
+    (MapOf(STRING, INT), {"x": 1}),
+    (MapOf(_NEW, STRING), [({"A": 1}, "x")]),
+    (_NEW, {"A": 1, "B": {"x": [b"y"]}}),
+    (ListOf(_NEW), [{"A": 1}, {}]),
+)
+"""Types and values of fields that a later version may have added."""
+
+
+def _drop(draw: st.DrawFn, plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the object without some of its optional members, at any depth."""
+    kept = {}
+    for name, value in plain.items():
+        if name not in REQUIRED | _IN_PARAMETERS and draw(st.booleans()):
+            continue
+        kept[name] = _drop(draw, value) if isinstance(value, dict) else value
+    return kept
+
+
+def _altered(
+    draw: st.DrawFn, type: StructType, value: dict[str, Any]
+) -> tuple[StructType, dict[str, Any]]:
+    """Return another version of a Go struct and its value.
+
+    Fields have another order, those without a value may be missing, and others are added.
+    """
+    fields, values = [], {}
+    for name, part in draw(st.permutations(type.fields)):
+        item = value.get(name)
+        if item is None and draw(st.booleans()):
+            continue
+        if isinstance(part, StructType) and item is not None:
+            part, item = _altered(draw, part, item)
+        fields.append((name, part))
+        values[name] = item
+    for number in range(draw(st.integers(0, 3))):
+        part, item = draw(st.sampled_from(_ADDED))
+        place = draw(st.integers(0, len(fields)))
+        fields.insert(place, (f"Added{number}", part))
+        values[f"Added{number}"] = draw(st.sampled_from([item, None]))
+    return StructType(type.name, tuple(fields)), values
+
+
+@st.composite
+def sealed_records(draw: st.DrawFn) -> tuple[Kind, list[dict[str, Any]]]:
+    """A secret of another version: in clear, as this service seals it, as the original does."""
+    name = draw(st.sampled_from(["token", *sorted(PROVIDERS)]))
+    whole = TOKEN if name == "token" else {**UPLOAD, "provider": name, **PROVIDERS[name]}
+    plain = _drop(draw, whole)
+    go = _TOKEN if name == "token" else _UPLOAD
+    gob = encode_gob(*_altered(draw, go.type(), go.from_json(plain)))
+    for place in (
+        draw(st.lists(st.sampled_from(["", *sorted(PROVIDERS[name])])))
+        if name != "token"
+        else draw(st.lists(st.just("")))
+    ):
+        (plain[place] if place else plain)["addedLater"] = {"deep": [1, {}]}
+    kind: Kind
+    if name == "token":
+        kind, bound = TokenRecord, {"sink": str(SINK)}
+        record = {**to_plain(SINK), "tokenId": "1001"}
+        clear, sealed = "token", "encryptedToken"
+    else:
+        kind, bound = FileRecord, {"file": str(FILE)}
+        record = {"FileKey": to_plain(FILE), "SinkKey": to_plain(SINK), "TableID": "t"}
+        record["FileID"] = 1001
+        clear, sealed = "UploadCredentials", "EncryptedCredentials"
+    own = seal(AESGCM(KEY), packed(plain), bound)
+    return kind, [
+        {**record, clear: plain},
+        {**record, sealed: "aes::" + base64.b64encode(own).decode()},
+        {**record, sealed: AesEncryptor(KEY).encrypt_for_original(gob, bound)},
+    ]
+
+
+@given(sealed_records())
+def test_secrets_of_any_other_version(example: tuple[Kind, list[dict[str, Any]]]) -> None:
+    """All three layouts give the same secret, whatever is absent, added or in another order."""
+    kind, records = example
+    secrets: list[Any] = [
+        done(decode(kind, orjson.dumps(record)).unseal(AesEncryptor(KEY))) for record in records
+    ]
+    clear, own, original = secrets
+    assert clear == own
+    ignored: dict[str, Any] = {"unknown": {}}
+    if kind is FileRecord:
+        ignored["credentials"] = {
+            name: value for name, value in clear.credentials.items() if name != "addedLater"
+        }
+    assert attrs.evolve(clear, **ignored) == original
+    assert own.unknown == clear.unknown
+
+
+@pytest.mark.parametrize("name", sorted({*PROVIDERS, "token"}))
+def test_what_a_secret_cannot_do_without(name: str) -> None:
+    """It is refused with one kind of error, and doesn't pass for another one."""
+    whole = TOKEN if name == "token" else {**UPLOAD, "provider": name, **PROVIDERS[name]}
+    go = _TOKEN if name == "token" else _UPLOAD
+    for member in REQUIRED & set(whole):
+        plain = {key: value for key, value in whole.items() if key != member}
+        gob = encode_gob(go.type(), go.from_json(plain))
+        read = token_from_go if name == "token" else upload_from_go
+        with pytest.raises(ValueError):
+            from_plain(SinkToken if name == "token" else FileUpload, read(decode_gob(gob)))
