@@ -60,6 +60,7 @@ from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
 from stream.task.ends import TaskEnds
 from stream.task.executor import TaskExecutor
+from stream.task.listing import ListingRepair
 from stream.task.store import TaskStore
 from stream.templates.pool import TemplatePool
 
@@ -114,7 +115,8 @@ class ApiService(Service):
             reactor, client, session, node_id=settings.node_id, metrics=metrics
         )
         self._ends = TaskEnds(reactor, client)
-        self._cleanup: list[Service] = []
+        interval = settings.api.task.cleanup_interval.seconds
+        self._cleanup: list[Service] = [ListingRepair(reactor, store.listing, interval)]
         if settings.api.task.cleanup_enabled:
             group = Group(
                 client,
@@ -128,9 +130,9 @@ class ApiService(Service):
                 reactor,
                 store,
                 is_owner=lambda: group.is_owner(_CLEANUP_GROUP),
-                interval=settings.api.task.cleanup_interval.seconds,
+                interval=interval,
             )
-            self._cleanup = [group, cleanup]
+            self._cleanup += [group, cleanup]
         urls = Urls(
             settings.api.public_url.rstrip("/"), settings.source.http.public_url.rstrip("/")
         )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults
 
 from stream.definition.stored import read_stored
-from stream.etcd import EtcdClient, RangeResult
-from stream.etcd.request import require_prefix
+from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
 from stream.task.errors import TaskNotFound
+from stream.task.listing import TaskListing, listing_keys
 from stream.values.codec import decode
 
 __all__ = ["TaskPage", "TaskStore"]
@@ -36,10 +35,13 @@ class TaskStore:
     """The records of tasks in etcd.
 
     :param client: started.
+
+    :ivar listing: the order of the records.
     """
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
+        self.listing = TaskListing(client)
 
     async def get(self, project_id: int, task_id: str) -> Task:
         """Return the task of this project. Raises `TaskNotFound` or `UnreadableRecord`."""
@@ -49,31 +51,21 @@ class TaskStore:
         return read_stored(Task, stored)
 
     async def newest(
-        self, project_id: int, types: Iterable[str], within: str, *, limit: int, before: int = 0
+        self, project_id: int, branch_id: int, source_id: str, *, limit: int, before: int = 0
     ) -> TaskPage:
-        """The newest tasks of *types* about what is *within* a branch or a source.
+        """Return the newest tasks of a branch, or of its source *source_id* unless that is empty.
 
-        Ids begin with the type and end with the time, so etcd is asked for the newest of each type.
-        Only the chosen ones are sent whole: what this process holds is bounded by *limit*. etcd
-        itself reads all records of the branch, since it sorts them by their creation. Records that
-        can't be read are left out.
+        The work grows with *limit*, and not with the number of tasks; see Note [Order of tasks] of
+        `stream.task.listing`. Records that can't be read are left out.
 
-        :param within: the number of a branch, or of a branch with the id of a source.
-        :param before: only tasks before this place, the end of the page before.
+        :param before: only tasks before this place, the end of the previous page.
         """
-        found: list[RangeResult] = await gatherResults(
-            [
-                Deferred.fromCoroutine(
-                    self._newest_keys(f"{TASK_PREFIX}{project_id}/{type}/{within}/", limit, before)
-                )
-                for type in types
-            ],
-            consumeErrors=True,
+        page = await self.listing.newest(
+            project_id, branch_id, source_id, limit=limit, before=before
         )
-        kvs = [kv for each in found for kv in each.kvs]
-        kvs.sort(key=lambda kv: kv.create_revision, reverse=True)
-        del kvs[limit:]
-        stored, _ = await self._client.get_many([kv.key for kv in kvs])
+        stored, _ = await self._client.get_many(
+            [f"{TASK_PREFIX}{project_id}/{task_id}" for task_id in page.ids]
+        )
         tasks = []
         for record in stored.values():
             if record is None:
@@ -82,21 +74,7 @@ class TaskStore:
                 tasks.append(decode(Task, record.value))
             except ValueError:
                 continue  # written by a newer version of the service
-        last = kvs[-1].create_revision if kvs else 0
-        return TaskPage(tuple(tasks), sum(each.count for each in found), last)
-
-    async def _newest_keys(self, prefix: str, limit: int, before: int) -> RangeResult:
-        """The keys that were made last. A record that is written again keeps its place."""
-        # 0 would be no bound.
-        options = {"max_create_revision": max(1, before - 1)} if before else {}
-        return await self._client.read(
-            require_prefix(prefix),
-            limit=limit,
-            sort_order="DESCEND",
-            sort_target="CREATE",
-            keys_only=True,
-            **options,
-        )
+        return TaskPage(tuple(tasks), page.total, page.last)
 
     async def is_running(self, object_key: str) -> bool:
         """Return whether a task works on an object."""
@@ -117,5 +95,10 @@ class TaskStore:
                 return
 
     async def delete(self, task: Task) -> None:
-        """Delete the record of a task."""
-        await self._client.delete(task.key)
+        """Delete the record of a task, and what lists it."""
+
+        async def body(txn: AtomicTxn) -> None:
+            for key in (task.key, *listing_keys(task.project_id, task.task_id)):
+                txn.delete(key)
+
+        await atomic(self._client, body)

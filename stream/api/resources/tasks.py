@@ -9,14 +9,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from stream.api.http.call import Call, Handler, StartedTask
 from stream.api.resources.awaited_tasks import source_of
 from stream.api.resources.views import Urls, listed_task_view, page_view, task_view
-from stream.api.spec.operations import OPERATIONS
 from stream.definition.live import LiveDefinitions
 from stream.task.abandoned import AbandonedTasks
 from stream.task.store import TaskStore
 
 __all__ = ["Tasks"]
-
-_TYPES = tuple(sorted({each.task for each in OPERATIONS.values() if each.task}))
 
 
 class Tasks:
@@ -56,11 +53,7 @@ class Tasks:
         parameters, branch = call.parameters, call.branch
         source, after, limit = (parameters[name] for name in ("sourceId", "afterId", "limit"))
         page = await self._store.newest(
-            branch.project_id,
-            _TYPES,
-            f"{branch.branch_id}/{source}" if source else str(branch.branch_id),
-            limit=limit,
-            before=after,
+            branch.project_id, branch.branch_id, source, limit=limit, before=after
         )
         settled = await gatherResults(
             [Deferred.fromCoroutine(self._abandoned.settle(task)) for task in page.tasks],

@@ -8,7 +8,8 @@ import pytest
 import pytest_twisted
 
 from stream.etcd import EtcdClient
-from stream.task.entity import TASK_PREFIX, Task
+from stream.task.entity import Task
+from stream.task.listing import listing_keys
 from stream.values.codec import encode
 from stream.values.utctime import parse_time
 from tests.api.conftest import BRANCH, PROJECT, SINKS, SOURCE, SOURCES, Api, sink_body
@@ -93,12 +94,18 @@ def _task(ending: str, **members: Any) -> Task:
     return Task(project_id=PROJECT, task_id=name, type=type, created_at=CREATED, **members)
 
 
+async def _put(etcd: EtcdClient, task: Task, value: bytes = b"") -> None:
+    await etcd.put(task.key, value or encode(task))
+    for key in listing_keys(PROJECT, task.task_id):
+        await etcd.put(key, task.task_id.encode())
+
+
 @ensure
 async def test_long_results_are_left_out(api: Api) -> None:
     """The list leaves out the records of a replay, which only the task itself shows."""
     results = [{"id": "1", "stored": True}]
     task = _task("aaaaa", outputs={"stored": 1, "results": results}, finished_at=CREATED)
-    await api.etcd.put(task.key, encode(task))
+    await _put(api.etcd, task)
     listed = (await api.get(TASKS))["tasks"][0]
     assert listed["outputs"] == {"stored": 1}
     assert (await api.get(f"/v1/tasks/{task.task_id}"))["outputs"]["results"] == results
@@ -108,7 +115,7 @@ async def test_long_results_are_left_out(api: Api) -> None:
 async def test_a_task_of_a_dead_node(api: Api) -> None:
     """A task of a dead node is shown as failed in the list and on its own."""
     task = _task("bbbbb", lock="runtime/lock/task/123/456/s/k", node="gone")
-    await api.etcd.put(task.key, encode(task))
+    await _put(api.etcd, task)
     assert (await api.get(TASKS))["tasks"][0]["status"] == "error"
 
 
@@ -116,8 +123,7 @@ async def test_a_task_of_a_dead_node(api: Api) -> None:
 async def test_invalid_records(api: Api) -> None:
     """Tasks whose record can't be parsed are left out; the others are shown."""
     await api.create_source()
-    key = f"{TASK_PREFIX}{PROJECT}/api.create.source/{BRANCH}/x/2026-01-02T03:04:05.000Z_ccccc"
-    await api.etcd.put(key, b"{")
+    await _put(api.etcd, _task("ccccc"), b"{")
     assert await _types(api) == ["api.create.source"]
 
 
@@ -137,7 +143,7 @@ async def test_only_records_of_the_page_are_read(
     """The work for a page doesn't grow with the number of tasks."""
     for number in range(30):
         task = _task(f"{number:05d}", finished_at=CREATED)
-        await api.etcd.put(task.key, encode(task))
+        await _put(api.etcd, task)
     asked: list[int] = []
     get_many = EtcdClient.get_many
 

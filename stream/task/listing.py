@@ -1,0 +1,232 @@
+"""The order of tasks: keys in etcd by which the newest tasks of a branch or a source are found.
+
+Note [Order of tasks]: the keys of records begin with type and object, as in the original service,
+so no range of keys holds the newest tasks of a branch. etcd can sort by creation, but then it reads
+all records of the range, whatever the limit is. So each task has two short keys more, one for its
+branch and one for its source, whose order is that of time reversed. They are written and deleted
+with the record, in its transaction, and their names follow from its id. `TaskListing.repair`
+writes those of tasks that another service or an older version has written, and deletes those of
+tasks that it has deleted.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from stream.etcd import AtomicTxn, EtcdClient, KeyValue, atomic
+from stream.task.entity import TASK_PREFIX
+from stream.values.utctime import parse_time, to_nanoseconds
+
+__all__ = ["LISTING_PREFIX", "ListedPage", "ListingRepair", "TaskListing", "listing_keys"]
+
+_log = Logger(namespace="stream.task.listing")
+
+LISTING_PREFIX = "runtime/order/task/"
+_OF_BRANCHES = f"{LISTING_PREFIX}branch/"
+_OF_SOURCES = f"{LISTING_PREFIX}source/"
+
+_DIGITS = 21
+_LAST = 10**_DIGITS - 1
+_IN_A_MILLISECOND = 10**6
+_TIME_LENGTH = len("2000-01-01T00:00:00.000Z")
+_PAGE = 500
+_TASKS_PER_TRANSACTION = 25
+"""A transaction has a condition and two writes for each task."""
+
+
+def listing_keys(project_id: int | str, task_id: str) -> tuple[str, ...]:
+    """Return the keys that list a task; none if its id doesn't say its branch and its time."""
+    _, *where = task_id.split("/")
+    if len(where) < 2:
+        return ()
+    last = where.pop()
+    try:
+        created = to_nanoseconds(parse_time(last[:_TIME_LENGTH])) // 10**6
+    except ValueError:
+        return ()
+    if created < 0:
+        return ()
+    place = created * _IN_A_MILLISECOND + zlib.crc32(task_id.encode()) % _IN_A_MILLISECOND
+    name = _name(place)
+    branch = f"{_OF_BRANCHES}{project_id}/{where[0]}/{name}"
+    if len(where) == 1:
+        return (branch,)
+    return branch, f"{_OF_SOURCES}{project_id}/{where[0]}/{where[1]}/{name}"
+
+
+def _name(place: int) -> str:
+    return f"{_LAST - place:0{_DIGITS}d}"
+
+
+@attrs.frozen
+class ListedPage:
+    """Some tasks of a branch or a source, the newest first.
+
+    :ivar ids: ids of tasks.
+    :ivar total: number of tasks on all pages.
+    :ivar last: place of the last task on the page; 0 if there is none.
+    """
+
+    ids: tuple[str, ...]
+    total: int
+    last: int
+
+
+class TaskListing:
+    """The keys that list tasks; see Note [Order of tasks].
+
+    :param client: started.
+    """
+
+    def __init__(self, client: EtcdClient) -> None:
+        self._client = client
+
+    async def newest(
+        self, project_id: int, branch_id: int, source_id: str, *, limit: int, before: int
+    ) -> ListedPage:
+        """Return the newest tasks of a branch, or of its source *source_id* unless that is empty.
+
+        :param before: only tasks before this place, the end of the previous page; 0 for all.
+        """
+        prefix = (
+            f"{_OF_SOURCES}{project_id}/{branch_id}/{source_id}/"
+            if source_id
+            else f"{_OF_BRANCHES}{project_id}/{branch_id}/"
+        )
+        after = _name(min(before, _LAST)) if before else ""
+        page, counted = await gatherResults(
+            [
+                Deferred.fromCoroutine(self._client.range(prefix, limit=limit, start_after=after)),
+                Deferred.fromCoroutine(self._client.read(prefix, count_only=True)),
+            ],
+            consumeErrors=True,
+        )
+        last = _LAST - int(page.kvs[-1].key.removeprefix(prefix)) if page.kvs else 0
+        return ListedPage(tuple(kv.value.decode() for kv in page.kvs), counted.count, last)
+
+    async def repair(self) -> int:
+        """Make the listing complete, if it isn't; return the number of keys written or deleted.
+
+        Numbers are compared first, which is nearly always all that happens.
+        """
+        tasks, listed = await gatherResults(
+            [
+                Deferred.fromCoroutine(self._client.read(prefix, count_only=True))
+                for prefix in (TASK_PREFIX, _OF_BRANCHES)
+            ],
+            consumeErrors=True,
+        )
+        if tasks.count == listed.count:
+            return 0
+        changed = 0
+        async for keys in self._pages(TASK_PREFIX):
+            ids = [key.removeprefix(TASK_PREFIX).split("/", 1) for key in keys]
+            changed += await self._add([(project, id) for project, id in ids])
+        for prefix in (_OF_BRANCHES, _OF_SOURCES):
+            async for keys in self._pages(prefix):
+                changed += await self._forget(prefix, keys)
+        return changed
+
+    async def _pages(self, prefix: str) -> AsyncIterator[Sequence[str]]:
+        after = ""
+        while True:
+            page = await self._client.range(prefix, limit=_PAGE, start_after=after, keys_only=True)
+            keys = [kv.key for kv in page.kvs]
+            if keys:
+                yield keys
+                after = keys[-1].removeprefix(prefix)
+            if not page.more:
+                return
+
+    async def _add(self, tasks: Sequence[tuple[str, str]]) -> int:
+        """List those of *tasks* that aren't."""
+        keys = {task: listing_keys(*task) for task in tasks}
+        stored, _ = await self._client.get_many([key for each in keys.values() for key in each])
+        missing = [
+            task for task, wanted in keys.items() if any(stored[key] is None for key in wanted)
+        ]
+        changed = 0
+        for start in range(0, len(missing), _TASKS_PER_TRANSACTION):
+            some = missing[start : start + _TASKS_PER_TRANSACTION]
+            changed += await atomic(self._client, partial(_put_listed, tasks=some))
+        return changed
+
+    async def _forget(self, prefix: str, keys: Sequence[str]) -> int:
+        """Delete those of *keys* whose task is gone."""
+        stored, _ = await self._client.get_many(keys)
+        records = {key: _record_of(prefix, kv) for key, kv in stored.items() if kv is not None}
+        found, _ = await self._client.get_many([*records.values()])
+        gone = [key for key, record in records.items() if found[record] is None]
+        for key in gone:
+            await self._client.delete(key)
+        return len(gone)
+
+
+class ListingRepair(Service):
+    """Repairs the listing of tasks at the start, and at each interval.
+
+    :param interval: seconds between repairs.
+    """
+
+    name = "task.listing"
+
+    def __init__(self, reactor: Any, listing: TaskListing, interval: float) -> None:
+        self._listing = listing
+        self._interval = interval
+        self._loop = LoopingCall(self._run)
+        self._loop.clock = reactor
+        self._running: Deferred[int] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop.start(self._interval)
+
+    def stopService(self) -> None:
+        """Stop without waiting: what is missing is repaired by the next start."""
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _run(self) -> None:
+        self._running = Deferred.fromCoroutine(self._listing.repair())
+        try:
+            changed = await self._running
+        except CancelledError:
+            return
+        except Exception as error:
+            _log.warn("cannot repair the listing of tasks: {error}", error=str(error))
+        else:
+            if changed:
+                _log.info("repaired the listing of tasks, {count} keys", count=changed)
+        finally:
+            self._running = None
+
+
+def _record_of(prefix: str, kv: KeyValue) -> str:
+    """Return the key of the record that a key lists."""
+    project = kv.key.removeprefix(prefix).partition("/")[0]
+    return f"{TASK_PREFIX}{project}/{kv.value.decode()}"
+
+
+async def _put_listed(txn: AtomicTxn, tasks: Sequence[tuple[str, str]]) -> int:
+    """List *tasks*, unless their records were deleted meanwhile."""
+    records = {f"{TASK_PREFIX}{project}/{id}": (project, id) for project, id in tasks}
+    stored = await txn.get_many([*records])
+    changed = 0
+    for record, task in records.items():
+        if stored[record] is not None:
+            for key in listing_keys(*task):
+                txn.put(key, task[1].encode())
+                changed += 1
+    return changed
