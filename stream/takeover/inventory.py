@@ -7,12 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
+from stream.authority.tokens import PREFIX as PROJECT_TOKENS
+from stream.authority.tokens import REVOKED
+from stream.authority.tokens import TokenRecord as ProjectToken
 from stream.definition import prefix as definitions
 from stream.definition.entity import KEBOOLA, Branch, Sink, Source
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import KeyValue
 from stream.mapping.columns import Mapping as Columns
+from stream.rejected.state import (
+    COUNT,
+    NODE,
+    REPLAY,
+    STORED,
+    RejectedCount,
+    Replay,
+    ReplayedRecords,
+)
 from stream.storage.model import prefix
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, SliceKey
@@ -20,11 +32,14 @@ from stream.storage.model.state import FileState, Level, SliceState, check_combi
 from stream.storage.model.statistics import Statistics
 from stream.storage.model.volume import Volume
 from stream.storage.store.layout import LAYOUT_KEY, Layout, check_layout
+from stream.tail.subscription import TAIL
 from stream.takeover.report import Report, Weight
 from stream.target.jobs import JobRecord
 from stream.target.keboola.quarantine import QuarantineRecord
 from stream.target.keboola.records import FileRecord, TokenRecord
+from stream.target.staged import PLACES
 from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
+from stream.task.listing import LISTING_PREFIX
 from stream.values.codec import Record, decode
 
 __all__ = ["KINDS", "Inventory", "Kind", "take_inventory"]
@@ -72,14 +87,30 @@ KINDS = (
     Kind(prefix.CLOSE_SYNC, "running source nodes", is_live=True),
     Kind("runtime/distribution/group/", "memberships of running nodes", is_live=True),
     Kind("runtime/life/", "names of running nodes", is_own=True, is_live=True),
-    Kind("runtime/tail/", "live tails", is_own=True, is_live=True),
+    Kind(TAIL, "live tails", is_own=True, is_live=True),
+    Kind(PLACES, "staging places of running nodes", is_own=True, is_live=True),
+    Kind(NODE, "running nodes with rejected records", is_own=True, is_live=True),
+    Kind(COUNT, "counts of rejected records", RejectedCount, is_own=True),
+    Kind(REPLAY, "replays of rejected records", Replay, is_own=True),
+    Kind(STORED, "replayed records", ReplayedRecords, is_own=True),
+    Kind(REVOKED, "revocations of tokens of projects", is_own=True),
+    Kind(PROJECT_TOKENS, "tokens of projects", ProjectToken, is_own=True),
     Kind(LOCK_PREFIX, "locks of tasks"),
     Kind("lock/", "locks"),
     Kind(TASK_PREFIX, "tasks", Task),
+    Kind(LISTING_PREFIX, "keys that list tasks", is_own=True),
 )
 _OTHER_TARGET = Kind("storage/", "imports into other targets", is_own=True)
 _OF_TARGET = re.compile(r"storage/[a-z]+/(file|job|quarantine)/")
-_TREES = ("definition/", "storage/", "runtime/", "lock/", "task/")
+_TREES = (
+    "authority/",
+    "definition/",
+    "lock/",
+    "rejected/",
+    "runtime/",
+    "storage/",
+    "task/",
+)
 
 
 @attrs.define

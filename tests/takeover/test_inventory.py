@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.etcd import KeyValue
-from stream.takeover.inventory import take_inventory
+from stream.takeover.inventory import kind_of, take_inventory
 from stream.takeover.report import Report, Weight
 from tests.takeover.dump import (
     FILE_PATH,
@@ -64,6 +64,30 @@ def test_unknown_keys() -> None:
     assert found.report.is_clear
     assert [finding.key for finding in found.report.of(Weight.NOTE)] == sorted(keys)
     assert found.report.counts["unknown keys"] == 2
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "authority/token/123/abcdefgh",
+        "authority/token/revoked",
+        "rejected/count/123/456/s/k/node-1",
+        "rejected/replay/123/456/s/k",
+        "rejected/stored/123/456/s/k/token",
+        "runtime/life/source/node/node-1",
+        "runtime/order/task/branch/123/456/999",
+        "runtime/rejected/node/node-1",
+        "runtime/staging/node/node-1",
+        "runtime/tail/123/456/s/t",
+        f"storage/mapping/{SINK_PATH}/0123456789abcdef",
+        f"storage/postgres/file/{FILE_PATH}",
+        "storage/layout",
+    ],
+)
+def test_keys_that_only_this_service_has(key: str) -> None:
+    """They aren't taken for those of somebody else."""
+    kind = kind_of(key)
+    assert kind is not None and kind.is_own
 
 
 @pytest.mark.parametrize("value", [b"{", b"[]", b"", b'{"projectId":1}'], ids=range(4))
