@@ -15,7 +15,7 @@ reactor: Any = _reactor
 
 @pytest.fixture
 def storage(etcd: EtcdClient) -> Storage:
-    """Two volumes on two nodes, no definitions, no files."""
+    """Two volumes on two nodes, without definitions and files."""
     return Storage(etcd)
 
 

@@ -14,7 +14,7 @@ from stream.storage.writer.register import WrittenSlice
 __all__ = ["LIFE", "FakeRegister"]
 
 LIFE = SourceLife("source-1", 7)
-"""The present life of a source node, in tests with one that never changes."""
+"""The current life of a source node, in tests with a constant one."""
 
 
 async def _always(_: SliceKey) -> bool:
@@ -23,9 +23,11 @@ async def _always(_: SliceKey) -> bool:
 
 @attrs.define
 class FakeRegister:
-    """:ivar slices: all that there are, by key.
-    :ivar may_be_written: whether a slice is in a state in which rows may come.
-    :ivar lives: numbers of the lives of source nodes that aren't in their usual one.
+    """A register that the test controls.
+
+    :ivar slices: all known slices by key.
+    :ivar may_be_written: whether a slice is in a state that accepts rows.
+    :ivar lives: numbers of the lives of source nodes other than the usual one.
     """
 
     slices: dict[SliceKey, Slice]

@@ -54,7 +54,7 @@ def sample_slice(
 
 
 def uncompressed(encoding: Encoding = ENCODING) -> Encoding:
-    """Return the same encoding without compression, so that tests can read what was appended."""
+    """Return the encoding without compression, so that tests can read the appended data."""
     return attrs.evolve(
         encoding, compression=attrs.evolve(encoding.compression, type="none", gzip=None)
     )

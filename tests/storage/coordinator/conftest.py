@@ -1,4 +1,4 @@
-"""A coordinator over a real etcd, whose ticks come from the test's clock."""
+"""A coordinator with a real etcd, whose ticks come from the test's clock."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class FakeGroup(Service):
 
 
 class FakeTarget(RecordingProvider):
-    """A target that remembers what it was asked for.
+    """A target that records its calls.
 
     :ivar import_failures: raised by the next imports, one each.
     :ivar refused: rows of each file that the target refuses.
-    :ivar is_full: it takes no more files.
-    :ivar jobs: count as running; a cleanup keeps them.
+    :ivar is_full: whether it accepts no more files.
+    :ivar jobs: jobs that count as running; a cleanup keeps them.
     """
 
     name = "keboola"
@@ -91,9 +91,9 @@ def target_record_key(file: FileKey) -> str:
 
 
 class Coordinator:
-    """A `StorageCoordinatorService` with fakes around it.
+    """A `StorageCoordinatorService` with fakes as its dependencies.
 
-    :ivar owns: whether the node cares for a source or project.
+    :ivar owns: whether the node is responsible for a source or project.
     """
 
     def __init__(self, client: EtcdClient, session: Session) -> None:
@@ -125,11 +125,11 @@ class Coordinator:
         )
 
     def tick(self, seconds: float = 2.0) -> None:
-        """Let time pass for the operators, not for the records."""
+        """Let time pass for the operators, but not for the records."""
         self.clock.advance(seconds)
 
     async def until(self, condition: Callable[[], Any]) -> Any:
-        """Wait for the first true answer of an asynchronous *condition*, and give it."""
+        """Wait for the first true value of an asynchronous *condition*, and return it."""
         deadline = reactor.seconds() + _PATIENCE_SECONDS
         while reactor.seconds() < deadline:
             self.clock.advance(0)
@@ -140,14 +140,14 @@ class Coordinator:
         raise AssertionError("it didn't happen")
 
     async def never(self, condition: Callable[[], Any], looks: int = 20) -> None:
-        """Make sure that an asynchronous *condition* stays false through several ticks."""
+        """Check that an asynchronous *condition* stays false for several ticks."""
         for _ in range(looks):
             self.tick()
             assert not await condition()
             await deferLater(reactor, _LOOK_SECONDS)
 
     async def report(self, node: str, revision: int) -> None:
-        """A source node says up to which revision it has closed what was closed."""
+        """Report, as a source node, the revision up to which its closed slices are confirmed."""
         await self.client.put(f"{CLOSE_SYNC}{node}", str(revision).encode())
 
     async def revision(self) -> int:
@@ -159,7 +159,7 @@ class Coordinator:
 
 @pytest_twisted.async_yield_fixture()
 async def coordinator(etcd: EtcdClient) -> AsyncIterator[Coordinator]:
-    """Not started, so that a test can prepare what is there at the start."""
+    """A coordinator that isn't started, so that a test can prepare its data."""
     session = Session(etcd, ttl=30, reactor=reactor)
     await session.startService()
     coordinator = Coordinator(etcd, session)

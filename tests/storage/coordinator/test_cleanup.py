@@ -1,4 +1,4 @@
-"""Which files the cleanup deletes, and what is left of them."""
+"""The files that the cleanup deletes, and their remaining statistics."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def expired(files: list[File], age: timedelta) -> list[File]:
     return expired_files(files, SETTINGS, newest + age)
 
 
-def test_newest_stay() -> None:
+def test_the_newest_files_are_kept() -> None:
     """The newest 31 imported files of a sink are kept at any age."""
     files = [imported(index) for index in range(40)]
     assert expired(files[:31], 1000 * HOUR) == []
@@ -66,24 +66,24 @@ def test_newest_stay() -> None:
     assert expired(files[::-1], HOUR) == expired(files, HOUR)
 
 
-def test_young_stay() -> None:
-    """An imported file is kept for an hour, regardless of the number of newer ones."""
+def test_young_files_are_kept() -> None:
+    """An imported file is kept for an hour, whatever the number of newer ones."""
     files = [imported(index) for index in range(100)]
-    # The newest is 1 minute old, the one at index i has 99 - i minutes more.
+    # The newest is 1 minute old, and the one at index i is 99 - i minutes older.
     assert set(expired(files, timedelta(minutes=1))) == set(files[:41])
     last_change = attrs.evolve(files[0], imported_at=files[-1].last_change_at)
     assert last_change not in expired([last_change, *files[1:]], timedelta(minutes=1))
 
 
 def test_a_clock_that_was_set_back() -> None:
-    """Files imported in the future count as old; others never do because of the clock."""
+    """Files imported in the future count as old; the clock makes no other file old."""
     files = [imported(index) for index in range(40)]
     assert set(expired_files(files, SETTINGS, OPENED_AT - 2 * HOUR)) == set(files[:9])
     stuck = attrs.evolve(files[0], state=FileState.CLOSING, imported_at=None, closing_at=OPENED_AT)
     assert expired_files([stuck], SETTINGS, OPENED_AT - 10_000 * HOUR) == []
 
 
-def test_open_ones_count() -> None:
+def test_open_files_count() -> None:
     """Files that aren't imported count among the newest."""
     files = [imported(index) for index in range(32)]
     files[-1] = attrs.evolve(files[-1], state=FileState.WRITING, imported_at=None)
@@ -91,8 +91,8 @@ def test_open_ones_count() -> None:
 
 
 @pytest.mark.parametrize("state", [FileState.CLOSING, FileState.IMPORTING])
-def test_a_file_stuck_for_a_week_is_given_up(state: FileState) -> None:
-    """A file that never got into its table is given up after a week in one state."""
+def test_a_file_in_one_state_for_a_week_is_deleted(state: FileState) -> None:
+    """A file that isn't imported is deleted after a week in one state."""
     closing_at = OPENED_AT + 24 * HOUR
     file = attrs.evolve(imported(0), state=state, imported_at=None, closing_at=closing_at)
     week = timedelta(days=7)
@@ -117,10 +117,10 @@ async def _import(storage: Storage, records: int) -> File:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_run_deletes_old_files_and_keeps_what_they_imported(
+async def test_a_run_deletes_old_files(
     coordinator: Coordinator,
 ) -> None:
-    """A run deletes old files with their records, and keeps what they imported in the sum."""
+    """A run deletes old files with their records, and adds their imported records to the sum."""
     storage = coordinator.storage
     old = await _import(storage, 5)
     new = await _import(storage, 7)
@@ -136,8 +136,8 @@ async def test_a_run_deletes_old_files_and_keeps_what_they_imported(
 
 @pytest.mark.parametrize("gone", ["deleted", "purged"])
 @pytest_twisted.ensureDeferred
-async def test_sinks_that_are_gone(coordinator: Coordinator, gone: str) -> None:
-    """Files of deleted sinks are cleaned up, even if nothing is left of the sink."""
+async def test_deleted_sinks(coordinator: Coordinator, gone: str) -> None:
+    """Files of deleted sinks are deleted, even if nothing else of the sink exists."""
     storage = coordinator.storage
     for _ in range(2):
         await _import(storage, 5)
@@ -154,8 +154,8 @@ async def test_sinks_that_are_gone(coordinator: Coordinator, gone: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_other_owner(coordinator: Coordinator) -> None:
-    """Another node's projects are left alone."""
+async def test_another_owner(coordinator: Coordinator) -> None:
+    """The projects of another node are not changed."""
     for _ in range(2):
         await _import(coordinator.storage, 5)
     coordinator.storage.tick(3600)
@@ -165,8 +165,8 @@ async def test_other_owner(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_locked_file(coordinator: Coordinator) -> None:
-    """A file with a running operation is retained."""
+async def test_a_locked_file(coordinator: Coordinator) -> None:
+    """A file with a running operation is kept."""
     storage = coordinator.storage
     old = await _import(storage, 5)
     await _import(storage, 5)
@@ -180,10 +180,12 @@ async def test_locked_file(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_staged_is_removed_before_the_records(
+async def test_staged_objects_are_deleted_before_the_records(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If it can't be removed, or the process ends behind it, the next run finds the file."""
+    """If the deletion of objects fails, or the process ends after it, the next run finds
+    the file.
+    """
     storage = coordinator.storage
     old = await _import(storage, 5)
     await _import(storage, 5)
@@ -209,10 +211,10 @@ async def test_what_is_staged_is_removed_before_the_records(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_has_gone_on_meanwhile_stays(
+async def test_a_file_that_advances_meanwhile_is_kept(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was checked before its lock was free."""
+    """The file was selected before its lock was free."""
     storage = coordinator.storage
     file = await storage.open_file()
     (slice_,) = await storage.slices(file.key)
@@ -231,7 +233,7 @@ async def test_a_file_that_has_gone_on_meanwhile_stays(
 async def test_files_of_a_target_that_is_not_installed_are_deleted(
     coordinator: Coordinator,
 ) -> None:
-    """With the records that the target had made; a warning names it."""
+    """They are deleted with the records of the target; a warning names the target."""
     storage = coordinator.storage
     old = await _import(storage, 5)
     await _import(storage, 5)
@@ -254,8 +256,8 @@ async def test_files_of_a_target_that_is_not_installed_are_deleted(
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_at_a_time(coordinator: Coordinator) -> None:
-    """A cleanup with a concurrency of one finishes any amount of work."""
+async def test_one_file_at_a_time(coordinator: Coordinator) -> None:
+    """A cleanup with a concurrency of one completes."""
     for _ in range(5):
         await _import(coordinator.storage, 5)
     coordinator.storage.tick(3600)
@@ -266,7 +268,7 @@ async def test_one_at_a_time(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_run_gives_up_after_too_many_failures(coordinator: Coordinator) -> None:
+async def test_a_run_stops_after_too_many_failures(coordinator: Coordinator) -> None:
     """After too many failures a run gives up."""
     cleanup = _cleanup(coordinator)
     tried: list[int] = []
@@ -281,8 +283,8 @@ async def test_a_run_gives_up_after_too_many_failures(coordinator: Coordinator) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_place_that_is_unavailable_is_no_error(coordinator: Coordinator) -> None:
-    """However many files wait for it: the others are cleaned up all the same."""
+async def test_unavailable_storage_is_no_failure(coordinator: Coordinator) -> None:
+    """Other files are deleted, however many files wait for the storage."""
     cleanup = _cleanup(coordinator)
 
     async def clean_up(number: int) -> bool:
@@ -296,8 +298,8 @@ async def test_a_place_that_is_unavailable_is_no_error(coordinator: Coordinator)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_run_is_made_at_the_start_and_at_each_interval(coordinator: Coordinator) -> None:
-    """A run is made at the start and at each interval, and none after the stop."""
+async def test_when_runs_start(coordinator: Coordinator) -> None:
+    """A run starts at the start and at each interval, and none starts after the stop."""
     runs: list[float] = []
     cleanup = _cleanup(coordinator)
     clock: Clock = coordinator.clock
@@ -320,7 +322,7 @@ async def test_a_run_is_made_at_the_start_and_at_each_interval(coordinator: Coor
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_ends_a_run(coordinator: Coordinator) -> None:
-    """A run that is under way is given up, which is no failure."""
+    """An unfinished run is cancelled, which is no failure."""
     cleanup = _cleanup(coordinator)
 
     async def run() -> None:
@@ -339,8 +341,10 @@ async def _mappings(coordinator: Coordinator) -> list[SinkKey]:
 
 @pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
-async def test_mappings_go_with_the_last_that_refers_to_them(coordinator: Coordinator) -> None:
-    """Not with the sink, not with its history, but with its last file; those of others stay."""
+async def test_a_mapping_is_deleted_with_its_last_reference(coordinator: Coordinator) -> None:
+    """A mapping is deleted with the last file, not with the sink or its history; other mappings are
+    kept.
+    """
     storage, client = coordinator.storage, coordinator.client
     other = attrs.evolve(SINK, key=SINK_KEY.source_key.sink("other"))
     await storage.define(sink=other)
@@ -348,7 +352,7 @@ async def test_mappings_go_with_the_last_that_refers_to_them(coordinator: Coordi
     await client.put(history, encode(SINK))
     for _ in range(2):
         await _import(storage, 5)
-    await coordinator.service.startService()  # it knows which sinks there are
+    await coordinator.service.startService()  # the coordinator knows the sinks
     assert len(await _mappings(coordinator)) == 2
     cleanup = _cleanup(coordinator)
     await cleanup.run()
@@ -380,10 +384,10 @@ async def _is(value: bool) -> bool:
 
 @pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
-async def test_a_mapping_that_is_needed_meanwhile_stays(
+async def test_a_mapping_that_is_referenced_meanwhile_is_kept(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is opened while the mappings are about to be deleted finds its mapping."""
+    """A file that is opened just before the deletion of mappings finds its mapping."""
     storage, client = coordinator.storage, coordinator.client
     await client.delete(f"{SINK_ACTIVE}{SINK_KEY}")
     commit = client.commit

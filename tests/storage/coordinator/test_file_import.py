@@ -1,4 +1,4 @@
-"""Files that are importing get into their table."""
+"""Imports of files in state `importing`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def test_an_imported_file_and_its_slices_are_marked(coordinator: Coordinat
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_import(coordinator: Coordinator) -> None:
-    """A failed import is recorded and tried again after the delay."""
+async def test_a_failed_import(coordinator: Coordinator) -> None:
+    """A failed import is recorded and retried after the delay."""
     file = await importing_file(coordinator)
     coordinator.target.import_failures.append(UserError("bad column"))
     await coordinator.service.startService()
@@ -65,8 +65,8 @@ async def test_failed_import(coordinator: Coordinator) -> None:
     "problem", [EtcdUnavailable("away"), LeaseNotFound("gone"), LockLost("not held")]
 )
 @pytest_twisted.ensureDeferred
-async def test_etcd_is_away(coordinator: Coordinator, problem: EtcdError) -> None:
-    """An outage of etcd isn't recorded with the file, which is retried at once."""
+async def test_an_outage_of_etcd(coordinator: Coordinator, problem: EtcdError) -> None:
+    """An outage of etcd isn't recorded in the file, which is retried at once."""
     file = await importing_file(coordinator)
     coordinator.target.import_failures.append(problem)
     await coordinator.service.startService()
@@ -86,7 +86,7 @@ async def test_etcd_is_away(coordinator: Coordinator, problem: EtcdError) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_disabled_sink(coordinator: Coordinator) -> None:
+async def test_a_disabled_sink(coordinator: Coordinator) -> None:
     """The staged files of a disabled sink wait until it is enabled."""
     file = await importing_file(coordinator)
     disabled = lifecycle.disable(SINK, coordinator.storage.now, BY, directly=True, reason="")

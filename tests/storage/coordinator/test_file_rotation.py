@@ -1,4 +1,4 @@
-"""Files are rotated when a trigger fires, and proceed when their last slice is uploaded."""
+"""Files are rotated by triggers, and advance when their last slice is uploaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.histories.world import BY, SINK
 
 ENOUGH = 50_000
-"""Records that trigger the import of a file by default."""
+"""The default number of records that triggers the import of a file."""
 
 
 def in_state(coordinator: Coordinator, key: FileKey, state: FileState) -> Callable[[], object]:
@@ -31,7 +31,7 @@ def in_state(coordinator: Coordinator, key: FileKey, state: FileState) -> Callab
 
 
 async def full_file(coordinator: Coordinator) -> File:
-    """Return a file with enough records to be imported, old enough for it."""
+    """Return a file with enough records and age for an import."""
     file = await coordinator.storage.open_file()
     (slice_,) = await coordinator.storage.slices()
     await coordinator.storage.count(slice_.key, ENOUGH)
@@ -41,7 +41,7 @@ async def full_file(coordinator: Coordinator) -> File:
 
 @pytest_twisted.ensureDeferred
 async def test_rotation_by_count(coordinator: Coordinator) -> None:
-    """Enough records rotate a file; what was prepared for the new one is kept."""
+    """Enough records rotate a file, and the resources prepared for the new one are kept."""
     file = await full_file(coordinator)
     await coordinator.service.startService()
     await coordinator.until(in_state(coordinator, file.key, FileState.CLOSING))
@@ -56,8 +56,8 @@ async def test_rotation_by_count(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_rotation_that_was_left_half_done(coordinator: Coordinator) -> None:
-    """The older of two open files is closed without a third one; the newer rotates as usual."""
+async def test_an_interrupted_rotation(coordinator: Coordinator) -> None:
+    """The older of two open files is closed without a third one; the newer is rotated as usual."""
     file = await full_file(coordinator)
     newer = await coordinator.storage.open_file()
     await coordinator.service.startService()
@@ -69,8 +69,8 @@ async def test_a_rotation_that_was_left_half_done(coordinator: Coordinator) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_preparation(coordinator: Coordinator) -> None:
-    """If nothing can be prepared the file stays open; the next attempt comes after the delay."""
+async def test_a_failed_preparation(coordinator: Coordinator) -> None:
+    """The file stays open if the preparation fails; the next attempt follows after the delay."""
     file = await full_file(coordinator)
     coordinator.target.failures.append(UserError("no staging file"))
     await coordinator.service.startService()
@@ -89,8 +89,8 @@ async def test_failed_preparation(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_sink_changed_meanwhile(coordinator: Coordinator) -> None:
-    """A file that was prepared for a former version of the sink isn't opened."""
+async def test_a_sink_changed_meanwhile(coordinator: Coordinator) -> None:
+    """A file that was prepared for an older version of the sink isn't opened."""
     file = await full_file(coordinator)
     renamed = lifecycle.next_version(
         attrs.evolve(SINK, name="renamed"), "", coordinator.storage.now, BY
@@ -108,7 +108,7 @@ async def test_sink_changed_meanwhile(coordinator: Coordinator) -> None:
 
     await coordinator.until(discarded)
     assert (await coordinator.storage.file(file.key)).state is FileState.WRITING
-    # The next tick sees the new version and rotates for it.
+    # The next tick uses the new version for the rotation.
     coordinator.storage.tick()
 
     async def rotated() -> bool:
@@ -122,13 +122,13 @@ async def test_sink_changed_meanwhile(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_closing_file_goes_on_with_its_last_slice(coordinator: Coordinator) -> None:
-    """A closing file proceeds as soon as its last slice has left the volume, without a tick."""
+async def test_a_closing_file_advances_with_its_last_slice(coordinator: Coordinator) -> None:
+    """A closing file advances as soon as its last slice is uploaded, without a tick."""
     await coordinator.storage.open_file()
     (first,) = await coordinator.storage.slices()
     await coordinator.storage.rotate_slice(first.key)
     (file,) = await coordinator.storage.close_files()
-    # Source nodes that never report keep the operators from closing slices.
+    # Without reports of source nodes the operators close no slices.
     await coordinator.report("source-1", 1)
     for slice_ in await coordinator.storage.slices():
         await coordinator.storage.to_uploading(slice_.key)
@@ -150,8 +150,8 @@ async def test_a_closing_file_goes_on_with_its_last_slice(coordinator: Coordinat
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_that_is_stuck_holds_up_its_own_file_alone(coordinator: Coordinator) -> None:
-    """Later files of the sink are imported; the file follows when the slice is uploaded."""
+async def test_a_stuck_slice_delays_only_its_own_file(coordinator: Coordinator) -> None:
+    """Later files of the sink are imported; the file advances when the slice is uploaded."""
     storage = coordinator.storage
     await storage.open_file()
     (stuck,) = await storage.slices()
@@ -174,8 +174,8 @@ async def test_a_slice_that_is_stuck_holds_up_its_own_file_alone(coordinator: Co
 
 
 @pytest_twisted.ensureDeferred
-async def test_closing_before_the_slices_are_known(coordinator: Coordinator) -> None:
-    """A file whose slices the mirror doesn't know yet costs no failed attempt."""
+async def test_closing_before_the_slices_are_mirrored(coordinator: Coordinator) -> None:
+    """A file whose slices the mirror doesn't have yet has no failed attempt."""
     await coordinator.storage.open_file()
     (slice_,) = await coordinator.storage.slices()
     (file,) = await coordinator.storage.close_files()
@@ -193,7 +193,7 @@ async def test_closing_before_the_slices_are_known(coordinator: Coordinator) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_empty_file(coordinator: Coordinator) -> None:
+async def test_an_empty_file(coordinator: Coordinator) -> None:
     """A file without records is marked as empty."""
     await coordinator.storage.open_file()
     (file,) = await coordinator.storage.close_files()
@@ -207,8 +207,8 @@ async def test_empty_file(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sink_with_too_many_jobs_gets_no_new_file(coordinator: Coordinator) -> None:
-    """A sink whose target takes no more files gets no new one until it does."""
+async def test_a_sink_with_too_many_jobs(coordinator: Coordinator) -> None:
+    """The sink gets no new file while its target accepts no more files."""
     file = await full_file(coordinator)
     coordinator.target.is_full = True
     closing = in_state(coordinator, file.key, FileState.CLOSING)
@@ -233,8 +233,8 @@ async def test_a_sink_with_too_many_jobs_gets_no_new_file(coordinator: Coordinat
 
 
 @pytest_twisted.ensureDeferred
-async def test_throttled_near_expiration(coordinator: Coordinator) -> None:
-    """A file whose credentials expire soon is rotated anyway, or its data couldn't be staged."""
+async def test_a_full_target_near_the_expiration(coordinator: Coordinator) -> None:
+    """A file whose credentials expire soon is rotated anyway, since its data couldn't be staged."""
     file = await coordinator.storage.open_file()
     coordinator.storage.tick(61)
     await coordinator.storage.expire(file.key, coordinator.storage.now)
@@ -244,7 +244,7 @@ async def test_throttled_near_expiration(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_disabled_sink(coordinator: Coordinator) -> None:
+async def test_a_disabled_sink(coordinator: Coordinator) -> None:
     """The file of a disabled sink isn't rotated."""
     file = await full_file(coordinator)
     disabled = lifecycle.disable(SINK, coordinator.storage.now, BY, directly=True, reason="")
@@ -254,8 +254,8 @@ async def test_disabled_sink(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_locked_file(coordinator: Coordinator) -> None:
-    """While another operator holds the file's lock the file isn't touched."""
+async def test_a_locked_file(coordinator: Coordinator) -> None:
+    """The file isn't changed while another operator holds its lock."""
     file = await full_file(coordinator)
     lock = await coordinator.work.session.lock(f"operator.file.{file.key}", timeout=5)
     await coordinator.service.startService()
@@ -267,7 +267,9 @@ async def test_locked_file(coordinator: Coordinator) -> None:
 
 
 async def _closing_file(coordinator: Coordinator, *, uploaded: bool) -> File:
-    """Return a closing file with an uploaded slice, and another one unless all are uploaded."""
+    """Return a closing file with an uploaded slice, and an unfinished one unless all are
+    uploaded.
+    """
     storage = coordinator.storage
     file = await storage.open_file()
     (first,) = await storage.slices(file.key)
@@ -284,7 +286,9 @@ async def _closing_file(coordinator: Coordinator, *, uploaded: bool) -> File:
 
 @pytest_twisted.ensureDeferred
 async def test_expired_credentials_are_replaced(coordinator: Coordinator) -> None:
-    """Not before they have expired; then all slices of the file are uploaded again."""
+    """Credentials are replaced when they have expired; all slices of the file are then uploaded
+    again.
+    """
     file = await _closing_file(coordinator, uploaded=False)
     later = coordinator.storage.now + timedelta(hours=12)
     coordinator.target.expirations = [later]
@@ -313,7 +317,7 @@ async def test_expired_credentials_are_replaced(coordinator: Coordinator) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_expired_credentials_of_an_uploaded_file(coordinator: Coordinator) -> None:
-    """A completely uploaded file can be imported without them."""
+    """A file whose slices are all uploaded can be imported without credentials."""
     file = await _closing_file(coordinator, uploaded=True)
     coordinator.storage.tick(61)
     await coordinator.service.startService()
@@ -322,8 +326,8 @@ async def test_expired_credentials_of_an_uploaded_file(coordinator: Coordinator)
 
 
 @pytest_twisted.ensureDeferred
-async def test_new_credentials_that_have_expired(coordinator: Coordinator) -> None:
-    """It is a failed attempt, and the new resources are deleted."""
+async def test_new_credentials_that_are_already_expired(coordinator: Coordinator) -> None:
+    """The attempt fails, and the new resources are deleted."""
     file = await _closing_file(coordinator, uploaded=False)
     coordinator.storage.tick(61)
     coordinator.target.expirations = [coordinator.storage.now]
@@ -341,7 +345,7 @@ async def test_new_credentials_that_have_expired(coordinator: Coordinator) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_expired_credentials_of_a_disabled_sink(coordinator: Coordinator) -> None:
-    """Nothing is uploaded for it; when it is enabled again its file gets new ones."""
+    """Nothing is uploaded for the sink; when it is enabled, its file gets new credentials."""
     file = await _closing_file(coordinator, uploaded=False)
     coordinator.storage.tick(61)
     disabled = lifecycle.disable(SINK, coordinator.storage.now, BY, directly=True, reason="")

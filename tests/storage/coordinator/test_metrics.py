@@ -33,7 +33,7 @@ def _told(coordinator: Coordinator, part: str) -> list[str]:
 
 
 def _failures(coordinator: Coordinator, operation: str) -> tuple[float, set[str]]:
-    """Return how often *operation* has failed, and its labels."""
+    """Return the number of failures of *operation*, and its labels."""
     name = f"keboola_go_stream_operation_{operation}_failed_count_count"
     (line,) = _told(coordinator, name)
     labels, _, count = line.removeprefix(f"{name}{{").rpartition("} ")
@@ -48,8 +48,8 @@ _fail: Any = _failing
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_rotation_of_a_slice_that_fails(coordinator: Coordinator) -> None:
-    """It is exported with the slice's sink."""
+async def test_a_failing_rotation_of_a_slice(coordinator: Coordinator) -> None:
+    """The failure has the labels of the slice's sink."""
     await coordinator.storage.open_file()
     (slice_,) = await coordinator.storage.slices()
     await coordinator.storage.count(slice_.key, 10_000)
@@ -68,8 +68,8 @@ async def test_a_rotation_of_a_slice_that_fails(coordinator: Coordinator) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_refused_rows_are_counted_apart(coordinator: Coordinator) -> None:
-    """Rows in quarantine aren't imported; more to do than fits into an attempt is no failure."""
+async def test_refused_rows_are_counted_separately(coordinator: Coordinator) -> None:
+    """Rows in quarantine don't count as imported; work that exceeds an attempt is no failure."""
     storage = coordinator.storage
     await storage.open_file()
     (slice_,) = await storage.slices()
@@ -96,8 +96,8 @@ async def test_refused_rows_are_counted_apart(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cleanup_of_a_file_that_fails(coordinator: Coordinator) -> None:
-    """Failures and successes are exported, also of a sink that was deleted."""
+async def test_a_failing_cleanup_of_a_file(coordinator: Coordinator) -> None:
+    """Failures and successes are exported, also for a deleted sink."""
     storage = coordinator.storage
     file = await storage.open_file()
     await storage.close_files()
@@ -124,8 +124,8 @@ async def test_a_cleanup_of_a_file_that_fails(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cleanup_of_a_job_that_fails(coordinator: Coordinator) -> None:
-    """It is exported with the job's sink."""
+async def test_a_failing_cleanup_of_a_job(coordinator: Coordinator) -> None:
+    """The failure has the labels of the job's sink."""
     coordinator.target.jobs = [JobKey.of(SINK_KEY, "1")]
     coordinator.target.forget_finished = _fail  # type: ignore[method-assign]
     cleanup = JobCleanup(coordinator.work, STORAGE.job_cleanup, lambda _: True, coordinator.targets)
@@ -137,7 +137,7 @@ async def test_a_cleanup_of_a_job_that_fails(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_records_of_a_deleted_sink_do_not_get_late(coordinator: Coordinator) -> None:
+async def test_pending_records_of_a_deleted_sink(coordinator: Coordinator) -> None:
     """The age of pending records is exported as long as the sink exists."""
     storage = coordinator.storage
     await storage.open_file()

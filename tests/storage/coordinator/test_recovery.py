@@ -1,4 +1,4 @@
-"""Two coordinators that both believe to own a file: clocks that differ, a node that was cut off."""
+"""Two coordinators that both act as the owner of a file: different clocks, a disconnected node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEASE_SECONDS = 2
 
 @pytest_twisted.async_yield_fixture()
 async def proxy(etcd_url: str) -> AsyncIterator[Proxy]:
-    """A proxy before etcd, for one of the nodes."""
+    """A proxy for etcd that one of the nodes uses."""
     listening = Proxy(etcd_url)
     listening.listen()
     yield listening
@@ -32,7 +32,7 @@ async def proxy(etcd_url: str) -> AsyncIterator[Proxy]:
 
 @pytest_twisted.async_yield_fixture()
 async def other(etcd: EtcdClient, proxy: Proxy) -> AsyncIterator[Coordinator]:
-    """A second coordinator, which owns everything, too; it reaches etcd through the proxy."""
+    """A second coordinator that also owns everything, and reaches etcd through the proxy."""
     client = EtcdClient(reactor, [proxy.url], etcd.namespace, request_timeout=1.0)
     await client.startService()
     session = Session(client, ttl=LEASE_SECONDS, reactor=reactor)
@@ -51,8 +51,8 @@ async def _imported(coordinator: Coordinator, file: File) -> bool:
 
 @pytest.mark.parametrize("minutes", [-5, 5])
 @pytest_twisted.ensureDeferred
-async def test_clocks_differ(coordinator: Coordinator, other: Coordinator, minutes: int) -> None:
-    """A node whose clock is wrong by minutes imports nothing twice, and nothing is stuck."""
+async def test_different_clocks(coordinator: Coordinator, other: Coordinator, minutes: int) -> None:
+    """A node whose clock is wrong by minutes imports nothing twice, and no file is stuck."""
     other.storage.now = coordinator.storage.now + timedelta(minutes=minutes)
     files = [await importing_file(coordinator) for _ in range(3)]
     await coordinator.service.startService()
@@ -68,12 +68,13 @@ async def test_clocks_differ(coordinator: Coordinator, other: Coordinator, minut
 
 
 @pytest_twisted.ensureDeferred
-async def test_cut_off_in_an_import(
+async def test_disconnected_during_an_import(
     coordinator: Coordinator, other: Coordinator, proxy: Proxy
 ) -> None:
-    """A node that is cut off for longer than its lease loses its lock, and changes nothing later.
+    """A node that is disconnected for longer than its lease loses its lock, and changes nothing
+    later.
 
-    Its import is asked for again by the node that takes over: the importer finds the same job.
+    The next owner repeats the import, and the importer finds the same job.
     """
     file = await importing_file(coordinator)
     begun: Deferred[None] = Deferred()
@@ -107,7 +108,7 @@ async def test_cut_off_in_an_import(
 
 @pytest_twisted.ensureDeferred
 async def test_two_owners(coordinator: Coordinator, other: Coordinator) -> None:
-    """A node that waited for the lock of a file meanwhile imported doesn't import it again."""
+    """A node that waited for the lock of a file doesn't import it again after the other owner."""
     file = await importing_file(coordinator)
     begun: Deferred[None] = Deferred()
     may_end: Deferred[None] = Deferred()

@@ -1,4 +1,4 @@
-"""Slices are rotated when a trigger fires, and closed when no node writes to them any more."""
+"""Slices are rotated by triggers, and closed when no node writes to them any more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream.storage.reconcile.operator import SWEEP_SECONDS
 from tests.storage.coordinator.conftest import Coordinator
 
 ENOUGH = 10_000
-"""Records that trigger the upload of a slice by default."""
+"""The default number of records that triggers the upload of a slice."""
 
 
 async def open_slice(coordinator: Coordinator) -> Slice:
@@ -21,7 +21,7 @@ async def open_slice(coordinator: Coordinator) -> Slice:
 
 
 async def closing_slice(coordinator: Coordinator) -> Slice:
-    """Return a slice that was rotated away, in a file that is still open."""
+    """Return a rotated slice in a file that is still open."""
     slice_ = await open_slice(coordinator)
     await coordinator.storage.rotate_slice(slice_.key)
     return slice_
@@ -29,7 +29,7 @@ async def closing_slice(coordinator: Coordinator) -> Slice:
 
 @pytest_twisted.ensureDeferred
 async def test_rotation_by_count(coordinator: Coordinator) -> None:
-    """Enough records rotate a slice as soon as they are known, without a tick."""
+    """Enough records rotate a slice at once, without a tick."""
     slice_ = await open_slice(coordinator)
     await coordinator.service.startService()
     coordinator.storage.tick(11)
@@ -46,7 +46,7 @@ async def test_rotation_by_count(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_rotation_before_the_interval(coordinator: Coordinator) -> None:
-    """A slice isn't rotated before the minimum interval, regardless of its records."""
+    """A slice isn't rotated before the minimum interval, whatever the number of its records."""
     slice_ = await open_slice(coordinator)
     await coordinator.storage.count(slice_.key, ENOUGH)
     await coordinator.service.startService()
@@ -79,8 +79,8 @@ async def test_closing_waits_for_all_source_nodes(coordinator: Coordinator) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_closing_without_a_vanished_node(coordinator: Coordinator) -> None:
-    """A node whose report vanished with its lease isn't waited for."""
+async def test_closing_without_a_dead_node(coordinator: Coordinator) -> None:
+    """A node whose report disappeared with its lease isn't waited for."""
     slice_ = await closing_slice(coordinator)
     revision = await coordinator.revision()
     await coordinator.report("source-1", revision)
@@ -97,7 +97,7 @@ async def test_closing_without_a_vanished_node(coordinator: Coordinator) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_closing_without_nodes(coordinator: Coordinator) -> None:
-    """Without source nodes nothing is written."""
+    """Without source nodes a slice is closed at once."""
     slice_ = await closing_slice(coordinator)
     await coordinator.service.startService()
 
@@ -109,7 +109,7 @@ async def test_closing_without_nodes(coordinator: Coordinator) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing_is_confirmed_by_etcd(coordinator: Coordinator) -> None:
-    """A report that the mirror doesn't have yet is still waited for."""
+    """A report that the mirror doesn't have yet is waited for."""
     slice_ = await closing_slice(coordinator)
     close_sync = coordinator.service._close_sync
     close_sync.reached = lambda revision: True  # type: ignore[method-assign]
@@ -127,12 +127,12 @@ async def test_closing_is_confirmed_by_etcd(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_empty_by_etcd(coordinator: Coordinator) -> None:
-    """Statistics in etcd, not in memory, decide whether a slice is empty."""
+async def test_etcd_decides_whether_a_slice_is_empty(coordinator: Coordinator) -> None:
+    """Statistics in etcd, not in memory, determine whether a slice is empty."""
     slice_ = await closing_slice(coordinator)
     await coordinator.report("source-1", 1)
     await coordinator.service.startService()
-    # From now on the memory learns nothing more.
+    # From here on the memory isn't updated.
     await coordinator.service._statistics.stopService()
     await coordinator.storage.count(slice_.key, 1)
     await coordinator.report("source-1", await coordinator.revision())
@@ -160,8 +160,8 @@ async def test_a_slice_without_records_is_marked_as_empty(coordinator: Coordinat
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_rotation(coordinator: Coordinator) -> None:
-    """A failure is recorded in the slice, and the next attempt comes after the delay."""
+async def test_a_failed_rotation(coordinator: Coordinator) -> None:
+    """A failure is recorded in the slice, and the next attempt follows after the delay."""
     slice_ = await open_slice(coordinator)
     await coordinator.storage.count(slice_.key, ENOUGH)
     coordinator.storage.tick(11)
@@ -191,8 +191,8 @@ async def test_failed_rotation(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_other_owner(coordinator: Coordinator) -> None:
-    """Slices of another owner are left alone until they become ours."""
+async def test_another_owner(coordinator: Coordinator) -> None:
+    """Slices of another owner are not changed until this node owns them."""
     slice_ = await closing_slice(coordinator)
     coordinator.owns = lambda key: False
     await coordinator.service.startService()

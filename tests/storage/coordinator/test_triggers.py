@@ -1,4 +1,4 @@
-"""Rotation conditions at, below and above each threshold, and which of them decides."""
+"""Triggers at, below and above each threshold, and their order."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _ago(seconds: float) -> datetime:
     ],
 )
 def test_slice_rotation(age: float, statistics: Statistics, condition: str, cause: str) -> None:
-    """The first condition met decides, and says why."""
+    """The first condition that is met determines the result and its reason."""
     decision = slice_rotation(_UPLOAD, _ago(age), statistics, _NOW)
     assert (decision.condition, decision.cause) == (condition, cause)
     assert decision.rotate is (condition != "none")
@@ -96,15 +96,17 @@ def test_slice_rotation(age: float, statistics: Statistics, condition: str, caus
 def test_file_rotation(
     age: float, expires_in: int | None, statistics: Statistics, condition: str
 ) -> None:
-    """The first condition met decides: too many slices beats even the minimal interval."""
+    """The first condition that is met counts: too many slices override even the minimum
+    interval.
+    """
     expiration = None if expires_in is None else _NOW + timedelta(seconds=expires_in)
     decision = file_rotation(_IMPORT, _ago(age), expiration, statistics, _NOW)
     assert decision.condition == condition
     assert decision.rotate is (condition != "none")
 
 
-def test_an_idle_file_is_rotated_near_the_end_of_its_credentials() -> None:
-    """Without records the file still needs new credentials in time."""
+def test_an_idle_file_is_rotated_before_its_credentials_expire() -> None:
+    """A file without records still needs new credentials in time."""
     decision = file_rotation(_IMPORT, _ago(9999), _NOW, attrs.evolve(_statistics(0)), _NOW)
     assert decision.rotate
     assert decision.cause == (
@@ -119,10 +121,10 @@ def test_an_idle_file_is_rotated_near_the_end_of_its_credentials() -> None:
     min_interval=st.integers(0, 60),
     interval=st.integers(1, 3000),
 )
-def test_slice_is_looked_at_when_time_decides(
+def test_the_time_of_the_next_check(
     elapsed: float, records: int, min_interval: int, interval: int
 ) -> None:
-    """Before the returned time nothing changes by itself.
+    """Before the returned time, the decision doesn't change by itself.
 
     At that time the decision changes or a new time is returned. Without a time, a slice is never
     rotated by time alone.
@@ -152,8 +154,10 @@ _BACK = st.timedeltas(CLOCK_TOLERANCE + timedelta(milliseconds=1), timedelta(day
 
 
 @given(_BACK, st.integers(1, 99))
-def test_what_was_opened_in_the_future_is_due(back: timedelta, records: int) -> None:
-    """The clock was set back: nothing waits until it has caught up. What is empty stays open."""
+def test_openings_in_the_future(back: timedelta, records: int) -> None:
+    """After the clock is set back, nothing waits until it has caught up; empty objects
+    stay open.
+    """
     now = _NOW - back
     for count, is_due in ((records, True), (0, False)):
         statistics = _statistics(count)
@@ -167,7 +171,7 @@ def test_what_was_opened_in_the_future_is_due(back: timedelta, records: int) -> 
 
 
 @given(st.timedeltas(timedelta(0), CLOCK_TOLERANCE))
-def test_clocks_that_differ_a_little(ahead: timedelta) -> None:
-    """An opening by another machine, whose clock is ahead, waits as long as it would here."""
+def test_a_small_difference_of_clocks(ahead: timedelta) -> None:
+    """An object opened by a machine whose clock is ahead waits as long as one of this machine."""
     decision = slice_rotation(_UPLOAD, _NOW + ahead, _statistics(1), _NOW)
     assert not decision.rotate and decision.wait is not None and decision.wait > 0

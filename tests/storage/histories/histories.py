@@ -30,13 +30,15 @@ _PICKS = st.integers(0, 50)
 
 
 def _wait(awaitable: Coroutine[Any, Any, Any]) -> Any:
-    """Hypothesis runs in a thread, all that it tests in the reactor's."""
+    """Wait in Hypothesis' thread for a call in the reactor's thread."""
     return blockingCallFromThread(reactor, ensureDeferred, awaitable)
 
 
 class Histories(RuleBasedStateMachine):
-    """:ivar figures: of all histories together.
-    :ivar found: violations of the rules.
+    """A state machine of random histories.
+
+    :ivar figures: counts of all histories together.
+    :ivar found: violations of the invariants.
     """
 
     etcd: EtcdClient
@@ -60,18 +62,18 @@ class Histories(RuleBasedStateMachine):
 
     @rule(name=_NAMES, pick=_PICKS)
     def step(self, name: str, pick: int) -> None:
-        """One operation."""
+        """Run one operation."""
         self._take((name, pick))
 
     @rule(name=_NAMES, pick=_PICKS, lives=st.integers(1, 4), written=st.booleans())
     def crash(self, name: str, pick: int, lives: int, written: bool) -> None:
-        """One operation whose process dies at one of its transactions, or behind it."""
+        """Run one operation whose process dies before or after one of its transactions."""
         self.mortal.lives, self.mortal.writes_last = lives, written
         self._take((name, pick))
 
     @rule(one=_NAMES, other=_NAMES, pick=_PICKS, other_pick=_PICKS)
     def race(self, one: str, other: str, pick: int, other_pick: int) -> None:
-        """Two operations at the same time, perhaps on the same file."""
+        """Run two operations concurrently, perhaps on the same file."""
         self.figures["races"] += 1
         self._take((one, pick), (other, other_pick))
 
@@ -99,7 +101,7 @@ class Histories(RuleBasedStateMachine):
                 result.raiseException()
 
     def teardown(self) -> None:
-        """Nothing is stuck: all operations finish, and nothing is lost or doubled."""
+        """Check that all operations complete, and that nothing is lost or duplicated."""
         if self.is_violated:
             return
         self._must_hold(_wait(self.cluster.settle()))
@@ -118,11 +120,11 @@ async def run_histories(
     derandomize: bool,
     shrink: bool = True,
 ) -> Counter[str]:
-    """Run them and count; raises what the first violation raises.
+    """Run the histories and return the counts. Raises the first violation.
 
-    :param shrink: look for a shorter history with the same violation.
+    :param shrink: whether to search for a shorter history with the same violation.
     """
-    # Small pieces, so that crashes fall between the transactions of one operation.
+    # Small parts, so that crashes occur between the transactions of one operation.
     monkeypatch.setattr(storage_repository, "SLICES_PER_TRANSACTION", 2)
     monkeypatch.setattr(definition_repository, "MAX_OPERATIONS", 10)
     mortal = MortalClient(reactor, [etcd_url], etcd.namespace)

@@ -1,7 +1,7 @@
 """Races with an outcome that doesn't depend on timing.
 
 Each operation reads its input, up to its first write. When all have read, they continue one after
-the other. So the operations, not the network, decide whether one overlooks another's writes.
+the other. So the operations, not the network, determine whether one misses another's writes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class _Runner:
-    """One racing operation.
+    """One operation of a race.
 
-    :ivar locks: names of the locks that operations of the race have asked for.
-    :ivar stopped: fires when it is about to write, has to wait for a lock, or has ended.
+    :ivar locks: names of the locks that operations of the race have requested.
+    :ivar stopped: fires before its first write, when it waits for a lock, or at its end.
     :ivar turn: fires when it may write.
     """
 
@@ -40,7 +40,7 @@ _runner: ContextVar[_Runner | None] = ContextVar("runner", default=None)
 
 
 async def race(operations: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Run all *operations*; their results or `Failure`s, in order."""
+    """Run all *operations*, and return their results or `Failure`s in order."""
     locks: set[str] = set()
     runners = [_Runner(locks) for _ in operations]
     running: list[Deferred[Any]] = []
@@ -64,7 +64,7 @@ async def race(operations: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 
 async def at_its_turn(writing: Coroutine[Any, Any, T]) -> T:
-    """Do *writing* when the running operation may write; at once if it doesn't race."""
+    """Run *writing* when the current operation may write; at once if it isn't in a race."""
     runner = _runner.get()
     if runner is not None:
         runner.stop()
@@ -74,7 +74,7 @@ async def at_its_turn(writing: Coroutine[Any, Any, T]) -> T:
 
 
 def takes_lock(name: str) -> None:
-    """The running operation is about to wait for a lock that others may hold."""
+    """Report that the current operation is about to wait for a lock that others may hold."""
     runner = _runner.get()
     if runner is None:
         return

@@ -1,7 +1,7 @@
-"""A cluster in small: everything that happens to definitions, files and slices, and who dies of it.
+"""A small model of a cluster: operations on definitions, files and slices, with crashes.
 
-The real repositories run over a real etcd. What surrounds them is modelled: a table that counts the
-rows of each import, the jobs that made them, and source nodes that report what they have written.
+The real repositories use a real etcd. Their environment is modelled: a table that counts the rows
+of each import, the import jobs, and source nodes that report the rows they have written.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ _REMOTE = ("token of sink", "record of ")
 
 
 class Crashed(Exception):
-    """The process that was at work is gone; what it had written is there."""
+    """Raised when the process of an operation has crashed; its writes remain."""
 
 
 class MortalClient(EtcdClient):
-    """:ivar lives: transactions until the next crash; 0 = none.
+    """A client of etcd that crashes.
+
+    :ivar lives: transactions until the next crash; 0 = none.
     :ivar writes_last: whether the last transaction is written before the crash.
     """
 
@@ -76,11 +78,13 @@ class MortalClient(EtcdClient):
 
 
 class Cluster:
-    """:param immortal: of what surrounds the cluster, and of its locks.
+    """The modelled cluster.
+
+    :param immortal: client of the environment and of its locks.
     :ivar received: records that source nodes have counted.
     :ivar lost: records of deleted files that were never imported.
     :ivar jobs: rows that the import job of each file has added to the table.
-    :ivar half_deleted: files whose deletion has begun.
+    :ivar half_deleted: files whose deletion has started.
     :ivar objects: the staging files that each slice was uploaded to.
     """
 
@@ -105,7 +109,7 @@ class Cluster:
             token="user-token",
         )
 
-    # Definitions.
+    # definitions
 
     async def create_source(self, pick: int) -> None:
         async def body(change: Change, definitions: Definitions) -> None:
@@ -168,10 +172,10 @@ class Cluster:
     async def _change(self, body: Callable[[Change, Definitions], Awaitable[None]]) -> None:
         await self.changes.run(body)
 
-    # Source nodes.
+    # source nodes
 
     async def receive(self, pick: int) -> None:
-        """A source node reports records of a slice that it may still write to."""
+        """Report records of an open slice, as a source node does."""
         slice_ = await self._a_slice(pick, SliceState.WRITING, SliceState.CLOSING)
         if slice_ is None:
             return
@@ -188,11 +192,11 @@ class Cluster:
             txn.put(key, encode(_statistics(self.storage.now, before + more)))
             return True
 
-        # A node whose answer got lost reports the same again, so the model lets none die here.
+        # A node without an answer repeats its report, so no node crashes here.
         if await at_its_turn(atomic(self._immortal, body)):
             self.received += more
 
-    # Slices.
+    # slices
 
     async def rotate_slice(self, pick: int) -> None:
         slice_ = await self._a_slice(pick)
@@ -205,7 +209,7 @@ class Cluster:
             )
 
     async def close_slice(self, pick: int) -> None:
-        """Emulate a coordinator when all source nodes have reported."""
+        """Close a slice, as a coordinator does when all source nodes have reported."""
         slice_ = await self._a_slice(pick, SliceState.CLOSING)
         if slice_ is None:
             return
@@ -219,7 +223,7 @@ class Cluster:
         await self._atomic(body)
 
     async def upload_slice(self, pick: int) -> None:
-        """Emulate a reader; the same object may be written many times."""
+        """Upload a slice, as a reader does; the same object may be written several times."""
         slice_ = await self._a_slice(pick, SliceState.UPLOADING)
         if slice_ is None:
             return
@@ -241,7 +245,7 @@ class Cluster:
             now = self.storage.tick()
             await self._atomic(lambda txn: self.repository.slice_failed(txn, slice_.key, "x", now))
 
-    # Files.
+    # files
 
     async def rotate_file(self, pick: int) -> None:
         file = await self._a_file(pick)
@@ -272,7 +276,7 @@ class Cluster:
             )
 
     async def replace_staging(self, pick: int) -> None:
-        """Emulate a coordinator when upload credentials have expired."""
+        """Replace staging, as a coordinator does for expired upload credentials."""
         file = await self._a_file(pick, FileState.CLOSING)
         if file is None:
             return
@@ -284,12 +288,12 @@ class Cluster:
             await replace_staging(self.client, file.key, prepared, now, lock)
 
     async def _staging(self, file: FileKey) -> bytes:
-        """Which staging file it has."""
+        """Return the staging file of the file."""
         stored = await self._immortal.get(_staging_key(file))
         return b"" if stored is None else stored.value
 
     async def _staged(self, file: FileKey) -> int:
-        """Records that are found by an import of the file."""
+        """Return the records that an import of the file finds."""
         staging, found = await self._staging(file), 0
         for slice_ in await records.read_slices(self._immortal, file):
             if staging in self.objects.get(str(slice_.key), ()):
@@ -298,7 +302,7 @@ class Cluster:
         return found
 
     async def import_file(self, pick: int) -> None:
-        """Emulate an import: one job per file, even if its end isn't recorded."""
+        """Import a file: one job per file, even if its end isn't recorded."""
         file = await self._a_file(pick, FileState.IMPORTING)
         if file is None:
             return
@@ -317,7 +321,7 @@ class Cluster:
             await self._atomic(lambda txn: self.repository.file_failed(txn, file.key, "x", now))
 
     async def delete_file(self, pick: int) -> None:
-        """Cleanup of an imported file; or, rarely, of one that was given up."""
+        """Delete an imported file or, rarely, one that has expired without an import."""
         states = [FileState.IMPORTED] if pick % 4 else [FileState.CLOSING, FileState.IMPORTED]
         file = await self._a_file(pick, *states)
         if file is not None:
@@ -337,7 +341,7 @@ class Cluster:
                     self.half_deleted.discard(str(file.key))
                     self.lost += 0 if found.state is FileState.IMPORTED else count
 
-    # What must hold.
+    # invariants
 
     async def violations(self) -> list[str]:
         """Return the invariants violated after a step."""
@@ -361,7 +365,7 @@ class Cluster:
         return wrong
 
     async def settle(self) -> list[str]:
-        """Do what is left to do, without crashes; what doesn't come to an end."""
+        """Run all remaining operations without crashes, and return those that don't complete."""
         self.client.lives = 0
         for key in sorted(self.half_deleted):
             await self._delete(await self.storage.file(FileKey.parse(key)))
@@ -394,7 +398,7 @@ class Cluster:
         except UserError:
             return
 
-    # Choices.
+    # choices
 
     async def _a_file(self, pick: int, *states: FileState) -> File | None:
         found = [
@@ -460,7 +464,7 @@ OPERATIONS = (
     *("disable_source", "enable_source", "delete_source", "undelete_source"),
     "delete_stranded_sinks",
 )
-"""Names of operations of `Cluster`, the usual ones more often."""
+"""Names of operations of `Cluster`, the frequent ones repeated."""
 
 
 def _staging_key(file: FileKey) -> str:

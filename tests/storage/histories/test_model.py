@@ -1,4 +1,4 @@
-"""Random histories keep the rules; and they would find out if the service didn't.
+"""Random histories keep the invariants, and detect deliberate faults of the service.
 
 ``make model`` runs more and longer histories than the ordinary test run; see docs/architecture.md.
 """
@@ -23,10 +23,12 @@ HISTORIES_OF_VARIANTS = 60
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_rules_hold_after_every_step_of_any_history(
+async def test_the_invariants_of_any_history(
     etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After every step of any history the rules hold, and in the end everything is imported."""
+    """The invariants hold after every step of any history, and in the end everything is
+    imported.
+    """
     figures = await run_histories(
         etcd,
         etcd_url,
@@ -40,12 +42,12 @@ async def test_the_rules_hold_after_every_step_of_any_history(
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 @pytest_twisted.ensureDeferred
-async def test_a_service_broken_on_purpose_is_found_out(
+async def test_a_deliberate_fault_is_detected(
     etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A service that is broken on purpose breaks a rule in one of the histories."""
+    """A deliberate fault violates an invariant in one of the histories."""
     variant = VARIANTS[name]
-    # A race may end differently when it is run again, and then it is called flaky.
+    # A repeated race may have another result, which Hypothesis calls flaky.
     with broken(variant.patches), pytest.raises((AssertionError, Flaky)):
         await run_histories(
             etcd,

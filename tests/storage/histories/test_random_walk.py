@@ -1,4 +1,4 @@
-"""Random operations on files and slices in any order keep the rules of the model."""
+"""Random operations on files and slices in any order keep the invariants of the model."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SINK_OF_TWO_VOLUMES = attrs.evolve(
 
 @attrs.define
 class Walk:
-    """Random steps; those that the state doesn't allow must be refused without a trace.
+    """Random steps. Those that the state doesn't allow must be refused without changes.
 
     :ivar received: records that source nodes have counted.
-    :ivar lost: of deleted files that were never imported.
+    :ivar lost: records of deleted files that were never imported.
     """
 
     storage: Storage
@@ -62,7 +62,7 @@ class Walk:
         await self.storage.close_files()
 
     async def _receive(self, files: list[File], slices: list[Slice]) -> None:
-        """A source node reports more records of a slice that is open."""
+        """Report more records of an open slice, as a source node does."""
         writing = [slice_ for slice_ in slices if slice_.state is SliceState.WRITING]
         slice_ = self.choice.choice(writing)
         node = f"source-{self.choice.randrange(3)}"
@@ -82,7 +82,7 @@ class Walk:
         assert sum(result is not None for result in opened) <= 1
 
     async def _both(self, *steps: Coroutine[Any, Any, object]) -> list[object]:
-        """Return the results of steps taken at the same time, without those that were refused."""
+        """Run steps concurrently, and return the results of those that were not refused."""
         running = [ensureDeferred(step) for step in steps]
         results: list[object] = []
         for step in running:
@@ -128,8 +128,10 @@ class Walk:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest_twisted.ensureDeferred
-async def test_rules_hold(etcd: EtcdClient, seed: int) -> None:
-    """After each of many random steps the records agree, and no received record is uncounted."""
+async def test_the_invariants_hold(etcd: EtcdClient, seed: int) -> None:
+    """After each of many random steps the records are consistent, and every received record is
+    counted.
+    """
     session = Session(etcd, ttl=30, reactor=reactor)
     await session.startService()
     storage = Storage(etcd)

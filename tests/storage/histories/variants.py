@@ -1,4 +1,4 @@
-"""Ways of deciding wrongly, each of which the random histories must find out."""
+"""Deliberate faults, each of which the random histories must detect."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _REPOSITORY = "stream.storage.store.repository"
 
 @attrs.frozen
 class Variant:
-    """:ivar patches: what is replaced.
-    :ivar symptom: what the violation says.
+    """A deliberate fault.
+
+    :ivar patches: the replaced attributes.
+    :ivar symptom: a part of the reported violation.
     """
 
     patches: dict[str, Any]

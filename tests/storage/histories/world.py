@@ -1,4 +1,4 @@
-"""The storage model in a real etcd: steps of files and slices, and what must hold after each."""
+"""The storage model in a real etcd: steps of files and slices, and the invariants after each."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def sample_volume(volume_id: str, node_id: str = "node-1", type: str = "hdd") ->
 
 
 def prepared_file(sink: Sink, opened_at: datetime, marker: bytes = b"") -> PreparedFile:
-    """Return a provider's prepared file, with a record that shows its use."""
+    """Return a provider's prepared file, with a recognisable record."""
     key = FileKey.of(sink.key, opened_at)
     return PreparedFile(key, sink.table, "keboola", None, ((f"prepared/{key}", marker),))
 
@@ -57,7 +57,7 @@ def with_table(sink: Sink, table_id: str) -> Sink:
 
 
 class Storage:
-    """Makes one step after the other, each a second later."""
+    """Runs one step after the other, with a second between them."""
 
     def __init__(self, client: EtcdClient, volumes: Iterable[Volume] | None = None) -> None:
         self.client = client
@@ -73,7 +73,7 @@ class Storage:
         return await atomic(self.client, body, lock=lock)
 
     async def define(self, source: Source = SOURCE, sink: Sink = SINK) -> None:
-        """Store definitions without anything that depends on them."""
+        """Store definitions without files."""
         await self.client.put(f"{SOURCE_ACTIVE}{source.key}", encode(source))
         await self.client.put(f"{SINK_ACTIVE}{sink.key}", encode(sink))
         mapping = sink.table.mapping
@@ -110,7 +110,7 @@ class Storage:
         )
 
     async def fail_slice(self, key: SliceKey) -> None:
-        """One more failed attempt at the slice."""
+        """Record another failed attempt of the slice."""
         await self.step(lambda txn: self.repository.slice_failed(txn, key, "no luck", self.now))
 
     async def to_importing(self, key: FileKey, is_empty: bool = False) -> File:
@@ -132,7 +132,7 @@ class Storage:
         return await self.repository.file_to_imported(self.client, key, now)
 
     async def finish_slices(self, key: FileKey, is_empty: bool = False) -> None:
-        """All closed slices of a file up to ``uploaded``."""
+        """Advance all closed slices of a file to ``uploaded``."""
         for slice_ in await self.slices(key):
             if slice_.state is SliceState.CLOSING:
                 await self.to_uploading(slice_.key, is_empty)
@@ -141,13 +141,13 @@ class Storage:
                 await self.to_uploaded(slice_.key)
 
     async def import_all(self, key: FileKey) -> None:
-        """A closing file up to ``imported``."""
+        """Advance a closing file to ``imported``."""
         await self.finish_slices(key)
         await self.to_importing(key)
         await self.to_imported(key)
 
     async def count(self, key: SliceKey, records: int, node: str = "source-1") -> None:
-        """Return the counts that a source node reports of a slice."""
+        """Store the counts that a source node reports of a slice."""
         statistics = Statistics(
             first_record_at=self.now,
             last_record_at=self.now,
@@ -174,17 +174,17 @@ class Storage:
         return found
 
     async def left(self) -> list[str]:
-        """Keys of all that is stored of files and slices, but of the mappings of sinks."""
+        """Return the keys of files and slices, without the mappings of sinks."""
         found = await self.client.range("storage/", keys_only=True)
         return [kv.key for kv in found.kvs if not kv.key.startswith(definitions.MAPPING)]
 
     async def records_count(self) -> int:
-        """Records of all levels together, with those of deleted files."""
+        """Return the number of records at all levels, including deleted files."""
         found = await self.client.range("storage/stats/")
         return total(decode(Statistics, kv.value) for kv in found.kvs).records_count
 
     async def check(self) -> None:
-        """Everything that must hold after every step."""
+        """Check the invariants after a step."""
         stored = {kv.key: kv.value for kv in (await self.client.range("storage/")).kvs}
         files = [decode(File, v) for k, v in stored.items() if k.startswith(prefix.FILE_ALL)]
         slices = [decode(Slice, v) for k, v in stored.items() if k.startswith(prefix.SLICE_ALL)]
@@ -210,7 +210,9 @@ class Storage:
 
 
 def _check_statistics(stored: dict[str, bytes], slices: list[Slice]) -> None:
-    """Statistics of a slice lie at its level alone, and every slice is counted once."""
+    """Check that the statistics of a slice are at its level, and that every slice is
+    counted once.
+    """
     levels = {str(slice_.key): slice_.level for slice_ in slices}
     counted: Counter[str] = Counter()
     for key, value in stored.items():
@@ -218,7 +220,7 @@ def _check_statistics(stored: dict[str, bytes], slices: list[Slice]) -> None:
             continue
         level, _, rest = key.removeprefix("storage/stats/").partition("/")
         if rest.count("/") < 7:
-            continue  # of a sink
+            continue  # statistics of a sink
         slice_key = rest.rpartition("/")[0]
         assert levels[slice_key].value == level, key
         counted[slice_key] += decode(Statistics, value).slices_count
@@ -229,7 +231,7 @@ class RecordingProvider:
     """A provider that records its calls.
 
     :ivar failures: raised by the next preparations, one each.
-    :ivar on_prepare: awaited inside each preparation, so that a test can interfere.
+    :ivar on_prepare: awaited during each preparation, so that a test can interfere.
     :ivar expirations: expirations of renewed files, one each; then none.
     """
 

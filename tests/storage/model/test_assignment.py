@@ -1,4 +1,4 @@
-"""Which volumes hold the slices of a file."""
+"""The assignment of volumes to the slices of a file."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _seeds = st.integers(0, 2**63)
 
 
 @given(_volumes(), _configs, _seeds, st.randoms())
-def test_equal_volumes_give_an_equal_assignment(
+def test_equal_volumes_have_an_equal_assignment(
     volumes: list[Volume], config: AssignmentConfig, seed: int, shuffler: Random
 ) -> None:
-    """Equal volumes in any order give an equal result."""
+    """The order of equal volumes has no effect."""
     expected = assign_volumes(volumes, config, seed)
     shuffled = list(volumes)
     shuffler.shuffle(shuffled)
@@ -52,10 +52,10 @@ def test_equal_volumes_give_an_equal_assignment(
 
 
 @given(_volumes(), _configs, _seeds)
-def test_as_many_volumes_as_wanted_are_taken(
+def test_the_number_of_assigned_volumes(
     volumes: list[Volume], config: AssignmentConfig, seed: int
 ) -> None:
-    """As many as wanted if available, none twice, none that is drained."""
+    """The wanted number is assigned if available, none twice, and no drained volume."""
     taken = assign_volumes(volumes, config, seed)
     usable = {volume.volume_id for volume in volumes if not volume.drained}
     assert len(taken) == len(set(taken)) == min(config.count, len(usable))
@@ -66,7 +66,7 @@ def test_as_many_volumes_as_wanted_are_taken(
 def test_volumes_of_a_preferred_type_come_first(
     volumes: list[Volume], config: AssignmentConfig, seed: int
 ) -> None:
-    """No volume is taken while one of a type that is preferred to its own is left."""
+    """A volume is assigned only if none of a preferred type is left."""
     by_id = {volume.volume_id: volume for volume in volumes}
     order = list(dict.fromkeys(config.preferred_types))
 
@@ -82,8 +82,10 @@ def test_volumes_of_a_preferred_type_come_first(
 
 
 @given(_volumes(), st.integers(1, 10), _seeds)
-def test_volumes_are_spread_over_the_nodes(volumes: list[Volume], count: int, seed: int) -> None:
-    """No node gives two volumes more than another that has volumes left."""
+def test_volumes_are_distributed_over_the_nodes(
+    volumes: list[Volume], count: int, seed: int
+) -> None:
+    """A node has at most one volume more than another node with unassigned volumes."""
     taken = assign_volumes(volumes, AssignmentConfig(count, ()), seed)
     usable = [volume for volume in volumes if not volume.drained]
     given_by = Counter(volume.node_id for volume in usable if volume.volume_id in taken)
@@ -93,7 +95,7 @@ def test_volumes_are_spread_over_the_nodes(volumes: list[Volume], count: int, se
 
 
 def test_different_sinks() -> None:
-    """Files that open at different times don't all use the same volume."""
+    """Files that are opened at different times use different volumes."""
     volumes = [
         Volume(f"vol-{index}", f"node-{index}", "localhost:1", "path", "hdd", f"{index}")
         for index in range(4)
@@ -104,8 +106,8 @@ def test_different_sinks() -> None:
     assert min(used.values()) > 50
 
 
-def test_all_drained() -> None:
-    """Without a usable volume none is assigned."""
+def test_all_volumes_are_drained() -> None:
+    """Without an available volume none is assigned."""
     volume = Volume("vol", "node", "localhost:1", "path", "hdd", "1", drained=True)
     config = AssignmentConfig(1, ("hdd",))
     assert assign_volumes([volume], config, 1) == ()

@@ -1,4 +1,4 @@
-"""File and slice byte for byte as they are stored."""
+"""The stored bytes of files and slices."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def _slice(file: File | None = None) -> Slice:
     return Slice.opened(file or _file(), "my-volume-1", LATER, ByteSize(100 * 1024 * 1024))
 
 
-def test_the_stored_form_of_a_file_is_stable() -> None:
-    """An open file with default settings."""
+def test_the_stored_form_of_a_file() -> None:
+    """The stored form of an open file with default settings is stable."""
     assert encode(_file()) == FILE_JSON
     assert decode(File, FILE_JSON) == _file()
 
 
-def test_a_record_that_refers_to_its_mapping() -> None:
-    """It is read as the same record, and written in the form that suits the mapping's size."""
+def test_a_record_with_a_reference_to_its_mapping() -> None:
+    """The parsed record is the same, and is written in the form for the mapping's size."""
     kinds: list[tuple[type[File] | type[Slice], bytes]] = [(File, FILE_JSON), (Slice, SLICE_JSON)]
     for cls, record in kinds:
         read = decode(cls, record)
@@ -105,7 +105,7 @@ def test_a_record_that_refers_to_its_mapping() -> None:
         assert encode(resolved) == record
 
 
-def test_the_size_of_a_mapping_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_mapping_determines_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large one is stored separately, and the record refers to it."""
     monkeypatch.setattr("stream.mapping.stored.INLINE_BYTES", len(encode(MAPPING)))
     assert not StoredMapping.of(MAPPING).must_be_stored
@@ -116,8 +116,8 @@ def test_the_size_of_a_mapping_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decode(File, FILE_JSON).mapping.must_be_stored
 
 
-def test_a_record_with_the_type_of_the_compression_alone() -> None:
-    """The form of before is read as the same record."""
+def test_a_record_with_only_the_type_of_compression() -> None:
+    """The former form is parsed as the same record."""
     name, _, object_ = _GZIP.rstrip(b",").partition(b":")
     kinds: list[tuple[type[File] | type[Slice], bytes]] = [(File, FILE_JSON), (Slice, SLICE_JSON)]
     for cls, record in kinds:
@@ -127,8 +127,8 @@ def test_a_record_with_the_type_of_the_compression_alone() -> None:
         assert encode(decode(cls, old)) == record
 
 
-def test_the_quarantine_is_frozen_into_the_file() -> None:
-    """The limits of source and sink are set only if rejected records are kept.
+def test_quarantine_settings_are_stored_in_the_file() -> None:
+    """The limits of source and sink are stored only if refused rows are kept.
 
     Settings may still have their former names.
     """
@@ -161,7 +161,7 @@ def test_the_quarantine_is_frozen_into_the_file() -> None:
     ],
 )
 def test_a_sink_can_only_lower_the_quota(service: str, sink: str | None, expected: str) -> None:
-    """A quota is frozen into file and slice; a sink's own is never above that of the service."""
+    """The quota is stored in file and slice; a sink's own is never above that of the service."""
     level = with_values(Settings().storage.level, {("local", "quota"): ByteSize.parse(service)})
     repository = StorageRepository(level, lambda: [sample_volume("v")])
     key = "storage.level.local.quota"
@@ -174,14 +174,14 @@ def test_a_sink_can_only_lower_the_quota(service: str, sink: str | None, expecte
     assert decode(Slice, encode(_slice(file))) == _slice(file)
 
 
-def test_the_stored_form_of_a_slice_is_stable() -> None:
-    """An open slice with default settings; only staging's path keeps the time as it is."""
+def test_the_stored_form_of_a_slice() -> None:
+    """The stored form of an open slice is stable; only staging's path has the time unchanged."""
     assert encode(_slice()) == SLICE_JSON
     assert decode(Slice, SLICE_JSON) == _slice()
 
 
-def test_failures_and_states_have_their_places() -> None:
-    """Retry fields follow the key, times follow the state, emptiness leads its block."""
+def test_the_order_of_members() -> None:
+    """Retry members follow the key, times follow the state, and emptiness begins its block."""
     file = _file().advance(FileState.WRITING, FileState.CLOSING, OPENED_AT)
     file = file.advance(FileState.CLOSING, FileState.IMPORTING, LATER)
     file = attrs.evolve(
@@ -201,15 +201,15 @@ def test_failures_and_states_have_their_places() -> None:
     assert decode(File, text) == file
 
 
-def test_an_empty_slice_says_so() -> None:
-    """The mark lies between the name and the reserved space."""
+def test_an_empty_slice() -> None:
+    """The member is between the name and the reserved space."""
     slice_ = _slice()
     slice_ = attrs.evolve(slice_, local=attrs.evolve(slice_.local, is_empty=True))
     assert b'"filenameExtension":"csv.gz","isEmpty":true,"allocatedDiskSpace"' in encode(slice_)
 
 
-def test_uncompressed_names() -> None:
-    """Without compression neither file nor object ends with .gz."""
+def test_names_of_uncompressed_slices() -> None:
+    """Without compression, names of files and objects have no suffix .gz."""
     file = attrs.evolve(
         _file(),
         encoding=uncompressed(),
@@ -220,12 +220,12 @@ def test_uncompressed_names() -> None:
     assert slice_.staging.path == "2000-01-01T02:00:00.000Z_my-volume-1"
 
 
-def test_directories_have_neither_dots_nor_colons() -> None:
-    """Slashes stay: a key is a path."""
+def test_directories_have_no_dots_and_colons() -> None:
+    """Slashes are kept, because a key is a path."""
     assert directory_name("1/a/2000-01-01T01:00:00.000Z") == "1/a/2000-01-01T01-00-00-000Z"
 
 
-def test_keys_round_trip() -> None:
+def test_the_text_of_a_key_is_parsed() -> None:
     """The text of a key is its path."""
     file = FileKey.of(SINK_KEY, OPENED_AT)
     slice_ = file.slice("my-volume", LATER)
@@ -236,7 +236,7 @@ def test_keys_round_trip() -> None:
 
 
 def test_keys_sort_by_time() -> None:
-    """The order of the texts is the order of the times."""
+    """The texts of keys have the order of the times."""
     times = [OPENED_AT + timedelta(milliseconds=step) for step in (0, 1, 999, 1000, 86_400_000)]
     times.append(datetime(2026, 12, 31, 23, 59, 59, 999000, tzinfo=UTC))
     texts = [str(FileKey.of(SINK_KEY, moment)) for moment in times]
@@ -245,10 +245,10 @@ def test_keys_sort_by_time() -> None:
 
 @pytest.mark.parametrize("state", list(FileState))
 @pytest.mark.parametrize("step", list(zip(list(FileState), list(FileState)[1:], strict=False)))
-def test_a_file_advances_only_from_the_expected_state(
+def test_a_file_advances_from_the_expected_state(
     state: FileState, step: tuple[FileState, FileState]
 ) -> None:
-    """It gets the time of the step and forgets its failures; else it stays as it is."""
+    """It gets the time of the step and drops its failures; in another state it isn't changed."""
     file = attrs.evolve(_file(), state=state, retry=_file().retry.failed(LATER, "no"))
     if state is not step[0]:
         with pytest.raises(InvalidFileState):
@@ -263,10 +263,10 @@ def test_a_file_advances_only_from_the_expected_state(
 
 @pytest.mark.parametrize("state", list(SliceState))
 @pytest.mark.parametrize("step", list(zip(list(SliceState), list(SliceState)[1:], strict=False)))
-def test_a_slice_advances_only_from_the_expected_state(
+def test_a_slice_advances_from_the_expected_state(
     state: SliceState, step: tuple[SliceState, SliceState]
 ) -> None:
-    """It gets the time of the step and forgets its failures; else it stays as it is."""
+    """It gets the time of the step and drops its failures; in another state it isn't changed."""
     slice_ = attrs.evolve(_slice(), state=state, retry=_slice().retry.failed(LATER, "no"))
     if state is not step[0]:
         with pytest.raises(InvalidSliceState):

@@ -1,4 +1,4 @@
-"""Marks in gzip members: they say what is stored exactly if it is there."""
+"""Marks in gzip members: a mark is present exactly if its rows are stored."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _MARKS = st.lists(
 
 
 @given(st.binary(max_size=3000), _MARKS)
-def test_programs_that_unpack_a_member_ignore_its_marks(rows: bytes, marks: list[Mark]) -> None:
-    """Three of them give back what was packed, and the marks are read as they were written."""
+def test_decompressors_ignore_marks(rows: bytes, marks: list[Mark]) -> None:
+    """Three programs return the original data, and the marks are parsed as written."""
     member = marked(_COMPRESS(rows), marks)
     assert gzip.decompress(member) == rows
     assert zlib.decompress(member, 31) == rows
@@ -47,10 +47,10 @@ def test_programs_that_unpack_a_member_ignore_its_marks(rows: bytes, marks: list
 
 
 @given(st.binary(max_size=300), _MARKS, st.data())
-def test_a_member_that_is_not_whole_has_no_marks(
+def test_an_incomplete_member_has_no_marks(
     rows: bytes, marks: list[Mark], data: st.DataObject
 ) -> None:
-    """Cut anywhere, or with a byte that has changed behind the name of the field."""
+    """The member is truncated anywhere, or a byte after the name of the field has changed."""
     member = marked(_COMPRESS(rows), marks)
     length = data.draw(st.integers(0, len(member) - 1))
     assert marks_of(member[:length]) == ()
@@ -64,8 +64,8 @@ def test_a_member_that_is_not_whole_has_no_marks(
 
 
 @given(st.lists(st.tuples(st.binary(max_size=50), st.one_of(st.none(), _MARKS)), max_size=6))
-def test_all_marks_of_a_file_are_found(groups: list[tuple[bytes, list[Mark] | None]]) -> None:
-    """With the places where their members end, among members without any."""
+def test_all_marks_of_a_file(groups: list[tuple[bytes, list[Mark] | None]]) -> None:
+    """All marks are found with the ends of their members, also next to members without marks."""
     content, expected = b"", []
     for rows, marks in groups:
         content += _COMPRESS(rows) if marks is None else marked(_COMPRESS(rows), marks)
@@ -75,14 +75,14 @@ def test_all_marks_of_a_file_are_found(groups: list[tuple[bytes, list[Mark] | No
     assert list(find_marks(content + b"\x1f\x8b")) == expected
 
 
-def test_what_has_no_marks() -> None:
-    """Rows that look like a mark are packed; a member without marks has none."""
+def test_data_without_marks() -> None:
+    """Rows that look like a mark are compressed, and a member without marks has none."""
     assert marks_of(b"") == marks_of(b'"1"\n') == marks_of(_COMPRESS(b"\xf1StrMrk\x01")) == ()
     assert list(find_marks(b"\xf1StrMrk\x01" * 10)) == []
 
 
-def test_a_member_has_room_for_so_many_marks() -> None:
-    """More than that are refused, and so is a header that has fields already."""
+def test_the_limit_of_marks() -> None:
+    """Too many marks are refused, and so is a header that already has extra fields."""
     mark = Mark(key_digest(1, "s", b"k"), content_digest(b"c" * 16), b"a" * 8)
     member = marked(_COMPRESS(b"row\n"), [mark] * MAX_MARKS)
     assert gzip.decompress(member) == b"row\n"

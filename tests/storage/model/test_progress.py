@@ -1,4 +1,4 @@
-"""Shown conditions agree with the deciding ones."""
+"""The displayed progress of triggers agrees with the decisions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _is_met(conditions: list[Condition]) -> bool:
 
 @given(st.integers(10, 60), _statistics)
 def test_a_slice_is_closed_when_a_condition_is_met(age: int, statistics: Statistics) -> None:
-    """Once the shortest interval is over; a slice without records stays open."""
+    """A slice is closed after the minimum interval, and stays open without records."""
     opened = _NOW - timedelta(seconds=age)
     shown = list(slice_progress(_UPLOAD, opened, statistics, _NOW))
     decision = slice_rotation(_UPLOAD, opened, statistics, _NOW)
@@ -53,7 +53,7 @@ def test_a_slice_is_closed_when_a_condition_is_met(age: int, statistics: Statist
 def test_a_file_is_closed_when_a_condition_is_met(
     age: int, statistics: Statistics, life: int | None
 ) -> None:
-    """A file without records is closed for its credentials and its slices alone."""
+    """A file without records is closed only because of its credentials or its slices."""
     opened = _NOW - timedelta(seconds=age)
     expiration = None if life is None else _NOW + timedelta(seconds=life)
     shown = list(file_progress(_IMPORT, opened, expiration, statistics, _NOW))
@@ -65,7 +65,7 @@ def test_a_file_is_closed_when_a_condition_is_met(
         assert decision.condition in {each.name for each in shown if each.progress == 1}
 
 
-def test_when_time_alone_closes_it() -> None:
+def test_which_triggers_have_a_time() -> None:
     """The age has a time; records, bytes and slices have none."""
     opened = _NOW - timedelta(seconds=15)
     statistics = Statistics(records_count=1, compressed_size=ByteSize(100), slices_count=1)
@@ -80,6 +80,6 @@ def test_when_time_alone_closes_it() -> None:
     ]
 
 
-def test_a_limit_of_nothing_is_met() -> None:
+def test_a_limit_of_zero_is_met() -> None:
     assert Condition("size", 0, 0).progress == 1
     assert Condition("time", -1, 10).progress == 0

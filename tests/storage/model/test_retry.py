@@ -18,12 +18,12 @@ _NOW = datetime(2024, 1, 1, tzinfo=UTC)
     ("attempt", "minutes"), [(1, 2), (2, 8), (3, 32), (4, 128), (5, 180), (6, 180), (99, 180)]
 )
 def test_delays_without_jitter(attempt: int, minutes: int) -> None:
-    """Two minutes, four times as long each time, at most three hours."""
+    """The delay is two minutes, four times as long after each attempt, and at most three hours."""
     assert backoff(attempt, _NOW, jitter=0) == timedelta(minutes=minutes)
 
 
-def test_jitter_is_bounded_and_repeatable() -> None:
-    """The delay differs from the plain one by a tenth at most and follows from the time."""
+def test_jitter_is_limited_and_repeatable() -> None:
+    """The delay differs from the plain one by at most a tenth, and is derived from the time."""
     for second in range(200):
         moment = _NOW + timedelta(seconds=second)
         delay = backoff(1, moment)
@@ -32,8 +32,10 @@ def test_jitter_is_bounded_and_repeatable() -> None:
     assert len({backoff(1, _NOW + timedelta(seconds=s)) for s in range(20)}) > 1
 
 
-def test_a_failure_is_remembered() -> None:
-    """Attempts are counted; the first failure keeps its time, the last gives the reason."""
+def test_a_failure_is_recorded() -> None:
+    """Attempts are counted; the time is that of the first failure, and the reason that of
+    the last.
+    """
     later = _NOW + timedelta(hours=1)
     retry = NO_RETRY.failed(_NOW, "first").failed(later, "second")
     assert retry.retry_attempt == 2
@@ -41,7 +43,7 @@ def test_a_failure_is_remembered() -> None:
     assert (retry.first_failed_at, retry.last_failed_at) == (_NOW, later)
 
 
-def test_an_attempt_is_allowed_strictly_after_the_delay() -> None:
+def test_a_retry_follows_the_delay() -> None:
     """There is no retry at the exact moment or before."""
     retry = NO_RETRY.failed(_NOW, "reason", delay=timedelta(hours=2))
     assert NO_RETRY.allows(_NOW)
@@ -50,7 +52,7 @@ def test_an_attempt_is_allowed_strictly_after_the_delay() -> None:
 
 
 def test_a_clock_that_was_set_back() -> None:
-    """A failure in the future is retried at once, not when the clock has caught up."""
+    """A failure in the future is retried at once."""
     retry = NO_RETRY.failed(_NOW, "reason", delay=timedelta(hours=2))
     assert not retry.allows(_NOW - CLOCK_TOLERANCE)
     assert retry.allows(_NOW - CLOCK_TOLERANCE - timedelta(seconds=1))
@@ -58,8 +60,8 @@ def test_a_clock_that_was_set_back() -> None:
 
 
 @given(st.text(max_size=10), st.integers(0, 5000))
-def test_a_reason_is_bounded(text: str, count: int) -> None:
-    """A short one is kept; of a long one, the beginning and the end are."""
+def test_a_long_reason_is_shortened(text: str, count: int) -> None:
+    """A short reason is unchanged; of a long one, the beginning and the end are kept."""
     reason = text * count
     stored = NO_RETRY.failed(_NOW, reason).retry_reason
     if len(reason) <= 2000:

@@ -35,8 +35,8 @@ _COMBINATIONS = {
 
 
 @pytest.mark.parametrize(("expected", "to"), list(product(FileState, FileState)))
-def test_a_file_only_goes_to_the_next_state(expected: FileState, to: FileState) -> None:
-    """Any other transition is a mistake of the caller."""
+def test_transitions_of_a_file(expected: FileState, to: FileState) -> None:
+    """A file advances to the next state only; any other transition is an error of the caller."""
     if (expected, to) in _FILE_STEPS:
         check_file_transition("f", expected, expected, to)
     else:
@@ -46,9 +46,7 @@ def test_a_file_only_goes_to_the_next_state(expected: FileState, to: FileState) 
 
 
 @pytest.mark.parametrize(("found", "step"), list(product(FileState, sorted(_FILE_STEPS, key=str))))
-def test_a_file_in_another_state_is_told_apart(
-    found: FileState, step: tuple[FileState, FileState]
-) -> None:
+def test_a_file_in_another_state(found: FileState, step: tuple[FileState, FileState]) -> None:
     """A caller can detect that another one was faster."""
     if found is step[0]:
         check_file_transition("f", found, *step)
@@ -58,8 +56,8 @@ def test_a_file_in_another_state_is_told_apart(
 
 
 @pytest.mark.parametrize(("expected", "to"), list(product(SliceState, SliceState)))
-def test_a_slice_only_goes_to_the_next_state(expected: SliceState, to: SliceState) -> None:
-    """Any other transition is a mistake of the caller."""
+def test_transitions_of_a_slice(expected: SliceState, to: SliceState) -> None:
+    """A slice advances to the next state only; any other transition is an error of the caller."""
     if (expected, to) in _SLICE_STEPS:
         check_slice_transition("s", expected, expected, to)
     else:
@@ -70,9 +68,7 @@ def test_a_slice_only_goes_to_the_next_state(expected: SliceState, to: SliceStat
 @pytest.mark.parametrize(
     ("found", "step"), list(product(SliceState, sorted(_SLICE_STEPS, key=str)))
 )
-def test_a_slice_in_another_state_is_told_apart(
-    found: SliceState, step: tuple[SliceState, SliceState]
-) -> None:
+def test_a_slice_in_another_state(found: SliceState, step: tuple[SliceState, SliceState]) -> None:
     """A caller can detect that another one was faster."""
     if found is step[0]:
         check_slice_transition("s", found, *step)
@@ -82,8 +78,8 @@ def test_a_slice_in_another_state_is_told_apart(
 
 
 @pytest.mark.parametrize(("file", "slice_"), list(product(FileState, SliceState)))
-def test_a_slice_is_never_ahead_of_its_file(file: FileState, slice_: SliceState) -> None:
-    """A slice is never ahead of its file, nor behind it where data would be missing."""
+def test_states_of_file_and_slice(file: FileState, slice_: SliceState) -> None:
+    """A slice is never ahead of its file, or behind it where data would be missing."""
     if (file, slice_) in _COMBINATIONS:
         check_combination(file, slice_)
     else:
@@ -92,8 +88,8 @@ def test_a_slice_is_never_ahead_of_its_file(file: FileState, slice_: SliceState)
 
 
 @pytest.mark.parametrize(("file", "slice_"), list(product(FileState, SliceState)))
-def test_a_slice_goes_back_in_one_case_only(file: FileState, slice_: SliceState) -> None:
-    """While its file is closing: not when an import may read what was uploaded."""
+def test_when_a_slice_is_reset(file: FileState, slice_: SliceState) -> None:
+    """A slice is reset only while its file is closing, when no import can read it."""
     if (file, slice_) == (FileState.CLOSING, SliceState.UPLOADED):
         check_upload_again("s", file, slice_)
         check_combination(file, SliceState.UPLOADING)

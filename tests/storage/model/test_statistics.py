@@ -34,8 +34,8 @@ def at(seconds: int) -> datetime:
     return OPENED_AT + timedelta(seconds=seconds)
 
 
-def test_a_sum_adds_counters_and_keeps_first_and_last_times() -> None:
-    """Counters are added; the first and the last time remain."""
+def test_sums() -> None:
+    """Counters are added, and the first and the last time are kept."""
     one = Statistics(1, at(5), at(6), 10, ByteSize(100), ByteSize(50), ByteSize(7))
     other = Statistics(2, at(3), at(4), 20, ByteSize(200), ByteSize(60), ByteSize(8))
     assert one + other == Statistics(
@@ -44,22 +44,22 @@ def test_a_sum_adds_counters_and_keeps_first_and_last_times() -> None:
 
 
 @given(st.lists(_statistics, max_size=5), st.randoms())
-def test_sum_in_any_order(values: list[Statistics], shuffler: Random) -> None:
-    """The order of the values doesn't matter."""
+def test_the_order_of_a_sum(values: list[Statistics], shuffler: Random) -> None:
+    """The order of the values has no effect."""
     expected = total(values)
     shuffler.shuffle(values)
     assert total(values) == expected
 
 
 @given(_statistics)
-def test_nothing_added(value: Statistics) -> None:
+def test_the_neutral_element(value: Statistics) -> None:
     """Adding nothing changes nothing."""
     assert value + EMPTY == value == EMPTY + value
 
 
 @given(_statistics, _statistics)
-def test_a_difference_is_never_below_zero(value: Statistics, other: Statistics) -> None:
-    """Subtraction undoes addition, and no value is negative."""
+def test_differences(value: Statistics, other: Statistics) -> None:
+    """Subtraction reverts addition, and no value is negative."""
     back = (value + other) - other
     assert (back.records_count, back.slices_count) == (value.records_count, value.slices_count)
     less = value - (value + other)
@@ -69,10 +69,8 @@ def test_a_difference_is_never_below_zero(value: Statistics, other: Statistics) 
 
 
 @given(st.lists(_statistics, max_size=4), _statistics, st.integers(0, 4))
-def test_a_reset_takes_away_what_was_counted_before(
-    values: list[Statistics], more: Statistics, position: int
-) -> None:
-    """A reset takes away what was counted up to then, wherever it stands among the values."""
+def test_a_reset(values: list[Statistics], more: Statistics, position: int) -> None:
+    """A reset subtracts the values counted before it, at any position among the values."""
     reset = attrs.evolve(total(values), reset_at=OPENED_AT)
     after = [*values, more]
     after.insert(min(position, len(values)), reset)
@@ -82,15 +80,15 @@ def test_a_reset_takes_away_what_was_counted_before(
 
 
 @given(_statistics)
-def test_statistics_are_read_back_unchanged(value: Statistics) -> None:
-    """Statistics are stored and read back unchanged."""
+def test_statistics_are_stored(value: Statistics) -> None:
+    """Stored statistics are parsed to the same values."""
     assert decode(Statistics, encode(value)) == value
     reset = attrs.evolve(value, reset_at=OPENED_AT)
     assert decode(Statistics, encode(reset)) == reset
 
 
-def test_by_level() -> None:
-    """Values are summed level by level, a reset at its level alone."""
+def test_sums_by_level() -> None:
+    """Values are summed by level, and a reset applies to its level only."""
     found = Aggregated.of(
         [
             (Level.LOCAL, Statistics(records_count=1)),

@@ -1,4 +1,4 @@
-"""Certificates for tests, made on the fly."""
+"""Certificates for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _HOUR = timedelta(hours=1)
 
 
 class Authority:
-    """:param directory: where the files go."""
+    """A certificate authority.
+
+    :param directory: the directory of its files.
+    """
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self._directory = directory
@@ -34,7 +37,7 @@ class Authority:
         self.ca.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def issue(self, name: str, address: str = "127.0.0.1") -> WriterTlsSettings:
-        """Settings of a node with a certificate for *address*."""
+        """Issue a certificate for *address*, and return the settings of its node."""
         key = ec.generate_private_key(ec.SECP256R1())
         made = _builder(_subject(name), self._subject, key).add_extension(
             x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),

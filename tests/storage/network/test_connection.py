@@ -29,7 +29,7 @@ from tests.storage.samples import sample_slice
 
 
 class Transport(StringTransport):
-    """Remembers that it was cut."""
+    """A transport that records its abort."""
 
     aborted = False
 
@@ -55,9 +55,9 @@ class Listener:
 
 
 class Wire:
-    """A connection that the writer has accepted; the test plays the writer.
+    """A connection that the writer has accepted. The test acts as the writer.
 
-    :ivar calls: what was called and isn't answered.
+    :ivar calls: unanswered calls.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Wire:
         return [arguments for called, arguments, _ in self.calls if called is command]
 
     def answer(self, command: type[amp.Command], result: Any) -> None:
-        """Answer the oldest such call."""
+        """Answer the oldest call with this name."""
         for index, (called, _, answer) in enumerate(self.calls):
             if called is command:
                 del self.calls[index]
@@ -130,8 +130,8 @@ def test_a_writer_without_the_secret_gets_nothing(
     assert wire.factory.refusals == 1
 
 
-def test_a_file_has_few_appends_on_the_way(wire: Wire) -> None:
-    """The rest follows as answers come, in order."""
+def test_appends_of_a_file_are_limited(wire: Wire) -> None:
+    """Further appends follow the answers, in order."""
     answers = _append(wire.open(), 10)
     assert len(wire.sent(commands.Append)) == APPENDS_IN_FLIGHT
     for index in range(10):
@@ -141,7 +141,7 @@ def test_a_file_has_few_appends_on_the_way(wire: Wire) -> None:
 
 
 def test_all_files_share_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take turns; an append larger than the whole window is sent alone."""
+    """Files take turns; an append larger than the whole window is sent alone."""
     wire = Wire(monkeypatch, window=25)
     first, second = wire.open(b"1"), wire.open(b"2")
     _append(first, 5)
@@ -160,7 +160,7 @@ def test_all_files_share_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_sent_while_the_transport_is_full(wire: Wire) -> None:
-    """Waiting appends are sent when it has room again."""
+    """Waiting appends are sent when the transport has room again."""
     file = wire.open()
     wire.connection.pauseProducing()
     _append(file, 2)
@@ -169,8 +169,8 @@ def test_nothing_is_sent_while_the_transport_is_full(wire: Wire) -> None:
     assert len(wire.sent(commands.Append)) == 2
 
 
-def test_a_file_closes_behind_its_last_append(wire: Wire) -> None:
-    """The writer keeps the order, so the answers needn't be waited for."""
+def test_a_file_is_closed_after_its_last_append(wire: Wire) -> None:
+    """The writer keeps the order, so the close doesn't wait for the answers."""
     file = wire.open()
     _append(file, APPENDS_IN_FLIGHT + 1)
     closed = file.close()
@@ -181,7 +181,7 @@ def test_a_file_closes_behind_its_last_append(wire: Wire) -> None:
     assert closed.called
 
 
-def test_closing_takes_no_longer_than_allowed(wire: Wire) -> None:
+def test_closing_has_a_deadline(wire: Wire) -> None:
     """A writer that doesn't answer doesn't block the close."""
     closed = wire.open().close()
     wire.clock.advance(9)
@@ -190,8 +190,8 @@ def test_closing_takes_no_longer_than_allowed(wire: Wire) -> None:
     assert closed.called
 
 
-def test_too_big_an_append_is_refused(wire: Wire) -> None:
-    """The writer wouldn't take it; the connection and the file stay good."""
+def test_an_append_that_is_too_large_is_refused(wire: Wire) -> None:
+    """The writer wouldn't accept it; the connection and the file are still usable."""
     file = wire.open()
     refused = file.append(0, bytes(commands.MAX_APPEND_BYTES + 1), level=SyncLevel.SYNCED)
     with pytest.raises(ValueError, match="cannot append"):
@@ -208,8 +208,8 @@ def _result(deferred: Deferred[Any]) -> Any:
     return results[0]
 
 
-def test_a_lost_connection_fails_what_waits_and_what_is_on_the_way(wire: Wire) -> None:
-    """Every append fails, every listener is notified, every later call is refused."""
+def test_a_lost_connection_fails_all_appends(wire: Wire) -> None:
+    """Every append fails, every listener is notified, and every later call is refused."""
     file = wire.open()
     answers = _append(file, APPENDS_IN_FLIGHT + 2)
     wire.connection.connectionLost(Failure(ConnectionLost()))
@@ -224,8 +224,8 @@ def test_a_lost_connection_fails_what_waits_and_what_is_on_the_way(wire: Wire) -
     assert _result(file.close()) is None
 
 
-def test_openings_that_wait_are_bounded(wire: Wire) -> None:
-    """A writer that doesn't open anything collects no queue here."""
+def test_waiting_openings_are_limited(wire: Wire) -> None:
+    """A writer that answers no openings doesn't cause a long queue."""
     limit = wire.factory.settings.max_waiting_streams_per_conn
     for _ in range(limit):
         wire.connection.open(sample_slice(), LIFE, wire.listener, -1)
@@ -233,8 +233,8 @@ def test_openings_that_wait_are_bounded(wire: Wire) -> None:
         _result(wire.connection.open(sample_slice(), LIFE, wire.listener, -1))
 
 
-def test_a_file_opened_too_late_is_closed(wire: Wire) -> None:
-    """No caller waits for it any more."""
+def test_a_file_that_is_opened_late_is_closed(wire: Wire) -> None:
+    """The caller has already given up."""
     opening = wire.connection.open(sample_slice(), LIFE, wire.listener, -1)
     opening.addErrback(lambda _: None)
     opening.cancel()
@@ -242,15 +242,15 @@ def test_a_file_opened_too_late_is_closed(wire: Wire) -> None:
     assert wire.sent(commands.Close) == [{"handle": b"late"}]
 
 
-def test_a_writer_that_says_nothing_is_left(wire: Wire) -> None:
-    """After the limit, and not before a beat in which it had the chance to speak."""
+def test_a_silent_writer_is_disconnected(wire: Wire) -> None:
+    """The connection is closed after the limit, and at least one heartbeat without data."""
     wire.clock.pump([5.0, 5.0])
     assert not wire.transport.aborted
     wire.clock.pump([5.0])
     assert wire.transport.aborted
 
 
-def test_a_writer_that_says_anything_is_kept(wire: Wire) -> None:
+def test_any_data_of_the_writer_counts(wire: Wire) -> None:
     """An answer to an append counts like one to a ping."""
     for _ in range(20):
         wire.clock.advance(5.0)
@@ -259,12 +259,12 @@ def test_a_writer_that_says_anything_is_kept(wire: Wire) -> None:
     assert not wire.transport.aborted
 
 
-def test_a_pause_of_our_own_is_not_taken_for_silence(wire: Wire) -> None:
+def test_a_pause_of_the_source_is_not_silence_of_the_writer(wire: Wire) -> None:
     """Data that the writer sent meanwhile is read before the check."""
     wire.clock.advance(120.0)
     assert not wire.transport.aborted
 
 
-def test_small_packets_are_not_held_back(wire: Wire) -> None:
-    """Nagle's algorithm against delayed acknowledgements costs 40 ms a call."""
+def test_small_packets_are_sent_at_once(wire: Wire) -> None:
+    """Nagle's algorithm with delayed acknowledgements would cost 40 ms per call."""
     assert wire.transport.no_delay

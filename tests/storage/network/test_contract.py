@@ -65,7 +65,7 @@ _BIG = b"x" * (1024 * 1024 + 17)
 
 @attrs.define
 class Listener:
-    """Remembers what the writer said."""
+    """A listener that records the writer's messages."""
 
     reasons: list[WriterError] = attrs.Factory(list)
     drained: int = 0
@@ -79,7 +79,7 @@ class Listener:
 
 @attrs.define
 class Provided:
-    """An opener, and what is behind it."""
+    """An opener and its environment."""
 
     opener: SliceOpener
     content: Callable[[], bytes]
@@ -93,7 +93,7 @@ class Provided:
     life: int = LIFE.number
 
     def next_life(self) -> None:
-        """Make another process hold the name of the source node."""
+        """Claim the name of the source node as another process."""
         self.register.lives[LIFE.node_id] = LIFE.number + 1
         self.life = LIFE.number + 1
 
@@ -174,7 +174,7 @@ async def _open(provided: Provided, resume: int = -1) -> tuple[SliceFile, Listen
 
 @pytest_twisted.ensureDeferred
 async def test_appends_are_acknowledged_with_the_new_length(provided: Provided) -> None:
-    """Bytes of any size arrive, in order, at each level of durability."""
+    """Bytes of any size are stored in order, at each level of durability."""
     file, _ = await _open(provided)
     assert file.length == 0
     end = 0
@@ -188,7 +188,7 @@ async def test_appends_are_acknowledged_with_the_new_length(provided: Provided) 
 
 @pytest_twisted.ensureDeferred
 async def test_a_repeated_append_is_written_once(provided: Provided) -> None:
-    """A resend after a lost answer is recognised by its offset."""
+    """A repeated append after a lost answer is recognised by its offset."""
     file, _ = await _open(provided)
     assert await file.append(0, b"a\n", level=SyncLevel.SYNCED) == 2
     assert await file.append(0, b"a\n", level=SyncLevel.SYNCED) == 2
@@ -198,7 +198,7 @@ async def test_a_repeated_append_is_written_once(provided: Provided) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_gap_is_refused_with_the_length(provided: Provided) -> None:
-    """The caller learns where the file ends."""
+    """The error contains the length of the file."""
     file, _ = await _open(provided)
     await file.append(0, b"a\n", level=SyncLevel.WRITTEN)
     with pytest.raises(WrongOffset) as refused:
@@ -208,7 +208,7 @@ async def test_a_gap_is_refused_with_the_length(provided: Provided) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_reopening_resumes_at_what_was_acknowledged(provided: Provided) -> None:
+async def test_reopening_truncates_unacknowledged_data(provided: Provided) -> None:
     """Unacknowledged data is truncated."""
     file, _ = await _open(provided)
     await file.append(0, b"a\nb\n", level=SyncLevel.SYNCED)
@@ -221,8 +221,8 @@ async def test_reopening_resumes_at_what_was_acknowledged(provided: Provided) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_appends_in_flight_keep_their_order(provided: Provided) -> None:
-    """They are answered in order, too."""
+async def test_many_appends_in_flight_are_ordered(provided: Provided) -> None:
+    """They are also answered in order."""
     file, _ = await _open(provided)
     answers = [file.append(i * 4, b"%03d\n" % i, level=SyncLevel.SYNCED) for i in range(50)]
     assert [await answer for answer in answers] == [(i + 1) * 4 for i in range(50)]
@@ -231,8 +231,8 @@ async def test_many_appends_in_flight_keep_their_order(provided: Provided) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_other_bytes_at_a_taken_place_are_refused(provided: Provided) -> None:
-    """A resend that isn't the same is a mistake or damage; what is stored stays."""
+async def test_other_bytes_at_a_stored_offset_are_refused(provided: Provided) -> None:
+    """A repeated append with other bytes is a mistake or damage; the stored data is kept."""
     file, _ = await _open(provided)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     with pytest.raises(ContentConflict):
@@ -259,8 +259,8 @@ def remote(tmp_path: Path) -> Any:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_newest_opening_wins(real: Provided) -> None:
-    """The older handle is dead, and its owner knows."""
+async def test_the_newest_opening_takes_precedence(real: Provided) -> None:
+    """The older handle is invalid, and its owner is notified."""
     old, listener = await _open(real)
     await old.append(0, b"a\n", level=SyncLevel.SYNCED)
     new, _ = await _open(real, resume=2)
@@ -273,8 +273,8 @@ async def test_the_newest_opening_wins(real: Provided) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sealed_slice_takes_nothing_more(real: Provided) -> None:
-    """Its files are closed, their owners notified, and it can't be opened again."""
+async def test_a_sealed_slice_accepts_nothing(real: Provided) -> None:
+    """Its files are closed, their owners are notified, and it can't be opened again."""
     assert real.writer is not None
     file, listener = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
@@ -290,8 +290,8 @@ async def test_a_sealed_slice_takes_nothing_more(real: Provided) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_draining_writer_asks_to_leave(real: Provided) -> None:
-    """Open files can still be written and closed; nothing new is opened."""
+async def test_a_draining_writer_asks_its_clients_to_close(real: Provided) -> None:
+    """Open files can still be written and closed, and no file is opened."""
     assert real.writer is not None
     file, listener = await _open(real)
     real.writer.drain()
@@ -303,7 +303,7 @@ async def test_a_draining_writer_asks_to_leave(real: Provided) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_is_lost_can_still_be_closed(real: Provided) -> None:
+async def test_a_lost_file_can_be_closed(real: Provided) -> None:
     """Closing never fails, and the owner of a closed file isn't notified."""
     assert real.writer is not None
     file, listener = await _open(real)
@@ -315,8 +315,8 @@ async def test_a_file_that_is_lost_can_still_be_closed(real: Provided) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_openings_at_the_same_time_follow_one_another(real: Provided) -> None:
-    """One of several concurrent openings gets the file, and no byte is overwritten."""
+async def test_concurrent_openings(real: Provided) -> None:
+    """One of them gets the file, and no byte is overwritten."""
     openings = [_open(real) for _ in range(5)]
     opened = [await Deferred.fromCoroutine(opening) for opening in openings]
     end = 0
@@ -333,8 +333,8 @@ async def test_openings_at_the_same_time_follow_one_another(real: Provided) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_appends_on_their_way_survive_a_second_opening_or_fail(real: Provided) -> None:
-    """Data acknowledged to the older handle is visible to the newer one."""
+async def test_appends_during_a_second_opening(real: Provided) -> None:
+    """Data acknowledged to the older handle is visible to the newer one; other appends fail."""
     old, _ = await _open(real)
     row = b'"%03d"\n'
     answers = [old.append(index * 6, row % index, level=SyncLevel.SYNCED) for index in range(20)]
@@ -349,8 +349,8 @@ async def test_appends_on_their_way_survive_a_second_opening_or_fail(real: Provi
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_sealed_while_it_is_opened_stays_closed(real: Provided) -> None:
-    """The state asked for may be outdated when the answer arrives."""
+async def test_a_slice_sealed_during_its_opening(real: Provided) -> None:
+    """The state read from etcd may be outdated when the answer arrives."""
     assert real.writer is not None
     real.may_open = Deferred()
     opening = Deferred.fromCoroutine(_open(real))
@@ -363,7 +363,7 @@ async def test_a_slice_sealed_while_it_is_opened_stays_closed(real: Provided) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_stops_waiting_for_an_opening_leaves_nothing_open(real: Provided) -> None:
+async def test_a_cancelled_opening(real: Provided) -> None:
     """The file is closed as soon as it is open."""
     assert real.writer is not None
     real.may_open = Deferred()
@@ -378,8 +378,8 @@ async def test_who_stops_waiting_for_an_opening_leaves_nothing_open(real: Provid
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_drained_volume_takes_nothing_new(real: Provided) -> None:
-    """A file that was opened before may be resumed and finished."""
+async def test_a_drained_volume_opens_no_new_file(real: Provided) -> None:
+    """A file that was opened before can be resumed and finished."""
     assert real.volume is not None
     file, _ = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
@@ -394,7 +394,7 @@ async def test_a_drained_volume_takes_nothing_new(real: Provided) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_volume_is_refused(real: Provided) -> None:
-    """Slices of other nodes aren't served."""
+    """Slices of other nodes are refused."""
     elsewhere = sample_slice(volume_id="elsewhere")
     with pytest.raises(WriterUnavailable, match="elsewhere"):
         await real.opener.open(elsewhere, LIFE, Listener())
@@ -402,15 +402,15 @@ async def test_an_unknown_volume_is_refused(real: Provided) -> None:
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "nul\0"])
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_leads_elsewhere_is_refused(real: Provided, name: str) -> None:
-    """Names come from other nodes."""
+async def test_an_unsafe_name_is_refused(real: Provided, name: str) -> None:
+    """Names are sent by other nodes."""
     with pytest.raises(WriterUnavailable, match="no valid directory"):
         await real.opener.open(_SLICE, SourceLife(name, LIFE.number), Listener())
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_full_disk_is_told_as_such(real: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No data of the append is kept, and the file stays usable."""
+async def test_a_full_disk(real: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is specific, no data of the append is kept, and the file is usable."""
     file, listener = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
 
@@ -428,7 +428,7 @@ async def test_a_full_disk_is_told_as_such(real: Provided, monkeypatch: pytest.M
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_whose_sync_failed_is_given_up(
+async def test_a_file_whose_sync_failed_is_abandoned(
     real: Provided, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner is notified, and continues with a new handle after the acknowledged data."""
@@ -452,8 +452,8 @@ async def test_a_file_whose_sync_failed_is_given_up(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_restarted_source_goes_on_behind_what_can_be_read(real: Provided) -> None:
-    """It knows of no length; a torn end is cut off."""
+async def test_a_restarted_source_continues_after_the_readable_data(real: Provided) -> None:
+    """It has no length to resume at, and a torn end is truncated."""
     compressed = sample_slice()
     real.register.slices[compressed.key] = compressed
     first = await real.opener.open(compressed, LIFE, Listener())
@@ -468,7 +468,7 @@ async def test_a_restarted_source_goes_on_behind_what_can_be_read(real: Provided
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_source_nodes_have_files_of_their_own(real: Provided) -> None:
+async def test_two_source_nodes_have_separate_files(real: Provided) -> None:
     """The nodes don't affect each other."""
     assert real.volume is not None
     lives = [SourceLife(f"source-{n}", LIFE.number) for n in range(2)]
@@ -481,8 +481,8 @@ async def test_two_source_nodes_have_files_of_their_own(real: Provided) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_repetition_after_a_cut_connection_is_written_once(remote: Provided) -> None:
-    """The writer had stored the group when its answer was lost on the way."""
+async def test_a_repeated_append_after_a_lost_connection_is_written_once(remote: Provided) -> None:
+    """The writer had stored the group when the connection was lost."""
     assert remote.factory is not None
     file, listener = await _open(remote)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
@@ -502,8 +502,8 @@ async def test_a_repetition_after_a_cut_connection_is_written_once(remote: Provi
 
 
 @pytest_twisted.ensureDeferred
-async def test_much_more_than_the_window_arrives(remote: Provided) -> None:
-    """Appends wait at the source's end until those before are answered."""
+async def test_more_data_than_the_window(remote: Provided) -> None:
+    """Appends wait at the source until earlier ones are answered."""
     row = bytes(1024 * 1024)
     file, _ = await _open(remote)
     answers = [file.append(index * len(row), row, level=SyncLevel.WRITTEN) for index in range(32)]
@@ -515,8 +515,8 @@ async def test_much_more_than_the_window_arrives(remote: Provided) -> None:
 
 @pytest.mark.parametrize("how", ["loseConnection", "abortConnection"])
 @pytest_twisted.ensureDeferred
-async def test_a_lost_connection_is_told_and_survived(remote: Provided, how: str) -> None:
-    """Appends on their way fail, the listener knows, and the next opening finds the writer."""
+async def test_a_lost_connection(remote: Provided, how: str) -> None:
+    """Appends in flight fail, the listener is notified, and the next opening connects again."""
     assert remote.factory is not None
     file, listener = await _open(remote)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
@@ -533,7 +533,7 @@ async def test_a_lost_connection_is_told_and_survived(remote: Provided, how: str
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_former_life_can_not_cut_what_a_later_one_wrote(real: Provided) -> None:
+async def test_a_former_life_can_not_truncate_a_later_one(real: Provided) -> None:
     """It resumes after a pause, and opens the file again at the length that it knows."""
     file, _ = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
@@ -552,8 +552,8 @@ async def test_a_former_life_can_not_cut_what_a_later_one_wrote(real: Provided) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_is_cut_only_for_the_life_that_wrote_it(real: Provided) -> None:
-    """Another life that names a length is refused; one that names none continues after the rows."""
+async def test_only_the_life_that_wrote_a_file_truncates_it(real: Provided) -> None:
+    """Another life that sends a length is refused; without a length it continues after the rows."""
     file, _ = await _open(real)
     await file.append(0, b"a\nb\n", level=SyncLevel.SYNCED)
     await file.close()
@@ -570,7 +570,7 @@ async def test_a_file_is_cut_only_for_the_life_that_wrote_it(real: Provided) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_life_that_ends_while_its_file_is_being_opened_is_refused(real: Provided) -> None:
+async def test_a_life_that_ends_during_an_opening_is_refused(real: Provided) -> None:
     """The name is claimed between the two checks."""
     real.may_open = Deferred()
     opening = real.opener.open(_SLICE, LIFE, Listener())
@@ -583,8 +583,8 @@ async def test_a_life_that_ends_while_its_file_is_being_opened_is_refused(real: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_where_a_file_is_and_how_it_is_read_etcd_says(real: Provided) -> None:
-    """Regardless of the source's view of the slice."""
+async def test_location_and_format_of_a_file_come_from_etcd(real: Provided) -> None:
+    """The source's view of the slice has no effect."""
     assert real.volume is not None
     believed = attrs.evolve(
         sample_slice(), local=attrs.evolve(_SLICE.local, dir="123/elsewhere/s/k/f/slice")
@@ -595,12 +595,12 @@ async def test_where_a_file_is_and_how_it_is_read_etcd_says(real: Provided) -> N
     (path,) = real.volume.found.path.rglob("slice-*")
     assert path.parent == real.volume.found.path / _SLICE.local.dir
     again, _ = await _open(real)
-    assert again.length == 4, "plain rows, not compressed ones"
+    assert again.length == 4, "uncompressed rows"
     await again.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_that_etcd_does_not_know_is_refused(real: Provided) -> None:
+async def test_an_unknown_slice_is_refused(real: Provided) -> None:
     """Nothing is created on the volume."""
     assert real.volume is not None
     real.register.slices.clear()
@@ -610,8 +610,8 @@ async def test_a_slice_that_etcd_does_not_know_is_refused(real: Provided) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_writer_that_is_back_is_told_of(remote: Provided) -> None:
-    """Waiting callers are notified by the connection, and by a registration."""
+async def test_a_recovered_writer_is_reported(remote: Provided) -> None:
+    """Waiting callers are notified by the connection and by a registration."""
     assert isinstance(remote.opener, WriterClients)
     _, listener = await _open(remote)
     told: list[str] = []
@@ -633,8 +633,8 @@ async def test_a_writer_that_is_back_is_told_of(remote: Provided) -> None:
     assert remote.opener._waiting == {}
 
 
-def test_a_writer_that_is_away_is_called_often() -> None:
-    """One that refuses us isn't."""
+def test_an_unavailable_writer_is_called_often() -> None:
+    """A writer that refuses the node isn't."""
     assert max(client._redial(attempts, 0) for attempts in range(40)) <= 0.3
     assert client._redial(1, 12) > 1
 
@@ -674,8 +674,8 @@ async def test_rows_of_a_request_are_stored_by_its_latest_attempt(real: Provided
     await again.close()
 
 
-def test_a_local_disk_that_does_not_answer_delays_no_enquiry() -> None:
-    """An enquiry waits for appends under way, which may never end."""
+def test_a_blocked_disk_delays_no_enquiry() -> None:
+    """An enquiry waits for running appends, which may never end."""
 
     class Stuck:
         def enquire(self, _: object) -> Deferred[list[list[StoredRows]]]:
@@ -696,8 +696,8 @@ def test_a_local_disk_that_does_not_answer_delays_no_enquiry() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_first_attempt_does_not_wait_for_a_writer_that_is_away(remote: Provided) -> None:
-    """Any other one learns that it isn't known what is stored."""
+async def test_a_first_attempt_does_not_wait_for_an_unavailable_writer(remote: Provided) -> None:
+    """Later attempts get the answer that the stored rows are unknown."""
     opener: Any = remote.opener
     away = Volume("away", "n", f"127.0.0.1:{free_port()}", "/", "hdd", "one")
     registered = list(opener._volumes())

@@ -1,4 +1,4 @@
-"""The tables of a connection to a writer and of its files."""
+"""The state tables of a connection to a writer and of its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ S = TypeVar("S", bound=enum.Enum)
 E = TypeVar("E", bound=enum.Enum)
 
 
-def test_the_table_of_connections() -> None:
+def test_transitions_of_connections() -> None:
     """A dash is an ignored event: any event after the loss, and a second greeting."""
     assert _table(CONNECTION_TRANSITIONS, ConnectionState, ConnectionEvent) == {
         # event:    greeted     refused    lost
@@ -30,8 +30,8 @@ def test_the_table_of_connections() -> None:
     }
 
 
-def test_the_table_of_files() -> None:
-    """A file that was closed once can't be opened again, and ends once."""
+def test_transitions_of_files() -> None:
+    """A closed file can't be opened again, and ends once."""
     assert _table(REMOTE_FILE_TRANSITIONS, RemoteFileState, RemoteFileEvent) == {
         # event:   close    closed  lost
         "open": ["closing", "-", "gone"],

@@ -13,22 +13,22 @@ from stream.storage.network.tls import credentials
 from tests.storage.network.authority import Authority
 
 
-def test_no_files_mean_no_tls() -> None:
-    """It is off by default."""
+def test_tls_is_off_without_files() -> None:
+    """TLS is off by default."""
     assert credentials(WriterTlsSettings()) is None
 
 
 @pytest.mark.parametrize("name", ["certificate", "key", "ca"])
-def test_all_files_are_needed(tmp_path: Path, name: str) -> None:
-    """Half a configuration isn't a weaker one, it is a mistake."""
+def test_all_files_are_required(tmp_path: Path, name: str) -> None:
+    """An incomplete configuration is an error, not a weaker one."""
     settings = attrs.evolve(Authority(tmp_path).issue("node"), **{name: ""})
     with pytest.raises(UserError, match=rf'network\.tls\.{name}" is not set'):
         credentials(settings)
 
 
 @pytest.mark.parametrize("name", ["certificate", "key", "ca"])
-def test_what_is_wrong_is_named(tmp_path: Path, name: str) -> None:
-    """The setting and the file, for one that is missing and one that holds something else."""
+def test_errors_name_the_file(tmp_path: Path, name: str) -> None:
+    """The error names the setting and the file, whether it is missing or invalid."""
     settings = Authority(tmp_path).issue("node")
     missing = attrs.evolve(settings, **{name: str(tmp_path / "missing")})
     with pytest.raises(UserError, match=rf'tls\.{name}": cannot read ".*missing"'):
@@ -39,8 +39,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str) -> None:
         credentials(attrs.evolve(settings, **{name: str(other)}))
 
 
-def test_a_foreign_key_is_found_at_the_start(tmp_path: Path) -> None:
-    """Not only when the first node connects."""
+def test_a_key_of_another_certificate_is_found_at_start(tmp_path: Path) -> None:
+    """It is found before a node connects."""
     authority = Authority(tmp_path)
     one, other = authority.issue("one"), authority.issue("other")
     with pytest.raises(UserError, match="does not belong"):

@@ -1,4 +1,4 @@
-"""Uploads of slices from a volume, over a real etcd and real files."""
+"""Uploads of slices from a volume, with a real etcd and real files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FakeTarget:
     :ivar objects: bodies by slice path.
     :ivar failures: raised by the next uploads after half of the body was read, one each.
     :ivar hold: the next uploads wait for it.
-    :ivar replaced: during the next uploads the file gets other staging; one reason each.
+    :ivar replaced: reasons to replace the staging of the file during the next uploads, one each.
     """
 
     name = "keboola"
@@ -109,7 +109,7 @@ class World:
         self.readers: list[StorageReaderService] = []
 
     async def slice(self, counted: int = 0, *, is_empty: bool = False) -> Slice:
-        """Return a slice to upload, of which *counted* records are known."""
+        """Return a slice to upload, with *counted* known records."""
         await self.storage.define()
         self.storage.volumes = self.storage.volumes[:1]
         file = await self.storage.open_file()
@@ -163,7 +163,7 @@ class World:
         return await self.storage.slice(slice_.key)
 
     async def failing(self) -> float:
-        """Return the metric's sum of slices that could not be uploaded."""
+        """Return the metric's sum of failing slices."""
         self.metrics.collect()
         return sum(
             float(line.rpartition(" ")[2])
@@ -191,8 +191,8 @@ def _group(*rows: bytes) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_files_of_all_nodes_are_one_object_with_exact_statistics(world: World) -> None:
-    """The counts after the upload are those of the files, regardless of earlier counts."""
+async def test_files_of_all_nodes_are_one_object(world: World) -> None:
+    """The statistics after the upload are those of the files, regardless of earlier counts."""
     slice_ = await world.slice(counted=1)
     first, second = _group(b"a", b"b"), _group(b"c")
     world.put(slice_, first + second, "n1")
@@ -212,7 +212,7 @@ async def test_files_of_all_nodes_are_one_object_with_exact_statistics(world: Wo
 
 @pytest_twisted.ensureDeferred
 async def test_an_empty_slice_is_not_uploaded(world: World) -> None:
-    """Without rows there is no object and no manifest entry, but the slice is done."""
+    """A slice without rows advances without an object or manifest entry."""
     slice_ = await world.slice()
     world.put(slice_, b"")
     await world.read()
@@ -223,8 +223,8 @@ async def test_an_empty_slice_is_not_uploaded(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_that_was_called_empty_is_not(world: World) -> None:
-    """Rows on the disk beat a decision by statistics."""
+async def test_a_slice_with_wrong_statistics_is_not_empty(world: World) -> None:
+    """Rows on the disk override statistics that say the slice is empty."""
     slice_ = await world.slice(is_empty=True)
     world.put(slice_, _group(b"a"))
     await world.read()
@@ -234,8 +234,8 @@ async def test_a_slice_that_was_called_empty_is_not(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_torn_end_is_not_sent(world: World) -> None:
-    """A group that a crash cut off was never acknowledged."""
+async def test_a_torn_end_is_not_uploaded(world: World) -> None:
+    """A group that was truncated by a crash was never acknowledged."""
     slice_ = await world.slice()
     whole = _group(b"a")
     world.put(slice_, whole + _group(b"b")[:-3])
@@ -247,8 +247,8 @@ async def test_a_torn_end_is_not_sent(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_damaged_slice_is_uploaded_without_the_damage_and_reported(world: World) -> None:
-    """A flipped bit in the middle costs its group and nothing else."""
+async def test_a_damaged_slice(world: World) -> None:
+    """A flipped bit loses only its group; the slice is uploaded, and the damage is reported."""
     slice_ = await world.slice(counted=3)
     parts = [_group(b"%d" % index) for index in range(3)]
     broken = bytearray(parts[1])
@@ -263,8 +263,8 @@ async def test_a_damaged_slice_is_uploaded_without_the_damage_and_reported(world
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_large_slice_goes_in_small_pieces(world: World) -> None:
-    """No more than a megabyte of a file is read at a time, and the object has its digest."""
+async def test_a_large_slice_is_read_in_small_pieces(world: World) -> None:
+    """At most a megabyte of a file is read at a time, and the object has its digest."""
     slice_ = await world.slice()
     data = b"".join(_group(os.urandom(300_000).hex().encode()) for _ in range(40))
     world.put(slice_, data)
@@ -277,8 +277,8 @@ async def test_a_large_slice_goes_in_small_pieces(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_repeated_upload_has_the_files_of_all_nodes(world: World) -> None:
-    """An upload that broke in its middle is tried again later, and as a whole."""
+async def test_a_repeated_upload_is_complete(world: World) -> None:
+    """An interrupted upload is retried with the files of all nodes."""
     slice_ = await world.slice()
     data = {node: _group(node.encode()) for node in ("n1", "n2", "n3")}
     for node, group in data.items():
@@ -299,8 +299,8 @@ async def test_a_repeated_upload_has_the_files_of_all_nodes(world: World) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_that_no_repetition_mends_waits_longer(world: World) -> None:
-    """Expired credentials are tried again after two hours, not after two minutes."""
+async def test_a_permanent_failure_has_a_longer_delay(world: World) -> None:
+    """Expired credentials are retried after two hours instead of two minutes."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
     world.target.failures.append(StagingError("expired", retryable=False))
@@ -311,8 +311,8 @@ async def test_a_failure_that_no_repetition_mends_waits_longer(world: World) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_waits_for_the_upload_that_runs(world: World) -> None:
-    """A reader that stops ends what it has begun, and begins nothing more."""
+async def test_a_stop_waits_for_a_running_upload(world: World) -> None:
+    """A stopping reader completes a running upload, and starts no other one."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
     hold = world.target.hold = Deferred()
@@ -331,11 +331,12 @@ async def test_a_stop_waits_for_the_upload_that_runs(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_gives_up_an_upload_that_does_not_end(
+async def test_a_stop_cancels_an_upload_that_does_not_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It isn't a failed attempt, the volume stays locked while a thread may be at work, and the
-    reader's next life uploads the slice at once."""
+    """It is no failed attempt, the volume stays locked while a thread may run, and the reader's
+    next life uploads the slice at once.
+    """
     monkeypatch.setattr(service_module, "STOP_SECONDS", 0.1)
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
@@ -364,7 +365,7 @@ async def test_a_stop_gives_up_an_upload_that_does_not_end(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_that_takes_too_long_is_told_in_words(world: World) -> None:
+async def test_the_error_of_a_slow_upload(world: World) -> None:
     """The reason of the failed attempt says what took how long."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
@@ -378,10 +379,10 @@ async def test_an_upload_that_takes_too_long_is_told_in_words(world: World) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_that_was_given_up_can_be_asked_for(world: World) -> None:
-    """After fifty attempts that no retry could fix, automatic retries end.
+async def test_a_failing_upload_can_be_requested(world: World) -> None:
+    """Automatic retries end after fifty attempts with a permanent error.
 
-    The metric shows the slice until an operator has fixed the cause and requests the upload.
+    The metric counts the slice until an operator has fixed the cause and requests the upload.
     """
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
@@ -406,8 +407,8 @@ async def test_an_upload_that_was_given_up_can_be_asked_for(world: World) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_slices_of_other_volumes_are_left_alone(world: World) -> None:
-    """A reader touches only what lies on its own disks."""
+async def test_slices_of_other_volumes(world: World) -> None:
+    """A reader changes only slices on its own volumes."""
     (world.volume / "volume-id").write_text("vol-9")
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
@@ -418,8 +419,8 @@ async def test_slices_of_other_volumes_are_left_alone(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_file_got_other_staging_during_the_upload(world: World) -> None:
-    """The slice isn't marked for what lies in the old one, but uploaded again, without blame."""
+async def test_staging_is_replaced_during_the_upload(world: World) -> None:
+    """The slice is uploaded again to the new staging storage, without a failed attempt."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
     world.target.replaced = ["other staging storage"]
@@ -435,7 +436,7 @@ async def test_the_file_got_other_staging_during_the_upload(world: World) -> Non
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(("renewed", "hours"), [(False, 2), (True, 0)])
 async def test_an_upload_with_expired_credentials(world: World, renewed: bool, hours: int) -> None:
-    """It is tried in two hours, or soon if the file has got new credentials meanwhile."""
+    """It is retried in two hours, or soon if the file has got new credentials meanwhile."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
     expiration = world.storage.now + timedelta(minutes=1 if renewed else -1)

@@ -1,4 +1,4 @@
-"""The files of a slice as they are uploaded, after a writer met a damaged one."""
+"""The files of a slice in an upload, after a writer found a damaged one."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _uploaded(volume: Path) -> bytes:
     return gzip.decompress(b"".join(check_files(volume, _LOCAL, "gzip").chunks()()))
 
 
-def test_new_records_follow_the_good_ones_of_a_damaged_file(
+def test_new_records_follow_the_valid_ones_of_a_damaged_file(
     tmp_path: Path, directory: Path
 ) -> None:
-    """A source that comes back continues; nothing but what was damaged is missing in the upload."""
+    """A source that reconnects continues, and only damaged data is missing in the upload."""
     path = directory / "slice-n.csv.gz"
     path.write_bytes(_damaged())
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
@@ -51,18 +51,16 @@ def test_new_records_follow_the_good_ones_of_a_damaged_file(
     again.close()
 
 
-def test_files_of_both_kinds_of_names_are_uploaded(tmp_path: Path, directory: Path) -> None:
-    """Hidden ones are included, and keep their names however often they are read."""
+def test_hidden_files_are_uploaded(tmp_path: Path, directory: Path) -> None:
+    """Files with both kinds of names are read, and keep their names."""
     (directory / "slice-a.csv.gz").write_bytes(_PARTS[0])
     (directory / ".slice-b.csv.gz").write_bytes(_PARTS[1])
     for _ in range(2):
         assert sorted(_uploaded(tmp_path).splitlines()) == [b'"0"', b'"1"']
 
 
-def test_a_file_still_open_for_writing_is_not_taken_for_finished(
-    tmp_path: Path, directory: Path
-) -> None:
-    """Regardless of the states in etcd: rows may still arrive."""
+def test_a_file_that_is_open_for_writing(tmp_path: Path, directory: Path) -> None:
+    """It isn't treated as finished, whatever the states in etcd: rows may still arrive."""
     path = directory / "slice-n.csv.gz"
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
     file.append(0, gzip.compress(b'"early"\n'))
@@ -73,8 +71,8 @@ def test_a_file_still_open_for_writing_is_not_taken_for_finished(
     assert _uploaded(tmp_path) == b'"early"\n"late"\n'
 
 
-def test_a_mended_file_is_in_use_like_any_other(tmp_path: Path, directory: Path) -> None:
-    """It is another file than the one that was opened."""
+def test_a_repaired_file_can_be_in_use(tmp_path: Path, directory: Path) -> None:
+    """The repaired file is another one than the opened file."""
     path = directory / "slice-n.csv.gz"
     path.write_bytes(_damaged())
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
@@ -84,10 +82,8 @@ def test_a_mended_file_is_in_use_like_any_other(tmp_path: Path, directory: Path)
     assert _uploaded(tmp_path) == b'"0"\n"2"\n'
 
 
-def test_a_file_damaged_after_its_last_record_is_uploaded_without_the_damage(
-    tmp_path: Path, directory: Path
-) -> None:
-    """Each time the same, and the original is quarantined once."""
+def test_a_file_damaged_after_its_last_record(tmp_path: Path, directory: Path) -> None:
+    """The upload is always the same, and the original is quarantined once."""
     (directory / "slice-n.csv.gz").write_bytes(_damaged())
     for _ in range(2):
         found = check_files(tmp_path, _LOCAL, "gzip")
@@ -98,8 +94,8 @@ def test_a_file_damaged_after_its_last_record_is_uploaded_without_the_damage(
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
-def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, kind: str) -> None:
-    """It is quarantined, by the reader and by the writer, and doesn't block them."""
+def test_another_kind_of_file(tmp_path: Path, directory: Path, kind: str) -> None:
+    """A directory, a link or a FIFO is quarantined by reader and writer, and doesn't block them."""
     path = directory / "slice-n.csv.gz"
     (directory / "slice-m.csv.gz").write_bytes(_PARTS[0])
 
@@ -124,7 +120,7 @@ def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, 
 
 
 def _unfinished(*rows: bytes) -> bytes:
-    """Return a stream that the original service has flushed and never ended."""
+    """Return a stream that the original service has flushed but not finished."""
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     return b"".join(packer.compress(row) + packer.flush(zlib.Z_SYNC_FLUSH) for row in rows)
 
@@ -141,7 +137,9 @@ def test_files_of_the_original_are_finished(tmp_path: Path, directory: Path) -> 
 
 
 def test_a_file_of_the_original_is_continued(tmp_path: Path, directory: Path) -> None:
-    """It is finished before this service writes to it; our own files are truncated as usual."""
+    """The stream is finished before this service writes to it; its own files are truncated as
+    usual.
+    """
     path = directory / "slice-n.csv.gz"
     path.write_bytes(_unfinished(b'"0"\n'))
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)

@@ -25,8 +25,8 @@ def _lines(metrics: Metrics, part: str) -> list[str]:
     return [line for line in metrics.page().decode().splitlines() if part in line]
 
 
-def test_a_success_is_measured_with_its_bytes() -> None:
-    """Duration, condition and bytes of an operation that went well."""
+def test_a_success() -> None:
+    """A success is exported with duration, condition and bytes."""
     metrics = Metrics()
     times = iter([1.0, 1.02])
     meter = OperationMeter(metrics, lambda: next(times))
@@ -44,8 +44,8 @@ def test_a_success_is_measured_with_its_bytes() -> None:
     assert not _lines(metrics, "failed_count_count")
 
 
-def test_a_failure_counts_with_its_attempt_and_kind() -> None:
-    """A failed operation is exported with the type of the error, and the number of the attempt."""
+def test_a_failure() -> None:
+    """A failure is exported with the type of the error and the number of the attempt."""
     metrics = Metrics()
     meter = OperationMeter(metrics, lambda: 1.0)
     with (
@@ -63,8 +63,8 @@ def test_a_failure_counts_with_its_attempt_and_kind() -> None:
     assert not _lines(metrics, "bytes_compressed_B_total{")
 
 
-def test_what_has_to_wait_is_no_operation() -> None:
-    """A premature operation isn't recorded, neither its duration nor a failure."""
+def test_a_premature_operation_is_not_recorded() -> None:
+    """Neither a duration nor a failure is recorded."""
     metrics = Metrics()
     meter = OperationMeter(metrics, lambda: 1.0)
     with (
@@ -75,7 +75,7 @@ def test_what_has_to_wait_is_no_operation() -> None:
     assert not _lines(metrics, "{")[1:]
 
 
-def test_a_deleted_sink_leaves_the_page() -> None:
+def test_a_deleted_sink_is_no_longer_exported() -> None:
     """The metrics of a sink are removed after its deletion, even if a cleanup runs long after."""
     metrics, clock = Metrics(), Clock()
     meter = OperationMeter(metrics, clock.seconds)

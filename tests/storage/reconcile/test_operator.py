@@ -1,4 +1,4 @@
-"""The frame of background operators, on a clock."""
+"""Background operators with a virtual clock."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ INTERVAL = 10.0
 
 
 class Acts:
-    """What an operator does, under the test's control.
+    """The work of an operator, controlled by the test.
 
-    :ivar running: acts that were started and not ended, by key.
-    :ivar started: keys in the order of their acts.
-    :ivar overlaps: acts that were started concurrently with one of the same key.
-    :ivar due: whether an item needs action; if not, it is checked again after the interval.
-    :ivar wait: how long it needs none, instead of `due`.
+    :ivar running: unfinished work by key.
+    :ivar started: keys in the order of their work.
+    :ivar overlaps: work that was started concurrently with work on the same key.
+    :ivar due: whether an item needs work; if not, it is checked again after the interval.
+    :ivar wait: the time until it needs work, instead of `due`.
     """
 
     def __init__(self, concurrency: int = 2) -> None:
@@ -64,7 +64,7 @@ class Acts:
             del self.running[item.key]
 
     def change(self, *changes: tuple[str, str | None], reset: bool = False) -> None:
-        """A batch of the mirror."""
+        """Return a batch of the mirror."""
         self._revision += 1
         self.operator.changed(
             Batch(
@@ -77,7 +77,7 @@ class Acts:
         )
 
     def settle(self) -> None:
-        """Let what is to happen at once happen."""
+        """Run all calls that are due."""
         self.clock.advance(0)
         self.clock.advance(0)
 
@@ -103,13 +103,13 @@ def acts() -> Acts:
 
 
 def stopping(acts: Acts) -> list[object]:
-    """Begin to stop; the list gets an element when the operator has stopped."""
+    """Start to stop; the list gets an element when the operator has stopped."""
     done: list[object] = []
     ensureDeferred(acts.operator.stopService()).addCallback(done.append)
     return done
 
 
-def test_new_item(acts: Acts) -> None:
+def test_a_new_item(acts: Acts) -> None:
     """A new item is checked without waiting for a tick."""
     acts.change(("a", "1"))
     assert acts.started == []
@@ -118,7 +118,7 @@ def test_new_item(acts: Acts) -> None:
 
 
 def test_items_before_the_start() -> None:
-    """Items known before the start are checked when it starts, not earlier."""
+    """Items known before the start are checked when the operator starts, not earlier."""
     acts = Acts()
     acts.change(("a", "1"))
     acts.settle()
@@ -127,7 +127,7 @@ def test_items_before_the_start() -> None:
     assert acts.started == ["a"]
 
 
-def test_not_due(acts: Acts) -> None:
+def test_an_item_that_is_not_due(acts: Acts) -> None:
     """An item that isn't due is checked at each tick, and reconciled once it is."""
     acts.due = lambda item: False
     acts.change(("a", "1"))
@@ -140,8 +140,8 @@ def test_not_due(acts: Acts) -> None:
     assert acts.started == ["a"]
 
 
-def test_time_is_waited_for(acts: Acts) -> None:
-    """An item is checked again after the time that it returned, and not before."""
+def test_the_time_of_the_next_check(acts: Acts) -> None:
+    """An item is checked after the time that it returned, and not before."""
     ready_at = 7.5
     acts.wait = lambda item: ready_at - acts.clock.seconds()
     acts.change(("a", "1"))
@@ -152,8 +152,8 @@ def test_time_is_waited_for(acts: Acts) -> None:
     assert (acts.asked, acts.started) == (2, ["a"])
 
 
-def test_each_item_has_its_time(acts: Acts) -> None:
-    """Times are independent, in any order; a new one replaces the old one."""
+def test_times_are_independent(acts: Acts) -> None:
+    """Each item has its own time, and a new one replaces the old one."""
     times = {"a": 9.0, "b": 3.0, "c": 6.0}
     acts.wait = lambda item: times[item.key] - acts.clock.seconds()
     acts.change(*[(key, "1") for key in times])
@@ -167,8 +167,8 @@ def test_each_item_has_its_time(acts: Acts) -> None:
     assert acts.started == ["c", "b", "a"]
 
 
-def test_idle_items_cost_nothing(acts: Acts) -> None:
-    """An item that waits for a change is checked when it arrives, or after a long interval."""
+def test_idle_items_are_checked_rarely(acts: Acts) -> None:
+    """An item that waits for a change is checked with the change, or after a long interval."""
     acts.wait = lambda item: None
     acts.change(*[(str(number), "1") for number in range(1000)])
     acts.settle()
@@ -178,8 +178,8 @@ def test_idle_items_cost_nothing(acts: Acts) -> None:
     assert acts.asked == 2000
 
 
-def test_gone_items_leave_no_timer(acts: Acts) -> None:
-    """Times of items that are deleted or act don't pile up."""
+def test_deleted_items_have_no_timer(acts: Acts) -> None:
+    """Times of deleted and running items don't accumulate."""
     acts.wait = lambda item: 5.0
     for number in range(1000):
         acts.change((str(number), "1"))
@@ -190,8 +190,8 @@ def test_gone_items_leave_no_timer(acts: Acts) -> None:
     assert acts.asked == 1000
 
 
-def test_single_flight(acts: Acts) -> None:
-    """During an act on an item, ticks, wakes and changes don't start a second one."""
+def test_an_item_is_reconciled_once_at_a_time(acts: Acts) -> None:
+    """During the work on an item, ticks, wakes and changes don't start a second one."""
     acts.change(("a", "1"))
     acts.settle()
     acts.tick()
@@ -204,8 +204,8 @@ def test_single_flight(acts: Acts) -> None:
     assert acts.overlaps == 0
 
 
-def test_an_item_that_was_reconciled_rests_until_it_changes(acts: Acts) -> None:
-    """After an act that succeeded the item rests until it changes."""
+def test_a_reconciled_item_waits_for_a_change(acts: Acts) -> None:
+    """After a success the item isn't reconciled until it changes."""
     acts.change(("a", "1"))
     acts.settle()
     acts.end("a")
@@ -218,8 +218,8 @@ def test_an_item_that_was_reconciled_rests_until_it_changes(acts: Acts) -> None:
     assert acts.values == ["1", "2"]
 
 
-def test_changed_during_the_act(acts: Acts) -> None:
-    """A change that arrives during a reconciliation is processed right afterwards."""
+def test_a_change_during_the_work(acts: Acts) -> None:
+    """The change is processed right after the reconciliation."""
     acts.change(("a", "1"))
     acts.settle()
     acts.change(("a", "2"))
@@ -229,8 +229,8 @@ def test_changed_during_the_act(acts: Acts) -> None:
     assert acts.values == ["1", "3"]
 
 
-def test_reset_during_the_act(acts: Acts) -> None:
-    """A reload of everything doesn't start a second act of a busy item, and drops what is gone."""
+def test_a_reset_during_the_work(acts: Acts) -> None:
+    """A reload of all items doesn't start a second work on a busy item, and drops deleted items."""
     acts.change(("a", "1"), ("b", "1"))
     acts.settle()
     acts.change(("a", "1"), reset=True)
@@ -243,8 +243,8 @@ def test_reset_during_the_act(acts: Acts) -> None:
     assert acts.started == ["a", "b", "a"]
 
 
-def test_gone_and_back_during_the_act(acts: Acts) -> None:
-    """An item that is deleted and returns isn't reconciled concurrently with itself."""
+def test_deleted_and_recreated_during_the_work(acts: Acts) -> None:
+    """The item isn't reconciled concurrently with itself."""
     acts.change(("a", "1"))
     acts.settle()
     acts.change(("a", None))
@@ -256,7 +256,7 @@ def test_gone_and_back_during_the_act(acts: Acts) -> None:
     assert acts.overlaps == 0
 
 
-def test_a_deleted_item_is_not_looked_at(acts: Acts) -> None:
+def test_a_deleted_item_is_not_checked(acts: Acts) -> None:
     """A deleted item isn't checked, even if it was woken just before."""
     acts.change(("a", "1"))
     acts.change(("a", None))
@@ -265,7 +265,7 @@ def test_a_deleted_item_is_not_looked_at(acts: Acts) -> None:
     assert acts.asked == 0
 
 
-def test_an_item_that_failed_is_tried_again_at_the_next_tick(acts: Acts) -> None:
+def test_a_failed_item_is_retried_at_the_next_tick(acts: Acts) -> None:
     """An act that failed is tried again at the next tick, not before."""
     acts.change(("a", "1"))
     acts.settle()
@@ -278,8 +278,8 @@ def test_an_item_that_failed_is_tried_again_at_the_next_tick(acts: Acts) -> None
     assert acts.started == ["a", "a"]
 
 
-def test_not_yet(acts: Acts) -> None:
-    """Too early is no end: the item is checked again at the next tick or wake."""
+def test_a_premature_reconciliation(acts: Acts) -> None:
+    """The item is checked again at the next tick or wake."""
     acts.change(("a", "1"))
     acts.settle()
     acts.fail("a", Requeue("later"))
@@ -290,8 +290,8 @@ def test_not_yet(acts: Acts) -> None:
     assert acts.started == ["a"] * 3
 
 
-def test_a_delay_that_the_act_asks_for(acts: Acts) -> None:
-    """It replaces the interval; a wake comes before."""
+def test_a_requested_delay(acts: Acts) -> None:
+    """The delay replaces the interval, and a wake ends it."""
     acts.change(("a", "1"))
     acts.settle()
     acts.fail("a", Requeue("much later", seconds=5 * INTERVAL))
@@ -306,8 +306,8 @@ def test_a_delay_that_the_act_asks_for(acts: Acts) -> None:
     assert acts.started == ["a"] * 3
 
 
-def test_woken_during_the_act(acts: Acts) -> None:
-    """A dependency may change while the reconciliation gives up; that isn't lost."""
+def test_a_wake_during_the_work(acts: Acts) -> None:
+    """The wake isn't lost if the reconciliation ends without success."""
     acts.change(("a", "1"))
     acts.settle()
     acts.operator.wake("a")
@@ -316,8 +316,8 @@ def test_woken_during_the_act(acts: Acts) -> None:
     assert acts.started == ["a", "a"]
 
 
-def test_many_wakes_of_an_item_are_one_look(acts: Acts) -> None:
-    """Many wakes of an item at once are one look; an unknown item is ignored."""
+def test_many_wakes_are_one_check(acts: Acts) -> None:
+    """Several wakes of an item result in one check; an unknown item is ignored."""
     acts.due = lambda item: False
     acts.change(("a", "1"), ("b", "1"))
     acts.settle()
@@ -332,8 +332,8 @@ def test_many_wakes_of_an_item_are_one_look(acts: Acts) -> None:
     assert acts.asked == asked + 3
 
 
-def test_broken_due(acts: Acts) -> None:
-    """An item that can't be evaluated doesn't stop the others."""
+def test_an_item_whose_check_fails(acts: Acts) -> None:
+    """The other items are still checked."""
 
     def due(item: Item[str]) -> bool:
         if item.key == "a":
@@ -348,8 +348,8 @@ def test_broken_due(acts: Acts) -> None:
     assert acts.operator.running
 
 
-def test_no_more_items_are_reconciled_at_once_than_allowed(acts: Acts) -> None:
-    """No more acts run at the same time than allowed; the rest follow in order."""
+def test_the_limit_of_concurrent_work(acts: Acts) -> None:
+    """Work above the limit follows in order."""
     acts.change(*[(key, "1") for key in "abcde"])
     acts.settle()
     assert len(acts.running) == 2
@@ -362,8 +362,8 @@ def test_no_more_items_are_reconciled_at_once_than_allowed(acts: Acts) -> None:
     assert sorted(seen) == list("abcde")
 
 
-def test_stop_waits(acts: Acts) -> None:
-    """Stopping waits for what runs, and starts nothing that is queued."""
+def test_stop_waits_for_running_work(acts: Acts) -> None:
+    """Stopping waits for running work, and starts no queued work."""
     acts.change(*[(key, "1") for key in "abcd"])
     acts.settle()
     first, second = list(acts.running)
@@ -375,8 +375,8 @@ def test_stop_waits(acts: Acts) -> None:
     assert len(acts.started) == 2
 
 
-def test_stop_with_a_limit(acts: Acts) -> None:
-    """Reconciliations still running at the time limit are cancelled, and nothing remains."""
+def test_stop_with_a_deadline(acts: Acts) -> None:
+    """Reconciliations that run at the deadline are cancelled, and no state remains."""
     acts.change(("a", "1"), ("b", "1"))
     acts.settle()
     done: list[object] = []
@@ -389,8 +389,8 @@ def test_stop_with_a_limit(acts: Acts) -> None:
     assert acts.running == {} and acts.clock.getDelayedCalls() == []
 
 
-def test_stop_within_the_limit(acts: Acts) -> None:
-    """Nothing is cancelled if all end in time."""
+def test_stop_before_the_deadline(acts: Acts) -> None:
+    """Nothing is cancelled if all work ends in time."""
     acts.change(("a", "1"))
     acts.settle()
     done: list[object] = []
@@ -400,8 +400,8 @@ def test_stop_within_the_limit(acts: Acts) -> None:
     assert acts.clock.getDelayedCalls() == []
 
 
-def test_after_the_stop_nothing_is_looked_at(acts: Acts) -> None:
-    """After the stop nothing is checked, and no delayed call remains."""
+def test_nothing_is_checked_after_the_stop(acts: Acts) -> None:
+    """After the stop no item is checked, and no delayed call remains."""
     acts.change(("a", "1"))
     assert stopping(acts) == [None]
     acts.change(("b", "1"))
@@ -412,8 +412,8 @@ def test_after_the_stop_nothing_is_looked_at(acts: Acts) -> None:
     assert acts.clock.getDelayedCalls() == []
 
 
-def test_started_again(acts: Acts) -> None:
-    """An operator that is started again reacts to wakes as before."""
+def test_restart(acts: Acts) -> None:
+    """A restarted operator reacts to wakes as before."""
     acts.change(("a", "1"))
     assert stopping(acts) == [None]
     acts.due = lambda item: False
@@ -424,8 +424,8 @@ def test_started_again(acts: Acts) -> None:
     assert acts.asked == asked + 1
 
 
-def test_unexpected_end(acts: Acts) -> None:
-    """A reconciliation cancelled from outside counts as failed; the operator continues."""
+def test_an_external_cancellation(acts: Acts) -> None:
+    """The reconciliation counts as failed, and the operator continues."""
     acts.change(("a", "1"))
     acts.settle()
     acts.running["a"].cancel()
@@ -434,8 +434,8 @@ def test_unexpected_end(acts: Acts) -> None:
     assert acts.started == ["a", "a"]
 
 
-def test_an_outage_of_etcd_is_told_of_rarely() -> None:
-    """Regardless of the number of waiting items, the log mentions it once in an interval."""
+def test_an_outage_of_etcd_is_logged_rarely() -> None:
+    """It is logged once in an interval, whatever the number of waiting items."""
     acts = Acts(concurrency=50)
     acts.operator.startService()
     acts.change(*((str(number), "x") for number in range(20)))
@@ -452,7 +452,7 @@ def test_an_outage_of_etcd_is_told_of_rarely() -> None:
     assert told == [0, 19]
 
 
-def test_any_number_of_items_that_fail_at_once() -> None:
+def test_many_items_that_fail_at_once() -> None:
     """They wait in the queue, and fail without I/O: each is retried after the interval."""
     acts = Acts(concurrency=1)
     acts.operator.startService()

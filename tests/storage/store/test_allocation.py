@@ -30,10 +30,10 @@ STATIC = ByteSize(100)
         (True, 0, 1000, 100),
     ],
 )
-def test_a_slice_reserves_a_percentage_of_the_largest_recent_one(
-    enabled: bool, relative: int, largest: int, expected: int
-) -> None:
-    """A percentage of the largest recent slice, else the fixed size, else nothing."""
+def test_the_reserved_space(enabled: bool, relative: int, largest: int, expected: int) -> None:
+    """A slice reserves a percentage of the largest recent slice, otherwise the fixed size or
+    nothing.
+    """
     allocation = Allocation(enabled, STATIC, relative)
     assert allocated_space(allocation, ByteSize(largest)) == expected
 
@@ -44,15 +44,15 @@ async def _put(client: EtcdClient, level: Level, below: str, size: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_recent_slice(etcd: EtcdClient) -> None:
+async def test_unfinished_slices_do_not_count(etcd: EtcdClient) -> None:
     """Slices that are still written don't indicate their final size."""
     await _put(etcd, Level.LOCAL, "2000-01-01T00:00:00.000Z/v/2000-01-01T00:00:00.000Z/_open", 9)
     assert await largest_recent_slice(etcd, SINK_KEY) == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_the_newest_slices_count(etcd: EtcdClient) -> None:
-    """The eleventh is too old; the sink's sum and reset are no slices."""
+async def test_only_recent_slices_count(etcd: EtcdClient) -> None:
+    """The eleventh slice is too old; the sink's sum and reset aren't slices."""
     for number in range(11):
         opened = f"2000-01-01T00:00:{number:02d}.000Z"
         await _put(etcd, Level.TARGET, f"{opened}/v/{opened}/_open", 1000 - number)
@@ -63,7 +63,7 @@ async def test_only_the_newest_slices_count(etcd: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_uploaded_and_imported_slices_count(etcd: EtcdClient) -> None:
-    """The larger of both levels wins; other sinks don't matter."""
+    """The larger of both levels counts, and other sinks have no effect."""
     opened = "2000-01-01T00:00:00.000Z"
     await _put(etcd, Level.TARGET, f"{opened}/v/{opened}/_open", 10)
     await _put(etcd, Level.STAGING, f"{opened}/w/{opened}/_open", 20)

@@ -1,4 +1,4 @@
-"""Records of the previous version, with their mapping inside, are processed to the end.
+"""Records of the previous release, with their mapping inside, are processed to the end.
 
 The original service's records and those with a small mapping have the same form.
 """
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.usefixtures("every_mapping_is_large")
 
 
 def inline(record: Sink | File | Slice, mapping: Mapping = MAPPING) -> bytes:
-    """*record* in the layout of the version before."""
+    """Return *record* in the layout of the previous release."""
     plain = orjson.loads(encode(record))
     (plain["table"] if isinstance(record, Sink) else plain)["mapping"] = to_plain(mapping)
     return orjson.dumps(plain)
 
 
 async def set_back(storage: Storage) -> None:
-    """Everything as the version before would have stored it."""
+    """Convert all records to the layout of the previous release."""
     client = storage.client
     await client.put(f"{SINK_ACTIVE}{SINK_KEY}", inline(SINK))
     for file in await storage.files():
@@ -46,7 +46,7 @@ async def set_back(storage: Storage) -> None:
 
 
 async def inlined(client: EtcdClient) -> list[str]:
-    """Keys of the records that have a mapping inside."""
+    """Return the keys of the records with a mapping inside."""
     return [
         kv.key
         for kv in (await client.range("storage/")).kvs
@@ -60,8 +60,8 @@ async def inlined(client: EtcdClient) -> list[str]:
     ids=["open", "rotated", "closing", "uploading", "uploaded", "importing", "imported"],
 )
 @pytest_twisted.ensureDeferred
-async def test_to_the_end(storage: Storage, steps: int) -> None:
-    """In any state of files and slices, each step works."""
+async def test_all_steps(storage: Storage, steps: int) -> None:
+    """Each step works in any state of files and slices."""
     await storage.define()
     file = await storage.open_file()
     (first,) = await storage.slices()
@@ -111,7 +111,9 @@ async def _mapping_is_stored(client: EtcdClient) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_rotated_file(storage: Storage) -> None:
-    """The new file refers to the mapping, which is stored with it; the definition may stay."""
+    """The new file refers to the mapping, which is stored with it; the definition may be
+    unchanged.
+    """
     await storage.define()
     file = await storage.open_file()
     await set_back(storage)
@@ -129,8 +131,8 @@ async def test_a_rotated_file(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_record_that_is_written_again_has_the_new_form(storage: Storage) -> None:
-    """A record that is written for another reason is written in the new form, too."""
+async def test_a_changed_record_has_the_new_layout(storage: Storage) -> None:
+    """A record that is written for another reason is converted."""
     await storage.define()
     await storage.open_file()
     (slice_,) = await storage.slices()

@@ -1,4 +1,4 @@
-"""Each step of files and slices, in a real etcd."""
+"""Each step of files and slices, with a real etcd."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ COUNT = "storage.level.local.volume.assignment.count"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_new_file_has_a_slice_on_each_assigned_volume(storage: Storage) -> None:
-    """A new file is writing and has a writing slice on each assigned volume."""
+async def test_slices_of_a_new_file(storage: Storage) -> None:
+    """A new file is in state writing, with a writing slice on each assigned volume."""
     file = await storage.open_file(attrs.evolve(SINK, config=(SettingOverride(COUNT, 2),)))
     assert file.state is FileState.WRITING
     assert set(file.local.assignment.volumes) == {"vol-1", "vol-2"}
@@ -50,7 +50,9 @@ async def test_a_new_file_has_a_slice_on_each_assigned_volume(storage: Storage) 
 
 @pytest_twisted.ensureDeferred
 async def test_opening_with_overrides(storage: Storage) -> None:
-    """A sink's override of a setting wins over its source's; both are frozen into the file."""
+    """A sink's override of a setting takes precedence over its source's; both are stored in the
+    file.
+    """
     trigger = "storage.level.staging.upload.trigger"
     source = attrs.evolve(
         SOURCE,
@@ -68,7 +70,7 @@ async def test_opening_with_overrides(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_opening_without_volume(storage: Storage) -> None:
+async def test_opening_without_a_volume(storage: Storage) -> None:
     """Without a volume no file is opened, and nothing is written."""
     storage.volumes.clear()
     with pytest.raises(UserError, match="no volume is available") as caught:
@@ -93,7 +95,7 @@ async def test_opening_twice_in_a_millisecond(storage: Storage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_closing_a_file_closes_its_writing_slices(storage: Storage) -> None:
-    """Closing takes the file and its writing slices along, each with the time."""
+    """Closing changes the state of the file and of its writing slices, each with the time."""
     file = await storage.open_file()
     (closed,) = await storage.close_files()
     assert (closed.key, closed.state, closed.closing_at) == (
@@ -108,8 +110,8 @@ async def test_closing_a_file_closes_its_writing_slices(storage: Storage) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_closing_leaves_other_slices(storage: Storage) -> None:
-    """A slice that is already further on its way stays where it is."""
+async def test_closing_keeps_the_state_of_other_slices(storage: Storage) -> None:
+    """A slice that has already advanced is unchanged."""
     file = await storage.open_file()
     (first,) = await storage.slices()
     assert await storage.rotate_slice(first.key) is not None
@@ -122,7 +124,7 @@ async def test_closing_leaves_other_slices(storage: Storage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_rotating_a_file(storage: Storage) -> None:
-    """Rotation opens a new file and closes the old one in one step."""
+    """A rotation opens a new file and closes the old one in one transaction."""
     await storage.define()
     file = await storage.open_file()
     opened = await storage.rotate_file(file.key)
@@ -146,7 +148,7 @@ async def test_rotating_a_closed_file(storage: Storage) -> None:
 @pytest.mark.parametrize("change", ["disabled", "deleted", "another version", "no source"])
 @pytest_twisted.ensureDeferred
 async def test_rotating_for_a_changed_sink(storage: Storage, change: str) -> None:
-    """No file is opened for a sink that has changed since the preparation of the file."""
+    """No file is opened for a sink that has changed since the preparation."""
     await storage.define()
     file = await storage.open_file()
     if change == "disabled":
@@ -163,8 +165,8 @@ async def test_rotating_for_a_changed_sink(storage: Storage, change: str) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_rotating_a_file_at_once(storage: Storage) -> None:
-    """One of several rotations of a file succeeds, the others do nothing."""
+async def test_concurrent_rotations_of_a_file(storage: Storage) -> None:
+    """One of the rotations succeeds, and the others do nothing."""
     await storage.define()
     file = await storage.open_file()
     opened = await gatherResults(
@@ -176,8 +178,8 @@ async def test_rotating_a_file_at_once(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_rotating_a_slice_at_once(storage: Storage) -> None:
-    """One of several rotations of a slice succeeds, the others do nothing."""
+async def test_concurrent_rotations_of_a_slice(storage: Storage) -> None:
+    """One of the rotations succeeds, and the others do nothing."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     opened = await gatherResults(
@@ -191,8 +193,8 @@ async def test_rotating_a_slice_at_once(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_rotating_file_and_slice_at_once(storage: Storage) -> None:
-    """Whichever of both comes first, no slice is left open in a closed file."""
+async def test_concurrent_rotations_of_file_and_slice(storage: Storage) -> None:
+    """In any order, no slice is open in a closed file."""
     await storage.define()
     file = await storage.open_file()
     (slice_,) = await storage.slices()
@@ -206,8 +208,10 @@ async def test_rotating_file_and_slice_at_once(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_too_many_slices(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file with as many slices as an import can take gets no more; the open one stays open."""
+async def test_the_limit_of_slices(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with the maximum number of slices for an import gets no more; the open one
+    stays open.
+    """
     monkeypatch.setattr("stream.storage.store.repository.MAX_SLICES", 2)
     await storage.open_file()
     (first,) = await storage.slices()
@@ -218,8 +222,8 @@ async def test_too_many_slices(storage: Storage, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_way_to_the_table(storage: Storage) -> None:
-    """Records move with their slices from level to level, and none is lost or doubled."""
+async def test_statistics_move_between_levels(storage: Storage) -> None:
+    """Records move with their slices from level to level; none is lost or duplicated."""
     await storage.define()
     file = await storage.open_file()
     (first,) = await storage.slices()
@@ -252,7 +256,7 @@ async def test_the_way_to_the_table(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_counted_records(storage: Storage) -> None:
+async def test_the_reader_counts_more_records(storage: Storage) -> None:
     """The reader's counts replace lower ones in the statistics."""
     await storage.open_file()
     (slice_,) = await storage.slices()
@@ -270,8 +274,10 @@ async def test_counted_records(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_counted_fewer_records(storage: Storage) -> None:
-    """Rows that are not in the files don't count, though they were acknowledged; times stay."""
+async def test_the_reader_counts_fewer_records(storage: Storage) -> None:
+    """Rows that aren't in the files don't count, although they were acknowledged; times
+    are kept.
+    """
     await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.count(slice_.key, 3)
@@ -285,7 +291,7 @@ async def test_counted_fewer_records(storage: Storage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_steps_out_of_order(storage: Storage) -> None:
-    """A step from another state than the present one is refused, and nothing changes."""
+    """A step from another state than the current one is refused, and nothing changes."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     before = [kv.value for kv in (await storage.client.range("storage/")).kvs]
@@ -301,8 +307,8 @@ async def test_steps_out_of_order(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_import_waits_for_slices(storage: Storage) -> None:
-    """A file with a slice that isn't uploaded doesn't become importing."""
+async def test_an_import_waits_for_all_slices(storage: Storage) -> None:
+    """A file with a slice that isn't uploaded can't become importing."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.close_files()
@@ -315,8 +321,8 @@ async def test_import_waits_for_slices(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_empty_slice(storage: Storage) -> None:
-    """Empty slice and file are marked, so upload and import can be skipped."""
+async def test_an_empty_slice(storage: Storage) -> None:
+    """Empty slices and files are marked, so that upload and import are skipped."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.close_files()
@@ -326,14 +332,14 @@ async def test_empty_slice(storage: Storage) -> None:
         lambda txn: storage.repository.slice_to_uploaded(txn, slice_.key, now, is_empty=False)
     )
     assert not found_records.local.is_empty
-    # What was counted before the slice was found to have records says nothing about the file.
+    # Statistics from before the slice had records don't determine whether the file is empty.
     assert not (await storage.to_importing(file.key, is_empty=True)).staging.is_empty
     await storage.check()
 
 
 @pytest_twisted.ensureDeferred
 async def test_failed_attempts(storage: Storage) -> None:
-    """Failures are counted with reason and time, and forgotten with the next step."""
+    """Failures are counted with reason and time, and cleared by the next step."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.close_files()
@@ -366,7 +372,7 @@ async def test_failed_attempts(storage: Storage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_unknown_file_and_slice(storage: Storage) -> None:
-    """Steps of what doesn't exist are answered with 404."""
+    """Steps of a missing object are answered with 404."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     other = attrs.evolve(slice_.key, volume_id="nowhere")
@@ -379,10 +385,12 @@ async def test_unknown_file_and_slice(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_deleted_file_leaves_only_what_it_imported(
+async def test_the_statistics_of_a_deleted_file(
     storage: Storage, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A deleted file leaves nothing but what it imported, in the sum of its sink."""
+    """The imported records of a deleted file are added to the sum of its sink; nothing else
+    remains.
+    """
     monkeypatch.setattr("stream.storage.store.repository.SLICES_PER_TRANSACTION", 1)
     await storage.define()
     for records in (5, 7):
@@ -406,8 +414,8 @@ async def test_a_deleted_file_leaves_only_what_it_imported(
 
 
 @pytest_twisted.ensureDeferred
-async def test_deleting_what_was_not_imported(storage: Storage, session: Session) -> None:
-    """Unimported records aren't added to the sum, but returned to the caller."""
+async def test_deleting_a_file_that_was_not_imported(storage: Storage, session: Session) -> None:
+    """Its records aren't added to the sum, but returned to the caller."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.count(slice_.key, 5)
@@ -419,8 +427,8 @@ async def test_deleting_what_was_not_imported(storage: Storage, session: Session
 
 
 @pytest_twisted.ensureDeferred
-async def test_deleting_goes_on(storage: Storage, session: Session) -> None:
-    """A deletion that was interrupted after the slices is finished by the next one."""
+async def test_resuming_a_deletion(storage: Storage, session: Session) -> None:
+    """A deletion that was interrupted after the slices is completed by the next one."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.count(slice_.key, 5)
@@ -436,8 +444,8 @@ async def test_deleting_goes_on(storage: Storage, session: Session) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_deleting_without_lock(storage: Storage, session: Session) -> None:
-    """A caller that has lost the lock deletes nothing."""
+async def test_deleting_without_the_lock(storage: Storage, session: Session) -> None:
+    """A caller that has lost the lock can't delete anything."""
     file = await storage.open_file()
     lock = await session.lock("file", timeout=5)
     await lock.release()
@@ -448,10 +456,10 @@ async def test_deleting_without_lock(storage: Storage, session: Session) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_deleting_while_a_slice_is_uploaded(
+async def test_deleting_during_an_upload(
     storage: Storage, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slice that changes its level during the deletion leaves no copy behind."""
+    """No copy remains of a slice that changes its level during the deletion."""
     file = await storage.open_file()
     await storage.close_files()
     stale = await storage.slices()
@@ -468,7 +476,7 @@ async def test_deleting_while_a_slice_is_uploaded(
 
 @pytest_twisted.ensureDeferred
 async def test_two_open_files_are_closed(storage: Storage) -> None:
-    """Should a sink ever have two open files, both are closed."""
+    """If a sink has two open files, both are closed."""
     await storage.open_file()
     await storage.open_file()
     assert len(await storage.close_files()) == 2
@@ -476,8 +484,8 @@ async def test_two_open_files_are_closed(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_new_slices_reserve_the_fixed_size_at_first(storage: Storage) -> None:
-    """New slices reserve the fixed size until there is a largest recent one to go by."""
+async def test_new_slices_reserve_the_fixed_size(storage: Storage) -> None:
+    """New slices reserve the fixed size until there is a recent one."""
     sizes = [ByteSize(0), ByteSize(1000)]
 
     async def largest(_: object) -> ByteSize:

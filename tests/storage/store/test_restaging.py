@@ -1,4 +1,4 @@
-"""A closing file that gets other staging storage, since its upload credentials have expired."""
+"""New staging storage of a closing file whose upload credentials have expired."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ LATER = timedelta(hours=12)
 
 @attrs.define
 class World:
-    """A closing file of which some slices are uploaded."""
+    """A closing file with some uploaded slices."""
 
     storage: Storage
     session: Session
 
     async def closing(self, counts: tuple[int, ...], uploaded: int, failed: int = 0) -> None:
-        """A slice for each of *counts* records; the first are uploaded, the next have failed."""
+        """Create a slice for each of *counts* records; the first are uploaded, the next have
+        failed.
+        """
         storage = self.storage
         await storage.define()
         file = await storage.open_file()
@@ -80,10 +82,10 @@ async def world(etcd: EtcdClient) -> AsyncIterator[World]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_slice_is_uploaded_once_more(world: World) -> None:
-    """Uploaded slices are reset with their statistics, failed ones don't wait.
+async def test_every_slice_is_uploaded_again(world: World) -> None:
+    """Uploaded slices are reset with their statistics, and failed ones don't wait.
 
-    A slice without rows has nothing to upload.
+    A slice without rows isn't uploaded.
     """
     await world.closing((3, 4, 5), uploaded=1, failed=1)
     assert await world.replace() == 1
@@ -99,8 +101,8 @@ async def test_every_slice_is_uploaded_once_more(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_file_has_what_was_prepared(world: World) -> None:
-    """It goes the whole way to its table afterwards, with each record counted once."""
+async def test_the_file_has_the_new_staging(world: World) -> None:
+    """The file is then imported, with each record counted once."""
     await world.closing((3, 4), uploaded=2)
     prepared = await world.prepared()
     await world.replace(prepared)
@@ -115,8 +117,10 @@ async def test_the_file_has_what_was_prepared(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_slices_go_back_in_pieces(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No transaction is larger than etcd takes."""
+async def test_many_slices_are_reset_in_parts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No transaction exceeds etcd's limit."""
     monkeypatch.setattr(restaging, "SLICES_PER_TRANSACTION", 2)
     await world.closing((1,) * 5, uploaded=5)
     assert await world.replace() == 5
@@ -125,8 +129,8 @@ async def test_many_slices_go_back_in_pieces(world: World, monkeypatch: pytest.M
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_crash_left_half_done_is_finished(world: World) -> None:
-    """Some slices went back, and the file has its old staging: the next attempt does the rest."""
+async def test_a_crash_during_the_reset(world: World) -> None:
+    """Some slices were reset, and the file has its old staging: the next attempt does the rest."""
     await world.closing((1, 2, 3), uploaded=3)
     prepared = await world.prepared()
     first, *_ = await world.storage.slices()
@@ -146,10 +150,8 @@ async def test_what_a_crash_left_half_done_is_finished(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_uploaded_meanwhile_keeps_the_old_staging(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It lies in the old storage, so the file mustn't get another one before it went back, too."""
+async def test_a_slice_uploaded_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slice is in the old storage, so it must be reset before the file gets the new one."""
     await world.closing((1, 2), uploaded=0)
     prepared = await world.prepared()
     read, seen = records.read_slices, 0
@@ -172,8 +174,8 @@ async def test_a_slice_uploaded_meanwhile_keeps_the_old_staging(
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_a_closing_file_gets_another_one(world: World) -> None:
-    """An import may have begun to read the old one."""
+async def test_only_a_closing_file_gets_new_staging(world: World) -> None:
+    """An import of another file may already read the old one."""
     await world.closing((1,), uploaded=1)
     (file,) = await world.storage.files()
     prepared = await world.prepared()
@@ -188,8 +190,8 @@ async def test_only_a_closing_file_gets_another_one(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_changed_without_the_lock(world: World) -> None:
-    """Another coordinator may have taken the file over."""
+async def test_without_the_lock_nothing_changes(world: World) -> None:
+    """Another coordinator may have taken over the file."""
     await world.closing((1,), uploaded=1)
     prepared = await world.prepared()
     lock = await world.session.lock("file", timeout=5)

@@ -1,4 +1,4 @@
-"""Statistics of sinks, files and slices as the API shows them."""
+"""Statistics of sinks, files and slices in the form of the API."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ async def cleared(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_records_are_shown_at_the_level_where_they_are(storage: Storage) -> None:
-    """Records are shown at the level where they are; a slice, a file and a sink sum up."""
+async def test_records_are_shown_at_their_level(storage: Storage) -> None:
+    """The statistics of a slice, a file and a sink are sums by level."""
     done = await imported(storage, 100)
     file = await storage.open_file()
     (first,) = await storage.slices(file.key)
@@ -74,7 +74,7 @@ async def test_records_are_shown_at_the_level_where_they_are(storage: Storage) -
 
 @pytest_twisted.ensureDeferred
 async def test_other_sinks(storage: Storage) -> None:
-    """A sink whose id begins with another's isn't counted with it."""
+    """A sink whose id has the id of another as a prefix isn't counted with it."""
     longer = attrs.evolve(SINK, key=SINK_KEY.source_key.sink("my-sink-2"))
     file = await storage.open_file(longer)
     (slice_,) = await storage.slices(file.key)
@@ -84,10 +84,8 @@ async def test_other_sinks(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_clearing_only_later_imports_count(
-    storage: Storage, session: Session
-) -> None:
-    """After a clearing only what is imported later counts; deleting old files changes nothing."""
+async def test_after_a_reset_only_later_imports_count(storage: Storage, session: Session) -> None:
+    """The deletion of older files changes nothing."""
     done = await imported(storage, 100)
     file = await storage.open_file()
     (slice_,) = await storage.slices(file.key)
@@ -110,8 +108,8 @@ async def test_after_a_clearing_only_later_imports_count(
 
 
 @pytest_twisted.ensureDeferred
-async def test_clearing_again(storage: Storage, session: Session) -> None:
-    """A second clearing replaces the first, also when the sum of deleted files counts."""
+async def test_a_second_reset(storage: Storage, session: Session) -> None:
+    """A second reset replaces the first, also if the sum of deleted files counts."""
     first = await imported(storage, 100)
     await cleared(storage)
     async with await session.lock("file", timeout=5) as lock:
@@ -124,8 +122,8 @@ async def test_clearing_again(storage: Storage, session: Session) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_overview(storage: Storage) -> None:
-    """It has the files and statistics of all sinks that are asked about, and of no other one."""
+async def test_the_overview(storage: Storage) -> None:
+    """The overview has files and statistics of all requested sinks, and of no other."""
     await imported(storage, 5)
     file = await storage.open_file()
     (slice_,) = await storage.slices(file.key)

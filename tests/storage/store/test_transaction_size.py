@@ -1,4 +1,4 @@
-"""The largest transactions still fit into etcd, which takes 128 operations by default."""
+"""The largest transactions don't exceed etcd's default limit of 128 operations."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ NODES = 5
 
 @pytest_twisted.ensureDeferred
 async def test_the_import_of_a_full_file(storage: Storage) -> None:
-    """With as many slices as a file may have, and more source nodes than etcd could move alone."""
+    """The file has the maximum number of slices, and more source nodes than etcd could move at
+    once.
+    """
     file = await storage.open_file()
     opened = [
         Slice.opened(file, "vol-1", storage.now + timedelta(seconds=n), ByteSize(0))
@@ -100,7 +102,7 @@ async def test_the_import_of_a_full_file(storage: Storage) -> None:
     assert found.count == MAX_SLICES
 
 
-# The largest definitions.
+# the largest definitions
 
 
 @cache
@@ -123,7 +125,7 @@ def _largest_mapping(mark: str) -> Mapping:
 
 
 def _largest_sink(key: SinkKey, mark: str, now: datetime) -> Sink:
-    """With a description that grows sixfold as JSON, as large as a definition may be."""
+    """Return a sink of the maximum size, whose description is six times as long in JSON."""
     table = _largest_table(mark)
     sink = lifecycle.new_sink(
         key, name="n" * 40, table=table, description="\x01" * 4096, at=now, by=BY
@@ -134,7 +136,7 @@ def _largest_sink(key: SinkKey, mark: str, now: datetime) -> Sink:
 
 
 class _Provider(RecordingProvider):
-    """Its record of a file has what the real one has: the names of the columns, credentials."""
+    """A provider whose record of a file has the real members: names of columns, credentials."""
 
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
@@ -146,7 +148,7 @@ class _Provider(RecordingProvider):
 
 
 class _Changes:
-    """Changes of definitions with files on several volumes, as the API makes them."""
+    """Runs changes of definitions with files on several volumes, as the API does."""
 
     def __init__(self, storage: Storage, volumes: int, limit: VolumeLimit | None = None) -> None:
         self.storage = storage
@@ -194,10 +196,8 @@ MOST_VOLUMES = ALWAYS_POSSIBLE
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_largest_sink_from_its_making_to_its_end(
-    storage: Storage, session: Session
-) -> None:
-    """With the largest mapping, on many volumes, every step is what etcd takes by default."""
+async def test_all_steps_of_the_largest_sink(storage: Storage, session: Session) -> None:
+    """With the largest mapping, on many volumes, no step exceeds etcd's default limit."""
     changes = _Changes(storage, MOST_VOLUMES)
     client = storage.client
     await _source(changes)
@@ -253,8 +253,8 @@ async def test_the_largest_sink_from_its_making_to_its_end(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_largest_mapping_inside_of_records(storage: Storage) -> None:
-    """With as many copies as a sink on many volumes has; none is stored separately."""
+async def test_the_largest_mapping_inside_records(storage: Storage) -> None:
+    """There are as many copies as a sink on many volumes has; none is stored separately."""
     changes = _Changes(storage, MOST_VOLUMES)
     await _source(changes)
     path = PathColumn(name="x", path="")
@@ -279,8 +279,8 @@ async def test_the_largest_mapping_inside_of_records(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_more_volumes_than_etcd_can_take(storage: Storage) -> None:
-    """A sink gets fewer, as many as can be closed and opened again at once."""
+async def test_more_volumes_than_etcd_allows(storage: Storage) -> None:
+    """A sink gets only as many as can be closed and opened in one transaction."""
     changes = _Changes(storage, 2 * MOST_VOLUMES, VolumeLimit(storage.client))
     await _source(changes)
     await changes.create(SINK_KEY, "first")
@@ -313,9 +313,9 @@ def _largest_table(mark: str) -> TableSink:
 
 @pytest_twisted.ensureDeferred
 async def test_a_source_with_the_largest_sinks(storage: Storage) -> None:
-    """Sinks as large as they can be are switched together: their bytes count, too.
+    """Sinks of the maximum size are switched together: their bytes count too.
 
-    That a source may have many more, is shown by
+    The test with the maximum number of sinks is
     `tests.definition.test_repository.test_many_sinks_are_switched_in_parts`.
     """
     changes = _Changes(storage, 2)

@@ -16,9 +16,9 @@ from stream.storage.store.volume_limit import (
 
 
 class Client:
-    """An etcd that takes so many operations.
+    """An etcd with a maximum number of operations.
 
-    :ivar asked: how often it was asked.
+    :ivar asked: number of requests.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,16 +31,16 @@ class Client:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_etcd_takes(etcd: EtcdClient) -> None:
-    """128 by default."""
+async def test_the_limit_of_etcd(etcd: EtcdClient) -> None:
+    """The limit is 128 by default."""
     assert await etcd.takes_operations(128)
     assert not await etcd.takes_operations(129)
     assert not await etcd.takes_operations(5000)
 
 
 @pytest_twisted.ensureDeferred
-async def test_few_volumes_are_always_possible() -> None:
-    """etcd isn't asked, since the default is enough for them."""
+async def test_few_volumes_are_always_allowed() -> None:
+    """etcd isn't queried, since the default is enough for them."""
     client: Any = Client(0)
     assert [await VolumeLimit(client).of(wanted) for wanted in (0, 1, ALWAYS_POSSIBLE)] == [
         *(0, 1, ALWAYS_POSSIBLE)
@@ -51,8 +51,8 @@ async def test_few_volumes_are_always_possible() -> None:
 
 @pytest.mark.parametrize(("most", "volumes"), [(128, ALWAYS_POSSIBLE), (1024, 100)])
 @pytest_twisted.ensureDeferred
-async def test_as_many_as_etcd_takes(most: int, volumes: int) -> None:
-    """Once the limit is known, etcd isn't asked again."""
+async def test_the_limit_is_cached(most: int, volumes: int) -> None:
+    """Once the limit is known, etcd isn't queried again."""
     client: Any = Client(most)
     limit = VolumeLimit(client)
     assert await limit.of(100) == volumes

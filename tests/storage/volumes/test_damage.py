@@ -40,7 +40,7 @@ def _taken(file: bytes, found: Recovered) -> bytes:
 def test_only_the_damaged_part_is_missing(
     compression: str, count: int, data: st.DataObject
 ) -> None:
-    """One flipped bit anywhere in one part before the last; all others are found, once each."""
+    """One flipped bit loses at most one part; all others are found, once each."""
     parts = [_COMPRESSORS[compression](_rows(index)) for index in range(count)]
     hit = data.draw(st.integers(min_value=0, max_value=count - 2))
     bit = data.draw(st.integers(min_value=0, max_value=len(parts[hit]) * 8 - 1))
@@ -49,7 +49,7 @@ def test_only_the_damaged_part_is_missing(
     file = b"".join([*parts[:hit], bytes(broken), *parts[hit + 1 :]])
     found = recover(io.BytesIO(file), compression)
     others = b"".join(parts[:hit] + parts[hit + 1 :])
-    # A bit that no checksum guards (a time in a header) damages nothing.
+    # A bit without a checksum (a time in a header) damages nothing.
     assert _taken(file, found) in (others, file)
     if _taken(file, found) == others:
         assert found.is_damaged
@@ -57,22 +57,22 @@ def test_only_the_damaged_part_is_missing(
 
 
 @pytest.mark.parametrize("compression", sorted(_COMPRESSORS))
-def test_an_end_that_was_cut_off_is_no_damage(compression: str) -> None:
-    """A crash leaves half a part, or zeros; no acknowledged data is missing."""
+def test_a_torn_end_is_not_damage(compression: str) -> None:
+    """A crash leaves an incomplete part or zeros, and no acknowledged data is missing."""
     part = _COMPRESSORS[compression](_rows(1))
     for end in (part[:-1], part[: len(part) // 2], bytes(4096), b""):
         found = recover(io.BytesIO(part + end), compression)
         assert (found.parts, found.is_damaged) == (((0, len(part)),), False)
 
 
-def test_of_a_plain_file_only_the_beginning_is_taken() -> None:
+def test_an_uncompressed_file_is_read_up_to_a_hole() -> None:
     """After a hole the beginnings of rows are unknown."""
     found = recover(io.BytesIO(b'"a"\n' + bytes(8) + b'"b"\n'), "none")
     assert (found.parts, found.rows, found.is_damaged) == (((0, 4),), 1, True)
     assert not recover(io.BytesIO(b'"a"\n"b'), "none").is_damaged
 
 
-def test_what_only_looks_like_a_part_is_not_taken() -> None:
+def test_a_gzip_file_in_a_value() -> None:
     """A gzip file inside a producer's value isn't a part of the slice."""
     inner = gzip.compress(b"not a row")
     broken = bytearray(gzip.compress(inner * 3, 0) + gzip.compress(_rows(1)))
@@ -81,7 +81,7 @@ def test_what_only_looks_like_a_part_is_not_taken() -> None:
 
 
 class BadSector(io.BytesIO):
-    """Can't be read where the disk has a bad sector."""
+    """A file that can't be read at one offset of the disk."""
 
     bad = range(0)
 
@@ -92,8 +92,8 @@ class BadSector(io.BytesIO):
         return super().read(size)
 
 
-def test_a_bad_sector_costs_what_is_in_it() -> None:
-    """Parts behind it are found; other errors than of the medium are passed on."""
+def test_a_bad_sector_loses_only_its_parts() -> None:
+    """Parts after it are found; errors other than those of the medium are passed on."""
     parts = [
         gzip.compress(os.urandom(60_000).hex().encode().join([b'"', b'"\n'])) for _ in range(9)
     ]
@@ -106,7 +106,7 @@ def test_a_bad_sector_costs_what_is_in_it() -> None:
     assert found.parts[-1][1] == len(b"".join(parts))
 
 
-def test_a_damaged_file_is_mended_beside_its_original(tmp_path: Path) -> None:
+def test_a_damaged_file_is_repaired_and_quarantined(tmp_path: Path) -> None:
     """No other files remain, and the mode is kept."""
     path = tmp_path / "slice-n.csv"
     path.write_bytes(b"good bad good")
@@ -120,10 +120,10 @@ def test_a_damaged_file_is_mended_beside_its_original(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["fsync", "link"])
-def test_a_mend_that_fails_changes_nothing(
+def test_a_failed_repair_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """The damaged file is better than none."""
+    """The damaged file is kept."""
     path = tmp_path / "slice-n.csv"
     path.write_bytes(b"good bad good")
 
@@ -137,8 +137,8 @@ def test_a_mend_that_fails_changes_nothing(
     assert path.read_bytes() == b"good bad good"
 
 
-def test_names_set_aside_do_not_collide(tmp_path: Path) -> None:
-    """Each has its own; a file kept twice has one."""
+def test_names_of_quarantined_files_are_unique(tmp_path: Path) -> None:
+    """Each file has its own name, and a file quarantined twice has one."""
     path = tmp_path / "slice"
     path.write_text("1")
     assert link_quarantined(path) == link_quarantined(path) == tmp_path / "slice.damaged"

@@ -1,4 +1,4 @@
-"""Volumes as directories: finding, naming, locking."""
+"""Volumes as directories: discovery, ids, locks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _volume(root: Path, type_: str = "hdd", label: str = "one") -> FoundVolume:
     return FoundVolume(path, type_.lower(), label)
 
 
-def test_volumes_are_two_levels_down(tmp_path: Path) -> None:
-    """The type is lower-cased, the label isn't; files and deeper levels don't count."""
+def test_volumes_are_at_the_second_level(tmp_path: Path) -> None:
+    """The type is lower-cased, the label isn't; files and deeper directories are ignored."""
     _volume(tmp_path, "HDD", "B")
     _volume(tmp_path, "ssd", "a")
     (tmp_path / "hdd.txt").write_text("")
@@ -40,15 +40,15 @@ def test_volumes_are_two_levels_down(tmp_path: Path) -> None:
     ("path", "message"), [("empty", "no volume found in"), ("missing", "is not a directory")]
 )
 def test_a_path_without_volumes_is_refused(tmp_path: Path, path: str, message: str) -> None:
-    """The message names the path and what is expected there."""
+    """The error names the path and its expected content."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=message) as refused:
         find_volumes(str(tmp_path / path))
     assert path in str(refused.value)
 
 
-def test_the_id_is_made_once(tmp_path: Path) -> None:
-    """Ten letters or digits, permanent, surrounding white space ignored."""
+def test_the_id_is_created_once(tmp_path: Path) -> None:
+    """It has ten letters or digits and is permanent; surrounding blanks are ignored."""
     volume = _volume(tmp_path)
     assert read_volume_id(volume) is None
     made = make_volume_id(volume)
@@ -60,8 +60,8 @@ def test_the_id_is_made_once(tmp_path: Path) -> None:
     assert read_volume_id(volume) == "other"
 
 
-def test_a_lock_excludes_the_same_kind_only(tmp_path: Path) -> None:
-    """One writer and one reader may share a volume; a released lock can be taken again."""
+def test_a_lock_excludes_the_same_kind(tmp_path: Path) -> None:
+    """One writer and one reader may share a volume, and a released lock can be acquired again."""
     volume = _volume(tmp_path)
     writer = VolumeLock(volume, "writer")
     reader = VolumeLock(volume, "reader")
@@ -73,16 +73,16 @@ def test_a_lock_excludes_the_same_kind_only(tmp_path: Path) -> None:
     assert list(volume.path.iterdir()) == []
 
 
-def test_a_drain_file_is_seen_at_once(tmp_path: Path) -> None:
-    """An operator's file decides."""
+def test_a_drain_file(tmp_path: Path) -> None:
+    """A drain file that an operator creates takes effect at once."""
     volume = _volume(tmp_path)
     assert not is_drained(volume)
     (volume.path / "drain").touch()
     assert is_drained(volume)
 
 
-def test_an_id_appears_with_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that waits for it never sees an empty file; a writer that fails leaves nothing."""
+def test_an_id_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiting reader never sees an empty file, and a failing writer leaves no file."""
     volume = _volume(tmp_path)
 
     def fail(_: int) -> None:
@@ -97,16 +97,16 @@ def test_an_id_appears_with_its_content(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("content", ["", "a/b", "two words", ".."])
-def test_a_broken_id_is_refused(tmp_path: Path, content: str) -> None:
-    """It is part of keys and names."""
+def test_an_invalid_id_is_refused(tmp_path: Path, content: str) -> None:
+    """The id is part of keys and names."""
     volume = _volume(tmp_path)
     (volume.path / "volume-id").write_text(content)
     with pytest.raises(UserError, match="holds no volume id"):
         make_volume_id(volume)
 
 
-def test_volumes_have_different_ids(tmp_path: Path) -> None:
-    """A copied disk is found out."""
+def test_ids_of_volumes_are_unique(tmp_path: Path) -> None:
+    """A copied disk is detected."""
     one, two = _volume(tmp_path, label="one"), _volume(tmp_path, label="two")
     named = name_volumes([one, two])
     assert set(named.values()) == {one, two}
@@ -115,7 +115,7 @@ def test_volumes_have_different_ids(tmp_path: Path) -> None:
         name_volumes([one, two])
 
 
-def test_a_lock_that_was_removed_meanwhile_is_not_held(
+def test_a_lock_on_a_removed_file_is_not_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock on a file that its former owner removes would exclude no other process."""

@@ -1,4 +1,4 @@
-"""Up to where a slice file can be read, wherever a crash cut it."""
+"""The readable length of a slice file that a crash has truncated."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _groups = st.lists(st.lists(_rows, min_size=1, max_size=4), max_size=5)
 
 
 @given(_groups, st.sampled_from(sorted(_COMPRESSORS)), st.data())
-def test_the_longest_whole_prefix(
+def test_the_longest_readable_prefix(
     groups: list[list[bytes]], compression: str, data: st.DataObject
 ) -> None:
-    """Any prefix of a file is readable exactly up to the end of its last whole part."""
+    """Any prefix of a file is readable exactly up to the end of its last complete part."""
     parts = [_COMPRESSORS[compression](b"".join(rows)) for rows in groups]
     if compression == "none":
         parts = [row for rows in groups for row in rows]
@@ -48,13 +48,13 @@ def test_the_longest_whole_prefix(
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_zeros_behind_the_end_are_cut(compression: str) -> None:
-    """A loss of power can leave a file longer than what was written."""
+def test_zeros_at_the_end_are_truncated(compression: str) -> None:
+    """A power loss can leave a file longer than the written data."""
     part = _COMPRESSORS[compression](b'"a"\n')
     assert readable_prefix(io.BytesIO(part + bytes(4096)), compression).length == len(part)
 
 
-def test_a_damaged_member_ends_what_can_be_read() -> None:
+def test_a_damaged_member_ends_the_readable_data() -> None:
     """Bytes after a damaged part aren't used."""
     parts = [gzip.compress(b'"%d"\n' % i) for i in range(3)]
     damaged = bytearray(b"".join(parts))
@@ -62,8 +62,8 @@ def test_a_damaged_member_ends_what_can_be_read() -> None:
     assert readable_prefix(io.BytesIO(bytes(damaged)), "gzip") == Readable(len(parts[0]), 1, 4)
 
 
-def test_blocks_do_not_matter() -> None:
-    """A part larger than one block of reading is found like any other."""
+def test_parts_across_blocks() -> None:
+    """A part larger than a read block is found too."""
     rows = b"".join(b'"%s"\n' % os.urandom(60).hex().encode() for _ in range(40_000))
     for compression, compress in _COMPRESSORS.items():
         file = compress(rows)
@@ -72,8 +72,8 @@ def test_blocks_do_not_matter() -> None:
 
 
 @given(st.lists(_rows, max_size=6), st.integers(min_value=1, max_value=9))
-def test_rows_are_counted_through_quotes(rows: list[bytes], size: int) -> None:
-    """Line feeds inside of values end no row, however the stream is split into blocks."""
+def test_line_feeds_in_quotes(rows: list[bytes], size: int) -> None:
+    """Line feeds inside values don't end a row, however the stream is split into blocks."""
     stream = b"".join(rows)
     counter = RowCounter(strict=True)
     for start in range(0, len(stream), size):
@@ -82,17 +82,15 @@ def test_rows_are_counted_through_quotes(rows: list[bytes], size: int) -> None:
 
 
 @given(st.lists(_rows, max_size=6), st.lists(_rows, max_size=2), st.binary(min_size=1, max_size=3))
-def test_a_hole_between_rows_ends_what_can_be_read(
-    rows: list[bytes], later: list[bytes], hole: bytes
-) -> None:
-    """Zeros that a loss of power left, and what was written behind them, aren't rows."""
+def test_a_hole_between_rows(rows: list[bytes], later: list[bytes], hole: bytes) -> None:
+    """Zeros from a power loss, and the data written after them, aren't rows."""
     file = b"".join(rows) + b"\0" + hole + b"".join(later)
     readable = readable_prefix(io.BytesIO(file), "none")
     assert (readable.length, readable.rows) == (len(b"".join(rows)), len(rows))
 
 
-def test_little_memory_is_needed_for_data_that_compress_well() -> None:
-    """A small file that holds very much is read piece by piece."""
+def test_compressible_data_needs_little_memory() -> None:
+    """A small file with much data is decompressed piece by piece."""
     member = gzip.compress(b'"' + b"x" * 200_000_000 + b'"\n', 1)
     tracemalloc.start()
     readable = readable_prefix(io.BytesIO(member), "gzip")

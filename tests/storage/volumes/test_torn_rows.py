@@ -1,4 +1,4 @@
-"""Plain files of the original in which a row was torn when its writer was killed."""
+"""Uncompressed files of the original with a row that was torn when its writer was killed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ AFTER = b'"3","c"\n"4","d"\n'
 
 
 def content(data: bytes) -> bytes:
-    """Return what is read of a file."""
+    """Return the readable content of a file."""
     return b"".join(data[start:end] for start, end in whole_rows(data))
 
 
 @pytest.mark.parametrize("torn", [b'"9', b'"9","x', b'"9","x""y', b'"9",', b'"9","x\ny'])
-def test_rows_behind_a_torn_one_are_read(torn: bytes) -> None:
-    """Wherever it was torn, and also as the first one or before the end."""
+def test_rows_after_a_torn_one_are_read(torn: bytes) -> None:
+    """The row may be torn anywhere, and may also be the first or the last."""
     assert content(ROWS + torn + AFTER) == ROWS + AFTER
     assert content(torn + AFTER + ROWS) == AFTER + ROWS
     assert content(ROWS + torn + AFTER + torn + ROWS) == ROWS + AFTER + ROWS
@@ -35,7 +35,7 @@ def test_rows_behind_a_torn_one_are_read(torn: bytes) -> None:
 
 
 def test_files_that_are_not_torn() -> None:
-    """They are one part, or none."""
+    """Other files are one part or none."""
     assert whole_rows(ROWS) == [(0, len(ROWS))]
     assert whole_rows(b"") == whole_rows(b'"a') == []
     assert whole_rows(b'"a"\n"b"\n') == [(0, 8)]
@@ -45,10 +45,10 @@ _CELLS = st.text(alphabet='ab,\n"', max_size=6)
 
 
 @given(st.lists(st.tuples(_CELLS, _CELLS, _CELLS), max_size=8), st.data())
-def test_a_file_without_a_torn_row_is_left(
+def test_a_file_without_a_torn_row_is_not_changed(
     rows: list[tuple[str, ...]], data: st.DataObject
 ) -> None:
-    """Whatever is in its values, and whatever is behind its last row."""
+    """The values and the data after the last row have no effect."""
     quoted = [",".join('"' + c.replace('"', '""') + '"' for c in row) + "\n" for row in rows]
     whole = "".join(quoted).encode()
     assert content(whole) == whole
@@ -65,10 +65,10 @@ _PATTERNS = [
 
 
 @given(st.text(alphabet='a,\n""""', max_size=40), st.integers(0, 5), st.sampled_from(_PATTERNS))
-def test_a_row_is_found_where_the_expression_finds_it(
+def test_the_search_agrees_with_a_regular_expression(
     text: str, position: int, rows: re.Pattern[bytes]
 ) -> None:
-    """Only in fewer steps."""
+    """The search finds the same row in fewer steps."""
     found = rows.search(text.encode(), position)
     assert _found(text.encode(), position, rows) == (found.span() if found else (-1, -1))
 
@@ -78,10 +78,8 @@ class _BadDisk(io.FileIO):
         raise OSError(errno.EIO, "Input/output error")
 
 
-def test_a_file_that_the_disk_cannot_read_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It isn't mapped: the first unreadable page would kill the process."""
+def test_an_unreadable_file_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It isn't mapped to memory, since an unreadable page would kill the process."""
     path = tmp_path / "slice-node.csv"
     path.write_bytes(ROWS + b'"9","x' + AFTER)
     with monkeypatch.context() as patched:
@@ -92,7 +90,7 @@ def test_a_file_that_the_disk_cannot_read_is_left(
 
 
 def test_the_file_is_replaced_and_kept(tmp_path: Path) -> None:
-    """Once, and only if this service has never opened it."""
+    """The file is replaced once, and only if this service has never opened it."""
     path = tmp_path / "dir" / "slice-node.csv"
     path.parent.mkdir()
     path.write_bytes(ROWS + b'"9","x' + AFTER)

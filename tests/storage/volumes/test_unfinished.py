@@ -1,4 +1,4 @@
-"""Files of the original service whose streams were never finished."""
+"""Files of the original service with unfinished streams."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ NAME = ".slice-node.csv.gz"
 
 
 def rows(start: int, count: int) -> bytes:
-    """Rows, some with a line feed or a quote inside."""
+    """Return rows, some with a line feed or a quote in a value."""
     cells = (b'"%d","a ""quoted""\nline"\n' % number for number in range(start, start + count))
     return b"".join(cells)
 
 
 def stream(*flushes: bytes, tail: bytes = b"", finished: bool = False) -> bytes:
-    """Return a stream as the original writes it: a marker behind each flush.
+    """Return a stream in the format of the original: a marker after each flush.
 
-    :param tail: what was compressed and not flushed.
+    :param tail: data that was compressed but not flushed.
     """
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     data = b""
@@ -64,7 +64,7 @@ def content(path: Path) -> bytes:
 
 
 def test_a_killed_node(path: Path) -> None:
-    """Exactly the flushed rows are there; any gzip reader can decompress the file."""
+    """The file has exactly the flushed rows, and any gzip reader can decompress it."""
     path.write_bytes(stream(rows(0, 3), rows(3, 4), tail=rows(7, 5000)))
     assert unfinished_rows(path) == 7
     assert finish_streams(path) == Finished(7, None)
@@ -73,8 +73,8 @@ def test_a_killed_node(path: Path) -> None:
     assert finish_streams(path) is None and unfinished_rows(path) == 0
 
 
-def test_a_node_that_came_back(path: Path) -> None:
-    """Its second stream begins behind the marker of the first."""
+def test_a_restarted_node(path: Path) -> None:
+    """Its second stream starts after the marker of the first."""
     path.write_bytes(
         stream(rows(0, 2)) + stream(rows(2, 2), finished=True) + stream(rows(4, 1), tail=rows(5, 9))
     )
@@ -83,10 +83,12 @@ def test_a_node_that_came_back(path: Path) -> None:
 
 
 @given(st.integers(0, 400), st.integers(1, 300), st.integers(1, 40))
-def test_a_writer_that_was_killed(
+def test_a_killed_writer(
     tmp_path_factory: pytest.TempPathFactory, tail: int, torn: int, count: int
 ) -> None:
-    """Behind a torn end the next stream may look like more of the first: its rows are there."""
+    """After a torn end, the next stream may look like a continuation of the first; its rows are
+    kept.
+    """
     path = tmp_path_factory.mktemp("torn") / NAME
     first = stream(rows(0, 50))
     unflushed = stream(rows(0, 50), tail=rows(50, 100 + tail))[len(first) :][:torn]
@@ -110,15 +112,15 @@ def test_a_writer_that_was_killed(
     ],
     ids=["empty", "two-bytes", "header", "finished", "groups", "torn-group", "something-else"],
 )
-def test_nothing_to_finish(path: Path, data: bytes) -> None:
-    """The file stays as it is: nothing in it was acknowledged that can't be read anyway."""
+def test_files_that_need_no_repair(path: Path, data: bytes) -> None:
+    """The file is unchanged: all acknowledged rows in it can be read."""
     path.write_bytes(data)
     assert finish_streams(path) is None and unfinished_rows(path) == 0
     assert path.read_bytes() == data
 
 
-def test_damage_between(path: Path) -> None:
-    """Readable data on both sides is kept, and the original file beside it."""
+def test_damage_between_readable_rows(path: Path) -> None:
+    """Readable data on both sides is kept, and the original file is quarantined."""
     first = bytearray(stream(rows(0, 2), rows(2, 2000)))
     end_of_first_flush = bytes(first).index(b"\x00\x00\xff\xff") + 4
     first[end_of_first_flush : end_of_first_flush + 40] = bytes([0x07]) * 40
@@ -130,8 +132,8 @@ def test_damage_between(path: Path) -> None:
     assert content(path) == rows(0, 2) + rows(4000, 2)
 
 
-def test_an_interruption(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is unchanged, nothing remains beside it, and the next attempt succeeds."""
+def test_an_interrupted_repair(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is unchanged, no other file remains, and the next attempt succeeds."""
     data = stream(rows(0, 3))
     path.write_bytes(data)
 
@@ -148,7 +150,7 @@ def test_an_interruption(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(path) == [NAME]
 
 
-def test_whose_a_file_is(path: Path) -> None:
+def test_the_owner_of_a_file(path: Path) -> None:
     """A file that this service has opened has a note."""
     path.write_bytes(b"")
     assert is_of_original(path)
@@ -175,7 +177,7 @@ def test_any_history(
             number += count
         is_last = index == len(lives) - 1
         if not flushes and not finished:
-            continue  # its writer has cut the file to what was flushed: there is nothing of it
+            continue  # its writer has truncated the file to the flushed data, which is empty
         torn = rows(number, tail) if is_last and not finished and tail else b""
         data += stream(*flushes, finished=finished, tail=torn)
         flushed += b"".join(flushes)

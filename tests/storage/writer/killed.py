@@ -1,4 +1,4 @@
-"""A process that appends until it is killed, and prints what was acknowledged.
+"""A process that appends until it is killed, and prints the acknowledged data.
 
 Run as ``python -m tests.storage.writer.killed <volume> <compression>``.
 """
@@ -29,7 +29,7 @@ class Listener:
 
 
 def group(first: int, compression: str) -> bytes:
-    """Rows of one append, of many sizes."""
+    """Return the rows of one append, of various sizes."""
     rows = b"".join(
         b'"%d","%s"\n' % (number, os.urandom(number % 700).hex().encode())
         for number in range(first, first + 50)

@@ -1,4 +1,4 @@
-"""Rounds of appends: what is served together, what is refused, and a disk that hangs."""
+"""Rounds of appends: grouping, refusals, and a disk that hangs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FakeFile:
     """A file in memory that may hang or fail.
 
     :ivar gate: writing waits until it is set.
-    :ivar writes: how many appends each write got.
+    :ivar writes: number of appends in each write.
     """
 
     gate: threading.Event = attrs.Factory(threading.Event)
@@ -99,8 +99,8 @@ def _append(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_round_serves_all_that_gathered(appender: VolumeAppender) -> None:
-    """While one append is on the disk many come; they are written and synced together."""
+async def test_a_round_serves_all_waiting_appends(appender: VolumeAppender) -> None:
+    """Appends that arrive during a write are written and synced together."""
     first, second = FakeFile(), FakeFile()
     first.gate.clear()
     answers = [_append(appender, first, 0)]
@@ -113,16 +113,16 @@ async def test_a_round_serves_all_that_gathered(appender: VolumeAppender) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_synced_that_nobody_wants_synced(appender: VolumeAppender) -> None:
-    """The cache mode costs no access to the disk."""
+async def test_nothing_is_synced_in_cache_mode(appender: VolumeAppender) -> None:
+    """The cache mode doesn't access the disk."""
     file = FakeFile()
     assert await _append(appender, file, 0, level=SyncLevel.WRITTEN) == 1
     assert (file.syncs, file.promises) == (0, 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_files_are_synced_side_by_side(appender: VolumeAppender) -> None:
-    """The disk can serve several at once."""
+async def test_files_are_synced_in_parallel(appender: VolumeAppender) -> None:
+    """The disk can serve several syncs at once."""
     blocked = FakeFile()
     blocked.gate.clear()
     held = _append(appender, blocked, 0, level=SyncLevel.WRITTEN)
@@ -134,8 +134,8 @@ async def test_files_are_synced_side_by_side(appender: VolumeAppender) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failed_sync_fails_its_file_only(appender: VolumeAppender) -> None:
-    """Appends with a lower level fail, too: the file has changed."""
+async def test_a_failed_sync_fails_only_its_file(appender: VolumeAppender) -> None:
+    """Appends with a lower level fail too, because the file has changed."""
     blocked, bad, good = FakeFile(), FakeFile(), FakeFile()
     blocked.gate.clear()
     held = _append(appender, blocked, 0)
@@ -155,7 +155,7 @@ async def test_a_failed_sync_fails_its_file_only(appender: VolumeAppender) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unexpected_failure_is_answered_too(appender: VolumeAppender) -> None:
+async def test_an_unexpected_failure_is_answered(appender: VolumeAppender) -> None:
     """All appends are answered, and the next round runs."""
     file = FakeFile()
     file.sync_error = RuntimeError("a fault of ours")
@@ -166,8 +166,8 @@ async def test_an_unexpected_failure_is_answered_too(appender: VolumeAppender) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_damaged_data_are_refused(appender: VolumeAppender) -> None:
-    """No data is written, and the following append has no valid position."""
+async def test_damaged_data_is_refused(appender: VolumeAppender) -> None:
+    """No data is written, and the next append has an invalid offset."""
     file = FakeFile()
     good = _append(appender, file, 0, b"good", crc=zlib.crc32(b"good"))
     damaged = _append(appender, file, 4, b"bad!", crc=1)
@@ -181,7 +181,7 @@ async def test_damaged_data_are_refused(appender: VolumeAppender) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_closes_behind_its_appends(appender: VolumeAppender) -> None:
+async def test_a_file_is_closed_after_its_appends(appender: VolumeAppender) -> None:
     """Queued appends are written first, and other files aren't waited for."""
     file, other = FakeFile(), FakeFile()
     file.gate.clear()
@@ -206,10 +206,10 @@ async def test_opening_does_not_wait_for_appends(appender: VolumeAppender) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_bytes_that_wait_are_bounded(
+async def test_queued_bytes_are_limited(
     appender: VolumeAppender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First the senders aren't listened to, in the end they are refused."""
+    """Senders are first paused, and finally refused."""
     monkeypatch.setattr(appender_module, "QUEUE_LIMIT_BYTES", 100)
     monkeypatch.setattr(appender_module, "HIGH_WATERMARK_BYTES", 50)
     monkeypatch.setattr(appender_module, "LOW_WATERMARK_BYTES", 20)
@@ -230,10 +230,10 @@ async def test_bytes_that_wait_are_bounded(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_disk_that_hangs_is_noticed(
+async def test_a_hanging_disk_is_detected(
     appender: VolumeAppender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other callers don't wait for it; when it responds again everything continues."""
+    """Other callers don't wait for it, and everything continues when it responds again."""
     monkeypatch.setattr(appender_module, "STUCK_SECONDS", 0.05)
     file = FakeFile()
     file.gate.clear()

@@ -1,4 +1,4 @@
-"""Directories without a record."""
+"""The cleanup of directories without a record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _make(volume: Path, *names: str) -> None:
         (volume / name / "slice-x.csv").write_text("x")
 
 
-def test_orphans_go_with_their_empty_parents(tmp_path: Path) -> None:
+def test_orphans_are_removed_with_empty_parents(tmp_path: Path) -> None:
     """Directories in use are kept, and so is the volume itself."""
     _make(tmp_path, "1/2/s/k/f1/a", "1/2/s/k/f1/b", "1/2/s/k2/f/a")
     (tmp_path / "volume-id").write_text("id")
@@ -31,7 +31,7 @@ def test_orphans_go_with_their_empty_parents(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["volume-id"]
 
 
-def test_other_things_on_the_volume_are_left_alone(tmp_path: Path) -> None:
+def test_other_directories_are_kept(tmp_path: Path) -> None:
     """Directories with other names and targets of symbolic links aren't slices."""
     volume = tmp_path / "volume"
     _make(tmp_path, "elsewhere/2/s/k/f/a")
@@ -43,7 +43,7 @@ def test_other_things_on_the_volume_are_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in volume.iterdir()) == ["1", "3", "backup", "lost+found"]
 
 
-def test_empty_parents_of_an_earlier_cleanup_go(tmp_path: Path) -> None:
+def test_empty_parents_of_an_earlier_cleanup_are_removed(tmp_path: Path) -> None:
     """A process may have been killed between the two steps."""
     (tmp_path / "1/2/s/k/f").mkdir(parents=True)
     remove_empty_parents(tmp_path)

@@ -32,7 +32,7 @@ def _open(root: Path, **options: Any) -> DiskFile:
     return open_disk_file(root / _NAME, root, **{**defaults, **options})
 
 
-def test_appends_follow_one_another(tmp_path: Path) -> None:
+def test_appends_are_sequential(tmp_path: Path) -> None:
     """Each append returns the new length, and the bytes are stored."""
     file = _open(tmp_path)
     assert file.append(0, b'"a"\n') == 4
@@ -54,7 +54,7 @@ def test_a_file_in_use_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_a_repeated_append_changes_nothing(tmp_path: Path) -> None:
-    """The bytes are there already: the answer is the same, the file too."""
+    """The bytes are already stored: the answer is the same, and so is the file."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     file.append(4, b'"b"\n')
@@ -66,7 +66,7 @@ def test_a_repeated_append_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("offset", "data"), [(5, b"x"), (2, b"longer than it"), (-1, b"x")])
 def test_another_offset_is_refused(tmp_path: Path, offset: int, data: bytes) -> None:
-    """A gap and an overlap are errors; the error contains the actual length."""
+    """A gap and an overlap are errors, which contain the actual length."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     with pytest.raises(WrongOffset) as refused:
@@ -75,8 +75,8 @@ def test_another_offset_is_refused(tmp_path: Path, offset: int, data: bytes) -> 
     file.close()
 
 
-def test_other_bytes_where_some_are_stay_out(tmp_path: Path) -> None:
-    """Stored data isn't overwritten, and the file stays usable."""
+def test_other_bytes_at_a_stored_offset_are_refused(tmp_path: Path) -> None:
+    """Stored data isn't overwritten, and the file can still be used."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     file.append(4, b'"b"\n')
@@ -87,8 +87,8 @@ def test_other_bytes_where_some_are_stay_out(tmp_path: Path) -> None:
     assert (tmp_path / _NAME).read_bytes() == b'"a"\n"b"\n"c"\n'
 
 
-def test_space_is_reserved_and_given_back(tmp_path: Path) -> None:
-    """A new file takes blocks ahead; its size doesn't show them, and closing returns them."""
+def test_space_is_reserved_and_released(tmp_path: Path) -> None:
+    """A new file reserves blocks beyond its size, and closing releases them."""
     file = _open(tmp_path, reserve=1024 * 1024)
     file.append(0, b'"a"\n')
     assert (tmp_path / _NAME).stat().st_size == 4
@@ -96,8 +96,8 @@ def test_space_is_reserved_and_given_back(tmp_path: Path) -> None:
     assert (tmp_path / _NAME).stat().st_blocks * 512 < 64 * 1024
 
 
-def test_a_torn_tail_is_cut_when_the_file_is_opened(tmp_path: Path) -> None:
-    """Without the acknowledged length, the file is cut after the last complete part."""
+def test_a_torn_tail_is_truncated_at_the_opening(tmp_path: Path) -> None:
+    """Without the acknowledged length, the file is truncated after the last complete part."""
     member = gzip.compress(b'"a"\n')
     path = tmp_path / _NAME
     path.parent.mkdir(parents=True)
@@ -110,8 +110,8 @@ def test_a_torn_tail_is_cut_when_the_file_is_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("resume", "length"), [(0, 0), (4, 4), (8, 8), (99, 8)])
-def test_what_was_acknowledged_decides_if_known(tmp_path: Path, resume: int, length: int) -> None:
-    """The file is cut to it, and never grows by it."""
+def test_the_acknowledged_length_takes_precedence(tmp_path: Path, resume: int, length: int) -> None:
+    """The file is truncated to it, and never extended."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n"b"\n')
     file.close()
@@ -121,9 +121,9 @@ def test_what_was_acknowledged_decides_if_known(tmp_path: Path, resume: int, len
 
 
 class FaultyDisk:
-    """Stands in for `os` in the module under test: some calls fail, or do less than asked.
+    """Replaces `os` in the module under test: some calls fail, or do less than requested.
 
-    :ivar calls: what was called, in order.
+    :ivar calls: the calls in order.
     """
 
     def __init__(self, **faults: Callable[..., Any]) -> None:
@@ -143,7 +143,7 @@ class FaultyDisk:
 
 
 def _failing(error: int, *, after: int = 0) -> Callable[..., Any]:
-    """Fails once the first *after* calls have written two bytes each."""
+    """Fail once the first *after* calls have written two bytes each."""
     left = [after]
 
     def fail(descriptor: int, buffers: Any = None, offset: int = 0) -> int:
@@ -161,10 +161,10 @@ def _use(monkeypatch: pytest.MonkeyPatch, **faults: Callable[..., Any]) -> Fault
     return faulty
 
 
-def test_a_full_disk_keeps_nothing_of_the_append(
+def test_a_full_disk_stores_nothing_of_the_append(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file stays usable: what fits later is appended where the refused one would have been."""
+    """The file can still be used: a smaller append is stored at the offset of the refused one."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     _use(monkeypatch, pwritev=_failing(errno.ENOSPC, after=1))
@@ -176,10 +176,10 @@ def test_a_full_disk_keeps_nothing_of_the_append(
     file.close()
 
 
-def test_of_many_appends_those_that_fit_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first that doesn't is refused for want of space, the rest for their offset."""
+def test_appends_that_fit_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one that doesn't fit is refused because of space, the rest because of
+    their offset.
+    """
     file = _open(tmp_path)
     room = 8
 
@@ -198,10 +198,10 @@ def test_of_many_appends_those_that_fit_are_kept(
     assert (tmp_path / _NAME).read_bytes() == b"aaa\nbbb\n"
 
 
-def test_a_full_disk_that_can_not_be_cut_ends_the_file(
+def test_a_full_disk_that_can_not_be_truncated_ends_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The content at the end of the file is unknown then."""
+    """The content at the end of the file is then unknown."""
     file = _open(tmp_path)
     _use(monkeypatch, pwritev=_failing(errno.ENOSPC), ftruncate=_failing(errno.EIO))
     with pytest.raises(WriterUnavailable):
@@ -213,7 +213,7 @@ def test_a_full_disk_that_can_not_be_cut_ends_the_file(
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operating system may take only a part at a time, in the middle of any of the appends."""
+    """The operating system may write only a part, which can end within an append."""
     _use(
         monkeypatch,
         pwritev=lambda d, buffers, at: os.pwrite(d, b"".join(map(bytes, buffers))[:3], at),
@@ -224,8 +224,8 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / _NAME).read_bytes() == b"0123456789"
 
 
-def test_very_many_appends_go_out_together(tmp_path: Path) -> None:
-    """More than one system call takes."""
+def test_very_many_appends_are_written_together(tmp_path: Path) -> None:
+    """They exceed the limit of one system call."""
     file = _open(tmp_path)
     appends = [(index * 5, b"%04d\n" % index) for index in range(3000)]
     assert file.append_many(appends) == [(index + 1) * 5 for index in range(3000)]
@@ -237,7 +237,7 @@ def test_very_many_appends_go_out_together(tmp_path: Path) -> None:
 def test_a_failing_disk_ends_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """After an error nothing more is acknowledged through the same descriptor."""
+    """After an error no append is acknowledged through the same descriptor."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     _use(monkeypatch, **{call: _failing(errno.EIO)})
@@ -252,10 +252,10 @@ def test_a_failing_disk_ends_the_file(
     file.close()
 
 
-def test_after_a_failed_sync_only_what_was_promised_stays(
+def test_after_a_failed_sync_acknowledged_rows_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows acknowledged in the cache mode stay, all others are cut off."""
+    """Rows acknowledged in cache mode are kept, and all others are truncated."""
     file = _open(tmp_path)
     file.append(0, b"a\n")
     file.sync()
@@ -270,10 +270,10 @@ def test_after_a_failed_sync_only_what_was_promised_stays(
     file.close()
 
 
-def test_an_unreadable_repetition_ends_the_file(
+def test_a_repeated_append_that_can_not_be_compared_ends_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stored bytes are unknown, so the file is given up."""
+    """The stored bytes are unknown, so the file is abandoned."""
     file = _open(tmp_path)
     file.append(0, b"a\n")
     _use(monkeypatch, pread=_failing(errno.EIO))
@@ -283,7 +283,7 @@ def test_an_unreadable_repetition_ends_the_file(
     file.close()
 
 
-def test_a_refused_file_takes_nothing_more(tmp_path: Path) -> None:
+def test_a_refused_file_accepts_nothing(tmp_path: Path) -> None:
     """Rows queued when the slice is sealed aren't written."""
     file = _open(tmp_path)
     file.append(0, b"a\n")
@@ -295,7 +295,7 @@ def test_a_refused_file_takes_nothing_more(tmp_path: Path) -> None:
     file.close()
 
 
-def test_entries_are_durable_before_the_file_is_used(
+def test_directory_entries_are_synced_before_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file and its directories are synced, even if another process created them.
@@ -317,10 +317,10 @@ def test_entries_are_durable_before_the_file_is_used(
         synced.clear()
 
 
-def test_what_is_found_is_synced_before_it_counts(
+def test_existing_data_is_synced_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process that wrote it may have been killed before it did so."""
+    """The process that wrote the data may have been killed before a sync."""
     path = tmp_path / _NAME
     path.parent.mkdir(parents=True)
     path.write_bytes(b'"a"\n')
@@ -330,10 +330,10 @@ def test_what_is_found_is_synced_before_it_counts(
     file.close()
 
 
-def test_a_parent_removed_meanwhile_is_made_again(
+def test_a_parent_removed_meanwhile_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cleanup may take an empty directory away just before it gets a child."""
+    """The cleanup may remove an empty directory just before a child is created."""
     real = Path.mkdir
     removed: list[Path] = []
 
@@ -350,7 +350,7 @@ def test_a_parent_removed_meanwhile_is_made_again(
     file.close()
 
 
-def test_modes_of_what_is_made(tmp_path: Path) -> None:
+def test_modes_of_files_and_directories(tmp_path: Path) -> None:
     """Only the owner may write, only the group may read."""
     _open(tmp_path).close()
     assert stat.S_IMODE((tmp_path / _NAME).stat().st_mode) & ~0o600 == 0
@@ -358,7 +358,7 @@ def test_modes_of_what_is_made(tmp_path: Path) -> None:
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
-    """A slice file is a file of the volume itself; the link is quarantined."""
+    """A slice file is a file of the volume itself, so the link is quarantined."""
     path = tmp_path / _NAME
     path.parent.mkdir(parents=True)
     path.symlink_to(tmp_path / "elsewhere")
@@ -369,34 +369,32 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_file_that_can_not_be_opened_is_told(tmp_path: Path) -> None:
-    """The reason is part of the error."""
+def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
+    """The error contains the reason."""
     (tmp_path / "123").write_text("in the way")
     with pytest.raises(WriterUnavailable, match="cannot open the slice file"):
         _open(tmp_path)
 
 
-def test_no_room_for_a_new_file_is_told_as_such(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So the source offers another volume instead of trying again at once."""
+def test_no_space_for_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is specific, so that the source uses another volume instead of a retry."""
     _use(monkeypatch, open=_failing(errno.ENOSPC))
     with pytest.raises(NoSpace):
         _open(tmp_path)
 
 
-def test_a_reservation_that_fails_does_no_harm(
+def test_a_reservation_that_fails_has_no_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not every system can reserve."""
+    """Not every file system can reserve space."""
     monkeypatch.setattr(disk, "_libc", object())
     file = _open(tmp_path, reserve=1024 * 1024)
     assert file.append(0, b"a\n") == 2
     file.close()
 
 
-def test_another_life_goes_on_behind_what_can_be_read(tmp_path: Path) -> None:
-    """It may name no length that would cut off what the former wrote."""
+def test_another_life_continues_after_the_readable_data(tmp_path: Path) -> None:
+    """It can't truncate the rows of the former life by sending a length."""
     file = _open(tmp_path, life=5)
     file.append(0, b'"a"\n"b"\n"tor')
     file.close()
@@ -414,10 +412,12 @@ def test_another_life_goes_on_behind_what_can_be_read(tmp_path: Path) -> None:
     own.close()
 
 
-def test_a_life_is_noted_before_its_file_is_used(
+def test_a_life_is_recorded_before_its_file_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is noted only if another life had the file; a file without a note belongs to no life."""
+    """It is recorded only if another life had the file; a file without a record belongs to
+    no life.
+    """
     synced: list[str] = []
 
     def fsync(descriptor: int) -> None:

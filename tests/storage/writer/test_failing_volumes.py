@@ -1,4 +1,4 @@
-"""Volumes that hang, fail, fill up or vanish while a writer uses them."""
+"""Volumes that hang, fail, fill up or disappear while a writer uses them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def _drained(node: Node, volume_id: str) -> bool:
 
 
 class Hanging:
-    """A sync of files of one volume that blocks until it is released."""
+    """Blocks a sync of files of one volume until it is released."""
 
     def __init__(self, volume: Path) -> None:
         self.volume = str(volume)
@@ -65,10 +65,10 @@ class Hanging:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_hung_disk_holds_up_neither_others_nor_the_stop(
+async def test_a_hanging_disk_blocks_neither_others_nor_the_stop(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other volume works and is unlocked at the end; the hung one stays locked."""
+    """The other volume works and is unlocked at the end; the hanging one stays locked."""
     monkeypatch.setattr(service_module, "STOP_SECONDS", 0.2)
     hanging = Hanging(node.volumes / "hdd" / "one")
     monkeypatch.setattr(disk, "os", FaultyDisk(fdatasync=hanging))
@@ -90,8 +90,10 @@ async def test_a_hung_disk_holds_up_neither_others_nor_the_stop(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_hung_disk_takes_no_new_slices(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The volume is unavailable until the disk responds again."""
+async def test_a_hanging_disk_gets_no_new_slices(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volume is unavailable until the disk responds."""
     monkeypatch.setattr(appender_module, "STUCK_SECONDS", 0.05)
     hanging = Hanging(node.volumes / "hdd" / "one")
     monkeypatch.setattr(disk, "os", FaultyDisk(fdatasync=hanging))
@@ -114,10 +116,12 @@ async def _not(condition: Any) -> bool:
     [("fdatasync", errno.EIO), ("fdatasync", errno.ENOSPC), ("pwritev", errno.EROFS)],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_failing_disk_is_not_trusted(
+async def test_a_failing_disk(
     node: Node, monkeypatch: pytest.MonkeyPatch, call: str, error: int
 ) -> None:
-    """No acknowledgement, the file given up, the volume drained until it takes bytes again."""
+    """Nothing is acknowledged, the file is abandoned, and the volume is drained until a write
+    succeeds.
+    """
     service = await node.start()
     slice_ = await _slice(node, "one")
     listener = Listener()
@@ -146,10 +150,10 @@ async def test_a_failing_disk_is_not_trusted(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_look_that_began_before_a_failure_does_not_hide_it(
+async def test_a_check_that_began_before_a_failure(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fails during a check is drained in spite of the successful check."""
+    """A disk that fails during a check is drained although the check succeeds."""
     service = await node.start()
     slice_ = await _slice(node, "one")
     file = await service.writer.open(slice_, await node.life("s"), Listener())
@@ -180,7 +184,7 @@ async def test_a_look_that_began_before_a_failure_does_not_hide_it(
 @pytest.mark.parametrize("level", [SyncLevel.WRITTEN, SyncLevel.SYNCED])
 @pytest_twisted.ensureDeferred
 async def test_rows_in_a_removed_file_are_not_acknowledged(node: Node, level: SyncLevel) -> None:
-    """Rows in a removed file would be lost; a new file is created."""
+    """Rows in a removed file would be lost, so a new file is created."""
     service = await node.start()
     slice_ = await _slice(node, "one")
     file = await service.writer.open(slice_, await node.life("s"), Listener())
@@ -195,8 +199,8 @@ async def test_rows_in_a_removed_file_are_not_acknowledged(node: Node, level: Sy
 
 @pytest.mark.parametrize("how", ["removed", "not mounted"])
 @pytest_twisted.ensureDeferred
-async def test_a_volume_that_is_gone_takes_nothing(node: Node, how: str) -> None:
-    """Its files are given up, and nothing is written where it was; it may come back."""
+async def test_a_volume_that_disappears(node: Node, how: str) -> None:
+    """Its files are abandoned, and nothing is written to its path; it may return."""
     service = await node.start()
     slice_ = await _slice(node, "one")
     listener = Listener()
@@ -224,7 +228,7 @@ async def test_a_volume_that_is_gone_takes_nothing(node: Node, how: str) -> None
 
 @pytest.fixture
 def small(node: Node) -> Iterator[Path]:
-    """The volume ``one`` on a disk of its own, 256 KiB."""
+    """The volume ``one`` on a separate disk of 256 KiB."""
     path = node.volumes / "hdd" / "one"
     with small_disk(path, "256k"):
         (path / "volume-id").write_text("one")
@@ -241,7 +245,7 @@ async def _fill(node: Node, service: StorageWriterService, slice_: Slice) -> tup
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_full_disk_says_so_and_keeps_what_it_has(small: Path, node: Node) -> None:
+async def test_a_full_disk(small: Path, node: Node) -> None:
     """Acknowledged rows are kept, other volumes work, and the full one recovers with free space."""
     (small / "ballast").write_bytes(bytes(60_000))
     service = await node.start(min_free_bytes=0)
@@ -259,7 +263,7 @@ async def test_a_full_disk_says_so_and_keeps_what_it_has(small: Path, node: Node
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR])
 @pytest_twisted.ensureDeferred
-async def test_what_is_short_on_the_host_is_not_the_fault_of_the_disk(
+async def test_a_shortage_of_the_host_is_not_a_disk_failure(
     node: Node, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     """Checks, openings and writes that fail for lack of host resources don't drain the volume."""

@@ -1,4 +1,4 @@
-"""One file opened again and again by the same source node, in every order of events."""
+"""A file opened repeatedly by the same source node, with every order of events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SLICE = sample_slice(encoding=uncompressed())
 
 
 class StepPool:
-    """A pool without threads: what waits in it is run when the test says so, in any order."""
+    """A pool without threads. The test runs its pending jobs in any order."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], None]] = []
@@ -58,8 +58,8 @@ class StepReactor(Clock):
 class Owner:
     """One connection of the source node.
 
-    :ivar acknowledged: rows that were, in order.
-    :ivar refused: rows that were not.
+    :ivar acknowledged: acknowledged rows in order.
+    :ivar refused: refused rows.
     """
 
     number: int
@@ -142,8 +142,8 @@ _events = st.lists(
 
 @settings(deadline=None, max_examples=examples(40))
 @given(_events)
-def test_the_later_opening_wins_in_every_order(events: list[tuple[str, int]]) -> None:
-    """Rows of an earlier one are stored before it or refused, never between its rows."""
+def test_the_latest_opening_takes_precedence(events: list[tuple[str, int]]) -> None:
+    """Rows of an earlier opening are stored before it or refused, never between its rows."""
     with tempfile.TemporaryDirectory() as directory:
         world = World(Path(directory))
         for event in (("open", 0), *events):
@@ -164,8 +164,8 @@ def test_the_later_opening_wins_in_every_order(events: list[tuple[str, int]]) ->
         assert world.writer.open_files == 1
 
 
-def test_a_slice_sealed_while_its_file_is_being_opened_is_refused(tmp_path: Path) -> None:
-    """The writer reads etcd under the lock used by the reader, since the mirror may be late."""
+def test_a_slice_sealed_during_its_opening_is_refused(tmp_path: Path) -> None:
+    """The writer reads etcd while it holds the reader's lock, because the mirror may be late."""
     reactor = StepReactor()
     states = [True, False]
 

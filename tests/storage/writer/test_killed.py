@@ -1,4 +1,4 @@
-"""A writer killed in the middle of its work, with a real process."""
+"""A real writer process that is killed during an append."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from stream.storage.writer.disk import open_disk_file
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 @pytest.mark.parametrize("round_", range(2))
-def test_what_was_acknowledged_survives_a_kill(
-    tmp_path: Path, compression: str, round_: int
-) -> None:
-    """All of it can be read, and the file is continued behind it."""
+def test_acknowledged_data_survives_a_kill(tmp_path: Path, compression: str, round_: int) -> None:
+    """All acknowledged data can be read, and the file is continued after it."""
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.storage.writer.killed", str(tmp_path), compression],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What a writer says of requests with idempotency keys, and whose rows it takes."""
+"""A writer's answers about requests with idempotency keys, and the rows that it accepts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def enquiry(attempt: int, key: bytes = KEY) -> Enquiry:
 
 
 class Asked:
-    """The requests of a writer, and a clock."""
+    """The register of a writer's requests, and a clock."""
 
     def __init__(self, max_keys: int = 10) -> None:
         self.clock = Clock()
@@ -52,8 +52,8 @@ def asked() -> Asked:
     return Asked()
 
 
-def test_what_an_earlier_attempt_has_stored_is_known(asked: Asked) -> None:
-    """Each sink that has rows of the request is named."""
+def test_rows_of_an_earlier_attempt_are_known(asked: Asked) -> None:
+    """Each sink that has rows of the request is returned."""
     assert asked.ask(1) == []
     asked.requests.appending("a", SINK, 100, [mark(1)])(True)
     asked.requests.appending("b", OTHER, 50, [mark(1)])(True)
@@ -61,7 +61,7 @@ def test_what_an_earlier_attempt_has_stored_is_known(asked: Asked) -> None:
     assert asked.ask(3, b"o" * 16) == []
 
 
-def test_an_earlier_attempt_writes_nothing_behind_a_later_enquiry(asked: Asked) -> None:
+def test_an_earlier_attempt_writes_nothing_after_a_later_enquiry(asked: Asked) -> None:
     """An attempt without an enquiry, or with one at another writer, writes nothing either."""
     with pytest.raises(Superseded):
         asked.requests.appending("a", SINK, 100, [mark(1)])
@@ -72,8 +72,8 @@ def test_an_earlier_attempt_writes_nothing_behind_a_later_enquiry(asked: Asked) 
     asked.requests.appending("a", SINK, 100, [mark(2)])(True)
 
 
-def test_one_request_of_a_group_that_is_superseded_stops_all_of_it(asked: Asked) -> None:
-    """The group is appended as a whole; nothing of it is noted."""
+def test_a_superseded_request_stops_its_group(asked: Asked) -> None:
+    """The group is appended as a whole, so none of it is recorded."""
     asked.ask(1)
     asked.ask(1, b"o" * 16)
     asked.ask(2)
@@ -82,8 +82,8 @@ def test_one_request_of_a_group_that_is_superseded_stops_all_of_it(asked: Asked)
     assert asked.ask(3, b"o" * 16) == []
 
 
-def test_appends_that_are_under_way_are_waited_for(asked: Asked) -> None:
-    """The answer counts on how they end."""
+def test_an_enquiry_waits_for_running_appends(asked: Asked) -> None:
+    """The answer depends on their outcome."""
     for is_stored, expected in ((False, []), (True, [StoredRows(SINK, CONTENT)])):
         asked.ask(1)
         ended = asked.requests.appending("a", SINK, 100, [mark(1)])
@@ -94,8 +94,8 @@ def test_appends_that_are_under_way_are_waited_for(asked: Asked) -> None:
         assert answers == [[expected]]
 
 
-def test_rows_that_are_cut_off_are_not_stored(asked: Asked) -> None:
-    """What is before stays."""
+def test_truncated_rows_are_not_stored(asked: Asked) -> None:
+    """Earlier rows are still recorded."""
     asked.ask(1)
     asked.ask(1, b"o" * 16)
     asked.requests.appending("a", SINK, 100, [mark(1)])(True)
@@ -106,8 +106,8 @@ def test_rows_that_are_cut_off_are_not_stored(asked: Asked) -> None:
     assert asked.ask(2, b"o" * 16) == []
 
 
-def test_rows_that_another_attempt_counts_on_are_not_cut_off(asked: Asked) -> None:
-    """The other attempt may have learned that they are stored."""
+def test_rows_needed_by_another_attempt_are_not_truncated(asked: Asked) -> None:
+    """The other attempt may have got the answer that they are stored."""
     asked.ask(1)
     asked.requests.appending("a", SINK, 100, [mark(1)])(True)
     assert asked.ask(2)
@@ -116,8 +116,8 @@ def test_rows_that_another_attempt_counts_on_are_not_cut_off(asked: Asked) -> No
     assert asked.ask(3) == [StoredRows(SINK, CONTENT)]
 
 
-def test_rows_that_another_attempt_counts_on_outlive_their_request(asked: Asked) -> None:
-    """Its request is forgotten, but another node may have answered that they are stored."""
+def test_rows_needed_by_another_attempt_outlive_their_request(asked: Asked) -> None:
+    """Its request has expired, but another node may have answered that they are stored."""
     asked.ask(1)
     asked.requests.appending("a", SINK, 100, [mark(1)])(True)
     assert asked.ask(2)
@@ -132,8 +132,8 @@ def test_rows_that_another_attempt_counts_on_outlive_their_request(asked: Asked)
     asked.requests.cut("b", 0)
 
 
-def test_requests_are_forgotten_after_the_time(asked: Asked) -> None:
-    """Or when there are too many of them, the oldest first."""
+def test_requests_expire(asked: Asked) -> None:
+    """Requests expire by age, and the oldest are evicted above a limit."""
     asked.ask(1)
     asked.requests.appending("a", SINK, 100, [mark(1)])(True)
     asked.clock.advance(61)
@@ -148,8 +148,8 @@ def test_requests_are_forgotten_after_the_time(asked: Asked) -> None:
     assert asked.ask(2, b"%016d" % 3) == []
 
 
-def test_a_writer_that_starts_finds_marks_in_the_latest_files(tmp_path: Path) -> None:
-    """Not in those that are older than keys are remembered, and not in a torn group."""
+def test_a_starting_writer_reads_marks_of_recent_files(tmp_path: Path) -> None:
+    """Files older than the keys' retention and torn groups are ignored."""
     groups = [marked(gzip.compress(b"%d\n" % n, mtime=0), [mark(n)]) for n in range(3)]
     latest = tmp_path / "1/2/source/sink/file/slice/slice-node.csv.gz"
     older = tmp_path / "1/2/source/sink/file/older/slice-node.csv.gz"
@@ -170,8 +170,8 @@ def test_a_writer_that_starts_finds_marks_in_the_latest_files(tmp_path: Path) ->
     assert len(marked_groups(tmp_path, since=0, max_marks=10)) == 3
 
 
-def test_of_too_many_marks_in_files_the_latest_are_found(tmp_path: Path) -> None:
-    """They are noted last, so that they are also forgotten last."""
+def test_the_latest_of_too_many_marks_are_kept(tmp_path: Path) -> None:
+    """They are recorded last, so that they are also evicted last."""
     for number in range(6):
         path = tmp_path / f"1/2/source/sink/file/{number}/slice-node.csv.gz"
         path.parent.mkdir(parents=True)
@@ -187,10 +187,10 @@ def test_of_too_many_marks_in_files_the_latest_are_found(tmp_path: Path) -> None
     assert keys == [b"%015d%d" % (number, place) for number in (4, 5) for place in range(2)]
 
 
-def test_rows_whose_marks_are_found_are_durable(
+def test_rows_with_recovered_marks_are_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The former life of the writer may have been killed between the write and the sync."""
+    """The writer's former life may have been killed between write and sync."""
     synced: list[int] = []
     monkeypatch.setattr(
         "stream.storage.writer.marked_files.sync_file", lambda file: synced.append(file)
@@ -203,10 +203,10 @@ def test_rows_whose_marks_are_found_are_durable(
     assert len(synced) == 1
 
 
-def test_marks_are_found_across_the_pieces_of_a_file(
+def test_marks_are_found_across_read_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However few bytes are searched at once."""
+    """The size of a block has no effect."""
     path = tmp_path / "1/2/source/sink/file/slice/slice-node.csv.gz"
     path.parent.mkdir(parents=True)
     groups = [marked(gzip.compress(b"%d\n" % n), [mark(n)]) for n in range(3)]

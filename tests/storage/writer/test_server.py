@@ -1,4 +1,4 @@
-"""Authentication and limits of the writer's port, tested over the network."""
+"""Authentication and limits of the writer's port, over the network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SECRET = "shared"
 
 
 class Client(amp.AMP):
-    """Speaks the protocol without any manners.
+    """A client that can send any message in any order.
 
     :ivar lost: fires when the connection is closed.
     """
@@ -164,7 +164,7 @@ async def test_a_wrong_greeting_ends_the_connection(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_proof_is_good_for_one_connection_and_node(served: Served) -> None:
+async def test_a_proof_is_valid_for_one_connection_and_node(served: Served) -> None:
     """A proof captured on another connection or for another node is refused."""
     first = await served.connect(greeted=False)
     second, third = [await served.connect(greeted=False) for _ in range(2)]
@@ -181,7 +181,7 @@ async def test_a_proof_is_good_for_one_connection_and_node(served: Served) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_writer_proves_itself_in_another_way(served: Served) -> None:
+async def test_the_proof_of_the_writer_differs(served: Served) -> None:
     """No proof is valid in the other direction, and none contains the secret."""
     client = await served.connect(greeted=False)
     challenge = (await client.callRemote(commands.Challenge))["nonce"]
@@ -192,7 +192,7 @@ async def test_the_writer_proves_itself_in_another_way(served: Served) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_refused_connections_are_logged_now_and_then(
+async def test_refused_connections_are_logged_rarely(
     served: Served, caught: list[dict[str, Any]]
 ) -> None:
     """The first refusal is logged, then few of them, without the received data."""
@@ -206,8 +206,8 @@ async def test_refused_connections_are_logged_now_and_then(
     assert "guessed" not in str(refused)
 
 
-def test_refusals_after_a_while_are_told_by_number() -> None:
-    """So the log says how many were left out."""
+def test_suppressed_refusals_are_counted() -> None:
+    """The log contains the number of suppressed refusals."""
     clock = Clock()
     log = RefusalLog(clock.seconds)
     with capturedLogs() as caught:
@@ -219,7 +219,7 @@ def test_refusals_after_a_while_are_told_by_number() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_done_before_the_greeting(served: Served) -> None:
+async def test_calls_before_the_greeting_are_refused(served: Served) -> None:
     """Every other call is refused."""
     client = await served.connect(greeted=False)
     with pytest.raises(commands.Unauthorized):
@@ -232,8 +232,10 @@ async def test_nothing_is_done_before_the_greeting(served: Served) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_strangers_can_not_fill_the_memory(served: Served) -> None:
-    """A call that doesn't end is cut off, early before the greeting and at its limit after it."""
+async def test_unauthenticated_clients_can_not_fill_the_memory(served: Served) -> None:
+    """An endless call is cut off, with a low limit before the greeting and a higher one
+    after it.
+    """
     for greeted, limit in ((False, server._MAX_GREETING_BYTES), (True, server._MAX_CALL_BYTES)):
         client = await served.connect(greeted=greeted)
         endless = b"".join(
@@ -245,8 +247,10 @@ async def test_strangers_can_not_fill_the_memory(served: Served) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_never_greets_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data alone are no greeting."""
+async def test_a_connection_without_a_greeting_is_closed(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other data doesn't count as a greeting."""
     monkeypatch.setattr(server, "_HELLO_SECONDS", 0.05)
     client = await served.connect(greeted=False)
     await client.callRemote(commands.Challenge)
@@ -254,8 +258,8 @@ async def test_who_never_greets_is_cut_off(served: Served, monkeypatch: pytest.M
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_node_is_cut_off(served: Served) -> None:
-    """Its files are closed; one that pings stays."""
+async def test_a_silent_node_is_disconnected(served: Served) -> None:
+    """Its files are closed; a node that sends pings stays connected."""
     served.factory.silence_seconds = 0.5
     silent, alive = await served.connect(), await served.connect(node="m")
     await silent.open()
@@ -268,7 +272,7 @@ async def test_a_silent_node_is_cut_off(served: Served) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_handle_belongs_to_its_connection(served: Served) -> None:
-    """Another one can't write with it, and a closed one is dead."""
+    """Another connection can't write with it, and a closed handle is invalid."""
     first, second = await served.connect(), await served.connect(node="m")
     handle = await first.open()
     with pytest.raises(commands.UnavailableOnWire):
@@ -280,8 +284,8 @@ async def test_a_handle_belongs_to_its_connection(served: Served) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_mistakes_are_answered_and_the_connection_goes_on(served: Served) -> None:
-    """Damaged data, another level, an offset below zero, a slice that can't be read."""
+async def test_errors_keep_the_connection_open(served: Served) -> None:
+    """Damaged data, an unknown level, a negative offset and an invalid slice are refused."""
     client = await served.connect()
     handle = await client.open()
     with pytest.raises(commands.UnavailableOnWire, match="damaged"):
@@ -296,12 +300,12 @@ async def test_mistakes_are_answered_and_the_connection_goes_on(served: Served) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_node_sent_before_it_came_anew_is_not_done(served: Served) -> None:
-    """A late opening over an abandoned connection doesn't truncate newer rows."""
+async def test_calls_of_an_older_connection_are_ignored(served: Served) -> None:
+    """A late opening on an abandoned connection doesn't truncate newer rows."""
     early = await served.connect()
     (early_connection,) = served.factory.connections
     transport = early_connection.transport
-    transport.pauseProducing()  # what comes now is on the way for long
+    transport.pauseProducing()  # calls from here on arrive late
     late = early.opened(resume=0)
     client = await served.connect()
     handle = await client.open()
@@ -314,8 +318,8 @@ async def test_what_a_node_sent_before_it_came_anew_is_not_done(served: Served) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_connections_of_other_nodes_stay(served: Served) -> None:
-    """Several nodes write at the same time, each to its own files."""
+async def test_connections_of_other_nodes_are_kept(served: Served) -> None:
+    """Several nodes write concurrently, each to its own files."""
     first, second = await served.connect(node="n"), await served.connect(node="m")
     assert (await first.opened())["length"] == 0
     assert (await second.opened(node="m"))["length"] == 0
@@ -339,8 +343,8 @@ async def test_unexpected_failures_are_not_described(
 
 
 @pytest_twisted.ensureDeferred
-async def test_open_files_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One connection can't take every descriptor."""
+async def test_open_files_are_limited(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection can't use all descriptors."""
     monkeypatch.setattr(server, "MAX_FILES_PER_CONNECTION", 1)
     client = await served.connect()
     await client.open()
@@ -349,7 +353,7 @@ async def test_open_files_are_bounded(served: Served, monkeypatch: pytest.Monkey
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_crowded_volume_is_not_fed_further(
+async def test_a_volume_above_the_high_watermark(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection isn't read until the disk has caught up, and doesn't time out meanwhile."""
@@ -373,8 +377,8 @@ async def test_a_crowded_volume_is_not_fed_further(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_other_end_is_told_of_a_lost_file(served: Served) -> None:
-    """With the kind of the error."""
+async def test_the_client_is_notified_of_a_lost_file(served: Served) -> None:
+    """The notification has the kind of the error."""
     told: Deferred[tuple[bytes, bytes]] = Deferred()
 
     class Listening(Client):
@@ -393,16 +397,16 @@ async def test_the_other_end_is_told_of_a_lost_file(served: Served) -> None:
     assert await told == (handle, b"SEALED")
 
 
-def test_errors_survive_the_wire() -> None:
-    """Unknown ones arrive as a writer that isn't there."""
+def test_errors_are_transferred() -> None:
+    """Unknown errors are received as an unavailable writer."""
     for kind in commands._KINDS:
         assert type(commands.from_wire(commands.to_wire(kind("why")))) is kind
     assert type(commands.from_wire(RuntimeError("x"))) is WriterUnavailable
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_former_life_is_refused_and_disturbs_nobody(served: Served) -> None:
-    """Its greeting doesn't even cut the connection of the present life."""
+async def test_a_former_life_is_refused(served: Served) -> None:
+    """Its greeting doesn't close the connection of the current life."""
     former = await served.connect()
     served.register.lives["n"] = LIFE.number + 1
     present = await served.connect(life=LIFE.number + 1)
@@ -416,7 +420,7 @@ async def test_a_former_life_is_refused_and_disturbs_nobody(served: Served) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_life_that_nobody_has_claimed_is_refused(served: Served) -> None:
+async def test_an_unclaimed_life_is_refused(served: Served) -> None:
     """The greeting is refused, and so is an opening after another life's greeting."""
     client = await served.connect()
     for life in (0, LIFE.number - 1, LIFE.number + 1):
@@ -448,7 +452,7 @@ async def test_a_greeting_overtaken_by_a_later_life_is_refused(
     former = await served.connect(greeted=False)
     greeting = ensureDeferred(former.greet())
     asked = await served.connect(greeted=False)
-    await asked.callRemote(commands.Challenge)  # behind it, the greeting has arrived
+    await asked.callRemote(commands.Challenge)  # the greeting arrives after it
     await asked.callRemote(commands.Challenge)
     served.register.lives["n"] = LIFE.number + 1
     present = await served.connect(life=LIFE.number + 1)

@@ -1,4 +1,4 @@
-"""The writer's service with a real etcd: registration, draining, sealing, cleaning, stopping."""
+"""The writer's service with a real etcd: registration, draining, sealing, cleanup, stop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.waiting import until
 
 @attrs.define(eq=False)
 class Listener:
-    """Remembers what the writer said; leaves when asked to, if it has a file."""
+    """A listener that records messages, and closes its file when the writer drains."""
 
     reasons: list[WriterError] = attrs.Factory(list)
     file: SliceFile | None = None
@@ -60,7 +60,7 @@ class Listener:
 
 
 class Node:
-    """A writer with what it needs."""
+    """A writer with its dependencies."""
 
     def __init__(self, client: EtcdClient, volumes: Path) -> None:
         self.client = client
@@ -133,7 +133,7 @@ def node(etcd: EtcdClient, tmp_path: Path) -> Any:
 
 
 async def _slice(node: Node, sink_id: str = "my-sink") -> Slice:
-    """Return a slice on the node's volume, known to etcd."""
+    """Create a slice on the node's volume, and return it."""
     (volume,) = await node.registered()
     made = sample_slice(sink_id, volume.volume_id, encoding=uncompressed())
     local = attrs.evolve(
@@ -148,7 +148,7 @@ async def _slice(node: Node, sink_id: str = "my-sink") -> Slice:
 
 @pytest_twisted.ensureDeferred
 async def test_volumes_are_registered_while_the_service_runs(node: Node) -> None:
-    """With the address on which it really listens; a stop takes them away."""
+    """They have the actual listening address, and are removed by a stop."""
     service = await node.start()
     (volume,) = await node.registered()
     assert volume.node_id == "writer-1"
@@ -165,8 +165,8 @@ async def test_volumes_are_registered_while_the_service_runs(node: Node) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_writer_is_kept_out(node: Node) -> None:
-    """The second writer leaves nothing behind, and the first continues."""
+async def test_a_second_writer_is_refused(node: Node) -> None:
+    """The second writer leaves no state, and the first continues."""
     await node.start()
     with pytest.raises(UserError, match="cannot acquire writer lock"):
         await node.start()
@@ -175,7 +175,7 @@ async def test_a_second_writer_is_kept_out(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_copied_volumes_are_refused(node: Node) -> None:
-    """Two disks with one id would hide one another; what was locked is given back."""
+    """Two disks with one id would hide each other; acquired locks are released."""
     for label in ("one", "two"):
         path = node.volumes / "HDD" / label
         path.mkdir(exist_ok=True)
@@ -188,7 +188,7 @@ async def test_copied_volumes_are_refused(node: Node) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_drain_file_is_published(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """No slice is opened while the drain file exists, and its reason is logged."""
     monkeypatch.setattr(service_module, "WATCH_VOLUMES_SECONDS", 0.02)
     service = await node.start()
@@ -214,15 +214,15 @@ async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.Monke
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_volume_without_room_counts_as_drained(node: Node) -> None:
+async def test_a_volume_without_space_is_drained(node: Node) -> None:
     """A volume without free space is drained from the start."""
     await node.start(min_free_bytes=2**62)
     assert [volume.drained for volume in await node.registered()] == [True]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_is_open_as_long_as_etcd_says_so(node: Node) -> None:
-    """Closing ones may still be written, uploading ones are sealed, unknown ones refused."""
+async def test_the_state_in_etcd_decides(node: Node) -> None:
+    """Closing slices are writable, uploading ones are sealed, and unknown ones are refused."""
     service = await node.start()
     slice_ = await _slice(node)
     listener = Listener()
@@ -243,8 +243,8 @@ async def test_a_slice_is_open_as_long_as_etcd_says_so(node: Node) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_that_is_gone_is_sealed(node: Node) -> None:
-    """A deleted slice is sealed even if the watch missed the event."""
+async def test_a_deleted_slice_is_sealed(node: Node) -> None:
+    """It is sealed even if the watch missed the deletion."""
     service = await node.start()
     first, second = await _slice(node), await _slice(node, "second")
     listeners = [Listener(), Listener()]
@@ -261,7 +261,7 @@ async def test_a_slice_that_is_gone_is_sealed(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_orphaned_directories_are_removed(node: Node) -> None:
-    """Directories unknown to etcd are removed at the start, as many at a time as configured."""
+    """Directories unknown to etcd are removed at the start, with the configured concurrency."""
     first = await node.start()
     slice_ = await _slice(node)
     file = await first.writer.open(slice_, await node.life(), Listener())
@@ -278,8 +278,8 @@ async def test_orphaned_directories_are_removed(node: Node) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_waits_for_the_pipelines_to_leave(node: Node) -> None:
-    """The pipelines are asked to leave, and no new volume is assigned during the stop."""
+async def test_a_stop_waits_for_the_pipelines(node: Node) -> None:
+    """The pipelines are asked to close, and no new volume is assigned during the stop."""
     service = await node.start(shutdown=Duration.parse("20s"))
     slice_ = await _slice(node)
     listener = Listener()
@@ -296,8 +296,8 @@ async def test_a_stop_waits_for_the_pipelines_to_leave(node: Node) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_pipeline_that_does_not_leave_is_cut_off(node: Node) -> None:
-    """Its appended rows are on the disk, and the volume is unlocked for the next writer."""
+async def test_a_pipeline_that_does_not_close(node: Node) -> None:
+    """Its connection is closed; appended rows are on the disk, and the volume is unlocked."""
     service = await node.start()
     slice_ = await _slice(node)
     listener = Listener()
@@ -310,8 +310,8 @@ async def test_a_pipeline_that_does_not_leave_is_cut_off(node: Node) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_goes_on_without_etcd(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are what matters; the registration ends with its lease."""
+async def test_a_stop_without_etcd(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are closed, and the registration ends with its lease."""
     service = await node.start()
 
     async def fail() -> None:
@@ -325,7 +325,7 @@ async def test_a_stop_goes_on_without_etcd(node: Node, monkeypatch: pytest.Monke
 
 @pytest_twisted.ensureDeferred
 async def test_a_source_in_another_process_finds_the_writer(node: Node) -> None:
-    """The writer is found by its registration, and its address is forgotten when it stops."""
+    """The writer is found by its registration, and its address is removed when it stops."""
     service = await node.start()
     slice_ = await _slice(node)
     (volume,) = await node.registered()
@@ -350,7 +350,7 @@ async def test_a_source_in_another_process_finds_the_writer(node: Node) -> None:
 
 
 async def _appended(node: Node, slice_: Slice, tls: WriterTlsSettings) -> int:
-    """Return the outcome of a row sent by a source in another process, with its own certificate."""
+    """Return the result of a row sent by a source in another process, with its own certificate."""
     (volume,) = await node.registered()
     network = with_values(
         Settings().storage.level.local.writer.network,
@@ -375,16 +375,16 @@ async def _appended(node: Node, slice_: Slice, tls: WriterTlsSettings) -> int:
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_travel_by_tls(node: Node, tmp_path: Path) -> None:
-    """Between nodes with certificates of one authority, over many records of TLS."""
+async def test_rows_are_sent_by_tls(node: Node, tmp_path: Path) -> None:
+    """The nodes have certificates of one authority, and the rows take many TLS records."""
     authority = Authority(tmp_path)
     await node.start(tls=authority.issue("writer"))
     assert await _appended(node, await _slice(node), authority.issue("source")) == 200_000
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_keeps_strangers_out(node: Node, tmp_path: Path) -> None:
-    """No certificate, one of another authority, and a writer on a foreign address."""
+async def test_tls_authentication(node: Node, tmp_path: Path) -> None:
+    """No certificate, one of another authority, and a writer at another address are refused."""
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     service = await node.start(tls=authority.issue("writer"))
     slice_ = await _slice(node)
@@ -409,7 +409,7 @@ async def test_tls_keeps_strangers_out(node: Node, tmp_path: Path) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_open_door_is_warned_of(
+async def test_a_warning_without_a_secret(
     node: Node, listen: str, secret: str, insecure: bool, warned: bool
 ) -> None:
     """A writer that listens to other hosts without a secret logs a warning at the start."""
@@ -423,8 +423,8 @@ async def test_an_open_door_is_warned_of(
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", ":0", "localhost.example:0"])
 @pytest_twisted.ensureDeferred
-async def test_an_open_door_is_refused(node: Node, listen: str) -> None:
-    """A port that other hosts reach needs a secret or TLS; the message says what to do."""
+async def test_a_port_without_a_secret_is_refused(node: Node, listen: str) -> None:
+    """A port that other hosts reach needs a secret or TLS; the error names the solution."""
     with pytest.raises(UserError, match=r"network\.secret .* tls.* 127\.0\.0\.1.* insecure: true"):
         await node.start(network={("listen",): listen, ("secret",): ""})
     assert await node.registered() == []
