@@ -1,14 +1,16 @@
-"""A hook of MkDocs that marks cells of tables for the style sheet.
+"""A hook of MkDocs that marks cells of tables for the style sheet, and gives pictures two colors.
 
 Names are broken between their words, never inside one; cells with much text are wide on a phone.
+A picture is shown in the colors of the page, which a reader can switch, whatever the system's are.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
-__all__ = ["marked", "on_page_content"]
+__all__ = ["marked", "on_page_content", "on_post_build", "variants", "with_variants"]
 
 _LONGEST = 24
 _MUCH_TEXT = 40
@@ -17,6 +19,8 @@ _TAG = re.compile(r"<[^>]*>")
 _CODE = re.compile(r"<code>([^<]*)</code>")
 _CHARACTER = re.compile(r"&#?\w+;|.", re.DOTALL)
 _BEHIND = re.compile(r"([/._:=?]+)(?=[\w{<&(*])")
+_PICTURE = re.compile(r'(<img\b[^>]*\bsrc=")([^":]*)\.(svg|webp)("[^>]*>)')
+_IN_THE_DARK = re.compile(r"@media \(prefers-color-scheme: dark\)\s*\{((?:[^{}]*\{[^{}]*\})*)\s*\}")
 
 
 def marked(html: str) -> str:
@@ -41,6 +45,47 @@ def _code(code: re.Match[str]) -> str:
     return f"<code>{breakable}</code>"
 
 
-def on_page_content(html: str, **_: Any) -> str:
+def variants(drawing: str) -> dict[str, str]:
+    """Return a drawing in light and in dark colors, by their names; each ignores the system's."""
+    return {
+        "light": _IN_THE_DARK.sub("", drawing),
+        "dark": _IN_THE_DARK.sub(r"\1", drawing),
+    }
+
+
+def with_variants(html: str, screenshots: frozenset[str]) -> str:
+    """The page with each picture twice: the theme hides the one that isn't in the page's colors.
+
+    :param screenshots: paths of pictures, without an ending, that have a dark variant. A page that
+        shows the variant itself has each once.
+    """
+
+    def twice(picture: re.Match[str]) -> str:
+        before, name, kind, after = picture.groups()
+        if kind == "svg":
+            light, dark = f"{name}-light.svg", f"{name}-dark.svg"
+        elif name in screenshots and f"{name}-dark.webp" not in html:
+            light, dark = f"{name}.webp", f"{name}-dark.webp"
+        else:
+            return picture[0]
+        return f"{before}{light}#only-light{after}{before}{dark}#only-dark{after}"
+
+    return _PICTURE.sub(twice, html)
+
+
+def on_page_content(html: str, page: Any, config: Any, **_: Any) -> str:
     """Called by MkDocs for each page."""
-    return marked(html)
+    folder = Path(config["docs_dir"], page.file.src_uri).parent
+    dark = folder.rglob("*-dark.webp")
+    screenshots = frozenset(
+        found.relative_to(folder).as_posix().removesuffix("-dark.webp") for found in dark
+    )
+    return with_variants(marked(html), screenshots)
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """Called by MkDocs when all pages are written: writes the drawings in their two colors."""
+    for drawing in Path(config["docs_dir"]).rglob("*.svg"):
+        place = Path(config["site_dir"], drawing.relative_to(config["docs_dir"]))
+        for name, content in variants(drawing.read_text(encoding="utf-8")).items():
+            place.with_stem(f"{place.stem}-{name}").write_text(content, encoding="utf-8")

@@ -266,7 +266,7 @@ def _check_states(found: Inventory) -> None:
             found.report.problem(
                 f"{prefix.SLICE_ALL}{key}",
                 f"the file isn't imported before this is solved: {error.message}",
-                "see the page about taking over: half-done rotations",
+                "see the page about taking over: incomplete rotations",
             )
     _check_open(found, "file", _writing(files.values()))
     for sink, opened in _writing_slices(slices.values()).items():
@@ -297,7 +297,7 @@ def _check_open(found: Inventory, kind: str, opened: Mapping[object, Sequence[st
                 found.report.add(
                     Weight.NOTE,
                     key,
-                    f"a rotation was left half-done: more than one {kind} is open; "
+                    f"a rotation is incomplete: more than one {kind} is open; "
                     "records go to each of them, and each is imported",
                 )
 

@@ -26,12 +26,19 @@ _FOLLOWED = """(() => {
     wide: wide.map(image => image.src),
   };
 })()"""
+_SHOWN = """(() => {
+  document.body.dataset.mdColorScheme = "%s";
+  return [...document.querySelectorAll(".md-content img")]
+    .filter(image => image.getClientRects().length).map(image => image.src);
+})()"""
+"""The pictures that are shown once a reader has chosen the colors of the page."""
 _FITS = {"excess": 0, "broken": [], "wide": []}
 
 
 def test_pages_fit_a_phone(tmp_path: Path) -> None:
-    """No page scrolls horizontally at 390 px, no picture is cut off, and no name in a table is
-    broken.
+    """No page scrolls horizontally at 390 px, no picture is cut off, no table breaks a name.
+
+    Pictures are in the colors that a reader chooses, not in the system's.
     """
     chromium = find_chromium()
     if chromium is None:
@@ -51,4 +58,10 @@ def test_pages_fit_a_phone(tmp_path: Path) -> None:
             found = shown.evaluate(_FOLLOWED)
             if found != _FITS:
                 faults[str(page.relative_to(site))] = found
-    assert not faults
+        assert not faults
+        for is_dark in (False, True):
+            shown.show(site / "index.html", _PHONE, is_dark=is_dark)
+            for scheme in ("default", "slate"):
+                pictures = shown.evaluate(_SHOWN % scheme)
+                assert pictures, "the page has no picture"
+                assert all(("-dark" in picture) is (scheme == "slate") for picture in pictures)

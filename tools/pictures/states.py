@@ -88,7 +88,7 @@ def states() -> str:
         )
         below = _SLICES + _BOX_HEIGHT
         parts.append(arrow(f"M{right:g} {below}V{below + 28}H{left:g}V{below + 2}", back=True))
-        words = f"again, while its file is {file.value}: upload credentials have ended"
+        words = f"while the file is {file.value}: again, if the upload credentials have expired"
         parts.append(text((left + right) / 2, below + 48, words, "s"))
     parts.append(text(20, 40, "A file is one import, a slice is one upload.", "n left"))
     parts.append(
@@ -100,7 +100,7 @@ def states() -> str:
         )
     )
     parts.append(
-        text(20, _HEIGHT - 18, "A step that fails is tried again; the state stays.", "s left")
+        text(20, _HEIGHT - 18, "A failed step is retried. The state does not change.", "s left")
     )
     description = " ".join(
         f"A {name} goes {', '.join(f'from {a.value} to {b.value}' for a, b in _allowed(c, k))}."

@@ -36,13 +36,13 @@ class _Step:
 
 
 _STEPS = (
-    _Step("", "sent", "by the producer", "on its way"),
+    _Step("", "sent", "by the producer", "in flight"),
     _Step("answered", "200 OK", "row synced to disk", "on a volume"),
     _Step("slice closing", "slice closing", "trigger met", "on a volume"),
-    _Step("slice uploading", "uploading", "nobody writes", "on a volume"),
-    _Step("slice uploaded", "uploaded", "all of the slice", "in staging"),
+    _Step("slice uploading", "uploading", "no more writes", "on a volume"),
+    _Step("slice uploaded", "uploaded", "the whole slice", "in staging"),
     _Step("file importing", "importing", "one job", "in staging"),
-    _Step("file imported", "imported", "for good", "in the table"),
+    _Step("file imported", "imported", "with its file", "in the table"),
 )
 
 
@@ -79,7 +79,7 @@ def timeline(life: Mapping[str, float]) -> str:
 
 def _place(name: str, begin: float, end: float) -> list[str]:
     """Return a bar for the location of the row."""
-    kind = "c" if name != "on its way" else "o"
+    kind = "c" if name != "in flight" else "o"
     middle = (begin + end) / 2
     return [box(begin + 2, 215, end - begin - 4, 40, kind), text(middle, 240, name, "n")]
 
