@@ -3,14 +3,18 @@
 python -m benchmarks.baselines aiohttp 8100
 python -m benchmarks.baselines uvicorn 8100
 python -m benchmarks.baselines "bare Twisted" 8100
+python -m benchmarks.baselines "receives only" 8100
 
-The last one is the upper bound for the service: a Twisted protocol that only finds the end of a
-request, and answers it, on the service's reactor.
+The last two are upper bounds for the service. One is a Twisted protocol that only finds the end of
+a request, and answers it, on the service's reactor. The other is no more than a loop that receives
+into one buffer, counts the bytes, and answers: what the kernel can deliver to one core.
 """
 
 from __future__ import annotations
 
 import re
+import select
+import socket
 import sys
 from typing import Any
 
@@ -18,9 +22,13 @@ from twisted.internet.protocol import Protocol, ServerFactory
 
 from stream.ops.process.reactor import install
 
-__all__ = ["BASELINES"]
+__all__ = ["BARE", "BASELINES", "RECEIVES_ONLY"]
 
-BASELINES = ("aiohttp", "uvicorn", "bare Twisted")
+BARE = "bare Twisted"
+RECEIVES_ONLY = "receives only"
+BASELINES = ("aiohttp", "uvicorn", BARE)
+
+_BUFFER_BYTES = 256 * 1024
 
 
 def _aiohttp(port: int) -> None:
@@ -70,20 +78,35 @@ class _Bare(Protocol):
 
     def __init__(self) -> None:
         self._data = b""
+        self._left = 0  # bytes of the body that are still to come
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)  # type: ignore[union-attr]
 
     def dataReceived(self, data: bytes) -> None:
-        data = self._data + data if self._data else data
+        if self._left:
+            if len(data) < self._left:
+                self._left -= len(data)
+                return
+            data = data[self._left :]
+            self._left = 0
+            self.transport.write(_OK)  # type: ignore[union-attr]
+        elif self._data:
+            data = self._data + data
+        self._data = b""
         while (end := data.find(b"\r\n\r\n")) >= 0:
-            length = _LENGTH.search(data, 0, end)
-            size = end + 4 + (int(length[1]) if length is not None else 0)
+            size = end + 4 + _length(data, end)
             if len(data) < size:
-                break
+                self._left = size - len(data)
+                return
             data = data[size:]
             self.transport.write(_OK)  # type: ignore[union-attr]
         self._data = data
+
+
+def _length(data: bytes | bytearray, end: int) -> int:
+    length = _LENGTH.search(data, 0, end)
+    return int(length[1]) if length is not None else 0
 
 
 def _twisted(port: int) -> None:
@@ -97,6 +120,41 @@ def _twisted(port: int) -> None:
     reactor.run()
 
 
+def _receive(port: int) -> None:
+    """Answer requests whose heads come whole, one at a time on each connection."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    poller = select.epoll()
+    poller.register(listener, select.EPOLLIN)
+    connections: dict[int, socket.socket] = {}
+    left: dict[int, int] = {}
+    buffer = bytearray(_BUFFER_BYTES)
+    while True:
+        for descriptor, _ in poller.poll():
+            if descriptor == listener.fileno():
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connections[connection.fileno()] = connection
+                poller.register(connection, select.EPOLLIN)
+                continue
+            connection = connections[descriptor]
+            try:
+                size = connection.recv_into(buffer)
+            except ConnectionError:
+                size = 0
+            if not size:
+                poller.unregister(connection)
+                connection.close()
+                left.pop(descriptor, None)
+                continue
+            expected = left.get(descriptor, 0)
+            if not expected:
+                end = buffer.find(b"\r\n\r\n", 0, size)
+                expected = end + 4 + _length(buffer, end)
+            left[descriptor] = expected - size
+            if expected == size:
+                connection.send(_OK)
+
+
 if __name__ == "__main__":
-    run = {"aiohttp": _aiohttp, "uvicorn": _uvicorn, "bare Twisted": _twisted}
+    run = {"aiohttp": _aiohttp, "uvicorn": _uvicorn, BARE: _twisted, RECEIVES_ONLY: _receive}
     run[sys.argv[1]](int(sys.argv[2]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 
+from benchmarks.baselines import BARE, RECEIVES_ONLY
 from benchmarks.programs import Missing
-from benchmarks.servers import influxdb, service
+from benchmarks.servers import baseline, influxdb, service
 from benchmarks.setting import Setting, cell, record_body
 from benchmarks.singles import INFLUX_LINE, WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
@@ -15,6 +16,9 @@ __all__ = ["section", "section_sizes"]
 NDJSON = "application/x-ndjson"
 CONNECTIONS = {1: 256, 100: 64, 1000: 16}
 """Number of connections by number of records in a request."""
+
+LIMITS = (BARE, RECEIVES_ONLY)
+"""Baselines that read the same bodies: what a server can reach that does nothing with them."""
 
 SHORT_BYTES = 100
 """Size of a line, so that the largest batch is within the default limit of a request."""
@@ -26,14 +30,19 @@ def section(setting: Setting) -> list[str]:
     """Return the section about batches."""
     ours: dict[int, list[Figure]] = {}
     peer: dict[int, list[Figure]] = {}
+    limits: dict[tuple[int, str], list[Figure]] = {}
     for _ in range(setting.rounds):
         for size, connections in CONNECTIONS.items():
+            lines = (record_body() + "\n") * size
+            script = setting.script(NDJSON, lines) if size > 1 else setting.single()
             with service(setting.data()) as running:
                 load(running.url, connections, WARM_UP_SECONDS, setting.single())
-                lines = (record_body() + "\n") * size
-                script = setting.script(NDJSON, lines) if size > 1 else setting.single()
                 run = load(running.url, connections, setting.seconds, script)
                 ours.setdefault(size, []).append(run)
+            for name in LIMITS:
+                with baseline(name) as url:
+                    run = load(url, connections, setting.seconds, script)
+                    limits.setdefault((size, name), []).append(run)
             try:
                 with influxdb(setting.data()) as url:
                     script = setting.script("text/plain", (INFLUX_LINE + "\n") * size)
@@ -46,8 +55,10 @@ def section(setting: Setting) -> list[str]:
         "### Batches (NDJSON lines of the same size)",
         "",
         "| records a request | records/s, median (range) | ÷ single | p99 ms | errors "
-        "| InfluxDB 1.x, synced | stream ÷ it |",
-        "|---|---|---|---|---|---|---|",
+        "| InfluxDB 1.x, synced | stream ÷ it "
+        + "".join(f"| {name} | stream ÷ {name} " for name in LIMITS)
+        + "|",
+        "|---|---|---|---|---|---|---|" + "---|---|" * len(LIMITS),
     ]
     for size, runs in ours.items():
         rate = statistics.median(run.rate for run in runs) * size
@@ -57,9 +68,21 @@ def section(setting: Setting) -> list[str]:
         table.append(
             f"| {size} | {cell(runs, size)} | {rate / single:.1f} "
             f"| {statistics.median(r.p99 for r in runs):.1f} | {sum(r.errors for r in runs)} "
-            f"| {cell(there, size) if there else ''} | {ratio} |"
+            f"| {cell(there, size) if there else ''} | {ratio} "
+            + "".join(_against(limits[size, name], rate, size) for name in LIMITS)
+            + "|"
         )
-    return [*table, ""]
+    return [
+        *table,
+        "",
+        f"{BARE} and {RECEIVES_ONLY} read the same bodies, and do nothing with them.",
+        "",
+    ]
+
+
+def _against(runs: list[Figure], rate: float, size: int) -> str:
+    """Return the cells about a baseline, for *rate* records per second of ours."""
+    return f"| {cell(runs, size)} | {rate / (statistics.median(r.rate for r in runs) * size):.2f} "
 
 
 def section_sizes(setting: Setting) -> list[str]:
