@@ -9,6 +9,7 @@ import re
 
 import attrs
 
+from stream.mapping.functions import NO_DEFAULT
 from stream.record.path import PathStep, parse_path
 
 __all__ = ["TextPart", "concatenated"]
@@ -55,6 +56,8 @@ def concatenated(content: str) -> tuple[TextPart, ...] | None:
             if not steps or any(step.as_index is not None for step in steps):
                 return None
             default = match["default"]
+            if default is not None and default[1:-1] == NO_DEFAULT:
+                return None  # to the engine it is none
             parts.append(TextPart(steps=steps, default=None if default is None else default[1:-1]))
         at = match.end()
         if not match["more"]:
