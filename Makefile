@@ -228,9 +228,11 @@ faults: install ## Let every call of the Storage API, staging, credentials and j
 	STREAM_FAULTS=all $(BIN)/python -m pytest -q -s tests/target/keboola/test_faults.py
 	$(BIN)/python -m benchmarks.coordination faults
 
-fuzz: install ## Read INPUTS random requests with our parser and two others, and compare; then send RECORDS random records
+fuzz: install ## Read INPUTS random requests with our parser and two others, and compare; then send RECORDS random records, and hold compiled code against the Python code and the engine
 	$(BIN)/python -m tests.fuzz --inputs=$(INPUTS)
 	$(BIN)/python -m tests.fuzz records --inputs=$(RECORDS)
+	$(BIN)/python -m tests.fuzz documents --inputs=$(RECORDS)
+	$(BIN)/python -m tests.fuzz templates --inputs=$(RECORDS)
 
 simulate: install ## Run the way of records in virtual time, with SEEDS different lots of faults
 	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)

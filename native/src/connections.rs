@@ -397,7 +397,9 @@ impl Connections {
             Some(slot) if slot.state == State::Armed => {}
             _ => return Read::Unread,
         }
-        let size = match receive(descriptor, &mut state.buffer) {
+        let (start, size) = (state.buffer.as_mut_ptr(), state.buffer.len());
+        // SAFETY: the buffer is valid for its length.
+        let size = match unsafe { receive(descriptor, start, size) } {
             Received::Bytes(size) => size,
             Received::Nothing => return Read::Nothing,
             Received::Failed => return Read::Unread,
@@ -585,15 +587,22 @@ fn push_rows(body: &[u8], slot: &Slot, open: &mut Open, scratch: &mut Scratch) -
     false
 }
 
-enum Received {
+/// What came of a call that receives.
+pub enum Received {
     Bytes(usize),
     Nothing,
+    /// The end, or an error.
     Failed,
 }
 
-fn receive(descriptor: RawFd, buffer: &mut [u8]) -> Received {
-    // SAFETY: the buffer is valid for its length; a wrong descriptor is an error of the call.
-    let size = unsafe { libc::recv(descriptor, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+/// Receive at most `size` bytes, more than none, without waiting.
+///
+/// # Safety
+///
+/// As many bytes can be written from `start` on.
+pub unsafe fn receive(descriptor: RawFd, start: *mut u8, size: usize) -> Received {
+    // SAFETY: see above; a wrong descriptor is an error of the call.
+    let size = unsafe { libc::recv(descriptor, start.cast(), size, libc::MSG_DONTWAIT) };
     if size > 0 {
         return Received::Bytes(size as usize);
     }

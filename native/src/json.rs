@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use crate::scan;
+
 /// A document that this reader leaves to the Python code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Doubt;
@@ -76,18 +78,28 @@ impl Paths {
     pub fn find(&self, document: &[u8], found: &mut Vec<Range<usize>>) -> Result<(), Doubt> {
         found.clear();
         found.resize(self.count, 0..0);
-        let mut reader = Reader { paths: self, source: document, at: 0, left: MAX_VALUES, found };
+        let mut reader = Reader {
+            paths: self,
+            source: document,
+            at: 0,
+            left: MAX_VALUES,
+            is_wide: false,
+            found,
+        };
         reader.blanks();
         if self.strict && reader.peek()? != b'{' {
             return Err(Doubt);
         }
         reader.value(Some(0), 0)?;
         reader.blanks();
-        if reader.at == document.len() {
-            Ok(())
-        } else {
-            Err(Doubt)
+        if reader.at < document.len() {
+            return Err(Doubt);
         }
+        // Outside of strings every byte was compared with one of ASCII.
+        if reader.is_wide && simdutf8::basic::from_utf8(document).is_err() {
+            return Err(Doubt);
+        }
+        Ok(())
     }
 }
 
@@ -97,37 +109,12 @@ struct Reader<'a> {
     at: usize,
     /// Values that may still come.
     left: usize,
+    /// Whether a string may have a byte above 0x7f.
+    is_wide: bool,
     found: &'a mut Vec<Range<usize>>,
 }
 
-/// Bytes that end the plain part of a string.
-static SPECIAL: [bool; 256] = {
-    let mut special = [false; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        special[byte] = true;
-        byte += 1;
-    }
-    special[b'"' as usize] = true;
-    special[b'\\' as usize] = true;
-    special
-};
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
-
-/// Whether one of eight bytes is a quote, a backslash or below a blank. A byte above 0x7f may be
-/// taken for one; the caller looks again byte by byte.
-#[inline]
-fn has_special(word: u64) -> bool {
-    let quote = word ^ (ONES * b'"' as u64);
-    let slash = word ^ (ONES * b'\\' as u64);
-    let zero = |value: u64| value.wrapping_sub(ONES) & !value & HIGHS;
-    let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-    (zero(quote) | zero(slash) | control) != 0
-}
-
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     #[inline]
     fn peek(&self) -> Result<u8, Doubt> {
         self.source.get(self.at).copied().ok_or(Doubt)
@@ -169,20 +156,9 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, node: Option<usize>, depth: usize) -> Result<(), Doubt> {
-        if depth == MAX_DEPTH {
-            return Err(Doubt);
-        }
-        self.count()?;
-        let paths = self.paths;
-        let children: &[(Step, usize)] = match node {
-            Some(node) => &paths.nodes[node].children,
-            None => &[],
-        };
+        let children = self.children(node, depth)?;
         let mut seen = 0u64;
-        self.at += 1;
-        self.blanks();
-        if self.peek()? == b'}' {
-            self.at += 1;
+        if self.is_empty(b'}')? {
             return Ok(());
         }
         loop {
@@ -202,7 +178,7 @@ impl Reader<'_> {
                         if seen & (1 << place) == 0 {
                             seen |= 1 << place;
                             child = Some(*next);
-                        } else if paths.strict {
+                        } else if self.paths.strict {
                             return Err(Doubt);
                         }
                         break;
@@ -216,33 +192,15 @@ impl Reader<'_> {
             self.at += 1;
             self.blanks();
             self.value(child, depth + 1)?;
-            self.blanks();
-            match self.peek()? {
-                b',' => self.at += 1,
-                b'}' => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return Err(Doubt),
+            if self.is_last(b'}')? {
+                return Ok(());
             }
-            self.blanks();
         }
     }
 
     fn array(&mut self, node: Option<usize>, depth: usize) -> Result<(), Doubt> {
-        if depth == MAX_DEPTH {
-            return Err(Doubt);
-        }
-        self.count()?;
-        let paths = self.paths;
-        let children: &[(Step, usize)] = match node {
-            Some(node) => &paths.nodes[node].children,
-            None => &[],
-        };
-        self.at += 1;
-        self.blanks();
-        if self.peek()? == b']' {
-            self.at += 1;
+        let children = self.children(node, depth)?;
+        if self.is_empty(b']')? {
             return Ok(());
         }
         let mut index = 0;
@@ -257,17 +215,54 @@ impl Reader<'_> {
                 }
             }
             self.value(child, depth + 1)?;
-            self.blanks();
-            match self.peek()? {
-                b',' => self.at += 1,
-                b']' => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return Err(Doubt),
+            if self.is_last(b']')? {
+                return Ok(());
             }
-            self.blanks();
             index += 1;
+        }
+    }
+
+    /// Count an object or array, and return what is looked up in it.
+    fn children(
+        &mut self,
+        node: Option<usize>,
+        depth: usize,
+    ) -> Result<&'a [(Step, usize)], Doubt> {
+        if depth == MAX_DEPTH {
+            return Err(Doubt);
+        }
+        self.count()?;
+        let paths = self.paths;
+        Ok(node.map_or(&[], |node| &paths.nodes[node].children))
+    }
+
+    /// Go behind the bracket that begins here, and behind `end` if that follows; return whether it
+    /// does.
+    #[inline]
+    fn is_empty(&mut self, end: u8) -> Result<bool, Doubt> {
+        self.at += 1;
+        self.blanks();
+        if self.peek()? != end {
+            return Ok(false);
+        }
+        self.at += 1;
+        Ok(true)
+    }
+
+    /// Go behind what follows a value: a comma, or `end`; return whether it was `end`.
+    #[inline]
+    fn is_last(&mut self, end: u8) -> Result<bool, Doubt> {
+        self.blanks();
+        let byte = self.peek()?;
+        self.at += 1;
+        if byte == b',' {
+            self.blanks();
+            return Ok(false);
+        }
+        if byte == end {
+            Ok(true)
+        } else {
+            Err(Doubt)
         }
     }
 
@@ -286,17 +281,8 @@ impl Reader<'_> {
         let mut at = self.at + 1;
         let mut has_escapes = false;
         loop {
-            while let Some(eight) = source.get(at..at + 8) {
-                let word = u64::from_le_bytes(eight.try_into().expect("eight bytes"));
-                if has_special(word) {
-                    break;
-                }
-                at += 8;
-            }
-            while !SPECIAL[*source.get(at).ok_or(Doubt)? as usize] {
-                at += 1;
-            }
-            match source[at] {
+            at = scan::special(source, at, &mut self.is_wide);
+            match *source.get(at).ok_or(Doubt)? {
                 b'"' => {
                     self.at = at + 1;
                     return Ok(has_escapes);
@@ -391,22 +377,29 @@ pub fn unescape(spelling: &[u8], text: &mut Vec<u8>) {
 
 /// Append a value of a valid document without the blanks outside of its strings.
 pub fn compact(value: &[u8], text: &mut Vec<u8>) {
-    let mut in_string = false;
-    let mut escaped = false;
-    for &byte in value {
-        if in_string {
-            if escaped {
-                escaped = false;
-            } else if byte == b'\\' {
-                escaped = true;
-            } else if byte == b'"' {
-                in_string = false;
+    let (mut start, mut at) = (0, 0); // of what isn't appended yet
+    while let Some(byte) = value.get(at) {
+        match byte {
+            b'"' => at = behind_string(value, at),
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                text.extend_from_slice(&value[start..at]);
+                at += 1;
+                start = at;
             }
-        } else if byte == b'"' {
-            in_string = true;
-        } else if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
-            continue;
+            _ => at += 1,
         }
-        text.push(byte);
+    }
+    text.extend_from_slice(&value[start..]);
+}
+
+/// Where the string of a valid document that begins at `at` has ended.
+fn behind_string(value: &[u8], at: usize) -> usize {
+    let mut at = at + 1;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', &value[at..]).expect("a valid document");
+        if value[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
     }
 }

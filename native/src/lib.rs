@@ -5,15 +5,18 @@
 
 use pyo3::prelude::*;
 
+pub mod body;
 pub mod connections;
 pub mod csv;
 pub mod fair;
 pub mod json;
 pub mod row;
+pub mod scan;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<row::RowPlan>()?;
+    module.add_class::<body::Body>()?;
     module.add_class::<connections::Connections>()?;
     module.add_class::<connections::Waiting>()?;
     module.add_function(wrap_pyfunction!(csv::count_rows, module)?)?;

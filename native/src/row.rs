@@ -58,6 +58,20 @@ pub struct Context<'a> {
 pub struct Scratch {
     found: Vec<Range<usize>>,
     text: Vec<u8>,
+    /// The time of a record, and its text: the next ones often have the same.
+    at: Option<i64>,
+    datetime: Vec<u8>,
+}
+
+impl Scratch {
+    fn datetime(&mut self, at: i64) -> &[u8] {
+        if self.at != Some(at) {
+            self.datetime.clear();
+            push_datetime(at, &mut self.datetime);
+            self.at = Some(at);
+        }
+        &self.datetime
+    }
 }
 
 /// A mapping whose rows are rendered here.
@@ -158,11 +172,14 @@ impl RowPlan {
         Some(PyBytes::new(py, &row))
     }
 
-    /// Render the rows of all lines of `body`; return them, and how many they are.
+    /// Render the rows of all lines of `body`; return them, how many they are, and how many line
+    /// feeds there are.
     ///
-    /// `None` leaves all of them to the Python code: there are more than `max_records`, their rows
-    /// have more than `max_bytes`, or one can't be rendered.
-    #[pyo3(signature = (body, at, ip, headers, max_records, max_bytes, /))]
+    /// Other threads may run meanwhile.
+    ///
+    /// `None` leaves all of them to the Python code: there are more than `max_records`, or more
+    /// line feeds than `max_ends`, their rows have more than `max_bytes`, or one can't be rendered.
+    #[pyo3(signature = (body, at, ip, headers, max_records, max_ends, max_bytes, /))]
     #[allow(clippy::too_many_arguments)]
     fn lines<'py>(
         &self,
@@ -172,12 +189,15 @@ impl RowPlan {
         ip: &[u8],
         headers: &[u8],
         max_records: usize,
+        max_ends: usize,
         max_bytes: usize,
-    ) -> Option<(Bound<'py, PyBytes>, usize)> {
+    ) -> Option<(Bound<'py, PyBytes>, usize, usize)> {
         let mut rows = Vec::with_capacity(body.len() / 8);
         let context = Context { at, ip, headers };
-        let count = self.render_lines(body, &context, max_records, max_bytes, &mut rows).ok()?;
-        Some((PyBytes::new(py, &rows), count))
+        let limits = Limits { records: max_records, ends: max_ends, bytes: max_bytes };
+        let (count, ends) =
+            py.detach(|| self.render_lines(body, &context, limits, &mut rows)).ok()?;
+        Some((PyBytes::new(py, &rows), count, ends))
     }
 
     /// Render the rows of records that share everything but their bodies; see `row`.
@@ -206,27 +226,35 @@ impl RowPlan {
     }
 }
 
+/// What lines may have at most.
+struct Limits {
+    records: usize,
+    ends: usize,
+    bytes: usize,
+}
+
 /// Bytes that `bytes.isspace` takes for blank, and JSON doesn't.
 const OTHER_BLANKS: &[u8] = b"\x0b\x0c";
 
 impl RowPlan {
-    /// Append the rows of all lines that aren't blank; return their number.
+    /// Append the rows of all lines that aren't blank; return their number, and that of all line
+    /// feeds.
     fn render_lines(
         &self,
         body: &[u8],
         context: &Context,
-        max_records: usize,
-        max_bytes: usize,
+        limits: Limits,
         out: &mut Vec<u8>,
-    ) -> Result<usize, Doubt> {
+    ) -> Result<(usize, usize), Doubt> {
         const BOM: &[u8] = b"\xef\xbb\xbf";
         let mut scratch = Scratch::default();
-        let (mut count, mut start) = (0, 0);
+        let (mut count, mut ends, mut start) = (0, 0, 0);
         while start < body.len() {
             let end = memchr::memchr(b'\n', &body[start..]).map_or(body.len(), |at| start + at);
             let mut line = &body[start..end];
-            if end < body.len() && line.last() == Some(&b'\r') {
-                line = &line[..line.len() - 1];
+            if end < body.len() {
+                ends += 1;
+                line = line.strip_suffix(b"\r").unwrap_or(line);
             }
             start = end + 1;
             match line.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
@@ -235,15 +263,18 @@ impl RowPlan {
                 Some(_) => {}
             }
             count += 1;
-            if count > max_records || line.starts_with(BOM) {
+            if count > limits.records || line.starts_with(BOM) {
                 return Err(Doubt);
             }
             self.render(line, context, &mut scratch, out)?;
-            if out.len() > max_bytes {
+            if out.len() > limits.bytes {
                 return Err(Doubt); // before they use up the memory: a row can repeat all headers
             }
         }
-        Ok(count)
+        if ends > limits.ends {
+            return Err(Doubt);
+        }
+        Ok((count, ends))
     }
 
     /// Append the row of a record to `out`, which is left as it was if that is in doubt.
@@ -255,9 +286,6 @@ impl RowPlan {
         out: &mut Vec<u8>,
     ) -> Result<(), Doubt> {
         if let Some(paths) = &self.paths {
-            if std::str::from_utf8(body).is_err() {
-                return Err(Doubt);
-            }
             paths.find(body, &mut scratch.found)?;
         }
         let start = out.len();
@@ -269,7 +297,7 @@ impl RowPlan {
                     let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
                     out.extend_from_slice(text.as_bytes());
                 }
-                Column::Datetime => push_datetime(context.at, out),
+                Column::Datetime => out.extend_from_slice(scratch.datetime(context.at)),
                 Column::Ip => push_quoted(context.ip, out),
                 Column::Headers => out.extend_from_slice(context.headers),
                 Column::Body => push_quoted(body, out),
@@ -286,7 +314,7 @@ impl RowPlan {
                     }
                 }
                 Column::Text { parts, raw } => {
-                    let Scratch { found, text } = scratch;
+                    let Scratch { found, text, .. } = scratch;
                     if push_text(parts, *raw, body, context, found, text, out).is_err() {
                         out.truncate(start);
                         return Err(Doubt);

@@ -124,19 +124,21 @@ class Renderer:
         return None if None in rows else cast(list[bytes], rows)
 
     def lines(
-        self, shared: RecordContext, body: bytes, max_records: int, max_bytes: int
-    ) -> tuple[bytes, int] | None:
-        """Return the rows of all lines of *body*, and their number, if compiled code renders them.
+        self, shared: RecordContext, body: bytes, max_records: int, max_ends: int, max_bytes: int
+    ) -> tuple[bytes, int, int] | None:
+        """Return the rows of all lines of *body*, their number, and the number of line feeds.
 
-        ``None`` leaves them to `rows`.
+        ``None`` leaves them to `rows`: compiled code doesn't render all of them, or there are more
+        than allowed.
 
         :param shared: has the data that all records share; its headers declare JSON.
+        :param max_ends: maximum number of line feeds.
         :param max_bytes: maximum size of the rows.
         """
         native = self.native
         if native is None or not _reads(native, shared):
             return None
-        return native.lines(body, *_context(native, shared), max_records, max_bytes)
+        return native.lines(body, *_context(native, shared), max_records, max_ends, max_bytes)
 
     def rows(self, block: RecordBlock) -> list[bytes]:
         """Return the row of each record of *block*. Raises UserError if any of them fails.

@@ -20,6 +20,14 @@ class _Lane(Protocol):
 def count_rows(data: bytes, inside: bool, strict: bool, /) -> tuple[int, int, bool, bool]: ...
 
 @final
+class Body:
+    def __new__(cls, length: int, data: bytes, /) -> Body: ...
+    def __len__(self) -> int: ...
+    def feed(self, data: bytes, /) -> None: ...
+    def receive(self, descriptor: int, limit: int, /) -> int: ...
+    def take(self) -> bytes: ...
+
+@final
 class RowPlan:
     has_headers: bool
     has_ip: bool
@@ -45,8 +53,16 @@ class RowPlan:
         self, bodies: list[bytes], at: int, ip: bytes, headers: bytes, /
     ) -> list[bytes | None]: ...
     def lines(
-        self, body: bytes, at: int, ip: bytes, headers: bytes, max_records: int, max_bytes: int, /
-    ) -> tuple[bytes, int] | None: ...
+        self,
+        body: bytes,
+        at: int,
+        ip: bytes,
+        headers: bytes,
+        max_records: int,
+        max_ends: int,
+        max_bytes: int,
+        /,
+    ) -> tuple[bytes, int, int] | None: ...
 
 @final
 class Waiting:

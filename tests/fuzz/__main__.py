@@ -1,6 +1,7 @@
 """``make fuzz``: random requests parsed by our parser and by two others, and random records.
 
-This module is about requests; see `tests.fuzz.records` for records.
+This module is about requests; see `tests.fuzz.records`, `tests.fuzz.documents` and
+`tests.fuzz.templates` for the others.
 
 The other parsers must accept every request that we accept, and parse it to the same values: request
 smuggling needs a request that two parsers read differently. Requests that only we refuse are no
@@ -21,7 +22,7 @@ import httptools
 from stream.errors import UserError
 from stream.source.http.head import HeadReader
 from stream.source.http.parser import RequestParser
-from tests.fuzz import records
+from tests.fuzz import documents, records, templates
 from tests.source.http.test_parser import BODY_LIMIT, GOOD, HEAD_LIMIT, SMUGGLING, next_whole
 
 __all__ = ["main", "search"]
@@ -173,13 +174,18 @@ def _fault(counts: Counter[str], what: str, data: bytes) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="?", choices=["requests", "records"], default="requests")
+    searches = {
+        "requests": search,
+        "records": records.search,
+        "documents": documents.search,
+        "templates": templates.search,
+    }
+    parser.add_argument("what", nargs="?", choices=searches, default="requests")
     parser.add_argument("--inputs", type=int, default=5_000_000)
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     seed = random.randrange(2**32) if options.seed is None else options.seed
-    search_for = records.search if options.what == "records" else search
-    counts = search_for(options.inputs, seed)
+    counts = searches[options.what](options.inputs, seed)
     print(f"seed {seed}:", ", ".join(f"{number:,} {name}" for name, number in counts.items()))
     if any(name[0].isupper() for name in counts):
         raise SystemExit(1)

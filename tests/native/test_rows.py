@@ -77,6 +77,34 @@ def test_rows_of_random_documents(
     assert taken > 10 * mappings
 
 
+_PIECES = [
+    *(b'"', b"\\", b'\\"', b"\\\\", b"\\u0041", b"\\ud800", b"\x00", b"\x1f", b"\n", b"\x7f", b" "),
+    *("é".encode(), "€".encode(), "😀".encode()),
+    *(b"\x80", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xf0\x9f\x98", b"\xc0\x80"),
+]
+
+
+def test_strings_with_special_bytes_at_each_position(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows are equal with each piece at each position: compiled code reads many bytes at a time."""
+    mapping = Mapping((PathColumn("a", path="a", raw_string=True),))
+    plan = native_plan(mapping, LIMIT)
+    assert plan is not None
+    python = _python_renderer(mapping, monkeypatch)
+    taken = 0
+    for place in range(150):
+        for number, piece in enumerate(_PIECES):
+            behind = b"x" * ((7 * place + number) % 80)
+            body = b'{"a":"%b%b%b"}' % (b"x" * place, piece, behind)
+            row = plan.row(body, AT, b"", b"")
+            expected = _row(python, body)
+            taken += row is not None
+            assert row is None or row == expected, body
+            assert row is not None or not isinstance(expected, bytes) or b"ud800" in body, body
+    assert taken == 150 * 8
+
+
 def test_rows_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that are left to the Python code keep their position in the batch."""
     mapping = Mapping((PathColumn("a", path="a"), DatetimeColumn("at")))
@@ -152,12 +180,14 @@ def test_documents_with_too_many_values_are_left_to_the_python_code() -> None:
     assert plan.row(b"[" + b",".join([b"[]"] * 60_000) + b"]", AT, b"", b"") is None
 
 
-def test_the_limit_of_the_bytes_of_rows() -> None:
-    """A batch above the limit is left to the Python code as a whole."""
+def test_the_limits_of_lines() -> None:
+    """A batch above a limit is left to the Python code as a whole; blank lines count."""
     plan = native_plan(Mapping((PathColumn("a", path="a"),)), LIMIT)
     assert plan is not None
     body = b'{"a":1}\n' * 3
     rows = b'"1"\n' * 3
-    assert plan.lines(body, AT, b"", b"", 3, len(rows)) == (rows, 3)
-    assert plan.lines(body, AT, b"", b"", 3, len(rows) - 1) is None
-    assert plan.lines(body, AT, b"", b"", 2, len(rows)) is None
+    assert plan.lines(body, AT, b"", b"", 3, 3, len(rows)) == (rows, 3, 3)
+    assert plan.lines(body, AT, b"", b"", 3, 3, len(rows) - 1) is None
+    assert plan.lines(body, AT, b"", b"", 3, 2, len(rows)) is None
+    assert plan.lines(body, AT, b"", b"", 2, 3, len(rows)) is None
+    assert plan.lines(b"\n \r\n" + body[:-1], AT, b"", b"", 3, 4, len(rows)) == (rows, 3, 4)

@@ -200,24 +200,25 @@ def _lines_at_once(
     rendered: list[list[bytes]] = [[] for _ in renderers]
     count = start = 0
     body = record.body
-    max_lines = MAX_LINES_PER_RECORD * max_records
-    if not renderers or (len(body) > max_lines and body.count(b"\n") > max_lines):
+    max_ends = MAX_LINES_PER_RECORD * max_records
+    if not renderers:
         return None
     while start < len(body):
         end = start + LINES_BYTES_AT_ONCE
         end = len(body) if end >= len(body) else body.find(b"\n", end) + 1 or len(body)
         piece = body if end - start == len(body) else body[start:end]
-        in_piece = 0
+        in_piece = ends = 0
         for renderer, rows in zip(renderers, rendered, strict=True):
             made = None
             if renderer is not None and end - start <= MAX_NATIVE_BYTES:
                 max_bytes = MAX_ROWS_BYTES - sum(map(len, rows))
-                made = renderer.lines(shared, piece, max_records - count, max_bytes)
+                made = renderer.lines(shared, piece, max_records - count, max_ends, max_bytes)
             if made is None:
                 return None
-            rows.append(made[0])
-            in_piece = made[1]
+            rendered_rows, in_piece, ends = made
+            rows.append(rendered_rows)
         count += in_piece
+        max_ends -= ends
         start = end
         yield None
     taking = [block for block in blocks if block.error is None]

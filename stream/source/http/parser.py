@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from stream import native
 from stream.source.http.chunked import ChunkedBody
 from stream.source.http.errors import (
     BodyTooLarge,
@@ -36,6 +37,9 @@ Each costs a microsecond or two, a hundred times as much as its bytes.
 
 MAX_SMALL_BODY = 4 * 1024
 """Maximum size of a body that, if it arrives whole, is returned without a check of its head."""
+
+MIN_RECEIVED = 16 * 1024
+"""Minimum size of the missing part of a body that is received into its place."""
 
 _OTHER_LINES = 2
 """The request line and the empty one."""
@@ -82,6 +86,7 @@ class RequestParser:
         "_max_body",
         "_max_head",
         "_max_small",
+        "_place",
         "_searched",
         "head",
         "rest",
@@ -99,7 +104,8 @@ class RequestParser:
         self._in_body = False
         self.head: Head | None = None
         self._chunked: ChunkedBody | None = None
-        self._body = bytearray()
+        self._body: bytearray | bytes = b""
+        self._place: native.Body | None = None
         self._body_left = 0
         self.wants_continue = False
 
@@ -120,13 +126,21 @@ class RequestParser:
     @property
     def held(self) -> int:
         """The number of held bytes, most of them of an incomplete request."""
+        if self._place is not None:
+            return len(self.rest) + len(self._place)
         body = len(self._body) if self._chunked is None else self._chunked.held
         return len(self.rest) + body
+
+    @property
+    def receives(self) -> bool:
+        """Whether `receive` may be called: the rest of a large body is to come."""
+        return self._place is not None and self._body_left > 0
 
     def drop(self) -> None:
         """Drop the held data. Nothing may be fed any more."""
         self.rest = b""
-        self._body = bytearray()
+        self._body = b""
+        self._place = None
         self._chunked = self.head = None
         self._in_body = False
         self._body_left = 0
@@ -146,8 +160,24 @@ class RequestParser:
             self.rest = data[self._body_left :]
             data = data[: self._body_left]
             size = self._body_left
-        self._body += data
+        if self._place is None:
+            self._body += data
+        else:
+            self._place.feed(data)
         self._body_left -= size
+
+    def receive(self, descriptor: int, limit: int) -> int:
+        """Receive more of the body from a socket, without a copy. Only if `receives`.
+
+        :param limit: maximum number of bytes.
+        :returns: the number of bytes; 0 if there are none, -1 if the connection has ended or
+            failed.
+        """
+        assert self._place is not None
+        size = self._place.receive(descriptor, limit)
+        if size > 0:
+            self._body_left -= size
+        return size
 
     def next_request(self) -> Request | Head | None:
         """Return the next complete request, or ``None`` if more data is needed.
@@ -226,8 +256,13 @@ class RequestParser:
             self._chunked = ChunkedBody(self._max_body, self._max_head)
         else:
             self.rest = data[head.length :]
-            self._body = bytearray(data[: head.length])
-            self._body_left = head.length - len(self._body)
+            self._body_left = max(head.length - len(data), 0)
+            if not self._body_left:
+                self._body = data[: head.length]
+            elif self._body_left >= MIN_RECEIVED and native.is_built:
+                self._place = native.Body(head.length, data)
+            else:
+                self._body = bytearray(data)
 
     def _finish_body(self, head: Head) -> Request | None:
         if self._chunked is not None:
@@ -239,8 +274,9 @@ class RequestParser:
         else:
             if self._body_left:
                 return None
-            body = bytes(self._body)
-            self._body = bytearray()
+            # Neither is a copy, if all of it came with the head or was received into its place.
+            body = bytes(self._body) if self._place is None else self._place.take()
+            self._body, self._place = b"", None
         self.head = None
         self._in_body = False
         self.wants_continue = False

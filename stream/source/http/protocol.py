@@ -33,6 +33,11 @@ so unknown clients displace no producer.
 Note [Connection limit]: at the limit of connections, some of the client address with the most are
 closed: first those that have been idle longest, then the slowest requests.
 
+Note [Received into place]: the rest of a large body is received into the bytes that it will be,
+with the transport's `doRead` replaced meanwhile. As data, it would be copied several times, which
+costs more than reading its records. Whatever else happens to the connection is left to the
+transport.
+
 Note [Lingering close]: closing a socket with unread bytes makes the kernel reset the connection,
 and the client may lose the answer. So after a refusal only our half is closed, and further data is
 discarded for a while.
@@ -217,6 +222,7 @@ class IngestProtocol(Protocol):
         if self._fast is not None:
             self._fast.connections.remove(self._descriptor)
             self._fast = None
+            self._receive_data()
         self._release()
         self.factory.disconnected(self)
 
@@ -278,6 +284,26 @@ class IngestProtocol(Protocol):
             self._parser.drop()
         elif len(self._parser.rest) > MAX_SMALL_BODY:
             self._hold_rest()
+
+    def _receive_body(self) -> Any:
+        """Receive more of a body; see Note [Received into place]."""
+        parser = self._parser
+        size = -1
+        if parser.receives and not (
+            self._closing or self._output_full or self._waits_for_turn or self.pending is not None
+        ):
+            size = parser.receive(self._descriptor, MAX_READ_BYTES)
+        if size < 0 or not parser.receives:
+            self._receive_data()
+        if size < 0:
+            return self.transport.doRead()
+        if size:
+            self._advance()
+        return None
+
+    def _receive_data(self) -> None:
+        """Let the transport receive what comes next."""
+        vars(self.transport).pop("doRead", None)
 
     def readConnectionLost(self) -> None:
         """Handle that the client has closed its side; it may still wait for an answer."""
@@ -376,6 +402,8 @@ class IngestProtocol(Protocol):
             self._parser.wants_continue = False
             self._out.append(responses.CONTINUE)
         self._hold()
+        if self._fast is not None and self._parser.receives:
+            self.transport.doRead = self._receive_body
 
     def _hand_on(self, request: Request) -> bool:
         """Count the body as held until the answer, or refuse it and return False."""

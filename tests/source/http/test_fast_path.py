@@ -33,6 +33,7 @@ from stream.record.headers import RecordHeaders
 from stream.sink.outcome import Completion
 from stream.source.batch import RowBlock
 from stream.source.dispatcher import Dispatcher, SourceEntry
+from stream.source.http import parser
 from stream.source.http.batches import _lines_at_once
 from stream.source.http.client import ClientAddress
 from stream.source.http.content_decoding import Decoder
@@ -145,6 +146,12 @@ class Transport(Server):
         self.bufferSize = 4096
         self.is_paused = self.is_closed = False
         self.unsent = b""
+        self.received_into_place = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "doRead":
+            self.received_into_place += 1
+        super().__setattr__(name, value)
 
     def fileno(self) -> int:
         return -1 if self.is_closed else self.socket.fileno()
@@ -220,6 +227,8 @@ class Listener:
                 self.factory, self.factory.heads, Limits().max_head, Limits().max_body
             )
             assert self.factory.fast is not None
+        # Every body that doesn't come whole is received into its place, or none.
+        self._min_received = 1 if is_fast else 1 << 30
         self.clients: list[tuple[IngestProtocol, Transport, socket.socket]] = []
 
     def client(self) -> int:
@@ -230,6 +239,7 @@ class Listener:
         protocol = self.factory.buildProtocol(IPv4Address("TCP", "10.1.1.1", 1))
         assert isinstance(protocol, IngestProtocol)
         transport = Transport(ours)
+        transport.protocol = protocol
         protocol.makeConnection(transport)
         self.clients.append((protocol, transport, theirs))
         return len(self.clients) - 1
@@ -246,10 +256,12 @@ class Listener:
         poller.close()
         if self.factory.fast is not None:
             events = self.factory.fast.connections.serve(events, self.clock.seconds())
-        for descriptor, _ in events:
-            protocol, transport = owners[descriptor]
-            protocol.dataReceived(transport.socket.recv(transport.bufferSize))
-        self.clock.advance(0)
+        with mock.patch.object(parser, "MIN_RECEIVED", self._min_received):
+            for descriptor, _ in events:
+                _, transport = owners[descriptor]
+                if transport.doRead() is not None:
+                    transport.is_closed = True
+            self.clock.advance(0)
 
     def close(self) -> None:
         """Close all sockets."""
@@ -347,7 +359,7 @@ def test_results_equal_those_of_the_general_path(
     """Answers and rows are equal for random requests on several connections, split anywhere, and
     changing sinks.
     """
-    blocks = 0
+    blocks = into_place = 0
     for seed in range(examples(60)):
         random = Random(seed)
         both = [listen(*mappings, is_fast=is_fast) for is_fast in (True, False)]
@@ -385,10 +397,12 @@ def test_results_equal_those_of_the_general_path(
             assert sorted(one.rows) == sorted(other.rows), seed
         assert fast.metrics.page() == general.metrics.page(), seed
         blocks += sum(sink.direct_blocks for sink in fast.sinks)
+        into_place += sum(transport.received_into_place for _, transport, _ in fast.clients)
         for listener in both:
             listener.close()
             listener.clients.clear()
     assert blocks > examples(60)
+    assert into_place > examples(60) // 6
 
 
 def _one(listener: Listener, data: bytes) -> bytes:
@@ -411,6 +425,53 @@ def test_the_second_record_of_a_connection_takes_the_fast_path(
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert listener.sinks[0].rows == [b'"0","10.1.1.1"', b'"1","10.1.1.1"']
     assert listener.sinks[0].direct_blocks == 1
+
+
+def test_a_body_is_received_into_its_place(listen: Callable[..., Listener]) -> None:
+    """A large body arrives in parts; the transport receives the request that follows."""
+    listener = listen(MAPPING)
+    number = listener.client()
+    protocol, transport, theirs = listener.clients[number]
+    body = b'{"a":"' + b"x" * 250 + b'"}'
+    request = post(body)
+    for start in range(0, len(request) - 50, 50):
+        theirs.send(request[start : start + 50])
+        listener.turn()
+    assert vars(transport)["doRead"] == protocol._receive_body
+    theirs.send(request[start + 50 :] + post(b'{"a":1}'))
+    listener.turn()
+    assert "doRead" not in vars(transport)
+    listener.turn()
+    assert listener.received(number).count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert listener.sinks[0].rows == [b'""%b"","10.1.1.1"' % body[5:-1], b'"1","10.1.1.1"']
+
+
+@pytest.mark.parametrize("end", ["close", "reset", "refuse", "shed"])
+def test_a_body_that_never_arrives_whole(listen: Callable[..., Listener], end: str) -> None:
+    """The transport receives again when the client leaves or the request is refused."""
+    listener = listen(MAPPING)
+    number = listener.client()
+    protocol, transport, theirs = listener.clients[number]
+    theirs.send(post(b'{"a":"' + b"x" * 250 + b'"}')[:-100])
+    listener.turn()
+    assert "doRead" in vars(transport)
+    if end == "close":
+        theirs.shutdown(socket.SHUT_WR)
+        assert transport.doRead() is not None
+    elif end == "reset":
+        protocol.connectionLost()
+    else:
+        if end == "refuse":
+            listener.clock.advance(100)
+            protocol.check_timeouts(100.0, Limits(), 1.0)
+        else:
+            protocol.give_way()
+        answer = listener.received(number)
+        assert answer.startswith(b"HTTP/1.1 408" if end == "refuse" else b"HTTP/1.1 503")
+        theirs.send(b"x" * 50)
+        assert transport.doRead() is None
+    assert "doRead" not in vars(transport)
+    assert listener.sinks[0].rows == []
 
 
 def test_a_tail_gets_its_records_from_the_general_path(listen: Callable[..., Listener]) -> None:
