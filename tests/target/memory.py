@@ -26,7 +26,9 @@ __all__ = ["MemoryTarget", "broken_target", "misnamed_target"]
 
 
 class MemoryTarget:
-    """:ivar staged: the uploaded bytes of slices.
+    """A target in memory.
+
+    :ivar staged: the uploaded bytes of slices.
     :ivar tables: rows by sink, and by their file.
     """
 
@@ -49,10 +51,10 @@ class MemoryTarget:
         return PreparedFile(file, sink.table, self.name, None, ())
 
     async def discard(self, prepared: PreparedFile) -> None:
-        """There is nothing to undo."""
+        """Do nothing: nothing was created."""
 
     async def committed(self, prepared: PreparedFile) -> None:
-        """There is nothing to remove."""
+        """Do nothing: there is nothing to delete."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
         """Do nothing: no resources are stored for the sink."""
@@ -66,7 +68,7 @@ class MemoryTarget:
         yield Staged(None, self._check)
 
     async def _check(self, txn: AtomicTxn) -> None:
-        """Staging is never replaced."""
+        """Check that staging is never replaced."""
 
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
@@ -111,5 +113,5 @@ def misnamed_target(context: TargetContext) -> MemoryTarget:
 
 
 def broken_target(context: TargetContext) -> MemoryTarget:
-    """A target that can't be made."""
+    """Raise the error of a target that can't be created."""
     raise RuntimeError("a library is missing")

@@ -100,13 +100,13 @@ SHOWN: dict[object, str] = {
     ("iceberg", "rights revoked"): "refuses the credentials, or they lack a right",
     ("postgres", "rights revoked"): "grant the user of the connection",
 }
-"""What the error of an import says, by fault, or by target and fault."""
+"""The text in the error of an import, by fault, or by target and fault."""
 
 NOT_SHOWN = ("127.0.0.1", "localhost", "nobody_at_all", "secret", "devstoreaccount")
 
 PAUSABLE = ("memory", "postgres", "parquet", "iceberg")
-"""Targets that two coordinators may use for the same file at the same time. Jobs of the Storage API
-have no key by which it would refuse a second one, so there the lock of the file is needed as well.
+"""Targets that two coordinators may use for the same file at the same time. The Storage API has no
+key that prevents a second job, so the lock of the file is also needed there.
 """
 
 Kind = Callable[[EtcdClient, Path], AbstractAsyncContextManager[World]]
@@ -137,7 +137,7 @@ async def world(etcd: EtcdClient, tmp_path: Path, request: Any) -> AsyncIterator
 
 
 def rows(*cells: str) -> bytes:
-    """*cells*, each as the only one of a row of a slice."""
+    """Return *cells* as rows of a slice, one cell per row."""
     return "".join(f'"{cell.replace(chr(34), chr(34) * 2)}"\n' for cell in cells).encode()
 
 
@@ -152,7 +152,7 @@ async def test_rows_of_all_slices_are_imported(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_long_value_is_imported(world: World) -> None:
-    """A cell of 1 MB arrives as a whole."""
+    """A cell of 1 MB is imported completely."""
     cell = "0123456789abcdef" * 65536
     assert await world.target.import_file(await world.importing_file(rows(cell))) == 0
     assert (await world.read()) == [cell]
@@ -168,8 +168,8 @@ async def test_a_file_imported_again_adds_nothing(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_files_are_imported_one_after_the_other(world: World) -> None:
-    """Each file adds its rows to those that are there."""
+async def test_files_are_imported_in_sequence(world: World) -> None:
+    """Each file adds its rows to the existing ones."""
     await world.create_sink()
     for number in range(3):
         if number:
@@ -192,7 +192,7 @@ async def test_an_empty_file_adds_nothing(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_slice_uploaded_again_is_imported_once(world: World) -> None:
-    """The process may end between the upload and the mark that it is done."""
+    """The process may end between the upload and the change of the state."""
     file = await world.create_sink()
     (slice_,) = await world.storage.slices(file.key)
     await world.storage.close_files()
@@ -207,8 +207,8 @@ async def test_a_slice_uploaded_again_is_imported_once(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_import_killed_at_every_await_adds_each_row_once(world: World) -> None:
-    """The repeated import finds the results of the killed one."""
+async def test_an_import_killed_at_every_await(world: World) -> None:
+    """The repeated import finds the results of the killed one, and adds each row once."""
     expected: list[str] = []
     await world.create_sink()
 
@@ -237,10 +237,12 @@ async def _work(world: World, file: Any) -> object:
 
 @pytest.mark.parametrize("kind", PAUSABLE)
 @pytest_twisted.ensureDeferred
-async def test_a_coordinator_that_is_paused_at_any_await_adds_no_row_again(
+async def test_a_coordinator_paused_at_any_await(
     etcd: EtcdClient, tmp_path: Path, kind: str
 ) -> None:
-    """Another coordinator imports the file; then the first continues, or is asked to wait."""
+    """Another coordinator imports the file; the first one continues or waits, and adds no row
+    again.
+    """
     async with _KINDS[kind](etcd, tmp_path) as world:
         await world.create_sink()
         files: list[Any] = []
@@ -266,12 +268,12 @@ async def test_a_coordinator_that_is_paused_at_any_await_adds_no_row_again(
     [(kind, fault) for kind, faults in FAULTS.items() if kind in _KINDS for fault in faults],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_file_waits_until_what_keeps_it_from_its_table_is_repaired(
+async def test_a_file_waits_for_the_repair_of_its_table(
     etcd: EtcdClient, tmp_path: Path, kind: str, fault: str
 ) -> None:
-    """It is imported as a whole then, and no row of it is in quarantine.
+    """The file is then imported as a whole, and no row is quarantined.
 
-    The error says what happened, but neither where that is nor who may do it: users see it.
+    Users see the error, which names neither a host nor a user of the target.
     """
     async with _KINDS[kind](etcd, tmp_path) as world:
         file = await world.importing_file(rows("a", "b"), rows("c"))
@@ -292,16 +294,16 @@ async def test_a_file_waits_until_what_keeps_it_from_its_table_is_repaired(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_staged_is_removed_before_the_records(world: World) -> None:
-    """A discarded file isn't imported any more; a repetition does nothing."""
+async def test_staged_objects_are_deleted_before_the_records(world: World) -> None:
+    """A discarded file is no longer imported, and a repetition does nothing."""
     file = await world.importing_file(rows("a"))
     for _ in range(2):
         await world.target.delete_staged(file.key)
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_left_of_a_deleted_file(world: World) -> None:
-    """With the records of the file go those that the target has made for it."""
+async def test_nothing_remains_of_a_deleted_file(world: World) -> None:
+    """The records of the target are deleted with those of the file."""
     file = await world.importing_file(rows("a"))
     await world.target.import_file(file)
     await world.storage.to_imported(file.key)
@@ -319,7 +321,7 @@ async def test_nothing_is_left_of_a_deleted_file(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_table_of_a_sink_is_deleted(world: World) -> None:
-    """The table is deleted only on request; a repetition does nothing."""
+    """The table is deleted only on request, and a repetition does nothing."""
     file = await world.importing_file(rows("a"))
     await world.target.import_file(file)
     sink = await world.do("delete_sink", SINK_KEY)
@@ -335,7 +337,7 @@ async def test_the_table_of_a_sink_is_deleted(world: World) -> None:
 
 
 async def _preview(world: World, sink: Sink, limit: int) -> list[str | None]:
-    """Return the cells of the column that the table has, as people are shown them."""
+    """Return the cells of the table's column, as shown to users."""
     assert isinstance(world.target, Previewing)
     (sink,) = await with_mappings(world.storage.client, [sink])
     found = await world.target.preview(sink, limit, token=TOKEN)
@@ -344,8 +346,10 @@ async def _preview(world: World, sink: Sink, limit: int) -> list[str | None]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_first_rows_are_shown(world: World) -> None:
-    """As many as requested, with long values cut; a target that can't read reports it."""
+async def test_the_first_rows_of_a_table(world: World) -> None:
+    """At most the requested number is shown, with long values truncated; a target that can't read
+    says so.
+    """
     await world.target.import_file(await world.importing_file(rows(*_CELLS), rows("x" * 2000)))
     sink = await DefinitionReads(world.storage.client).sink(SINK_KEY)
     if not isinstance(world.target, Previewing):
@@ -358,6 +362,6 @@ async def test_the_first_rows_are_shown(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_rows_are_in_quarantine(world: World) -> None:
+async def test_quarantine_is_empty(world: World) -> None:
     await world.target.import_file(await world.importing_file(rows("a")))
     assert await world.target.quarantines(SINK_KEY) == {}

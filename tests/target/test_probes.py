@@ -24,7 +24,7 @@ ONE, TWO = Connection("one", "probing"), Connection("two", "probing")
 
 
 class ProbingTarget:
-    """Answers when the test says so."""
+    """A target that answers when the test says so."""
 
     name = "probing"
 
@@ -41,7 +41,7 @@ class ProbingTarget:
 
 
 class SilentTarget:
-    """Can't say whether a connection answers."""
+    """A target without a probe."""
 
     name = "silent"
 
@@ -71,15 +71,15 @@ def world() -> World:
 
 
 def shown(asking: Deferred[Any]) -> list[tuple[bool | None, str]]:
-    """Return the current results."""
+    """Return the current results of the probes."""
     results: list[list[ConnectionState]] = []
     asking.addCallback(results.append)
     [states] = results
     return [(state.is_available, state.message) for state in states]
 
 
-def test_a_connection_is_tried_once_for_all_who_ask(world: World) -> None:
-    """Within ten seconds after its answer it isn't tried again."""
+def test_callers_share_a_probe(world: World) -> None:
+    """The connection isn't tried again within ten seconds after its answer."""
     asking = [world.ask(), world.ask()]
     world.answer()
     assert [shown(each) for each in asking] == [[(True, "")]] * 2
@@ -91,8 +91,8 @@ def test_a_connection_is_tried_once_for_all_who_ask(world: World) -> None:
     assert world.tried == ["one", "one"]
 
 
-def test_connections_are_tried_at_the_same_time(world: World) -> None:
-    """Each has its own state."""
+def test_connections_are_probed_concurrently(world: World) -> None:
+    """Each has its own result."""
     asking = world.ask(ONE, TWO, Connection("three", "silent"))
     assert world.tried == ["one", "two"]
     world.answer(UserError("the server does not answer"))
@@ -100,7 +100,7 @@ def test_connections_are_tried_at_the_same_time(world: World) -> None:
     assert shown(asking) == [(True, ""), (False, "the server does not answer"), (None, "")]
 
 
-def test_no_answer_is_an_answer(world: World) -> None:
+def test_a_probe_times_out(world: World) -> None:
     """The probe ends after five seconds, also for later callers."""
     first = world.ask()
     world.clock.advance(PROBE_SECONDS - 1)
@@ -110,7 +110,7 @@ def test_no_answer_is_an_answer(world: World) -> None:
 
 
 def test_the_start_of_a_process_does_not_count(world: World) -> None:
-    """The start of the process isn't part of the probe's time, but is limited, too."""
+    """The start of the process isn't part of the probe's timeout, but has its own."""
     world.target.prepared = Deferred()
     asking = world.ask()
     world.clock.advance(PROBE_SECONDS * 2)
@@ -126,8 +126,8 @@ def test_the_start_of_a_process_does_not_count(world: World) -> None:
     assert shown(asking) == [(False, "no answer within 5 s")]
 
 
-def test_an_attempt_that_does_not_end_is_not_joined_by_others(world: World) -> None:
-    """It may hold a thread; when it has ended, the connection is tried again."""
+def test_a_probe_that_does_not_end(world: World) -> None:
+    """It may block a thread, so the connection is tried again only when it has ended."""
     world.ask()
     world.clock.advance(PROBE_SECONDS)
     world.clock.advance(REMEMBERED_SECONDS)
@@ -139,8 +139,8 @@ def test_an_attempt_that_does_not_end_is_not_joined_by_others(world: World) -> N
     assert world.tried == ["one", "one"]
 
 
-def test_a_caller_who_leaves_takes_nothing_from_the_others(world: World) -> None:
-    """The connection is tried to the end."""
+def test_a_cancelled_caller_does_not_affect_others(world: World) -> None:
+    """The probe runs to its end."""
     gone, waiting = world.ask(), world.ask()
     gone.addErrback(lambda _: None)
     gone.cancel()
@@ -148,8 +148,8 @@ def test_a_caller_who_leaves_takes_nothing_from_the_others(world: World) -> None
     assert shown(waiting) == [(True, "")]
 
 
-def test_a_defect_is_logged_and_not_shown(world: World) -> None:
-    """Its text may hold anything."""
+def test_an_unexpected_error_is_logged_and_not_shown(world: World) -> None:
+    """Its text may contain anything."""
     events: list[Any] = []
     observer: Any = events.append
     globalLogPublisher.addObserver(observer)
@@ -163,7 +163,7 @@ def test_a_defect_is_logged_and_not_shown(world: World) -> None:
 
 
 def test_a_target_that_is_not_installed(world: World) -> None:
-    """The message says so."""
+    """The message says that the target isn't installed."""
     [(is_available, message)] = shown(world.ask(Connection("x", "other")))
     assert is_available is False
     assert 'this node has no target "other"' in message

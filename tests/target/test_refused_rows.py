@@ -39,8 +39,8 @@ def _split(pieces: Sequence[bytes], max_row: int = 10_000) -> list[Row]:
 
 
 @given(_ROWS, st.integers(1, 20))
-def test_good_rows(values: list[tuple[str, str]], size: int) -> None:
-    """Each row is read unchanged, however the bytes are split."""
+def test_valid_rows(values: list[tuple[str, str]], size: int) -> None:
+    """Each row is unchanged, however the bytes are split."""
     rows = [_row(*pair) for pair in values]
     data = b"".join(rows)
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
@@ -48,17 +48,17 @@ def test_good_rows(values: list[tuple[str, str]], size: int) -> None:
 
 
 @given(st.lists(_ROWS.map(tuple), min_size=2, max_size=4), st.data(), st.integers(1, 30))
-def test_a_malformed_row_takes_no_other_with_it(
+def test_a_malformed_row_affects_no_other(
     groups: list[tuple[tuple[str, str], ...]], data: st.DataObject, size: int
 ) -> None:
-    """The rows before and after are found, and the malformed row is reported unchanged."""
+    """The rows before and after it are found, and the malformed row is reported unchanged."""
     simple = [[_row(f"a{x}", "b") for x, _ in enumerate(group)] for group in groups]
     expected: list[Row] = []
     for group in simple:
         expected += [Row(row) for row in group]
         if group is not simple[-1]:
             bad = data.draw(st.sampled_from(MALFORMED))
-            if expected and expected[-1].is_malformed:  # nothing tells two of them apart
+            if expected and expected[-1].is_malformed:  # adjacent malformed rows can't be separated
                 expected[-1] = Row(expected[-1].text + bad, is_malformed=True)
             else:
                 expected.append(Row(bad, is_malformed=True))
@@ -70,14 +70,14 @@ def test_a_malformed_row_takes_no_other_with_it(
 @given(st.binary(max_size=200), st.integers(1, 50), st.integers(1, 60))
 @example(b'"' * 100, 7, 10)
 @example(b"\n" * 100, 7, 10)
-def test_no_byte_is_left_out(data: bytes, size: int, max_row: int) -> None:
-    """Every byte of the input is part of some row, in order."""
+def test_every_byte_is_part_of_a_row(data: bytes, size: int, max_row: int) -> None:
+    """The rows contain every byte of the input in order."""
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     assert b"".join(row.text for row in _split(pieces, max_row)) == data
 
 
-def test_a_row_without_an_end_is_bounded() -> None:
-    """A row without an end is divided into malformed rows of bounded size."""
+def test_a_row_without_an_end_is_split() -> None:
+    """It is split into malformed rows of a maximum size."""
     splitter = RowSplitter(2, 1000)
     found = [row for _ in range(100) for row in splitter.feed(b'"' + b"x" * 99)]
     assert found
@@ -100,7 +100,7 @@ def _members(compression: str, groups: Sequence[bytes]) -> list[bytes]:
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 def test_objects_of_several_members(file: BinaryIO, compression: str) -> None:
-    """All members are read; a malformed row is reported with its number."""
+    """All members are read, and a malformed row is reported with its number."""
     groups = [_row("1", "a") + _row("2", "b"), b'"x"y","z"\n', _row("3", "c")]
     file.write(b"".join(_members(compression, groups)))
     assert list(read_rows(file, compression, RowSplitter(2))) == [
@@ -113,7 +113,7 @@ def test_objects_of_several_members(file: BinaryIO, compression: str) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_damaged_objects(file: BinaryIO, compression: str) -> None:
-    """The readable part is read; the position of the unreadable part is reported."""
+    """The readable part is read, and the position of the unreadable part is reported."""
     members = _members(compression, [_row(str(i), "x" * 50) for i in range(4)])
     start = len(members[0])
     damaged = members[1][:14] + bytes([members[1][14] ^ 0xFF]) + members[1][15:-4] + b"\0\0\0\1"
@@ -128,8 +128,8 @@ def test_damaged_objects(file: BinaryIO, compression: str) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_a_cut_object(file: BinaryIO, compression: str) -> None:
-    """An end that is missing is damage, too."""
+def test_a_truncated_object(file: BinaryIO, compression: str) -> None:
+    """A missing end is reported as damage."""
     members = _members(compression, [_row("1", "a"), _row("2", "b")])
     file.write(members[0] + members[1][:-3])
     found = list(read_rows(file, compression, RowSplitter(2)))

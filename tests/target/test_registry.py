@@ -1,4 +1,4 @@
-"""Targets that other packages add, and which target a call goes to."""
+"""Targets of other packages, and the target that gets a call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Install = Callable[[str], None]
 
 @pytest.fixture()
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """A function that installs a package with these entry points of targets."""
+    """A function that installs a package with entry points of targets."""
 
     def install(entries: str) -> None:
         info = tmp_path / "stream_example-1.0.dist-info"
@@ -69,20 +69,22 @@ def test_without_packages_there_are_no_other_targets() -> None:
         ),
     ],
 )
-def test_a_target_that_cannot_be_loaded_ends_the_start(
+def test_a_target_that_can_not_be_loaded_ends_the_start(
     install: Install, entries: str, message: str
 ) -> None:
-    """The message names the package to repair."""
+    """The error names the package to repair."""
     install(entries)
     with pytest.raises(UserError) as raised:
         installed_targets(CONTEXT)
     assert str(raised.value) == message
 
 
-def test_a_target_without_its_library_is_refused_with_what_installs_it(
+def test_a_target_without_its_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A definition is refused; the start fails if a connection uses the target."""
+    """The error says what to install: a definition is refused, and the start fails if a connection
+    uses the target.
+    """
     monkeypatch.setattr(registry, "find_spec", lambda library: None)
     settings = load({}, VALID)
     context: Any = attrs.make_class("Context", ["settings"])(settings)
@@ -97,13 +99,13 @@ def test_a_target_without_its_library_is_refused_with_what_installs_it(
         registry.optional_targets(context)
 
 
-def test_two_targets_cannot_have_one_name() -> None:
+def test_two_targets_with_one_name() -> None:
     with pytest.raises(UserError, match='two targets are named "memory"'):
         Targets([MemoryTarget(CONTEXT), MemoryTarget(CONTEXT)])
 
 
-def test_a_target_that_this_process_lacks_is_named() -> None:
-    """The message says what there is, and what to do."""
+def test_a_missing_target_is_named() -> None:
+    """The error lists the installed targets and says what to do."""
     with pytest.raises(UserError) as raised:
         Targets([MemoryTarget(CONTEXT)]).named("lake")
     assert str(raised.value) == 'this node has no target "lake"; it has: memory'
@@ -112,17 +114,17 @@ def test_a_target_that_this_process_lacks_is_named() -> None:
 
 
 class _Stubborn(MemoryTarget):
-    """Its tables can't be deleted."""
+    """A target whose tables can't be deleted."""
 
     async def delete_tables(self, sinks: Any, *, token: str) -> None:
         raise UserError(f"{self.name} refuses")
 
 
 @pytest_twisted.ensureDeferred
-async def test_tables_of_several_targets_are_deleted_by_each(
+async def test_each_target_deletes_its_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that fails keeps no other from it, and all failures are reported."""
+    """A failing target doesn't prevent the others, and all failures are reported."""
 
     def with_name(target: MemoryTarget, name: str) -> Any:
         monkeypatch.setattr(target, "name", name, raising=False)

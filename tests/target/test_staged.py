@@ -1,4 +1,4 @@
-"""The staging storage is common to all nodes, and is read in pieces of bounded size."""
+"""The staging storage is shared by all nodes, and is read in pieces of a maximum size."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _cut(data: bytes, size: int) -> list[bytes]:
 
 
 @given(MEMBERS, st.sampled_from([1000, 64 * 1024, 1024 * 1024]))
-def test_all_bytes_come_in_pieces_of_a_bounded_size(members: list[bytes], size: int) -> None:
+def test_all_bytes_are_read_in_pieces(members: list[bytes], size: int) -> None:
     """Any number of gzip members with any content is supported."""
     packed = b"".join(gzip.compress(member, 1) for member in members)
     pieces = list(decompressed(_cut(packed, size), "gzip"))
@@ -50,7 +50,7 @@ def test_all_bytes_come_in_pieces_of_a_bounded_size(members: list[bytes], size: 
     assert all(0 < len(piece) <= MAX_PIECE_BYTES for piece in pieces)
 
 
-def test_bytes_without_compression_are_cut_too() -> None:
+def test_uncompressed_bytes_are_split() -> None:
     data = bytes(range(256)) * 5000
     pieces = list(decompressed([data, b"end"], "none"))
     assert b"".join(pieces) == data + b"end"
@@ -58,7 +58,7 @@ def test_bytes_without_compression_are_cut_too() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
-def test_an_end_that_is_missing_is_an_error(cut: int) -> None:
+def test_a_missing_end_is_an_error(cut: int) -> None:
     packed = gzip.compress(b"a" * 1000) + gzip.compress(random.Random(1).randbytes(100))
     with pytest.raises(StagingError, match="its end is missing") as raised:
         list(decompressed([packed[:-cut]], "gzip"))
@@ -72,14 +72,14 @@ def test_damage_is_an_error() -> None:
         list(decompressed([bytes(packed)], "gzip"))
 
 
-def test_one_process_has_its_staging_beside_its_volumes() -> None:
-    """The default staging folder is beside the volumes."""
+def test_the_default_staging_of_one_process() -> None:
+    """The default staging folder is next to the volumes."""
     address = staging_address(TargetStagingSettings(), BOTH, "/data/volumes")
     assert (address.scheme, address.prefix) == ("file", "/data/staging")
 
 
 @pytest.mark.parametrize("components", [("storage-reader",), ("storage-coordinator", "api")])
-def test_components_that_are_spread_need_a_place_that_all_reach(
+def test_distributed_components_need_shared_staging(
     components: tuple[str, ...],
 ) -> None:
     with pytest.raises(UserError) as raised:
@@ -100,7 +100,7 @@ def test_components_that_are_spread_need_a_place_that_all_reach(
         ("s3://key:secret@bucket", 'credentials are in "credentialFile"'),
     ],
 )
-def test_a_url_that_can_not_be_used_is_refused(url: str, message: str) -> None:
+def test_an_invalid_url_is_refused(url: str, message: str) -> None:
     with pytest.raises(UserError) as raised:
         staging_address(TargetStagingSettings(url=url), BOTH, "/data/volumes")
     assert message in str(raised.value)
@@ -108,7 +108,7 @@ def test_a_url_that_can_not_be_used_is_refused(url: str, message: str) -> None:
 
 
 class _Node:
-    """A node that stores slices in a place."""
+    """A node with a staging folder."""
 
     def __init__(self, etcd: EtcdClient, name: str, url: str) -> None:
         self.session = Session(etcd, ttl=30, reactor=reactor)
@@ -127,10 +127,12 @@ class _Node:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_with_another_place_than_the_others_does_not_start(
+async def test_a_node_with_different_staging_does_not_start(
     etcd: EtcdClient, tmp_path: Path
 ) -> None:
-    """Folders are identified by content: equal paths on two machines are different folders."""
+    """Folders are identified by content, since equal paths on two machines are different
+    folders.
+    """
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "shared").symlink_to(tmp_path / "one")
@@ -156,7 +158,7 @@ async def test_a_node_with_another_place_than_the_others_does_not_start(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_folder_that_can_not_be_made_ends_the_start(
+async def test_a_folder_that_can_not_be_created_ends_the_start(
     etcd: EtcdClient, tmp_path: Path
 ) -> None:
     node = _Node(etcd, "a", (tmp_path / "not" / "mounted").as_uri())

@@ -1,4 +1,4 @@
-"""A sink over some target, and the steps that its files go through."""
+"""A sink with any target, and the steps of its files."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ __all__ = [
 reactor: Any = _reactor
 
 Fault = Callable[[], AbstractAsyncContextManager[None]]
-"""Breaks something, and repairs it at the end of the context."""
+"""Causes a fault, and repairs it at the end of the context."""
 
 TOKEN = "1-1-master-token-for-tests"
 
 
 def changes_with(storage: Storage, target: Target) -> Changes:
-    """Changes of definitions whose files belong to *target*."""
+    """Return changes of definitions whose files use *target*."""
     return Changes.of(
         storage.client,
         storage.repository,
@@ -65,10 +65,11 @@ def changes_with(storage: Storage, target: Target) -> Changes:
 class World:
     """A source, and a sink once it is created, with the tables of *target*.
 
-    :ivar table: of the sink; its mapping has one column.
-    :ivar read: the cells of the table's column, in any order; raises if there is no table.
-    :ivar faults: what keeps a file from its table, by the names that `tests.target.test_contract`
-        has: a context at whose end it is repaired.
+    :ivar table: the sink's table; its mapping has one column.
+    :ivar read: returns the cells of the table's column, in any order; raises an error without a
+        table.
+    :ivar faults: faults that prevent an import, by the names in `tests.target.test_contract`: a
+        context at whose end the fault is repaired.
     """
 
     storage: Storage
@@ -79,7 +80,7 @@ class World:
     faults: Mapping[str, Fault] = attrs.field(factory=dict)
 
     async def do(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the definitions in a change of its own, as the user."""
+        """Call a method of the definitions in a separate change, as the user."""
 
         async def body(change: Change, definitions: Definitions) -> Any:
             return await getattr(definitions, method)(change, *arguments)
@@ -94,7 +95,7 @@ class World:
         await self.do("create_source", source)
 
     async def create_sink(self) -> File:
-        """Return the file that the new sink opens."""
+        """Create the sink, and return its open file."""
         at = self.storage.tick()
         await self.do(
             "create_sink", lifecycle.new_sink(SINK_KEY, name="S", table=self.table, at=at, by=BY)
@@ -102,17 +103,17 @@ class World:
         return await self.open_file()
 
     async def open_file(self) -> File:
-        """Return the file that is open now."""
+        """Return the open file."""
         (file,) = [f for f in await self.storage.files() if f.state is FileState.WRITING]
         return file
 
     async def rename(self) -> None:
-        """Change the sink, so that its file is rotated."""
+        """Update the sink, which rotates its file."""
         self.storage.tick()
         await self.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
 
     async def reopen(self) -> File:
-        """Disable and enable the sink; the file that is open then."""
+        """Disable and enable the sink, and return the open file."""
         self.storage.tick()
         await self.do("disable_sink", SINK_KEY)
         self.storage.tick()
@@ -120,7 +121,7 @@ class World:
         return await self.open_file()
 
     async def upload(self, slice_: Slice, rows: bytes) -> None:
-        """A closed slice up to ``uploaded``."""
+        """Advance a closed slice to ``uploaded``."""
         await self.storage.count(slice_.key, rows.count(b"\n"))
         await self.storage.to_uploading(slice_.key)
         async with self.target.upload(slice_, bytes_chunks(gzip.compress(rows))):
@@ -132,7 +133,7 @@ class World:
         return await self.staged_file(*rows)
 
     async def staged_file(self, *rows: bytes) -> File:
-        """Return the file that is open now, with a slice for each of *rows*, all uploaded."""
+        """Return the open file with a slice for each of *rows*, all uploaded."""
         file = await self.open_file()
         slices = await self.storage.slices(file.key)
         while len(slices) < len(rows):
@@ -149,7 +150,7 @@ class World:
 async def context_of(
     etcd: EtcdClient, settings: Settings
 ) -> AsyncIterator[tuple[Storage, TargetContext]]:
-    """A storage model, and what a target over it may use; its threads run."""
+    """A storage model, and the dependencies of a target with running threads."""
     storage, pool = Storage(etcd), ThreadPool(0, 2)
     session = Session(etcd, ttl=30, reactor=reactor)
     await session.startService()
@@ -187,7 +188,7 @@ async def killed_at_every_await(
     """Start work repeatedly, and end each attempt one await later than the previous.
 
     :param make: prepares the next attempt; its result starts it.
-    :returns: number of awaits at which work was ended before it completed.
+    :returns: number of awaits at which the work was ended.
     """
     for awaits in itertools.count(1):
         work = await make()
@@ -201,7 +202,7 @@ async def paused_at_every_await(
 ) -> int:
     """Start work repeatedly, and pause each attempt one await later than the previous.
 
-    While it is paused, the same work is done by another one; then it continues to its end.
+    During the pause another attempt does the same work; then the first one continues to its end.
 
     :param make: prepares the next attempt; its result starts it.
     :returns: number of awaits at which work was paused.
@@ -240,6 +241,9 @@ async def _advanced(work: Coroutine[Any, Any, object], awaits: int) -> bool:
 
 
 def _noticed(result: Any, ready: Deferred[None]) -> Any:
-    """Fire *ready* once the result is that of who waits for it; a failure isn't there yet."""
+    """Return *result*, and fire *ready* in the next turn, when the waiter has the result."""
+    """Fire *ready* with the result of *work* for its waiter, before a failure counts as
+    unhandled.
+    """
     reactor.callLater(0, ready.callback, None)
     return result

@@ -1,4 +1,4 @@
-"""Apache Iceberg's own REST catalog, which its project publishes for tests, in its own process.
+"""Apache Iceberg's own REST catalog for tests, in a separate process.
 
 ``make lake`` fetches it from Maven Central with ``tools/iceberg-rest.xml`` into the folder
 ``target/iceberg-rest``; without it, or without Java, its tests are skipped.
@@ -30,7 +30,7 @@ _START_SECONDS = 60.0
 
 @cache
 def shared_rest_catalog() -> str:
-    """Return the URL of a catalog that lives as long as the test run."""
+    """Return the URL of a catalog that runs until the end of the tests."""
     java = shutil.which("java")
     if java is None or not list(JARS.glob("iceberg-open-api-*.jar")):
         pytest.skip("Iceberg's REST catalog is not installed, see `make lake`")

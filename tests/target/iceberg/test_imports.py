@@ -1,4 +1,4 @@
-"""Imports into Iceberg: types, partitions, tables that change, commits that meet others."""
+"""Imports into Iceberg: types, partitions, tables that differ, commits with conflicts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def world(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[IcebergWorld]
 
 
 def use(world: IcebergWorld, columns: Mapping, *partitions: str) -> None:
-    """Let the sink that is created next have these columns and partitions."""
+    """Set the columns and partitions of the next sink."""
     options = {**world.table.options, "partitionBy": json.dumps(partitions)}
     world.table = attrs.evolve(world.table, mapping=columns, options=options)
 
@@ -72,8 +72,8 @@ def typed(**types: str) -> Mapping:
 
 
 @pytest_twisted.ensureDeferred
-async def test_values_of_all_types_arrive(world: IcebergWorld) -> None:
-    """Exact, with Iceberg's types; NULL and the empty text differ."""
+async def test_values_of_all_types_are_imported(world: IcebergWorld) -> None:
+    """Values are exact, with Iceberg's types; NULL and the empty text differ."""
     use(world, typed(**{name: type[0] for name, type in TYPES.items()}))
     cells = ",".join(f'"{cell}"' for _, _, cell, _ in TYPES.values())
     nulls = "," * (len(TYPES) - 1)
@@ -87,8 +87,8 @@ async def test_values_of_all_types_arrive(world: IcebergWorld) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_data_files_are_where_their_partitions_say(world: IcebergWorld) -> None:
-    """Several transforms, two of them of one column; readers skip other partitions."""
+async def test_data_files_are_partitioned(world: IcebergWorld) -> None:
+    """There are several transforms, two of them of one column; readers skip other partitions."""
     use(
         world,
         typed(id="integer", at="timestamp", who="string", total="decimal(9,2)", u="uuid"),
@@ -119,8 +119,8 @@ async def test_data_files_are_where_their_partitions_say(world: IcebergWorld) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_columns_that_the_mapping_gets_are_added(world: IcebergWorld) -> None:
-    """Rows that were there have NULL in them; everything else that differs is listed."""
+async def test_new_columns_of_the_mapping_are_added(world: IcebergWorld) -> None:
+    """Existing rows have NULL in them, and other differences are listed."""
     use(world, typed(a="string", b="integer"), "bucket(4, a)")
     await world.target.import_file(file := await world.importing_file(b'"1","1"\n'))
     await world.storage.to_imported(file.key)
@@ -145,8 +145,8 @@ async def _change(world: IcebergWorld, columns: Mapping) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_of_somebody_else_is_compared(world: IcebergWorld) -> None:
-    """And never dropped; without partitionBy its own partitions are used."""
+async def test_a_table_of_the_user_is_compared(world: IcebergWorld) -> None:
+    """The table is never dropped; without `partitionBy` its own partitions are used."""
     from pyiceberg.partitioning import PartitionField, PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.transforms import BucketTransform
@@ -185,7 +185,7 @@ async def test_a_table_of_somebody_else_is_compared(world: IcebergWorld) -> None
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_is_wrong_with_a_definition_is_said(
+async def test_errors_of_definitions(
     world: IcebergWorld, options: dict[str, str], columns: dict[str, Any], reason: str
 ) -> None:
     use(world, mapping({"name": "a", **columns}))
@@ -207,10 +207,12 @@ async def test_a_table_of_another_project_is_refused(world: IcebergWorld) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
+async def test_a_table_created_by_another_project_meanwhile(
     world: IcebergWorld,
 ) -> None:
-    """Since the file was opened: the file waits, and is imported when the table is the sink's."""
+    """It was created after the file was opened: the file is imported when the table is the
+    sink's.
+    """
     file = await world.importing_file(b'"a"\n')
     for owner in (f"{SINK_KEY.project_id}1/1/s/k", str(SINK_KEY)):
         with world.loaded().transaction() as transaction:
@@ -224,10 +226,10 @@ async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_catalog_holds_no_process(
+async def test_a_silent_catalog_blocks_no_process(
     world: IcebergWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sinks with other catalogs are defined by the same process."""
+    """The same process defines sinks with other catalogs."""
     from stream.target.iceberg import target as iceberg
 
     target: Any = world.target
@@ -243,8 +245,8 @@ async def test_a_silent_catalog_holds_no_process(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_of_a_catalog_names_neither_host_nor_secret(world: IcebergWorld) -> None:
-    """The log has the host, and no secret either."""
+async def test_errors_of_a_catalog_contain_no_host_and_no_secret(world: IcebergWorld) -> None:
+    """The log has the host, but no secret."""
     await world.create_sink()
     target: Any = world.target
     (catalog,) = target._connections.values()
@@ -265,8 +267,8 @@ async def test_an_error_of_a_catalog_names_neither_host_nor_secret(world: Iceber
 
 
 @pytest_twisted.ensureDeferred
-async def test_whether_a_catalog_answers(world: IcebergWorld) -> None:
-    """Every user of the project sees it, without an address."""
+async def test_the_probe_of_a_catalog(world: IcebergWorld) -> None:
+    """Every user of the project sees the result, which has no address."""
     target: Any = world.target
     await target.probe("lake")
     async with world.faults["server unavailable"]():
@@ -275,14 +277,14 @@ async def test_whether_a_catalog_answers(world: IcebergWorld) -> None:
     assert "sqlite" not in str(raised.value)
 
 
-# Commits, in this process.
+# commits in this process
 
 Commit = Callable[..., Any]
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A job of a table that is there."""
+    """A job of an existing table."""
     from stream.target.iceberg.work import work
 
     (tmp_path / "warehouse").mkdir()
@@ -323,7 +325,7 @@ def _import(job: dict[str, Any], ids: str = "123", **changed: Any) -> dict[str, 
 
 @pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Commit], Commit]], None]:
-    """Replaces what commits to the catalog by what is made of it."""
+    """Replace the commit to the catalog by *replacement* of it until the block ends."""
     from pyiceberg.catalog.sql import SqlCatalog
 
     def replace(make: Callable[[Commit], Commit]) -> None:
@@ -332,8 +334,8 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Commit], Com
     return replace
 
 
-def test_an_import_that_met_others_is_repeated(job: dict[str, Any], commits: Any) -> None:
-    """Rows of both are there once."""
+def test_an_import_with_a_conflict_is_repeated(job: dict[str, Any], commits: Any) -> None:
+    """The rows of both commits are in the table once."""
     others = iter("456")
 
     def meeting(commit: Commit) -> Commit:
@@ -353,10 +355,10 @@ def test_an_import_that_met_others_is_repeated(job: dict[str, Any], commits: Any
 
 
 @pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
-def test_a_lost_answer_of_a_commit_adds_each_row_once(
-    job: dict[str, Any], commits: Any, is_done: bool
-) -> None:
-    """A commit with an unknown outcome is found in the table, or is repeated."""
+def test_a_lost_answer_of_a_commit(job: dict[str, Any], commits: Any, is_done: bool) -> None:
+    """A commit with an unknown outcome is found in the table, or is repeated; each row is there
+    once.
+    """
     from pyiceberg.exceptions import CommitStateUnknownException
 
     left = [1]
@@ -378,10 +380,8 @@ def test_a_lost_answer_of_a_commit_adds_each_row_once(
 
 
 @pytest.mark.parametrize("retries", ["0", "1", "4"])
-def test_a_commit_that_was_done_and_is_refused_when_it_is_sent_again(
-    job: dict[str, Any], commits: Any, retries: str
-) -> None:
-    """As with a proxy that repeats a request: the table is readable, with each row once."""
+def test_a_commit_that_is_sent_twice(job: dict[str, Any], commits: Any, retries: str) -> None:
+    """A proxy repeats the request, and the second is refused: the table has each row once."""
     from pyiceberg.catalog import load_catalog
     from pyiceberg.exceptions import CommitFailedException
 
@@ -429,8 +429,8 @@ def test_a_commit_that_arrives_late_adds_nothing(job: dict[str, Any], commits: A
     assert _rows(job) == [1, 2, 3]
 
 
-def test_the_same_file_by_another_one_meanwhile(job: dict[str, Any], commits: Any) -> None:
-    """Another import of the file commits between the check of the table and the commit."""
+def test_another_import_of_the_same_file(job: dict[str, Any], commits: Any) -> None:
+    """The other import commits between the check of the table and the commit."""
     left = [1]
 
     def meeting(commit: Commit) -> Commit:
@@ -447,8 +447,8 @@ def test_the_same_file_by_another_one_meanwhile(job: dict[str, Any], commits: An
     assert _rows(job) == [1, 2, 3]
 
 
-def test_others_that_are_always_first_are_reported(job: dict[str, Any], commits: Any) -> None:
-    """So that the file waits and is tried again."""
+def test_permanent_conflicts_are_reported(job: dict[str, Any], commits: Any) -> None:
+    """The file waits and is retried."""
     from pyiceberg.exceptions import CommitFailedException
 
     def failing(commit: Commit) -> Commit:
@@ -467,10 +467,8 @@ COORDINATORS = int(os.environ.get("STREAM_LAKE_COORDINATORS", "2"))
 
 
 @pytest_twisted.ensureDeferred
-async def test_sinks_of_several_coordinators_share_a_table(
-    etcd: EtcdClient, tmp_path: Path
-) -> None:
-    """Their commits meet; each row is there once."""
+async def test_several_coordinators_share_a_table(etcd: EtcdClient, tmp_path: Path) -> None:
+    """Their commits conflict, and each row is there once."""
     (tmp_path / "warehouse").mkdir()
     catalog = {
         "type": "sql",
@@ -495,7 +493,7 @@ async def test_sinks_of_several_coordinators_share_a_table(
                 imports = []
                 for sink in range(SINKS):
                     of_sink = attrs.evolve(record, import_id=f"sink-{sink}")
-                    # Each file by two of them, as if one had been thought dead.
+                    # two coordinators for each file, as if one was considered dead
                     for turn in range(2):
                         importing = targets[(sink + turn) % COORDINATORS]._import(
                             connection, of_sink, "none", [_slice(sink)]

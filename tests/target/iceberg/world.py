@@ -1,4 +1,4 @@
-"""A sink over a table of Iceberg: a catalog in SQLite or over REST, in a folder or in an S3."""
+"""A sink with an Iceberg table: a catalog in SQLite or over REST, data in a folder or in S3."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ __all__ = ["IcebergWorld", "iceberg_world", "rest_world", "s3_warehouse_world"]
 
 @attrs.define(kw_only=True)
 class IcebergWorld(World):
-    """:ivar properties: of pyiceberg, for the catalog.
-    :ivar identifier: of the table.
+    """A sink's Iceberg table.
+
+    :ivar properties: pyiceberg's properties of the catalog.
+    :ivar identifier: the identifier of the table.
     """
 
     properties: Mapping[str, str]
     identifier: tuple[str, str]
 
     def catalog(self) -> Any:
-        """Return the catalog as pyiceberg sees it."""
+        """Return the catalog of pyiceberg."""
         from pyiceberg.catalog import load_catalog
 
         return load_catalog("lake", **self.properties)
@@ -51,7 +53,7 @@ class IcebergWorld(World):
             raise LookupError("there is no table") from None
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return all rows as pyiceberg reads them."""
+        """Return all rows with pyiceberg."""
         rows: list[dict[str, Any]] = self.loaded().scan().to_arrow().to_pylist()
         return rows
 
@@ -60,9 +62,9 @@ class IcebergWorld(World):
 async def iceberg_world(
     etcd: EtcdClient, path: Path, catalog: Mapping[str, str] | None = None, **options: Any
 ) -> AsyncIterator[IcebergWorld]:
-    """A source and no sink yet; the sink's table is in a namespace of its own.
+    """A source without a sink; the table of a new sink is in a separate namespace.
 
-    :param catalog: one in SQLite if it is left out.
+    :param catalog: the catalog, in SQLite by default.
     """
     pytest.importorskip("pyiceberg", reason="pyiceberg is not installed, see the extra `iceberg`")
     from stream.target.iceberg.target import IcebergTarget
@@ -110,14 +112,14 @@ async def iceberg_world(
 
 @asynccontextmanager
 async def rest_world(etcd: EtcdClient, path: Path) -> AsyncIterator[IcebergWorld]:
-    """The same with Apache Iceberg's own REST catalog."""
+    """The same with Apache Iceberg's REST catalog."""
     async with iceberg_world(etcd, path, {"type": "rest", "uri": shared_rest_catalog()}) as running:
         yield running
 
 
 @asynccontextmanager
 async def s3_warehouse_world(etcd: EtcdClient, path: Path) -> AsyncIterator[IcebergWorld]:
-    """The same with a warehouse in an S3, whose keys are in the credential file."""
+    """The same with a warehouse in S3, whose keys are in the credential file."""
     staging = shared_store("moto")
     keys = {"s3.access-key-id": staging.key_id, "s3.secret-access-key": staging.secret}
     credentials = path / "catalog.json"

@@ -1,4 +1,4 @@
-"""The bridge to the Storage API as a whole, against a sandbox over real HTTP."""
+"""The whole bridge to the Storage API, with a sandbox over real HTTP."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ SECRET_KEY = b"k" * 32
 
 
 class RecordingApi(StorageApi):
-    """:ivar tokens: all that were made, in order.
-    :ivar file_ids: of all staging files that were made.
+    """A client that records its objects.
+
+    :ivar tokens: all created tokens, in order.
+    :ivar file_ids: ids of all created staging files.
     :ivar wait_fails: raised instead of the next wait for a job.
     """
 
@@ -66,7 +68,10 @@ class RecordingApi(StorageApi):
 
 @attrs.define(kw_only=True)
 class Bridge(World):
-    """:ivar sandbox: calls of the sandbox with the user's token."""
+    """The bridge and its sandbox.
+
+    :ivar sandbox: the sandbox's API with the user's token.
+    """
 
     target: KeboolaTarget
     api: RecordingApi
@@ -96,7 +101,7 @@ class Bridge(World):
         return (await self.sandbox.branch("GET", f"files/{file_id}")).status == 200
 
     async def everything(self) -> dict[str, bytes]:
-        """Return all that is stored in etcd."""
+        """Return all values in etcd."""
         found: dict[str, bytes] = {}
         for where in ("definition/", "storage/"):
             found |= {kv.key: kv.value for kv in (await self.storage.client.range(where)).kvs}
@@ -104,7 +109,7 @@ class Bridge(World):
 
 
 async def _cells(sandbox: Api) -> list[str]:
-    """Return the first cells of all rows. Raises LookupError if there is no table."""
+    """Return the first cells of all rows. Raises LookupError if the table doesn't exist."""
     answer = await sandbox.branch("GET", f"tables/{TABLE_ID}/data-preview?limit=1000")
     if answer.status == 404:
         raise LookupError(answer.text)
@@ -148,7 +153,7 @@ async def running_bridge(
 ) -> AsyncIterator[Bridge]:
     """A sandbox and a bridge to it, with a source and no sink.
 
-    :param objects: the store where the sandbox lets files be staged.
+    :param objects: the store in which the sandbox stages files.
     """
     sandbox = SandboxService(
         reactor,

@@ -1,7 +1,7 @@
-"""Requirements of the service on a Storage API, as functions to run against any implementation.
+"""The requirements on a Storage API, as functions to run with any implementation.
 
-Each function takes a client, a master token and the ids of a project and its default branch, makes
-its own bucket or token, and removes it. `ALL` lists them in the order of a sink's life.
+Each function takes a client, a master token and the ids of a project and its default branch,
+creates its own bucket or token, and deletes it. `ALL` lists them in the order of a sink's life.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _fresh_bucket_id() -> str:
 
 @asynccontextmanager
 async def sink_bucket(target: Target) -> AsyncIterator[tuple[str, SinkToken]]:
-    """A new bucket and a sink token for it, both removed in the end."""
+    """Create a bucket and a sink token for it, and delete both at the end of the block."""
     bucket_id = _fresh_bucket_id()
     await target.api.create_bucket(target.token, target.branch_id, bucket_id)
     made = await target.api.create_token(
@@ -67,7 +67,7 @@ async def sink_bucket(target: Target) -> AsyncIterator[tuple[str, SinkToken]]:
 
 
 async def refused(call: Awaitable[object], status: int, code: str | None = None) -> None:
-    """*call* is refused with this status, and code if given."""
+    """Check that *call* is refused with this status, and with the code if given."""
     with pytest.raises(StorageApiError) as caught:
         await call
     assert caught.value.answered, str(caught.value)
@@ -96,7 +96,7 @@ async def unknown_token_is_refused(target: Target) -> None:
 
 
 async def default_branch_is_listed(target: Target) -> None:
-    """The default branch is in the list and can be asked for."""
+    """The default branch is in the list and can be requested."""
     defaults = [b for b in await target.api.branches(target.token) if b.is_default]
     assert [b.id for b in defaults] == [target.branch_id]
     assert (await target.api.branch(target.token, target.branch_id)).is_default
@@ -106,7 +106,7 @@ async def default_branch_is_listed(target: Target) -> None:
 
 
 async def bucket_lives_and_dies(target: Target) -> None:
-    """A bucket is not found, created, found, not created twice, deleted, not found."""
+    """A bucket is not found, created, found, not created twice, deleted, and not found."""
     api, token, branch, bucket_id = target.api, target.token, target.branch_id, _fresh_bucket_id()
     await refused(api.get_bucket(token, branch, bucket_id), 404, "storage.buckets.notFound")
     assert (await api.create_bucket(token, branch, bucket_id)).id == bucket_id
@@ -120,7 +120,7 @@ async def bucket_lives_and_dies(target: Target) -> None:
 
 
 async def sink_token_is_limited_and_revocable(target: Target) -> None:
-    """A sink token is no master token, sees only its bucket, and ends when it is deleted."""
+    """A sink token is no master token, is limited to its bucket, and is invalid when deleted."""
     api, branch, bucket_id = target.api, target.branch_id, _fresh_bucket_id()
     await api.create_bucket(target.token, branch, bucket_id)
     made = await api.create_token(target.token, source_id="src", sink_id="snk", bucket_id=bucket_id)
@@ -162,7 +162,7 @@ async def table_lives_and_dies(target: Target) -> None:
 
 
 async def bucket_with_tables_needs_force(target: Target) -> None:
-    """A bucket with a table is deleted only by force."""
+    """A bucket with a table is deleted only with force."""
     api, branch = target.api, target.branch_id
     async with sink_bucket(target) as (bucket_id, made):
         await api.create_table(made.token, branch, f"{bucket_id}.t", columns=["a"])
@@ -183,7 +183,7 @@ async def _imported(target: Target, made: SinkToken, table_id: str, rows: bytes)
     assert upload.expiration is not None
     assert upload.expiration > datetime.now(UTC)
     store = open_store(upload, file_key="contract", reactor=target.reactor, pool=target.pool)
-    # Two gzip members in one object: that is how slices look.
+    # Two gzip members in one object, as in slices.
     middle = rows.index(b"\n") + 1
     body = gzip.compress(rows[:middle]) + gzip.compress(rows[middle:])
     stored = await store.put(SLICE, bytes_chunks(body))
@@ -200,7 +200,7 @@ async def _imported(target: Target, made: SinkToken, table_id: str, rows: bytes)
 
 
 async def staged_slices_are_imported(target: Target) -> None:
-    """Slices that are staged and listed in the manifest can be imported repeatedly."""
+    """Slices that are staged and in the manifest can be imported repeatedly."""
     api = target.api
     async with sink_bucket(target) as (bucket_id, made):
         table_id = f"{bucket_id}.my-table"
@@ -242,14 +242,14 @@ async def staging_file_can_be_deleted(target: Target) -> None:
 
 
 async def unknown_job_is_not_found(target: Target) -> None:
-    """A job that doesn't exist is answered with 404."""
+    """A job that doesn't exist is a 404."""
     with pytest.raises(StorageApiError) as caught:
         await target.api.get_job(target.token, 987_654_321)
     assert caught.value.is_not_found
 
 
 async def events_are_taken(target: Target) -> None:
-    """An event is taken from a master token and from a sink token."""
+    """An event is accepted from a master token and from a sink token."""
     params = EventParams(target.project_id, target.branch_id, "src", "snk")
     event = Event("keboola.stream.sliceUpload", "Slice upload done.", 1.0, params)
     assert await target.api.send_event(target.token, event)

@@ -1,4 +1,4 @@
-"""A Storage API in memory, for tests of what is built upon its client."""
+"""A Storage API in memory for tests of code that uses its client."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class FakeStorageApi(StorageApi):
         """Return the calls of some methods."""
         return [call for call in self.calls if call[0] in methods]
 
-    # Buckets and tables.
+    # buckets and tables
 
     async def get_bucket(self, token: Token | str, branch_id: int, bucket_id: str) -> Bucket:
         await self._called("get_bucket", bucket_id, token)
@@ -151,7 +151,7 @@ class FakeStorageApi(StorageApi):
         )
         self.tables[table_id] = Table(table.id, table.columns, table.primary_key, marks)
 
-    # Tokens and files.
+    # tokens and files
 
     async def create_token(
         self, token: Token | str, *, source_id: str, sink_id: str, bucket_id: str
@@ -194,7 +194,7 @@ class FakeStorageApi(StorageApi):
         await self._called("delete_file", str(file_id), token)
         self.files.pop(file_id, None)
 
-    # Jobs and events.
+    # jobs and events
 
     async def import_async(
         self,

@@ -1,4 +1,4 @@
-"""The life of a sink against a Storage API that fails in one step, and what it came to."""
+"""The life of a sink with a Storage API that fails in one step, and its outcome."""
 
 from __future__ import annotations
 
@@ -103,7 +103,10 @@ class Outcome:
 
 @attrs.define
 class Life:
-    """:ivar requests: route and status of each; 0 if it got no answer."""
+    """The life of a sink.
+
+    :ivar requests: route and status of each request; 0 if it got no answer.
+    """
 
     bridge: Bridge
     root: Path
@@ -112,7 +115,7 @@ class Life:
     file: File | None = None
 
     def watch(self) -> None:
-        """Note each request from now on."""
+        """Record each request from now on."""
         names = {value: name for name, value in ROUTES.items()}
         transport: Any = self.bridge.api._transport
         uploader: Any = self.bridge.uploader
@@ -136,7 +139,7 @@ class Life:
 
         transport.exchange, uploader.upload = noting, counting
 
-    # The steps, in order.
+    # the steps, in order
 
     async def log_in(self) -> None:
         """Make the first request of every user."""
@@ -161,7 +164,7 @@ class Life:
             await self.bridge.importer.import_file(self.file)
 
     async def rotate_empty(self) -> None:
-        """A file without records ends."""
+        """End a file without records."""
         assert self.file is not None
         storage = self.bridge.storage
         if (await storage.file(self.file.key)).state is FileState.IMPORTING:
@@ -184,10 +187,10 @@ class Life:
     async def remove(self) -> None:
         await delete_destinations(self.bridge.api, MASTER, [with_table(SINK, TABLE_ID)])
 
-    # What users and others do on the side.
+    # actions of users and of others
 
     async def renew(self) -> None:
-        """The user disables the sink and enables it: it gets a new token and a new file."""
+        """Disable and enable the sink, which gets a new token and a new file."""
         for change in ("disable_sink", "enable_sink"):
             self.bridge.storage.tick()
             await self.bridge.do(change, SINK_KEY)
@@ -200,11 +203,11 @@ class Life:
         await self.bridge.api.delete_token(MASTER, info.id)
 
     async def get_expired_credentials(self) -> None:
-        """The open file is one whose credentials are over."""
+        """Give the open file expired credentials."""
         await self.bridge.sandbox.fault("prepareFile", expiresIn=-5)
         await self.renew()
 
-    # What is seen in the end.
+    # the outcome
 
     def rows(self) -> list[str]:
         return [row[0] for row in self._ask("data", f'SELECT body FROM "{TABLE_ID}"')]
@@ -253,7 +256,9 @@ STEPS = ("log_in", "create", "stage", "import_", "rotate_empty", "disable", "rem
 
 
 async def live(bridge: Bridge, root: Path, case: Case) -> Outcome:
-    """Run a whole life; each step is tried until it succeeds, and the fault happens in its step."""
+    """Run a whole life. Each step is retried until it succeeds, and the fault occurs in
+    its step.
+    """
     life = Life(bridge, root)
     life.watch()
     outcome = life.outcome
@@ -290,13 +295,13 @@ def _known_files(bridge: Bridge) -> int:
 
 
 def _twice(step: str, route: str, *more: int, **expected: Any) -> Case:
-    """503 two times, then as usual."""
+    """Return 503 two times, and then normal answers."""
     answers = (503, 503, *more)
     return Case(step, route, ((route, {"status": 503, "times": 2}),), answers, **expected)
 
 
 def _after(step: str, route: str, *answers: int, **expected: Any) -> Case:
-    """The work is done, and the answer is 500."""
+    """Return 500 after the work is done."""
     fault = {"status": 500, "afterEffect": True}
     return Case(step, route, ((route, fault),), (500, *answers), **expected)
 
@@ -316,7 +321,7 @@ CASES = {
             *(("remove", "deleteTable", 204), ("remove", "deleteBucket", 202)),
         )
     },
-    # These are not repeated: nobody knows whether the work was done.
+    # These are not retried, because the outcome is unknown.
     "503 twice: createToken": _twice("create", "createToken", 201, attempts=3),
     "503 twice: prepareFile": _twice("create", "prepareFile", 201, attempts=3),
     "503 twice: importTable": _twice("import_", "importTable", 202, attempts=3, events=(2, 3)),

@@ -1,4 +1,4 @@
-"""A web server on a free port that answers from a script and remembers what it was asked."""
+"""A web server on a free port that answers from a script and records requests."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Asked:
 
 @attrs.frozen
 class Say:
-    """One scripted answer.
+    """A scripted answer.
 
     :param drop: close the connection instead of answering.
     :param hang: never answer.
-    :param wire: the whole answer as it is sent, if it isn't HTTP.
+    :param wire: the raw answer, if it isn't HTTP.
     """
 
     status: int = 200

@@ -1,8 +1,8 @@
-"""Shapes of requests and answers: which members there are, of what types, and never their values.
+"""Shapes of requests and answers: their members and types, without values.
 
-A shape is flat: ``{"owner.id": {"integer"}, "columns[]": {"string"}}``. `Recorder` notes the shapes
-of all that a client exchanges, `DOCUMENTED` has those that the Storage API promises, or that we
-promise to send.
+A shape is flat: ``{"owner.id": {"integer"}, "columns[]": {"string"}}``. `Recorder` records the
+shapes of a client's requests and answers. `DOCUMENTED` has those that the Storage API promises, or
+that we promise to send.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         yield path, "object"
         for name, member in value.items():
-            # Ids as names are values.
+            # Ids used as names are values.
             is_value = path.rpartition(".")[2] in _NAMES_ARE_VALUES or "." in name
             yield from _leaves(member, f"{path}.{'*' if is_value else name}".lstrip("."))
     elif isinstance(value, list):
@@ -75,12 +75,15 @@ class Seen:
 
 @attrs.define
 class Recorder:
-    """:ivar seen: by method and path, ids left out."""
+    """Records shapes.
+
+    :ivar seen: requests and answers by method and path, without ids.
+    """
 
     seen: dict[str, Seen] = attrs.Factory(dict)
 
     def watch(self, api: StorageApi) -> None:
-        """Note what *api* exchanges from now on."""
+        """Record the requests and answers of *api* from now on."""
         transport: Any = api._transport
         exchange = transport.exchange
 
@@ -102,7 +105,7 @@ class Recorder:
         transport.exchange = noting
 
     def write(self, path: Path) -> None:
-        """All shapes as JSON."""
+        """Write all shapes as JSON."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, set):
@@ -117,9 +120,11 @@ class Recorder:
 
 @attrs.frozen
 class Documented:
-    """:param request: exactly what is sent.
-    :param reply: what a success has at least. A member whose name ends with ``?`` may be missing,
-        and so may those below it and the items of a list.
+    """A documented call.
+
+    :param request: the exact shape of the request.
+    :param reply: the minimal shape of a success. A member whose name ends with ``?`` may be
+        missing, and so may those below it and the items of a list.
     """
 
     request: Mapping[str, str] = attrs.field(factory=dict)
@@ -165,7 +170,7 @@ def lacks(shape: Shape, expected: Mapping[str, str]) -> Iterator[str]:
 
 
 def _may_lack(shape: Shape, name: str) -> bool:
-    """Optional itself, or inside something that isn't there."""
+    """Return whether the member is optional, or inside a missing one."""
     if name.endswith("?"):
         return True
     path = name.replace("?", "")

@@ -1,4 +1,4 @@
-"""The whole bridge over real HTTP: definitions, uploads and imports against the sandbox."""
+"""The whole bridge over real HTTP: definitions, uploads and imports with the sandbox."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.waiting import until
 
 @pytest_twisted.async_yield_fixture()
 async def bridge(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[Bridge]:
-    """With a source and no sink."""
+    """A bridge with a source and no sink."""
     async with running_bridge(etcd, tmp_path) as running:
         yield running
 
 
 @pytest_twisted.ensureDeferred
-async def test_creating_a_sink(bridge: Bridge) -> None:
-    """A new sink has bucket, table, marks, staging file and a token for its bucket alone."""
+async def test_a_new_sink(bridge: Bridge) -> None:
+    """A new sink has bucket, table, metadata, staging file and a token for only its bucket."""
     file = await bridge.create_sink()
     table = await bridge.api.get_table(MASTER, 456, TABLE_ID)
     assert (table.columns, table.primary_key) == (("body",), ())
@@ -50,7 +50,7 @@ async def test_creating_a_sink(bridge: Bridge) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_secrets_in_etcd(bridge: Bridge) -> None:
-    """Stored records contain no tokens and no upload credentials in clear text."""
+    """Stored records contain no tokens and no upload credentials in plain text."""
     file = await bridge.create_sink()
     (token,) = bridge.api.tokens
     record = await load_file_record(bridge.storage.client, file.key)
@@ -64,8 +64,10 @@ async def test_secrets_in_etcd(bridge: Bridge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_updating_replaces_the_token(bridge: Bridge) -> None:
-    """An update makes a new token and deletes the one before; each file has its staging file."""
+async def test_an_update_replaces_the_token(bridge: Bridge) -> None:
+    """An update creates a new token and deletes the previous one; each file has its
+    staging file.
+    """
     await bridge.create_sink()
     await bridge.rename()
     before, after = bridge.api.tokens
@@ -79,22 +81,22 @@ async def test_updating_replaces_the_token(bridge: Bridge) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_failure_at_each_step(bridge: Bridge, route: str) -> None:
-    """If one call is refused no sink is made, and no token or staging file is left."""
+    """If one call is refused, no sink is created, and no token or staging file remains."""
     before = await bridge.everything()
     await bridge.sandbox.fault(route, status=403)
     with pytest.raises(UserError, match="Injected fault"):
         await bridge.create_sink()
     assert await bridge.everything() == before
     assert [await bridge.is_valid(token) for token in bridge.api.tokens] in ([], [False])
-    # The file is made beside the table.
+    # The file is created concurrently with the table.
     assert [await bridge.staged(file_id) for file_id in bridge.api.file_ids] in ([], [False])
     await bridge.create_sink()
     assert await bridge.is_valid(bridge.api.tokens[-1])
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_update(bridge: Bridge) -> None:
-    """A refused update leaves the sink with its file and its working token."""
+async def test_a_failed_update(bridge: Bridge) -> None:
+    """A refused update keeps the sink with its file and its valid token."""
     file = await bridge.create_sink()
     before = await bridge.everything()
     await bridge.sandbox.fault("prepareFile", status=403)
@@ -106,8 +108,8 @@ async def test_failed_update(bridge: Bridge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_commit(bridge: Bridge) -> None:
-    """If the change fails after everything is made, all but bucket and table is undone."""
+async def test_a_failed_commit(bridge: Bridge) -> None:
+    """If the commit fails, everything except bucket and table is deleted."""
 
     async def body(change: Change, definitions: Definitions) -> None:
         await definitions.create_sink(
@@ -139,10 +141,10 @@ async def test_failed_commit(bridge: Bridge) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_table_of_another_shape_is_refused(
+async def test_a_table_with_other_columns_is_refused(
     bridge: Bridge, columns: list[str], key: list[str], message: str
 ) -> None:
-    """A table of another shape is refused, and left as it is."""
+    """The table is unchanged."""
     await bridge.api.create_bucket(MASTER, 456, BUCKET_ID)
     await bridge.api.create_table(MASTER, 456, TABLE_ID, columns=columns, primary_key=key)
     with pytest.raises(UserError) as caught:
@@ -155,8 +157,8 @@ async def test_a_table_of_another_shape_is_refused(
 
 @pytest.mark.parametrize("method", ["disable_sink", "delete_sink"])
 @pytest_twisted.ensureDeferred
-async def test_a_deactivated_sink_loses_its_token(bridge: Bridge, method: str) -> None:
-    """A sink that is disabled or deleted loses its token; enabling makes another."""
+async def test_a_disabled_sink_loses_its_token(bridge: Bridge, method: str) -> None:
+    """A sink that is disabled or deleted loses its token, and enabling creates another."""
     await bridge.create_sink()
     (token,) = bridge.api.tokens
     bridge.storage.tick()
@@ -174,8 +176,8 @@ async def test_a_deactivated_sink_loses_its_token(bridge: Bridge, method: str) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_to_the_table(bridge: Bridge) -> None:
-    """Every row of every slice gets into the table, once."""
+async def test_rows_are_imported(bridge: Bridge) -> None:
+    """Every row of every slice is in the table once."""
     file = await bridge.importing_file(b'"a"\n"b"\n', b'"c"\n', b'"d"\n')
     await bridge.importer.import_file(file)
     assert await bridge.sandbox.rows_count(TABLE_ID) == 4
@@ -184,8 +186,8 @@ async def test_to_the_table(bridge: Bridge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_crash_while_waiting(bridge: Bridge) -> None:
-    """After a crash during the import the next attempt joins the same job: no row is doubled."""
+async def test_a_crash_during_an_import(bridge: Bridge) -> None:
+    """The next attempt waits for the same job, and no row is duplicated."""
     file = await bridge.importing_file(b'"a"\n"b"\n')
     bridge.api.wait_fails = RuntimeError("the process ends here")
     with pytest.raises(RuntimeError):
@@ -203,8 +205,8 @@ async def test_crash_while_waiting(bridge: Bridge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_job(bridge: Bridge) -> None:
-    """After a job that failed the next attempt starts a new one."""
+async def test_a_failed_job(bridge: Bridge) -> None:
+    """After a failed job the next attempt starts a new one."""
     file = await bridge.importing_file(b'"a"\n')
     await bridge.sandbox.fault("job", status=400, message="table is broken")
     with pytest.raises(JobFailed, match="table is broken"):
@@ -217,7 +219,7 @@ async def test_failed_job(bridge: Bridge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_import_after_enabling(bridge: Bridge) -> None:
+async def test_an_import_after_enabling(bridge: Bridge) -> None:
     """Slices staged before the sink was disabled are imported with the new token."""
     file = await bridge.importing_file(b'"a"\n')
     bridge.storage.tick()
@@ -231,7 +233,7 @@ async def test_import_after_enabling(bridge: Bridge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_empty_file(bridge: Bridge) -> None:
+async def test_an_empty_file(bridge: Bridge) -> None:
     """A file without records isn't imported; its staging file is deleted."""
     file = await bridge.create_sink()
     await bridge.storage.close_files()

@@ -1,4 +1,4 @@
-"""Calls over real HTTP against a scripted server."""
+"""Calls over real HTTP to a scripted server."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ JOB = {"id": 321, "status": "waiting"}
     ],
 )
 def test_a_host_without_a_scheme_gets_https(given: str, root: str) -> None:
-    """A host without a scheme gets https, a URL stays as it is."""
+    """A host without a scheme gets https, and a URL is unchanged."""
     assert base_url(given).to_text() == root
 
 
 @pytest.mark.parametrize("given", ["ftp://host", "https://", ""])
-def test_bad_addresses(given: str) -> None:
+def test_invalid_addresses(given: str) -> None:
     """An address with another scheme or without a host is refused."""
     with pytest.raises(ValueError, match="invalid Storage API address"):
         base_url(given)
 
 
 @pytest_twisted.ensureDeferred
-async def test_repeats_after_503(serve: Serve) -> None:
+async def test_retries_after_503(serve: Serve) -> None:
     """Two temporary failures are hidden from the caller."""
     api, server = serve(refuse(503), refuse(503), Say(json=BRANCH))
     assert (await api.branch(SECRET, 456)).is_default
@@ -58,18 +58,18 @@ async def test_repeats_after_503(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_gives_up_after_five_repetitions_or_the_budget(serve: Serve) -> None:
-    """A lasting failure is reported before the budget would be exceeded."""
+async def test_the_limit_of_retries(serve: Serve) -> None:
+    """A permanent failure is reported after five retries, or before the budget is exceeded."""
     api, server = serve(refuse(503, "storage.maintenance", "down"), budget=1.0)
     with pytest.raises(StorageApiError) as caught:
         await api.branch(SECRET, 456)
     assert (caught.value.status, caught.value.name) == (503, "storage.maintenance")
     assert caught.value.retried
-    assert len(server.asked) == 4  # at 0, 100, 300 and 700 ms; the next would come at 1.5 s
+    assert len(server.asked) == 4  # at 0, 100, 300 and 700 ms; the next would be at 1.5 s
 
 
 @pytest_twisted.ensureDeferred
-async def test_import_is_not_repeated_after_500(serve: Serve) -> None:
+async def test_no_retry_of_an_import_after_500(serve: Serve) -> None:
     """An import answered with 500 may be running, so it isn't started again."""
     api, server = serve(refuse(500), Say(202, JOB))
     with pytest.raises(StorageApiError) as caught:
@@ -80,7 +80,7 @@ async def test_import_is_not_repeated_after_500(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_import_is_not_repeated_when_the_answer_is_lost(serve: Serve) -> None:
+async def test_no_retry_of_an_import_whose_answer_is_lost(serve: Serve) -> None:
     """An import whose connection broke after the body was sent isn't started again."""
     api, server = serve(Say(drop=True), Say(202, JOB))
     with pytest.raises(StorageApiError) as caught:
@@ -91,8 +91,8 @@ async def test_import_is_not_repeated_when_the_answer_is_lost(serve: Serve) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_import_is_repeated_after_429(serve: Serve) -> None:
-    """An import refused for its rate had no effect and is repeated."""
+async def test_retry_of_an_import_after_429(serve: Serve) -> None:
+    """An import refused by a rate limit had no effect and is retried."""
     api, server = serve(refuse(429), Say(202, JOB))
     job = await api.import_async(SECRET, 456, "in.c-b.t", file_id=1, columns=["a"])
     assert job.id == 321
@@ -101,7 +101,7 @@ async def test_import_is_repeated_after_429(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_unsafe_calls_do_not_use_kept_connections(serve: Serve) -> None:
-    """A call that can't be repeated asks for a connection of its own."""
+    """A call that can't be retried uses a new connection."""
     api, server = serve(Say(json=BRANCH), Say(202, JOB))
     await api.branch(SECRET, 456)
     await api.import_async(SECRET, 456, "in.c-b.t", file_id=1, columns=["a"])
@@ -109,15 +109,15 @@ async def test_unsafe_calls_do_not_use_kept_connections(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_lost_answers_of_idempotent_calls_are_repeated(serve: Serve) -> None:
-    """A dropped connection is hidden from a caller that only reads."""
+async def test_idempotent_calls_are_retried(serve: Serve) -> None:
+    """A lost answer is hidden from a caller that only reads."""
     api, server = serve(Say(drop=True), Say(json=BRANCH))
     assert (await api.branch(SECRET, 456)).id == 456
     assert len(server.asked) == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_connection_refused_is_repeated_even_for_unsafe_calls() -> None:
+async def test_refused_connections_are_retried() -> None:
     """Every call is retried, since no request was sent; the error says so."""
     closed = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
     port = closed.getHost().port
@@ -133,11 +133,11 @@ async def test_connection_refused_is_repeated_even_for_unsafe_calls() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_slow_dial_ends_at_the_connect_timeout() -> None:
-    """A host that doesn't accept the connection fails the attempt at the connect timeout."""
+async def test_the_connect_timeout() -> None:
+    """The attempt fails at the connect timeout if the host doesn't accept the connection."""
 
     class NeverConnecting:
-        """The reactor, but for TCP connections: they end at their timeout, which comes at once."""
+        """The reactor with TCP connections that time out at once."""
 
         def __init__(self) -> None:
             self.timeouts: list[float] = []
@@ -162,8 +162,8 @@ async def test_slow_dial_ends_at_the_connect_timeout() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_silent_server_ends_with_the_budget(serve: Serve) -> None:
-    """A server that accepts and never answers costs no more than the budget."""
+async def test_a_silent_server(serve: Serve) -> None:
+    """A server that accepts and never answers takes no longer than the budget."""
     api, server = serve(Say(hang=True), budget=0.2)
     started = reactor.seconds()
     with pytest.raises(StorageApiError, match="no answer within"):
@@ -173,7 +173,7 @@ async def test_silent_server_ends_with_the_budget(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancelled_calls_are_not_repeated(serve: Serve) -> None:
+async def test_cancelled_calls_are_not_retried(serve: Serve) -> None:
     """A caller that gives up ends the call at once."""
     api, server = serve(Say(hang=True))
     arrived: Deferred[None] = Deferred()
@@ -187,8 +187,8 @@ async def test_cancelled_calls_are_not_repeated(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_error_body_is_mapped(serve: Serve) -> None:
-    """Status, code, text and exception id of the API reach the caller."""
+async def test_the_error_of_the_api(serve: Serve) -> None:
+    """The error has the status, code, text and exception id of the API."""
     api, _ = serve(refuse(404, "storage.buckets.notFound", "Bucket not found", "exc-7"))
     with pytest.raises(StorageApiError) as caught:
         await api.get_bucket(SECRET, 456, "in.c-b")
@@ -219,7 +219,7 @@ async def test_error_body_is_mapped(serve: Serve) -> None:
     ],
 )
 async def test_errors_without_a_body_get_a_derived_name(serve: Serve, say: Say) -> None:
-    """An error that isn't the API's JSON is named after its status."""
+    """An error without the API's JSON is named after its status."""
     api, _ = serve(say)
     with pytest.raises(StorageApiError) as caught:
         await api.branch(SECRET, 456)
@@ -238,8 +238,8 @@ async def test_errors_without_a_body_get_a_derived_name(serve: Serve, say: Say) 
         Say(204),
     ],
 )
-async def test_senseless_success_is_an_error(serve: Serve, say: Say) -> None:
-    """A success without the expected content is an error, not an empty value."""
+async def test_an_invalid_success(serve: Serve, say: Say) -> None:
+    """A success without the expected content is an error instead of an empty value."""
     api, server = serve(say)
     with pytest.raises(StorageApiError) as caught:
         await api.branch(SECRET, 456)
@@ -249,7 +249,7 @@ async def test_senseless_success_is_an_error(serve: Serve, say: Say) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_redirects_are_not_followed(serve: Serve) -> None:
-    """A redirect could send the token elsewhere, so it is an error."""
+    """A redirect is an error, since it could send the token elsewhere."""
     api, server = serve(Say(302, json={}))
     with pytest.raises(StorageApiError) as caught:
         await api.branch(SECRET, 456)
@@ -258,8 +258,8 @@ async def test_redirects_are_not_followed(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_call_carries_the_token_and_the_product(serve: Serve) -> None:
-    """A call carries the token, the product's name, and no other authorisation."""
+async def test_headers_of_a_call(serve: Serve) -> None:
+    """A call has the token, the product's name, and no other authorisation."""
     api, server = serve(Say(json=BRANCH))
     await api.branch(SECRET, 456)
     await api.branch("Bearer abc", 456)
@@ -273,7 +273,7 @@ async def test_a_call_carries_the_token_and_the_product(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_gzipped_answers_and_other_json_types_are_read() -> None:
+async def test_compressed_answers_and_other_json_types() -> None:
     """A compressed answer with a vendor's JSON media type is decoded."""
     body = gzip.compress(b'{"id": 456, "isDefault": true}')
 
@@ -295,8 +295,8 @@ async def test_gzipped_answers_and_other_json_types_are_read() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_replies_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reply one byte over the limit is refused, one at the limit is read."""
+async def test_the_limit_of_an_answer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of the limit is accepted, and one byte more is refused."""
     raw = b'{"id": 456}'
     monkeypatch.setattr("stream.target.keboola.transport.MAX_REPLY_BYTES", len(raw))
     api, _ = serve(Say(raw=raw), Say(raw=raw + b" "))
@@ -306,8 +306,10 @@ async def test_replies_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_token_shows_nowhere(serve: Serve) -> None:
-    """Errors, their tracebacks' values and the log of a failing call don't hold the token."""
+async def test_the_token_is_not_shown(serve: Serve) -> None:
+    """Errors, the values in their tracebacks and the log of a failing call don't contain
+    the token.
+    """
     api, _ = serve(refuse(503, "storage.down", f"token {SECRET} is down"), budget=0.5)
     events: list[LogEvent] = []
     observer = cast(ILogObserver, events.append)
@@ -333,8 +335,8 @@ def test_a_wrapped_token_prints_as_stars() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a\nb", "a\r\nX: y", "žluť", " a"])
-def test_a_token_that_fits_no_header_is_refused(text: str) -> None:
-    """A token with control or foreign characters is refused as the API would refuse it."""
+def test_an_invalid_token_is_refused(text: str) -> None:
+    """A token with control characters or non-ASCII characters is refused as by the API."""
     with pytest.raises(UserError) as caught:
         Token(text)
     assert (caught.value.status, caught.value.name) == (401, "storage.tokenInvalid")
@@ -352,8 +354,8 @@ def echoing(token: str) -> list[Say]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_logged_exchanges_show_no_token(serve: Serve) -> None:
-    """With each request and answer logged, no echo of a token gets into the log or an error."""
+async def test_logged_calls_contain_no_token(serve: Serve) -> None:
+    """With all requests and answers logged, no quoted token is in the log or in an error."""
     api, server = serve(*echoing(SECRET), budget=0.15, log_exchanges=True)
     told: list[str] = []
 
@@ -397,7 +399,7 @@ async def test_logged_exchanges_show_no_token(serve: Serve) -> None:
     ["{}\r\n\r\n", "HTTP/1.1 {} OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n"],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_is_not_http_shows_no_token(serve: Serve, wire: str) -> None:
+async def test_an_answer_that_is_not_http(serve: Serve, wire: str) -> None:
     """Tokens are removed from an answer that quotes the request."""
     api, _ = serve(Say(wire=wire.format(SECRET).encode()))
     with pytest.raises(StorageApiError) as caught:
@@ -408,8 +410,8 @@ async def test_an_answer_that_is_not_http_shows_no_token(serve: Serve, wire: str
 
 
 @pytest_twisted.ensureDeferred
-async def test_ids_and_states_show_no_token(serve: Serve) -> None:
-    """A token is masked, too, in codes, ids and states that the API quotes it in."""
+async def test_ids_and_states_contain_no_token(serve: Serve) -> None:
+    """A token that the API quotes in codes, ids and states is masked too."""
     error = {"message": "no", "code": f"storage.{SECRET}", "exceptionId": f"exc-{SECRET}"}
     api, _ = serve(
         Say(json={"id": 321, "status": "error", "error": error}),
@@ -429,7 +431,7 @@ async def test_ids_and_states_show_no_token(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_exchanges_are_logged_only_on_demand(serve: Serve) -> None:
+async def test_calls_are_logged_on_request(serve: Serve) -> None:
     """Without the setting, a successful call isn't logged."""
     api, _ = serve(Say(json=BRANCH))
     events: list[LogEvent] = []
@@ -444,7 +446,7 @@ async def test_exchanges_are_logged_only_on_demand(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_request_ids_of_failed_calls(serve: Serve) -> None:
-    """Each failed attempt is logged with the ids under which the API knows it."""
+    """Each failed attempt is logged with the ids of the API."""
     api, _ = serve(
         Say(503, {"error": "down", "exceptionId": "exc-1"}, headers={"X-Request-Id": "req-1"}),
         Say(403, {"error": "no", "exceptionId": "exc-2"}, headers={"X-Request-Id": "req-2"}),

@@ -25,7 +25,7 @@ from stream.target.keboola.call_meter import path_template, result_type
         ),
     ],
 )
-def test_ids_are_no_labels(path: tuple[str, ...], template: str) -> None:
+def test_ids_are_not_in_labels(path: tuple[str, ...], template: str) -> None:
     """Ids are removed from the path."""
     assert path_template(path) == template
 
@@ -44,6 +44,6 @@ def test_ids_are_no_labels(path: tuple[str, ...], template: str) -> None:
         ("GET", "/something/new", "Other"),
     ],
 )
-def test_what_an_answer_is_read_as(method: str, template: str, result: str) -> None:
-    """The label of the result has few values."""
+def test_the_label_of_the_result(method: str, template: str, result: str) -> None:
+    """The label has few values."""
     assert result_type(method, template) == result

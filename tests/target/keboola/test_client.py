@@ -1,4 +1,4 @@
-"""The calls of the client: what they send, and what they make of the answers."""
+"""The calls of the client: sent requests and parsed answers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def job(status: str, **more: Any) -> Say:
 
 
 @pytest_twisted.ensureDeferred
-async def test_index_is_asked_once(serve: Serve) -> None:
-    """The index needs no token and is remembered."""
+async def test_the_index_is_cached(serve: Serve) -> None:
+    """The index needs no token and is requested once."""
     api, server = serve(Say(json={"features": ["a"]}))
     assert (await api.index()).features == {"a"}
     await api.index()
@@ -72,7 +72,7 @@ async def test_verify_token(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_branches_come_in_the_order_of_the_api(serve: Serve) -> None:
+async def test_branches_are_in_the_order_of_the_api(serve: Serve) -> None:
     """Branches come in the API's order."""
     api, _ = serve(Say(json=[{"id": 1, "isDefault": False}, {"id": 2, "isDefault": True}]))
     assert [(b.id, b.is_default) for b in await api.branches("t")] == [(1, False), (2, True)]
@@ -80,7 +80,7 @@ async def test_branches_come_in_the_order_of_the_api(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_create_bucket(serve: Serve) -> None:
-    """The server adds the prefix c-, so the name is sent without it."""
+    """The server adds the prefix `c-`, so the name is sent without it."""
     api, server = serve(INDEX, BUCKET)
     assert (await api.create_bucket("t", 456, "in.c-bucket")).id == "in.c-bucket"
     asked = server.asked[-1]
@@ -98,15 +98,15 @@ async def test_create_bucket_with_whole_names(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("bucket_id", ["", "in", "in.", "x.c-b", "in.c-b.t"])
-def test_bad_bucket_ids(bucket_id: str) -> None:
+def test_invalid_bucket_ids(bucket_id: str) -> None:
     """A bucket's id is a stage and a name."""
     with pytest.raises(ValueError, match="invalid bucket id"):
         bucket_body(bucket_id, server_adds_prefix=True)
 
 
 @pytest_twisted.ensureDeferred
-async def test_bucket_that_exists_after_a_repetition_was_created(serve: Serve) -> None:
-    """A 500 after the work was done ends in success."""
+async def test_a_bucket_that_exists_after_a_retry(serve: Serve) -> None:
+    """A 500 after the bucket was created ends in success."""
     exists = refuse(400, "storage.buckets.alreadyExists")
     api, server = serve(INDEX, refuse(500), exists, Say(json={"id": "in.c-bucket"}))
     assert (await api.create_bucket("t", 456, "in.c-bucket")).id == "in.c-bucket"
@@ -114,8 +114,8 @@ async def test_bucket_that_exists_after_a_repetition_was_created(serve: Serve) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_bucket_that_exists_at_once_is_an_error(serve: Serve) -> None:
-    """A bucket that exists at the first attempt was created by another client."""
+async def test_a_bucket_that_exists_at_the_first_attempt(serve: Serve) -> None:
+    """The bucket was created by another client, so it is an error."""
     api, _ = serve(INDEX, refuse(400, "storage.buckets.alreadyExists"))
     with pytest.raises(StorageApiError):
         await api.create_bucket("t", 456, "in.c-bucket")
@@ -135,7 +135,7 @@ async def test_delete_bucket_waits(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_create_token(serve: Serve) -> None:
-    """A sink's token may write to one bucket, and its repr doesn't show it."""
+    """A sink's token may write to one bucket, and its repr doesn't contain it."""
     api, server = serve(Say(201, {"id": "1001", "token": "s3cret", "description": "d"}))
     made = await api.create_token("t", source_id="src", sink_id="snk", bucket_id="in.c-b")
     assert (made.id, made.token) == ("1001", "s3cret")
@@ -151,8 +151,8 @@ async def test_create_token(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_senseless_token_reply_shows_no_secret(serve: Serve) -> None:
-    """The complaint about a reply doesn't quote what is in it."""
+async def test_an_invalid_answer_about_a_token(serve: Serve) -> None:
+    """The error doesn't quote the answer."""
     api, _ = serve(Say(201, {"token": "s3cret", "id": None, "x": "s3cret"}), Say(201, ["s3cret"]))
     with pytest.raises(StorageApiError) as caught:
         await api.get_job("t", 1)
@@ -163,8 +163,8 @@ async def test_senseless_token_reply_shows_no_secret(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_delete_guards(serve: Serve) -> None:
-    """Not found after a repetition is success, at once it is an error."""
+async def test_a_deleted_object_is_not_found(serve: Serve) -> None:
+    """Not found is a success after a retry, and an error at the first attempt."""
     gone = refuse(404, "storage.tokens.notFound")
     api, server = serve(refuse(502), gone, refuse(502), gone, gone)
     await api.delete_token("t", "1001")
@@ -175,8 +175,8 @@ async def test_delete_guards(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_delete_file_that_is_not_there(serve: Serve) -> None:
-    """A missing staging file counts as deleted, another failure doesn't."""
+async def test_delete_a_missing_file(serve: Serve) -> None:
+    """A missing staging file counts as deleted, and other failures are errors."""
     api, server = serve(Say(204), refuse(404, "any"), refuse(403))
     await api.delete_file("t", 456, 1001)
     await api.delete_file("t", 456, 1001)
@@ -187,7 +187,7 @@ async def test_delete_file_that_is_not_there(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_get_table(serve: Serve) -> None:
-    """A table without a primary key may say so with null."""
+    """The primary key of a table may be null."""
     reply = {
         "id": "in.c-b.t",
         "columns": ["a", "b"],
@@ -203,7 +203,7 @@ async def test_get_table(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_create_table(serve: Serve) -> None:
-    """A new table comes from the results of its job."""
+    """The created table is in the results of its job."""
     results = {"columns": ["id", "body"], "primaryKey": ["id"]}
     api, server = serve(job("waiting"), job("success", results=results))
     table = await api.create_table(
@@ -222,8 +222,8 @@ async def test_create_table(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_table_that_exists_after_a_repetition(serve: Serve) -> None:
-    """When only the answer to a table's creation was lost, the table is found and returned."""
+async def test_a_table_that_exists_after_a_retry(serve: Serve) -> None:
+    """If the answer to the creation was lost, the table is found and returned."""
     found = Say(json={"id": "in.c-b.t", "columns": ["a"], "primaryKey": []})
     failed = job("error", error={"message": "exists", "code": "storage.tables.alreadyExists"})
     api, _ = serve(Say(drop=True), job("waiting"), failed, found)
@@ -232,7 +232,7 @@ async def test_table_that_exists_after_a_repetition(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_add_table_metadata(serve: Serve) -> None:
-    """A table is marked with its source and sink."""
+    """The metadata of a table has its source and sink."""
     api, server = serve(Say(201, {"metadata": [], "columnsMetadata": []}))
     await api.add_table_metadata("t", 456, "in.c-b.t", source_id="src", sink_id="snk")
     assert server.asked[0].body == {
@@ -246,7 +246,7 @@ async def test_add_table_metadata(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_prepare_file(serve: Serve) -> None:
-    """A staging file is named after source, sink and opening time."""
+    """A staging file is named by source, sink and opening time."""
     reply = {
         "id": 1001,
         "name": "n",
@@ -271,7 +271,7 @@ async def test_prepare_file(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_import_async(serve: Serve) -> None:
-    """An import adds headerless slices to the table."""
+    """An import appends slices without a header to the table."""
     api, server = serve(Say(202, {"id": "321", "status": "waiting"}))
     started = await api.import_async("t", 456, "in.c-b.t", file_id=1001, columns=["a", "b"])
     assert (started.id, started.status, started.is_finished) == (321, "waiting", False)
@@ -285,7 +285,7 @@ async def test_import_async(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_job(serve: Serve) -> None:
+async def test_a_failed_job(serve: Serve) -> None:
     """The error contains the reason of the failed job."""
     reason = {"message": "bad row", "code": "storage.bad", "exceptionId": "e-1"}
     api, _ = serve(job("processing"), job("error", error=reason))
@@ -295,7 +295,7 @@ async def test_failed_job(serve: Serve) -> None:
     assert (caught.value.job_id, caught.value.code) == (321, "storage.bad")
 
 
-def test_failed_job_without_a_reason() -> None:
+def test_a_failed_job_without_a_reason() -> None:
     """A failed job without an error object is still a failed job."""
     failed = Job.from_reply({"id": 1, "status": "error", "results": []})
     assert failed.error is not None
@@ -304,17 +304,17 @@ def test_failed_job_without_a_reason() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_job_deadline(serve: Serve) -> None:
-    """Waiting ends with the caller's time, after a last look."""
+    """Waiting ends at the caller's deadline, after a last check."""
     api, server = serve(job("processing"))
     with pytest.raises(JobDeadlineExceeded) as caught:
         await api.wait_job("t", 321, timeout=0.2)
     assert (caught.value.job_id, caught.value.job_status) == (321, "processing")
-    assert 2 <= len(server.asked) <= 4  # at 0, 50, 150 and 200 ms, where the machine is not busy
+    assert 2 <= len(server.asked) <= 4  # at 0, 50, 150 and 200 ms, unless the machine is busy
 
 
 @pytest_twisted.ensureDeferred
 async def test_ids_are_escaped(serve: Serve) -> None:
-    """An id can't reach into another path."""
+    """An id can't lead to another path."""
     api, server = serve(refuse(404))
     with pytest.raises(StorageApiError):
         await api.get_bucket("t", 456, "in.c-a/../b?x#y")
@@ -323,7 +323,7 @@ async def test_ids_are_escaped(serve: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_send_event(serve: Serve) -> None:
-    """Params and results of an event are JSON in strings, its duration whole seconds."""
+    """Params and results of an event are JSON strings, and its duration is in whole seconds."""
     api, server = serve(Say(201, {"uuid": "u-1"}))
     params = EventParams(123, 456, "my-source", "my-sink")
     event = Event("keboola.stream.sliceUpload", "Slice upload done.", 3.9, params)
@@ -342,7 +342,7 @@ async def test_send_event(serve: Serve) -> None:
 
 
 def test_event_results() -> None:
-    """A failure has its error, a success its amounts if there are any."""
+    """A failure has its error, and a success its amounts if there are any."""
     params = EventParams(1, 2, "s", source_name="S")
     failed = Event("c", "m", 0, params, error="boom").to_json()
     assert (failed["type"], failed["results"]) == ("error", '{"error":"boom"}')
@@ -363,6 +363,6 @@ def test_event_results() -> None:
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="."), min_size=1))
-def test_bucket_names_keep_everything_but_the_prefix(name: str) -> None:
-    """Only one leading c- is removed from a bucket's name."""
+def test_the_prefix_of_bucket_names(name: str) -> None:
+    """Only one leading `c-` is removed from a bucket's name."""
     assert bucket_body(f"in.c-{name}", server_adds_prefix=True)["name"] == name

@@ -1,4 +1,4 @@
-"""From slices to rows over third-party object stores: S3 twice, Azure Blob, Google Cloud."""
+"""Slices and rows with third-party object stores: two of S3, Azure Blob, Google Cloud."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MARK = b"a-mark-that-a-bad-network-changes"
 def staging(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ObjectStaging]:
-    """Each of the stores in turn, with an empty bucket."""
+    """Each of the stores, with an empty bucket."""
     server: ObjectServer = request.param
     with running_server(server, tmp_path_factory.mktemp(server.name) / "objects") as started:
         yield started
@@ -44,7 +44,7 @@ def staging(
 
 @pytest_twisted.async_yield_fixture()
 async def bridge(etcd: EtcdClient, tmp_path: Path, staging: ObjectStaging) -> AsyncIterator[Bridge]:
-    """A sandbox that lets files be staged in the store, and a bridge to it."""
+    """A sandbox that stages files in the store, and a bridge to it."""
     async with running_bridge(etcd, tmp_path / "sandbox", staging) as running:
         yield running
 
@@ -60,7 +60,9 @@ def content(staging: ObjectStaging, file_id: int, name: str) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_rows_equal_records(bridge: Bridge, staging: ObjectStaging, tmp_path: Path) -> None:
-    """Small slices and one of several parts are stored, listed and imported: each row once."""
+    """Small slices and one of several parts are stored, listed and imported; each row is there
+    once.
+    """
     noise = random.Random(1)
     big = [noise.randbytes(100_000).hex() for _ in range(PART * 2 // 100_000 + 1)]
     slices = [["a", 'b "quoted"', "c\nd"], big, ["", "ž"]]
@@ -82,8 +84,8 @@ async def test_rows_equal_records(bridge: Bridge, staging: ObjectStaging, tmp_pa
 
 
 @pytest_twisted.ensureDeferred
-async def test_credentials_that_have_expired(bridge: Bridge) -> None:
-    """Nothing is read or sent with expired credentials, and the error isn't retryable."""
+async def test_expired_credentials(bridge: Bridge) -> None:
+    """Nothing is read or sent, and the error isn't retryable."""
     await bridge.sandbox.fault("prepareFile", expiresIn=-5)
     upload = await _upload(bridge, await bridge.create_sink())
 
@@ -97,10 +99,14 @@ async def test_credentials_that_have_expired(bridge: Bridge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_credentials_that_expire_on_the_way(bridge: Bridge, staging: ObjectStaging) -> None:
-    """If the store refuses a part for its time, the error says that the credentials are over."""
+async def test_credentials_that_expire_during_an_upload(
+    bridge: Bridge, staging: ObjectStaging
+) -> None:
+    """If the store refuses a part because of the time, the error says that the credentials
+    expired.
+    """
     if staging.provider != "azure":
-        pytest.skip("this store takes credentials for ever")
+        pytest.skip("credentials of this store never expire")
     await bridge.sandbox.fault("prepareFile", expiresIn=2)
     file = await bridge.create_sink()
     upload = await _upload(bridge, file)
@@ -118,8 +124,8 @@ async def test_credentials_that_expire_on_the_way(bridge: Bridge, staging: Objec
 
 
 @pytest_twisted.ensureDeferred
-async def test_broken_upload_is_made_again(bridge: Bridge, staging: ObjectStaging) -> None:
-    """An upload that breaks in the middle shows no object; the same slice again is whole."""
+async def test_an_interrupted_upload_is_repeated(bridge: Bridge, staging: ObjectStaging) -> None:
+    """An interrupted upload creates no object, and a repeated one is complete."""
     file = await bridge.create_sink()
     upload = await _upload(bridge, file)
     body = random.Random(2).randbytes(3 * PART)
@@ -128,7 +134,7 @@ async def test_broken_upload_is_made_again(bridge: Bridge, staging: ObjectStagin
         yield body[: 2 * PART]
         raise StagingError("the disk is gone")
 
-    with pytest.raises(StagingError):  # some stores refuse to give the upload up, and that is told
+    with pytest.raises(StagingError):  # some stores refuse to abort the upload, which is logged
         await upload.put("slice", broken)
     record = await load_file_record(bridge.storage.client, file.key)
     with pytest.raises(FileNotFoundError):
@@ -140,7 +146,7 @@ async def test_broken_upload_is_made_again(bridge: Bridge, staging: ObjectStagin
 
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest_twisted.ensureDeferred
-async def test_bytes_changed_on_the_way(bridge: Bridge, staging: ObjectStaging, parts: int) -> None:
+async def test_bytes_changed_in_transit(bridge: Bridge, staging: ObjectStaging, parts: int) -> None:
     """An object changed by the network is never reported as stored."""
     host, _, port = staging.endpoint.partition("//")[2].partition("/")[0].partition(":")
     listening: Any = reactor.listenTCP(0, _BadNetwork(host, int(port)), interface="127.0.0.1")
@@ -166,8 +172,8 @@ async def test_bytes_changed_on_the_way(bridge: Bridge, staging: ObjectStaging, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_secret_in_etcd_or_in_the_log(bridge: Bridge, staging: ObjectStaging) -> None:
-    """All of etcd and all events of the log are searched for each secret in use: none is there."""
+async def test_no_secret_is_stored_or_logged(bridge: Bridge, staging: ObjectStaging) -> None:
+    """etcd and all log events contain none of the secrets in use."""
     told: list[str] = []
 
     def note(event: LogEvent) -> None:
@@ -205,7 +211,7 @@ async def _upload(bridge: Bridge, file: File) -> Any:
 
 
 class _Changing(portforward.ProxyServer):
-    """Changes one byte of the first body that holds the mark, in each connection."""
+    """Changes one byte of the first body with the marker, in each connection."""
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data.replace(MARK, MARK.replace(b"bad", b"bat"), 1))

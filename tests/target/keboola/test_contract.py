@@ -1,4 +1,4 @@
-"""The contract the client relies on: kept by the local stand-in, and by a real project if given."""
+"""The contract that the client relies on, for the sandbox and optionally for a real project."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOT_GIVEN = f"{HOST} and {PROJECT_TOKEN} are not set"
 
 @pytest_twisted.async_yield_fixture()
 async def target(tmp_path: Path) -> AsyncIterator[Target]:
-    """A fresh stand-in, a client of it, and a pool for staging."""
+    """A new sandbox, a client of it, and a pool for staging."""
     service = SandboxService(
         reactor,
         listen="127.0.0.1:0",
@@ -52,7 +52,7 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
 
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)
 @pytest_twisted.ensureDeferred
-async def test_the_sandbox_holds_each_part_of_the_contract(
+async def test_the_sandbox_meets_the_contract(
     target: Target, check: Callable[[Target], Awaitable[None]]
 ) -> None:
     """Each part of the contract holds."""
@@ -61,7 +61,7 @@ async def test_the_sandbox_holds_each_part_of_the_contract(
 
 @pytest_twisted.async_yield_fixture()
 async def project() -> AsyncIterator[Target]:
-    """A real project, if the environment names one: host or URL, and a master token."""
+    """A real project, if the environment names one by host or URL and a master token."""
     host, token = os.environ[HOST], os.environ[PROJECT_TOKEN]
     api, pool = StorageApi(reactor, host), ThreadPool(0, 2)
     pool.start()
@@ -78,14 +78,14 @@ async def project() -> AsyncIterator[Target]:
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)
 @pytest_twisted.ensureDeferred
 async def test_real_project(project: Target, check: Callable[[Target], Awaitable[None]]) -> None:
-    """Each part of the contract holds for the API that the sandbox stands in for."""
+    """Each part of the contract holds for the real API."""
     await check(project)
 
 
 async def _check_shapes(target: Target) -> None:
-    """Run the whole contract and compare each exchange with what is documented.
+    """Run the whole contract and compare each request and answer with the documentation.
 
-    ``STREAM_TEST_SHAPES`` names a file for the shapes: names and types, no values.
+    ``STREAM_TEST_SHAPES`` names a file for the shapes: names and types, without values.
     """
     recorder = Recorder()
     recorder.watch(target.api)
@@ -107,5 +107,5 @@ async def test_shapes_of_the_sandbox(target: Target) -> None:
 @pytest.mark.skipif(not IS_GIVEN, reason=NOT_GIVEN)
 @pytest_twisted.ensureDeferred
 async def test_shapes_of_a_real_project(project: Target) -> None:
-    """The same holds for the API that the sandbox stands in for."""
+    """The same holds for the real API."""
     await _check_shapes(project)

@@ -1,4 +1,4 @@
-"""Attempts to import a file that end at any moment around the start of its job."""
+"""Attempts to import a file that end at any point around the start of its job."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def arm(bridge: Bridge, patch: pytest.MonkeyPatch, point: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_row_is_doubled(bridge: Bridge) -> None:
+async def test_no_row_is_duplicated(bridge: Bridge) -> None:
     """Each file's rows are imported once, wherever and however often attempts end."""
     chance, seen, rows = random.Random(), Counter[str](), 0
     for number in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Buckets and tables of sinks: found, made, compared, marked and removed."""
+"""Buckets and tables of sinks: found, created, compared, marked and deleted."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _sink_of(source_id: str, sink_id: str, table_id: str) -> Sink:
     return attrs.evolve(with_table(SINK, table_id), key=SinkKey(123, 456, source_id, sink_id))
 
 
-def test_the_bucket_is_the_table_id_without_its_end() -> None:
-    """The last part names the table."""
+def test_the_bucket_of_a_table_id() -> None:
+    """The last part of the id is the name of the table."""
     assert bucket_of("in.c-bucket.my-table") == "in.c-bucket"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_bucket_is_made_only_if_it_is_missing() -> None:
-    """The first call makes it, the second finds it."""
+async def test_a_bucket_is_created_once() -> None:
+    """The first call creates it, and the second finds it."""
     api = FakeStorageApi()
     await ensure_bucket(api, TOKEN, 456, "in.c-bucket")
     await ensure_bucket(api, TOKEN, 456, "in.c-bucket")
@@ -57,7 +57,7 @@ async def test_a_bucket_is_made_only_if_it_is_missing() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_sinks_may_make_one_bucket() -> None:
+async def test_two_sinks_share_a_bucket() -> None:
     """The second sink uses the bucket created by the first."""
     api = FakeStorageApi()
 
@@ -77,8 +77,8 @@ async def test_two_sinks_may_make_one_bucket() -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_other_refusals_of_a_bucket_are_passed_on(method: str, context: str) -> None:
-    """Other errors aren't treated as success; the message names the failed operation."""
+async def test_other_errors_of_a_bucket(method: str, context: str) -> None:
+    """They aren't treated as success, and the message names the failed operation."""
     api = FakeStorageApi()
     api.failures[method] = [refused(403, "storage.accessDenied")]
     with pytest.raises(UserError) as caught:
@@ -88,8 +88,8 @@ async def test_other_refusals_of_a_bucket_are_passed_on(method: str, context: st
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_missing_table_is_made_and_marked() -> None:
-    """It has the mapping's columns and primary key, and is marked with its sink."""
+async def test_a_missing_table_is_created_and_marked() -> None:
+    """It has the mapping's columns and primary key, and its metadata names its sink."""
     api = FakeStorageApi()
     await ensure_table(api, TOKEN, KEYED)
     table = api.tables[TABLE]
@@ -99,8 +99,8 @@ async def test_a_missing_table_is_made_and_marked() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_marked_table_is_only_looked_at() -> None:
-    """The second file of a sink costs one call."""
+async def test_a_marked_table_is_only_read() -> None:
+    """The second file of a sink needs one call."""
     api = FakeStorageApi()
     await ensure_table(api, TOKEN, SINK)
     api.calls.clear()
@@ -109,7 +109,7 @@ async def test_a_marked_table_is_only_looked_at() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_sinks_may_make_one_table() -> None:
+async def test_two_sinks_share_a_table() -> None:
     """The second sink checks the table created by the first."""
     api = FakeStorageApi()
 
@@ -140,8 +140,8 @@ async def test_two_sinks_may_make_one_table() -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_another_table_is_refused_and_not_marked(table: Table, message: str) -> None:
-    """Columns and primary key are compared in order; the table stays as it is."""
+async def test_another_table_is_refused(table: Table, message: str) -> None:
+    """Columns and primary key are compared in order, and the table is unchanged."""
     api = FakeStorageApi()
     api.tables[TABLE] = table
     with pytest.raises(UserError) as refusal:
@@ -153,7 +153,7 @@ async def test_another_table_is_refused_and_not_marked(table: Table, message: st
 
 @pytest_twisted.ensureDeferred
 async def test_own_tables_and_empty_buckets_are_deleted() -> None:
-    """Two sinks of a source, one table each, in one bucket."""
+    """Two sinks of a source have one table each in the same bucket."""
     api = FakeStorageApi()
     api.buckets.add("in.c-bucket")
     sinks = [_sink_of("my-source", name, f"in.c-bucket.{name}") for name in ("one", "two")]
@@ -166,7 +166,7 @@ async def test_own_tables_and_empty_buckets_are_deleted() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_tables_of_others_are_kept() -> None:
+async def test_tables_of_other_sources_are_kept() -> None:
     """A table of another source's sink and an unmarked table aren't deleted."""
     api = FakeStorageApi()
     api.buckets.add("in.c-bucket")
@@ -180,14 +180,14 @@ async def test_tables_of_others_are_kept() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_that_is_gone_is_no_problem() -> None:
+async def test_a_missing_table() -> None:
     """A missing table or bucket is no error."""
     await delete_destinations(FakeStorageApi(), MASTER, [SINK])
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_deleted_is_told_and_the_rest_is_deleted() -> None:
-    """One refused table doesn't save the other."""
+async def test_a_failed_deletion_is_reported() -> None:
+    """The other tables are deleted."""
     api = FakeStorageApi()
     api.buckets.add("in.c-bucket")
     sinks = [_sink_of("my-source", name, f"in.c-bucket.{name}") for name in ("one", "two")]

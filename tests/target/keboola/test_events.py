@@ -1,4 +1,4 @@
-"""Events are sent on the side and never disturb."""
+"""Events are sent concurrently, and failures have no effect."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _body(api: FakeStorageApi) -> dict[str, Any]:
     return event.to_json()
 
 
-def test_a_success_has_times_and_amounts() -> None:
+def test_the_event_of_a_success() -> None:
     """An event has the operation, its object, its duration and the amounts."""
     api = FakeStorageApi()
     _send(api, Clock(), statistics=COUNTED)
@@ -75,14 +75,14 @@ def test_a_success_has_times_and_amounts() -> None:
 
 
 @pytest.mark.parametrize("statistics", [None, Statistics(slices_count=1)])
-def test_nothing_was_moved(statistics: Statistics | None) -> None:
-    """Without records an event has no results."""
+def test_an_event_without_records(statistics: Statistics | None) -> None:
+    """An event without records has no results."""
     api = FakeStorageApi()
     _send(api, Clock(), statistics=statistics)
     assert _body(api)["results"] == "null"
 
 
-def test_a_failure_has_its_reason_and_no_amounts() -> None:
+def test_the_event_of_a_failure() -> None:
     """A failure has its reason and no amounts."""
     api = FakeStorageApi()
     _send(api, Clock(), error=UserError("no way"), statistics=COUNTED)
@@ -92,14 +92,14 @@ def test_a_failure_has_its_reason_and_no_amounts() -> None:
 
 
 def test_a_refused_event_is_only_logged() -> None:
-    """The caller doesn't notice."""
+    """The caller isn't affected."""
     api = FakeStorageApi()
     api.failures["send_event"] = [refused(500)]
     _send(api, Clock())
     assert api.events == []
 
 
-def test_an_event_is_given_up_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """An API that doesn't respond blocks nothing forever."""
     given_up: list[object] = []
 

@@ -1,4 +1,4 @@
-"""Tokens of programs are exchanged for tokens of projects."""
+"""The exchange of tokens of programs for tokens of projects."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def detail(project_id: int = 123) -> dict[str, Any]:
 
 
 def given(expires_at: str | None = None, project_id: int = 123) -> Say:
-    """Return a successful exchange."""
+    """Return the answer to a successful exchange."""
     return Say(
         200,
         {
@@ -55,7 +55,7 @@ def given(expires_at: str | None = None, project_id: int = 123) -> Say:
 
 
 class _Time(Clock):
-    """A clock for the cache only; connections need a real reactor."""
+    """A clock for the cache only, because connections need a real reactor."""
 
     def getThreadPool(self) -> Any:
         return reactor.getThreadPool()
@@ -79,7 +79,7 @@ Make = Callable[[list[Say]], _Bridge]
 
 @pytest_twisted.async_yield_fixture()
 async def bridge(tmp_path: Path) -> AsyncIterator[Make]:
-    """Makes an exchange with a scripted platform."""
+    """A function that creates an exchange with a scripted platform."""
     made: list[_Bridge] = []
 
     def make(script: list[Say]) -> _Bridge:
@@ -94,7 +94,7 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Make]:
 
 @ensure
 async def test_the_request(bridge: Make) -> None:
-    """Both tokens are in headers; the body has the project and the path of the storage."""
+    """Both tokens are in headers, and the body has the project and the path of the storage."""
     it = bridge([given()])
     found = await it.exchange.exchange(PROGRAM, 123)
     assert found.token.value == STORAGE_TOKEN
@@ -122,7 +122,7 @@ async def test_the_request(bridge: Make) -> None:
     ],
 )
 @ensure
-async def test_how_long_an_answer_is_good(
+async def test_the_time_in_the_cache(
     bridge: Make, expires_at: str | None, seconds: float, asked: int
 ) -> None:
     """An answer is cached for 30 seconds, or less if its token expires too early for a task."""
@@ -134,7 +134,7 @@ async def test_how_long_an_answer_is_good(
 
 
 @ensure
-async def test_each_project_has_a_token_of_its_own(bridge: Make) -> None:
+async def test_projects_have_separate_entries(bridge: Make) -> None:
     """Each project has its own cache entry."""
     it = bridge([given(), given(project_id=124)])
     assert (await it.exchange.exchange(PROGRAM, 123)).info.project_id == 123
@@ -143,7 +143,7 @@ async def test_each_project_has_a_token_of_its_own(bridge: Make) -> None:
 
 @ensure
 async def test_a_token_of_another_project_is_refused(bridge: Make) -> None:
-    """The answer must be about the project that was asked for."""
+    """The answer must be about the requested project."""
     it = bridge([given(project_id=124)])
     with pytest.raises(UserError) as caught:
         await it.exchange.exchange(PROGRAM, 123)
@@ -153,7 +153,7 @@ async def test_a_token_of_another_project_is_refused(bridge: Make) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403])
 @ensure
 async def test_refusals_are_passed_on(bridge: Make, status: int) -> None:
-    """With the platform's own code, and without the tokens that it repeats."""
+    """They keep the platform's code, without the tokens that it repeats."""
     text = f"not {PROGRAM}, not {ACCOUNT}"
     it = bridge([refuse(status, "auth.no", text)])
     with pytest.raises(StorageApiError) as caught:
@@ -179,8 +179,8 @@ async def test_refusals_are_passed_on(bridge: Make, status: int) -> None:
     ],
 )
 @ensure
-async def test_everything_else_is_a_bad_gateway(bridge: Make, answer: Say) -> None:
-    """The caller did nothing wrong. Nothing of it is remembered."""
+async def test_other_answers(bridge: Make, answer: Say) -> None:
+    """They are a bad gateway, since the caller made no mistake, and aren't cached."""
     it = bridge([answer, given()])
     with pytest.raises(StorageApiError) as caught:
         await it.exchange.exchange(PROGRAM, 123)
@@ -192,7 +192,7 @@ async def test_everything_else_is_a_bad_gateway(bridge: Make, answer: Say) -> No
 
 @ensure
 async def test_the_service_account_is_read_each_time(bridge: Make, tmp_path: Path) -> None:
-    """The platform replaces its token from time to time."""
+    """The platform replaces its token periodically."""
     it = bridge([given("1999-12-31T00:00:00+0000")])
     await it.exchange.exchange(PROGRAM, 123)
     (tmp_path / "account").write_text("another")
@@ -215,7 +215,7 @@ async def test_a_service_account_without_a_token(
     assert not it.server.asked
 
 
-def test_tokens_are_not_shown() -> None:
+def test_tokens_are_masked() -> None:
     """The tokens of the program and of the service account are masked."""
     token = ProgramToken(PROGRAM).on_behalf_of(ACCOUNT)
     assert token.hidden_in(f"{PROGRAM} {ACCOUNT}") == "*** ***"

@@ -1,6 +1,6 @@
-"""The life of a sink with each fault of the sandbox: each record becomes exactly one row.
+"""The life of a sink with each fault of the sandbox: each record is exactly one row.
 
-A few faults are always tested, all with ``STREAM_FAULTS=all`` (``make faults``), which prints a
+A few faults are always tested, and all with ``STREAM_FAULTS=all`` (``make faults``), which prints a
 table.
 """
 
@@ -55,10 +55,10 @@ def _row(name: str, outcome: Outcome) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("name", CASES if ALL else SHORT)
 @pytest_twisted.ensureDeferred
-async def test_each_record_is_a_row_exactly_once_after_the_fault(
+async def test_each_record_is_one_row_after_a_fault(
     etcd: EtcdClient, tmp_path: Path, name: str, report: dict[str, Outcome]
 ) -> None:
-    """The life of a sink continues after the fault, and each record becomes exactly one row."""
+    """The life of a sink continues after the fault, and each record is exactly one row."""
     case = CASES[name]
     async with running_bridge(etcd, tmp_path) as bridge:
         outcome = await live(bridge, tmp_path, case)
@@ -72,8 +72,8 @@ async def test_each_record_is_a_row_exactly_once_after_the_fault(
     assert outcome.events == case.events
 
 
-def test_each_route_has_its_cases() -> None:
-    """No route that the service calls is left out of the faults."""
+def test_each_route_has_cases() -> None:
+    """Each route that the service calls has faults."""
     calls = ROUTES.keys() & SANDBOX_ROUTES.keys()
     assert SANDBOX_ROUTES.keys() - calls == {"previewTable", "listFiles", "getFile", "listEvents"}
     for route in ROUTES:

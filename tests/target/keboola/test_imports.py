@@ -1,4 +1,4 @@
-"""Import of a file in exactly one job, with any failures."""
+"""Imports of a file in exactly one job, with any failures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Setting:
         return [kv.key.removeprefix(job_records_of(SINK_KEY)) for kv in found.kvs]
 
     async def replace_token(self) -> None:
-        """A user changes the sink: there is a new token, and the one before is gone."""
+        """Replace the sink's token, as a user's change does."""
         created = await self.api.create_token(
             MASTER, source_id=SINK_KEY.source_id, sink_id=SINK_KEY.sink_id, bucket_id="in.c-bucket"
         )
@@ -89,8 +89,8 @@ async def setting(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[Setting]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_job_is_made_and_awaited(setting: Setting) -> None:
-    """It gets the columns that were recorded when the file was opened."""
+async def test_a_job_is_started_and_awaited(setting: Setting) -> None:
+    """The job gets the columns that were recorded when the file was opened."""
     await setting.importer.import_file(setting.file)
     (file_id,) = setting.api.files
     assert setting.api.imports == [(TABLE, file_id, ("body",))]
@@ -100,8 +100,8 @@ async def test_a_job_is_made_and_awaited(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_job_is_recorded_before_anybody_waits(setting: Setting) -> None:
-    """After a crash the job's id is known, and it occupies one of the sink's slots."""
+async def test_the_job_is_stored_before_the_wait(setting: Setting) -> None:
+    """After a crash the job's id is known, and it counts towards the sink's limit."""
     seen: list[tuple[int | None, list[str]]] = []
 
     async def look() -> None:
@@ -114,7 +114,7 @@ async def test_the_job_is_recorded_before_anybody_waits(setting: Setting) -> Non
 
 @pytest.mark.parametrize("status", ["waiting", "processing"])
 @pytest_twisted.ensureDeferred
-async def test_a_running_job_is_joined(setting: Setting, status: str) -> None:
+async def test_a_running_job_is_awaited(setting: Setting, status: str) -> None:
     """The second attempt starts no second job."""
     setting.api.job_states = ["processing"]
     with pytest.raises(UserError, match="wait for import operation deadline exceeded"):
@@ -127,8 +127,8 @@ async def test_a_running_job_is_joined(setting: Setting, status: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_job_that_ended_meanwhile_is_enough(setting: Setting) -> None:
-    """Nothing is imported twice if only the record of the job was lost."""
+async def test_a_job_that_ended_meanwhile(setting: Setting) -> None:
+    """Nothing is imported twice if the job ended before it was awaited."""
     await setting.importer.import_file(setting.file)
     await setting.etcd.put(
         job_record_key(JobKey.of(SINK_KEY, "1003")),
@@ -141,8 +141,8 @@ async def test_a_job_that_ended_meanwhile_is_enough(setting: Setting) -> None:
 
 @pytest.mark.parametrize("method", ["import_async", "wait_job"])
 @pytest_twisted.ensureDeferred
-async def test_the_token_is_replaced_meanwhile(setting: Setting, method: str) -> None:
-    """The import continues with the new token, and joins an existing job."""
+async def test_a_token_that_is_replaced_meanwhile(setting: Setting, method: str) -> None:
+    """The import continues with the new token, and waits for an existing job."""
     setting.api.before[method] = setting.replace_token
     await setting.importer.import_file(setting.file)
     assert len(setting.api.imports) == 1
@@ -150,8 +150,8 @@ async def test_the_token_is_replaced_meanwhile(setting: Setting, method: str) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_token_that_was_not_replaced(setting: Setting) -> None:
-    """There is no newer token, so the attempt has failed."""
+async def test_a_refused_token(setting: Setting) -> None:
+    """The attempt fails, because there is no newer token."""
     setting.api.failures["import_async"] = [refused(401)]
     with pytest.raises(UserError, match="refused"):
         await setting.importer.import_file(setting.file)
@@ -159,8 +159,8 @@ async def test_a_refused_token_that_was_not_replaced(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_job_whose_answer_was_lost_is_found(setting: Setting) -> None:
-    """The next attempt looks for it by the file, and starts no second one."""
+async def test_a_job_whose_answer_was_lost(setting: Setting) -> None:
+    """The next attempt finds it by the file, and starts no second one."""
     setting.api.lost_answers = [refused(502)]
     with pytest.raises(UserError, match="refused"):
         await setting.importer.import_file(setting.file)
@@ -171,7 +171,7 @@ async def test_a_job_whose_answer_was_lost_is_found(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_that_a_job_is_asked_for_is_stored_first(setting: Setting) -> None:
+async def test_the_intent_is_stored_before_the_call(setting: Setting) -> None:
     """After a crash at any time after the call, the import searches for the job."""
     seen: list[bool] = []
 
@@ -187,8 +187,8 @@ async def test_that_a_job_is_asked_for_is_stored_first(setting: Setting) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_job_that_was_never_started_is_started(setting: Setting) -> None:
-    """A refused call has left no job to be found."""
+async def test_a_job_that_was_not_started(setting: Setting) -> None:
+    """A refused call has created no job, so another one is started."""
     setting.api.failures["import_async"] = [refused(500)]
     with pytest.raises(UserError, match="refused"):
         await setting.importer.import_file(setting.file)
@@ -198,8 +198,8 @@ async def test_a_job_that_was_never_started_is_started(setting: Setting) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_jobs_that_are_not_shown(setting: Setting) -> None:
-    """If jobs can't be listed, a possible second import is preferred to a missing one."""
+async def test_jobs_that_can_not_be_listed(setting: Setting) -> None:
+    """A possible second import is preferred to a missing one."""
     setting.api.lost_answers = [refused(502)]
     setting.api.failures["find_import"] = [refused(503), refused(403)]
     for _ in range(2):
@@ -210,8 +210,8 @@ async def test_jobs_that_are_not_shown(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_failed_job_comes_a_new_one(setting: Setting) -> None:
-    """The failed one gives its slot back at once."""
+async def test_a_new_job_after_a_failed_one(setting: Setting) -> None:
+    """The failed job no longer counts towards the limit."""
     setting.api.job_states = ["error"]
     with pytest.raises(UserError, match="bad rows"):
         await setting.importer.import_file(setting.file)
@@ -224,8 +224,8 @@ async def test_after_a_failed_job_comes_a_new_one(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_import_leaves_no_trace(setting: Setting) -> None:
-    """There is no job, so none is recorded."""
+async def test_a_refused_import_is_not_stored(setting: Setting) -> None:
+    """There is no job, so none is stored."""
     setting.api.failures["import_async"] = [refused(403)]
     with pytest.raises(UserError, match="refused"):
         await setting.importer.import_file(setting.file)
@@ -235,7 +235,7 @@ async def test_a_refused_import_leaves_no_trace(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unanswered_question_about_the_job_starts_no_other(setting: Setting) -> None:
+async def test_an_unknown_state_of_a_job(setting: Setting) -> None:
     """A job is replaced only if it is known to have failed."""
     await setting.importer.import_file(setting.file)
     setting.api.failures["get_job"] = [refused(404)]
@@ -245,10 +245,10 @@ async def test_an_unanswered_question_about_the_job_starts_no_other(setting: Set
 
 
 @pytest_twisted.ensureDeferred
-async def test_storing_the_job_id_is_not_given_up(
+async def test_storing_the_job_id_is_retried(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While etcd is away the job runs on; its id is stored as soon as possible."""
+    """The job runs while etcd is unavailable, and its id is stored as soon as possible."""
     failures = [EtcdUnavailable("away"), EtcdUnavailable("away")]
 
     async def sometimes(*arguments: Any) -> Any:
@@ -265,7 +265,7 @@ async def test_storing_the_job_id_is_not_given_up(
 
 @pytest_twisted.ensureDeferred
 async def test_an_empty_file_is_not_imported(setting: Setting) -> None:
-    """Its staging file is deleted, best effort, and there is no event."""
+    """Its staging file is deleted if possible, and there is no event."""
     empty = attrs.evolve(setting.file, staging=attrs.evolve(setting.file.staging, is_empty=True))
     setting.api.failures["delete_file"] = [refused(500)]
     await setting.importer.import_file(empty)
@@ -275,7 +275,7 @@ async def test_an_empty_file_is_not_imported(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sink_without_token_imports_nothing(setting: Setting) -> None:
+async def test_a_sink_without_a_token(setting: Setting) -> None:
     """A disabled sink has no token; its import continues when it is enabled."""
     await setting.etcd.delete(token_record_key(SINK_KEY))
     with pytest.raises(UserError, match=r"sink token .* not found"):
@@ -285,7 +285,7 @@ async def test_a_sink_without_token_imports_nothing(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_refused_event_does_not_fail_the_import(setting: Setting) -> None:
-    """The file is imported in spite of the refused event."""
+    """The file is imported although the event is refused."""
     setting.api.failures["send_event"] = [refused(500)]
     await setting.importer.import_file(setting.file)
     assert len(setting.api.imports) == 1
@@ -299,7 +299,7 @@ async def test_a_refused_event_does_not_fail_the_import(setting: Setting) -> Non
 async def test_records_of_finished_jobs_are_deleted(
     setting: Setting, status: str, deleted: bool
 ) -> None:
-    """A job that still runs keeps its slot."""
+    """The record of a running job is kept."""
     record = await _running_job(setting)
     setting.api.job_states = [status]
     assert await setting.importer.forget_finished(record) is deleted
@@ -307,7 +307,7 @@ async def test_records_of_finished_jobs_are_deleted(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unknown_job_is_forgotten(setting: Setting) -> None:
+async def test_the_record_of_an_unknown_job_is_deleted(setting: Setting) -> None:
     """The API doesn't keep jobs forever."""
     record = await _running_job(setting)
     setting.api.failures["get_job"] = [refused(404)]
@@ -316,7 +316,7 @@ async def test_an_unknown_job_is_forgotten(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_job_nobody_can_ask_for_keeps_its_record(setting: Setting) -> None:
+async def test_the_record_of_an_inaccessible_job_is_kept(setting: Setting) -> None:
     """A refusal or a missing token doesn't mean that the job has ended."""
     record = await _running_job(setting)
     setting.api.failures["get_job"] = [refused(500)]
@@ -334,8 +334,8 @@ async def _running_job(setting: Setting) -> JobRecord:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sink_has_a_limited_number_of_jobs(setting: Setting) -> None:
-    """Each sink counts for itself, and a job that has ended makes room."""
+async def test_the_limit_of_jobs(setting: Setting) -> None:
+    """Each sink has its own limit, and a job that has ended frees a place."""
     jobs = RunningJobs(setting.etcd, JOBS, 2)
     await jobs.startService()
     other = SINK_KEY.source_key.sink("another")

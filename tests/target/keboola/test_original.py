@@ -1,4 +1,4 @@
-"""Secrets that the original service has encrypted, and those that are encrypted for it."""
+"""Secrets encrypted by the original service, and secrets encrypted for it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ PROVIDERS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def test_a_token() -> None:
-    """With the names of the Storage API."""
+    """The token has the names of the Storage API."""
     assert token_from_go(decode_gob(VALUES["token"])) == {
         "token": "123-1001-secret",
         "id": "1001",
@@ -110,7 +110,7 @@ def test_a_token() -> None:
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
 def test_credentials(provider: str) -> None:
-    """Credentials of each cloud, in the layout in which they are stored in clear text."""
+    """Credentials of each cloud have the layout of their plain text."""
     plain = upload_from_go(decode_gob(VALUES[provider]))
     assert {name: plain[name] for name in PROVIDERS[provider]} == PROVIDERS[provider]
     assert plain["provider"] == provider and plain["created"] == TIME
@@ -118,7 +118,7 @@ def test_credentials(provider: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*PROVIDERS, "token"}))
-def test_there_and_back(name: str) -> None:
+def test_round_trip(name: str) -> None:
     """A record written for the original equals the record written by the original."""
     read, write = (
         (token_from_go, token_to_go) if name == "token" else (upload_from_go, upload_to_go)
@@ -132,15 +132,15 @@ def test_there_and_back(name: str) -> None:
     [{"id": "no number"}, {"created": "yesterday"}, {"tags": 7}, {"name": 7}],
     ids=lambda plain: next(iter(plain)),
 )
-def test_what_the_original_cannot_have(plain: dict[str, object]) -> None:
-    """It is refused, rather than written as something else."""
+def test_secrets_that_the_original_lacks(plain: dict[str, object]) -> None:
+    """They are refused instead of written in another form."""
     with pytest.raises(GobError, match="FileUploadCredentials"):
         upload_to_go(plain)
 
 
 @ensure
 async def test_a_record_with_an_encrypted_token() -> None:
-    """Only the original's key decrypts the token, for this sink alone."""
+    """Only the original's key decrypts the token, for this sink only."""
     encryptor = AesEncryptor(KEY)
     sealed = encryptor.encrypt_for_original(VALUES["token"], {"sink": str(SINK)})
     record = decode(
@@ -201,7 +201,7 @@ async def test_a_record_with_encrypted_credentials(provider: str) -> None:
 
 @pytest.mark.parametrize("content", [b"\x1f\x8bno gzip", b"\x02new", b""], ids=range(3))
 @ensure
-async def test_other_content(content: bytes) -> None:
+async def test_unknown_layouts(content: bytes) -> None:
     """A layout of neither service is refused."""
     encryptor = AesEncryptor(KEY)
     sealed = encryptor._sealed(content, {})
@@ -246,7 +246,7 @@ REQUIRED = {
     *("id", "token", "uploadParams", "absUploadParams", "gcsUploadParams"),
     *("bucket", "key", "container", "blobName"),
 }
-"""Members without which a secret means nothing."""
+"""Required members of each secret."""
 _IN_PARAMETERS = {"credentials", "absCredentials"}
 
 Kind = type[TokenRecord] | type[FileRecord]
@@ -266,7 +266,7 @@ _ADDED: tuple[tuple[Any, Any], ...] = (
     (_NEW, {"A": 1, "B": {"x": [b"y"]}}),
     (ListOf(_NEW), [{"A": 1}, {}]),
 )
-"""Types and values of fields that a later version may have added."""
+"""Types and values of fields that a later release may have added."""
 
 
 def _drop(draw: st.DrawFn, plain: dict[str, Any]) -> dict[str, Any]:
@@ -282,9 +282,9 @@ def _drop(draw: st.DrawFn, plain: dict[str, Any]) -> dict[str, Any]:
 def _altered(
     draw: st.DrawFn, type: StructType, value: dict[str, Any]
 ) -> tuple[StructType, dict[str, Any]]:
-    """Return another version of a Go struct and its value.
+    """Return another release's Go struct and its value.
 
-    Fields have another order, those without a value may be missing, and others are added.
+    Fields are in another order, those without a value may be missing, and others are added.
     """
     fields, values = [], {}
     for name, part in draw(st.permutations(type.fields)):
@@ -305,7 +305,9 @@ def _altered(
 
 @st.composite
 def sealed_records(draw: st.DrawFn) -> tuple[Kind, list[dict[str, Any]]]:
-    """A secret of another version: in clear, as this service seals it, as the original does."""
+    """Generate a secret of another release in plain text, and encrypted by this service and the
+    original.
+    """
     name = draw(st.sampled_from(["token", *sorted(PROVIDERS)]))
     whole = TOKEN if name == "token" else {**UPLOAD, "provider": name, **PROVIDERS[name]}
     plain = _drop(draw, whole)
@@ -336,8 +338,10 @@ def sealed_records(draw: st.DrawFn) -> tuple[Kind, list[dict[str, Any]]]:
 
 
 @given(sealed_records())
-def test_secrets_of_any_other_version(example: tuple[Kind, list[dict[str, Any]]]) -> None:
-    """All three layouts give the same secret, whatever is absent, added or in another order."""
+def test_secrets_of_other_releases(example: tuple[Kind, list[dict[str, Any]]]) -> None:
+    """All three layouts result in the same secret, whatever members are missing, added or
+    reordered.
+    """
     kind, records = example
     secrets: list[Any] = [
         done(decode(kind, orjson.dumps(record)).unseal(AesEncryptor(KEY))) for record in records
@@ -354,8 +358,8 @@ def test_secrets_of_any_other_version(example: tuple[Kind, list[dict[str, Any]]]
 
 
 @pytest.mark.parametrize("name", sorted({*PROVIDERS, "token"}))
-def test_what_a_secret_cannot_do_without(name: str) -> None:
-    """It is refused with one kind of error, and doesn't pass for another one."""
+def test_required_members(name: str) -> None:
+    """A secret without one is refused with one kind of error, and isn't parsed as another kind."""
     whole = TOKEN if name == "token" else {**UPLOAD, "provider": name, **PROVIDERS[name]}
     go = _TOKEN if name == "token" else _UPLOAD
     for member in REQUIRED & set(whole):

@@ -1,4 +1,4 @@
-"""Remote resources of a file: the order of their creation, their tokens, and their removal."""
+"""Remote resources of a file: the order of their creation, their tokens, and their deletion."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def setting(etcd: EtcdClient, tmp_path: Path) -> Setting:
 
 
 @pytest_twisted.ensureDeferred
-async def test_everything_is_made_in_order_for_a_user(setting: Setting) -> None:
-    """Bucket and token with the user's token, table and file with the new one."""
+async def test_the_order_of_creation(setting: Setting) -> None:
+    """Bucket and token are created with the user's token, table and file with the new one."""
     prepared = await setting.prepare()
     assert [name for name, _ in setting.api.calls] == [
         "get_bucket",
@@ -94,8 +94,8 @@ async def test_nothing_is_written_before_the_transaction(setting: Setting) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_records_hold_no_secret_in_clear(setting: Setting) -> None:
-    """Token and credentials are sealed, and can be opened again."""
+async def test_records_contain_no_plain_secret(setting: Setting) -> None:
+    """Token and credentials are encrypted, and can be decrypted."""
     prepared = await setting.prepare()
     (token_id, token) = list(setting.api.tokens.items())[-1]
     values = dict(prepared.records)
@@ -111,7 +111,7 @@ async def test_records_hold_no_secret_in_clear(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_background_uses_the_stored_token(setting: Setting) -> None:
+async def test_background_changes_use_the_stored_token(setting: Setting) -> None:
     """No bucket is read and no token is created."""
     await setting.store(await setting.prepare())
     setting.api.calls.clear()
@@ -121,8 +121,8 @@ async def test_the_background_uses_the_stored_token(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_token_is_replaced_meanwhile(setting: Setting) -> None:
-    """The background task continues with the new token."""
+async def test_a_token_that_is_replaced_meanwhile(setting: Setting) -> None:
+    """The background change continues with the new token."""
     first = await setting.prepare()
     await setting.store(first)
 
@@ -138,7 +138,7 @@ async def test_the_token_is_replaced_meanwhile(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_background_needs_a_stored_token(setting: Setting) -> None:
+async def test_background_changes_need_a_stored_token(setting: Setting) -> None:
     """Without a stored token no request is sent."""
     with pytest.raises(UserError, match=r"sink token .* not found in the database") as missing:
         await setting.prepare(token=None)
@@ -162,10 +162,10 @@ _UNDONE = ["prepare_file", "delete_file", "delete_token"]
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_failure_undoes_what_was_made(
+async def test_a_failure_deletes_created_resources(
     setting: Setting, failing: str, undone: list[str]
 ) -> None:
-    """The error is passed on, and no token is left."""
+    """The error is passed on, and no token remains."""
     setting.api.failures[failing] = [refused(500)]
     with pytest.raises(UserError, match="refused"):
         await setting.prepare()
@@ -175,8 +175,8 @@ async def test_a_failure_undoes_what_was_made(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_undo_that_fails_hides_nothing(setting: Setting) -> None:
-    """The first error is reported, not the error of the undoing."""
+async def test_a_failing_undo_hides_no_error(setting: Setting) -> None:
+    """The first error is reported, not that of the undo."""
     setting.api.failures["prepare_file"] = [refused(500, "storage.first")]
     setting.api.failures["delete_token"] = [refused(500, "storage.second")]
     with pytest.raises(UserError) as problem:
@@ -185,8 +185,8 @@ async def test_an_undo_that_fails_hides_nothing(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_discarding_undoes_in_reverse_order(setting: Setting) -> None:
-    """The file is deleted with the new token, so the token goes last."""
+async def test_discarding_in_reverse_order(setting: Setting) -> None:
+    """The file is deleted with the new token, so the token is deleted last."""
     prepared = await setting.prepare()
     setting.api.calls.clear()
     await setting.provider.discard(prepared)
@@ -196,8 +196,8 @@ async def test_discarding_undoes_in_reverse_order(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_discarding_goes_on_after_a_failure(setting: Setting) -> None:
-    """A file that can't be deleted doesn't keep the token alive, and nothing is raised."""
+async def test_discarding_continues_after_a_failure(setting: Setting) -> None:
+    """The token is deleted even if the file can't be, and no error is raised."""
     prepared = await setting.prepare()
     setting.api.failures["delete_file"] = [refused(500)]
     await setting.provider.discard(prepared)
@@ -205,8 +205,8 @@ async def test_discarding_goes_on_after_a_failure(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_discarding_in_the_background_keeps_the_stored_token(setting: Setting) -> None:
-    """Only the new staging file is deleted."""
+async def test_discarding_keeps_the_stored_token(setting: Setting) -> None:
+    """In the background only the new staging file is deleted."""
     await setting.store(await setting.prepare())
     setting.api.calls.clear()
     await setting.provider.discard(await setting.prepare(token=None, later=1))
@@ -214,7 +214,7 @@ async def test_discarding_in_the_background_keeps_the_stored_token(setting: Sett
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_stored_after_all_is_not_undone(setting: Setting) -> None:
+async def test_committed_resources_are_kept(setting: Setting) -> None:
     """If only the answer of etcd was lost, the file keeps its token and staging file."""
     await setting.store(await setting.prepare())
     second = await setting.prepare(later=1)
@@ -226,7 +226,7 @@ async def test_what_was_stored_after_all_is_not_undone(setting: Setting) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_of_another_at_the_same_time_is_no_reason_to_keep(setting: Setting) -> None:
+async def test_a_file_of_another_sink_at_the_same_time(setting: Setting) -> None:
     """The new resources are deleted if this record wasn't stored, even if another file's was."""
     await setting.store(await setting.prepare())
     loser = await setting.prepare()
@@ -236,7 +236,7 @@ async def test_a_file_of_another_at_the_same_time_is_no_reason_to_keep(setting: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_undone_while_nobody_knows(
+async def test_nothing_is_deleted_while_the_outcome_is_unknown(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the outcome in etcd is unknown, the token is kept: an open file needs it."""
@@ -253,7 +253,7 @@ async def test_nothing_is_undone_while_nobody_knows(
 
 @pytest_twisted.ensureDeferred
 async def test_the_replaced_token_is_deleted_after_the_commit(setting: Setting) -> None:
-    """Until the commit the earlier files need the token."""
+    """Until the commit, the earlier files need the token."""
     await setting.store(await setting.prepare())
     before = await setting.stored_token_id()
     second = await setting.prepare(later=1)
@@ -276,8 +276,8 @@ async def _change(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_deactivated_sink_loses_its_token(setting: Setting) -> None:
-    """The record goes in the transaction, the token itself with the user's token after it."""
+async def test_a_disabled_sink_loses_its_token(setting: Setting) -> None:
+    """The record is deleted in the transaction, and then the token with the user's token."""
     await setting.store(await setting.prepare())
     await _change(
         setting.etcd,
@@ -302,8 +302,8 @@ async def test_a_change_that_fails_keeps_the_token(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sink_without_token_can_be_deactivated(setting: Setting) -> None:
-    """There is nothing to delete then."""
+async def test_a_sink_without_a_token_can_be_disabled(setting: Setting) -> None:
+    """There is nothing to delete."""
     await _change(
         setting.etcd,
         lambda change: setting.provider.deactivated(change, SINK, token=MASTER),
@@ -312,8 +312,8 @@ async def test_a_sink_without_token_can_be_deactivated(setting: Setting) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_token_that_cannot_be_deleted_is_only_logged(setting: Setting) -> None:
-    """The change succeeds in spite of the error."""
+async def test_a_token_that_can_not_be_deleted_is_only_logged(setting: Setting) -> None:
+    """The change succeeds despite the error."""
     await setting.store(await setting.prepare())
     setting.api.failures["delete_token"] = [refused(500)]
     await _change(
@@ -324,8 +324,8 @@ async def test_a_token_that_cannot_be_deleted_is_only_logged(setting: Setting) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_deleted_sink_has_no_job_records(setting: Setting) -> None:
-    """Job records of other sinks are kept."""
+async def test_job_records_of_a_deleted_sink(setting: Setting) -> None:
+    """They are deleted, and those of other sinks are kept."""
     other = SINK_KEY.source_key.sink("my-sink-2")
     for sink in (SINK_KEY, other):
         job = JobKey.of(sink, "321")
@@ -336,7 +336,7 @@ async def test_a_deleted_sink_has_no_job_records(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sink_token_is_read_and_opened(setting: Setting) -> None:
+async def test_the_stored_token_is_decrypted(setting: Setting) -> None:
     """The stored token works with the encryption it was stored with, and with no other."""
     await setting.store(await setting.prepare())
     token = await load_sink_token(setting.etcd, ENCRYPTOR, SINK_KEY)

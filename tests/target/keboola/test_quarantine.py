@@ -1,4 +1,4 @@
-"""Rows refused by the target are found, kept and reported; all others are imported once."""
+"""Rows refused by the target are quarantined and reported; all others are imported once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Setting:
         return [p for p in (self.staging / str(file_id)).iterdir() if p.name != "manifest"]
 
     async def done(self, file: File) -> int:
-        """Import until nothing is left to do; the rows in quarantine."""
+        """Import until nothing remains, and return the rows in quarantine."""
         while True:
             try:
                 return await self.bridge.importer.import_file(file)
@@ -78,13 +78,13 @@ class Setting:
                 continue
 
     def table(self) -> list[str]:
-        """Return the values in the table, in the order in which they were loaded."""
+        """Return the values in the table, in the order of their import."""
         with closing(sqlite3.connect(self.staging.parent / "data.sqlite")) as connection:
             found = connection.execute(f'SELECT body FROM "{TABLE_ID}" ORDER BY rowid')
             return [value for (value,) in found]
 
     async def jobs(self) -> int:
-        """Import jobs that the target has carried out."""
+        """Return the import jobs that the target has run."""
         listed = (await self.bridge.sandbox.storage("GET", "jobs?limit=100")).json
         return sum(job["operationName"] == "tableImport" for job in listed)
 
@@ -92,7 +92,7 @@ class Setting:
         return (await read_quarantines(self.bridge.storage.client, SINK_KEY))[file.key]
 
     async def kept(self, file: File) -> list[dict[str, Any]]:
-        """Return the quarantined rows that a user of the project can read."""
+        """Return the quarantined rows in the files that a user of the project can read."""
         record = await self.record(file)
         assert record.is_done and record.file_id is not None
         listed = (await self.bridge.sandbox.branch("GET", "files")).json
@@ -113,7 +113,7 @@ async def setting(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[Setting]:
 )
 @pytest_twisted.ensureDeferred
 async def test_malformed_rows(setting: Setting, bad: bytes) -> None:
-    """One job imports all the others, of several slices with several members each."""
+    """One job imports all other rows, of several slices with several members each."""
     file = await setting.staged(
         [rows("ab"), rows("c") + bad + rows("d")], [rows("e")], [bad, rows("fg")]
     )
@@ -128,14 +128,14 @@ async def test_malformed_rows(setting: Setting, bad: bytes) -> None:
     for line in kept:
         assert line["file"] == str(file.key)
         assert "is not valid CSV" in line["reason"]
-    assert await setting.done(file) == 2  # whoever comes later finds everything done
+    assert await setting.done(file) == 2  # a later import has nothing to do
     assert setting.table() == list("abcdefg")
 
 
 @pytest.mark.parametrize("bad", [{0}, {99}, {17, 18, 80}, set(), set(range(40, 44))])
 @pytest_twisted.ensureDeferred
 async def test_refused_values(setting: Setting, bad: set[int]) -> None:
-    """Each bad row costs about 2·log2(n) jobs; the others are imported in their order."""
+    """Each refused row costs about 2·log2(n) jobs; the others are imported in order."""
     values = [f"{POISON}{i}" if i in bad else f"{i}" for i in range(100)]
     await setting.refuse()
     file = await setting.staged([rows(values[:30]), rows(values[30:60])], [rows(values[60:])])
@@ -149,8 +149,8 @@ async def test_refused_values(setting: Setting, bad: set[int]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_of_one_bad_row(setting: Setting) -> None:
-    """There is nothing to be imported, and the row isn't lost."""
+async def test_a_file_with_only_one_bad_row(setting: Setting) -> None:
+    """Nothing is imported, and the row isn't lost."""
     await setting.refuse()
     file = await setting.staged([rows([POISON])])
     assert await setting.done(file) == 1
@@ -160,7 +160,7 @@ async def test_a_file_of_one_bad_row(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_damaged_data(setting: Setting) -> None:
-    """The readable part of a damaged object is imported, its damaged bytes are kept."""
+    """The readable part of a damaged object is imported, and its damaged bytes are quarantined."""
     file = await setting.staged([rows("ab"), rows("cd"), rows("ef")], [rows("g")])
     first, _ = sorted(setting.objects(setting.bridge.api.file_ids[-1]))
     data = bytearray(first.read_bytes())
@@ -179,8 +179,10 @@ async def test_damaged_data(setting: Setting) -> None:
     ["storage.tables.notFound", "accessDenied", "storage.injectedFault", "storage.fileNotFound"],
 )
 @pytest_twisted.ensureDeferred
-async def test_other_failures_are_no_refusals(setting: Setting, code: str) -> None:
-    """A table that is missing, a permission, a fault of the target: tried again as a whole."""
+async def test_other_failures(setting: Setting, code: str) -> None:
+    """After a missing table, a missing permission or a fault of the target, the file is retried as
+    a whole.
+    """
     await setting.bridge.sandbox.fault("job", status=400, code=code)
     file = await setting.staged([rows("ab")])
     with pytest.raises(JobFailed):
@@ -191,7 +193,7 @@ async def test_other_failures_are_no_refusals(setting: Setting, code: str) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_other_failures_on_the_way(setting: Setting) -> None:
+async def test_other_failures_during_the_search(setting: Setting) -> None:
     """Other failures don't count as refusals: the same rows are retried."""
     await setting.bridge.sandbox.fault("job", rowsWith=POISON, times=2)
     await setting.bridge.sandbox.fault("job", status=400, code="storage.internalError")
@@ -204,8 +206,8 @@ async def test_other_failures_on_the_way(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_was_refused_before_this_was_known(setting: Setting) -> None:
-    """A stored job that failed for the rows isn't repeated as a whole."""
+async def test_a_file_that_was_refused_by_an_older_release(setting: Setting) -> None:
+    """A stored job that failed because of its rows isn't repeated as a whole."""
     await setting.refuse()
     file = await setting.staged([rows(["a", POISON])])
 
@@ -223,7 +225,7 @@ async def test_a_file_that_was_refused_before_this_was_known(setting: Setting) -
 
 @pytest_twisted.ensureDeferred
 async def test_the_limit_of_jobs(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the limit each remaining range is tried once and reported as a whole."""
+    """Above the limit, each remaining range is tried once and reported as a whole."""
     monkeypatch.setattr(quarantine, "MAX_JOBS", 4)
     await setting.refuse()
     values = [POISON if i in (1, 12, 13) else f"{i}" for i in range(16)]
@@ -241,7 +243,7 @@ class Crash(BaseException):
 
 
 def arm(setting: Setting, patch: pytest.MonkeyPatch, chance: random.Random) -> None:
-    """Let the attempts end before or after any call of the Storage API, of etcd or of staging."""
+    """Let attempts end before or after any call of the Storage API, of etcd or of staging."""
 
     def dangerous(where: Any, name: str) -> None:
         call = getattr(where, name)
@@ -274,7 +276,7 @@ def arm(setting: Setting, patch: pytest.MonkeyPatch, chance: random.Random) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_row_is_imported_or_kept_once_after_any_crash(setting: Setting) -> None:
+async def test_each_row_after_any_crash(setting: Setting) -> None:
     """Each row is imported or quarantined once, wherever and however often attempts end."""
     chance, crashes = random.Random(), 0
     await setting.refuse()
@@ -322,7 +324,7 @@ KEY = FileKey.parse("1/2/source/sink/2026-01-02T03:04:05.000Z")
 
 @given(st.integers(0, 3000), st.sets(st.integers(0, 2999), max_size=12), st.booleans())
 def test_every_bad_row_is_found(count: int, bad: set[int], others_left_out: bool) -> None:
-    """Exactly the bad rows are refused, in a number of jobs that is bounded by their number."""
+    """Exactly the bad rows are refused, in a number of jobs that depends on their number."""
     bad = {number for number in bad if number < count}
     ranges = first_ranges(count, others_left_out=others_left_out)
     record = QuarantineRecord(key=KEY, reason="refused", ranges=ranges)
@@ -342,8 +344,8 @@ def test_every_bad_row_is_found(count: int, bad: set[int], others_left_out: bool
 
 
 @given(st.integers(1, 100_000), st.data())
-def test_jobs_are_bounded(count: int, data: st.DataObject) -> None:
-    """Every row is imported or quarantined in a bounded number of jobs."""
+def test_jobs_are_limited(count: int, data: st.DataObject) -> None:
+    """Every row is imported or quarantined in a limited number of jobs."""
     record = QuarantineRecord(key=KEY, reason="r", ranges=first_ranges(count, others_left_out=True))
     decided = 0
     share = data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
@@ -379,12 +381,12 @@ def test_jobs_are_bounded(count: int, data: st.DataObject) -> None:
         ("", False),
     ],
 )
-def test_only_known_codes_are_about_rows(code: str, expected: bool) -> None:
+def test_known_codes(code: str, expected: bool) -> None:
     """Other error codes don't refer to rows."""
     assert is_about_rows(code) is expected
 
 
-def test_a_single_row_is_not_halved() -> None:
+def test_a_single_row_is_not_split() -> None:
     """A range of one row is tried once."""
     assert first_ranges(1, others_left_out=False) == (RowRange(0, 1),)
     assert first_ranges(0, others_left_out=True) == ()

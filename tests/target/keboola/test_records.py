@@ -1,4 +1,4 @@
-"""The bridge's records in etcd: their keys, their JSON, and what is sealed in them."""
+"""The bridge's records in etcd: keys, JSON, and encrypted members."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _file(encryptor: Encryptor) -> FileRecord:
     return done(FileRecord.seal(FILE, "in.c-bucket.table", ("id", "body"), UPLOAD, encryptor))
 
 
-def test_each_record_lies_below_its_sink() -> None:
-    """Each record lies below its sink."""
+def test_keys_of_records() -> None:
+    """The key of each record begins with that of its sink."""
     assert token_record_key(SINK_KEY) == "storage/keboola/secret/token/123/456/my-source/my-sink"
     assert (
         file_record_key(FILE)
@@ -62,7 +62,7 @@ def test_each_record_lies_below_its_sink() -> None:
     assert job_records_of(SINK_KEY) == "storage/keboola/job/123/456/my-source/my-sink/"
 
 
-def test_token_record_in_clear() -> None:
+def test_a_token_record_in_plain_text() -> None:
     """Without encryption the token is stored unchanged, and the encrypted text is empty."""
     assert encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR))) == (
         b'{"projectId":123,"branchId":456,"sourceId":"my-source","sinkId":"my-sink",'
@@ -71,15 +71,15 @@ def test_token_record_in_clear() -> None:
     )
 
 
-def test_sealed_token_record() -> None:
-    """With encryption the plain token is null."""
+def test_an_encrypted_token_record() -> None:
+    """With encryption the plain text is null."""
     plain = orjson.loads(encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED))))
     assert plain["token"] is None
     assert plain["tokenId"] == "1001"
     assert plain["encryptedToken"].startswith("aes::")
 
 
-def test_file_record_in_clear() -> None:
+def test_a_file_record_in_plain_text() -> None:
     """The members keep their capitals."""
     plain = orjson.loads(encode_record(_file(CLEAR)))
     assert list(plain) == [
@@ -100,8 +100,8 @@ def test_file_record_in_clear() -> None:
     assert plain["CredentialsExpiration"] == "2000-01-01T13:00:00.000Z"
 
 
-def test_job_record() -> None:
-    """A job record is its key."""
+def test_a_job_record() -> None:
+    """A job record consists of its key."""
     assert encode_record(JobRecord(JobKey.of(SINK_KEY, "321"))) == (
         b'{"projectId":123,"branchId":456,"sourceId":"my-source","sinkId":"my-sink","jobId":"321"}'
     )
@@ -116,14 +116,14 @@ def test_round_trips(encryptor: Encryptor) -> None:
     assert done(file.unseal(encryptor)) == UPLOAD
 
 
-def test_values_in_clear_survive_switching_encryption_on() -> None:
-    """Records from before are still read."""
+def test_plain_values_are_read_with_encryption() -> None:
+    """Records from before the encryption was enabled are still read."""
     assert done(done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR)).unseal(SEALED)) == TOKEN
     assert done(_file(CLEAR).unseal(SEALED)) == UPLOAD
 
 
-def test_another_key_opens_nothing() -> None:
-    """The errors say what is wrong, and no secret."""
+def test_another_key() -> None:
+    """The errors name the problem, without secrets."""
     with pytest.raises(UserError, match="token decryption failed and unencrypted token") as error:
         done(done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED)).unseal(OTHER))
     assert "the-secret" not in str(error.value)
@@ -132,8 +132,8 @@ def test_another_key_opens_nothing() -> None:
     assert "the-secret" not in str(error.value)
 
 
-def test_a_sealed_value_belongs_to_its_record() -> None:
-    """Copied to another sink's or file's record it can't be opened."""
+def test_an_encrypted_value_belongs_to_its_record() -> None:
+    """A copy in another sink's or file's record can't be decrypted."""
     token = attrs.evolve(
         done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED)), key=SINK_KEY.source_key.sink("another")
     )
@@ -145,6 +145,6 @@ def test_a_sealed_value_belongs_to_its_record() -> None:
 
 
 @pytest.mark.parametrize("record", [done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR)), _file(CLEAR)])
-def test_no_secret_in_texts(record: object) -> None:
-    """A record may be logged."""
+def test_records_are_printed_without_secrets(record: object) -> None:
+    """A record can be logged."""
     assert "the-secret" not in repr(record)

@@ -1,4 +1,4 @@
-"""The Storage API client as a service: neither start nor stop waits for the far end."""
+"""The Storage API client as a service: start and stop don't wait for the API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream.target.keboola.service import StorageApiService
 
 
 class _Api:
-    """An API whose index comes when `answer` fires."""
+    """An API whose index is answered when `answer` fires."""
 
     def __init__(self) -> None:
         self.answer: Deferred[None] = Deferred()
@@ -33,7 +33,7 @@ def _api_service(api: _Api) -> StorageApiService:
 
 @pytest_twisted.ensureDeferred
 async def test_the_start_does_not_wait_for_the_storage_api() -> None:
-    """Its index is asked for; an API that is away costs a warning."""
+    """The index is requested, and an unavailable API results in a warning."""
     api = _Api()
     service = _api_service(api)
     with capturedLogs() as events:
@@ -49,7 +49,7 @@ async def test_the_start_does_not_wait_for_the_storage_api() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_does_not_wait_for_the_index() -> None:
-    """A pending request of the index is cancelled without a log message."""
+    """A pending request of the index is cancelled without a log event."""
     api = _Api()
     service = _api_service(api)
     with capturedLogs() as events:

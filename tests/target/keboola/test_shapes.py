@@ -1,4 +1,4 @@
-"""Shapes hold no values, and differences from the documented ones are found."""
+"""Shapes contain no values, and differences from the documented ones are found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOCUMENTED = Documented(
 )
 
 
-def test_a_shape_has_names_and_types_only() -> None:
+def test_a_shape_has_names_and_types() -> None:
     """A shape contains no values, and no ids used as names."""
     value = {"token": "s3cret", "bucketPermissions": {"in.c-b": "write"}, "l": [1, None], "e": []}
     assert shape_of(value) == {
@@ -42,10 +42,8 @@ def test_a_shape_has_names_and_types_only() -> None:
         ({}, [], 4),
     ],
 )
-def test_an_answer_may_have_more_members_but_not_fewer(
-    request_: Any, reply: Any, found: int
-) -> None:
-    """A request must be as documented, an answer may have more members but not fewer."""
+def test_an_answer_may_have_additional_members(request_: Any, reply: Any, found: int) -> None:
+    """A request must be as documented; an answer may have more members but not fewer."""
     seen = Seen(HEADERS, set(), shape_of(request_), {200: shape_of(reply)})
     problems = problems_of(DOCUMENTED, seen)
     assert len(problems) == found, problems

@@ -1,4 +1,4 @@
-"""Slices into staging: each object, and the manifest that lists them all."""
+"""Uploads of slices to staging: each object, and the manifest that lists them all."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Setting:
         return self.api.directory / f"file-{file_id}"
 
     def manifest(self) -> list[str]:
-        """Names of the objects in the manifest."""
+        """Return the names of the objects in the manifest."""
         entries = json.loads((self.folder / "manifest").read_text())["entries"]
         return [entry["url"].rpartition("/")[2] for entry in entries]
 
@@ -87,8 +87,8 @@ async def setting(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[Setting]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_is_an_object_and_a_manifest(setting: Setting) -> None:
-    """The object has the slice's name and bytes; the manifest lists it."""
+async def test_an_upload_writes_an_object_and_a_manifest(setting: Setting) -> None:
+    """The object has the slice's name and bytes, and the manifest lists it."""
     slice_ = await setting.uploading()
     await setting.upload(slice_, b"the rows")
     assert (setting.folder / slice_.staging.path).read_bytes() == b"the rows"
@@ -97,7 +97,7 @@ async def test_an_upload_is_an_object_and_a_manifest(setting: Setting) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_manifest_grows_with_each_slice(setting: Setting) -> None:
-    """It lists what was uploaded before, sorted, and nothing else."""
+    """It lists the slices that are uploaded, sorted, and nothing else."""
     slices = [await setting.uploading() for _ in range(3)]
     for count, slice_ in enumerate(reversed(slices), 1):
         await setting.upload(slice_)
@@ -115,8 +115,8 @@ async def test_empty_slices_are_not_listed(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_uploads_at_once_do_not_leave_each_other_out(setting: Setting) -> None:
-    """Whichever writes the manifest last, it has them all."""
+async def test_concurrent_uploads(setting: Setting) -> None:
+    """The last written manifest lists all of them."""
     slices = [await setting.uploading() for _ in range(4)]
     await gatherResults([ensureDeferred(setting.upload(slice_)) for slice_ in slices])
     assert setting.manifest() == sorted(slice_.staging.path for slice_ in slices)
@@ -124,7 +124,7 @@ async def test_uploads_at_once_do_not_leave_each_other_out(setting: Setting) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_a_repeated_upload_changes_nothing(setting: Setting) -> None:
-    """A crash between manifest and state costs one more upload of the same."""
+    """After a crash between manifest and state, the same slice is uploaded again."""
     slice_ = await setting.uploading()
     store = await setting.uploader.upload(slice_, bytes_chunks(b"rows"))
     with pytest.raises(RuntimeError, match="crash"):
@@ -138,8 +138,8 @@ async def test_a_repeated_upload_changes_nothing(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_lock_is_held_until_the_slice_is_marked(setting: Setting) -> None:
-    """Another upload of the file waits for its turn with the manifest."""
+async def test_the_lock_is_held_until_the_slice_is_uploaded(setting: Setting) -> None:
+    """Another upload of the file waits for the lock to write the manifest."""
     first, second = [await setting.uploading() for _ in range(2)]
     stores = [
         await setting.uploader.upload(slice_, bytes_chunks(b"rows")) for slice_ in (first, second)
@@ -170,8 +170,8 @@ async def test_the_lock_is_held_until_the_slice_is_marked(setting: Setting) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_can_be_marked_only_under_the_lock(setting: Setting) -> None:
-    """A node that lost the lock on the way doesn't count its slice as listed."""
+async def test_a_slice_is_marked_only_with_the_lock(setting: Setting) -> None:
+    """A node that lost the lock doesn't mark its slice as listed."""
     slice_ = await setting.uploading()
     store = await setting.uploader.upload(slice_, bytes_chunks(b"rows"))
 
@@ -188,8 +188,8 @@ async def test_a_slice_can_be_marked_only_under_the_lock(setting: Setting) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_manifest_that_is_always_taken_is_given_up(setting: Setting) -> None:
-    """The upload is tried again later."""
+async def test_a_permanently_locked_manifest(setting: Setting) -> None:
+    """The upload fails and is retried later."""
     slice_ = await setting.uploading()
     store = await setting.uploader.upload(slice_, bytes_chunks(b"rows"))
     setting.uploader._lock_timeout = 0.05
@@ -202,8 +202,8 @@ async def test_a_manifest_that_is_always_taken_is_given_up(setting: Setting) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_expired_credentials_end_the_upload_at_once(setting: Setting) -> None:
-    """No repetition can help, and no byte is read."""
+async def test_expired_credentials_end_the_upload(setting: Setting) -> None:
+    """The error is permanent, and no byte is read."""
     (file_id,) = setting.api.files
     expired = attrs.evolve(
         setting.api.files[file_id], expiration=datetime(2000, 1, 1, 2, tzinfo=UTC)
@@ -223,8 +223,8 @@ async def test_expired_credentials_end_the_upload_at_once(setting: Setting) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_without_record_is_told(setting: Setting) -> None:
-    """The records of the file were deleted by another process."""
+async def test_a_file_without_a_record(setting: Setting) -> None:
+    """Another process has deleted the records of the file."""
     await setting.etcd.delete(file_record_key(setting.file.key))
     with pytest.raises(UserError, match=r"keboola file .* not found in the database") as missing:
         await load_file_record(setting.etcd, setting.file.key)
@@ -232,8 +232,8 @@ async def test_a_file_without_record_is_told(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_is_reported_with_the_sinks_token(setting: Setting) -> None:
-    """Success and failure, each once."""
+async def test_an_upload_is_reported_with_the_sink_token(setting: Setting) -> None:
+    """A success and a failure are each reported once."""
     slice_ = await setting.uploading()
     await setting.uploader.report(slice_, 1.5, None, Statistics())
     await setting.uploader.report(slice_, 1.5, UserError("no"), Statistics())
@@ -245,8 +245,8 @@ async def test_an_upload_is_reported_with_the_sinks_token(setting: Setting) -> N
 
 @pytest.mark.parametrize("problem", ["no token", "refused"])
 @pytest_twisted.ensureDeferred
-async def test_a_report_that_fails_disturbs_nothing(setting: Setting, problem: str) -> None:
-    """The upload has its result already."""
+async def test_a_failing_report_has_no_effect(setting: Setting, problem: str) -> None:
+    """The upload has already succeeded."""
     slice_ = await setting.uploading()
     if problem == "no token":
         await setting.etcd.delete(token_record_key(SINK_KEY))

@@ -1,4 +1,4 @@
-"""Remembering and merging of token verifications."""
+"""Caching and merging of token verifications."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Setup:
         return Deferred.fromCoroutine(self.verifier.verify(token))
 
     def known(self, token: str) -> bool:
-        """Return whether the answer for *token* is remembered."""
+        """Return whether the answer for *token* is cached."""
         before = len(self.api.asked)
         asking = self.verify(token)
         asking.addErrback(lambda _failure: None)
@@ -58,8 +58,8 @@ def failure(deferred: Deferred[TokenInfo]) -> BaseException:
     return cast(BaseException, failures[0].value)
 
 
-def test_concurrent_verifications_are_one_call() -> None:
-    """Requests that come together ask once for each token."""
+def test_concurrent_verifications_share_a_call() -> None:
+    """Concurrent requests verify each token once."""
     s = Setup()
     first, second, other = s.verify("a"), s.verify("a"), s.verify("b")
     assert len(s.api.asked) == 2
@@ -69,8 +69,8 @@ def test_concurrent_verifications_are_one_call() -> None:
     other.addErrback(lambda _failure: None).cancel()
 
 
-def test_answers_are_remembered_for_their_time() -> None:
-    """A token is asked for again after 30 seconds."""
+def test_answers_are_cached() -> None:
+    """A token is verified again after 30 seconds."""
     s = Setup()
     s.verify().addErrback(lambda _failure: None)
     s.api.asked[0].callback(INFO)
@@ -86,8 +86,8 @@ def refusal(status: int = 401, *, answered: bool = True) -> StorageApiError:
     )
 
 
-def test_refusals_reach_everybody_and_are_remembered_briefly() -> None:
-    """A refused token is refused again without asking, for some seconds."""
+def test_refusals_are_shared_and_cached() -> None:
+    """A refused token is refused without a call for some seconds."""
     s = Setup()
     first, second = s.verify(), s.verify()
     s.api.asked[0].errback(refusal())
@@ -100,8 +100,8 @@ def test_refusals_reach_everybody_and_are_remembered_briefly() -> None:
     assert s.known("a")
 
 
-def test_a_refused_token_is_no_longer_good() -> None:
-    """A refusal takes the place of an earlier answer."""
+def test_a_refusal_replaces_an_earlier_answer() -> None:
+    """A token that is refused is no longer valid."""
     s = Setup()
     assert not s.known("a")
     s.clock.advance(30)
@@ -114,8 +114,8 @@ def test_a_refused_token_is_no_longer_good() -> None:
 @pytest.mark.parametrize(
     "error", [RuntimeError("no"), refusal(502, answered=False), refusal(503), refusal(429)]
 )
-def test_failures_are_not_remembered(error: Exception) -> None:
-    """That the API couldn't answer says nothing about the token."""
+def test_failures_are_not_cached(error: Exception) -> None:
+    """An unavailable API says nothing about the token."""
     s = Setup()
     asking = s.verify()
     s.api.asked[0].errback(error)
@@ -123,8 +123,8 @@ def test_failures_are_not_remembered(error: Exception) -> None:
     assert not s.known("a")
 
 
-def test_a_flood_of_wrong_tokens() -> None:
-    """Wrong tokens share a few calls; more of them wait, and the rest is refused.
+def test_a_flood_of_invalid_tokens() -> None:
+    """Invalid tokens share a few calls; further ones wait or are refused.
 
     Valid tokens don't wait.
     """
@@ -137,15 +137,15 @@ def test_a_flood_of_wrong_tokens() -> None:
     good = s.verify("good")
     s.api.asked[-1].callback(INFO)
     assert result(good) is INFO
-    for asked in s.api.asked:  # grows while it is gone through
+    for asked in s.api.asked:  # the cache grows during the loop
         if not asked.called:
             asked.errback(refusal())
     assert len(s.api.asked) == 2 + MAX_ASKED + MAX_QUEUED
     assert {cast(StorageApiError, failure(each)).status for each in flood} == {401}
 
 
-def test_who_has_gone_is_not_asked_for() -> None:
-    """A token whose callers have all gone while it waited for its turn costs no call."""
+def test_cancelled_verifications_are_not_sent() -> None:
+    """A waiting token whose callers have all disconnected needs no call."""
     s = Setup()
     busy = [s.verify(f"wrong-{number}") for number in range(MAX_ASKED)]
     gone = s.verify("gone")
@@ -158,8 +158,8 @@ def test_who_has_gone_is_not_asked_for() -> None:
         each.addErrback(lambda _failure: None)
 
 
-def test_one_caller_that_leaves_does_not_disturb_the_others() -> None:
-    """Cancelling one verification leaves the other waiting for the same answer."""
+def test_one_cancelled_caller_does_not_affect_others() -> None:
+    """The other callers wait for the same answer."""
     s = Setup()
     first, second = s.verify(), s.verify()
     first.cancel()
@@ -168,8 +168,8 @@ def test_one_caller_that_leaves_does_not_disturb_the_others() -> None:
     assert result(second) is INFO
 
 
-def test_memory_is_bounded() -> None:
-    """The oldest answers are forgotten."""
+def test_the_cache_is_limited() -> None:
+    """The oldest answers are evicted."""
     s = Setup(entries=2)
     for token in "abc":
         assert not s.known(token)
@@ -178,15 +178,15 @@ def test_memory_is_bounded() -> None:
     assert not s.known("a")
 
 
-def test_the_cache_does_not_hold_tokens() -> None:
-    """Answers are kept under a digest."""
+def test_the_cache_contains_no_tokens() -> None:
+    """The keys of the cache are hashes."""
     s = Setup()
     s.known("very-secret")
     assert "very-secret" not in repr(vars(s.verifier))
 
 
-def test_a_bad_token_is_refused_without_asking() -> None:
-    """A token that fits no header never reaches the API."""
+def test_an_invalid_token_is_refused_without_a_call() -> None:
+    """A token that can't be sent in a header is never sent to the API."""
     s = Setup()
     assert "invalid access token" in str(failure(s.verify("a\nb")))
     assert s.api.asked == []

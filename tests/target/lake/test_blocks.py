@@ -1,4 +1,4 @@
-"""CSV is divided between rows, for any chunks and values."""
+"""CSV is split between rows, for any chunks and values."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def _count(block: bytes) -> int:
 
 
 @given(_ROWS, st.integers(1, 20), st.integers(1, 40))
-def test_blocks_hold_whole_rows(
+def test_blocks_contain_whole_rows(
     rows: list[tuple[str | None, str | None]], chunk: int, size: int
 ) -> None:
-    """All bytes, in their order; each block is CSV by itself, and not much longer than wanted."""
+    """All bytes are in order; each block is valid CSV, and not much longer than requested."""
     data = _csv(rows)
     chunks = [data[at : at + chunk] for at in range(0, len(data), chunk)]
     blocks = list(whole_rows(chunks, size))
@@ -41,13 +41,13 @@ def test_blocks_hold_whole_rows(
 
 
 @pytest.mark.parametrize("data", [b'"a"', b'"a\n', b'"a"\n"b', b"\n\n,"])
-def test_rows_that_end_too_early(data: bytes) -> None:
+def test_incomplete_rows_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="has no end"):
         list(whole_rows([data]))
 
 
-def test_a_row_without_an_end_is_given_up() -> None:
-    """Before it fills the memory."""
+def test_a_row_without_an_end_is_refused() -> None:
+    """It is refused before it fills the memory."""
     taken = []
 
     def endless() -> object:
@@ -60,8 +60,8 @@ def test_a_row_without_an_end_is_given_up() -> None:
     assert len(taken) * 100_000 < 2 * MAX_ROW_BYTES
 
 
-def test_items_are_the_same_when_they_are_made_ahead() -> None:
-    """None and all; an error comes where it was raised."""
+def test_items_read_ahead_are_the_same() -> None:
+    """All items are returned, and an error is raised at its position."""
     assert list(prefetched(iter([1, None, 0, "x"]))) == [1, None, 0, "x"]
     assert list(prefetched(iter(()))) == []
 

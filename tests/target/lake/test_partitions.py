@@ -1,4 +1,4 @@
-"""Valid partitions of a table, and the errors of all others."""
+"""Valid partitions of a table, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(*texts: str, transforms: tuple[str, ...] = ALL) -> tuple[Partition, ...
 
 
 def test_transforms_of_columns() -> None:
-    """Names of fields are those that Iceberg gives; a column with such a name is meant itself."""
+    """Fields have Iceberg's names; a column of that name takes precedence."""
     found = read(
         "hour(at)", "month(born)", "bucket(16, customer)", "truncate( 10 ,total )", "day(at)"
     )
@@ -61,7 +61,7 @@ def test_transforms_of_columns() -> None:
         ("day(at", "names no column"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, reason: str) -> None:
+def test_errors_of_partitions(text: str, reason: str) -> None:
     with pytest.raises(UserError) as raised:
         read(text)
     assert reason.rstrip(",") in str(raised.value)
@@ -81,7 +81,7 @@ def test_a_partition_is_named_once() -> None:
 
 
 @given(st.text(max_size=20))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         (found,) = read(text)
     except UserError:

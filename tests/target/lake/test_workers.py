@@ -1,4 +1,4 @@
-"""Processes that write to a lake: kept, replaced, given up, stopped."""
+"""Worker processes of a lake: reuse, replacement, cancellation, stop."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _slice(size: int) -> Any:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_process_does_one_job_after_the_other(workers: Workers) -> None:
-    """It is kept, reads what it is sent, and ends with the service."""
+async def test_a_process_is_reused(workers: Workers) -> None:
+    """The process runs one job after another, reads its input, and ends with the service."""
     first = await workers.run({"do": "count"}, [_slice(3_000_000), _slice(0), _slice(5)])
     assert first["found"] == [3_000_000, 0, 5]
     both = [ensureDeferred(workers.run({"do": "count"}, [_slice(n)])) for n in (1, 2)]
@@ -49,8 +49,8 @@ async def test_a_process_does_one_job_after_the_other(workers: Workers) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_with_rows_on_their_way_ends_the_process(workers: Workers) -> None:
-    """Unread rows are never read as rows of the next job."""
+async def test_an_error_with_unread_rows_ends_the_process(workers: Workers) -> None:
+    """Unread rows are never treated as rows of the next job."""
     pid = (await workers.run({"do": "count"}))["pid"]
     with pytest.raises(UserError, match="refused"):
         await workers.run({"do": "error"})
@@ -62,8 +62,8 @@ async def test_an_error_with_rows_on_their_way_ends_the_process(workers: Workers
 
 
 @pytest_twisted.ensureDeferred
-async def test_faults_are_for_the_log(workers: Workers) -> None:
-    """A process that ends in the middle is one, too; the next job has another process."""
+async def test_faults_are_logged(workers: Workers) -> None:
+    """A process that ends during a job is a fault too; the next job has another process."""
     with pytest.raises(RuntimeError, match=r"ZeroDivisionError: of ours \(toy"):
         await workers.run({"do": "fault"})
     with pytest.raises(RuntimeError, match=r"ended: .* exit code 3"):
@@ -72,7 +72,7 @@ async def test_faults_are_for_the_log(workers: Workers) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slice_that_cannot_be_read_is_said_as_it_is(workers: Workers) -> None:
+async def test_the_error_of_an_unreadable_slice(workers: Workers) -> None:
     def broken() -> Iterator[bytes]:
         yield b"x"
         raise StagingError("cannot read it")
@@ -83,8 +83,8 @@ async def test_a_slice_that_cannot_be_read_is_said_as_it_is(workers: Workers) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_job_that_is_given_up_ends_its_process(workers: Workers) -> None:
-    """Its turn is passed to a waiting job; a job canceled while waiting uses no turn."""
+async def test_a_cancelled_job_ends_its_process(workers: Workers) -> None:
+    """Its place is given to a waiting job; a job cancelled while waiting uses no place."""
     pid = (await workers.run({"do": "count"}))["pid"]
     hanging = ensureDeferred(workers.run({"do": "hang"}, [_slice(10_000_000)]))
     waiting = ensureDeferred(workers.run({"do": "count"}))

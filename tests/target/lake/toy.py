@@ -1,4 +1,4 @@
-"""Work that writes to no lake, for tests of the processes; it loads little."""
+"""Work without a lake, for tests of the processes. It imports few modules."""
 
 from __future__ import annotations
 

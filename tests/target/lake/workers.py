@@ -1,4 +1,4 @@
-"""Processes that tests share: each takes a second of processor time to start."""
+"""Processes that tests share, since each needs a second of processor time to start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _shared(module: str) -> Workers:
 
 
 def share_workers(target: LakeTarget[Any]) -> None:
-    """Let *target*, which hasn't started, use processes of all tests instead of its own."""
+    """Let *target*, which hasn't started, use the shared processes instead of its own."""
     target._workers = _shared(target._workers._module)
     if hasattr(target, "_questions"):
         target._questions = target._workers

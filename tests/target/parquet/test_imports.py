@@ -1,4 +1,4 @@
-"""Imports into Parquet: types, partitions, tables that differ, imports that end on the way."""
+"""Imports into Parquet: types, partitions, tables that differ, interrupted imports."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def world(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[ParquetWorld]
 
 
 def use(world: ParquetWorld, columns: Mapping, *partitions: str) -> None:
-    """Let the sink that is created next have these columns and partitions."""
+    """Set the columns and partitions of the next sink."""
     options = {**world.table.options, "partitionBy": json.dumps(partitions)}
     world.table = attrs.evolve(world.table, mapping=columns, options=options)
 
@@ -70,8 +70,8 @@ def query(world: ParquetWorld, text: str) -> list[tuple[Any, ...]]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_values_of_all_types_arrive(world: ParquetWorld) -> None:
-    """Exact, with types; NULL and the empty text differ."""
+async def test_values_of_all_types_are_imported(world: ParquetWorld) -> None:
+    """Values are exact, with types; NULL and the empty text differ."""
     columns = [
         {"name": name, "dataType": type[0], "nullable": True} for name, type in TYPES.items()
     ]
@@ -96,7 +96,7 @@ async def test_values_of_all_types_arrive(world: ParquetWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_objects_in_a_bucket(etcd: EtcdClient, tmp_path: Path) -> None:
-    """Twice the same file, then the end of the table."""
+    """A file is imported twice, and then the table is deleted."""
     async with s3_world(etcd, tmp_path) as world:
         file = await world.importing_file(b'"a"\n"b"\n', b'"c"\n')
         for _ in range(2):
@@ -108,7 +108,7 @@ async def test_objects_in_a_bucket(etcd: EtcdClient, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_column_alone_that_is_null(world: ParquetWorld) -> None:
+async def test_a_single_column_that_is_null(world: ParquetWorld) -> None:
     """Its row is an empty line."""
     use(world, mapping({"name": "a", "nullable": True}))
     await world.target.import_file(await world.importing_file(b'"x"\n\n""\n\n'))
@@ -151,8 +151,8 @@ async def test_rows_are_in_the_folder_of_their_day(world: ParquetWorld) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_manifest_says_which_times_are_there(world: ParquetWorld) -> None:
-    """The manifest has the range of the first column with the time of arrival."""
+async def test_the_manifest_has_the_time_range(world: ParquetWorld) -> None:
+    """The range is that of the first column with the time of arrival."""
     plain = {"type": "datetime", "name": "at", "dataType": "timestamp"}
     use(world, Mapping((*mapping({"name": "x"}).columns, column_from_plain(plain))))
     rows = b'"a","2026-11-28T01:00:00.000000Z"\n"b","2026-11-27T01:00:00.500000Z"\n'
@@ -167,8 +167,8 @@ async def test_a_manifest_says_which_times_are_there(world: ParquetWorld) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_coordinators_import_one_file_at_the_same_time(world: ParquetWorld) -> None:
-    """One may find that the rows are taken away by the other; each row is there once."""
+async def test_two_coordinators_import_one_file(world: ParquetWorld) -> None:
+    """One of them may find that the other has deleted the rows; each row is there once."""
     file = await world.importing_file(b'"a"\n' * 20_000, b'"b"\n' * 20_000)
     await DeferredList(
         [ensureDeferred(world.target.import_file(file)) for _ in range(4)], consumeErrors=True
@@ -183,8 +183,8 @@ async def test_two_coordinators_import_one_file_at_the_same_time(world: ParquetW
 
 
 @pytest_twisted.ensureDeferred
-async def test_parts_of_an_import_that_was_cut_otherwise_are_removed(world: ParquetWorld) -> None:
-    """Another version may have written more objects before it ended."""
+async def test_objects_of_an_interrupted_import_are_deleted(world: ParquetWorld) -> None:
+    """Another release may have written more objects before it ended."""
     file = await world.importing_file(b'"a"\n')
     target: Any = world.target
     record = await target._record(file.key)
@@ -208,7 +208,7 @@ def _write(world: ParquetWorld, name: str, body: bytes) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_file_that_is_given_up_has_left_is_removed(world: ParquetWorld) -> None:
+async def test_objects_of_a_deleted_file(world: ParquetWorld) -> None:
     """Only incomplete objects are removed."""
     file = await world.importing_file(b'"a"\n')
     target: Any = world.target
@@ -221,8 +221,8 @@ async def test_what_a_file_that_is_given_up_has_left_is_removed(world: ParquetWo
 
 
 @pytest_twisted.ensureDeferred
-async def test_columns_that_the_mapping_gets_are_added(world: ParquetWorld) -> None:
-    """Rows that were there have NULL in them; a column that changes its type is refused."""
+async def test_new_columns_of_the_mapping_are_added(world: ParquetWorld) -> None:
+    """Existing rows have NULL in them; a column whose type changes is refused."""
     use(world, mapping({"name": "a"}))
     await world.target.import_file(file := await world.importing_file(b'"1"\n'))
     await world.storage.to_imported(file.key)
@@ -258,7 +258,7 @@ async def _change(world: ParquetWorld, columns: Mapping) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_is_wrong_with_a_definition_is_said(
+async def test_errors_of_definitions(
     world: ParquetWorld, options: dict[str, str], columns: dict[str, Any], reason: str
 ) -> None:
     use(world, mapping({"name": "a", **columns}))
@@ -268,8 +268,8 @@ async def test_what_is_wrong_with_a_definition_is_said(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_folder_that_cannot_be_written_is_said(etcd: EtcdClient, tmp_path: Path) -> None:
-    """And no file is lost: it is imported when the folder is back."""
+async def test_a_folder_that_can_not_be_written(etcd: EtcdClient, tmp_path: Path) -> None:
+    """The error is reported, and the file is imported when the folder is writable."""
     (tmp_path / "file").write_text("x")
     connection = {"url": (tmp_path / "file" / "lake").as_uri()}
     async with parquet_world(etcd, tmp_path, connection) as world:
@@ -287,14 +287,14 @@ async def test_a_folder_that_cannot_be_written_is_said(etcd: EtcdClient, tmp_pat
 
 
 async def described(world: ParquetWorld, path: str, owner: str) -> None:
-    """Let there be a table at *path*, made for a sink of the other service."""
+    """Create a table at *path* for a sink of another service."""
     body = Description(columns={"body": "string"}, made_by=owner).body()
     obstore.put(world.store(), f"lake/{path}/_table.json", body)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_table_of_another_project_is_refused(world: ParquetWorld) -> None:
-    """One of another sink of the same project isn't."""
+    """A table of another sink of the same project is accepted."""
     (Path(world.root.removeprefix("file://"))).mkdir()
     await described(world, world.path, f"{SINK_KEY.project_id}1/1/s/k")
     with pytest.raises(UserError, match="was made for another project") as raised:
@@ -305,10 +305,10 @@ async def test_a_table_of_another_project_is_refused(world: ParquetWorld) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
+async def test_a_table_created_by_another_project_meanwhile(
     world: ParquetWorld,
 ) -> None:
-    """Since the file was opened: the file waits, and is imported when the path is free."""
+    """It was created after the file was opened: the file is imported when the path is free."""
     file = await world.importing_file(b'"a"\n')
     await described(world, world.path, f"{SINK_KEY.project_id}1/1/s/k")
     with pytest.raises(UserError, match="was made for another project"):
@@ -321,7 +321,7 @@ async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
 
 @pytest_twisted.ensureDeferred
 async def test_a_table_inside_another_one_is_refused(world: ParquetWorld) -> None:
-    """Readers would take the rows of one for those of the other."""
+    """Readers would treat the rows of one as those of the other."""
     (Path(world.root.removeprefix("file://"))).mkdir()
     outer, _, _ = world.path.rpartition("/")
     owner = f"{SINK_KEY.project_id}/1/s/k"
@@ -335,8 +335,8 @@ async def test_a_table_inside_another_one_is_refused(world: ParquetWorld) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_is_deleted_without_what_is_not_its_own(world: ParquetWorld) -> None:
-    """What a killed process has begun to write is its own, a table inside of it isn't."""
+async def test_a_table_is_deleted_with_only_its_own_objects(world: ParquetWorld) -> None:
+    """Temporary objects of a killed process are its own, and a table inside it isn't."""
     await world.target.import_file(await world.importing_file(b'"a"\n'))
     (object_,) = [name for name in world.objects() if name.endswith(".parquet")]
     store = world.store()
@@ -350,8 +350,8 @@ async def test_a_table_is_deleted_without_what_is_not_its_own(world: ParquetWorl
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_killed_import_has_begun_goes_with_the_file(world: ParquetWorld) -> None:
-    """Its objects, and what has no name yet."""
+async def test_objects_of_a_killed_import_are_deleted_with_the_file(world: ParquetWorld) -> None:
+    """Unnamed temporary objects are deleted too."""
     file = await world.importing_file(b'"a"\n')
     target: Any = world.target
     record = await target._record(file.key)

@@ -1,4 +1,4 @@
-"""Folders of partitions, and what a table is by its description."""
+"""Folders of partitions, and the description of a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stream.target.parquet.layout import Description, check_path, folder_of
 DAY, HOUR, YEAR = (Partition(each, "at") for each in ("day", "hour", "year"))
 
 
-def test_folders_are_named_as_hive_names_them() -> None:
+def test_folders_have_hive_names() -> None:
     at = datetime(2026, 11, 28, 5, tzinfo=UTC)
     assert folder_of("a/b", [DAY], [at]) == "a/b/at_day=2026-11-28"
     assert folder_of("a", [HOUR], [at]) == "a/at_hour=2026-11-28-05"
@@ -34,12 +34,12 @@ def test_paths(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/a", "a/", "a//b", "a/../b", ".", "_a", "a b", "a\n", "é"])
-def test_paths_that_lead_elsewhere(path: str) -> None:
+def test_paths_outside_the_folder(path: str) -> None:
     with pytest.raises(UserError, match="must be names of letters"):
         check_path(path)
 
 
-def test_what_differs_is_listed() -> None:
+def test_differences_are_listed() -> None:
     table = Description(columns={"a": "integer", "b": "string"}, partitions=("day(at)",))
     columns = [ColumnRecord("a", "double"), ColumnRecord("c", "date")]
     assert table.differences(columns, [HOUR]) == [
@@ -55,7 +55,7 @@ def test_what_differs_is_listed() -> None:
     st.lists(st.text(max_size=5)),
     st.text(max_size=5),
 )
-def test_a_description_is_read_as_it_was_written(
+def test_round_trip_of_a_description(
     columns: dict[str, str], partitions: list[str], made_by: str
 ) -> None:
     table = Description(columns=columns, partitions=tuple(partitions), made_by=made_by)
@@ -63,6 +63,6 @@ def test_a_description_is_read_as_it_was_written(
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"columns": 1}', b"\xff"])
-def test_what_is_no_description_is_refused(body: bytes) -> None:
+def test_invalid_descriptions(body: bytes) -> None:
     with pytest.raises(ValueError):
         Description.read(body)

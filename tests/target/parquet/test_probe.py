@@ -1,4 +1,4 @@
-"""Whether a connection to a store answers."""
+"""The probe of a connection to a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ensure = pytest_twisted.ensureDeferred
 
 @ensure
 async def test_probe(etcd: EtcdClient, tmp_path: Path) -> None:
-    """A bucket and a folder that are there answer; the message names no address."""
+    """An existing bucket and an existing folder are available; the message contains no address."""
     connections = {
         "bucket": {"type": "parquet", **s3_connection(tmp_path, "probe")},
         "folder": {"type": "parquet", "url": (tmp_path / "lake").as_uri()},

@@ -1,4 +1,4 @@
-"""A sink over Parquet files, in a folder or in an object store that all tests share."""
+"""A sink with Parquet files, in a folder or in an object store that all tests share."""
 
 from __future__ import annotations
 
@@ -45,9 +45,11 @@ __all__ = [
 
 @attrs.define(kw_only=True)
 class ParquetWorld(World):
-    """:ivar root: URL of the folder of all tables.
+    """A sink's table of Parquet files.
+
+    :ivar root: URL of the folder of all tables.
     :ivar path: path of the table below it.
-    :ivar store: opens one of obstore, whose folder ``lake`` is the root.
+    :ivar store: opens a store of obstore, whose folder ``lake`` is the root.
     """
 
     root: str
@@ -71,7 +73,7 @@ class ParquetWorld(World):
             obstore.delete(self.store(), f"lake/{self.path}/{name}")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return all rows of all Parquet files, as pyarrow reads them."""
+        """Return all rows of all Parquet files with pyarrow."""
         import pyarrow.parquet as pq
         from pyarrow import BufferReader
 
@@ -83,7 +85,7 @@ class ParquetWorld(World):
         ]
 
     def manifests(self) -> list[dict[str, Any]]:
-        """Return the complete objects of all manifests."""
+        """Return the complete objects in all manifests."""
         return [
             json.loads(body)
             for name, body in self.objects().items()
@@ -93,9 +95,9 @@ class ParquetWorld(World):
 
 @cache
 def shared_store(name: str) -> ObjectStaging:
-    """Return a server that lives as long as the test run, and its bucket.
+    """Return a server that runs until the end of the tests, and its bucket.
 
-    :param name: one of those of `tests.staging.servers.SERVERS`.
+    :param name: a name in `tests.staging.servers.SERVERS`.
     """
     (server,) = (server for server in SERVERS if server.name == name)
     running = ExitStack()
@@ -121,7 +123,7 @@ def s3_connection(path: Path, prefix: str) -> dict[str, Any]:
 
 
 def declared(path: Path, connections: Mapping[str, Any]) -> Settings:
-    """Settings with these connections, and staging below *path*."""
+    """Return settings with these connections, and staging below *path*."""
     settings = Settings()
     target = attrs.evolve(
         settings.target,
@@ -186,10 +188,10 @@ async def parquet_world(
     connection: Mapping[str, Any] | None = None,
     store: Callable[[], Any] | None = None,
 ) -> AsyncIterator[ParquetWorld]:
-    """A source and no sink yet; the sink's table has a path of its own.
+    """A source without a sink; the table of a new sink has a separate path.
 
-    :param connection: a folder below *path* if it is left out.
-    :param store: opens one of obstore, where the connection is the folder ``lake``.
+    :param connection: a folder below *path* by default.
+    :param store: opens a store of obstore, where the connection is the folder ``lake``.
     """
     pytest.importorskip("pyarrow", reason="pyarrow is not installed, see the extra `parquet`")
     from stream.target.parquet.target import ParquetTarget

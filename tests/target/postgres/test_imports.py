@@ -1,4 +1,4 @@
-"""Imports into a real PostgreSQL: types, keys, tables that differ, servers that end."""
+"""Imports into a real PostgreSQL: types, keys, tables that differ, servers that crash."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ async def world(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[PostgresWorld
 
 
 def use(world: PostgresWorld, columns: Mapping) -> None:
-    """Let the sink that is created next have these columns."""
+    """Set the columns of the next sink."""
     world.table = attrs.evolve(world.table, mapping=columns)
 
 
 @pytest_twisted.ensureDeferred
-async def test_values_of_all_types_arrive(world: PostgresWorld) -> None:
+async def test_values_of_all_types_are_imported(world: PostgresWorld) -> None:
     """The table has PostgreSQL's own types; NULL and the empty text differ."""
     columns = [
         {"name": name, "dataType": type[0], "nullable": True} for name, type in TYPES.items()
@@ -107,16 +107,16 @@ async def test_values_of_all_types_arrive(world: PostgresWorld) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_line_that_ends_other_copies_is_data(world: PostgresWorld) -> None:
-    r"""``\.`` on a line of its own inside of a cell is a part of the cell."""
+async def test_the_end_marker_of_copy_is_data(world: PostgresWorld) -> None:
+    r"""``\.`` on a separate line of a cell is a part of the cell."""
     cell = "before\n\\.\nafter"
     await world.target.import_file(await world.importing_file(f'"{cell}"\n"b"\n'.encode()))
     assert sorted(await world.read()) == ["b", cell]
 
 
 @pytest_twisted.ensureDeferred
-async def test_of_rows_with_one_key_the_last_stays(world: PostgresWorld) -> None:
-    """Within a file, over its slices, and over files."""
+async def test_the_last_row_with_a_key_is_kept(world: PostgresWorld) -> None:
+    """This holds within a file, over its slices, and over files."""
     use(world, keyed())
     file = await world.importing_file(b'"a","1"\n"b","1"\n"a","2"\n', b'"b","2"\n"c","2"\n')
     await world.target.import_file(file)
@@ -129,16 +129,16 @@ async def test_of_rows_with_one_key_the_last_stays(world: PostgresWorld) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_of_keys_alone(world: PostgresWorld) -> None:
-    """There is nothing to be updated in rows that are there."""
+async def test_a_table_with_only_key_columns(world: PostgresWorld) -> None:
+    """Existing rows have no columns to update."""
     use(world, mapping({"name": "k", "primaryKey": True}))
     await world.target.import_file(await world.importing_file(b'"a"\n"a"\n"b"\n'))
     assert world.query("SELECT k FROM {}.events ORDER BY k") == [("a",), ("b",)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_coordinators_import_one_file_at_the_same_time(world: PostgresWorld) -> None:
-    """The second waits for the first, and finds the rows there."""
+async def test_two_coordinators_import_one_file(world: PostgresWorld) -> None:
+    """The second one waits for the first, and finds the rows in the table."""
     file = await world.importing_file(b'"a"\n' * 20_000, b'"b"\n' * 20_000)
     imports = [ensureDeferred(world.target.import_file(file)) for _ in range(4)]
     assert [success for success, _ in await DeferredList(imports)] == [True] * 4
@@ -150,8 +150,8 @@ async def test_two_coordinators_import_one_file_at_the_same_time(world: Postgres
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_column_that_the_mapping_gets_is_added(world: PostgresWorld) -> None:
-    """Files that were opened before are imported by their own columns."""
+async def test_a_new_column_of_the_mapping_is_added(world: PostgresWorld) -> None:
+    """Files that were opened before are imported with their own columns."""
     file = await world.importing_file(b'"old"\n')
     wider = mapping({"name": "n", "dataType": "integer", "nullable": True}, {"name": "body"})
     await world.do(
@@ -176,10 +176,10 @@ async def test_a_column_that_the_mapping_gets_is_added(world: PostgresWorld) -> 
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_table_that_does_not_fit_is_refused(
+async def test_a_table_with_other_columns_is_refused(
     world: PostgresWorld, table: str, message: str
 ) -> None:
-    """All differences are in one message; the table stays as it was."""
+    """All differences are in one message, and the table is unchanged."""
     world.query("CREATE SCHEMA {}")
     world.query("CREATE TABLE {}.events " + table)
     with pytest.raises(UserError) as raised:
@@ -201,10 +201,10 @@ async def test_a_table_of_the_user_is_used_and_never_dropped(world: PostgresWorl
 
 @pytest.mark.parametrize(("of_database", "of_import"), [("off", "local"), ("on", "on")])
 @pytest_twisted.ensureDeferred
-async def test_rows_are_on_the_disk_of_the_server_before_their_slices_are_removed(
+async def test_rows_are_durable_before_their_slices_are_deleted(
     world: PostgresWorld, of_database: str, of_import: str
 ) -> None:
-    """Rows are durable even in a database with asynchronous commits."""
+    """This holds even in a database with asynchronous commits."""
     world.query("CREATE SCHEMA {}")
     setting = "text DEFAULT current_setting('synchronous_commit')"
     world.query(f"CREATE TABLE {{}}.events (body text, waits {setting})")
@@ -219,7 +219,7 @@ async def test_rows_are_on_the_disk_of_the_server_before_their_slices_are_remove
 
 @pytest_twisted.ensureDeferred
 async def test_a_table_of_another_project_is_neither_used_nor_shown(world: PostgresWorld) -> None:
-    """Projects may have a connection together, but not the rows of each other."""
+    """Projects can share a connection, but not the rows of each other."""
     await world.create_sink()
     sink = await world.do("disable_sink", SINK_KEY)
     mark = "COMMENT ON TABLE {{}}.events IS 'made by Stream for the sink {}/1/s/k'"
@@ -234,21 +234,21 @@ async def test_a_table_of_another_project_is_neither_used_nor_shown(world: Postg
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_table_that_was_dropped_meanwhile_is_made_again(world: PostgresWorld) -> None:
+async def test_a_table_that_was_dropped_is_created_again(world: PostgresWorld) -> None:
     file = await world.importing_file(b'"a"\n')
     world.query("DROP TABLE {}.events")
     await world.target.import_file(file)
     assert await world.read() == ["a"]
-    # It is the sink's again, so no other project gets it, and it goes with the sink.
+    # It belongs to the sink again, so no other project gets it, and it is deleted with the sink.
     marked = world.query("SELECT obj_description('{}.events'::regclass, 'pg_class')")
     assert marked == [(f"made by Stream for the sink {SINK_KEY}",)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
+async def test_a_table_created_by_another_project_meanwhile(
     world: PostgresWorld,
 ) -> None:
-    """Since the file was opened: the file waits, and is imported when the name is free."""
+    """It was created after the file was opened: the file is imported when the name is free."""
     file = await world.importing_file(b'"a"\n')
     world.query(
         "COMMENT ON TABLE {}.events IS "
@@ -263,7 +263,7 @@ async def test_rows_are_not_added_to_a_table_that_another_project_has_made(
 
 
 @pytest_twisted.ensureDeferred
-async def test_rights_that_are_missing_are_named(world: PostgresWorld) -> None:
+async def test_missing_rights_are_named(world: PostgresWorld) -> None:
     """A file waits until they are granted."""
     file = await world.importing_file(b'"a"\n')
     world.query("CREATE ROLE poor LOGIN PASSWORD 'poor'")
@@ -286,7 +286,7 @@ async def test_rights_that_are_missing_are_named(world: PostgresWorld) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_password_is_an_error_with_the_name_of_the_connection_alone(
+async def test_the_error_of_a_wrong_password_names_only_the_connection(
     world: PostgresWorld, tmp_path: Path
 ) -> None:
     (tmp_path / "password").write_text("wr0ng-s3cret")
@@ -299,7 +299,7 @@ async def test_a_wrong_password_is_an_error_with_the_name_of_the_connection_alon
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_is_not_declared_is_named(world: PostgresWorld) -> None:
+async def test_an_undeclared_connection_is_named(world: PostgresWorld) -> None:
     options = {**world.table.options, "connection": "lake"}
     world.table = attrs.evolve(world.table, options=options)
     with pytest.raises(UserError) as raised:
@@ -308,8 +308,8 @@ async def test_a_connection_that_is_not_declared_is_named(world: PostgresWorld) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_is_opened_while_the_database_is_away(world: PostgresWorld) -> None:
-    """Opening a file in the background sends no request to the database."""
+async def test_a_file_is_opened_while_the_database_is_unavailable(world: PostgresWorld) -> None:
+    """In the background, opening a file sends no request to the database."""
     await world.create_sink()
     world.target._connections = {  # type: ignore[attr-defined]
         "warehouse": attrs.evolve(
@@ -324,7 +324,7 @@ async def test_a_file_is_opened_while_the_database_is_away(world: PostgresWorld)
 
 
 class _Slow:
-    """Pauses an import in the middle of a slice until it may continue."""
+    """Pauses an import during a slice until it may continue."""
 
     def __init__(self, world: PostgresWorld) -> None:
         self.is_there, self.may_go_on = threading.Event(), threading.Event()
@@ -340,15 +340,15 @@ class _Slow:
         self._area.read = slow
 
     def repair(self) -> None:
-        """Read as fast as before."""
+        """Restore the normal speed."""
         self._area.read = self._read
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_ends_in_the_middle_has_nothing_of_the_file(
+async def test_a_server_that_crashes_during_an_import(
     etcd: EtcdClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It crashes while rows are copied; the import that follows its restart adds each once."""
+    """After its restart, the next import adds each row once."""
     with running_postgres() as server:
         monkeypatch.setattr("tests.target.postgres.world.shared_postgres", lambda: server)
         async with postgres_world(etcd, tmp_path) as world:
@@ -360,8 +360,8 @@ async def test_a_server_that_ends_in_the_middle_has_nothing_of_the_file(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_disappears_is_noticed_by_the_server(world: PostgresWorld) -> None:
-    """So that an import elsewhere doesn't wait for hours for the end of its transaction."""
+async def test_the_server_notices_a_dead_node(world: PostgresWorld) -> None:
+    """An import by another node doesn't wait for hours for the end of its transaction."""
     target: Any = world.target
     options = "idle", "interval", "count"
 
@@ -387,10 +387,10 @@ async def _crash_during(server: Postgres, world: PostgresWorld, file: File) -> N
 
 @pytest.mark.parametrize("columns", [mapping({"name": "body"}), keyed()], ids=["append", "upsert"])
 @pytest_twisted.ensureDeferred
-async def test_an_import_cut_off_at_every_statement_adds_each_row_once(
+async def test_an_import_disconnected_at_every_statement(
     world: PostgresWorld, monkeypatch: pytest.MonkeyPatch, columns: Mapping
 ) -> None:
-    """Its connection ends before one statement later each time, and behind the last."""
+    """Its connection ends one statement later in each attempt; each row is added once."""
     use(world, columns)
     await world.create_sink()
     cuts = number = 0
@@ -416,7 +416,7 @@ async def test_an_import_cut_off_at_every_statement_adds_each_row_once(
 class _CutOff:
     """Ends the connection of an import before one of its statements, or before its commit.
 
-    :ivar is_done: it was ended.
+    :ivar is_done: whether it was ended.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, statements: int) -> None:
@@ -458,8 +458,8 @@ def _waiting(world: PostgresWorld) -> bool:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_import_that_is_given_up_is_cancelled_on_the_server(world: PostgresWorld) -> None:
-    """Its thread is free again, though the table is still locked; the file is imported later."""
+async def test_a_cancelled_import_is_cancelled_on_the_server(world: PostgresWorld) -> None:
+    """Its thread is free although the table is locked, and the file is imported later."""
     file = await world.importing_file(b'"a"\n')
     target: Any = world.target
     lock = _locked(world)
@@ -477,8 +477,8 @@ async def test_an_import_that_is_given_up_is_cancelled_on_the_server(world: Post
 
 
 @pytest_twisted.ensureDeferred
-async def test_work_that_is_given_up_before_its_turn_is_not_begun(world: PostgresWorld) -> None:
-    """Work canceled while it waits for a thread isn't started."""
+async def test_work_cancelled_before_its_start(world: PostgresWorld) -> None:
+    """Work cancelled while it waits for a thread isn't started."""
     target: Any = world.target
     begun: list[int] = []
     may_end = threading.Event()
@@ -504,8 +504,8 @@ async def test_work_that_is_given_up_before_its_turn_is_not_begun(world: Postgre
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sink_has_a_limited_number_of_imports(world: PostgresWorld) -> None:
-    """One more is asked to wait, and the coordinator closes no further file of the sink."""
+async def test_the_limit_of_imports_of_a_sink(world: PostgresWorld) -> None:
+    """A further import waits, and the coordinator closes no further file of the sink."""
     files: list[File] = []
     for _ in range(3):
         await (world.reopen() if files else world.create_sink())
@@ -526,7 +526,7 @@ async def test_a_sink_has_a_limited_number_of_imports(world: PostgresWorld) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_with_a_primary_key_a_file_waits_for_older_ones(world: PostgresWorld) -> None:
-    """So that old values don't replace new ones; but for an hour at most if these fail."""
+    """Old values don't replace new ones; a file waits for failing ones at most an hour."""
     use(world, keyed())
     await world.create_sink()
     old = await world.staged_file(b'"k","old"\n')
@@ -571,10 +571,8 @@ async def test_without_a_primary_key_no_file_waits(world: PostgresWorld) -> None
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
 @pytest_twisted.ensureDeferred
-async def test_slices_wait_in_a_bucket_until_they_are_imported(
-    etcd: EtcdClient, tmp_path: Path, server: ObjectServer
-) -> None:
-    """Nothing of an imported file is left there; one that is given up goes when it is deleted."""
+async def test_staging_in_a_bucket(etcd: EtcdClient, tmp_path: Path, server: ObjectServer) -> None:
+    """The objects of an imported file are deleted, and those of another file with the file."""
     with running_server(server, tmp_path / "objects") as staging:
         (tmp_path / "keys").write_text(credentials_of(staging))
         options = {**bucket_options(staging, "staging"), "credentialFile": str(tmp_path / "keys")}

@@ -1,4 +1,4 @@
-"""Whether a connection answers, against a real server."""
+"""The probe of a connection to a real server."""
 
 from __future__ import annotations
 

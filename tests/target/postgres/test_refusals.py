@@ -1,4 +1,4 @@
-"""Rows that a real table of a user refuses: in quarantine, and all others imported once."""
+"""Rows refused by a user's real table are quarantined, and all others are imported once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def world(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[PostgresWorld
 
 
 def make_table(world: PostgresWorld, columns: str, *more: str) -> None:
-    """The user's own table."""
+    """Create the user's own table."""
     world.query("CREATE SCHEMA {}")
     for statement in more:
         world.query(statement)
@@ -89,10 +89,8 @@ TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("kind", TABLES)
 @pytest_twisted.ensureDeferred
-async def test_refused_rows_are_in_quarantine_and_all_others_in_the_table(
-    world: PostgresWorld, kind: str
-) -> None:
-    """All user-defined causes are covered; a repeated import changes nothing."""
+async def test_refused_rows_are_quarantined(world: PostgresWorld, kind: str) -> None:
+    """All causes that users can define are covered; a repeated import changes nothing."""
     columns, before, behind, reason = TABLES[kind]
     make_table(world, columns, *before)
     for statement in behind:
@@ -101,7 +99,7 @@ async def test_refused_rows_are_in_quarantine_and_all_others_in_the_table(
     bad = ["bad first", "bad middle", "bad last"]
     cells = [bad[0], *good[:50], bad[1], *good[50:], bad[2]]
     await world.create_sink()
-    if kind == "length":  # changed since the sink was defined
+    if kind == "length":  # changed after the definition of the sink
         world.query("ALTER TABLE {}.events ALTER body TYPE varchar(7)")
     file = await world.staged_file(_rows(cells[:60]), _rows(cells[60:]))
     for _ in range(2):
@@ -120,8 +118,10 @@ def _rows(cells: list[str]) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_in_quarantine_can_be_imported_with_sql(world: PostgresWorld) -> None:
-    """Cells are kept as text; NULL is none. This is the statement of the page about targets."""
+async def test_quarantined_rows_can_be_imported_with_sql(world: PostgresWorld) -> None:
+    """Cells are kept as text, and NULL as no cell. The statement is that of the page about
+    targets.
+    """
     make_table(
         world, "(body text, n bigint CONSTRAINT small CHECK (n < 10), j jsonb, at timestamptz)"
     )
@@ -149,8 +149,8 @@ async def test_rows_in_quarantine_can_be_imported_with_sql(world: PostgresWorld)
 
 
 @pytest_twisted.ensureDeferred
-async def test_with_a_primary_key_the_last_accepted_row_stays(world: PostgresWorld) -> None:
-    """Rows of the same file included; a refused row replaces nothing."""
+async def test_the_last_accepted_row_with_a_key_is_kept(world: PostgresWorld) -> None:
+    """Rows of the same file are included; a refused row replaces nothing."""
     make_table(world, "(k text PRIMARY KEY, body text CHECK (body NOT LIKE 'bad%'))")
     use(world, keyed())
     file = await world.importing_file(
@@ -174,7 +174,7 @@ async def test_a_table_that_refuses_every_row_gets_none(world: PostgresWorld) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_ranges_are_refused_as_a_whole_once_there_were_too_many_statements(
+async def test_ranges_are_refused_after_too_many_statements(
     world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason says so; each row is in one of the two tables."""
@@ -193,10 +193,10 @@ def _impatient(connection: Any, staged: Any, is_given_up: Any) -> Any:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_that_is_not_about_rows_puts_none_into_quarantine(
+async def test_an_error_that_is_not_about_rows(
     world: PostgresWorld,
 ) -> None:
-    """The file waits until the table is as it was, and is imported then."""
+    """No row is quarantined; the file is imported when the table is restored."""
     make_table(world, "(body text, CONSTRAINT good CHECK (body NOT LIKE 'bad%'))")
     file = await world.importing_file(_rows(["a", "bad", "b"]))
     world.query("ALTER TABLE {}.events RENAME body TO other")
@@ -212,7 +212,7 @@ async def test_an_error_that_is_not_about_rows_puts_none_into_quarantine(
 
 @pytest_twisted.ensureDeferred
 async def test_an_import_with_refused_rows_killed_at_every_await(world: PostgresWorld) -> None:
-    """Each row is once in the table or once in quarantine, and people see how many there are."""
+    """Each row is in the table or in quarantine once, and users see their number."""
     make_table(world, "(body text CHECK (body NOT LIKE 'bad%'))")
     await world.create_sink()
     files: list[File] = []
@@ -238,10 +238,10 @@ async def _work(world: PostgresWorld, file: File) -> object:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_import_cut_off_while_refused_rows_are_looked_for(
+async def test_an_import_disconnected_during_the_search(
     world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its transaction is rolled back; the next import starts from the beginning."""
+    """Its transaction is rolled back, and the next import starts from the beginning."""
     make_table(world, "(body text CHECK (body NOT LIKE 'bad%'))")
     file = await world.importing_file(_rows(["a", "bad", "b", "c"]))
     execute = psycopg.Connection.execute
@@ -260,8 +260,8 @@ async def test_an_import_cut_off_while_refused_rows_are_looked_for(
     assert sorted(await world.read()) == ["a", "b", "c"]
 
 
-def test_names_of_the_tables_of_stream_are_refused() -> None:
-    """So are columns with a name that a row has on its way."""
+def test_reserved_names_are_refused() -> None:
+    """Names of Stream's own tables and of its internal columns are refused."""
     from stream.target.postgres.records import ColumnRecord
     from stream.target.postgres.tables import check_names
 

@@ -1,4 +1,4 @@
-"""A sink over a table of a real PostgreSQL, which all tests of a run share."""
+"""A sink with a table of a real PostgreSQL, which all tests of a run share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["PostgresWorld", "connected", "postgres_world", "shared_postgres", "w
 
 @cache
 def shared_postgres() -> Postgres:
-    """Return a server that lives as long as the test run."""
+    """Return a server that runs until the end of the tests."""
     running = ExitStack()
     server = running.enter_context(running_postgres())
     atexit.register(running.close)
@@ -36,7 +36,7 @@ def shared_postgres() -> Postgres:
 
 
 def with_type(mapping: Mapping) -> Mapping:
-    """*mapping* as a table with types has it."""
+    """Return *mapping* with types, for a table with types."""
     columns = tuple(
         attrs.evolve(column, data_type=column.data_type or "string") for column in mapping.columns
     )
@@ -64,7 +64,7 @@ class PostgresWorld(World):
 def connected(
     server: Postgres, path: Path, staging: TargetStagingSettings | None = None, **options: Any
 ) -> Settings:
-    """Settings with the connection ``warehouse`` to *server*."""
+    """Return settings with the connection ``warehouse`` to *server*."""
     password = path / "password"
     password.write_text(f"{server.password}\n")
     declared = {
@@ -151,9 +151,9 @@ async def postgres_world(
     mapping: Mapping = MAPPING,
     staging: TargetStagingSettings | None = None,
 ) -> AsyncIterator[PostgresWorld]:
-    """A source and no sink yet; the sink's table is in a schema of its own.
+    """A source without a sink; the table of a new sink is in a separate schema.
 
-    :param staging: where slices wait; a folder below *path* by default.
+    :param staging: the staging folder, below *path* by default.
     """
     server = shared_postgres()
     from stream.target.postgres.target import PostgresTarget
