@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -41,9 +42,17 @@ PIPELINE_SECONDS = 1.5
 PIPELINE_SHARE = 5
 """One of this many consoles shows the page of a sink, the others the list of sources."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-BATCH = 200
+BATCH = 100
 REJECTED_EVERY = 50
 """One of this many records doesn't fit the mapping."""
+COMPARED_MINUTES = 10
+"""Memory of the first minutes is compared with that of as many at the end."""
+SPARING = {
+    "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL": "10s",
+    "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL": "30s",
+    "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_COUNT": "10000000",
+}
+"""Settings for hours of load: files that are rarer leave the processor to records and pages."""
 
 _BRANCH = "/v1/branches/default"
 _SINK = f"{_BRANCH}/sources/my-source/sinks/my-sink"
@@ -158,12 +167,16 @@ async def _repeat(host: str, path: str, seconds: float, first: float) -> None:
 
 
 def measure_memory(folder: Path, minutes: int, rate: int) -> None:
-    """Print once a minute how much memory the pages of a console have."""
+    """Print once a minute how much memory the pages of a console have.
+
+    At the end each page's first minutes are compared with its last.
+    """
     script = _walker(folder)
     chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if chromium is None:
         raise SystemExit(f"Missing the program {CHROMIUM[0]}")
-    with deployment(folder / "data") as deployed:
+    samples: list[Sample] = []
+    with deployment(folder / "data", **SPARING) as deployed:
         deployed.start("etcd", "sandbox", "api", node_id="api")
         hot = ("http-source", "storage-writer", "storage-reader", "storage-coordinator")
         deployed.start(*hot, node_id="hot")
@@ -176,19 +189,62 @@ def measure_memory(folder: Path, minutes: int, rate: int) -> None:
             with pages:
                 assert pages.stdout is not None
                 for line in pages.stdout:
-                    _show(json.loads(line), sent)
+                    found = Sample(time.monotonic(), sent[0], **json.loads(line))
+                    _show(found, samples[-1] if samples else None)
+                    samples.append(found)
+    _compare(samples)
 
 
-def _show(found: dict[str, object], sent: list[int]) -> None:
-    pages = found["pages"]
-    assert isinstance(pages, dict)
+@attrs.frozen
+class Sample:
+    """What the pages have at one time.
+
+    :ivar sent: records that were sent so far.
+    :ivar pages: by name, each with its ``bytes``, ``nodes`` and ``listeners``.
+    """
+
+    at: float
+    sent: int
+    minute: int
+    pages: dict[str, dict[str, int]]
+    problems: list[str]
+
+
+def _show(found: Sample, last: Sample | None) -> None:
     shown = "; ".join(
         f"{name} {each['bytes'] / 1e6:.2f} MB, {each['nodes']} nodes, {each['listeners']} listeners"
-        for name, each in pages.items()
+        for name, each in found.pages.items()
     )
-    print(f"minute {found['minute']}, {sum(sent):,} records: {shown}", flush=True)
-    if found["problems"]:
-        print(f"  errors: {found['problems']}", flush=True)
+    rate = f", {_rate(last, found):,.0f}/s" if last else ""
+    print(f"minute {found.minute}, {found.sent:,} records{rate}: {shown}", flush=True)
+    if found.problems:
+        print(f"  errors: {found.problems}", flush=True)
+
+
+def _rate(first: Sample, last: Sample) -> float:
+    """Return the records a second between two samples."""
+    return (last.sent - first.sent) / (last.at - first.at)
+
+
+def _compare(samples: Sequence[Sample]) -> None:
+    """Print a table of the medians of the first and the last minutes of each page."""
+    # The first sample is taken before the pages have shown a record.
+    first, last = samples[1 : COMPARED_MINUTES + 1], samples[-COMPARED_MINUTES:]
+    if not first:
+        return
+    print(f"{samples[-1].sent:,} records, {_rate(samples[0], samples[-1]):,.0f}/s")
+    print("| page | MB | nodes | listeners |")
+    print("|---|---|---|---|")
+    for name in samples[0].pages:
+        cells = []
+        for what, form in (("bytes", "{:.2f}"), ("nodes", "{:,.0f}"), ("listeners", "{:,.0f}")):
+            scale = 1e6 if what == "bytes" else 1
+            medians = (
+                form.format(statistics.median(each.pages[name][what] for each in part) / scale)
+                for part in (first, last)
+            )
+            cells.append(" → ".join(medians))
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def _walker(folder: Path) -> Path:
@@ -209,16 +265,20 @@ def _sent(url: str, rate: int) -> Iterator[list[int]]:
     parts = urlsplit(url)
     path = f"{parts.path}?batch=true"
 
+    bodies = [_batch(first) for first in range(0, REJECTED_EVERY * BATCH, BATCH)]
+
     def send() -> None:
         with closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as connection:
             due = time.monotonic()
-            while not ended.wait(max(0.0, due - time.monotonic())):
+            for body in itertools.cycle(bodies):
                 due += BATCH / rate
-                connection.request(
-                    "POST", path, _batch(sent[0]), {"Content-Type": "application/x-ndjson"}
-                )
-                connection.getresponse().read()
-                sent[0] += BATCH
+                connection.request("POST", path, body, {"Content-Type": "application/x-ndjson"})
+                answer = connection.getresponse()
+                answer.read()
+                # What was refused is not counted: the rate in the output shows it.
+                sent[0] += BATCH if answer.status < 300 else 0
+                if ended.wait(max(0.0, due - time.monotonic())):
+                    return
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
