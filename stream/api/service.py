@@ -205,6 +205,7 @@ class ApiService(Service):
             Projects(authority=authority, now=now),
             ConnectionsList(
                 connections=settings.target.connections.by_name,
+                targets=targets,
                 probes=Probes(reactor, targets, now),
             ),
             SinkFiles(client=client, targets=targets, reads=reads, now=now),

@@ -10,7 +10,7 @@ the target, its object a `TargetFactory`::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -151,6 +151,13 @@ class Targets:
                 param="body.table.type",
             )
         self.named(name)
+
+    def usable(self, connected: Collection[str]) -> list[str]:
+        """Return the types of tables that a sink can have, sorted.
+
+        :param connected: types of the connections that its project may use.
+        """
+        return sorted(name for name in self._targets if name not in _OPTIONAL or name in connected)
 
     @property
     def services(self) -> list[IService]:

@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -96,10 +97,9 @@ BODIES: dict[str, Any] = {
 
 
 def test_each_operation_needs_a_right() -> None:
-    """Operations without a right are public, and return no project data."""
-    needed = {
-        operation.id: operation.right for operation in OPERATIONS.values() if not operation.public
-    }
+    """Operations without a right are public or take any token, and return no data of records."""
+    needed = {operation.id: operation.right for operation in OPERATIONS.values() if operation.right}
+    assert [each.id for each in OPERATIONS.values() if each.any_token] == ["GetCurrentToken"]
     assert needed == {id: right for right, ids in NEEDED.items() for id in ids}
 
 
@@ -135,6 +135,32 @@ async def test_each_operation_with_each_right(own: OwnProjects) -> None:
                         403,
                         f'The token "{right}" lacks the right "{needed}", it has: {right}.',
                     ), id
+
+
+@ensure
+@pytest.mark.parametrize(
+    ("given", "all"),
+    [
+        (["read"], ["read"]),
+        (["tail"], ["tail"]),
+        (["write"], ["read", "write"]),
+        (["write", "tail"], ["read", "write", "tail"]),
+        (["admin"], ["read", "write", "tail", "admin"]),
+    ],
+)
+async def test_a_token_asks_for_its_own_rights(
+    own: OwnProjects, given: list[Right], all: list[Right]
+) -> None:
+    """The answer has those that others include, too; any token gets it, but no other caller."""
+    api, (id, token) = own.nodes[0], await own.token(*given, project=7)
+    reply = await api.call("GET", "/v1/tokens/current", token=token)
+    assert (reply.status, reply.json) == (
+        200,
+        {"tokenId": id, "projectId": 7, "name": "+".join(given), "rights": all},
+    )
+    assert token not in reply.body.decode()
+    for wrong in (None, f"{token}x"):
+        assert (await api.call("GET", "/v1/tokens/current", token=wrong)).status == 401
 
 
 @ensure

@@ -45,6 +45,17 @@ def test_a_package_adds_a_target_by_an_entry_point(install: Install) -> None:
     assert [target.name for target in targets] == ["memory"]
 
 
+def test_a_type_of_table_is_usable_if_its_rows_have_a_place() -> None:
+    """Targets of this package need a connection, those of others may not."""
+
+    def target(name: str) -> Any:
+        return attrs.make_class("Named", ["name"])(name)
+
+    targets = Targets(map(target, ("postgres", "keboola", "iceberg", "example")))
+    assert targets.usable(set()) == ["example", "keboola"]
+    assert targets.usable({"postgres", "parquet"}) == ["example", "keboola", "postgres"]
+
+
 def test_without_packages_there_are_no_other_targets() -> None:
     assert installed_targets(CONTEXT) == []
 

@@ -61,7 +61,7 @@ def _table(operations: Iterator[Operation]) -> Iterator[str]:
     yield "|---|---|---|"
     for operation in operations:
         path = operation.path.removeprefix(_BRANCH).replace("{*", "{") or "/"
-        by = operation.right or "anybody"
+        by = operation.right or ("any token" if operation.any_token else "anybody")
         task = " *Task.*" if operation.task else ""
         yield f"| `{operation.method} {path}` | {by} | {operation.summary}{task} |"
 

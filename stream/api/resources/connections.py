@@ -9,6 +9,7 @@ from stream.api.http.call import Call, Handler
 from stream.errors import sentence
 from stream.settings.connections import Connection
 from stream.target.probes import ConnectionState, Probes
+from stream.target.registry import Targets
 from stream.values.utctime import format_time
 
 __all__ = ["ConnectionsList"]
@@ -20,8 +21,11 @@ class ConnectionsList:
     :param connections: the connections declared by the operator, by name.
     """
 
-    def __init__(self, *, connections: Mapping[str, Connection], probes: Probes) -> None:
+    def __init__(
+        self, *, connections: Mapping[str, Connection], targets: Targets, probes: Probes
+    ) -> None:
         self._connections = connections
+        self._targets = targets
         self._probes = probes
 
     def handlers(self) -> dict[str, Handler]:
@@ -32,7 +36,10 @@ class ConnectionsList:
         """List the connections that the caller's project may use, sorted by name."""
         project = call.branch.project_id
         allowed = [each for _, each in sorted(self._connections.items()) if each.allows(project)]
-        return {"connections": [_view(each) for each in await self._probes.states(allowed)]}
+        return {
+            "connections": [_view(each) for each in await self._probes.states(allowed)],
+            "tableTypes": self._targets.usable({each.type for each in allowed}),
+        }
 
 
 def _view(state: ConnectionState) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from stream.api.http.call import Answer, Call, Handler
 from stream.api.resources.views import token_view
 from stream.authority import Branch, ProjectAuthority
-from stream.authority.rights import read_rights
+from stream.authority.rights import RIGHTS, read_rights
 from stream.authority.tokens import TokenKey, Tokens
 from stream.errors import UserError, shortened
 
@@ -31,6 +31,7 @@ class Projects:
         return {
             "ListBranches": self.list_branches,
             "CreateBranch": self.create_branch,
+            "GetCurrentToken": self.current_token,
             "ListTokens": self.list_tokens,
             "CreateToken": self.create_token,
             "RevokeToken": self.revoke_token,
@@ -47,6 +48,16 @@ class Projects:
         return _branch_view(
             await self._authority.create_branch(identity.token, call.body["name"], identity.by)
         )
+
+    async def current_token(self, call: Call) -> Any:
+        """Return the caller's token with all rights that it has."""
+        info = call.identity.info
+        return {
+            "tokenId": info.id,
+            "projectId": info.project_id,
+            "name": info.description,
+            "rights": [right for right in RIGHTS if call.identity.may(right)],
+        }
 
     async def list_tokens(self, call: Call) -> Any:
         """List the tokens of the caller's project, without their secrets."""

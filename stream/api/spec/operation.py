@@ -93,7 +93,8 @@ class Operation:
     :ivar task: the type of the task that the operation starts with the answer 202.
     :ivar outcome: the answer after that task, for a caller that waits.
     :ivar public: whether no token is needed.
-    :ivar right: the right that the token needs; every operation that isn't public has one.
+    :ivar any_token: whether a token is needed, but no right.
+    :ivar right: the right that the token needs; every other operation has one.
     :ivar body: schema of the request's body; ``None`` if it has none, or any.
     :ivar result: schema of the answer; ``None`` if it has no body.
     :ivar content_type: type of an answer that isn't JSON.
@@ -109,6 +110,7 @@ class Operation:
     task: str = ""
     outcome: Outcome | None = None
     public: bool = False
+    any_token: bool = False
     right: Right | None = None
     parameters: tuple[Parameter, ...] = ()
     body: Object | None = None
@@ -120,8 +122,10 @@ class Operation:
     published: bool = True
 
     def __attrs_post_init__(self) -> None:
-        if self.public == (self.right is not None):
-            raise ValueError(f"{self.id} must be public, or name the right that a token needs")
+        if sum((self.public, self.any_token, self.right is not None)) != 1:
+            raise ValueError(
+                f"{self.id} must be public, take any token, or name the right that a token needs"
+            )
 
     @property
     def waits(self) -> bool:

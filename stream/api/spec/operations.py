@@ -675,9 +675,17 @@ _PROJECT_OPERATIONS = (
         answers.CONNECTIONS,
         description=(
             "Each is tried when somebody asks, and at most every ten seconds. There is neither an "
-            "address nor a secret in the answer."
+            "address nor a secret in the answer. A sink can have each of the types of tables."
         ),
         parameters=_IN_BRANCH,
+    ),
+    Operation(
+        id="GetCurrentToken",
+        method="GET",
+        path="/v1/tokens/current",
+        summary="Get the token of the request, and its rights.",
+        any_token=True,
+        result=answers.CURRENT_TOKEN,
     ),
     _get(
         "ListTokens",

@@ -25,6 +25,7 @@ __all__ = [
     "BRANCHES",
     "CONNECTIONS",
     "CREATED_TOKEN",
+    "CURRENT_TOKEN",
     "ERROR",
     "REJECTED_DELETED",
     "REJECTED_RECORD",
@@ -618,6 +619,27 @@ CONNECTIONS = _object(
                 ("message", Text(description="Why it does not answer.")),
                 optional=("message",),
             )
+        ),
+    ),
+    (
+        "tableTypes",
+        Array(
+            items=Text(example="postgres"),
+            description="The types of tables that a sink of the project can have.",
+        ),
+    ),
+)
+
+CURRENT_TOKEN = _object(
+    "CurrentToken",
+    ("tokenId", Text(example="a1b2c3d4")),
+    ("projectId", _PROJECT_ID),
+    ("name", Text(example="ci")),
+    (
+        "rights",
+        Array(
+            items=Text(enum=RIGHTS),
+            description="With those that others include, such as read in write.",
         ),
     ),
 )

@@ -175,6 +175,18 @@ async def test_the_default_branch_is_recorded_and_others_are_refused(api: Api) -
 
 
 @ensure
+@pytest.mark.parametrize(
+    ("token", "rights"),
+    [(TOKEN, ["read", "write", "tail", "admin"]), (READER, ["read", "tail"])],
+)
+async def test_a_role_gives_rights(api: Api, token: str, rights: list[str]) -> None:
+    """An administrator has all, another person of the project sees everything."""
+    reply = await api.call("GET", "/v1/tokens/current", token=token)
+    assert reply.status == 200
+    assert (reply.json["projectId"], reply.json["rights"]) == (PROJECT, rights)
+
+
+@ensure
 async def test_only_administrators_change_things(api: Api) -> None:
     """Other roles can only read; without the right to write, the branch isn't checked."""
     assert (await api.call("GET", SOURCES, token=READER)).status == 200
