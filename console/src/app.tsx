@@ -3,6 +3,7 @@ import { ApiError, get } from "./api/client";
 import { span } from "./lib/format";
 import { behind as behindSeconds, failure, feed, load, sources, startData, stopData, takenAt, tick } from "./state/data";
 import { go as goTo, route } from "./state/router";
+import { token as currentToken } from "./state/rights";
 import { clockAhead, connection, endSession, now, session, signIn } from "./state/session";
 import { Overview } from "./pages/overview";
 import { SignIn } from "./pages/signin";
@@ -67,12 +68,14 @@ function useBranches(token: string | undefined): Branch[] {
 
 function SessionMenu() {
   const current = session.value;
+  const known = currentToken.value;
   const branches = useBranches(current?.token);
   const idOf = (each: Branch) => (each.isDefault ? "default" : String(each.branchId));
   const here = branches.find((each) => idOf(each) === current?.branch || String(each.branchId) === current?.branch);
   const others = current ? branches.filter((each) => each !== here) : [];
   return (
     <Menu
+      about={known?.name ? `“${known.name}”: ${known.rights.join(", ")}` : undefined}
       label={current?.branch === "default" ? "Session" : `Branch ${here?.name ?? current?.branch}`}
       items={[
         ...others.map((each) => ({
@@ -174,9 +177,9 @@ export function App() {
       <Header />
       <Banners />
       <main id="main" tabIndex={-1}>
-        {sources.value === null && failure.value === null ? (
+        {(sources.value === null || currentToken.value === null) && failure.value === null ? (
           <Loading what="sources" />
-        ) : sources.value === null ? (
+        ) : sources.value === null || currentToken.value === null ? (
           <>
             <h1>The sources can't be shown</h1>
             <ErrorBox error={failure.value} onRetry={() => void load().catch(() => undefined)} />

@@ -7,7 +7,8 @@ import { bytes, durationMs, rate, rulesText, shortSpan, sizeBytes, span } from "
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
 import { RateSeries, summed } from "../src/lib/series";
 import { shellQuoted, snippets } from "../src/lib/snippets";
-import { firstPlace, placeText, tableOf } from "../src/lib/places";
+import { firstPlace, placeText, tableOf, type Targets, typesOf } from "../src/lib/places";
+import { lack, may, token } from "../src/state/rights";
 import { labelOf, objectOf } from "../src/lib/tasks";
 import { parseRoute, sinkHref, sourceHref } from "../src/state/router";
 
@@ -182,8 +183,21 @@ describe("tasks", () => {
   });
 });
 
+describe("rights of a token", () => {
+  test("that it lacks are named, and none is lacking before they are known to be there", () => {
+    token.value = null;
+    expect(may("read")).toBe(false);
+    token.value = { name: "ci", rights: ["read", "write"] };
+    expect(may("write")).toBe(true);
+    expect(lack("write")).toBeNull();
+    expect(lack(undefined)).toBeNull();
+    expect(lack("tail")).toBe("Your token lacks the right “tail”.");
+  });
+});
+
 describe("places of tables", () => {
-  const place = { ...firstPlace("my-shop"), connection: "here" };
+  const keboola: Targets = { connections: [], tableTypes: ["keboola"] };
+  const place = { ...firstPlace("my-shop", keboola), connection: "here" };
   test("name what each kind of table needs, and nothing else", () => {
     const named = (type: string) => {
       const { mapping, ...rest } = tableOf({ ...place, type }, [], type !== "keboola");
@@ -194,6 +208,22 @@ describe("places of tables", () => {
     expect(named("postgres")).toEqual({ type: "postgres", connection: "here", table: "my_shop" });
     expect(named("iceberg")).toEqual({ type: "iceberg", connection: "here", namespace: "stream", table: "my_shop" });
     expect(named("parquet")).toEqual({ type: "parquet", connection: "here", path: "my-shop" });
+  });
+  test("are first where a declared connection answers, then in another kind of table", () => {
+    const archive = { name: "archive", type: "parquet", isAvailable: false };
+    const warehouse = { name: "warehouse", type: "postgres", isAvailable: null };
+    const spare = { ...archive, name: "spare", isAvailable: true };
+    const chosen = (connections: Targets["connections"], tableTypes: string[]) => {
+      const { type, connection } = firstPlace("shop", { connections, tableTypes });
+      return [type, connection];
+    };
+    expect(chosen([archive, warehouse], ["keboola", "parquet", "postgres"])).toEqual(["postgres", "warehouse"]);
+    expect(chosen([archive, spare], ["parquet"])).toEqual(["parquet", "spare"]);
+    expect(chosen([archive], ["parquet"])).toEqual(["parquet", "archive"]);
+    expect(chosen([], ["keboola"])).toEqual(["keboola", ""]);
+    expect(chosen([], [])).toEqual(["", ""]);
+    expect(typesOf({ connections: [warehouse], tableTypes: ["keboola", "postgres"] })).toEqual(["postgres", "keboola"]);
+    expect(typesOf({ connections: [warehouse], tableTypes: ["keboola"] })).toEqual(["keboola"]);
   });
   test("are one line for people", () => {
     const mapping = { columns: [] };

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.processes import ALL, TOKEN, Deployment
+from tests.e2e.processes import ALL, TOKEN, Deployment, deployment, wait_for
 
 _HERE = Path(__file__).parent / "console"
 _ROOT = Path(__file__).parents[2]
@@ -100,35 +100,128 @@ def test_the_pages(deployed: Deployment, chromium: str, script: Path) -> None:
     deployed.start(*(name for name in ALL if name != "api"))
     api = deployed.start("api", node_id="api-1")
     command = ["node", str(script), deployed.api, TOKEN, chromium, os.environ.get(_PICTURES, "")]
-    walk = subprocess.Popen(
-        command, cwd=script.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert walk.stdin is not None
-    assert walk.stdout is not None
-    seen: dict[str, Any] = {}
     with ExitStack() as cleanup:
-        cleanup.enter_context(_stopped_at_the_end(walk))
-        for line in walk.stdout:
-            if line.startswith("{"):
-                seen = json.loads(line)
-                break
+
+        def do(line: str) -> None:
+            nonlocal api
             if line.startswith("send records to "):
-                name = line.removeprefix("send records to ").strip()
+                name = line.removeprefix("send records to ")
                 url = f"{deployed.api}/v1/branches/default/sources/{name}"
                 _, source = deployed.call("GET", url)
                 cleanup.enter_context(_load(deployed, source["http"]["url"]))
-            elif line == "stop the API\n":
+            elif line == "stop the API":
                 api.kill()
-            elif line == "start the API\n":
+            elif line == "start the API":
                 api = deployed.start("api", node_id="api-1")
-            walk.stdin.write("done\n")
-            walk.stdin.flush()
+
+        seen = _walked(command, do)
     assert seen["problems"] == []
     assert seen["steps"] == _STEPS
     assert seen["axe"] == []
     assert seen["wide"] == []
     own = {deployed.api, f"http://127.0.0.1:{deployed.ports['source']}"}
     assert set(seen["requests"]) <= own
+
+
+def _walked(command: list[str], do: Callable[[str], None]) -> dict[str, Any]:
+    """Run a walk; return what it has seen.
+
+    :param do: does what the walk asks for by a line.
+    """
+    walk = subprocess.Popen(
+        command,
+        cwd=Path(command[1]).parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert walk.stdin is not None
+    assert walk.stdout is not None
+    with _stopped_at_the_end(walk):
+        for line in walk.stdout:
+            if line.startswith("{"):
+                seen: dict[str, Any] = json.loads(line)
+                return seen
+            do(line.rstrip("\n"))
+            walk.stdin.write("done\n")
+            walk.stdin.flush()
+    raise AssertionError("the walk ended without saying what it has seen")
+
+
+def test_rights(tmp_path: Path, chromium: str, script: Path) -> None:
+    """What a token may not do is not offered, on any page, and the reason can be read.
+
+    Each action that is offered to a token that may only read, or only read and watch, is taken:
+    the API refuses none, and nothing changes. Only targets that the project can use are offered. A
+    token that is revoked ends its session.
+    """
+    connections = {
+        "archive": {"type": "parquet", "url": (tmp_path / "archive").as_uri(), "projects": [1]}
+    }
+    settings = {
+        "STREAM_AUTH_PROVIDER": "stream",
+        "STREAM_STORAGE_API_HOST": "",
+        "STREAM_TARGET_CONNECTIONS": json.dumps(connections),
+    }
+    with deployment(tmp_path / "data", **settings) as deployed:
+        deployed.start(*(name for name in ALL if name != "sandbox"))
+        admin = _token(deployed, 1, "admin")
+        sources = f"{deployed.api}/v1/branches/default/sources"
+        body = {"type": "http", "name": "Shop", "sourceId": "shop"}
+        _, source = deployed.call("POST", f"{sources}?wait=30s", body, token=admin)
+        columns = [{"type": "path", "name": "user", "path": "user"}]
+        table = {"type": "parquet", "connection": "archive", "path": "shop"}
+        sink = {
+            "type": "table",
+            "name": "Orders",
+            "table": {**table, "mapping": {"columns": columns}},
+        }
+        made, answer = deployed.call("POST", f"{sources}/shop/sinks?wait=30s", sink, token=admin)
+        assert made == 201, answer
+        # Until the source knows its sink, it takes any record.
+        wait_for(lambda: deployed.push(source["http"]["url"], {})[0] >= 400, "a rejected record")
+        tokens = {
+            "reader": _token(deployed, 1, "read", "reader"),
+            "watcher": _token(deployed, 1, "read,tail", "watcher"),
+            "writer": _token(deployed, 1, "write", "writer"),
+            "elsewhere": _token(deployed, 2, "admin", "elsewhere"),
+            "leaving": _token(deployed, 1, "read", "leaving"),
+        }
+
+        def do(line: str) -> None:
+            name = line.removeprefix("revoke ")
+            _, listed = deployed.call("GET", f"{deployed.api}/v1/tokens", token=admin)
+            (id,) = (each["tokenId"] for each in listed["tokens"] if each["name"] == name)
+            url = f"{deployed.api}/v1/tokens/{id}"
+            assert deployed.call("DELETE", url, token=admin)[0] == 204
+
+        walk = script.with_name("rights.mjs")
+        seen = _walked(["node", str(walk), deployed.api, chromium, json.dumps(tokens)], do)
+    assert seen["problems"] == [], "\n".join(seen["problems"])
+    assert seen["steps"] == ["reader", "watcher", "writer", "elsewhere", "leaving"]
+    assert seen["refused"] == []
+    assert seen["changes"] == []
+    assert seen["kinds"] == ["parquet"]
+    lacks = "Your token lacks the right “write”."
+    assert seen["reasons"] == {
+        **dict.fromkeys(("New source", "Change", "New sink", "Replay all", "Delete"), lacks),
+        "Take the next record": "Your token lacks the right “tail”.",
+    }
+    assert "Pause" in seen["offered"]["watcher"]["tail"]
+    assert "Pause" not in seen["offered"]["reader"]["tail"]
+    assert seen["axe"] == []
+    assert seen["wide"] == []
+
+
+def _token(deployed: Deployment, project: int, rights: str, name: str = "first") -> str:
+    command = [
+        *(str(Path(sys.executable).parent / "stream-service"), "token", "create"),
+        *(f"--project={project}", f"--name={name}", f"--can={rights}"),
+    ]
+    made = subprocess.run(
+        command, env=deployed.environment(), capture_output=True, text=True, check=True
+    )
+    return made.stdout.strip()
 
 
 @contextmanager

@@ -24,11 +24,42 @@ const PARTS: Record<string, readonly Part[]> = {
 
 export const partsOf = (type: string): readonly Part[] => PARTS[type] ?? ["schema", "table"];
 
+export interface Connection {
+  name: string;
+  type: string;
+  isAvailable: boolean | null;
+  message?: string;
+}
+
+/** Where sinks of the project can put their rows. */
+export interface Targets {
+  connections: Connection[];
+  tableTypes: string[];
+}
+
+/** Return the types of tables that can be chosen, those of declared connections first. */
+export function typesOf({ connections, tableTypes }: Targets): string[] {
+  const declared = connections.map((each) => each.type).filter((type) => tableTypes.includes(type));
+  return [...new Set([...declared, ...tableTypes])];
+}
+
+/** Return the connection that is chosen first: one that answers, if there is any. */
+export function firstConnection({ connections }: Targets, type: string): string {
+  const named = connections.filter((each) => each.type === type);
+  return (named.find((each) => each.isAvailable !== false) ?? named[0])?.name ?? "";
+}
+
+/** Return the type of table that is chosen first; empty if there is none. */
+function firstType(targets: Targets): string {
+  const { connections, tableTypes } = targets;
+  return connections.find((each) => each.isAvailable !== false && tableTypes.includes(each.type))?.type ?? typesOf(targets)[0] ?? "";
+}
+
 /** Return the default destination for a source with this id, which the user can edit. */
-export const firstPlace = (id: string): Place => ({
-  type: "keboola",
+export const firstPlace = (id: string, targets: Targets): Place => ({
+  type: firstType(targets),
   tableId: `in.c-${id || "stream"}.events`,
-  connection: "",
+  connection: firstConnection(targets, firstType(targets)),
   schema: "",
   namespace: "stream",
   table: (id || "events").replace(/-/g, "_"),

@@ -6,6 +6,7 @@ import type { Entity, Page, Setting, Version } from "../api/types";
 import { diff } from "../lib/diff";
 import { rulesText } from "../lib/format";
 import { load } from "../state/data";
+import { lack, may } from "../state/rights";
 import { change } from "../state/tasks";
 import { useLoaded } from "../ui/hooks";
 import { type Ask, Button, Confirm, Empty, ErrorBox, Field, Loading, Time } from "../ui/parts";
@@ -96,7 +97,7 @@ export function Versions({ path, entity }: { path: string; entity: Entity }) {
                   What changed
                 </Button>
                 {version.number !== current ? (
-                  <Button kind="quiet" onClick={() => rollBack(version)}>
+                  <Button kind="quiet" needs="write" onClick={() => rollBack(version)}>
                     Roll back
                   </Button>
                 ) : (
@@ -153,6 +154,7 @@ function SettingRow({ path, setting, onChanged }: { path: string; setting: Setti
       setError(problem);
     }
   };
+  const isFixed = setting.protected || !may("write");
   const range = rulesText(setting.validation);
   const hint = (
     <>
@@ -165,12 +167,12 @@ function SettingRow({ path, setting, onChanged }: { path: string; setting: Setti
       <Field label={setting.key} hint={hint} error={error instanceof Error ? error.message : null}>
         {(attributes) =>
           setting.type === "bool" ? (
-            <select {...attributes} disabled={setting.protected} value={text} onChange={(event) => setText(event.currentTarget.value)}>
+            <select {...attributes} disabled={isFixed} value={text} onChange={(event) => setText(event.currentTarget.value)}>
               <option value="true">true</option>
               <option value="false">false</option>
             </select>
           ) : (
-            <input {...attributes} disabled={setting.protected} value={text} onInput={(event) => setText(event.currentTarget.value)} />
+            <input {...attributes} disabled={isFixed} value={text} onInput={(event) => setText(event.currentTarget.value)} />
           )
         }
       </Field>
@@ -181,7 +183,7 @@ function SettingRow({ path, setting, onChanged }: { path: string; setting: Setti
           </Button>
         )}
         {!isChanged && setting.overwritten && !setting.protected && (
-          <Button kind="quiet" busy={isBusy} onClick={() => void put(null, `Reset ${setting.key}`)}>
+          <Button kind="quiet" needs="write" busy={isBusy} onClick={() => void put(null, `Reset ${setting.key}`)}>
             Use default
           </Button>
         )}
@@ -213,7 +215,7 @@ export function Settings({ path }: { path: string }) {
           value={filter}
           onInput={(event) => setFilter(event.currentTarget.value)}
         />
-        <span class="quiet">A file keeps the settings that it was opened with.</span>
+        <span class="quiet">{lack("write") ?? "A file keeps the settings that it was opened with."}</span>
       </div>
       {open.map((setting) => (
         <SettingRow key={setting.key} path={path} setting={setting} onChanged={changed} />

@@ -263,7 +263,9 @@ function SampleEditor({ sourceId, sample, onChange }: { sourceId: string; sample
         {waiting ? (
           <Button onClick={() => waiting.abort()}>Stop waiting</Button>
         ) : (
-          <Button onClick={() => void fetchOne()}>Take the next record</Button>
+          <Button needs="tail" onClick={() => void fetchOne()}>
+            Take the next record
+          </Button>
         )}
       </div>
       <Field label="Body" hint={waiting ? "Waiting for a record of this source …" : sample.origin} error={isLarge ? "The sample is too large to be tested: shorten it." : null}>

@@ -1,31 +1,19 @@
-import { useEffect, useState } from "preact/hooks";
-import { get, inBranch, isMissing, sourcePath } from "../api/client";
+import { useState } from "preact/hooks";
+import { get, inBranch, sourcePath } from "../api/client";
 import type { Column } from "../api/types";
 import { columnsFor } from "../lib/columns";
-import { firstPlace, partsOf, type Place, tableOf } from "../lib/places";
+import { firstConnection, firstPlace, partsOf, type Place, tableOf, type Targets, typesOf } from "../lib/places";
 import { load, sources } from "../state/data";
+import { may } from "../state/rights";
 import { go, sinkHref, sourceHref } from "../state/router";
 import { change } from "../state/tasks";
 import { useLoaded, useTitle } from "../ui/hooks";
-import { Button, ErrorBox, Field, Loading } from "../ui/parts";
+import { Button, Empty, ErrorBox, Field, Loading, NotAllowed } from "../ui/parts";
 import { chosenSamples, FIRST_SAMPLE, hasTypes, MappingEditor, type Sample } from "./mapping";
 import { Gone } from "./source";
 
-interface Connections {
-  connections: { name: string; type: string; isAvailable: boolean | null; message?: string }[];
-}
-
-/** Targets of this service, if it lists them. */
-export function useConnections() {
-  return useLoaded("connections", async (signal) => {
-    try {
-      return (await get<Connections>(inBranch("connections"), signal)).connections;
-    } catch (error) {
-      if (isMissing(error)) return null;
-      throw error;
-    }
-  });
-}
+/** Where sinks of the project can put their rows. */
+export const useTargets = () => useLoaded("targets", (signal) => get<Targets>(inBranch("connections"), signal));
 
 const PART_LABELS = { schema: "Schema", namespace: "Namespace", table: "Table", path: "Folder" };
 const PART_HINTS = {
@@ -36,20 +24,9 @@ const PART_HINTS = {
 };
 
 /** The destination of the rows. */
-export function PlaceFields({ place, onChange }: { place: Place; onChange: (next: Place) => void }) {
-  const found = useConnections();
-  const connections = found.data;
-  const own = connections?.filter((each) => each.type !== "keboola") ?? [];
-  // Declared connections come first.
-  const types = [...new Set([...(connections ? own.map((each) => each.type) : []), "keboola", ...(connections ? [] : ["postgres"])])];
-  const named = own.filter((each) => each.type === place.type);
-  const first = own.find((each) => each.isAvailable !== false);
-  useEffect(() => {
-    // A declared connection is the default.
-    if (first && !hasTypes(place.type)) onChange({ ...place, type: first.type, connection: first.name });
-  }, [first?.name]);
-  // Show no fields until the targets are known: otherwise they would change during input.
-  if (found.isLoading && !connections) return <Loading what="connections" />;
+export function PlaceFields({ targets, place, onChange }: { targets: Targets; place: Place; onChange: (next: Place) => void }) {
+  const types = typesOf(targets);
+  const named = targets.connections.filter((each) => each.type === place.type);
   return (
     <>
       <Field label="Kind of table">
@@ -59,7 +36,7 @@ export function PlaceFields({ place, onChange }: { place: Place; onChange: (next
             value={place.type}
             onChange={(event) => {
               const type = event.currentTarget.value;
-              onChange({ ...place, type, connection: own.find((each) => each.type === type)?.name ?? place.connection });
+              onChange({ ...place, type, connection: firstConnection(targets, type) });
             }}
           >
             {types.map((type) => (
@@ -110,6 +87,18 @@ export function PlaceFields({ place, onChange }: { place: Place; onChange: (next
   );
 }
 
+/** Says what is missing for a sink, instead of its form. */
+export function NoTarget() {
+  return (
+    <Empty title="There is no place for rows yet">
+      <p>
+        A sink needs a target, and this service has none for your project. An operator declares it in <code>target.connections</code> of the
+        settings.
+      </p>
+    </Empty>
+  );
+}
+
 /** Initial columns: an id, the time, and a column for each member of the sample. */
 export function firstColumns(sample: string, typed: boolean): Column[] {
   const columns: Column[] = [
@@ -129,16 +118,38 @@ export function firstColumns(sample: string, typed: boolean): Column[] {
 export const slug = (name: string): string =>
   name.normalize("NFKD").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 40);
 
+/** A form for a sink of a source. */
 export function NewSink({ sourceId }: { sourceId: string }) {
   const source = sources.value!.find((each) => each.sourceId === sourceId);
   useTitle("New sink");
+  const targets = useTargets();
+  if (!source) return <Gone what="source" id={sourceId} home="#/" label="the sources" />;
+  return (
+    <>
+      <nav class="crumbs" aria-label="Path">
+        <a href="#/">Sources</a> / <a href={sourceHref(sourceId)}>{source.name}</a>
+      </nav>
+      <h1>New sink</h1>
+      {!may("write") ? (
+        <NotAllowed title="You can't create sinks" right="write" />
+      ) : !targets.data ? (
+        targets.error ? <ErrorBox error={targets.error} onRetry={targets.reload} /> : <Loading what="connections" />
+      ) : targets.data.tableTypes.length ? (
+        <SinkForm sourceId={sourceId} targets={targets.data} />
+      ) : (
+        <NoTarget />
+      )}
+    </>
+  );
+}
+
+function SinkForm({ sourceId, targets }: { sourceId: string; targets: Targets }) {
   const [sample, setSample] = useState<Sample>(chosenSamples.get(sourceId) ?? FIRST_SAMPLE);
   const [name, setName] = useState("Events");
-  const [place, setPlace] = useState<Place>(() => firstPlace(slug(sourceId)));
-  const [columns, setColumns] = useState<Column[]>(() => firstColumns(sample.body, false));
+  const [place, setPlace] = useState<Place>(() => firstPlace(slug(sourceId), targets));
+  const [columns, setColumns] = useState<Column[]>(() => firstColumns(sample.body, hasTypes(place.type)));
   const [error, setError] = useState<unknown>(null);
   const [isBusy, setBusy] = useState(false);
-  if (!source) return <Gone what="source" id={sourceId} home="#/" label="the sources" />;
   const setTyped = (next: Place) => {
     if (hasTypes(next.type) !== hasTypes(place.type)) setColumns(firstColumns(sample.body, hasTypes(next.type)));
     setPlace(next);
@@ -157,29 +168,23 @@ export function NewSink({ sourceId }: { sourceId: string }) {
     }
   };
   return (
-    <>
-      <nav class="crumbs" aria-label="Path">
-        <a href="#/">Sources</a> / <a href={sourceHref(sourceId)}>{source.name}</a>
-      </nav>
-      <h1>New sink</h1>
-      <form onSubmit={(event) => void create(event)}>
-        <section class="panel fields" aria-label="Table">
-          <Field label="Name">
-            {(attributes) => <input {...attributes} required maxLength={40} value={name} onInput={(event) => setName(event.currentTarget.value)} />}
-          </Field>
-          <PlaceFields place={place} onChange={setTyped} />
-        </section>
-        <MappingEditor sourceId={sourceId} tableType={place.type} columns={columns} onChange={setColumns} sample={sample} onSample={setSample} />
-        <ErrorBox error={error} />
-        <div class="actions bar">
-          <a class="button plain" href={sourceHref(sourceId)}>
-            Cancel
-          </a>
-          <Button kind="primary" type="submit" busy={isBusy}>
-            Create the sink
-          </Button>
-        </div>
-      </form>
-    </>
+    <form onSubmit={(event) => void create(event)}>
+      <section class="panel fields" aria-label="Table">
+        <Field label="Name">
+          {(attributes) => <input {...attributes} required maxLength={40} value={name} onInput={(event) => setName(event.currentTarget.value)} />}
+        </Field>
+        <PlaceFields targets={targets} place={place} onChange={setTyped} />
+      </section>
+      <MappingEditor sourceId={sourceId} tableType={place.type} columns={columns} onChange={setColumns} sample={sample} onSample={setSample} />
+      <ErrorBox error={error} />
+      <div class="actions bar">
+        <a class="button plain" href={sourceHref(sourceId)}>
+          Cancel
+        </a>
+        <Button kind="primary" type="submit" needs="write" busy={isBusy}>
+          Create the sink
+        </Button>
+      </div>
+    </form>
   );
 }

@@ -4,12 +4,13 @@ import { count } from "../lib/format";
 import { firstPlace, type Place, placeText, tableOf } from "../lib/places";
 import { countersOf, load, sources, tick } from "../state/data";
 import { go, href, sinkHref, sourceHref } from "../state/router";
+import { may } from "../state/rights";
 import { change } from "../state/tasks";
 import { Tail } from "../state/tail";
 import { useTitle } from "../ui/hooks";
-import { Button, clipped, Code, ErrorBox, Field, pretty, Time } from "../ui/parts";
+import { Button, clipped, Code, ErrorBox, Field, NotAllowed, pretty, Time } from "../ui/parts";
 import { FIRST_SAMPLE } from "./mapping";
-import { firstColumns, PlaceFields, slug } from "./newsink";
+import { firstColumns, NoTarget, PlaceFields, slug, useTargets } from "./newsink";
 import { hasTypes } from "./mapping";
 import { Gone, SendRecord, Snippets, SourceUrl } from "./source";
 import { TableRows } from "./table";
@@ -26,7 +27,7 @@ export function FirstRow({ sourceId, sinkId }: { sourceId: string; sinkId: strin
   useTitle(source ? `${source.name} is ready` : sourceId);
   const sample = samples.get(sourceId) ?? FIRST_SAMPLE.body;
   const tail = useRef<Tail | null>(null);
-  tail.current ??= new Tail(sourceId);
+  if (may("tail")) tail.current ??= new Tail(sourceId);
   useEffect(() => () => tail.current?.stop(), []);
   const sink = source?.sinks.find((each) => each.sinkId === sinkId);
   const arrived = countersOf(sourceId).some((each) => each.records > 0);
@@ -37,7 +38,7 @@ export function FirstRow({ sourceId, sinkId }: { sourceId: string; sinkId: strin
     return () => clearInterval(timer);
   }, [arrived, imported > 0]);
   if (!source) return <Gone what="source" id={sourceId} home="#/" label="the sources" />;
-  const first = tail.current.records.value[0];
+  const first = tail.current?.records.value[0];
   const steps = [
     { label: "Record accepted", isDone: Boolean(first) || arrived },
     { label: "Row on disk", isDone: arrived },
@@ -116,11 +117,13 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
   const [isBusy, setBusy] = useState(false);
   const [isOpen, setOpen] = useState(false);
   const id = slug(name) || "stream";
+  const targets = useTargets();
   // The destination follows the name until the user edits it.
-  const named = firstPlace(slug(name));
-  const place = edited ? { ...named, ...edited } : named;
+  const named = targets.data && firstPlace(slug(name), targets.data);
+  const place = named && { ...named, ...edited };
   const create = async (event: Event) => {
     event.preventDefault();
+    if (!place) return;
     setBusy(true);
     setError(null);
     try {
@@ -141,13 +144,19 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
       void load().catch(() => undefined);
     }
   };
+  const cannot = !may("write") ? (
+    <NotAllowed title={isFirst ? "Somebody else has to create a source" : "You can't create sources"} right="write" />
+  ) : targets.data && !targets.data.tableTypes.length ? (
+    <NoTarget />
+  ) : null;
   return (
     <>
       {isFirst ? (
         <>
           <h1>No source yet</h1>
           <p class="lead narrow">
-            A source is an address that takes records. Make one, send a record from this page, and see it become a row of a table.
+            A source is an address that takes records.{" "}
+            {cannot ? "Its records become rows of a table." : "Make one, send a record from this page, and see it become a row of a table."}
           </p>
         </>
       ) : (
@@ -158,46 +167,56 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
           <h1>New source</h1>
         </>
       )}
-      <form onSubmit={(event) => void create(event)} class="narrow">
-        <section class="panel">
-          <Field label="Name" hint={<>Its id will be <code>{id}</code>.</>}>
-            {(attributes) => <input {...attributes} required maxLength={40} value={name} disabled={sourceId !== null} onInput={(event) => setName(event.currentTarget.value)} />}
-          </Field>
-          <Field label="How records come in">
-            {(attributes) => (
-              <select {...attributes} value={type} disabled={sourceId !== null} onChange={(event) => setType(event.currentTarget.value as "http" | "otlp")}>
-                <option value="http">HTTP: anything that can POST</option>
-                <option value="otlp">OTLP: OpenTelemetry's logs, metrics and traces</option>
-              </select>
-            )}
-          </Field>
-          {type === "http" && (
-            <Field label="A record as you will send it" hint="Each member becomes a column; you can change the columns later.">
-              {(attributes) => <textarea {...attributes} class="mono" rows={6} spellcheck={false} value={sample} onInput={(event) => setSample(event.currentTarget.value)} />}
+      {cannot ?? (
+        <form onSubmit={(event) => void create(event)} class="narrow">
+          <section class="panel">
+            <Field label="Name" hint={<>Its id will be <code>{id}</code>.</>}>
+              {(attributes) => <input {...attributes} required maxLength={40} value={name} disabled={sourceId !== null} onInput={(event) => setName(event.currentTarget.value)} />}
             </Field>
-          )}
-          <details class="more" open={isOpen} onToggle={(event) => setOpen(event.currentTarget.open)} onInvalidCapture={() => setOpen(true)}>
-            <summary>
-              Rows go to the {place.type} table <code>{placeText({ ...place, tableId: place.type === "keboola" ? place.tableId : undefined, mapping: { columns: [] } })}</code>
-            </summary>
-            <div class="stack">
-              <PlaceFields place={place} onChange={(next) => setEdited(changed(named, next))} />
-            </div>
-          </details>
-        </section>
-        <ErrorBox error={error} />
-        {sourceId && Boolean(error) && <p class="quiet">The source exists; the button tries its sink again.</p>}
-        <div class="actions">
-          {!isFirst && (
-            <a class="button plain" href="#/">
-              Cancel
-            </a>
-          )}
-          <Button kind="primary" type="submit" busy={isBusy}>
-            Create
-          </Button>
-        </div>
-      </form>
+            <Field label="How records come in">
+              {(attributes) => (
+                <select {...attributes} value={type} disabled={sourceId !== null} onChange={(event) => setType(event.currentTarget.value as "http" | "otlp")}>
+                  <option value="http">HTTP: anything that can POST</option>
+                  <option value="otlp">OTLP: OpenTelemetry's logs, metrics and traces</option>
+                </select>
+              )}
+            </Field>
+            {type === "http" && (
+              <Field label="A record as you will send it" hint="Each member becomes a column; you can change the columns later.">
+                {(attributes) => <textarea {...attributes} class="mono" rows={6} spellcheck={false} value={sample} onInput={(event) => setSample(event.currentTarget.value)} />}
+              </Field>
+            )}
+            {targets.data && place ? (
+              <details class="more" open={isOpen} onToggle={(event) => setOpen(event.currentTarget.open)} onInvalidCapture={() => setOpen(true)}>
+                <summary>
+                  Rows go to the {place.type} table <code>{placeText({ ...place, tableId: hasTypes(place.type) ? undefined : place.tableId, mapping: { columns: [] } })}</code>
+                </summary>
+                <div class="stack">
+                  <PlaceFields targets={targets.data} place={place} onChange={(next) => setEdited(changed(named!, next))} />
+                </div>
+              </details>
+            ) : targets.error ? (
+              <ErrorBox error={targets.error} onRetry={targets.reload} />
+            ) : (
+              <p class="quiet" role="status">
+                Looking for places for the rows …
+              </p>
+            )}
+          </section>
+          <ErrorBox error={error} />
+          {sourceId && Boolean(error) && <p class="quiet">The source exists; the button tries its sink again.</p>}
+          <div class="actions">
+            {!isFirst && (
+              <a class="button plain" href="#/">
+                Cancel
+              </a>
+            )}
+            <Button kind="primary" type="submit" needs="write" busy={isBusy} disabled={!place}>
+              Create
+            </Button>
+          </div>
+        </form>
+      )}
     </>
   );
 }

@@ -6,7 +6,7 @@ import { allCounters, counterOf, sources, tick } from "../state/data";
 import { sourceHref } from "../state/router";
 import { now } from "../state/session";
 import { useTitle } from "../ui/hooks";
-import { Badge, Empty, Spark, Time } from "../ui/parts";
+import { ActionLink, Badge, Empty, Spark, Time } from "../ui/parts";
 import { NewSource } from "./newsource";
 
 const SPARK_SECONDS = 60;
@@ -127,9 +127,9 @@ export function Overview() {
     <>
       <div class="title">
         <h1>Sources</h1>
-        <a class="button primary" href="#/new">
+        <ActionLink kind="primary" href="#/new" needs="write">
           New source
-        </a>
+        </ActionLink>
       </div>
       <Stats found={found} />
       <section aria-label="List of sources">

@@ -6,9 +6,10 @@ import type { AggregatedSink, RejectedDetail, RejectedList, RejectedReason, Repl
 import { bytes, count } from "../lib/format";
 import { counterOf, load, tick } from "../state/data";
 import { go, sinkHref } from "../state/router";
+import { may } from "../state/rights";
 import { change } from "../state/tasks";
 import { useInterval, useLoaded } from "../ui/hooks";
-import { type Ask, Button, clipped, Code, Confirm, Empty, ErrorBox, Loading, pretty, Time } from "../ui/parts";
+import { type Ask, Button, clipped, Code, Confirm, Empty, ErrorBox, Loading, NotAllowed, pretty, Time } from "../ui/parts";
 import { chosenSamples } from "./mapping";
 
 const LIMIT = 100;
@@ -76,10 +77,10 @@ function Record({ sink, id, onFix, onGone }: { sink: AggregatedSink; id: string;
       </details>
       <ErrorBox error={error} />
       <div class="actions start">
-        <Button kind="primary" onClick={() => onFix(record)}>
+        <Button kind="primary" needs="write" onClick={() => onFix(record)}>
           Fix the mapping with this record
         </Button>
-        <Button kind="quiet" onClick={() => void remove()}>
+        <Button kind="quiet" needs="write" onClick={() => void remove()}>
           Delete
         </Button>
         <span class="quiet">
@@ -100,7 +101,12 @@ function Tested({ result }: { result: ReplayTest }) {
   );
 }
 
+/** The rejected records of a sink, if the token may see records. */
 export function Rejected({ sink }: { sink: AggregatedSink }) {
+  return may("tail") ? <RejectedRecords sink={sink} /> : <NotAllowed title="Rejected records are not shown" right="tail" />;
+}
+
+function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   tick.value;
   const path = sinkPath(sink.sourceId, sink.sinkId, "rejected");
   const [reason, setReason] = useState<string | null>(null);
@@ -201,10 +207,10 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
             <Button busy={busy === "test"} onClick={() => void tryMapping()}>
               Test the mapping
             </Button>
-            <Button kind="primary" busy={busy === "replay"} onClick={() => void replay()}>
+            <Button kind="primary" needs="write" busy={busy === "replay"} onClick={() => void replay()}>
               Replay {reason === null ? "all" : "these"}
             </Button>
-            <Button kind="quiet" onClick={removeAll}>
+            <Button kind="quiet" needs="write" onClick={removeAll}>
               Delete
             </Button>
           </span>

@@ -89,7 +89,7 @@ function MappingTab({ sink }: { sink: AggregatedSink }) {
         <Button onClick={reset} disabled={!isChanged}>
           Undo
         </Button>
-        <Button kind="primary" busy={isBusy} disabled={!isChanged} onClick={() => void save()}>
+        <Button kind="primary" needs="write" busy={isBusy} disabled={!isChanged} onClick={() => void save()}>
           Save the mapping
         </Button>
       </div>
@@ -142,7 +142,7 @@ function SinkHead({ source, sink, ask, onRename }: { source: AggregatedSource; s
             {sink.table.type} · <span class="nums">{rate(counter?.accepted.rate() ?? 0)} rows/s</span>
           </p>
         </div>
-        <Menu label="Change" items={items} />
+        <Menu label="Change" needs="write" items={items} />
       </div>
       {error && (counter?.refused.rate(300) ?? 0) > 0 && (
         <p class="note bad">

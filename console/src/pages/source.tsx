@@ -10,7 +10,7 @@ import { go, sinkHref, sourceHref } from "../state/router";
 import { change } from "../state/tasks";
 import { RateChart } from "../ui/chart";
 import { useTitle } from "../ui/hooks";
-import { type Ask, Badge, Button, Choice, Code, Confirm, CopyButton, Empty, ErrorBox, Field, Menu, Spark, Tabs, Time } from "../ui/parts";
+import { ActionLink, type Ask, Badge, Button, Choice, Code, Confirm, CopyButton, Empty, ErrorBox, Field, Menu, Spark, Tabs, Time } from "../ui/parts";
 import { health, sinkHealth } from "./overview";
 import { Settings, Versions } from "./lifecycle";
 import { TailView } from "./tail";
@@ -202,9 +202,9 @@ function Overview({ source }: { source: AggregatedSource }) {
       <section class="panel" aria-labelledby="sinks">
         <div class="title">
           <h2 id="sinks">Sinks</h2>
-          <a class="button plain" href={sourceHref(source.sourceId, "new-sink")}>
+          <ActionLink href={sourceHref(source.sourceId, "new-sink")} needs="write">
             New sink
-          </a>
+          </ActionLink>
         </div>
         {source.sinks.length ? (
           <ul class="rows">
@@ -216,9 +216,9 @@ function Overview({ source }: { source: AggregatedSource }) {
           <Empty title="Records arrive, but are not kept">
             <p>A sink is a table and the mapping that fills it. Without one, records of this source are accepted and dropped.</p>
             <p>
-              <a class="button primary" href={sourceHref(source.sourceId, "new-sink")}>
+              <ActionLink kind="primary" href={sourceHref(source.sourceId, "new-sink")} needs="write">
                 Create a sink
-              </a>
+              </ActionLink>
             </p>
           </Empty>
         )}
@@ -307,7 +307,7 @@ export function SourcePage({ sourceId, tab }: { sourceId: string; tab: string })
             {source.description ? ` · ${source.description}` : ""}
           </p>
         </div>
-        <Menu label="Change" items={items} />
+        <Menu label="Change" needs="write" items={items} />
       </div>
       {isRenaming && <Rename path={path} name={source.name} description={source.description} onDone={() => setRenaming(false)} />}
       <Tabs items={TABS} current={tab} link={(id) => sourceHref(sourceId, id)} />

@@ -1,7 +1,8 @@
 import { useEffect } from "preact/hooks";
 import { ApiError, get, isMissing, sinkPath } from "../api/client";
+import { may } from "../state/rights";
 import { useLoaded } from "../ui/hooks";
-import { Button, clipped, Empty, ErrorBox, Loading } from "../ui/parts";
+import { Button, clipped, Empty, ErrorBox, Loading, NotAllowed } from "../ui/parts";
 
 const ROWS = 20;
 const CELL_CHARS = 120;
@@ -11,8 +12,19 @@ export interface Preview {
   rows: (string | null)[][];
 }
 
-/** The first rows of the table, if its target can be read. */
-export function TableRows({ sourceId, sinkId, revision }: { sourceId: string; sinkId: string; revision: number }) {
+interface Shown {
+  sourceId: string;
+  sinkId: string;
+  /** Changes when the table has other rows. */
+  revision: number;
+}
+
+/** The first rows of the table, if its target can be read and the token may see records. */
+export function TableRows(props: Shown) {
+  return may("tail") ? <Rows {...props} /> : <NotAllowed title="Rows are not shown" right="tail" />;
+}
+
+function Rows({ sourceId, sinkId, revision }: Shown) {
   const found = useLoaded(`${sourceId}/${sinkId}`, async (signal) => {
     try {
       return await get<Preview>(`${sinkPath(sourceId, sinkId, "table", "rows")}?limit=${ROWS}`, signal);

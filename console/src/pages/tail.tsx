@@ -1,7 +1,8 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { bytes, count } from "../lib/format";
+import { may } from "../state/rights";
 import { KEPT, type Shown, Tail } from "../state/tail";
-import { Button, clipped, Code, Empty, pretty, Time } from "../ui/parts";
+import { Button, clipped, Code, Empty, NotAllowed, pretty, Time } from "../ui/parts";
 
 const EXCERPT = 300;
 const SHOWN_CHARS = 100_000;
@@ -43,8 +44,12 @@ function Record({ record, isOpen, onToggle }: { record: Shown; isOpen: boolean; 
   );
 }
 
-/** The newest records of a source, as they arrive. */
+/** The newest records of a source, as they arrive, if the token may see records. */
 export function TailView({ sourceId }: { sourceId: string }) {
+  return may("tail") ? <RecordsOf sourceId={sourceId} /> : <NotAllowed title="Records are not shown" right="tail" />;
+}
+
+function RecordsOf({ sourceId }: { sourceId: string }) {
   const tail = useMemo(() => new Tail(sourceId), [sourceId]);
   useEffect(() => () => tail.stop(), [tail]);
   const [filter, setFilter] = useState("");
@@ -54,7 +59,7 @@ export function TailView({ sourceId }: { sourceId: string }) {
   const matching = useMemo(() => records.filter((each) => matches(each, wanted)), [records, wanted]);
   const isPaused = tail.isPaused.value;
   const texts = { connecting: "Connecting", live: "Live", ended: "Ended", lost: "Reconnecting" };
-  // Without the right to see records there is no tail and no filter.
+  // A tail that was refused needs no filter.
   if (tail.state.value === "ended" && !records.length)
     return (
       <p class="note bad" role="alert">

@@ -104,7 +104,7 @@ function Undelete({ label, path, onDone }: { label: string; path: string; onDone
   return (
     <span class="actions">
       <ErrorBox error={error} />
-      <Button busy={isBusy} onClick={() => void act()}>
+      <Button needs="write" busy={isBusy} onClick={() => void act()}>
         Undelete
       </Button>
     </span>

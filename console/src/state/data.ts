@@ -5,6 +5,7 @@ import { ApiError, get, inBranch, isMissing, request, Unreachable } from "../api
 import { readEvents } from "../api/sse";
 import type { AggregatedSource, LastError, LiveCounters, Page, SinkStatistics } from "../api/types";
 import { RateSeries } from "../lib/series";
+import { learnRights, token } from "./rights";
 import { connection, now, session } from "./session";
 
 const PAGE = 100;
@@ -178,7 +179,8 @@ export function load(): Promise<void> {
     loadAgain = true;
     return loading;
   }
-  loading = loadPages()
+  loading = Promise.all([loadPages(), learnRights()])
+    .then(() => undefined)
     .catch((error: unknown) => {
       if (!(error instanceof Unreachable)) failure.value = error;
       throw error;
@@ -283,6 +285,7 @@ export function startData(): void {
   counters.clear();
   batch(() => {
     sources.value = null;
+    token.value = null;
     failure.value = null;
     feed.value = "connecting";
   });

@@ -4,6 +4,7 @@ import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { errorText } from "../api/client";
 import { ago, localTime, utcTime } from "../lib/format";
+import { lack, type Right, token } from "../state/rights";
 import { now } from "../state/session";
 
 export function Time({ at, relative = false }: { at: string | number | null | undefined; relative?: boolean }) {
@@ -17,13 +18,71 @@ export function Time({ at, relative = false }: { at: string | number | null | un
   );
 }
 
-type ButtonProps = JSX.IntrinsicElements["button"] & { kind?: "primary" | "plain" | "danger" | "quiet"; busy?: boolean };
+type Kind = "primary" | "plain" | "danger" | "quiet";
 
-export function Button({ kind = "plain", busy = false, children, ...rest }: ButtonProps) {
+/** What is not offered: it can be reached with the keyboard, and says why it does nothing. */
+function Refused({ kind, type = "button", reason, children }: { kind: Kind; type?: "button" | "submit"; reason: string; children: ComponentChildren }) {
+  const id = useId();
+  return (
+    <span class="refused">
+      <button type={type} class={`button ${kind}`} aria-disabled="true" aria-describedby={id} onClick={(event) => event.preventDefault()}>
+        {children}
+      </button>
+      <span role="tooltip" id={id} class="tip">
+        {reason}
+      </span>
+    </span>
+  );
+}
+
+type ButtonProps = Omit<JSX.IntrinsicElements["button"], "type"> & {
+  type?: "button" | "submit";
+  kind?: Kind;
+  busy?: boolean;
+  /** The right of the action; without it the button only says so. */
+  needs?: Right;
+};
+
+export function Button({ kind = "plain", busy = false, needs, children, ...rest }: ButtonProps) {
+  const reason = lack(needs);
+  if (reason)
+    return (
+      <Refused kind={kind} type={rest.type} reason={reason}>
+        {children}
+      </Refused>
+    );
   return (
     <button type="button" {...rest} class={`button ${kind}`} aria-busy={busy} disabled={rest.disabled || busy}>
       {children}
     </button>
+  );
+}
+
+/** A link to a page on which something is changed. */
+export function ActionLink({ kind = "plain", href, needs, children }: { kind?: Kind; href: string; needs: Right; children: ComponentChildren }) {
+  const reason = lack(needs);
+  if (reason)
+    return (
+      <Refused kind={kind} reason={reason}>
+        {children}
+      </Refused>
+    );
+  return (
+    <a class={`button ${kind}`} href={href}>
+      {children}
+    </a>
+  );
+}
+
+/** The content of a page or a part of one for which the token lacks a right. */
+export function NotAllowed({ title, right, isPage = false }: { title: string; right: Right; isPage?: boolean }) {
+  const { name = "", rights = [] } = token.value ?? {};
+  return (
+    <Empty title={title} isPage={isPage}>
+      <p>
+        This needs a token with the right <code>{right}</code>. {name ? `“${name}”` : "Yours"} has {rights.length ? rights.join(", ") : "none"}.
+      </p>
+    </Empty>
   );
 }
 
@@ -208,8 +267,13 @@ export function Confirm({ ask, onClose }: { ask: Ask; onClose: () => void }) {
   );
 }
 
-/** A menu of actions on the object of the page. */
-export function Menu({ label, items }: { label: string; items: { label: string; act: () => void; danger?: boolean }[] }) {
+/** A menu of actions.
+ *
+ * :param about: text above the actions.
+ * :param needs: the right of all actions.
+ */
+export function Menu(props: { label: string; about?: string; needs?: Right; items: { label: string; act: () => void; danger?: boolean }[] }) {
+  const { label, about, needs, items } = props;
   const ref = useRef<HTMLDetailsElement>(null);
   const close = () => ref.current?.removeAttribute("open");
   useEffect(() => {
@@ -219,6 +283,13 @@ export function Menu({ label, items }: { label: string; items: { label: string; 
     document.addEventListener("pointerdown", outside);
     return () => document.removeEventListener("pointerdown", outside);
   }, []);
+  const reason = lack(needs);
+  if (reason)
+    return (
+      <Refused kind="plain" reason={reason}>
+        {label}
+      </Refused>
+    );
   return (
     <details
       ref={ref}
@@ -232,6 +303,7 @@ export function Menu({ label, items }: { label: string; items: { label: string; 
     >
       <summary class="button plain">{label}</summary>
       <ul>
+        {about && <li class="about quiet small">{about}</li>}
         {items.map((item) => (
           <li key={item.label}>
             <button

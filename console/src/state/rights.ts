@@ -1,0 +1,32 @@
+/** What the token of the session may do. */
+
+import { signal } from "@preact/signals";
+import { get, isMissing } from "../api/client";
+
+export type Right = "read" | "write" | "tail" | "admin";
+
+export interface CurrentToken {
+  name: string;
+  rights: Right[];
+}
+
+/** `null` until it is known. */
+export const token = signal<CurrentToken | null>(null);
+
+/** Ask the API for the rights of the token, once a session. */
+export async function learnRights(): Promise<void> {
+  if (token.peek()) return;
+  try {
+    token.value = await get<CurrentToken>("/v1/tokens/current");
+  } catch (error) {
+    if (!isMissing(error)) throw error;
+    // An older API: it doesn't tell, and refuses what the token may not do.
+    token.value = { name: "", rights: ["read", "write", "tail", "admin"] };
+  }
+}
+
+export const may = (right: Right): boolean => token.value?.rights.includes(right) ?? false;
+
+/** Return why an action that needs *right* is not offered; `null` if the token has the right. */
+export const lack = (right: Right | undefined): string | null =>
+  right === undefined || may(right) ? null : `Your token lacks the right “${right}”.`;
