@@ -1,7 +1,7 @@
 """``make bench``: compares the service with other servers and with itself, alternating in one run.
 
-Every server is bound to one core and the load to another. Only the ratios are comparable: machines
-differ, and so does one machine over time.
+Every server is bound to one core and the load to another. Only the ratios are comparable, because
+machines differ, and one machine varies over time.
 """
 
 from __future__ import annotations

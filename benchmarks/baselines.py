@@ -5,9 +5,9 @@ python -m benchmarks.baselines uvicorn 8100
 python -m benchmarks.baselines "bare Twisted" 8100
 python -m benchmarks.baselines "receives only" 8100
 
-The last two are upper bounds for the service. One is a Twisted protocol that only finds the end of
-a request, and answers it, on the service's reactor. The other is no more than a loop that receives
-into one buffer, counts the bytes, and answers: what the kernel can deliver to one core.
+The last two are upper bounds for the service. One is a Twisted protocol on the service's reactor
+that only finds the end of a request and answers it. The other is a loop that receives into one
+buffer, counts the bytes, and answers: the most that the kernel can deliver to one core.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _aiohttp(port: int) -> None:
 
 
 async def _discard(scope: Any, receive: Any, send: Any) -> None:
-    """An ASGI application."""
+    """Answer 200 to every request: an ASGI application."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):
@@ -78,7 +78,7 @@ class _Bare(Protocol):
 
     def __init__(self) -> None:
         self._data = b""
-        self._left = 0  # bytes of the body that are still to come
+        self._left = 0  # missing bytes of the body
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)  # type: ignore[union-attr]
@@ -121,7 +121,7 @@ def _twisted(port: int) -> None:
 
 
 def _receive(port: int) -> None:
-    """Answer requests whose heads come whole, one at a time on each connection."""
+    """Answer requests whose heads arrive complete, one at a time on each connection."""
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     poller = select.epoll()
     poller.register(listener, select.EPOLLIN)

@@ -18,7 +18,7 @@ CONNECTIONS = {1: 256, 100: 64, 1000: 16}
 """Number of connections by number of records in a request."""
 
 LIMITS = (BARE, RECEIVES_ONLY)
-"""Baselines that read the same bodies: what a server can reach that does nothing with them."""
+"""Baselines that read the same bodies: the maximum of a server that discards them."""
 
 SHORT_BYTES = 100
 """Size of a line, so that the largest batch is within the default limit of a request."""

@@ -33,7 +33,7 @@ class JsonClient:
         head = f"{method} {path} HTTP/1.1\r\n{self._head}Content-Length: {len(data)}\r\n\r\n"
         if self._streams is not None and self._streams[0].at_eof():
             self.close()  # the server closes idle connections
-        # It may close just when the next request is sent; safe requests are sent again.
+        # The server may close it just when the next request is sent; safe requests are retried.
         for _ in range(2 if method == "GET" else 1):
             try:
                 async with asyncio.timeout(_SECONDS):

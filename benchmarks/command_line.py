@@ -1,9 +1,9 @@
-"""``python -m benchmarks.command_line``: start-up of `stream`, and `push` against curl and wrk.
+"""``python -m benchmarks.command_line``: start-up of `stream`, and `push` compared with curl and
+wrk.
 
 All senders send the same batches to the same service over the same number of connections,
-alternating. wrk, if it is installed, sends one batch again and again for some seconds, without
-reading a file. The processor time is that of the sender alone; it is comparable even on a busy
-machine.
+alternating. wrk, if it is installed, sends one batch repeatedly for some seconds, without reading a
+file. The processor time is that of the sender alone; it is comparable even on a busy machine.
 """
 
 from __future__ import annotations

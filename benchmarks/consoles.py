@@ -1,4 +1,4 @@
-"""The cost of open consoles for the service, and the memory that a console uses for hours.
+"""The load of open consoles on the service, and the memory of a console over hours.
 
 python -m benchmarks.consoles rate [--consoles=100]
 python -m benchmarks.consoles memory [--minutes=60] [--rate=10000]
@@ -63,7 +63,7 @@ class Run:
     """One run of the load.
 
     :ivar rate: records a second.
-    :ivar cpu: microseconds of processor time that the process of the source took for a record.
+    :ivar cpu: processor time of the source's process per record, in microseconds.
     """
 
     rate: float
@@ -71,7 +71,7 @@ class Run:
 
 
 def measure_rate(folder: Path, consoles: int, seconds: int, rounds: int) -> None:
-    """Print the rate of single records, and what one costs, with and without *consoles*."""
+    """Print the rate of single records and the cost of one, with and without *consoles*."""
     setting = Setting(folder, seconds, rounds)
     runs: dict[int, list[Run]] = {0: [], consoles: []}
     with deployment(folder / "data") as deployed:
@@ -106,7 +106,7 @@ def _cpu_seconds(pid: int) -> float:
 
 @contextmanager
 def _opened(api: str, number: int) -> Iterator[None]:
-    """Open this many consoles until the block is left."""
+    """Open this many consoles until the block ends."""
     if not number:
         yield
         return
@@ -167,9 +167,9 @@ async def _repeat(host: str, path: str, seconds: float, first: float) -> None:
 
 
 def measure_memory(folder: Path, minutes: int, rate: int) -> None:
-    """Print once a minute how much memory the pages of a console have.
+    """Print the memory of the console's pages once a minute.
 
-    At the end each page's first minutes are compared with its last.
+    At the end the first minutes of each page are compared with the last ones.
     """
     script = _walker(folder)
     chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.copying``: slices into a table of PostgreSQL, beside ``psql \\copy``.
+"""``python -m benchmarks.copying``: imports of slices into PostgreSQL, compared with psql.
 
-Both bring the same rows into a table with the same columns, in turn, in the same run: psql from the
-CSV itself, Stream from the gzipped slice, with its ledger. Only the quotient of a pair says
-something; processor time says it also on a busy machine.
+Both insert the same rows into a table with the same columns, alternating in one run: ``\\copy``
+of psql from the CSV, Stream from the gzipped slice, with its ledger. Only the ratio of a pair is meaningful; that of
+the processor times also on a busy machine.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @attrs.frozen
 class _Measured:
-    """:ivar client: seconds of processor time.
-    :ivar server: the same, of the process of the connection.
-    :ivar waits: samples of what the server waited for.
+    """The figures of one run.
+
+    :ivar client: seconds of processor time.
+    :ivar server: seconds of processor time of the server's process.
+    :ivar waits: samples of the server's wait events.
     """
 
     seconds: float
@@ -58,7 +60,7 @@ class _Measured:
 
 
 class _Watched(Thread):
-    """Samples the one other connection that the server has, until it is stopped."""
+    """Samples the only other connection of the server until it is stopped."""
 
     def __init__(self, server: Postgres) -> None:
         super().__init__(daemon=True)
@@ -149,7 +151,7 @@ def _run(server: Postgres, mebibytes: int, pairs: int, root: Path) -> str:
     waits: dict[str, Counter[str]] = {"psql": Counter(), "stream": Counter()}
     for pair in range(pairs):
         found: dict[str, _Measured] = {}
-        # Who is first changes, so that neither always finds the server busy with the other's pages.
+        # The order alternates, so that neither always finds the server busy with the other's pages.
         for who in ("psql", "stream") if pair % 2 else ("stream", "psql"):
             name = f"{who}_{pair}"
             connection: Any = server.connect()

@@ -46,7 +46,7 @@ def section(setting: Setting) -> list[str]:
             many.append(_measure(setting, running))
             ready = max(ready, _source_start(running.deployed))
         with service(setting.data()) as running:
-            # Uploads and the collector of garbage come at intervals: both are of the same age.
+            # Uploads and garbage collections occur at intervals, so both runs have the same age.
             time.sleep(age)
             few.append(_measure(setting, running))
     rates = sum(run.figure.rate for run in many) / sum(run.figure.rate for run in few)

@@ -1,4 +1,4 @@
-"""Duration of a sync of the disk, as a lower bound of the latency of records."""
+"""The duration of a sync of the disk, as a lower bound of the latency of records."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmarks.markdown import share
 __all__ = ["beside", "cell", "idle"]
 
 PROBE_BYTES = 16 * 1024
-"""Bytes written before each sync: as many as a group of a few hundred records."""
+"""Bytes written before each sync, as in a group of a few hundred records."""
 
 REST_SECONDS = 0.01
-"""Pause between syncs during other work: short enough to find the slowest sync, at little load."""
+"""The pause between syncs during other work: short enough to find the slowest, at a low load."""
 
 
 def _sync_ms(descriptor: int) -> float:

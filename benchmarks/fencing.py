@@ -93,7 +93,7 @@ def _counts(counter: Counter[int]) -> str:
 
 
 class _Load:
-    """Producers that push to two addresses, as fast as they get answers.
+    """Producers that push to two addresses, each as fast as it gets answers.
 
     :ivar acknowledged: ids of records answered with 200, by the port that answered.
     """

@@ -1,10 +1,10 @@
 """The cost of a group, from the rows of its records to their completions, on a real disk.
 
-In one process and without sockets: a slice pipeline, the writer's appender with its threads, and a
-file. The time is processor time of all threads. Compare figures only with figures of the same
+It runs a slice pipeline, the writer's appender with its threads, and a file, in one process without
+sockets. The time is processor time of all threads. Compare figures only with figures of the same
 machine, measured alternately::
 
-    python -m benchmarks.groups [--seconds 1.0] [--folder PATH]
+python -m benchmarks.groups [--seconds 1.0] [--folder PATH]
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def at_rest(snapshot: Snapshot) -> list[str]:
 def acknowledged_changes(
     snapshot: Snapshot, expected: AnyMapping[str, AnyMapping[str, int]]
 ) -> list[str]:
-    """Return acknowledged versions that are missing, or the other way round.
+    """Return acknowledged versions that are missing, and versions without an acknowledgement.
 
     Enabling an enabled sink, or disabling a disabled one, succeeds without a new version, so there
     may be fewer of these versions than acknowledgements.
@@ -76,11 +76,11 @@ def acknowledged_changes(
     ]
 
 
-# Files and slices.
+# files and slices
 
 
 def _copies(snapshot: Snapshot) -> Iterator[str]:
-    """Each file and slice has one copy, at the level of its state."""
+    """Check that each file and slice has one copy, at the level of its state."""
     for what, all_of, level_of, entities in (
         ("file", storage.FILE_ALL, storage.file_level, snapshot.files),
         ("slice", storage.SLICE_ALL, storage.slice_level, snapshot.slices),
@@ -111,7 +111,7 @@ def _level_copies(
 
 
 def _mappings(snapshot: Snapshot) -> Iterator[str]:
-    """Each mapping that a record refers to exists under its hash."""
+    """Check that each referenced mapping exists under its hash."""
     stored = snapshot.below(definitions.MAPPING)
     for key, value in stored.items():
         if StoredMapping.of(decode(Mapping, value)).hash != key.rpartition("/")[2]:
@@ -134,7 +134,7 @@ def _with_mapping(snapshot: Snapshot) -> Iterator[tuple[str, str, Sink | File | 
 
 
 def _times(snapshot: Snapshot) -> Iterator[str]:
-    """Exactly the reached states have a time."""
+    """Check that exactly the reached states have a time."""
     for file in snapshot.files.values():
         yield from _times_of(f"file {file.key}", file, list(FileState))
     for slice_ in snapshot.slices.values():
@@ -150,7 +150,7 @@ def _times_of(what: str, entity: File | Slice, states: list[Any]) -> Iterator[st
 
 
 def _combinations(snapshot: Snapshot) -> Iterator[str]:
-    """Each slice has a file whose state allows the slice's state."""
+    """Check that each slice has a file whose state allows the slice's state."""
     files = snapshot.files
     for slice_ in snapshot.slices.values():
         file = files.get(str(slice_.key.file_key))
@@ -164,7 +164,7 @@ def _combinations(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _open_files(snapshot: Snapshot) -> Iterator[str]:
-    """Enabled sinks have one open file, with one open slice on each volume."""
+    """Check that enabled sinks have one open file, with one open slice on each volume."""
     open_files: dict[str, list[File]] = defaultdict(list)
     for file in snapshot.files.values():
         if file.state is FileState.WRITING:
@@ -184,7 +184,7 @@ def _open_files(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _statistics(snapshot: Snapshot) -> Iterator[str]:
-    """Each slice is counted at its level, and nothing else is."""
+    """Check that each slice is counted at its level, and nothing else is."""
     slices = snapshot.slices
     of_sinks = (storage.SUM_STATISTICS, storage.RESET_STATISTICS)
     found: dict[str, set[Level]] = defaultdict(set)
@@ -202,7 +202,9 @@ def _statistics(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _remote(snapshot: Snapshot) -> Iterator[str]:
-    """Exactly the enabled sinks of Keboola have a token; exactly the files have target records."""
+    """Check that exactly the enabled sinks of Keboola have a token, and exactly the files target
+    records.
+    """
     enabled = {
         key
         for key, sink in snapshot.sinks.items()
@@ -221,11 +223,13 @@ def _differing(what: str, expected: Iterable[str], found: Iterable[str]) -> Iter
     yield from (f"{what} {key} shouldn't be there" for key in sorted(found - expected))
 
 
-# Definitions.
+# definitions
 
 
 def _definitions(snapshot: Snapshot) -> Iterator[str]:
-    """An entity is live or deleted, and its history has no gaps and ends with the entity."""
+    """Check that an entity is live or deleted, and that its history has no gaps and ends
+    with it.
+    """
     yield from _history(
         snapshot,
         Source,
@@ -236,7 +240,7 @@ def _definitions(snapshot: Snapshot) -> Iterator[str]:
     yield from _history(
         snapshot, Sink, definitions.SINK_ACTIVE, definitions.SINK_DELETED, definitions.SINK_VERSION
     )
-    # A source is undeleted with the last piece of its sinks; see Note [Pieces] of the repository.
+    # A source is undeleted with the last part of its sinks; see Note [Pieces] of the repository.
     sources = snapshot.sources.keys() | snapshot.below(definitions.SOURCE_DELETED).keys()
     for key in snapshot.sinks:
         if key.rpartition("/")[0] not in sources:

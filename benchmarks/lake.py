@@ -110,7 +110,9 @@ def _status(pid: int, name: str) -> int:
 
 
 class _Measured:
-    """:ivar seconds: wall-clock time.
+    """The figures of one run.
+
+    :ivar seconds: wall-clock time.
     :ivar processor: processor time of all processes, in seconds.
     """
 
@@ -138,7 +140,7 @@ def _other(name: str, program: str, source: Path, root: Path) -> _Measured:
 
 
 def chunks_of(path: Path) -> Callable[[], Iterator[bytes]]:
-    """Return what reads the file in chunks."""
+    """Return the file's content as an iterator of chunks."""
 
     def read() -> Iterator[bytes]:
         with path.open("rb", buffering=0) as file:

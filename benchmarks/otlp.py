@@ -1,4 +1,4 @@
-"""Logs of OpenTelemetry against the official collector, with the same load in the same run."""
+"""OpenTelemetry logs, compared with the official collector under the same load in the same run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WHOLE: list[dict[str, Any]] = [*COLUMNS[:2], {"type": "body", "name": "record"}
 
 
 def section(setting: Setting) -> list[str]:
-    """Return the section about logs of OpenTelemetry."""
+    """Return the section about OpenTelemetry logs."""
     body = logs_of_a_server(RECORDS)
     script = setting.script(OTLP_TYPE, body)
     figures: dict[str, list[Figure]] = {}
@@ -73,7 +73,7 @@ def section(setting: Setting) -> list[str]:
 
 
 def _cpu() -> float:
-    """Return the processor time of the running servers, seconds: no load runs now."""
+    """Return the processor time of the running servers in seconds. Called without load."""
     return usage(below(os.getpid())[1:]).cpu
 
 

@@ -1,9 +1,9 @@
 """The effect of a killed component on producers and tables, second by second.
 
 ``python -m benchmarks.outages tools/pictures/outages.json`` starts two of each component that can
-have several, sends a few records a second, kills one process with ``kill -9``, starts it again
-20 s later, and notes each second's answers and the rows that are missing in the table. It does so
-for each component, and writes the data of the pictures in ``docs/recover.md``.
+have several, sends a few records a second, kills one process with ``kill -9``, starts it again 20 s
+later, and records each second's answers and the rows that are missing in the table. It does so for
+each component, and writes the data of the pictures in ``docs/recover.md``.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _outage(component: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Record the requested outages, and keep the rest of the file."""
+    """Record the requested outages, and keep the others in the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--only", nargs="*", choices=COMPONENTS, default=COMPONENTS)

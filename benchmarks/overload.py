@@ -1,4 +1,4 @@
-"""Latency by load, from a tenth of the peak to more than it: the load doesn't wait for answers."""
+"""Latency at loads from a tenth of the peak to above it. The load doesn't wait for answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Latency at 70 % of the peak rate, against fdatasync on the same disk, idle and meanwhile."""
+"""Latency at 70 % of the peak rate, compared with fdatasync on the same disk, idle and
+under load.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ __all__ = ["section"]
 CONNECTIONS = 256
 SHARE = 0.7
 STEPS = 4
-"""Number of runs for finding the pause between requests that gives the share of the peak."""
+"""The number of runs to find the pause between requests for this share of the peak."""
 
 
 def section(setting: Setting) -> list[str]:

@@ -1,7 +1,7 @@
-"""Programs that benchmarks need and that are no part of the project.
+"""Programs that benchmarks need and that aren't part of the project.
 
-Each is built or installed when it is first asked for. They are kept in ``target/``, so that a
-measurement needs neither Go nor a registry twice.
+Each is built or installed on first use, and kept in ``target/``, so that later measurements need
+neither Go nor a registry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROTEL = "rotel==0.0.1a15"
 
 
 class Missing(Exception):
-    """A program isn't there and can't be made here; the text says why."""
+    """A program is missing and can't be installed here; the text contains the reason."""
 
 
 def collector_program() -> Path:
@@ -33,7 +33,7 @@ def collector_program() -> Path:
 
 
 def open_loop_program() -> Path:
-    """Return the load that doesn't wait for answers. Raises Missing."""
+    """Return the load generator that doesn't wait for answers. Raises Missing."""
     return _built("open-loop", "openloop")
 
 
@@ -51,7 +51,7 @@ def rotel_program() -> Path:
 
 
 def _built(name: str, module: str) -> Path:
-    """Return the program *name*, compiled if its module of Go has changed since. Raises Missing."""
+    """Return the program *name*, which is compiled if its Go module has changed. Raises Missing."""
     program, source = _TARGET / name, _SOURCES / module
     newest = max(path.stat().st_mtime for path in source.iterdir())
     if not program.exists() or program.stat().st_mtime < newest:

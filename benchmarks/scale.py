@@ -38,7 +38,7 @@ __all__ = ["Figures", "cpu_seconds", "define", "measure"]
 SINKS_PER_SOURCE = 100
 SINKS_PER_TRANSACTION = 5
 SETTLE_SECONDS = 45.0
-"""Time after the start in which each item is checked; it isn't part of being idle."""
+"""The time after the start in which each item is checked, before the service is idle."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _VOLUME = Volume("volume-one", "node-1", "127.0.0.1:1", "default/one", "default", "one")
 _TABLE = {
@@ -51,7 +51,7 @@ _TABLE = {
 class Figures:
     """The figures of a coordinator with a number of sinks.
 
-    :ivar start: seconds until the coordinator is ready; of an empty process, too.
+    :ivar start: seconds until the coordinator is ready, also with an empty process.
     :ivar idle: share of a core while nothing happens.
     """
 

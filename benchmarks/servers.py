@@ -244,7 +244,7 @@ def _wait(url: str, body: bytes | None) -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=1).close()
         except urllib.error.HTTPError:
-            return  # it serves, whatever it thinks of such a request
+            return  # it serves requests, even if it refuses this one
         except OSError:
             time.sleep(0.05)
         else:

@@ -28,7 +28,7 @@ Key = SourceKey | SinkKey
 
 @attrs.frozen
 class Snapshot:
-    """All keys of a deployment at one revision, decoded.
+    """All keys of a deployment at one revision, with decoded values.
 
     :ivar kvs: values by key, read at one revision.
     """

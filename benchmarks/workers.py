@@ -38,7 +38,7 @@ class Run:
     :ivar sources: processor time of the processes that receive records, in seconds; with one
         worker, that process runs all components.
     :ivar others: processor time of the other processes of the service, including etcd.
-    :ivar shares: number of connections of each worker, halfway.
+    :ivar shares: number of connections of each worker, in the middle of the run.
     """
 
     figure: Figure

@@ -1,4 +1,4 @@
-"""Load from ``wrk``, bound to a core of its own, and its measurements."""
+"""Load from ``wrk``, which is bound to a separate core, and its measurements."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_script(
     rest = ""
     if delay_ms is not None:
         rest = f"function delay() return math.random() * {2 * delay_ms:.3f} end\n"
-    content = path.with_suffix(".body")  # a file, since text in Lua can't hold any bytes
+    content = path.with_suffix(".body")  # a file, because Lua strings can't contain arbitrary bytes
     content.write_bytes(body.encode() if isinstance(body, str) else body)
     path.write_text(
         f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "{content_type}"\n'

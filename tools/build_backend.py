@@ -1,11 +1,11 @@
 """The build backend of pip and others: setuptools, with the web pages and the compiled code.
 
-The pages (`tools.console`) are built with Node.js. If the machine has none, the one of PyPI is a
-requirement of the build. A wheel without pages is made, with a warning, if npm's registry can't be
-reached: the service works without them. An editable installation doesn't wait for pages.
+The pages (`tools.console`) are built with Node.js. If the machine has none, the package of PyPI is
+a requirement of the build. If npm's registry can't be reached, a wheel without pages is built with
+a warning: the service works without them. An editable installation doesn't wait for pages.
 
-The compiled code (`tools.compiled`) goes into the wheel if cargo is there; such a wheel is for the
-machine's platform, any other one for all.
+The compiled code (`tools.compiled`) is added to the wheel if cargo is installed; such a wheel is
+for the machine's platform, any other one for all.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Builds the compiled versions of the hottest code (``native/``, Rust) into `stream/native`.
+"""Builds the compiled versions of the most frequent code (``native/``, Rust) into `stream/native`.
 
 It needs cargo. If cargo is missing or too old, nothing is built, and the Python code does all the
-work; the exit status is 0. Nothing is done if the module is current.
+work; the exit status is 0. Nothing is built if the module is up to date.
 
-    python -m tools.compiled [--quiet]
-    python -m tools.compiled --check     formatting, lints and unit tests instead
+python -m tools.compiled [--quiet]
+python -m tools.compiled --check     formatting, lints and unit tests instead
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LIBRARIES = ("libstream_native.so", "libstream_native.dylib")
 
 
 def why_not() -> str:
-    """Return why the module can't be built here; empty if it can."""
+    """Return why the module can't be built here, or an empty text."""
     needed = tuple(map(int, _VERSION.findall((SOURCES / "Cargo.toml").read_text())[0]))
     cargo = shutil.which("cargo")
     if cargo is None:
@@ -75,7 +75,7 @@ def ensure_built(*, quiet: bool) -> bool:
             reason = _build()
         if reason:
             STAMP.unlink(missing_ok=True)
-            BUILT.unlink(missing_ok=True)  # of other sources
+            BUILT.unlink(missing_ok=True)  # built from other sources
             if not quiet:
                 print(f"The compiled code isn't built: {reason}. Python code does its work.")
             return False
@@ -85,7 +85,7 @@ def ensure_built(*, quiet: bool) -> bool:
 
 
 def _build() -> str:
-    """Build the module; return why it failed, empty if it didn't."""
+    """Build the module, and return the reason of a failure or an empty text."""
     current = digest()
     with LOG.open("w") as log:
         built = subprocess.run(
@@ -100,7 +100,7 @@ def _build() -> str:
         return f"cargo failed, see {LOG.relative_to(ROOT)}"
     fresh = BUILT.with_suffix(".new")
     shutil.copy(library, fresh)
-    fresh.replace(BUILT)  # a running process has the old one open
+    fresh.replace(BUILT)  # a running process uses the old file
     STAMP.write_text(current, encoding="utf-8")
     return ""
 

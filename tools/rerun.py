@@ -1,7 +1,7 @@
 """Runs a command, and restarts it when a source file has changed.
 
-``python -m tools.rerun --watch FOLDER [--watch …] -- COMMAND`` interrupts the command (SIGINT)
-when no file has changed for a while, waits for its end and starts it again. Ctrl-C ends both.
+``python -m tools.rerun --watch FOLDER [--watch …] -- COMMAND`` interrupts the command (SIGINT) when
+no file has changed for a while, waits for its end and starts it again. Ctrl-C ends both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from watchfiles import Change, watch
 __all__ = ["SUFFIXES", "Rerun", "counts", "main"]
 
 SUFFIXES = frozenset({".py", ".sql", ".yaml", ".yml", ".json"})
-"""Suffixes of programs, statements and settings; editors and Python write other files beside them.
+"""Suffixes of programs, statements and settings; editors and Python write other files next
+to them.
 """
 
 _LONGEST_CHANGE_MS = 60_000
@@ -86,7 +87,7 @@ class Rerun:
 
     def _start(self) -> None:
         if not self._is_stopped.is_set():
-            # In a session of its own, it gets no Ctrl-C from the terminal in addition to ours.
+            # In a separate session it gets no Ctrl-C from the terminal in addition to ours.
             self._child = subprocess.Popen(self._command, start_new_session=True)
 
     def _is_running(self) -> bool:

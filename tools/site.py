@@ -1,7 +1,8 @@
-"""A hook of MkDocs that marks cells of tables for the style sheet, and gives pictures two colors.
+"""A hook of MkDocs that marks table cells for the style sheet, and gives pictures two color
+schemes.
 
-Names are broken between their words, never inside one; cells with much text are wide on a phone.
-A picture is shown in the colors of the page, which a reader can switch, whatever the system's are.
+Names are broken between their words, never inside one; cells with much text are wide on a phone. A
+picture is shown in the colors of the page, which a reader can change, whatever the system's.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ _IN_THE_DARK = re.compile(r"@media \(prefers-color-scheme: dark\)\s*\{((?:[^{}]*
 
 
 def marked(html: str) -> str:
-    """The page with marks in its tables: short names get the class ``name``, which isn't broken.
+    """Return the page with marks in its tables: short names get the class ``name`` and aren't
+    broken.
 
-    Longer ones may be broken behind a separator. Cells with much text get the class ``long``.
+    Longer names may be broken after a separator. Cells with much text get the class ``long``.
     """
     return _CELL.sub(_cell, html)
 
@@ -46,7 +48,9 @@ def _code(code: re.Match[str]) -> str:
 
 
 def variants(drawing: str) -> dict[str, str]:
-    """Return a drawing in light and in dark colors, by their names; each ignores the system's."""
+    """Return the light and the dark variant of a drawing by name; both ignore the system's
+    colors.
+    """
     return {
         "light": _IN_THE_DARK.sub("", drawing),
         "dark": _IN_THE_DARK.sub(r"\1", drawing),
@@ -54,9 +58,9 @@ def variants(drawing: str) -> dict[str, str]:
 
 
 def with_variants(html: str, screenshots: frozenset[str]) -> str:
-    """The page with each picture twice: the theme hides the one that isn't in the page's colors.
+    """Return the page with both variants of each picture, of which the theme hides one.
 
-    :param screenshots: paths of pictures, without an ending, that have a dark variant. A page that
+    :param screenshots: paths of pictures, without a suffix, that have a dark variant. A page that
         shows the variant itself has each once.
     """
 
@@ -74,7 +78,7 @@ def with_variants(html: str, screenshots: frozenset[str]) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, **_: Any) -> str:
-    """Called by MkDocs for each page."""
+    """Mark the cells of a page. MkDocs calls this for each page."""
     folder = Path(config["docs_dir"], page.file.src_uri).parent
     dark = folder.rglob("*-dark.webp")
     screenshots = frozenset(
@@ -84,7 +88,7 @@ def on_page_content(html: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def on_post_build(config: Any, **_: Any) -> None:
-    """Called by MkDocs when all pages are written: writes the drawings in their two colors."""
+    """Write the drawings in both color schemes. MkDocs calls this when all pages are written."""
     for drawing in Path(config["docs_dir"]).rglob("*.svg"):
         place = Path(config["site_dir"], drawing.relative_to(config["docs_dir"]))
         for name, content in variants(drawing.read_text(encoding="utf-8")).items():

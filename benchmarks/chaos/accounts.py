@@ -27,7 +27,7 @@ class Accounts:
     :ivar unknown: numbers in the table that were not sent.
     :ivar present: unacknowledged records in the table, by their last answer.
     :ivar repeated: records with several rows, by the answers to their attempts.
-    :ivar surplus: records with more rows than attempts: the service itself repeated them.
+    :ivar surplus: records with more rows than attempts, repeated by the service itself.
     :ivar last_acknowledged: seconds since the epoch.
     """
 

@@ -38,7 +38,7 @@ class SinkChanges(threading.Thread):
         self._end = threading.Event()
 
     def finish(self) -> None:
-        """Make no further change; return when the last one has ended."""
+        """Start no further change, and wait for the last one to end."""
         self._end.set()
         self.join()
 

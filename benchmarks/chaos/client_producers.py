@@ -1,9 +1,9 @@
 """Producers of `stream.client` behind a balancer, and a journal of the outcome of each record.
 
-They are a process of their own. The balancer connects each connection to any source that accepts
-it, so a batch that is sent again may reach another node than the first time. What is in doubt the
-client decides itself: the journal has one line for each record, with 200 once a flush has said that
-it is stored, 400 if it was rejected, and `SILENT` if the producer gave up.
+They run in a separate process. The balancer connects each connection to any source that accepts it,
+so a retried batch may reach another node. The client itself resolves unknown outcomes: the journal
+has one line for each record, with 200 once a flush has confirmed that it is stored, 400 if it was
+rejected, and `SILENT` if the producer gave up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REJECTED = 400
 
 
 class _Balancer(threading.Thread):
-    """Passes bytes on between connections of producers and of sources.
+    """Forwards bytes between connections of producers and of sources.
 
     :ivar port: on 127.0.0.1; known when `ready` is set.
     """
@@ -65,7 +65,7 @@ class _Balancer(threading.Thread):
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until one end has closed; then the other one is closed, too."""
+    """Copy bytes until one end closes, and then close the other one."""
     try:
         while data := await reader.read(_BYTES):
             writer.write(data)
@@ -77,7 +77,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class _Numbered:
-    """One producer and its records: every so manieth number from its own on."""
+    """One producer and its records: every n-th number, starting with its own."""
 
     def __init__(
         self, url: str, first: int, rate: float, seconds: float, retry_seconds: float, bad: int
@@ -93,7 +93,9 @@ class _Numbered:
         self._rejected: set[int] = set()
 
     def run(self) -> None:
-        """Send, and flush once a second; at the end, or when the producer gives up, close."""
+        """Send records and flush once a second; at the end, or when the producer gives up, close
+        it.
+        """
         end = time.monotonic() + self._seconds
         producer = Producer(self._url, on_rejected=self._note, exit_timeout=self._retry_seconds)
         flushed = next_ = time.monotonic()

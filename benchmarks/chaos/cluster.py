@@ -45,8 +45,8 @@ class State(enum.Enum):
 class Ended:
     """A process that ended.
 
-    :ivar asked: whether it was requested.
-    :ivar was_ready: whether it had been ready; one that wasn't may not even know signals yet.
+    :ivar asked: whether the end was requested.
+    :ivar was_ready: whether it had been ready; otherwise it may not handle signals yet.
     """
 
     node: str
@@ -123,7 +123,7 @@ class Cluster:
         return cls(deployed, nodes)
 
     def start(self) -> None:
-        """Start everything; return when it is ready."""
+        """Start everything, and wait until it is ready."""
         for node in self.nodes[:2]:
             self.bring_back(node)
             self.wait_ready()

@@ -1,6 +1,6 @@
-"""Producers of numbered records at a steady rate, with a journal of all answers.
+"""Producers of numbered records at a constant rate, with a journal of all answers.
 
-They run in a process of their own, independent of the killer. A record is sent to any source that
+They run in a separate process, independent of the killer. A record is sent to any source that
 accepts a connection, as behind a load balancer.
 """
 
@@ -65,7 +65,9 @@ def read_journal(path: Path) -> list[Attempt]:
 
 
 class _Producers:
-    """:param bad: every *bad*-th record can't be mapped, if the mapping is strict; 0 for none.
+    """Producers with some connections each.
+
+    :param bad: every *bad*-th record can't be mapped, if the mapping is strict; 0 for none.
     :ivar retry_until: when to give up failed records; ``None`` to send records once.
     """
 

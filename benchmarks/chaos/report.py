@@ -22,9 +22,9 @@ class Rejections:
     """The outcome of records rejected by a sink.
 
     :ivar answered: records whose producer received the rejection.
-    :ivar stored: of these, by a replay.
-    :ivar kept_twice: of these, since their batch was sent again.
-    :ivar missing: of these; a node that was killed had not written them yet.
+    :ivar stored: those of them that a replay has stored.
+    :ivar kept_twice: those of them that were rejected again with a retried batch.
+    :ivar missing: those of them that a killed node had not written yet.
     """
 
     answered: int

@@ -53,7 +53,7 @@ class _Run:
         pending, done_at = stages.imported()
         attempts, rows = read_journal(stages.journal), _rows(cluster)
         if settings.with_client:
-            # What is behind an answer the client decides; several rows are one too many.
+            # The client resolves unknown outcomes itself, so a second row is a fault.
             attempts = [each for each in attempts if not self._is_bad(each.number)]
         accounts = balance(attempts, {n: c for n, c in rows.items() if not self._is_bad(n)})
         rejected = self._rejected(rows)
@@ -86,7 +86,7 @@ class _Run:
     def _rejected(self, rows: Mapping[int, int]) -> Rejections | None:
         """Return the outcome of rejected records.
 
-        A batch that is sent again has its records rejected again, so one may be kept twice, with
+        The rejected records of a retried batch are rejected again, so one may be kept twice, with
         different times; each of these is stored once.
         """
         if not self._settings.bad:
@@ -123,7 +123,7 @@ class _Run:
 
 
 def _checking_table(sink: str, is_strict: bool) -> dict[str, Any]:
-    """A table that takes records without a mark, or rejects them."""
+    """Return a table that accepts records without a mark, or rejects them."""
     table = _table(0)
     mark: dict[str, Any] = {"type": "path", "name": "ok", "path": "ok"}
     if not is_strict:

@@ -35,7 +35,7 @@ class Settings:
     :ivar root: directory of all data.
     :ivar seconds: duration of load and kills.
     :ivar rate: records a second.
-    :ivar retry: whether producers send failed records again, with the same number.
+    :ivar retry: whether producers retry failed records with the same number.
     :ivar patience: time limit of all imports after the healing, in seconds.
     :ivar changes: seconds between two changes of the sink; 0 = none.
     :ivar bad: every *bad*-th record has an amount that isn't a number; 0 for none.

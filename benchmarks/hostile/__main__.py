@@ -32,11 +32,11 @@ SECONDS = 8.0
 SETTLE_SECONDS = 20.0
 """Maximum time for the service to settle between two attacks."""
 ALONE_SECONDS = 4.0
-"""How long the good producer is measured alone before each attack."""
+"""How long the good producer is measured without an attack before each attack."""
 MAX_RATIO = 3.0
 """On a slow machine: maximum ratio of the p99 with and without an attack."""
 _ELSEWHERE = ("etcd", "sandbox")
-"""They stand in for other machines: a process of their own, with its own interpreter's lock."""
+"""They replace other machines: a separate process with its own interpreter lock."""
 _ROOT = Path(__file__).parents[2]
 _LEASE_LOST = b"the lease has ended"
 _NAMES: list[dict[str, Any]] = [

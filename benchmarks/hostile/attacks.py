@@ -82,7 +82,7 @@ def _export(name: str, body: str, *headers: str) -> None:
     ATTACKS.append(Attack(name, run, (body,)))
 
 
-# Connections, heads and bodies that don't end.
+# endless connections, heads and bodies
 
 
 @attack("idle connections, 10,000")
@@ -237,7 +237,7 @@ async def _endless(target: Target) -> str:
     return await target.flood(target.source, 8, data)
 
 
-# Unauthenticated clients.
+# unauthenticated clients
 
 
 @attack("wrong secrets with 16 MB")
@@ -299,7 +299,7 @@ async def _metrics(target: Target) -> str:
     return await target.flood(target.metrics, 4, request("/metrics", method="GET"))
 
 
-# Bodies.
+# bodies
 
 _body("gzip: a bomb of 512 MB", "gzip bomb", JSON, GZIP)
 _body("gzip: 40,000 empty members", "gzip members", JSON, GZIP)
@@ -334,7 +334,7 @@ _export("OTLP: values 5,000 deep", "otlp deep", JSON)
 _export("OTLP: 5,000,000 resources as JSON", "otlp json keys", JSON, GZIP)
 
 
-# Templates.
+# templates
 
 
 def _templates(body: bytes, target: Target) -> bytes:
@@ -407,7 +407,7 @@ _api(
 )
 
 
-# State kept for producers.
+# state kept for producers
 
 
 @attack("idempotency keys that never repeat")

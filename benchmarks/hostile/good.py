@@ -1,7 +1,7 @@
-"""A well-behaved producer in a process of its own, which the attacker's work doesn't delay.
+"""A well-behaved producer in a separate process, which the attacker's work doesn't delay.
 
-It pushes records at intervals over one connection, and reconnects when that ends. Each line on its
-standard input ends a period: it prints its measurements since the last one as JSON.
+It pushes records at intervals over one connection, and reconnects when the connection ends. Each
+line on its standard input ends a period: it prints its measurements since the last one as JSON.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bodies that cost the receiver more than the sender.
 
-Each is made once, before the measurement.
+Each is created once, before the measurement.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _ERRORS = (OSError, EOFError, TimeoutError, ValueError, IndexError)
 
 
 def request(path: str, *headers: str, body: bytes = b"", method: str = "POST") -> bytes:
-    """Return a whole request; the length is added unless a coding is given."""
+    """Return a complete request; the length is added unless a coding is given."""
     lines = [f"{method} {path} HTTP/1.1", "Host: x", *headers]
     if not any(line.lower().startswith("transfer-encoding") for line in headers):
         lines.append(f"Content-Length: {len(body)}")
@@ -91,7 +91,8 @@ class Target:
         """Send requests over *connections* as fast as they are answered; return the answers.
 
         :param make: the request, or a function that returns the request with a number.
-        :param reads: whether answers are read; if not, as much is sent as the server reads.
+        :param reads: whether answers are read; otherwise the client sends as much as the server
+            reads.
         """
         answers: Counter[str] = Counter()
         numbers = count()

@@ -1,6 +1,6 @@
 """The charts of the pages about performance and scaling, drawn from the tables in these pages.
 
-``make docs-pictures`` runs ``python -m tools.pictures.charts docs``, which writes them beside the
+``make docs-pictures`` runs ``python -m tools.pictures.charts docs``, which writes them next to the
 pages. They are narrow, for phones; a wide page shows them side by side.
 """
 
@@ -22,7 +22,7 @@ _WIDTH = 350
 _LEFT, _LONGEST = 16, 250
 _ROW, _BAR = 40, 14
 _SMALLEST = 0.01
-"""Smaller values are drawn like this one on a logarithmic scale."""
+"""Smaller values are drawn as this one on a logarithmic scale."""
 
 _NO_FIGURES = "not measured yet"
 
@@ -43,7 +43,7 @@ class Bar:
 
 @attrs.frozen
 class Group:
-    """Bars with a heading of their own; an empty one isn't drawn."""
+    """Bars with a separate heading; an empty group isn't drawn."""
 
     name: str
     bars: Sequence[Bar]
@@ -51,7 +51,7 @@ class Group:
 
 @attrs.frozen
 class Line:
-    """One line of a chart: a value for each place on the other axis.
+    """One line of a chart: a value for each position on the horizontal axis.
 
     :ivar kind: the class of its color.
     """
@@ -170,7 +170,7 @@ def _connections(page: str) -> str:
     section = "Single records, "
     counts = [int(found) for found in re.findall(rf"^### {section}(\d+) ", page, re.MULTILINE)]
     if not counts:
-        rows(page, section)  # raises
+        rows(page, section)  # raises ValueError
     groups = [
         Group(
             f"{connections:,} connections",
@@ -242,7 +242,7 @@ def _sinks(page: str) -> str:
         ("memory of the coordinator", "coordinator's memory, MB", "MB"),
         ("ready after a start", "ready after s", "s"),
     )
-    # Each measure has its own scale.
+    # Each group has its own scale.
     parts = []
     for name, column, unit in measures:
         largest = max(_number(row[column]) for row in table)
@@ -288,7 +288,7 @@ _OPTIONAL = {
     "performance-sinks.svg": "Cost by number of sinks",
     "performance-sizes.svg": "Batch sizes",
 }
-"""Charts whose table may be missing in the page, as their program may be: their titles."""
+"""Titles of charts whose table may be missing in the page, because their program may be missing."""
 
 
 def charts(docs: Path) -> dict[str, str]:

@@ -33,7 +33,7 @@ def main(url: str, token: str, path: str) -> None:
 
     source = urlsplit(json.loads(get("/sources/my-source").read())["http"]["url"])
     events = get("/live")
-    _event(events)  # all state is known from here on
+    _event(events)  # the whole state is known from here on
     producer = HTTPConnection(source.netloc, timeout=_SECONDS)
     producer.connect()
     sent, started = time.time(), time.monotonic()

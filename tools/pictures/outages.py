@@ -1,8 +1,7 @@
 """The effect of a killed component, drawn from the data of `benchmarks.outages`.
 
 ``make docs-pictures`` runs ``python -m tools.pictures.outages docs``, which writes a picture for
-each component beside the pages. They are narrow, so that they can be read on a phone; a wide page
-shows them side by side.
+each component next to the pages. They are narrow, for phones; a wide page shows them side by side.
 """
 
 from __future__ import annotations

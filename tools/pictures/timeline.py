@@ -25,7 +25,9 @@ _LINE = 120
 
 @attrs.frozen
 class _Step:
-    """:ivar event: name of the event; empty for the beginning.
+    """One step of the timeline.
+
+    :ivar event: name of the event; empty for the beginning.
     :ivar after: the location of the row from here on.
     """
 

@@ -30,7 +30,7 @@ def topology() -> str:
     parts = [
         _STYLE,
         _MARKER,
-        # The data flow.
+        # data flow
         *_part(20, 110, 120, 60, "producers", "", "o"),
         *_part(220, 110, 150, 60, "http-source", "record → row, groups"),
         *_part(450, 110, 150, 60, "storage-writer", "append, fdatasync"),
@@ -45,7 +45,7 @@ def topology() -> str:
         *(arrow(path) for path in ("M525 170V228", "M600 255H678", "M735 225V167", "M735 115V77")),
         text(20, 195, "200 is sent only when the", "s left"),
         text(20, 212, "row is on the volume", "s left"),
-        # The control flow.
+        # control flow
         *_part(20, 310, 120, 60, "users", "", "o"),
         *_part(220, 310, 150, 60, "api", "sources, sinks, tasks"),
         *_part(450, 310, 200, 60, "storage-coordinator", "rotates, starts imports"),
@@ -92,7 +92,7 @@ def _part(
 
 
 def _grey(path: str, *, both: bool = False) -> str:
-    """Return a gray arrow, which no record takes.
+    """Return a gray arrow, for a connection without records.
 
     :param both: whether it is dashed and has two heads.
     """

@@ -117,7 +117,7 @@ def _default(leaf: Leaf) -> str:
 
 
 def _allowed(leaf: Leaf) -> str:
-    """Return the rule in words."""
+    """Return the rule as text."""
     words = ["required"] if leaf.rule.required else []
     lowest = _bound(leaf, "min")
     highest = _bound(leaf, "max")
