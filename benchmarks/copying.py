@@ -1,8 +1,8 @@
 """``python -m benchmarks.copying``: imports of slices into PostgreSQL, compared with psql.
 
 Both insert the same rows into a table with the same columns, alternating in one run: ``\\copy``
-of psql from the CSV, Stream from the gzipped slice, with its ledger. Only the ratio of a pair is meaningful; that of
-the processor times also on a busy machine.
+of psql from the CSV, Stream from the gzipped slice, with its ledger. Only the ratio of a pair is
+meaningful; that of the processor times also on a busy machine.
 """
 
 from __future__ import annotations

@@ -34,23 +34,23 @@ TABLE = TableSink(
 class RecordingHooks:
     """Hooks that record their calls.
 
-    :ivar told: event and sink id, in order.
+    :ivar calls: event and sink id, in order.
     """
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.calls: list[tuple[str, str]] = []
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
-        self.told.append(("activated", sink.key.sink_id))
+        self.calls.append(("activated", sink.key.sink_id))
 
     async def sink_deactivated(self, change: Change, sink: Sink) -> None:
-        self.told.append(("deactivated", sink.key.sink_id))
+        self.calls.append(("deactivated", sink.key.sink_id))
 
     async def sink_modified(self, change: Change, source: Source, sink: Sink) -> None:
-        self.told.append(("modified", sink.key.sink_id))
+        self.calls.append(("modified", sink.key.sink_id))
 
     async def sink_deleted(self, change: Change, sink: Sink) -> None:
-        self.told.append(("deleted", sink.key.sink_id))
+        self.calls.append(("deleted", sink.key.sink_id))
 
 
 class World:
@@ -63,7 +63,7 @@ class World:
 
     async def change(self, body: Callable[[Change, Definitions], Awaitable[T]]) -> T:
         self.now += timedelta(seconds=1)
-        self.hooks.told.clear()
+        self.hooks.calls.clear()
 
         async def attempt(txn: AtomicTxn) -> T:
             return await body(Change(txn, self.now, BY), Definitions(self.hooks))

@@ -61,19 +61,19 @@ async def test_hooks_of_a_sink(world: World) -> None:
     """Files are opened, rotated and closed when the sink is created, updated and deleted."""
     await world.create_source()
     await world.create_sink()
-    assert world.hooks.told == [("activated", "my-sink")]
+    assert world.hooks.calls == [("activated", "my-sink")]
     await rename(world, "Other")
-    assert world.hooks.told == [("modified", "my-sink")]
+    assert world.hooks.calls == [("modified", "my-sink")]
     await world.change(lambda change, definitions: definitions.disable_sink(change, SINK))
-    assert world.hooks.told == [("deactivated", "my-sink")]
+    assert world.hooks.calls == [("deactivated", "my-sink")]
     await rename(world, "Third")
-    assert world.hooks.told == []
+    assert world.hooks.calls == []
     await world.change(lambda change, definitions: definitions.enable_sink(change, SINK))
-    assert world.hooks.told == [("activated", "my-sink")]
+    assert world.hooks.calls == [("activated", "my-sink")]
     await world.change(lambda change, definitions: definitions.delete_sink(change, SINK))
-    assert world.hooks.told == [("deactivated", "my-sink"), ("deleted", "my-sink")]
+    assert world.hooks.calls == [("deactivated", "my-sink"), ("deleted", "my-sink")]
     await world.change(lambda change, definitions: definitions.undelete_sink(change, SINK))
-    assert world.hooks.told == [("activated", "my-sink")]
+    assert world.hooks.calls == [("activated", "my-sink")]
 
 
 @ensure
@@ -83,9 +83,9 @@ async def test_a_disabled_sink_is_undeleted_without_a_file(world: World) -> None
     await world.create_sink()
     await world.change(lambda change, definitions: definitions.disable_sink(change, SINK))
     await world.change(lambda change, definitions: definitions.delete_sink(change, SINK))
-    assert world.hooks.told == [("deleted", "my-sink")]
+    assert world.hooks.calls == [("deleted", "my-sink")]
     sink = await world.change(lambda change, definitions: definitions.undelete_sink(change, SINK))
-    assert world.hooks.told == []
+    assert world.hooks.calls == []
     assert sink.disabled is not None
 
 
@@ -99,7 +99,7 @@ async def test_disabling_a_source_disables_its_sinks(world: World) -> None:
     await world.change(lambda change, definitions: definitions.disable_sink(change, off))
 
     await world.change(lambda change, definitions: definitions.disable_source(change, SOURCE))
-    assert world.hooks.told == [("deactivated", "my-sink")]
+    assert world.hooks.calls == [("deactivated", "my-sink")]
     sink = await world.change(lambda change, definitions: definitions.sink(change, SINK))
     assert sink.disabled is not None
     assert not sink.disabled.directly
@@ -108,10 +108,10 @@ async def test_disabling_a_source_disables_its_sinks(world: World) -> None:
 
     # only together with its source
     await world.change(lambda change, definitions: definitions.enable_sink(change, SINK))
-    assert world.hooks.told == []
+    assert world.hooks.calls == []
 
     await world.change(lambda change, definitions: definitions.enable_source(change, SOURCE))
-    assert world.hooks.told == [("activated", "my-sink")]
+    assert world.hooks.calls == [("activated", "my-sink")]
 
 
 @ensure
@@ -179,7 +179,7 @@ async def test_purging_a_source(world: World) -> None:
         lambda change, definitions: definitions.purge_source(change, SOURCE)
     )
     assert [sink.key.sink_id for sink in sinks] == ["my-sink", "gone"]
-    assert world.hooks.told == [("deactivated", "my-sink"), ("deleted", "my-sink")]
+    assert world.hooks.calls == [("deactivated", "my-sink"), ("deleted", "my-sink")]
     assert await world.keys("definition/") == []
     assert (await world.create_source()).version.number == 1
 
@@ -196,7 +196,7 @@ async def test_a_rollback_creates_a_version(world: World) -> None:
         lambda change, definitions: definitions.rollback_sink(change, SINK, 1)
     )
     assert (sink.name, sink.version.number) == ("Name", 3)
-    assert world.hooks.told == [("modified", "my-sink")]
+    assert world.hooks.calls == [("modified", "my-sink")]
     with pytest.raises(DefinitionNotFound, match='"my-sink/0000000025" not found in the source'):
         await world.change(lambda change, definitions: definitions.rollback_sink(change, SINK, 25))
 
@@ -285,7 +285,7 @@ async def test_many_sinks_are_switched_in_parts(world: World) -> None:
     )
     for step in steps:
         pieces: list[bool] = []
-        told = 0
+        calls = 0
         while not pieces or pieces[-1]:
 
             async def change_some(
@@ -295,9 +295,9 @@ async def test_many_sinks_are_switched_in_parts(world: World) -> None:
                 return definitions.unfinished
 
             pieces.append(await world.change(change_some))
-            told += len(world.hooks.told)
+            calls += len(world.hooks.calls)
         assert 1 < len(pieces) < MAX_SINKS
-        assert told >= MAX_SINKS
+        assert calls >= MAX_SINKS
     sinks = await world.change(lambda change, definitions: definitions.sinks(change, SOURCE))
     assert len(sinks) == MAX_SINKS
     assert all(sink.is_enabled for sink in sinks)
@@ -313,7 +313,7 @@ async def test_many_sinks_are_purged_in_parts(world: World) -> None:
     for key in keys:
         await world.create_sink(key)
     pieces: list[bool] = []
-    told: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
     sinks: list[Sink] = []
 
     async def purge(change: Change, definitions: Definitions) -> bool:
@@ -323,10 +323,10 @@ async def test_many_sinks_are_purged_in_parts(world: World) -> None:
 
     while not pieces or pieces[-1]:
         pieces.append(await world.change(purge))
-        told += world.hooks.told
+        calls += world.hooks.calls
     assert 1 < len(pieces) < MAX_SINKS
     assert sorted(sink.key for sink in sinks) == keys
-    assert sorted(told) == sorted(
+    assert sorted(calls) == sorted(
         [(event, key.sink_id) for key in keys for event in ("deactivated", "deleted")]
     )
     assert await world.keys("definition/") == []

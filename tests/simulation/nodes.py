@@ -203,7 +203,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
 
     def share_anew() -> None:
         ensureDeferred(router.nodes_changed()).addErrback(
-            lambda failure: _log.failure("cannot share the slices anew", failure)
+            lambda failure: _log.failure("cannot assign the slices", failure)
         )
 
     group.on_change(share_anew)

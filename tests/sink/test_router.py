@@ -203,7 +203,7 @@ async def test_a_change_is_reported_after_the_statistics(
 
     async def away(*args: Any) -> Any:
         refused.append(args)
-        raise EtcdUnavailable("etcd is away")
+        raise EtcdUnavailable("etcd is unavailable")
 
     with monkeypatch.context() as patch:
         patch.setattr("stream.sink.statistics_publisher.atomic", away)
@@ -432,7 +432,7 @@ async def test_a_mapping_that_can_not_be_read_is_read_again(
 
     async def away(*arguments: object) -> Any:
         refused.append(arguments)
-        raise EtcdUnavailable("etcd is away")
+        raise EtcdUnavailable("etcd is unavailable")
 
     with monkeypatch.context() as patch:
         patch.setattr("stream.sink.router.read_mappings", away)

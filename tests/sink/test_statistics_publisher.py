@@ -58,7 +58,7 @@ async def test_a_failed_update_is_repeated(
     counters.add(2, 100, 10, 1000, 1000)
 
     async def away(*_: object, **__: object) -> None:
-        raise EtcdUnavailable("etcd is away")
+        raise EtcdUnavailable("etcd is unavailable")
 
     with monkeypatch.context() as patch:
         patch.setattr("stream.sink.statistics_publisher.atomic", away)

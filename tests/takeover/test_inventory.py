@@ -178,11 +178,11 @@ def test_the_report() -> None:
     assert list(report.lines()) == ["Found:", "  nothing"]
     report.counts["sinks"] = 2
     for number in range(25):
-        report.problem(f"key {number}", "it is broken", "mend it")
+        report.problem(f"key {number}", "it is broken", "repair it")
     report.add(Weight.NOTE, "", "all is quiet")
     lines = list(report.lines())
     assert lines[:5] == ["Found:", "  sinks  2", "", "Notes (1):", "  all is quiet"]
     assert lines[5:8] == ["", "Problems (25):", "  it is broken:"]
-    assert lines[-2:] == ["    and 5 more", "    → mend it"]
+    assert lines[-2:] == ["    and 5 more", "    → repair it"]
     assert attrs.asdict(report.findings[0])["key"] == "key 0"
     assert orjson.dumps(lines)

@@ -194,7 +194,7 @@ async def test_other_keys_are_refused(files: Path) -> None:
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_passwords_are_not_accepted(files: Path) -> None:
-    """The server tells a client with only a password that keys are required."""
+    """The server answers a client with only a password that keys are required."""
     async with _running(_service(files)) as port:
         _, errors, code = await _ssh(
             port,

@@ -310,7 +310,7 @@ def test_refusals_have_the_encoding_of_the_request(
 def test_exports_that_can_not_be_parsed(
     listener: Listener, headers: str, body: bytes, status: int, message: str
 ) -> None:
-    """The status tells an exporter the kind of error."""
+    """The status has the kind of error for an exporter."""
     found, answered, body = listener.get(URL, body, headers=BEARER + headers)
     assert (found, answered["Content-Type"]) == (status, "application/x-protobuf")
     code, text, _ = status_of(body)

@@ -315,7 +315,7 @@ async def test_a_stop_without_etcd(node: Node, monkeypatch: pytest.MonkeyPatch) 
     service = await node.start()
 
     async def fail() -> None:
-        raise RuntimeError("etcd is away")
+        raise RuntimeError("etcd is unavailable")
 
     for registration in service._registrations.values():
         monkeypatch.setattr(registration, "remove", fail)

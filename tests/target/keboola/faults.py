@@ -65,7 +65,7 @@ class Case:
     :param attempts: number of attempts of the step by its owner (a user, an operator).
     :param jobs: import jobs by status at the end.
     :param left: leaked tokens and files at the end.
-    :param mend: repair by the user before the step is tried again.
+    :param repair: repair by the user before the step is tried again.
     :param first: preparation before the step.
     """
 
@@ -78,7 +78,7 @@ class Case:
     left: tuple[int, int] = (0, 0)
     uploads: int = len(ROWS)
     events: tuple[int, int] = (len(ROWS), 1)
-    mend: Callable[[Life], Awaitable[None]] | None = None
+    repair: Callable[[Life], Awaitable[None]] | None = None
     first: Callable[[Life], Awaitable[None]] | None = None
 
 
@@ -278,8 +278,8 @@ async def live(bridge: Bridge, root: Path, case: Case) -> Outcome:
                 assert step == case.step, (step, problem)
                 assert attempts < _MOST_ATTEMPTS, problem
                 outcome.problems.append(f"{type(problem).__name__}: {problem}")
-                if case.mend is not None:
-                    await case.mend(life)
+                if case.repair is not None:
+                    await case.repair(life)
         if step == case.step:
             outcome.attempts = attempts
             seen = life.requests[before:]
@@ -359,7 +359,7 @@ CASES = {
         attempts=2,
         events=(2, 1),
         first=Life.lose_token,
-        mend=Life.renew,
+        repair=Life.renew,
     ),
     "the import job fails once": Case(
         "import_",
@@ -376,7 +376,7 @@ CASES = {
         answers=(201,),
         attempts=2,
         first=Life.get_expired_credentials,
-        mend=Life.renew,
+        repair=Life.renew,
     ),
 }
 SHORT = (

@@ -24,8 +24,8 @@ from tests.target.keboola.faults import CASES, ROUTES, ROWS, SHORT, Outcome, liv
 ALL = os.environ.get("STREAM_FAULTS") == "all"
 _HEAD = (
     *("fault", "step", "attempts", "the route's answers", "uploads of 2 slices"),
-    *("import jobs", "rows of 3", "doubled", "tokens and files left over"),
-    *("events of slices, of files", "what the owner was told"),
+    *("import jobs", "rows of 3", "duplicates", "orphaned tokens and files"),
+    *("events of slices, of files", "errors shown to the owner"),
 )
 
 
