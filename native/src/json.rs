@@ -103,6 +103,50 @@ impl Paths {
     }
 }
 
+/// The members of an object that paths begin with: what follows, and which member it is.
+#[derive(Debug, Default)]
+pub struct Members(Vec<(usize, usize)>);
+
+impl Paths {
+    /// Prepare the look-up in objects that have no other members than those of `names`.
+    pub fn members(&self, names: &[&str]) -> Members {
+        let place = |step: &Step| names.iter().position(|name| name.as_bytes() == step.key);
+        let first = &self.nodes[0].children;
+        Members(first.iter().filter_map(|(step, next)| Some((*next, place(step)?))).collect())
+    }
+
+    /// Find the value of each path in a valid object whose members are at `places`; see `find`.
+    pub fn find_members(
+        &self,
+        document: &[u8],
+        members: &Members,
+        places: &[Range<usize>],
+        found: &mut Vec<Range<usize>>,
+    ) -> Result<(), Doubt> {
+        found.clear();
+        found.resize(self.count, 0..0);
+        for place in &self.nodes[0].places {
+            found[*place] = 0..document.len();
+        }
+        for (node, member) in &members.0 {
+            let Range { start, end } = places[*member];
+            if start == end {
+                continue;
+            }
+            let source = &document[..end];
+            let found = &mut *found;
+            let mut reader =
+                Reader { paths: self, source, at: start, left: MAX_VALUES, is_wide: false, found };
+            if self.nodes[*node].children.is_empty() {
+                reader.found_at(*node, start..end);
+            } else {
+                reader.value(Some(*node), 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 struct Reader<'a> {
     paths: &'a Paths,
     source: &'a [u8],
@@ -148,11 +192,16 @@ impl<'a> Reader<'a> {
             _ => self.number()?,
         }
         if let Some(node) = node {
-            for place in &self.paths.nodes[node].places {
-                self.found[*place] = start..self.at;
-            }
+            self.found_at(node, start..self.at);
         }
         Ok(())
+    }
+
+    #[inline]
+    fn found_at(&mut self, node: usize, span: Range<usize>) {
+        for place in &self.paths.nodes[node].places {
+            self.found[*place] = span.clone();
+        }
     }
 
     fn object(&mut self, node: Option<usize>, depth: usize) -> Result<(), Doubt> {

@@ -10,6 +10,7 @@ pub mod connections;
 pub mod csv;
 pub mod fair;
 pub mod json;
+pub mod otlp;
 pub mod row;
 pub mod scan;
 
@@ -17,6 +18,7 @@ pub mod scan;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<row::RowPlan>()?;
     module.add_class::<body::Body>()?;
+    module.add_class::<otlp::LogExport>()?;
     module.add_class::<connections::Connections>()?;
     module.add_class::<connections::Waiting>()?;
     module.add_function(wrap_pyfunction!(csv::count_rows, module)?)?;

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use uuid::Uuid;
 
-use crate::json::{compact, unescape, Doubt, Paths, Step};
+use crate::json::{compact, unescape, Doubt, Members, Paths, Step};
 
 /// A column of a mapping.
 #[derive(Debug)]
@@ -288,6 +288,39 @@ impl RowPlan {
         if let Some(paths) = &self.paths {
             paths.find(body, &mut scratch.found)?;
         }
+        self.push_row(body, context, scratch, out)
+    }
+
+    /// Which members of an object with those `names` the mapping reads.
+    pub fn members(&self, names: &[&str]) -> Members {
+        self.paths.as_ref().map(|paths| paths.members(names)).unwrap_or_default()
+    }
+
+    /// Append the row of a record whose body was made here, with its members at `places`; see
+    /// `render`.
+    pub fn render_members(
+        &self,
+        body: &[u8],
+        members: &Members,
+        places: &[Range<usize>],
+        context: &Context,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Doubt> {
+        if let Some(paths) = &self.paths {
+            paths.find_members(body, members, places, &mut scratch.found)?;
+        }
+        self.push_row(body, context, scratch, out)
+    }
+
+    /// Append the row of a record whose values are found.
+    fn push_row(
+        &self,
+        body: &[u8],
+        context: &Context,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Doubt> {
         let start = out.len();
         for column in &self.columns {
             out.extend_from_slice(if out.len() == start { b"\"" } else { b",\"" });
@@ -407,7 +440,7 @@ fn push_quoted(text: &[u8], out: &mut Vec<u8>) {
 ///
 /// Days become dates by the arithmetic of the proleptic Gregorian calendar, with years that begin
 /// in March: so the day that leap years have more is the last one of a year.
-fn push_datetime(at: i64, out: &mut Vec<u8>) {
+pub fn push_datetime(at: i64, out: &mut Vec<u8>) {
     let (seconds, milliseconds) = (at.div_euclid(1000), at.rem_euclid(1000));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let shifted = days + 719_468; // from 0000-03-01

@@ -22,7 +22,7 @@ from stream.mapping.concatenation import TextPart, concatenated
 from stream.record.jsontree import text_bytes
 from stream.record.path import PathStep, parse_path
 
-__all__ = ["native_plan"]
+__all__ = ["has_indexes", "native_plan"]
 
 _Steps = list[tuple[bytes, int | None]]
 _Part = tuple[bytes | None, _Steps | None, bytes | None]
@@ -37,17 +37,25 @@ _KINDS: dict[type[Column], str] = {
 }
 
 
-def native_plan(mapping: Mapping, row_size_limit: int) -> native.RowPlan | None:
+_NO_KEY = b"\xff"
+"""Begins what no key is: keys are Unicode."""
+
+
+def native_plan(
+    mapping: Mapping, row_size_limit: int, *, of_maps: bool = False
+) -> native.RowPlan | None:
     """Return the compiled renderer of *mapping*, ``None`` if it can't render all of its columns.
 
     :param row_size_limit: maximum size of a row in bytes, without the line feed.
+    :param of_maps: for bodies that are maps: a number written as a key finds no item of an array
+        there, and an index no key.
     """
     if not native.is_built:
         return None
     try:
         specs = []
         for column in mapping.columns:
-            spec = _spec(column)
+            spec = _spec(column, of_maps)
             if spec is None:
                 return None
             specs.append(spec)
@@ -56,11 +64,21 @@ def native_plan(mapping: Mapping, row_size_limit: int) -> native.RowPlan | None:
         return None  # too many paths, or a literal that isn't Unicode
 
 
-def _spec(column: Column) -> _Spec | None:
+def has_indexes(mapping: Mapping) -> bool:
+    """Return whether a path has a step for which it matters whether the body is a map."""
+    return any(
+        step.as_index is not None
+        for column in mapping.columns
+        if isinstance(column, PathColumn)
+        for step in parse_path(column.path)
+    )
+
+
+def _spec(column: Column, of_maps: bool) -> _Spec | None:
     if column.data_type:
         return None
     if isinstance(column, PathColumn):
-        steps = _steps(parse_path(column.path))
+        steps = (_strict_steps if of_maps else _steps)(parse_path(column.path))
         default = None
         if column.default_value is not None:
             text = column.default_value
@@ -75,6 +93,16 @@ def _spec(column: Column) -> _Spec | None:
 
 def _steps(steps: Sequence[PathStep]) -> _Steps:
     return [(text_bytes(step.text), step.as_index) for step in steps]
+
+
+def _strict_steps(steps: Sequence[PathStep]) -> _Steps:
+    """Return steps that find either keys or items, as `stream.record.path.find_strictly` does."""
+    return [
+        (text_bytes(step.text), None)
+        if step.index is None
+        else (_NO_KEY + step.text.encode(), step.index)
+        for step in steps
+    ]
 
 
 def _parts(parts: Sequence[TextPart]) -> list[_Part]:

@@ -30,7 +30,7 @@ from stream.mapping.columns import (
     UuidColumn,
 )
 from stream.mapping.jsonnet import check_language, direct_cell
-from stream.mapping.native_plan import native_plan
+from stream.mapping.native_plan import has_indexes, native_plan
 from stream.mapping.path_cell import path_cell, path_value
 from stream.mapping.plan import (
     NOTHING_FOUND,
@@ -81,6 +81,7 @@ class Renderer:
         parsing such a body would block the reactor too long.
     :ivar native: the compiled renderer for most rows, also of templates that only concatenate
         texts; ``None`` if it isn't built, or doesn't support the mapping.
+    :ivar native_of_maps: the same for bodies that are maps: records of OTLP.
     """
 
     row: Callable[[RecordContext], bytes]
@@ -91,6 +92,7 @@ class Renderer:
     _row_size_limit: int
     _block: BlockRenderer
     native: RowPlan | None = None
+    native_of_maps: RowPlan | None = None
 
     def plan_for(self, record: RecordContext) -> TemplatePlan | None:
         """Return the plan to evaluate before *record* is rendered; ``None`` for none."""
@@ -197,6 +199,9 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
     large_plan = template_plan(mapping, row_size_limit, _reads_or_evaluates)
     large_row_of = _row_of(mapping, row_size_limit, _reads_or_evaluates)
     native = native_plan(mapping, row_size_limit)
+    native_of_maps = native
+    if native is not None and has_indexes(mapping):
+        native_of_maps = native_plan(mapping, row_size_limit, of_maps=True)
     if plan is not None:
         row_of = _row_of(mapping, row_size_limit)
         return Renderer(
@@ -208,6 +213,7 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
             row_size_limit,
             _not_evaluated,
             native,
+            native_of_maps,
         )
     columns = tuple((column.name, _quotable(column)) for column in mapping.columns)
     cells = tuple(cell for _, cell in columns)
@@ -233,6 +239,7 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
         row_size_limit,
         block,
         native,
+        native_of_maps,
     )
 
 

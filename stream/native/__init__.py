@@ -11,9 +11,16 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stream.native._native import Body, Connections, RowPlan, Waiting, count_rows
+    from stream.native._native import (
+        Body,
+        Connections,
+        LogExport,
+        RowPlan,
+        Waiting,
+        count_rows,
+    )
 
-__all__ = ["Body", "Connections", "RowPlan", "Waiting", "count_rows", "is_built"]
+__all__ = ["Body", "Connections", "LogExport", "RowPlan", "Waiting", "count_rows", "is_built"]
 
 SWITCH = "STREAM_NATIVE"
 """The environment variable that disables them with the value ``off``."""
@@ -23,7 +30,14 @@ is_built = False
 
 if os.environ.get(SWITCH, "on") != "off":
     try:
-        from stream.native._native import Body, Connections, RowPlan, Waiting, count_rows
+        from stream.native._native import (
+            Body,
+            Connections,
+            LogExport,
+            RowPlan,
+            Waiting,
+            count_rows,
+        )
     except ImportError:
         pass
     else:

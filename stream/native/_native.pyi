@@ -65,6 +65,23 @@ class RowPlan:
     ) -> tuple[bytes, int, int] | None: ...
 
 @final
+class LogExport:
+    @staticmethod
+    def read(body: bytes, /) -> LogExport | None: ...
+    def __len__(self) -> int: ...
+    def print(
+        self,
+        plans: Sequence[RowPlan | None],
+        at: int,
+        ip: bytes,
+        headers: bytes,
+        wants_bodies: bool,
+        max_records: int,
+        max_bytes: int,
+        /,
+    ) -> tuple[int, int, list[bytes | None] | None, list[bytes] | None] | None: ...
+
+@final
 class Waiting:
     def connections(self) -> list[Any]: ...
     def __len__(self) -> int: ...

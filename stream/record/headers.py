@@ -26,6 +26,7 @@ _JSON_TYPE = re.compile(
 _BATCH_TYPE = "application/cloudevents-batch+json"
 _LINES_TYPE = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines|json-lines)")
 _FORM_TYPE = "application/x-www-form-urlencoded"
+_AUTHORIZATION = b"authorization"
 _CONTENT_TYPE_LENGTH = len("content-type")
 _OMITTED_WHEN_EMPTY = frozenset({"Host", "Content-Type", "User-Agent"})
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
@@ -102,6 +103,7 @@ class RecordHeaders:
         "_map",
         "_of_json",
         "_text",
+        "_without_secret",
         "charset",
         "content_type",
         "is_batch",
@@ -116,6 +118,7 @@ class RecordHeaders:
         self._text: str | None = None
         self._cell: Quoted | None = None
         self._of_json: RecordHeaders | None = None
+        self._without_secret: RecordHeaders | None = None
         given = b""
         for name, value in raw:
             if len(name) == _CONTENT_TYPE_LENGTH and name.lower() == b"content-type":
@@ -136,6 +139,15 @@ class RecordHeaders:
             self._of_json.kind = BodyKind.JSON
             self._of_json.is_batch = self._of_json.is_text = False
         return self._of_json
+
+    @property
+    def without_authorization(self) -> RecordHeaders:
+        """Return the headers without ``Authorization``, which may contain a source's secret."""
+        if self._without_secret is None:
+            self._without_secret = RecordHeaders(
+                tuple((name, value) for name, value in self.raw if name.lower() != _AUTHORIZATION)
+            )
+        return self._without_secret
 
     @property
     def map(self) -> dict[str, str]:

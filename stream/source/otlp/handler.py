@@ -9,18 +9,24 @@ are not stored.
 Several records are passed on at once: their rows are rendered for all sinks, and each sink takes
 its rows together. If one of these rows can't be rendered, or a sink isn't open or needs the
 template engine, the same records are passed on one by one, so that each has its own outcome.
+
+Logs in protobuf are read, printed and rendered by compiled code where it is built
+(`stream.source.otlp.compiled`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
+import orjson
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream import native
 from stream.definition.key import SourceKey
 from stream.errors import UserError, without_frames
 from stream.mapping.render import Renderer
@@ -37,6 +43,14 @@ from stream.source.http.parser import Request
 from stream.source.http.result_document import is_unknown, status_of
 from stream.source.http.route import Otlp
 from stream.source.interfaces import RowWriter, SinkLookup, SinkWriter, SourceLookup
+from stream.source.otlp import compiled
+from stream.source.otlp.compiled import (
+    CompiledSink,
+    Printed,
+    compiled_sinks,
+    print_records,
+    read_logs,
+)
 from stream.source.otlp.decode import Encoding, Export, Signal, decode_steps, read_encoding
 from stream.source.otlp.flatten import Printer, Record, check_repeated_steps, flatten
 from stream.source.otlp.response import Outcome, error_answer, export_answer
@@ -117,7 +131,7 @@ class OtlpHandler:
             sources,
             int(self._clock() * 1000),
             self._client_ip(connection.peer_ip, head),
-            _without_authorization(head.headers),
+            head.headers.without_authorization,
         )
         key = route.project_id, route.source_id
 
@@ -158,18 +172,11 @@ class OtlpHandler:
         self, export: _Export, body: bytes, waited: Waited
     ) -> Iterator[Deferred[Any] | None]:
         """Run all steps for *body*, while the client waits."""
-        decoding = decode_steps(export.signal, export.encoding, body)
+        logs = read_logs(export.signal, export.encoding, body)
         decoded: Export | None = None
-        while decoded is None:
-            try:
-                yield next(decoding)
-            except StopIteration as end:
-                decoded = end.value
-            if not waited.is_pending:
-                return
-        for _ in check_repeated_steps(decoded):
-            yield None
-            if not waited.is_pending:
+        if logs is None:
+            decoded = yield from _decoded(export, body, waited)
+            if decoded is None:
                 return
         without_sink = None
         if not any(self._router.eligible(source, "") for source in export.sources):
@@ -179,10 +186,28 @@ class OtlpHandler:
             export, waited.connection, self._warn, self._meters, without_sink
         )
         waited.wait_for(completion)
+        done = 0
+        if logs is not None:
+            done = yield from self._pass_on_printed(completion, logs, waited)
+            if not waited.is_pending:
+                return
+            if done < len(logs):
+                decoded = yield from _decoded(export, body, waited)
+        if decoded is not None:
+            records = islice(flatten(decoded), done, None)
+            yield from self._pass_on_decoded(completion, records, waited)
+        if waited.is_pending:
+            completion.all_handed_on()
+
+    def _pass_on_decoded(
+        self, completion: _ExportCompletion, flats: Iterator[Record], waited: Waited
+    ) -> Iterator[Deferred[Any] | None]:
+        """Pass on the records *flats*, while the client waits."""
+        export = completion.export
         printer = Printer()
         some: list[RecordContext] = []
         size = 0
-        for number, flat in enumerate(flatten(decoded), 1):
+        for number, flat in enumerate(flats, 1):
             record = _record(export, flat, printer.print(flat))
             some.append(record)
             size += len(record.body)
@@ -199,7 +224,85 @@ class OtlpHandler:
                     return
         if some:
             self._pass_on(completion, some)
-        completion.all_handed_on()
+
+    def _pass_on_printed(
+        self, completion: _ExportCompletion, logs: native.LogExport, waited: Waited
+    ) -> Generator[Deferred[Any] | None, None, int]:
+        """Pass on the records of *logs*, while the client waits; return how many they were.
+
+        They are fewer than all if the Python code has to pass on the others.
+        """
+        export = completion.export
+        done = unchecked = 0
+        while done < len(logs):
+            sinks = self._sinks(export)
+            targets = compiled_sinks(sinks, export.timestamp_ms)
+            is_shown = self._is_shown(export)
+            goes_singly = is_shown or None in targets
+            printed = print_records(
+                logs,
+                targets,
+                export.timestamp_ms,
+                export.client_ip,
+                export.headers,
+                RECORDS_AT_ONCE if goes_singly else compiled.RECORDS_AT_ONCE,
+                wants_bodies=is_shown,
+            )
+            if printed is None or not printed.count:
+                break
+            done += printed.count
+            unchecked += printed.count
+            self._pass_on_step(completion, sinks, targets, printed, is_shown=is_shown)
+            if done == len(logs):
+                break
+            yield None
+            if waited.is_pending and unchecked >= RECORDS_BEFORE_ROOM:
+                unchecked = 0
+                yield from self._room(export)
+            if not waited.is_pending:
+                break
+        return done
+
+    def _is_shown(self, export: _Export) -> bool:
+        """Return whether a tail may show a record now."""
+        watched = [self._taps[each] for each in export.sources if each in self._taps]
+        return any(not each.is_quiet(export.timestamp_ms) for each in watched)
+
+    def _pass_on_step(
+        self,
+        completion: _ExportCompletion,
+        sinks: Sequence[SinkWriter],
+        targets: Sequence[CompiledSink | None],
+        printed: Printed,
+        *,
+        is_shown: bool,
+    ) -> None:
+        """Pass *printed* to all *sinks*, in the form that each of them takes."""
+        export = completion.export
+        records = [
+            _record(export, orjson.loads(body), body)
+            for body in (() if printed.bodies is None else printed.bodies)
+        ]
+        if is_shown:
+            for record in records:
+                self._taps.offer(export.sources, record)
+        elif self._taps:
+            for source in export.sources:
+                if source in self._taps:
+                    self._taps[source].offered += printed.count
+        if printed.rows is None:
+            self._hand_on(completion, sinks, records)
+            return
+        blocks = [
+            _Block(target.opened, target.renderer, rows)
+            for target, rows in zip(targets, printed.rows, strict=True)
+            if target is not None and rows is not None
+        ]
+        others = [sink for sink, target in zip(sinks, targets, strict=True) if target is None]
+        if others:
+            self._hand_on(completion, others, records, blocks)
+        else:
+            self._write_blocks(completion, blocks, printed.count, printed.size)
 
     def _room(self, export: _Export) -> Iterator[Deferred[Any] | None]:
         """Wait until the sinks accept further records: templates may take long."""
@@ -208,38 +311,78 @@ class OtlpHandler:
                 while sink.opened is not None and (room := sink.opened.room()) is not None:
                     yield room
 
+    def _sinks(self, export: _Export) -> list[SinkWriter]:
+        return [
+            sink
+            for source in export.sources
+            for _, sink in self._router.eligible(source, export.signal.value)
+        ]
+
     def _pass_on(self, completion: _ExportCompletion, records: Sequence[RecordContext]) -> None:
         """Pass *records* to all sinks."""
         export = completion.export
         if self._taps:
             for record in records:
                 self._taps.offer(export.sources, record)
-        sinks = [
-            sink
-            for source in export.sources
-            for _, sink in self._router.eligible(source, export.signal.value)
-        ]
+        self._hand_on(completion, self._sinks(export), records)
+
+    def _hand_on(
+        self,
+        completion: _ExportCompletion,
+        sinks: Sequence[SinkWriter],
+        records: Sequence[RecordContext],
+        compiled_blocks: Sequence[_Block] = (),
+    ) -> None:
+        """Hand *records* to *sinks*, together if possible.
+
+        :param compiled_blocks: the rows of the same records for other sinks.
+        """
         blocks = _rendered(sinks, records)
-        if blocks is None:
-            for record in records:
-                waiting = completion.next_records(1, len(record.body))
-                for sink in sinks:
-                    waiting.missing += 1
-                    sink.write(record, waiting)
-                waiting.one_less()
+        if blocks is not None:
+            size = sum(len(record.body) for record in records)
+            self._write_blocks(completion, [*compiled_blocks, *blocks], len(records), size)
             return
-        count = len(records)
-        waiting = completion.next_records(count, sum(len(record.body) for record in records))
-        for opened, renderer, rows in blocks:
+        each = [completion.next_records(1, len(record.body)) for record in records]
+        for block in compiled_blocks:
+            for waiting in each:
+                waiting.missing += 1
+            _write(block, len(records), completion.export.timestamp_ms, _Shared(each))
+        for record, waiting in zip(records, each, strict=True):
+            for sink in sinks:
+                waiting.missing += 1
+                sink.write(record, waiting)
+            waiting.one_less()
+
+    def _write_blocks(
+        self, completion: _ExportCompletion, blocks: Sequence[_Block], count: int, size: int
+    ) -> None:
+        """Write the rows of *count* records of *size* bytes to their sinks."""
+        waiting = completion.next_records(count, size)
+        for block in blocks:
             waiting.missing += 1
-            try:
-                opened.write_rows(rows, count, export.timestamp_ms, renderer, waiting)
-            except UserError as error:
-                waiting.failed(without_frames(error))
-            except Exception as error:
-                _log.failure("write record error: {reason}", reason=str(error))
-                waiting.failed(without_frames(error))
+            _write(block, count, completion.export.timestamp_ms, waiting)
         waiting.one_less()
+
+
+def _decoded(export: _Export, body: bytes, waited: Waited) -> Generator[None, None, Export | None]:
+    """Decode *body* and check it, in small pieces of work; ``None`` if nobody waits any more.
+
+    Raises UserError: see `decode_steps` and `check_repeated_steps`.
+    """
+    decoding = decode_steps(export.signal, export.encoding, body)
+    decoded: Export | None = None
+    while decoded is None:
+        try:
+            yield next(decoding)
+        except StopIteration as end:
+            decoded = end.value
+        if not waited.is_pending:
+            return None
+    for _ in check_repeated_steps(decoded):
+        yield None
+        if not waited.is_pending:
+            return None
+    return decoded
 
 
 def _record(export: _Export, flat: Record, body: bytes) -> RecordContext:
@@ -248,9 +391,7 @@ def _record(export: _Export, flat: Record, body: bytes) -> RecordContext:
     )
 
 
-def _rendered(
-    sinks: Sequence[SinkWriter], records: Sequence[RecordContext]
-) -> list[tuple[RowWriter, Renderer, bytes]] | None:
+def _rendered(sinks: Sequence[SinkWriter], records: Sequence[RecordContext]) -> list[_Block] | None:
     """Return the rows of *records* for each of *sinks*, and what rendered them.
 
     ``None`` if the records are to be passed on one by one.
@@ -267,10 +408,32 @@ def _rendered(
             rows = b"".join(map(renderer.row, records))
             if len(rows) > MAX_ROWS_BYTES:
                 return None
-            blocks.append((opened, renderer, rows))
+            blocks.append(_Block(opened, renderer, rows))
     except UserError:
         return None
     return blocks
+
+
+def _write(
+    block: _Block, count: int, received_at: int, completion: _RecordsCompletion | _Shared
+) -> None:
+    """Write the rows of *count* records to their sink. Never raises."""
+    try:
+        block.opened.write_rows(block.rows, count, received_at, block.renderer, completion)
+    except UserError as error:
+        completion.failed(without_frames(error))
+    except Exception as error:
+        _log.failure("write record error: {reason}", reason=str(error))
+        completion.failed(without_frames(error))
+
+
+@attrs.frozen(eq=False)
+class _Block:
+    """Rows of some records for one sink."""
+
+    opened: RowWriter
+    renderer: Renderer
+    rows: bytes
 
 
 @attrs.frozen
@@ -430,16 +593,30 @@ class _RecordsCompletion:
             self._all.settled(self._status, self._reason, count, self._size, rows)
 
 
+class _Shared:
+    """The completion of rows whose records have a completion each: other sinks take them alone."""
+
+    __slots__ = ("_each",)
+
+    def __init__(self, each: Sequence[_RecordsCompletion]) -> None:
+        self._each = each
+
+    def stored(self) -> None:
+        for completion in self._each:
+            completion.stored()
+
+    def accepted(self, status: int) -> None:
+        for completion in self._each:
+            completion.accepted(status)
+
+    def failed(self, error: Exception) -> None:
+        for completion in self._each:
+            completion.failed(error)
+
+
 def _bearer_token(headers: RecordHeaders) -> str:
     """Return the token of the ``Authorization`` header; empty without one."""
     value = headers.map.get("Authorization", "")
     if value[: len(_BEARER)].lower() != _BEARER:
         return ""
     return value[len(_BEARER) :].strip()
-
-
-def _without_authorization(headers: RecordHeaders) -> RecordHeaders:
-    """Return the headers without ``Authorization``, which contains the source's secret."""
-    return RecordHeaders(
-        tuple((name, value) for name, value in headers.raw if name.lower() != b"authorization")
-    )

@@ -96,6 +96,8 @@ def export_answer(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes
     Otherwise it is a success with the number of rejected records, if any. A header reports if some
     sinks have stored records that others have rejected: a retry doubles them there.
     """
+    if not outcome.rejected and outcome.stored.is_all:
+        return _EVERYTHING_STORED[encoding]
     header = responses.stored_header(outcome.stored)
     if outcome.records and outcome.rejected == outcome.records:
         limited = outcome.status == _TOO_MANY_REQUESTS
@@ -106,8 +108,23 @@ def export_answer(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes
             "message": sentence(_message(outcome)),
         }
         return _status(encoding, members, (*retry, *header))
-    body = _partial(signal, encoding, outcome) if outcome.rejected else _success(encoding)
-    return responses.response(200, body, (("Content-Type", encoding.value), *header))
+    return _success(signal, encoding, outcome, header)
+
+
+def _success(
+    signal: Signal, encoding: Encoding, outcome: Outcome, headers: Iterable[tuple[str, str]] = ()
+) -> bytes:
+    if outcome.rejected:
+        body = _partial(signal, encoding, outcome)
+    else:
+        body = b"{}" if encoding is Encoding.JSON else b""
+    return responses.response(200, body, (("Content-Type", encoding.value), *headers))
+
+
+_EVERYTHING_STORED = {
+    encoding: _success(Signal.LOGS, encoding, Outcome(0)) for encoding in Encoding
+}
+"""Nearly every answer, by encoding; the same for all signals."""
 
 
 def _message(outcome: Outcome) -> str:
@@ -118,10 +135,6 @@ def _message(outcome: Outcome) -> str:
     if outcome.partly:
         message += f"; other sinks have stored {outcome.partly} of them"
     return message
-
-
-def _success(encoding: Encoding) -> bytes:
-    return b"{}" if encoding is Encoding.JSON else b""
 
 
 def _partial(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes:

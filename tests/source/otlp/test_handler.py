@@ -186,7 +186,7 @@ def test_records_are_handled_in_parts(listener: Listener) -> None:
     sinks = [FakeSink("wait"), FakeSink("wait", (PathColumn("b", path="body", raw_string=True),))]
     listener.router.sinks[KEY] = [("k", sinks[0]), ("l", sinks[1])]
     bodies = [f"r{number}" for number in range(2 * RECORDS_AT_ONCE + 1)]
-    assert listener.send(URL, protobuf(*bodies), headers=BEARER + PROTOBUF) is None
+    assert listener.send(URL, export(*bodies), headers=BEARER + JSON) is None
     listener.clock.pump([0.0] * 10)
     for each in sinks:
         assert [count for _, count in each.blocks] == [RECORDS_AT_ONCE, RECORDS_AT_ONCE, 1]
