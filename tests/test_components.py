@@ -175,7 +175,7 @@ async def test_services_stop_in_reverse_order(
 
 
 def test_several_workers_replace_the_source() -> None:
-    """Their supervisor starts before the other components of this process."""
+    """The supervisor of the workers starts before the other components of this process."""
     names = _names(_build(_Reactor(), ("api", "http-source"), ("one", "two")).services)
     assert "HttpSourceService" not in names
     assert names.index("Supervisor") < names.index("ApiService")
@@ -184,7 +184,7 @@ def test_several_workers_replace_the_source() -> None:
 
 
 def test_operations_of_etcd_are_logged_on_request() -> None:
-    """Their level is disabled by default."""
+    """The level of these log events is disabled by default."""
     assert "stream.etcd.transport" not in configured_log(Settings()).levels()
     settings = attrs.evolve(Settings(), etcd=attrs.evolve(Settings().etcd, debug_log=True))
     assert configured_log(settings).levels()["stream.etcd.transport"] == "debug"

@@ -35,7 +35,7 @@ def test_dev_runs_all_components() -> None:
 
 
 def test_dev_with_tables_in_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has a real PostgreSQL with separate data, its own tokens, and no sandbox."""
+    """The service has a real PostgreSQL with separate data, its own tokens, and no sandbox."""
     options = _parsed("dev", "--target=postgres", "--port-offset=100")
     assert options.components == tuple(name for name in NAMES if name != "sandbox")
     settings = options.settings

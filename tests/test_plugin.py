@@ -48,7 +48,7 @@ def test_unknown_components(chosen: set[str]) -> None:
 def test_options_that_print_information(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str]
 ) -> None:
-    """They need no component, and the exit code is 0."""
+    """The options need no component, and the exit code is 0."""
     needed = [
         "--storage-api-host=example.com",
         "--storage-volumes-path=/v",
@@ -170,7 +170,7 @@ def test_an_unknown_flag_is_refused(
 
 
 def test_a_sandbox_in_the_process_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its address isn't required if it runs with the other components."""
+    """The sandbox needs no address if it runs with the other components."""
     options = _parse(monkeypatch, "sandbox", "storage-coordinator", "--sandbox-listen=127.0.0.1:9")
     assert options.settings.storage_api_host == "http://127.0.0.1:9"
     options = _parse(monkeypatch, "etcd")

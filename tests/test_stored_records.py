@@ -571,7 +571,7 @@ def test_a_sum_of_statistics_keeps_unknown_members() -> None:
 
 
 def test_records_from_outside() -> None:
-    """They are stored without unknown members."""
+    """Such records are stored without unknown members."""
     plain = _copy(MAPPING)
     for path in list(_objects(plain)):
         _at(plain, path)["addedLater"] = 1

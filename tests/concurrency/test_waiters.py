@@ -17,7 +17,7 @@ def _results(*deferreds: Deferred[int]) -> list[object]:
 
 
 def test_all_are_fired_together() -> None:
-    """They fire in order; later waiters are fired by the next event."""
+    """Waiters fire in order; later waiters are fired by the next event."""
     waiters = Waiters[int]()
     found = _results(waiters.wait(), waiters.wait())
     assert (len(waiters), found) == (2, [])

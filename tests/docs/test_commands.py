@@ -117,7 +117,7 @@ def test_readme(product: Product) -> None:
 
 
 def test_pages_with_their_own_test() -> None:
-    """These tests exist and run the commands of the page."""
+    """The other tests exist and run the commands of the page."""
     for page, test in ELSEWHERE.items():
         assert Path(page).name in (ROOT / test).read_text()
 

@@ -158,7 +158,7 @@ def test_slow_templates_delay_no_other_source(own: Deployment) -> None:
 
 
 def test_templates_that_use_much_memory(deployed: Deployment) -> None:
-    """They end only their own process, and valid records are stored."""
+    """A template ends only its own process, and valid records are stored."""
     url = _source(deployed, "memory", COLUMNS)
     wait_for(lambda: deployed.push(url, _record(0))[0] == 200, "the first record")
     answers: list[set[int]] = [set(), set(), set()]
@@ -223,7 +223,7 @@ def _wait_for_more(statuses: Counter[int], enough: int) -> None:
 
 
 def test_invalid_templates(deployed: Deployment) -> None:
-    """They are refused with a reason, however expensive they are to parse."""
+    """Each is refused with a reason, however expensive its parsing."""
     sources = f"{deployed.api}/v1/branches/default/sources"
     source = deployed.task("POST", sources, {"type": "http", "name": "bad"})["url"]
     for content, message in {

@@ -356,7 +356,7 @@ async def test_a_deletion_without_answer(
 
 @pytest_twisted.ensureDeferred
 async def test_reads_of_an_earlier_attempt_are_sent_together(etcd: EtcdClient) -> None:
-    """They are at one revision and with the same guards, so the body needs no more reads."""
+    """The reads have one revision and the same guards, so the body needs no more reads."""
     for name in ("a", "b", "below/c"):
         await etcd.put(name, b"1")
     before = AtomicTxn(etcd)

@@ -215,7 +215,7 @@ def test_which_etcd_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 async def test_an_etcd_with_a_known_data_loss(
     version: tuple[int, ...], is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is started with a warning that names the solution."""
+    """That version is started with a warning that names the solution."""
     binary = embedded_module.etcd_binary()
     monkeypatch.setattr(embedded_module, "find_etcd", lambda: (binary, version))
     embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path / "data"))

@@ -213,7 +213,7 @@ def test_the_engine_gets_the_same_record(kind: bytes, body: bytes) -> None:
 
 
 def test_an_otlp_record_in_the_engine() -> None:
-    """Its body is sent as printed JSON, without the parsed form."""
+    """The body of the record is sent as printed JSON, without the parsed form."""
     flat = {"body": {"a": [1, 2.5, None, "x"]}, "big": 2**63, "timestamp": "2024-05-01"}
     record = RecordContext(
         1, "", RecordHeaders(()), json.dumps(flat).encode(), "logs", body_map=flat

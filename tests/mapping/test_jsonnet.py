@@ -268,7 +268,7 @@ def test_a_lone_surrogate_is_one_replacement_character(content: str, expected: s
 
 
 def test_numbers_beyond_doubles() -> None:
-    """They affect only templates that use them."""
+    """Numbers that a double can't represent affect only templates that use them."""
     for content in ("Body('big')", "Body()", "[Body('big')]"):
         with pytest.raises(UserError) as caught:
             _render(content, record=SURROGATES)

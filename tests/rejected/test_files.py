@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_no_incomplete_line(
 
 
 def test_an_erased_record_is_not_on_the_disk(files: RejectedFiles, tmp_path: Path) -> None:
-    """Its bytes are overwritten, and the segment is deleted with its last record."""
+    """The bytes of the record are overwritten, and the segment is deleted with its last record."""
     put(files, "1", "2", body=b"secret")
     assert files.erase(KEY, lambda outline: outline.id == "1") == 1
     assert kept(files) == ["2"]

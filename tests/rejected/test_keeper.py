@@ -129,7 +129,7 @@ def test_records_are_written_each_second_and_at_the_end(world: _World) -> None:
 
 
 def test_records_and_the_last_error_are_counted(world: _World) -> None:
-    """They are counted also for a sink that keeps none, and exactly once after an outage
+    """Both are counted, also for a sink that keeps none, and exactly once after an outage
     of etcd.
     """
     service = world.service()
@@ -175,7 +175,7 @@ def test_the_last_error_contains_no_record(world: _World) -> None:
 
 
 def test_a_deleted_sink_is_no_longer_counted(world: _World) -> None:
-    """Its records are kept, since it can be undeleted."""
+    """Records of a deleted sink are kept, since it can be undeleted."""
     service = world.service()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     world.clock.advance(1)

@@ -110,7 +110,7 @@ def test_a_challenge_of_another_length_is_refused(size: int) -> None:
 def test_many_messages_of_an_unauthenticated_caller(
     node: _Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They arrive in one packet, and only the first one is logged."""
+    """The messages arrive in one packet, and only the first one is logged."""
     told: list[str] = []
     monkeypatch.setattr(node.factory, "tell_of_refused", told.append)
     server = node.factory.buildProtocol(None)

@@ -90,7 +90,7 @@ async def test_a_large_chunked_body(api: Api) -> None:
 @pytest.mark.parametrize("body", [b"{", b"[]", b"1", b'"a"', b"\xff", b"[" * 5000, b'{"a":NaN}'])
 @pytest_twisted.ensureDeferred
 async def test_bodies_that_are_not_json_objects(api: Api, body: bytes) -> None:
-    """They get a 400 in the form of an API error."""
+    """Other bodies get a 400 in the form of an API error."""
     for path in ("events", "tokens", "branch/456/files/prepare", "branch/456/buckets"):
         answer = await api.storage("POST", path, data=body)
         assert (answer.status, answer.json["code"]) == (400, "storage.validation")

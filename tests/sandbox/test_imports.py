@@ -168,7 +168,7 @@ async def test_an_empty_slice(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_is_not_sliced(api: Api, service: SandboxService) -> None:
-    """Its key is that of the object itself, and no manifest is needed."""
+    """The key of the file is that of its only object, and no manifest is needed."""
     await api.bucket()
     await api.table()
     file = await api.prepare(isSliced=False)

@@ -86,7 +86,9 @@ def test_yaml_layout() -> None:
 
 
 def test_the_defaults_are_those_of_the_snapshot() -> None:
-    """They equal those in the file of this folder, so that changes are visible in review."""
+    """The defaults equal those in the file of this folder, so that changes are visible in
+    review.
+    """
     settings = attrs.evolve(Settings(), node_id="my-node")
     expected = (Path(__file__).parent / "defaults.yaml").read_text()
     assert dump(settings, "yaml") + "\n" == expected

@@ -492,7 +492,7 @@ def test_a_record_that_is_not_accepted_fails(error: Exception) -> None:
 @pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
 async def test_a_slice_of_the_previous_release_is_written(world: World) -> None:
-    """Its record is the only one that contains the mapping."""
+    """The record of the slice is the only one with the mapping."""
     await world.router.stopService()
     slices = await world.storage.slices()
     for slice_ in slices:

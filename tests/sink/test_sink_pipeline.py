@@ -46,7 +46,7 @@ def _context(opener: FakeOpener, clock: Clock) -> PipelineContext:
 
 
 def test_a_closing_pipeline_accepts_no_record() -> None:
-    """Its slices can be opened again only when its rows have been sent."""
+    """Slices of a closing pipeline can be opened again only when its rows have been sent."""
     clock = Clock()
     opener = FakeOpener(at_once=False)
     context = _context(opener, clock)

@@ -161,7 +161,7 @@ class PipelineTests(SynchronousTestCase):
         return self.pipeline(attrs.evolve(encoding, sync=sync))
 
     def test_rows_without_a_waiting_producer_are_collected(self) -> None:
-        """They wait for the interval trigger but no longer, also while a group is in flight."""
+        """The rows wait for the interval trigger but no longer, also while a group is in flight."""
         for interval, waits in (("10ms", 0.01), ("30s", 0.05)):
             self.opener = FakeOpener(at_once=False)
             pipeline = self._unawaited(interval)
@@ -177,7 +177,7 @@ class PipelineTests(SynchronousTestCase):
             assert self.stored == b"a\na\nb\nb\n"
 
     def test_an_acknowledgement_does_not_send_the_next_group(self) -> None:
-        """Its rows wait for their own interval, unless the group is full."""
+        """Rows of the next group wait for their own interval, unless the group is full."""
         pipeline = self._unawaited("50ms")
         for _ in range(5):
             pipeline.write(b"a\n", 1, 1000, None)
@@ -189,7 +189,7 @@ class PipelineTests(SynchronousTestCase):
         assert [data for _, data, _ in self.file.waiting] == [b"a\n"]
 
     def test_rows_after_a_full_group_wait_for_the_interval(self) -> None:
-        """They arrive in the same turn as a batch that fills a group by itself."""
+        """The rows arrive in the same turn as a batch that fills a group by itself."""
         pipeline = self._unawaited("50ms")
         pipeline.write(b"a\n" * 4, 4, 1000, None)
         pipeline.write(b"b\n", 1, 1000, None)
@@ -203,7 +203,7 @@ class PipelineTests(SynchronousTestCase):
         return self.pipeline(attrs.evolve(ENCODING, sync=attrs.evolve(ENCODING.sync, wait=False)))
 
     def test_acknowledged_rows_with_a_refused_mark(self) -> None:
-        """They are stored without the mark, since their producers don't send them again."""
+        """The rows are stored without the mark, since their producers don't send them again."""
         pipeline = self._accepted()
         pipeline.write(b"a\n", 1, 1000, None, Mark(b"k" * 16, b"c" * 8, b"a" * 8))
         pipeline.write(b"b\n", 1, 1000, None)
@@ -414,7 +414,7 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.ready
 
     def test_an_unavailable_writer_is_logged_rarely(self) -> None:
-        """It is logged once in an interval, regardless of the number of slices."""
+        """The outage is logged once in an interval, regardless of the number of slices."""
         pipelines = [self.pipeline() for _ in range(5)]
         self.opener.refusals += [WriterUnavailable("down")] * 50
         with capturedLogs() as events:
@@ -465,8 +465,8 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.state is PipelineState.CLOSED
 
     def test_rows_in_flight_to_a_sealed_slice(self) -> None:
-        """Their outcome is unknown, so the answer is 500 instead of 503, and no other slice gets
-        them.
+        """The outcome of the rows is unknown, so the answer is 500 instead of 503, and no other
+        slice gets them.
         """
         pipeline = self.pipeline()
         (completion,) = self.write(pipeline, b"a\n")
@@ -612,7 +612,7 @@ class PipelineTests(SynchronousTestCase):
         assert not self.clock.getDelayedCalls()
 
     def test_the_first_answer_waits_for_the_statistics(self) -> None:
-        """So a crash after an answer can't leave a slice that looks empty."""
+        """A crash after an answer can't leave a slice that looks empty."""
         self.announcement = Deferred()
         pipeline = self.pipeline()
         first = self.write(pipeline, b"a\n")

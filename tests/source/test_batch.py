@@ -198,7 +198,7 @@ def test_the_size_of_items_is_limited() -> None:
 
 
 def test_an_unexpected_error_fails_the_batch_of_the_sink() -> None:
-    """It isn't caused by the record, so no record is skipped silently."""
+    """The record isn't the cause, so no record is skipped silently."""
 
     class Broken:
         def renderer(self) -> Renderer:

@@ -85,7 +85,7 @@ def test_unknown_keys() -> None:
     ],
 )
 def test_keys_that_only_this_service_has(key: str) -> None:
-    """They aren't taken for those of somebody else."""
+    """Such keys don't count as unknown."""
     kind = kind_of(key)
     assert kind is not None and kind.is_own
 

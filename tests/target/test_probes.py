@@ -127,7 +127,7 @@ def test_the_start_of_a_process_does_not_count(world: World) -> None:
 
 
 def test_a_probe_that_does_not_end(world: World) -> None:
-    """It may block a thread, so the connection is tried again only when it has ended."""
+    """The probe may block a thread, so the connection is tried again only when it has ended."""
     world.ask()
     world.clock.advance(PROBE_SECONDS)
     world.clock.advance(REMEMBERED_SECONDS)
@@ -149,7 +149,7 @@ def test_a_cancelled_caller_does_not_affect_others(world: World) -> None:
 
 
 def test_an_unexpected_error_is_logged_and_not_shown(world: World) -> None:
-    """Its text may contain anything."""
+    """The text of the error may contain anything."""
     events: list[Any] = []
     observer: Any = events.append
     globalLogPublisher.addObserver(observer)

@@ -77,7 +77,7 @@ def test_every_byte_is_part_of_a_row(data: bytes, size: int, max_row: int) -> No
 
 
 def test_a_row_without_an_end_is_split() -> None:
-    """It is split into malformed rows of a maximum size."""
+    """The row is split into malformed rows of a maximum size."""
     splitter = RowSplitter(2, 1000)
     found = [row for _ in range(100) for row in splitter.feed(b'"' + b"x" * 99)]
     assert found

@@ -38,7 +38,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def test_a_package_adds_a_target_by_an_entry_point(install: Install) -> None:
-    """Its name is the type of its tables."""
+    """The name of the entry point is the type of its tables."""
     install("memory = tests.target.memory:MemoryTarget")
     targets = Targets(installed_targets(CONTEXT))
     assert isinstance(targets.named("memory"), MemoryTarget)

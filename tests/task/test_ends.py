@@ -88,7 +88,7 @@ async def test_the_end_of_a_task_on_another_node(nodes: Nodes) -> None:
 
 @ensure
 async def test_a_task_that_has_already_ended(nodes: Nodes) -> None:
-    """Its record is returned at once."""
+    """The record of the task is returned at once."""
     nodes.gate.callback("Done.")
     task = await nodes.start()
     assert (await nodes.ends.wait(task, 10)).result == "Done."

@@ -68,7 +68,7 @@ def test_keys_sort_like_time_reversed(tasks: list[tuple[str, int]]) -> None:
     ],
 )
 def test_ids_that_are_not_listed(task_id: str) -> None:
-    """They don't say where they belong, or when they were made."""
+    """Unlisted ids contain neither their place nor their time of creation."""
     assert listing_keys(123, task_id) == ()
 
 
@@ -123,7 +123,7 @@ async def test_tasks_of_another_service_are_added(etcd: EtcdClient) -> None:
 async def test_a_task_that_is_deleted_during_a_repair(
     etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It isn't listed afterwards."""
+    """The task isn't listed afterwards."""
     task = await _put(etcd, _task("456/s", 1), is_listed=False)
     get_many = EtcdClient.get_many
 

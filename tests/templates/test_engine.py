@@ -151,7 +151,7 @@ async def test_a_failure_ends_only_the_record(contract: Contract) -> None:
 @pytest.mark.parametrize("content", [NEVER_ENDS, CRASHES])
 @pytest_twisted.ensureDeferred
 async def test_the_end_of_an_engine_names_the_record(contract: Contract, content: str) -> None:
-    """It is a record of the running batch, not of a waiting one."""
+    """The named record is one of the running batch, not of a waiting one."""
     bad = plan(takes(0), content)
     first = contract.evaluate((GOOD, b"1"))
     await contract.next(2)

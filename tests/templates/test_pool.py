@@ -226,7 +226,7 @@ def test_an_engine_killed_from_outside(world: World) -> None:
 
 
 def test_a_paused_engine_is_replaced(world: World) -> None:
-    """Its records are evaluated by another engine."""
+    """Records of the paused engine are evaluated by another engine."""
     world.until(world.ask(BAD))
     engine = world.engines.running[0]
     engine.is_stopped = True

@@ -12,14 +12,14 @@ PATH = "/v1/branches/default/connections"
 
 
 @ensure
-async def test_without_connections_there_are_the_tables_of_the_projects(api: Api) -> None:
-    """Only they need no connection."""
+async def test_the_default_connection(api: Api) -> None:
+    """Without connections, only tables of Keboola projects are available."""
     assert await api.get(PATH) == {"connections": [], "tableTypes": ["keboola"]}
 
 
 @ensure
-async def test_without_a_target_there_are_none(own: OwnProjects) -> None:
-    """Not even those of Keboola, which isn't there."""
+async def test_without_a_target(own: OwnProjects) -> None:
+    """Without the target of Keboola, no tables are available."""
     api, (_, token) = own.nodes[0], await own.token("read")
     reply = await api.call("GET", PATH, token=token)
     assert (reply.status, reply.json) == (200, {"connections": [], "tableTypes": []})

@@ -131,7 +131,7 @@ async def test_a_slice_that_can_not_be_uploaded_is_shown_with_its_file(api: Api)
 
 @ensure
 async def test_rows_in_quarantine_are_shown_with_their_file(api: Api) -> None:
-    """Their number, reason and location are shown as soon as all are found."""
+    """The number of rows, reason and location are shown as soon as all are found."""
     await api.create_source()
     await api.create_sink()
     file = await open_file(api)

@@ -125,7 +125,7 @@ def test_attempts_have_different_marks(writers: Writers) -> None:
 
 
 def test_another_body_with_the_key_is_refused(writers: Writers) -> None:
-    """It is refused also if another node has stored the first body."""
+    """The body is refused also if another node has stored the first body."""
     first, second = Node(writers), Node(writers)
     first.push()
     first.keep("k", "l")

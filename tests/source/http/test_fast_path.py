@@ -601,7 +601,9 @@ def test_empty_lines_between_records_arent_added_up(listen: Callable[..., Listen
 def test_a_block_is_freed_when_it_is_answered(
     listen: Callable[..., Listener], mappings: tuple[Mapping, ...], mode: str
 ) -> None:
-    """It is freed without the garbage collector, which may run in a thread that mustn't free it."""
+    """The block is freed without the garbage collector, which may run in a thread that mustn't free
+    it.
+    """
     listener = listen(*mappings)
     number = listener.client()
     gc.collect()

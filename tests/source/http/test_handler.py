@@ -403,7 +403,7 @@ def test_failures_contain_the_number_of_stored_records(
 
 @pytest.mark.parametrize(("outcome", "said"), [(503, "0/1"), (500, "0/1; unknown=1"), (400, "0/1")])
 def test_the_failure_of_a_single_sink(listener: Listener, outcome: int, said: str) -> None:
-    """Its reason is the message of the whole answer."""
+    """The reason of the sink is the message of the whole answer."""
     listener.router.sinks[KEY] = [("k", FakeSink(UserError("the reason", status=outcome)))]
     status, headers, body = listener.get()
     assert (status, headers["Stream-Stored"]) == (outcome, said)
@@ -496,7 +496,7 @@ def test_json_with_a_charset_is_json(listener: Listener) -> None:
 def test_records_that_can_not_be_rendered(
     listener: Listener, body: bytes, content_type: str, status: int, name: str, message: str
 ) -> None:
-    """They are the producer's error, and the answer contains the reason."""
+    """The error is the producer's, and the answer contains the reason."""
     listener.router.sinks[KEY] = [("k", FakeSink(columns=[PathColumn("p", path="x")]))]
     document = listener.document(body=body, headers=f"Content-Type: {content_type}\r\n")
     assert document["statusCode"] == status

@@ -187,7 +187,7 @@ def test_an_ambiguous_batch_is_refused(listener: Listener, sink: FakeSink, query
 
 
 def test_cloud_events_are_batches(listener: Listener, sink: FakeSink) -> None:
-    """Their content type declares a batch; the parameter takes precedence."""
+    """The content type of CloudEvents declares a batch; the parameter takes precedence."""
     body, content_type = (
         b'[{"a":1},{"a":2}]',
         "Content-Type: application/cloudevents-batch+json\r\n",

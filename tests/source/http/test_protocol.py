@@ -625,7 +625,7 @@ def test_idle_connections_are_closed_first(listener: Listener) -> None:
 
 
 def test_slow_requests_are_closed_after_idle_connections(listener: Listener) -> None:
-    """They get an answer; requests that wait for their answer are kept."""
+    """Slow requests get an answer; requests that wait for their answer are kept."""
     busy, busy_transport = listener.connect()
     busy.dataReceived(_get(b"/a"))
     slow, slow_transport = listener.connect()
@@ -655,7 +655,9 @@ def _half(target: bytes, size: int) -> bytes:
 
 
 def test_the_largest_unfinished_request_is_evicted(listener: Listener) -> None:
-    """It gets 503 and may be retried; the others continue, and no bytes are held afterwards."""
+    """The request gets 503 and may be retried; the others continue, and no bytes are held
+    afterwards.
+    """
     heavy = [listener.connect() for _ in range(2)]
     for protocol, _ in heavy:
         protocol.dataReceived(_half(b"/project/heavy", 48_000))
@@ -726,7 +728,7 @@ def test_pipelined_bytes_count_and_are_evicted(listener: Listener) -> None:
 
 
 def test_unread_answers_count(listener: Listener) -> None:
-    """They are evicted by closing the connection."""
+    """Unread answers are evicted by closing the connection."""
     protocol, transport = listener.connect()
 
     def write(data: bytes) -> None:

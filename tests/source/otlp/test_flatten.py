@@ -427,7 +427,7 @@ def test_records_are_printed_like_other_values(
 
 
 def test_the_last_of_repeated_attributes_counts() -> None:
-    """It has the position of the first; other names keep their order."""
+    """The last value has the position of the first; other names keep their order."""
     attributes = [
         {"key": key, "value": {"intValue": number}} for number, key in enumerate(("b", "a", "b"))
     ]
@@ -436,7 +436,7 @@ def test_the_last_of_repeated_attributes_counts() -> None:
 
 
 def test_numbers_without_a_json_form() -> None:
-    """They are present without a value."""
+    """NaN and infinities are present without a value."""
     (stale,) = points(gauge={"dataPoints": [{"asDouble": "NaN"}]})
     assert stale["value"] is None
     point = {"sum": "Infinity", "explicitBounds": [1, "Infinity"]}
@@ -510,7 +510,7 @@ def test_lone_surrogates_and_byte_order_marks() -> None:
 
 
 def test_numbers_beyond_doubles() -> None:
-    """They have no value, and don't affect others."""
+    """Such numbers have no value, and don't affect others."""
     body = json.dumps(logs({"body": {"doubleValue": 7.5}, "x": 8.5}, {"severityText": "kept"}))
     for number in ("1e400", "-1e400", "1" * 400):
         text = body.replace("7.5", number).replace("8.5", number)
@@ -672,7 +672,7 @@ def test_json_that_is_no_export_is_refused(body: bytes) -> None:
 
 
 def test_deep_values_are_refused() -> None:
-    """They are refused before they exhaust the stack."""
+    """Deep values are refused before they exhaust the stack."""
     value: Any = {"stringValue": "x"}
     for _ in range(300):
         value = {"arrayValue": {"values": [value]}}

@@ -86,7 +86,7 @@ def test_everything_stored(listener: Listener) -> None:
 
 
 def test_compressed_export(listener: Listener) -> None:
-    """It is decoded at once or in a thread, with the limit of the listener."""
+    """The export is decoded at once or in a thread, with the limit of the listener."""
     gzipped = BEARER + PROTOBUF + "Content-Encoding: gzip\r\n"
     assert listener.get(URL, gzip.compress(protobuf("a")), headers=gzipped)[0] == 200
     large = gzip.compress(protobuf(*["x" * 100] * 500), 0)
@@ -345,7 +345,7 @@ def turns(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_long_export_lets_others_take_turns(listener: Listener, turns: list[Any]) -> None:
-    """It is handled for a few milliseconds at a time, and answered once."""
+    """The export is handled for a few milliseconds at a time, and answered once."""
     body = export(*[f"r{i}" for i in range(100)])
     assert listener.send(URL, body, headers=BEARER + JSON) is None
     for work in turns:
@@ -381,7 +381,7 @@ def test_doubles_are_printed_the_same_in_both_encodings(listener: Listener) -> N
 
 
 def test_rejected_records_are_logged(listener: Listener) -> None:
-    """They are logged once per export, with the first reason."""
+    """Rejected records are logged once per export, with the first reason."""
     with capturedLogs() as logged:
         listener.get(URL, export("500", "a", "400"), headers=BEARER + JSON)
     [entry] = [event for event in logged if "rejected" in event["log_format"]]

@@ -233,7 +233,7 @@ async def test_a_file_that_advances_meanwhile_is_kept(
 async def test_files_of_a_target_that_is_not_installed_are_deleted(
     coordinator: Coordinator,
 ) -> None:
-    """They are deleted with the records of the target; a warning names the target."""
+    """Such files are deleted with the records of the target; a warning names the target."""
     storage = coordinator.storage
     old = await _import(storage, 5)
     await _import(storage, 5)

@@ -248,7 +248,9 @@ def test_keys_sort_by_time() -> None:
 def test_a_file_advances_from_the_expected_state(
     state: FileState, step: tuple[FileState, FileState]
 ) -> None:
-    """It gets the time of the step and drops its failures; in another state it isn't changed."""
+    """The file gets the time of the step and drops its failures; in another state it isn't
+    changed.
+    """
     file = attrs.evolve(_file(), state=state, retry=_file().retry.failed(LATER, "no"))
     if state is not step[0]:
         with pytest.raises(InvalidFileState):
@@ -266,7 +268,9 @@ def test_a_file_advances_from_the_expected_state(
 def test_a_slice_advances_from_the_expected_state(
     state: SliceState, step: tuple[SliceState, SliceState]
 ) -> None:
-    """It gets the time of the step and drops its failures; in another state it isn't changed."""
+    """The slice gets the time of the step and drops its failures; in another state it isn't
+    changed.
+    """
     slice_ = attrs.evolve(_slice(), state=state, retry=_slice().retry.failed(LATER, "no"))
     if state is not step[0]:
         with pytest.raises(InvalidSliceState):

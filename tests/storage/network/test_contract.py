@@ -222,7 +222,7 @@ async def test_reopening_truncates_unacknowledged_data(provided: Provided) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_many_appends_in_flight_are_ordered(provided: Provided) -> None:
-    """They are also answered in order."""
+    """Appends are also answered in order."""
     file, _ = await _open(provided)
     answers = [file.append(i * 4, b"%03d\n" % i, level=SyncLevel.SYNCED) for i in range(50)]
     assert [await answer for answer in answers] == [(i + 1) * 4 for i in range(50)]
@@ -274,7 +274,7 @@ async def test_the_newest_opening_takes_precedence(real: Provided) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_sealed_slice_accepts_nothing(real: Provided) -> None:
-    """Its files are closed, their owners are notified, and it can't be opened again."""
+    """Files of the slice are closed, their owners are notified, and it can't be opened again."""
     assert real.writer is not None
     file, listener = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
@@ -431,7 +431,9 @@ async def test_a_full_disk(real: Provided, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_a_file_whose_sync_failed_is_abandoned(
     real: Provided, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its owner is notified, and continues with a new handle after the acknowledged data."""
+    """The owner of the file is notified, and continues with a new handle after the acknowledged
+    data.
+    """
     file, listener = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
 
@@ -453,7 +455,7 @@ async def test_a_file_whose_sync_failed_is_abandoned(
 
 @pytest_twisted.ensureDeferred
 async def test_a_restarted_source_continues_after_the_readable_data(real: Provided) -> None:
-    """It has no length to resume at, and a torn end is truncated."""
+    """The source has no length to resume at, and a torn end is truncated."""
     compressed = sample_slice()
     real.register.slices[compressed.key] = compressed
     first = await real.opener.open(compressed, LIFE, Listener())
@@ -534,7 +536,9 @@ async def test_a_lost_connection(remote: Provided, how: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_former_life_can_not_truncate_a_later_one(real: Provided) -> None:
-    """It resumes after a pause, and opens the file again at the length that it knows."""
+    """The former life resumes after a pause, and opens the file again at the length that
+    it knows.
+    """
     file, _ = await _open(real)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     real.next_life()

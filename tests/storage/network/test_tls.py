@@ -40,7 +40,7 @@ def test_errors_name_the_file(tmp_path: Path, name: str) -> None:
 
 
 def test_a_key_of_another_certificate_is_found_at_start(tmp_path: Path) -> None:
-    """It is found before a node connects."""
+    """The mismatch is found before a node connects."""
     authority = Authority(tmp_path)
     one, other = authority.issue("one"), authority.issue("other")
     with pytest.raises(UserError, match="does not belong"):

@@ -334,8 +334,8 @@ async def test_a_stop_waits_for_a_running_upload(world: World) -> None:
 async def test_a_stop_cancels_an_upload_that_does_not_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no failed attempt, the volume stays locked while a thread may run, and the reader's
-    next life uploads the slice at once.
+    """The stop is no failed attempt, the volume stays locked while a thread may run, and the
+    reader's next life uploads the slice at once.
     """
     monkeypatch.setattr(service_module, "STOP_SECONDS", 0.1)
     slice_ = await world.slice()
@@ -436,7 +436,7 @@ async def test_staging_is_replaced_during_the_upload(world: World) -> None:
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(("renewed", "hours"), [(False, 2), (True, 0)])
 async def test_an_upload_with_expired_credentials(world: World, renewed: bool, hours: int) -> None:
-    """It is retried in two hours, or soon if the file has got new credentials meanwhile."""
+    """The upload is retried in two hours, or soon if the file has got new credentials meanwhile."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
     expiration = world.storage.now + timedelta(minutes=1 if renewed else -1)

@@ -60,7 +60,7 @@ def test_hidden_files_are_uploaded(tmp_path: Path, directory: Path) -> None:
 
 
 def test_a_file_that_is_open_for_writing(tmp_path: Path, directory: Path) -> None:
-    """It isn't treated as finished, whatever the states in etcd: rows may still arrive."""
+    """The file isn't treated as finished, whatever the states in etcd: rows may still arrive."""
     path = directory / "slice-n.csv.gz"
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
     file.append(0, gzip.compress(b'"early"\n'))

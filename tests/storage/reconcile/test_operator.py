@@ -435,7 +435,7 @@ def test_an_external_cancellation(acts: Acts) -> None:
 
 
 def test_an_outage_of_etcd_is_logged_rarely() -> None:
-    """It is logged once in an interval, whatever the number of waiting items."""
+    """The outage is logged once in an interval, whatever the number of waiting items."""
     acts = Acts(concurrency=50)
     acts.operator.startService()
     acts.change(*((str(number), "x") for number in range(20)))
@@ -453,7 +453,7 @@ def test_an_outage_of_etcd_is_logged_rarely() -> None:
 
 
 def test_many_items_that_fail_at_once() -> None:
-    """They wait in the queue, and fail without I/O: each is retried after the interval."""
+    """The items wait in the queue, and fail without I/O: each is retried after the interval."""
     acts = Acts(concurrency=1)
     acts.operator.startService()
     number = 2 * sys.getrecursionlimit()

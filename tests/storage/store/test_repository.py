@@ -415,7 +415,7 @@ async def test_the_statistics_of_a_deleted_file(
 
 @pytest_twisted.ensureDeferred
 async def test_deleting_a_file_that_was_not_imported(storage: Storage, session: Session) -> None:
-    """Its records aren't added to the sum, but returned to the caller."""
+    """Records of the file aren't added to the sum, but returned to the caller."""
     file = await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.count(slice_.key, 5)

@@ -48,7 +48,7 @@ def test_a_path_without_volumes_is_refused(tmp_path: Path, path: str, message: s
 
 
 def test_the_id_is_created_once(tmp_path: Path) -> None:
-    """It has ten letters or digits and is permanent; surrounding blanks are ignored."""
+    """The id has ten letters or digits and is permanent; surrounding blanks are ignored."""
     volume = _volume(tmp_path)
     assert read_volume_id(volume) is None
     made = make_volume_id(volume)

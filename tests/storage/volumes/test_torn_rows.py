@@ -79,7 +79,7 @@ class _BadDisk(io.FileIO):
 
 
 def test_an_unreadable_file_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It isn't mapped to memory, since an unreadable page would kill the process."""
+    """The file isn't mapped to memory, since an unreadable page would kill the process."""
     path = tmp_path / "slice-node.csv"
     path.write_bytes(ROWS + b'"9","x' + AFTER)
     with monkeypatch.context() as patched:

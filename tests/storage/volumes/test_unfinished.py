@@ -74,7 +74,7 @@ def test_a_killed_node(path: Path) -> None:
 
 
 def test_a_restarted_node(path: Path) -> None:
-    """Its second stream starts after the marker of the first."""
+    """The second stream of the node starts after the marker of the first."""
     path.write_bytes(
         stream(rows(0, 2)) + stream(rows(2, 2), finished=True) + stream(rows(4, 1), tail=rows(5, 9))
     )

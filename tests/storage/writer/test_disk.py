@@ -225,7 +225,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_very_many_appends_are_written_together(tmp_path: Path) -> None:
-    """They exceed the limit of one system call."""
+    """The appends exceed the limit of one system call."""
     file = _open(tmp_path)
     appends = [(index * 5, b"%04d\n" % index) for index in range(3000)]
     assert file.append_many(appends) == [(index + 1) * 5 for index in range(3000)]
@@ -394,7 +394,7 @@ def test_a_reservation_that_fails_has_no_effect(
 
 
 def test_another_life_continues_after_the_readable_data(tmp_path: Path) -> None:
-    """It can't truncate the rows of the former life by sending a length."""
+    """The other life can't truncate the rows of the former life by sending a length."""
     file = _open(tmp_path, life=5)
     file.append(0, b'"a"\n"b"\n"tor')
     file.close()
@@ -415,8 +415,8 @@ def test_another_life_continues_after_the_readable_data(tmp_path: Path) -> None:
 def test_a_life_is_recorded_before_its_file_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is recorded only if another life had the file; a file without a record belongs to
-    no life.
+    """The life is recorded only if another life had the file; a file without a record belongs to no
+    life.
     """
     synced: list[str] = []
 

@@ -200,7 +200,7 @@ async def test_rows_in_a_removed_file_are_not_acknowledged(node: Node, level: Sy
 @pytest.mark.parametrize("how", ["removed", "not mounted"])
 @pytest_twisted.ensureDeferred
 async def test_a_volume_that_disappears(node: Node, how: str) -> None:
-    """Its files are abandoned, and nothing is written to its path; it may return."""
+    """Files of the volume are abandoned, and nothing is written to its path; it may return."""
     service = await node.start()
     slice_ = await _slice(node, "one")
     listener = Listener()

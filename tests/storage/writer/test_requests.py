@@ -117,7 +117,7 @@ def test_rows_needed_by_another_attempt_are_not_truncated(asked: Asked) -> None:
 
 
 def test_rows_needed_by_another_attempt_outlive_their_request(asked: Asked) -> None:
-    """Its request has expired, but another node may have answered that they are stored."""
+    """The request has expired, but another node may have answered that they are stored."""
     asked.ask(1)
     asked.requests.appending("a", SINK, 100, [mark(1)])(True)
     assert asked.ask(2)
@@ -171,7 +171,7 @@ def test_a_starting_writer_reads_marks_of_recent_files(tmp_path: Path) -> None:
 
 
 def test_the_latest_of_too_many_marks_are_kept(tmp_path: Path) -> None:
-    """They are recorded last, so that they are also evicted last."""
+    """The latest marks are recorded last, so that they are also evicted last."""
     for number in range(6):
         path = tmp_path / f"1/2/source/sink/file/{number}/slice-node.csv.gz"
         path.parent.mkdir(parents=True)

@@ -259,7 +259,7 @@ async def test_a_connection_without_a_greeting_is_closed(
 
 @pytest_twisted.ensureDeferred
 async def test_a_silent_node_is_disconnected(served: Served) -> None:
-    """Its files are closed; a node that sends pings stays connected."""
+    """Files of the node are closed; a node that sends pings stays connected."""
     served.factory.silence_seconds = 0.5
     silent, alive = await served.connect(), await served.connect(node="m")
     await silent.open()
@@ -406,7 +406,7 @@ def test_errors_are_transferred() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_former_life_is_refused(served: Served) -> None:
-    """Its greeting doesn't close the connection of the current life."""
+    """The greeting of a former life doesn't close the connection of the current life."""
     former = await served.connect()
     served.register.lives["n"] = LIFE.number + 1
     present = await served.connect(life=LIFE.number + 1)

@@ -148,7 +148,7 @@ async def _slice(node: Node, sink_id: str = "my-sink") -> Slice:
 
 @pytest_twisted.ensureDeferred
 async def test_volumes_are_registered_while_the_service_runs(node: Node) -> None:
-    """They have the actual listening address, and are removed by a stop."""
+    """Registered volumes have the actual listening address, and are removed by a stop."""
     service = await node.start()
     (volume,) = await node.registered()
     assert volume.node_id == "writer-1"
@@ -244,7 +244,7 @@ async def test_the_state_in_etcd_decides(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_deleted_slice_is_sealed(node: Node) -> None:
-    """It is sealed even if the watch missed the deletion."""
+    """The slice is sealed even if the watch missed the deletion."""
     service = await node.start()
     first, second = await _slice(node), await _slice(node, "second")
     listeners = [Listener(), Listener()]
@@ -297,7 +297,9 @@ async def test_a_stop_waits_for_the_pipelines(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_pipeline_that_does_not_close(node: Node) -> None:
-    """Its connection is closed; appended rows are on the disk, and the volume is unlocked."""
+    """The connection of the pipeline is closed; appended rows are on the disk, and the volume is
+    unlocked.
+    """
     service = await node.start()
     slice_ = await _slice(node)
     listener = Listener()

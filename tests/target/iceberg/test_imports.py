@@ -210,7 +210,7 @@ async def test_a_table_of_another_project_is_refused(world: IcebergWorld) -> Non
 async def test_a_table_created_by_another_project_meanwhile(
     world: IcebergWorld,
 ) -> None:
-    """It was created after the file was opened: the file is imported when the table is the
+    """The table was created after the file was opened: the file is imported when the table is the
     sink's.
     """
     file = await world.importing_file(b'"a"\n')
@@ -468,7 +468,7 @@ COORDINATORS = int(os.environ.get("STREAM_LAKE_COORDINATORS", "2"))
 
 @pytest_twisted.ensureDeferred
 async def test_several_coordinators_share_a_table(etcd: EtcdClient, tmp_path: Path) -> None:
-    """Their commits conflict, and each row is there once."""
+    """The commits conflict, and each row is there once."""
     (tmp_path / "warehouse").mkdir()
     catalog = {
         "type": "sql",

@@ -112,14 +112,16 @@ async def iceberg_world(
 
 @asynccontextmanager
 async def rest_world(etcd: EtcdClient, path: Path) -> AsyncIterator[IcebergWorld]:
-    """The same with Apache Iceberg's REST catalog."""
+    """A source as in `iceberg_world`, with Apache Iceberg's REST catalog."""
     async with iceberg_world(etcd, path, {"type": "rest", "uri": shared_rest_catalog()}) as running:
         yield running
 
 
 @asynccontextmanager
 async def s3_warehouse_world(etcd: EtcdClient, path: Path) -> AsyncIterator[IcebergWorld]:
-    """The same with a warehouse in S3, whose keys are in the credential file."""
+    """A source as in `iceberg_world`, with a warehouse in S3, whose keys are in the credential
+    file.
+    """
     staging = shared_store("moto")
     keys = {"s3.access-key-id": staging.key_id, "s3.secret-access-key": staging.secret}
     credentials = path / "catalog.json"

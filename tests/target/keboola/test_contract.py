@@ -107,5 +107,5 @@ async def test_shapes_of_the_sandbox(target: Target) -> None:
 @pytest.mark.skipif(not IS_GIVEN, reason=NOT_GIVEN)
 @pytest_twisted.ensureDeferred
 async def test_shapes_of_a_real_project(project: Target) -> None:
-    """The same holds for the real API."""
+    """Each call of a real project has the documented members and types."""
     await _check_shapes(project)

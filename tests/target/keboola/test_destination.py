@@ -78,7 +78,7 @@ async def test_two_sinks_share_a_bucket() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_other_errors_of_a_bucket(method: str, context: str) -> None:
-    """They aren't treated as success, and the message names the failed operation."""
+    """Other errors aren't treated as success, and the message names the failed operation."""
     api = FakeStorageApi()
     api.failures[method] = [refused(403, "storage.accessDenied")]
     with pytest.raises(UserError) as caught:
@@ -89,7 +89,7 @@ async def test_other_errors_of_a_bucket(method: str, context: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_missing_table_is_created_and_marked() -> None:
-    """It has the mapping's columns and primary key, and its metadata names its sink."""
+    """The table has the mapping's columns and primary key, and its metadata names its sink."""
     api = FakeStorageApi()
     await ensure_table(api, TOKEN, KEYED)
     table = api.tables[TABLE]

@@ -153,7 +153,7 @@ async def test_a_token_of_another_project_is_refused(bridge: Make) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403])
 @ensure
 async def test_refusals_are_passed_on(bridge: Make, status: int) -> None:
-    """They keep the platform's code, without the tokens that it repeats."""
+    """Refusals keep the platform's code, without the tokens that it repeats."""
     text = f"not {PROGRAM}, not {ACCOUNT}"
     it = bridge([refuse(status, "auth.no", text)])
     with pytest.raises(StorageApiError) as caught:
@@ -180,7 +180,7 @@ async def test_refusals_are_passed_on(bridge: Make, status: int) -> None:
 )
 @ensure
 async def test_other_answers(bridge: Make, answer: Say) -> None:
-    """They are a bad gateway, since the caller made no mistake, and aren't cached."""
+    """Other answers are a bad gateway, since the caller made no mistake, and aren't cached."""
     it = bridge([answer, given()])
     with pytest.raises(StorageApiError) as caught:
         await it.exchange.exchange(PROGRAM, 123)

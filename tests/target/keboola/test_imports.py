@@ -265,7 +265,7 @@ async def test_storing_the_job_id_is_retried(
 
 @pytest_twisted.ensureDeferred
 async def test_an_empty_file_is_not_imported(setting: Setting) -> None:
-    """Its staging file is deleted if possible, and there is no event."""
+    """The staging file is deleted if possible, and there is no event."""
     empty = attrs.evolve(setting.file, staging=attrs.evolve(setting.file.staging, is_empty=True))
     setting.api.failures["delete_file"] = [refused(500)]
     await setting.importer.import_file(empty)

@@ -133,7 +133,7 @@ def test_round_trip(name: str) -> None:
     ids=lambda plain: next(iter(plain)),
 )
 def test_secrets_that_the_original_lacks(plain: dict[str, object]) -> None:
-    """They are refused instead of written in another form."""
+    """Such secrets are refused instead of written in another form."""
     with pytest.raises(GobError, match="FileUploadCredentials"):
         upload_to_go(plain)
 

@@ -325,7 +325,7 @@ async def test_a_token_that_can_not_be_deleted_is_only_logged(setting: Setting) 
 
 @pytest_twisted.ensureDeferred
 async def test_job_records_of_a_deleted_sink(setting: Setting) -> None:
-    """They are deleted, and those of other sinks are kept."""
+    """Job records of the sink are deleted, and those of other sinks are kept."""
     other = SINK_KEY.source_key.sink("my-sink-2")
     for sink in (SINK_KEY, other):
         job = JobKey.of(sink, "321")

@@ -97,7 +97,7 @@ async def test_an_upload_writes_an_object_and_a_manifest(setting: Setting) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_the_manifest_grows_with_each_slice(setting: Setting) -> None:
-    """It lists the slices that are uploaded, sorted, and nothing else."""
+    """The manifest lists the slices that are uploaded, sorted, and nothing else."""
     slices = [await setting.uploading() for _ in range(3)]
     for count, slice_ in enumerate(reversed(slices), 1):
         await setting.upload(slice_)

@@ -47,7 +47,7 @@ def test_incomplete_rows_are_refused(data: bytes) -> None:
 
 
 def test_a_row_without_an_end_is_refused() -> None:
-    """It is refused before it fills the memory."""
+    """The row is refused before it fills the memory."""
     taken = []
 
     def endless() -> object:

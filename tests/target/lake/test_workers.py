@@ -84,7 +84,9 @@ async def test_the_error_of_an_unreadable_slice(workers: Workers) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_cancelled_job_ends_its_process(workers: Workers) -> None:
-    """Its place is given to a waiting job; a job cancelled while waiting uses no place."""
+    """The place of the job is given to a waiting job; a job cancelled while waiting uses
+    no place.
+    """
     pid = (await workers.run({"do": "count"}))["pid"]
     hanging = ensureDeferred(workers.run({"do": "hang"}, [_slice(10_000_000)]))
     waiting = ensureDeferred(workers.run({"do": "count"}))

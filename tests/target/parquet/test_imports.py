@@ -109,7 +109,7 @@ async def test_objects_in_a_bucket(etcd: EtcdClient, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_single_column_that_is_null(world: ParquetWorld) -> None:
-    """Its row is an empty line."""
+    """The row of a single NULL is an empty line."""
     use(world, mapping({"name": "a", "nullable": True}))
     await world.target.import_file(await world.importing_file(b'"x"\n\n""\n\n'))
     assert query(world, "SELECT a FROM {}") == [("x",), (None,), ("",), (None,)]
@@ -308,7 +308,9 @@ async def test_a_table_of_another_project_is_refused(world: ParquetWorld) -> Non
 async def test_a_table_created_by_another_project_meanwhile(
     world: ParquetWorld,
 ) -> None:
-    """It was created after the file was opened: the file is imported when the path is free."""
+    """The table was created after the file was opened: the file is imported when the path
+    is free.
+    """
     file = await world.importing_file(b'"a"\n')
     await described(world, world.path, f"{SINK_KEY.project_id}1/1/s/k")
     with pytest.raises(UserError, match="was made for another project"):

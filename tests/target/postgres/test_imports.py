@@ -248,7 +248,9 @@ async def test_a_table_that_was_dropped_is_created_again(world: PostgresWorld) -
 async def test_a_table_created_by_another_project_meanwhile(
     world: PostgresWorld,
 ) -> None:
-    """It was created after the file was opened: the file is imported when the name is free."""
+    """The table was created after the file was opened: the file is imported when the name
+    is free.
+    """
     file = await world.importing_file(b'"a"\n')
     world.query(
         "COMMENT ON TABLE {}.events IS "
@@ -390,7 +392,9 @@ async def _crash_during(server: Postgres, world: PostgresWorld, file: File) -> N
 async def test_an_import_disconnected_at_every_statement(
     world: PostgresWorld, monkeypatch: pytest.MonkeyPatch, columns: Mapping
 ) -> None:
-    """Its connection ends one statement later in each attempt; each row is added once."""
+    """The connection of the import ends one statement later in each attempt; each row is added
+    once.
+    """
     use(world, columns)
     await world.create_sink()
     cuts = number = 0
@@ -459,7 +463,9 @@ def _waiting(world: PostgresWorld) -> bool:
 
 @pytest_twisted.ensureDeferred
 async def test_a_cancelled_import_is_cancelled_on_the_server(world: PostgresWorld) -> None:
-    """Its thread is free although the table is locked, and the file is imported later."""
+    """The thread of the import is free although the table is locked, and the file is imported
+    later.
+    """
     file = await world.importing_file(b'"a"\n')
     target: Any = world.target
     lock = _locked(world)

@@ -241,7 +241,9 @@ async def _work(world: PostgresWorld, file: File) -> object:
 async def test_an_import_disconnected_during_the_search(
     world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its transaction is rolled back, and the next import starts from the beginning."""
+    """The transaction of the import is rolled back, and the next import starts from the
+    beginning.
+    """
     make_table(world, "(body text CHECK (body NOT LIKE 'bad%'))")
     file = await world.importing_file(_rows(["a", "bad", "b", "c"]))
     execute = psycopg.Connection.execute
