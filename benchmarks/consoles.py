@@ -46,13 +46,13 @@ BATCH = 100
 REJECTED_EVERY = 50
 """One of this many records doesn't fit the mapping."""
 COMPARED_MINUTES = 10
-"""Memory of the first minutes is compared with that of as many at the end."""
+"""Memory in the first minutes is compared with that in the same number of last minutes."""
 SPARING = {
     "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL": "10s",
     "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL": "30s",
     "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_COUNT": "10000000",
 }
-"""Settings for hours of load: files that are rarer leave the processor to records and pages."""
+"""Settings for hours of load: rarer files leave the processor to records and pages."""
 
 _BRANCH = "/v1/branches/default"
 _SINK = f"{_BRANCH}/sources/my-source/sinks/my-sink"
@@ -197,10 +197,10 @@ def measure_memory(folder: Path, minutes: int, rate: int) -> None:
 
 @attrs.frozen
 class Sample:
-    """What the pages have at one time.
+    """The memory of the pages at one time.
 
-    :ivar sent: records that were sent so far.
-    :ivar pages: by name, each with its ``bytes``, ``nodes`` and ``listeners``.
+    :ivar sent: number of records sent so far.
+    :ivar pages: ``bytes``, ``nodes`` and ``listeners`` by page.
     """
 
     at: float
@@ -222,7 +222,7 @@ def _show(found: Sample, last: Sample | None) -> None:
 
 
 def _rate(first: Sample, last: Sample) -> float:
-    """Return the records a second between two samples."""
+    """Return the records per second between two samples."""
     return (last.sent - first.sent) / (last.at - first.at)
 
 
@@ -275,7 +275,7 @@ def _sent(url: str, rate: int) -> Iterator[list[int]]:
                 connection.request("POST", path, body, {"Content-Type": "application/x-ndjson"})
                 answer = connection.getresponse()
                 answer.read()
-                # What was refused is not counted: the rate in the output shows it.
+                # Refused records aren't counted: the rate in the output shows them.
                 sent[0] += BATCH if answer.status < 300 else 0
                 if ended.wait(max(0.0, due - time.monotonic())):
                     return

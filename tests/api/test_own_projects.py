@@ -151,7 +151,7 @@ async def test_each_operation_with_each_right(own: OwnProjects) -> None:
 async def test_a_token_asks_for_its_own_rights(
     own: OwnProjects, given: list[Right], all: list[Right]
 ) -> None:
-    """The answer has those that others include, too; any token gets it, but no other caller."""
+    """The answer includes implied rights; any valid token gets it, and no other caller."""
     api, (id, token) = own.nodes[0], await own.token(*given, project=7)
     reply = await api.call("GET", "/v1/tokens/current", token=token)
     assert (reply.status, reply.json) == (

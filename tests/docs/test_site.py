@@ -31,14 +31,14 @@ _SHOWN = """(() => {
   return [...document.querySelectorAll(".md-content img")]
     .filter(image => image.getClientRects().length).map(image => image.src);
 })()"""
-"""The pictures that are shown once a reader has chosen the colors of the page."""
+"""The pictures that are visible after a reader has chosen the colors of the page."""
 _FITS = {"excess": 0, "broken": [], "wide": []}
 
 
 def test_pages_fit_a_phone(tmp_path: Path) -> None:
-    """No page scrolls horizontally at 390 px, no picture is cut off, no table breaks a name.
+    """No page scrolls horizontally at 390 px, no picture is cut off, and no table breaks a name.
 
-    Pictures are in the colors that a reader chooses, not in the system's.
+    Pictures have the colors that a reader chooses, not the system's.
     """
     chromium = find_chromium()
     if chromium is None:

@@ -124,9 +124,9 @@ def test_the_pages(deployed: Deployment, chromium: str, script: Path) -> None:
 
 
 def _walked(command: list[str], do: Callable[[str], None]) -> dict[str, Any]:
-    """Run a walk; return what it has seen.
+    """Run a walk, and return its report.
 
-    :param do: does what the walk asks for by a line.
+    :param do: does what the walk requests in a line.
     """
     walk = subprocess.Popen(
         command,
@@ -149,11 +149,12 @@ def _walked(command: list[str], do: Callable[[str], None]) -> dict[str, Any]:
 
 
 def test_rights(tmp_path: Path, chromium: str, script: Path) -> None:
-    """What a token may not do is not offered, on any page, and the reason can be read.
+    """No page offers an action that the token has no right to, and each says which right is
+    missing.
 
-    Each action that is offered to a token that may only read, or only read and watch, is taken:
-    the API refuses none, and nothing changes. Only targets that the project can use are offered. A
-    token that is revoked ends its session.
+    Each offered action of a token that may only read, or only read and watch, is run: the API
+    refuses none, and nothing changes. Only targets that the project can use are offered. A revoked
+    token ends its session.
     """
     connections = {
         "archive": {"type": "parquet", "url": (tmp_path / "archive").as_uri(), "projects": [1]}
@@ -178,7 +179,7 @@ def test_rights(tmp_path: Path, chromium: str, script: Path) -> None:
         }
         made, answer = deployed.call("POST", f"{sources}/shop/sinks?wait=30s", sink, token=admin)
         assert made == 201, answer
-        # Until the source knows its sink, it takes any record.
+        # Until the source knows its sink, it accepts any record.
         wait_for(lambda: deployed.push(source["http"]["url"], {})[0] >= 400, "a rejected record")
         tokens = {
             "reader": _token(deployed, 1, "read", "reader"),

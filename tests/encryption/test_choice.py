@@ -30,7 +30,7 @@ def test_without_encryption() -> None:
 
 @pytest.mark.parametrize("provider", ["gcp", "aws", "azure"])
 def test_values_of_another_provider(provider: str) -> None:
-    """The error names the provider that is needed."""
+    """The error names the required provider."""
     text = f"{provider}::aes::AAAA"
     for encryptor in (encryptor_from("none"), encryptor_from("aes", bytes(32))):
         with pytest.raises(DecryptionFailed, match=f'encryption.provider "{provider}"'):

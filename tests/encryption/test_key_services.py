@@ -194,7 +194,7 @@ async def test_changed_values(make: Make) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_values_of_the_original(make: Make, request: pytest.FixtureRequest) -> None:
-    """The form in which it packs a wrapped key isn't known: the error says so, no call is made."""
+    """The format of its wrapped key is unknown: the error says so, and no call is made."""
     encryptor = make()
     own = await encryptor.encrypt(VALUE, SINK)
     provider = request.node.callspec.params["make"]

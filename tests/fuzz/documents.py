@@ -1,9 +1,9 @@
-"""``python -m tests.fuzz documents``: JSON texts read by compiled code and by the Python code.
+"""``python -m tests.fuzz documents``: JSON texts parsed by compiled code and by the Python code.
 
-The compiled reader looks at 16 or 64 bytes at a time. So most texts have long strings, whose ends,
-escapes, control characters and wrong UTF-8 are close to multiples of 16 bytes; texts begin and end
-at any distance from them. A row that compiled code gives has to be that of the Python code, and the
-rows of lines those of their records.
+The compiled parser reads 16 or 64 bytes at a time. So most texts have long strings whose ends,
+escapes, control characters and invalid UTF-8 are close to multiples of 16 bytes; texts start and
+end at any distance from them. A row of the compiled code must be that of the Python code, and the
+rows of lines must be those of their records.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _near(chance: Random, multiple: int) -> int:
 
 
 def _string(chance: Random) -> bytes:
-    """Return a string with its quotes, which may be broken."""
+    """Return a string with its quotes, valid or invalid."""
     text = bytearray(b"x" * _near(chance, chance.choice(_LENGTHS)))
     for _ in range(chance.choice((0, 0, 1, 1, 2, 3))):
         kind = chance.random()
@@ -114,14 +114,14 @@ def _row(plan: native.RowPlan, body: bytes) -> bytes | None:
 
 
 def _lines_differ(plan: native.RowPlan, body: bytes) -> bool:
-    """Whether the rows of the lines of *body* aren't those of its records."""
+    """Return whether the rows of the lines of *body* differ from those of its records."""
     rows = [_row(plan, text) for _, text, _ in line_elements(body, 10 * LINES)]
     expected = None
     if None not in rows:
         ends = body.count(b"\n")
         expected = b"".join(row for row in rows if row is not None), len(rows), ends
     found = plan.lines(body, AT, IP.encode(), HEADERS.csv_cell, 10 * LINES, 10**9, 10**9)
-    # Lines with a byte order mark, or blank in another way, are left to the Python code.
+    # Lines with a byte order mark or with other blanks are left to the Python code.
     return found is not None and found != expected
 
 

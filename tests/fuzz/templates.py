@@ -1,8 +1,8 @@
-"""``python -m tests.fuzz templates``: templates that compiled code renders, and the engine.
+"""``python -m tests.fuzz templates``: templates rendered by compiled code and by the engine.
 
-Each pair of a template and a record that compiled code renders is evaluated by the engine, too, and
-both results have to be the same. Templates are put together at random; those that compiled code
-doesn't take, and records that it leaves to the engine, aren't counted as pairs.
+The engine evaluates each pair of a template and a record that compiled code renders, and both
+results must be equal. Templates are random combinations of expressions. Templates that can't be
+compiled, and records that are left to the engine, don't count as pairs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ HEADERS = RecordHeaders(((b"Content-Type", b"application/json"),))
 IPS = ("1.2.3.4", "2001:db8::1", "")
 RECORDS = 4000
 TEMPLATES = 40
-"""Records and templates of a round, each with each."""
+"""The number of records and of templates in a round, in which each is combined with each."""
 CHECKED_BY_PYTHON = 20
-"""Records of a template without an engine that the Python code renders, too."""
+"""The number of records of a template without the engine that the Python code also renders."""
 SHOWN = 5
 
 _BLANKS = ("", "", "", " ", "\n", "\t", "\r\n", "  ")
@@ -51,7 +51,7 @@ _VALUES = (
     *("true", '{"b":"inner"}', '{"b":{"c":"in"}}', '{"y":"z"}', '{"b":1}', "[1]", '["s"]', "{}"),
 )
 _STRINGS = 22
-"""How many of `_VALUES` are strings."""
+"""The number of strings in `_VALUES`."""
 
 
 def _literal(chance: Random, text: str) -> str:
@@ -74,7 +74,7 @@ def _part(chance: Random) -> str:
 
 
 def mapping(chance: Random) -> Mapping:
-    """Return a mapping of one template that puts texts together."""
+    """Return a mapping with one template that concatenates strings."""
     while True:
         parts = [_part(chance) for _ in range(chance.randrange(1, 5))]
         plus = f"{chance.choice(_BLANKS)}+{chance.choice(_BLANKS)}"
@@ -102,9 +102,9 @@ def text_document(chance: Random) -> bytes:
 
 
 def search(pairs: int, seed: int) -> Counter[str]:
-    """Return counts of what happened; those that begin with a capital letter are faults.
+    """Return counts of the outcomes; those that begin with a capital letter are faults.
 
-    :param pairs: how many are compared, rounded up.
+    :param pairs: number of compared pairs, rounded up.
     """
     chance = Random(seed)
     counts: Counter[str] = Counter()

@@ -58,8 +58,8 @@ needs_compiled = pytest.mark.skipif(not native.is_built, reason="the compiled co
 
 
 @needs_compiled
-def test_no_document_is_read_differently() -> None:
-    """Compiled code gives the rows of the Python code, and leaves few valid documents to it."""
+def test_no_document_is_parsed_differently() -> None:
+    """Compiled code returns the rows of the Python code, and leaves few valid documents to it."""
     counts = documents.search(4000, seed=3)
     assert not [name for name in counts if name[0].isupper()]
     assert counts["taken"] > 1000
@@ -67,7 +67,7 @@ def test_no_document_is_read_differently() -> None:
 
 
 @needs_compiled
-def test_a_faulty_reader_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faulty_parser_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong row and a missing line are reported."""
     with monkeypatch.context() as patched:
         row = documents._row
@@ -80,8 +80,8 @@ def test_a_faulty_reader_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_compiled
-def test_a_template_that_is_rendered_differently_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A template that is compiled with the other form of texts is reported."""
+def test_a_wrong_template_result_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template that is compiled with another form of strings is reported."""
 
     def swapped(mapping: Mapping, limit: int) -> native.RowPlan | None:
         column = mapping.columns[0]

@@ -1,6 +1,4 @@
-"""Random exports of logs in protobuf as exporters write them, well and badly, and mappings to read
-them with.
-"""
+"""Random exports of logs in protobuf, valid and invalid, and mappings for them."""
 
 from __future__ import annotations
 
@@ -92,7 +90,7 @@ def _fixed32(field: int, number: int) -> bytes:
 
 
 def _other(random: Random) -> bytes:
-    """Return a field that isn't known, or not of that type, or a group, or none at all."""
+    """Return an unknown field, a field of another type, a group, or nothing."""
     field = random.choice([1, 2, 3, 4, 5, 8, 12, 13, 100, 20_000])
     kind = random.randrange(8)
     if kind == 0:
@@ -114,7 +112,7 @@ def _other(random: Random) -> bytes:
 
 
 def _joined(random: Random, odd: Odd, parts: Sequence[bytes]) -> bytes:
-    """Return a message with the fields *parts*; seldom in another order, twice or with others."""
+    """Return a message with the fields *parts*; rarely reordered, repeated or with other fields."""
     if not odd():
         return b"".join(parts)
     mixed = list(parts)
@@ -224,7 +222,7 @@ def _resource(random: Random, odd: Odd) -> bytes:
 
 
 def export(random: Random) -> bytes:
-    """Return an export that is usual, or odd in some places."""
+    """Return an export that is normal, or unusual in some fields."""
     oddness = random.choice([0.0, 0.0, 0.003, 0.02])
 
     def odd() -> bool:
@@ -237,7 +235,7 @@ def export(random: Random) -> bytes:
 
 
 def damaged(random: Random, body: bytes) -> bytes:
-    """Return *body* with some bytes changed, removed, put in, or cut off."""
+    """Return *body* with some bytes changed, removed, inserted or truncated."""
     changed = bytearray(body)
     for _ in range(random.randrange(1, 4)):
         if not changed:
@@ -259,9 +257,9 @@ def damaged(random: Random, body: bytes) -> bytes:
 
 
 def columns(random: Random, *, templates: bool) -> tuple[Column, ...]:
-    """Return columns without a UUID, which never comes twice.
+    """Return columns without a UUID, which is never the same twice.
 
-    :param templates: whether there are some, which the engine renders slowly.
+    :param templates: whether there are templates, which the engine renders slowly.
     """
     found: list[Column] = []
     for number in range(random.randrange(1, 6)):

@@ -47,7 +47,7 @@ def test_a_body_in_parts(pair: tuple[socket, socket]) -> None:
         assert body.take() == expected
 
 
-def test_bytes_behind_a_body(pair: tuple[socket, socket]) -> None:
+def test_bytes_after_a_body(pair: tuple[socket, socket]) -> None:
     """Bytes of the next request stay in the socket."""
     ours, theirs = pair
     body = native.Body(5, b"ab")
@@ -67,7 +67,7 @@ def test_an_empty_socket_and_a_closed_connection(pair: tuple[socket, socket]) ->
     assert len(body) == 2
 
 
-def test_a_body_is_taken_once() -> None:
+def test_a_body_is_returned_once() -> None:
     """An incomplete body is refused, and so is a second call."""
     body = native.Body(3, b"ab")
     with pytest.raises(ValueError, match="isn't whole"):

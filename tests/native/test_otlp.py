@@ -1,4 +1,4 @@
-"""Compiled code reads, prints and renders exports as the Python code does, or leaves them to it."""
+"""Compiled code parses, prints and renders exports like the Python code, or leaves them to it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LIMIT = 2000
 
 @attrs.frozen
 class Expected:
-    """What the Python code makes of a record."""
+    """The result of the Python code for a record."""
 
     flat: Record
     body: bytes
 
 
 def _expected(body: bytes) -> list[Expected] | None:
-    """Return the records that the Python code makes; ``None`` if it refuses the export."""
+    """Return the records of the Python code; ``None`` if it refuses the export."""
     try:
         decoded = decode_request(Signal.LOGS, Encoding.PROTOBUF, body)
         for _ in check_repeated_steps(decoded):
@@ -65,7 +65,7 @@ def _row(renderer: Renderer, flat: Record, body: bytes) -> bytes | None:
 
 @attrs.define
 class Taken:
-    """Counts of what compiled code has taken."""
+    """Counts of the exports and records that compiled code handles."""
 
     exports: int = 0
     records: int = 0
@@ -87,7 +87,7 @@ def _python_renderer(mapping: Mapping, monkeypatch: pytest.MonkeyPatch) -> Rende
 
 
 def _compare(random: Random, body: bytes, renderers: list[tuple[Renderer, Renderer]]) -> Taken:
-    """Compare both for the export *body*; the renderers of each sink are compiled and Python's."""
+    """Compare both for the export *body*; each sink has a compiled renderer and one in Python."""
     expected = _expected(body)
     taken = Taken()
     logs = native.LogExport.read(body)
@@ -149,10 +149,8 @@ def _renderers(
 
 
 @pytest.mark.parametrize("templates", [False, True], ids=["paths", "templates"])
-def test_random_exports_become_what_the_python_code_makes_of_them(
-    monkeypatch: pytest.MonkeyPatch, templates: bool
-) -> None:
-    """Bodies, rows and counts are equal, and nothing is taken that the Python code refuses."""
+def test_random_exports(monkeypatch: pytest.MonkeyPatch, templates: bool) -> None:
+    """Bodies, rows and counts are those of the Python code, which accepts each handled export."""
     count = examples(40 if templates else 400)
     total = Taken()
     for seed in range(count):
@@ -164,7 +162,7 @@ def test_random_exports_become_what_the_python_code_makes_of_them(
                 body = damaged(random, body)
             taken = _compare(random, body, renderers)
             total.add(taken)
-    assert total.exports > 2 * count  # of 5 each: the rest is odd or damaged
+    assert total.exports > 2 * count  # more than 1 of 5 each: the others are unusual or damaged
     assert total.records > 4 * count
     assert total.rows > 2 * count
 
@@ -211,7 +209,7 @@ _KNOWN = {
 
 
 def test_each_field_of_the_messages_is_known() -> None:
-    """A field that a new version of the messages adds has to be looked at in the compiled code."""
+    """A new field of the messages must be considered in the compiled code."""
     found: dict[str, dict[str, int]] = {}
     messages: list[Descriptor] = [ExportLogsServiceRequest.DESCRIPTOR]
     while messages:
@@ -280,15 +278,15 @@ def _nested(levels: int) -> bytes:
         ),
     ],
 )
-def test_what_is_unusual_is_left_to_the_python_code(body: bytes, is_taken: bool) -> None:
-    """So are exports over a bound, before a record of them is made."""
+def test_unusual_exports_are_left_to_the_python_code(body: bytes, is_taken: bool) -> None:
+    """Exports above a limit are left to it before a record of them is created."""
     assert (native.LogExport.read(body) is not None) == is_taken
     if is_taken:
         assert _expected(body) is not None
 
 
-def test_steps_end_at_their_bounds() -> None:
-    """In records and in bytes, which one record may exceed."""
+def test_the_limits_of_a_step() -> None:
+    """A step has a limit of records and of bytes, which a single record may exceed."""
     logs = native.LogExport.read(_logs(*[length_delimited(3, b"a" * 1000)] * 100))
     assert logs is not None
     plan = compile_renderer(Mapping((BodyColumn("b"),)), 10_000).native_of_maps
@@ -301,8 +299,8 @@ def test_steps_end_at_their_bounds() -> None:
     assert counts == [1, 7, 1, 3, 88]
 
 
-def test_rows_over_the_limit_are_left_to_the_python_code() -> None:
-    """Its error names the column. Records before it are rendered."""
+def test_rows_above_the_limit_are_left_to_the_python_code() -> None:
+    """The error of the Python code names the column. Earlier records are rendered."""
     logs = native.LogExport.read(_logs(b"", length_delimited(3, b"a" * 1000), b""))
     assert logs is not None
     column = PathColumn("t", path="severity_text", raw_string=True)

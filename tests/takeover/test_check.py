@@ -90,7 +90,7 @@ async def test_with_another_key(etcd: EtcdClient, encryptor: Encryptor) -> None:
 
 @ensure
 async def test_secrets_of_a_key_service(etcd: EtcdClient) -> None:
-    """No setting opens what the original has encrypted with it; the remedy doesn't say so."""
+    """The check reports the original's secrets of a key service, with a remedy that works."""
     token = decode(TokenRecord, orjson.dumps(cluster()[TOKEN]))
     blob = base64.b64encode(b"\x1f\x8b\x08 a gzipped gob").decode()
     foreign = attrs.evolve(token, encrypted_token=f"aws::aes::{blob}")

@@ -45,8 +45,8 @@ def test_a_package_adds_a_target_by_an_entry_point(install: Install) -> None:
     assert [target.name for target in targets] == ["memory"]
 
 
-def test_a_type_of_table_is_usable_if_its_rows_have_a_place() -> None:
-    """Targets of this package need a connection, those of others may not."""
+def test_usable_types_of_tables() -> None:
+    """Targets of this package need a connection; those of other packages may not."""
 
     def target(name: str) -> Any:
         return attrs.make_class("Named", ["name"])(name)

@@ -1,4 +1,4 @@
-"""The order of tasks: keys that list them, and their repair."""
+"""The order of tasks: the keys of the lists, and their repair."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ async def _newest(etcd: EtcdClient, source: str = "", limit: int = 100, before: 
 
 
 @given(st.lists(st.tuples(st.sampled_from(TYPES), st.integers(0, 10**12)), min_size=2, max_size=9))
-def test_keys_sort_like_time_reversed(tasks: list[tuple[str, int]]) -> None:
-    """Whatever their types are; tasks of the same millisecond have different keys."""
+def test_keys_sort_from_the_newest(tasks: list[tuple[str, int]]) -> None:
+    """The type of a task has no effect; tasks of the same millisecond have different keys."""
     made = [_task("456/s", at / 1000, type) for type, at in tasks]
     keys = {listing_keys(123, task.task_id)[0]: task.created_at for task in made}
     assert len(keys) == len({task.task_id for task in made})
@@ -74,7 +74,7 @@ def test_ids_that_are_not_listed(task_id: str) -> None:
 
 @ensure
 async def test_pages_of_a_branch_and_of_a_source(etcd: EtcdClient) -> None:
-    """The newest first, of nothing else."""
+    """A page has only the tasks of its branch or source, the newest first."""
     for other in (_task("456/s", 9, project=12), _task("45/s", 9), _task("456/st/k", 0)):
         await _put(etcd, other)
     tasks = [
@@ -97,15 +97,17 @@ async def test_pages_of_a_branch_and_of_a_source(etcd: EtcdClient) -> None:
 
 @ensure
 async def test_a_deleted_task_is_not_listed(etcd: EtcdClient) -> None:
-    """The record and its keys go in one transaction."""
+    """The record and its keys are deleted in one transaction."""
     task = await _put(etcd, _task("456/s/k", 1))
     await TaskStore(etcd).delete(task)
     assert not (await etcd.range("task/")).kvs and not (await etcd.range(LISTING_PREFIX)).kvs
 
 
 @ensure
-async def test_tasks_of_another_service_are_added(etcd: EtcdClient) -> None:
-    """And keys of tasks that it has deleted go; a second repair finds nothing to do."""
+async def test_a_repair(etcd: EtcdClient) -> None:
+    """It adds tasks of another service and removes keys of deleted ones; a second repair does
+    nothing.
+    """
     kept = await _put(etcd, _task("456/s", 1))
     gone = await _put(etcd, _task("456/s/k", 2))
     await etcd.delete(gone.key)
@@ -139,7 +141,7 @@ async def test_a_task_that_is_deleted_during_a_repair(
 
 
 class _Listing:
-    """Counts its repairs, each of which ends when the test says so."""
+    """A listing that counts its repairs, each of which ends when the test says so."""
 
     def __init__(self) -> None:
         self.repairs: list[Deferred[int]] = []
@@ -155,7 +157,7 @@ class _Listing:
 
 
 def test_repairs_at_the_start_and_at_each_interval() -> None:
-    """A failure is no reason not to try again; a stop ends a repair."""
+    """A failed repair is repeated at the next interval, and a stop ends a repair."""
     listing, clock = _Listing(), Clock()
     service = ListingRepair(clock, listing, 3600.0)  # type: ignore[arg-type]
     service.startService()

@@ -59,12 +59,12 @@ def test_names(html: str, expected: str) -> None:
     ids=["drawing", "screenshot", "without a variant", "both on the page", "elsewhere"],
 )
 def test_pictures_have_two_variants(html: str, expected: str) -> None:
-    """The page has the light and the dark variant of each picture, with the marks of the theme."""
+    """The page has the light and the dark variant of each picture, with the theme's markers."""
     assert with_variants(html, frozenset({"c/a"})) == expected
 
 
 def test_variants_of_a_drawing() -> None:
-    """Neither variant asks for the system's colors; the dark one has the rules for the dark."""
+    """Neither variant depends on the system's colors; the dark one has the dark rules."""
     found = variants(
         "<style>.p{fill:#fff}@media (prefers-color-scheme: dark){.p{fill:#000}}</style>"
     )
@@ -78,7 +78,9 @@ def test_variants_of_a_drawing() -> None:
     "drawing", sorted((ROOT / "docs").rglob("*.svg")), ids=lambda path: path.name
 )
 def test_drawings_have_variants(drawing: Path) -> None:
-    """Each picture of the pages differs in light and dark, and depends on nothing else."""
+    """Each picture of the pages has different light and dark variants, and depends on no other
+    file.
+    """
     found = variants(drawing.read_text(encoding="utf-8"))
     assert found["light"] != found["dark"]
     assert not any("prefers-color-scheme" in content for content in found.values())

@@ -179,8 +179,8 @@ async def test_the_default_branch_is_recorded_and_others_are_refused(api: Api) -
     ("token", "rights"),
     [(TOKEN, ["read", "write", "tail", "admin"]), (READER, ["read", "tail"])],
 )
-async def test_a_role_gives_rights(api: Api, token: str, rights: list[str]) -> None:
-    """An administrator has all, another person of the project sees everything."""
+async def test_rights_of_a_role(api: Api, token: str, rights: list[str]) -> None:
+    """An administrator has all rights, and another user of the project can read everything."""
     reply = await api.call("GET", "/v1/tokens/current", token=token)
     assert reply.status == 200
     assert (reply.json["projectId"], reply.json["rights"]) == (PROJECT, rights)

@@ -1,4 +1,4 @@
-"""Which types of tables a project can have."""
+"""The types of tables that a project can have."""
 
 from __future__ import annotations
 

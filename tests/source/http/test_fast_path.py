@@ -227,7 +227,7 @@ class Listener:
                 self.factory, self.factory.heads, Limits().max_head, Limits().max_body
             )
             assert self.factory.fast is not None
-        # Every body that doesn't come whole is received into its place, or none.
+        # Every incomplete body is received without a copy, or none.
         self._min_received = 1 if is_fast else 1 << 30
         self.clients: list[tuple[IngestProtocol, Transport, socket.socket]] = []
 
@@ -427,8 +427,8 @@ def test_the_second_record_of_a_connection_takes_the_fast_path(
     assert listener.sinks[0].direct_blocks == 1
 
 
-def test_a_body_is_received_into_its_place(listen: Callable[..., Listener]) -> None:
-    """A large body arrives in parts; the transport receives the request that follows."""
+def test_a_body_is_received_without_a_copy(listen: Callable[..., Listener]) -> None:
+    """A large body arrives in parts; the transport receives the next request."""
     listener = listen(MAPPING)
     number = listener.client()
     protocol, transport, theirs = listener.clients[number]
@@ -447,8 +447,8 @@ def test_a_body_is_received_into_its_place(listen: Callable[..., Listener]) -> N
 
 
 @pytest.mark.parametrize("end", ["close", "reset", "refuse", "shed"])
-def test_a_body_that_never_arrives_whole(listen: Callable[..., Listener], end: str) -> None:
-    """The transport receives again when the client leaves or the request is refused."""
+def test_an_incomplete_body(listen: Callable[..., Listener], end: str) -> None:
+    """The transport receives again when the client disconnects or the request is refused."""
     listener = listen(MAPPING)
     number = listener.client()
     protocol, transport, theirs = listener.clients[number]

@@ -1,4 +1,4 @@
-"""Exports that compiled code takes are answered and stored as those of the Python code."""
+"""Exports in compiled code have the answers and rows of the Python code."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code i
 
 
 class OrderedSink(FakeSink):
-    """Keeps rows in their order, whether they came together or not.
+    """A sink that keeps rows in order, whether they were written together or not.
 
-    It renders records that need the engine at once, and refuses to take rows together if
-    *takes_blocks* is false.
+    It renders records that need the engine at once, and refuses blocks of rows if *takes_blocks* is
+    false.
     """
 
     def __init__(self, outcome: Any, columns: tuple[Column, ...], takes_blocks: bool) -> None:
@@ -95,7 +95,7 @@ def _sinks(random: Random) -> list[OrderedSink]:
 
 
 def _took(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that gets the number of records of each export that compiled code takes."""
+    """Return a list that gets the number of records of each export in compiled code."""
     taken: list[int] = []
 
     def read_logs(*args: Any) -> native.LogExport | None:
@@ -108,8 +108,8 @@ def _took(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
-def test_both_give_the_same_answers_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the export and the sinks; with tails, too."""
+def test_answers_and_rows_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They don't depend on the code for any export and any sinks, also with tails."""
     taken = _took(monkeypatch)
     count = examples(150)
     for seed in range(count):
@@ -133,7 +133,7 @@ def test_both_give_the_same_answers_and_rows(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_records_of_a_request_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sink gets them with one call, as far as their size allows."""
+    """Each sink gets the records with one call, up to a limit of bytes."""
     sinks = [FakeSink(), FakeSink(columns=(PathColumn("b", path="body", raw_string=True),))]
     listener = _listener(*sinks)
     bodies = [f"r{number}" for number in range(100)]
@@ -147,8 +147,8 @@ def test_records_of_a_request_are_written_together(monkeypatch: pytest.MonkeyPat
     assert len(later) > 2
 
 
-def test_a_record_without_a_row_keeps_few_others_back() -> None:
-    """Those before it are written together; those with it are taken one by one."""
+def test_a_record_without_a_row() -> None:
+    """Earlier records are written together, and those of its group one by one."""
     column = PathColumn("b", path="body.name", raw_string=True)
     picky = FakeSink(columns=(column,))
     named = {"kvlistValue": {"values": [{"key": "name", "value": {"stringValue": "n"}}]}}
@@ -161,8 +161,8 @@ def test_a_record_without_a_row_keeps_few_others_back() -> None:
     assert len(picky.rows) == RECORDS_AT_ONCE - 1
 
 
-def test_a_sink_that_is_not_compiled_gets_records_beside_one_that_is() -> None:
-    """With one outcome for each record."""
+def test_compiled_and_other_sinks() -> None:
+    """Each record has one outcome, whichever sinks get it."""
     template = Template("jsonnet", "Body('body') + std.length(Body('body'))")
     computing = OrderedSink(200, (TemplateColumn("t", template=template, raw_string=True),), True)
     simple = OrderedSink(UserError("full", status=503), (BodyColumn("b"),), True)
@@ -175,8 +175,8 @@ def test_a_sink_that_is_not_compiled_gets_records_beside_one_that_is() -> None:
     assert simple.blocks[0][1] == 2
 
 
-def test_a_mapping_that_reads_headers_has_no_secret() -> None:
-    """The header with the token isn't rendered, also from the cache of a head."""
+def test_headers_without_the_token() -> None:
+    """A mapping of headers doesn't render the token, also from the cache of a head."""
     sink = FakeSink(columns=(HeadersColumn("h"),))
     listener = _listener(sink)
     headers = PROTOBUF + f"Authorization: Bearer {SECRET}\r\nX-Team: a\r\n"
@@ -187,7 +187,7 @@ def test_a_mapping_that_reads_headers_has_no_secret() -> None:
 
 
 class Broken:
-    """An export whose records can be printed up to some place."""
+    """An export whose records can be printed up to a position."""
 
     def __init__(self, logs: native.LogExport, good: int) -> None:
         self._logs = logs
@@ -205,10 +205,10 @@ class Broken:
 
 
 @pytest.mark.parametrize("good", [0, 1, 2])
-def test_a_defect_of_compiled_code_costs_no_record(
+def test_an_error_in_compiled_code_loses_no_record(
     monkeypatch: pytest.MonkeyPatch, good: int
 ) -> None:
-    """The Python code goes on where it has ended."""
+    """The Python code continues after the last handled record."""
 
     def read_logs(*args: Any) -> Any:
         logs = compiled.read_logs(*args)
@@ -222,8 +222,8 @@ def test_a_defect_of_compiled_code_costs_no_record(
     assert b"".join(sink.written) == b'"a"\n"b"\n"c"\n'
 
 
-def test_a_client_that_is_gone_gets_no_further_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its other records cost nothing."""
+def test_a_disconnected_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remaining records of its export aren't handled."""
     monkeypatch.setattr(compiled, "RECORDS_AT_ONCE", 10)
     sink = FakeSink()
     listener = _listener(sink)
