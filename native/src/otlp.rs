@@ -95,6 +95,10 @@ impl<'a> Fields<'a> {
     /// The number of a field or a size, which has 32 bits: in doubt with more bytes than it takes.
     #[inline]
     fn short_varint(&mut self) -> Result<u64, Doubt> {
+        if let [first @ 0..=0x7f, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*first));
+        }
         let before = self.rest.len();
         let value = self.varint()?;
         if before - self.rest.len() > 5 || value > u64::from(u32::MAX) {
@@ -130,7 +134,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The number and the value of the next field; `None` at the end.
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, Doubt> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -489,16 +493,34 @@ fn is_special(byte: u8) -> bool {
         || byte == 0xe2
 }
 
+/// Bytes that are compared at once.
+const CHUNK: usize = 16;
+
+#[inline]
+fn has_special(chunk: &[u8; CHUNK]) -> bool {
+    // Without a branch, so that all of them are compared at once.
+    chunk.iter().fold(false, |any, &byte| any | is_special(byte))
+}
+
 /// The length of the part without escapes at the beginning of `text`.
 #[inline]
 fn plain_length(text: &[u8]) -> usize {
     let mut at = 0;
-    while let Some(some) = text.get(at..at + 16) {
-        // All of them, without a branch, so that they are compared at once.
-        if some.iter().fold(false, |any, &byte| any | is_special(byte)) {
+    while let Some(some) = text[at..].first_chunk() {
+        if has_special(some) {
             break;
         }
-        at += 16;
+        at += CHUNK;
+    }
+    if text.len() - at < CHUNK {
+        let mut padded = [b' '; CHUNK];
+        let last = text.last_chunk().unwrap_or_else(|| {
+            padded[..text.len()].copy_from_slice(text);
+            &padded
+        });
+        if !has_special(last) {
+            return text.len();
+        }
     }
     while at < text.len() && !is_special(text[at]) {
         at += 1;
@@ -548,8 +570,13 @@ fn push_text(text: &[u8], out: &mut Vec<u8>) {
 
 fn push_hexadecimal(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    for &byte in bytes {
-        out.extend_from_slice(&[DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]]);
+    for some in bytes.chunks(CHUNK) {
+        let mut text = [0; 2 * CHUNK];
+        for (two, byte) in text.chunks_exact_mut(2).zip(some) {
+            two[0] = DIGITS[(byte >> 4) as usize];
+            two[1] = DIGITS[(byte & 15) as usize];
+        }
+        out.extend_from_slice(&text[..2 * some.len()]);
     }
     out.push(b'"');
 }

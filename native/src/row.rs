@@ -426,14 +426,46 @@ fn push_value(value: &[u8], raw: bool, text: &mut Vec<u8>, out: &mut Vec<u8>) {
 }
 
 /// Append `text` with its quotes doubled.
+///
+/// A JSON text has one in eight bytes or so: eight are looked at together, and what begins with
+/// the rest of them is written over the rest of the last ones.
 fn push_quoted(text: &[u8], out: &mut Vec<u8>) {
-    let mut rest = text;
-    while let Some(at) = memchr::memchr(b'"', rest) {
-        out.extend_from_slice(&rest[..=at]);
-        out.push(b'"');
-        rest = &rest[at + 1..];
+    const QUOTES: u64 = u64::from_le_bytes([b'"'; 8]);
+    const LOW: u64 = u64::from_le_bytes([0x7f; 8]);
+    let Some(first) = memchr::memchr(b'"', text) else {
+        out.extend_from_slice(text);
+        return;
+    };
+    out.extend_from_slice(&text[..first]);
+    let mut at = out.len();
+    out.resize(at + 2 * (text.len() - first) + 8, 0);
+    let mut chunks = text[first..].chunks_exact(8);
+    for chunk in &mut chunks {
+        let mut eight = u64::from_le_bytes(chunk.try_into().expect("a whole chunk"));
+        let other = eight ^ QUOTES;
+        let mut quotes = !(((other & LOW) + LOW) | other | LOW);
+        let mut left = 8;
+        while quotes != 0 {
+            let length = quotes.trailing_zeros() as usize / 8 + 1;
+            out[at..at + 8].copy_from_slice(&eight.to_le_bytes());
+            at += length;
+            out[at] = b'"';
+            at += 1;
+            left -= length;
+            (eight, quotes) = match left {
+                0 => (0, 0),
+                _ => (eight >> (8 * length), quotes >> (8 * length)),
+            };
+        }
+        out[at..at + 8].copy_from_slice(&eight.to_le_bytes());
+        at += left;
     }
-    out.extend_from_slice(rest);
+    for &byte in chunks.remainder() {
+        out[at] = byte;
+        out[at + 1] = b'"';
+        at += 1 + usize::from(byte == b'"');
+    }
+    out.truncate(at);
 }
 
 /// Append `2006-01-02T15:04:05.000Z` in UTC.

@@ -10,6 +10,7 @@ import pytest
 from stream import native
 from stream.errors import UserError
 from stream.mapping.columns import (
+    BodyColumn,
     Column,
     DatetimeColumn,
     Mapping,
@@ -191,3 +192,13 @@ def test_the_limits_of_lines() -> None:
     assert plan.lines(body, AT, b"", b"", 3, 2, len(rows)) is None
     assert plan.lines(body, AT, b"", b"", 2, 3, len(rows)) is None
     assert plan.lines(b"\n \r\n" + body[:-1], AT, b"", b"", 3, 4, len(rows)) == (rows, 3, 4)
+
+
+def test_quotes_are_doubled_wherever_they_are() -> None:
+    """Some bytes are looked at together: quotes at each place of them, and bytes near a quote."""
+    plan = native_plan(Mapping((BodyColumn("b"),)), 1000)
+    assert plan is not None
+    random = Random(3)
+    for _ in range(examples(2000)):
+        body = bytes(random.choices(b'""a!#\xa2\xa1\x00\xff', k=random.randrange(40)))
+        assert plan.row(body, AT, b"", b"") == b'"%b"\n' % body.replace(b'"', b'""')
