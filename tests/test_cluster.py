@@ -28,7 +28,9 @@ URL = "s3://bucket/staging"
 def test_processes_that_upload_import_or_replay(
     components: list[str], url: str, address: str | None
 ) -> None:
-    """An API alone replays only with a configured storage; other processes work without it."""
+    """Readers and coordinators have staging, the API only if it is configured, and other processes
+    none.
+    """
     settings = Settings()
     declared = Connections.parse({"warehouse": {"type": "postgres", "dsn": "postgresql://db"}})
     target = attrs.evolve(

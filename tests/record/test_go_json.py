@@ -1,4 +1,4 @@
-"""Values of body maps as JSON."""
+"""JSON of values in body maps."""
 
 from __future__ import annotations
 

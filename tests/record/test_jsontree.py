@@ -147,7 +147,7 @@ def test_a_number_beyond_doubles_is_copied(number: str) -> None:
 
 @pytest.mark.parametrize("key", ['"k\\ud83d"', '"k\\udc00"', '"k\\uDBFF"'])
 def test_a_lone_surrogate_in_a_key(key: str) -> None:
-    """A path finds it as U+FFFD; pairs and escaped backslashes keep their meaning."""
+    """A path with U+FFFD finds the key; pairs and escaped backslashes keep their meaning."""
     source = f'{{{key}:{{{key}:1}},"x":"\\ud83d\\ude00 \\\\ud83d"}}'
     assert _find(source, "k�.k�") == "1"
     assert parse_json(source.encode()) == {"k�": {"k�": 1}, "x": "😀 \\ud83d"}

@@ -75,9 +75,7 @@ def test_chunk_boundaries_have_no_effect(table: list[list[str]], cuts: list[int]
 
 @given(st.binary(max_size=200), st.integers(1, 3))
 def test_any_bytes_are_rows_or_a_csv_error(data: bytes, width: int) -> None:
-    """Invalid data results in rows of the right width or in one error, and agrees with the csv
-    module.
-    """
+    """Any bytes result in rows of the right width or in a CSV error, as in the csv module."""
     text = data.decode("utf-8", "replace")
     lines = [line + "\n" for line in text.split("\n")]
     lines[-1] = lines[-1][:-1]

@@ -64,7 +64,7 @@ def test_pictures_have_two_variants(html: str, expected: str) -> None:
 
 
 def test_variants_of_a_drawing() -> None:
-    """Neither variant depends on the system's colors; the dark one has the dark rules."""
+    """Neither variant depends on the system's colors, and only the dark one has dark styles."""
     found = variants(
         "<style>.p{fill:#fff}@media (prefers-color-scheme: dark){.p{fill:#000}}</style>"
     )

@@ -109,7 +109,7 @@ def _took(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_answers_and_rows_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They don't depend on the code for any export and any sinks, also with tails."""
+    """Compiled code and the Python code agree for any export and any sinks, also with tails."""
     taken = _took(monkeypatch)
     count = examples(150)
     for seed in range(count):

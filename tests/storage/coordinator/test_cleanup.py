@@ -76,7 +76,7 @@ def test_young_files_are_kept() -> None:
 
 
 def test_a_clock_that_was_set_back() -> None:
-    """Files imported in the future count as old; the clock makes no other file old."""
+    """Files imported in the future count as old, and the age of other files doesn't change."""
     files = [imported(index) for index in range(40)]
     assert set(expired_files(files, SETTINGS, OPENED_AT - 2 * HOUR)) == set(files[:9])
     stuck = attrs.evolve(files[0], state=FileState.CLOSING, imported_at=None, closing_at=OPENED_AT)

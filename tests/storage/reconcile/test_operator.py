@@ -230,7 +230,9 @@ def test_a_change_during_the_work(acts: Acts) -> None:
 
 
 def test_a_reset_during_the_work(acts: Acts) -> None:
-    """A reload of all items doesn't start a second work on a busy item, and drops deleted items."""
+    """A reload of all items starts no second reconciliation of a busy item, and drops deleted
+    items.
+    """
     acts.change(("a", "1"), ("b", "1"))
     acts.settle()
     acts.change(("a", "1"), reset=True)
@@ -266,7 +268,7 @@ def test_a_deleted_item_is_not_checked(acts: Acts) -> None:
 
 
 def test_a_failed_item_is_retried_at_the_next_tick(acts: Acts) -> None:
-    """An act that failed is tried again at the next tick, not before."""
+    """A failed item is retried at the next tick, not earlier."""
     acts.change(("a", "1"))
     acts.settle()
     acts.fail("a", ValueError("broken"))

@@ -272,7 +272,7 @@ async def test_a_silent_node_is_disconnected(served: Served) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_handle_belongs_to_its_connection(served: Served) -> None:
-    """Another connection can't write with it, and a closed handle is invalid."""
+    """Another connection can't write with the handle, and a closed handle is invalid."""
     first, second = await served.connect(), await served.connect(node="m")
     handle = await first.open()
     with pytest.raises(commands.UnavailableOnWire):
