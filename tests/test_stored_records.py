@@ -24,7 +24,13 @@ from stream.definition.lifecycle import with_overrides, with_secret
 from stream.etcd.claims import Holder
 from stream.mapping.columns import Column
 from stream.mapping.columns import Mapping as Columns
-from stream.rejected.state import RejectedCount, RejectedNode, Replay, ReplayedRecords
+from stream.rejected.state import (
+    RejectedCount,
+    RejectedNode,
+    Replay,
+    ReplayedRecords,
+    ReplayPosition,
+)
 from stream.staging import FileUpload
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.retry import Retry
@@ -325,6 +331,7 @@ RECORDS: dict[type, Plain] = {
         "lastError": {"reason": "r", "column": "c", "message": "m", "time": AT},
     },
     Replay: {"token": "t", "file": "f", "node": "n", "startedAt": AT},
+    ReplayPosition: {"selection": "s", "sinkVersion": 1, "node": "n", "after": "a:1", "at": AT},
     ReplayedRecords: {"ids": ["a", "b"], "nodes": ["n"], "at": AT},
     Holder: {
         "token": "t",
@@ -389,6 +396,7 @@ REQUIRED: dict[type, set[str]] = {
     RejectedNode: {"nodeId", "address", "host", "secret"},
     RejectedCount: set(),
     Replay: {"token"},
+    ReplayPosition: {"selection"},
     ReplayedRecords: set(),
     Holder: {"token", "ttl"},
     Layout: set(),

@@ -237,16 +237,17 @@ def _get(found: Iterator[Stored], node_id: str) -> dict[str, Any] | None:
 def _fetch(found: Iterator[Stored], selection: Selection, limit: int) -> dict[str, Any]:
     """Fetch whole records.
 
-    :returns: ``frames``, and ``after`` for the next question, empty at the end.
+    :returns: ``frames``, their positions ``cursors``, and ``after`` for the next question, empty at
+        the end.
     """
     meant = (stored for stored in found if selection.has(stored.outline))
     frames: list[str] = []
+    cursors: list[str] = []
     size = 0
-    after = ""
     for stored in islice(meant, limit + 1):
         if len(frames) == limit or (frames and size + len(stored.line) > MAX_FETCHED_BYTES):
-            return {"frames": frames, "after": after}
+            return {"frames": frames, "cursors": cursors, "after": cursors[-1]}
         frames.append(stored.line.decode())
         size += len(stored.line)
-        after = stored.cursor
-    return {"frames": frames, "after": ""}
+        cursors.append(stored.cursor)
+    return {"frames": frames, "cursors": cursors, "after": ""}

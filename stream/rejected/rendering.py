@@ -98,25 +98,30 @@ class Rendering:
         """
         return await self._each(kept, shown=shown, deadline=deadline)
 
-    async def render(self, kept: Sequence[Kept], *, max_bytes: int) -> list[Rendered]:
+    async def render(
+        self, kept: Sequence[Kept], *, max_bytes: int, deadline: float
+    ) -> list[Rendered]:
         """Render the first records of *kept* whose rows fit into *max_bytes*; at least some.
 
         Raises UserError: the engine is unavailable.
+
+        :param deadline: by the reactor's clock; later the rest is left out.
         """
-        return await self._each(kept, max_bytes=max_bytes)
+        return await self._each(kept, max_bytes=max_bytes, deadline=deadline)
 
     async def _each(
         self,
         kept: Sequence[Kept],
         *,
         shown: int = 0,
-        deadline: float | None = None,
+        deadline: float,
         max_bytes: int | None = None,
     ) -> list[Rendered]:
         found: list[Rendered] = []
         size = turn = shown_bytes = 0
         for start in range(0, len(kept), RECORDS_AT_ONCE):
-            if deadline is not None and self._reactor.seconds() >= deadline:
+            is_late = self._reactor.seconds() >= deadline
+            if is_late and (found or max_bytes is None):
                 break
             if max_bytes is not None and size >= max_bytes:
                 break

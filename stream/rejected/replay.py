@@ -20,16 +20,23 @@ decide anything.
 Note [Leftovers]: every API node looks for the leftovers of interrupted replays a few times a
 minute: claims without a task are dropped, and named records are erased when their nodes are
 available again.
+
+Note [Cut replays]: a replay has a time limit, and the records that it rejects again stay where they
+are. Its repetition would begin with the same ones. So a replay that is cut stores its position
+(`ReplayPosition`), and the next replay of the same records with the same version of the sink
+continues there. One that reaches the end deletes the position.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
+import orjson
 from isal import isal_zlib
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
@@ -41,6 +48,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.reads import DefinitionReads
+from stream.definition.stored import readable
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, atomic
 from stream.rejected.answers import Selection
@@ -49,11 +57,13 @@ from stream.rejected.nodes import Asked, RejectedNodes
 from stream.rejected.record import Kept, kept_of
 from stream.rejected.rendering import Rendered, Rendering
 from stream.rejected.state import (
+    POSITION,
     REPLAY,
     STORED,
     RejectedNode,
     Replay,
     ReplayedRecords,
+    ReplayPosition,
     sink_of,
 )
 from stream.staging import StagingError, bytes_chunks
@@ -93,6 +103,8 @@ _ATTEMPTS = 5
 """Maximum number of attempts at a batch while the mapping changes."""
 _NAMED_FOR = timedelta(days=366)
 """Retention of the ids of replayed records; no record is kept longer."""
+_POSITION_FOR = timedelta(days=1)
+"""Retention of the position of a replay that was cut."""
 _TOKEN_BYTES = 8
 _GZIP_CONTAINER = 31
 _LEVEL = 1
@@ -152,7 +164,7 @@ class Outcome:
             names = ", ".join(node.node_id for node in self.nodes)
             text += f"; the records of {names} could not be read"
         if self.is_cut:
-            text += "; there are more, please replay again"
+            text += "; there are more, replay again to continue"
         return f"{text}."
 
 
@@ -171,6 +183,51 @@ class _Superseded(UserError):
 
 class _SinkChanged(Exception):
     """The mapping has changed since the rows were rendered."""
+
+
+@attrs.frozen(kw_only=True)
+class _Fetched:
+    """Records that a node has answered with.
+
+    :ivar cursors: the position of each record; empty if the node doesn't send them.
+    :ivar after: the position to continue from; empty at the end.
+    :ivar problem: the node, if it has not answered.
+    """
+
+    kept: Sequence[Kept] = ()
+    cursors: Sequence[str] = ()
+    after: str = ""
+    problem: Asked | None = None
+
+
+@attrs.frozen(kw_only=True)
+class _Work:
+    """What one replay works on.
+
+    :ivar deadline: by the reactor's clock.
+    :ivar start: the position stored before, ``None`` to begin with the oldest record.
+    :ivar like: a position without a place, for the selection and the version of the sink.
+    """
+
+    sink: SinkKey
+    claim: Replay
+    selection: Selection
+    outcome: Outcome
+    report: Report
+    deadline: float
+    start: ReplayPosition | None
+    like: ReplayPosition
+
+    def after(self, node_id: str) -> str:
+        """Return the position on a node to start from."""
+        if self.start is None or self.start.node != node_id:
+            return ""
+        return self.start.after
+
+    def cut_at(self, node_id: str, after: str) -> ReplayPosition:
+        """Note that the time is over; return the position."""
+        self.outcome.is_cut = True
+        return attrs.evolve(self.like, node=node_id, after=after)
 
 
 class Replayer:
@@ -217,8 +274,10 @@ class Replayer:
         deadline = self._reactor.seconds() + TEST_SECONDS
         found: list[Rendered] = []
         for node in (await self._nodes.all()).values():
-            kept, _, _ = await self._fetch(node, sink, selection, "", MAX_TESTED - len(found))
-            found += await rendering.test(kept, shown=MAX_SHOWN - len(found), deadline=deadline)
+            fetched = await self._fetch(node, sink, selection, "", MAX_TESTED - len(found))
+            found += await rendering.test(
+                fetched.kept, shown=MAX_SHOWN - len(found), deadline=deadline
+            )
             if len(found) >= MAX_TESTED or self._reactor.seconds() >= deadline:
                 break
         return found
@@ -237,75 +296,116 @@ class Replayer:
         )
         await self._claim(sink, claim)
         try:
-            selection = await self._nodes.without_replayed(sink, selection)
-            nodes = await self._nodes.all()
-            for node_id in sorted(nodes):
-                await self._replay_node(
-                    sink, claim, nodes[node_id], selection, outcome, report, deadline
-                )
+            like = await self._like(sink, selection)
+            work = _Work(
+                sink=sink,
+                claim=claim,
+                selection=await self._nodes.without_replayed(sink, selection),
+                outcome=outcome,
+                report=report,
+                deadline=deadline,
+                start=await self._start(sink, like),
+                like=like,
+            )
+            position = await self._replay_nodes(work)
         except Exception:
             await self._release(sink, claim)
             raise
-        await self._release(sink, claim)
+        await self._release(sink, claim, lambda txn: _note(txn, sink, position))
         return outcome
 
-    async def _replay_node(
-        self,
-        sink: SinkKey,
-        claim: Replay,
-        node: RejectedNode,
-        selection: Selection,
-        outcome: Outcome,
-        report: Report,
-        deadline: float,
-    ) -> None:
-        after, is_last = "", False
-        kept: Sequence[Kept] = ()
-        while kept or not is_last:
-            if self._reactor.seconds() >= deadline:
-                outcome.is_cut = True
-                return
-            if not kept:
-                kept, after, problem = await self._fetch(
-                    node, sink, selection, after, RECORDS_AT_ONCE
-                )
-                if problem is not None:
-                    outcome.nodes.append(problem)
-                    return
-                is_last = not after
+    async def _like(self, sink: SinkKey, selection: Selection) -> ReplayPosition:
+        """Return what a position has in common with this replay; see Note [Cut replays]."""
+        version = (await self._reads.sink(sink)).version
+        text = orjson.dumps(selection.plain(), option=orjson.OPT_SORT_KEYS)
+        return ReplayPosition(
+            selection=hashlib.sha256(text).hexdigest(),
+            sink_version=version.number,
+            at=self._now(),
+        )
+
+    async def _start(self, sink: SinkKey, like: ReplayPosition) -> ReplayPosition | None:
+        """Return the position to continue from; see Note [Cut replays]."""
+        stored = await self._client.get(f"{POSITION}{sink}")
+        found = readable(ReplayPosition, () if stored is None else (stored,))
+        return next((position for _, position in found if position.is_like(like)), None)
+
+    async def _replay_nodes(self, work: _Work) -> ReplayPosition | None:
+        """Replay the records of all nodes; return the position if the time is over before."""
+        nodes = await self._nodes.all()
+        for node_id in sorted(nodes):
+            if work.start is not None and node_id < work.start.node:
                 continue
-            rendered = await self._store(sink, claim, node, kept)
-            outcome.take(rendered)
-            await report(outcome)
-            kept = kept[len(rendered) :]
+            position = await self._replay_node(work, nodes[node_id])
+            if position is not None:
+                return position
+        return None
+
+    async def _replay_node(self, work: _Work, node: RejectedNode) -> ReplayPosition | None:
+        """Replay the records of a node; return the position if the time is over before."""
+        outcome, after = work.outcome, work.after(node.node_id)
+        while True:
+            if self._reactor.seconds() >= work.deadline:
+                return work.cut_at(node.node_id, after)
+            fetched = await self._fetch(node, work.sink, work.selection, after, RECORDS_AT_ONCE)
+            if fetched.problem is not None:
+                outcome.nodes.append(fetched.problem)
+                return None
+            done = 0
+            while done < len(fetched.kept):
+                if done and self._reactor.seconds() >= work.deadline:
+                    return work.cut_at(node.node_id, after)
+                rendered = await self._store(work, node, fetched.kept[done:])
+                outcome.take(rendered)
+                await work.report(outcome)
+                done += len(rendered)
+                if fetched.cursors:
+                    after = fetched.cursors[done - 1]
+            if not fetched.after:
+                return None
+            after = fetched.after
 
     async def _fetch(
         self, node: RejectedNode, sink: SinkKey, selection: Selection, after: str, limit: int
-    ) -> tuple[list[Kept], str, Asked | None]:
-        """Return records, the next position (empty at the end), and the failed node."""
+    ) -> _Fetched:
+        """Fetch records from a node."""
         asked = await self._nodes.ask(
             node, sink, "fetch", after=after, limit=limit, **selection.plain()
         )
         if asked.answer is None:
-            return [], "", asked
-        kept = [kept_of(text.encode()) for text in asked.answer["frames"]]
-        return [each for each in kept if each is not None], asked.answer["after"], None
+            return _Fetched(problem=asked)
+        frames = asked.answer["frames"]
+        # Source nodes of an earlier version don't send the positions of single records.
+        cursors = asked.answer.get("cursors") or [""] * len(frames)
+        found = [
+            (kept, cursor)
+            for kept, cursor in zip(
+                (kept_of(text.encode()) for text in frames), cursors, strict=True
+            )
+            if kept is not None
+        ]
+        return _Fetched(
+            kept=[kept for kept, _ in found],
+            cursors=[cursor for _, cursor in found] if any(cursors) else (),
+            after=asked.answer["after"],
+        )
 
     # One file.
 
-    async def _store(
-        self, key: SinkKey, claim: Replay, node: RejectedNode, kept: Sequence[Kept]
-    ) -> list[Rendered]:
+    async def _store(self, work: _Work, node: RejectedNode, kept: Sequence[Kept]) -> list[Rendered]:
         """Store the first of *kept*; return the outcome of each."""
+        key = work.sink
         for _ in range(_ATTEMPTS):
             source, sink = await self._definitions(key)
             rendering = self.rendering(key, sink.table.mapping.mapping)
-            rendered = await rendering.render(kept, max_bytes=MAX_FILE_BYTES)
+            rendered = await rendering.render(
+                kept, max_bytes=MAX_FILE_BYTES, deadline=work.deadline
+            )
             accepted = [each for each in rendered if each.error is None]
             if not accepted:
                 return rendered
             try:
-                await self._decide(source, sink, claim, node, accepted)
+                await self._decide(source, sink, work.claim, node, accepted)
             except _SinkChanged:
                 continue
             return rendered
@@ -407,8 +507,13 @@ class Replayer:
 
         await self._forget(await atomic(self._client, body))
 
-    async def _release(self, sink: SinkKey, claim: Replay) -> None:
-        """Release the claim; after a failure, the cleanup releases it."""
+    async def _release(
+        self, sink: SinkKey, claim: Replay, also: Callable[[AtomicTxn], None] = lambda _: None
+    ) -> None:
+        """Release the claim; after a failure, the cleanup releases it.
+
+        :param also: adds to the transaction that releases it.
+        """
 
         async def body(txn: AtomicTxn) -> File | None:
             stored = await txn.get(f"{REPLAY}{sink}")
@@ -416,6 +521,7 @@ class Replayer:
                 return None
             dropped = await self._drop(txn, sink)
             txn.delete(f"{REPLAY}{sink}")
+            also(txn)
             return dropped
 
         try:
@@ -463,6 +569,20 @@ class Replayer:
             return False
         await self._client.delete(stored_key)
         return True
+
+    async def forget_old_positions(self) -> None:
+        """Delete the positions of replays that nobody has continued."""
+        for kv, position in readable(ReplayPosition, (await self._client.range(POSITION)).kvs):
+            if self._now() - position.at > _POSITION_FOR:
+                await self._client.delete(kv.key)
+
+
+def _note(txn: AtomicTxn, sink: SinkKey, position: ReplayPosition | None) -> None:
+    """Store the position of a replay that was cut, or delete that of an earlier one."""
+    if position is None:
+        txn.delete(f"{POSITION}{sink}")
+    else:
+        txn.put(f"{POSITION}{sink}", encode(position))
 
 
 class ReplayLeftovers(Service):
@@ -514,3 +634,4 @@ class ReplayLeftovers(Service):
             sink, _ = sink_of(kv.key, STORED)
             if not await self._is_running(str(sink)):
                 await self._replayer.erase(sink, kv.key, decode(ReplayedRecords, kv.value))
+        await self._replayer.forget_old_positions()

@@ -16,12 +16,14 @@ from stream.values.utctime import NO_TIME, format_time
 __all__ = [
     "COUNT",
     "NODE",
+    "POSITION",
     "REPLAY",
     "STORED",
     "LastError",
     "RejectedCount",
     "RejectedNode",
     "Replay",
+    "ReplayPosition",
     "ReplayedRecords",
     "add_counts",
     "rejected_view",
@@ -35,6 +37,8 @@ COUNT = "rejected/count/"
 """The counts of rejected records, by sink and source node."""
 REPLAY = "rejected/replay/"
 """The running replays, by sink."""
+POSITION = "rejected/position/"
+"""The positions of replays that were cut, by sink."""
 STORED = "rejected/stored/"
 """Ids of replayed records that may still be kept, by sink."""
 
@@ -121,6 +125,27 @@ class Replay(Record):
     file: str = ""
     node: str = ""
     started_at: datetime = NO_TIME
+
+
+@attrs.frozen(kw_only=True)
+class ReplayPosition(Record):
+    """The position of a replay that was cut; see Note [Cut replays] of `stream.rejected.replay`.
+
+    :ivar selection: hash of the selection of records.
+    :ivar sink_version: the version of the sink that has rejected the records before the position.
+    :ivar node: the source node to continue with; those before it in the order of ids are done.
+    :ivar after: the position on this node; empty for its oldest record.
+    """
+
+    selection: str
+    sink_version: int = 0
+    node: str = ""
+    after: str = ""
+    at: datetime = NO_TIME
+
+    def is_like(self, other: ReplayPosition) -> bool:
+        """Return whether both are of the same records and version of the sink."""
+        return (self.selection, self.sink_version) == (other.selection, other.sink_version)
 
 
 @attrs.frozen(kw_only=True)

@@ -19,11 +19,13 @@ from stream.mapping.columns import Mapping as Columns
 from stream.rejected.state import (
     COUNT,
     NODE,
+    POSITION,
     REPLAY,
     STORED,
     RejectedCount,
     Replay,
     ReplayedRecords,
+    ReplayPosition,
 )
 from stream.storage.model import prefix
 from stream.storage.model.entity import File, Slice
@@ -92,6 +94,7 @@ KINDS = (
     Kind(NODE, "running nodes with rejected records", is_own=True, is_live=True),
     Kind(COUNT, "counts of rejected records", RejectedCount, is_own=True),
     Kind(REPLAY, "replays of rejected records", Replay, is_own=True),
+    Kind(POSITION, "positions of replays", ReplayPosition, is_own=True),
     Kind(STORED, "replayed records", ReplayedRecords, is_own=True),
     Kind(REVOKED, "revocations of tokens of projects", is_own=True),
     Kind(PROJECT_TOKENS, "tokens of projects", ProjectToken, is_own=True),

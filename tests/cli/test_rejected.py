@@ -41,28 +41,28 @@ def _outputs(stored: int, again: int, **more: Any) -> dict[str, Any]:
 def test_a_replay_continues_while_there_are_more_records(
     calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Records that are rejected again are counted once."""
-    made = calls(_outputs(2, 1, hasMore=True), _outputs(3, 1, hasMore=True), _outputs(1, 1))
+    """Each replay continues behind the one before, so their counts add up."""
+    made = calls(_outputs(2, 1, hasMore=True), _outputs(0, 2, hasMore=True), _outputs(1, 1))
     assert run([*_REPLAY, "--all", "--output", "json"]) == 7
     found = json.loads(capsys.readouterr().out)
     assert made == [{}, {}, {}]
     counts = (found["replayed"], found["stored"], found["rejected"], found["hasMore"])
-    assert counts == (7, 6, 1, False)
+    assert counts == (7, 3, 4, False)
     assert len(found["results"]) == 7
 
 
-def test_a_replay_that_stores_nothing_stops(
+def test_a_replay_that_replays_nothing_stops(
     calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A replay that continued would map the same records again."""
-    made = calls(_outputs(0, 2, hasMore=True))
-    assert run([*_REPLAY, "--reason", "x"]) == 7
+    """Another one would not continue either; the output says that there are more records."""
+    made = calls(_outputs(0, 0, hasMore=True))
+    assert run([*_REPLAY, "--reason", "x"]) == 0
     assert made == [{"reason": "x"}]
-    made = calls(_outputs(1, 2, hasMore=True), _outputs(0, 2, hasMore=True))
+    made = calls(_outputs(1, 2, hasMore=True), _outputs(0, 0, hasMore=True))
     assert run([*_REPLAY, "a", "b"]) == 7
     assert made == [{"ids": ["a", "b"]}] * 2
     assert "3 replayed: 1 stored, 2 rejected again." in capsys.readouterr().out
-    calls(_outputs(1, 2, hasMore=True), _outputs(0, 2, hasMore=True))
+    calls(_outputs(1, 2, hasMore=True), _outputs(0, 0, hasMore=True))
     assert run([*_REPLAY, "--all", "--output", "json"]) == 7
     assert json.loads(capsys.readouterr().out)["hasMore"] is True
 
@@ -74,6 +74,9 @@ def test_notes_are_shown(
     calls(_outputs(1, 0, notes=["The column reads a masked header."]))
     assert run([*_REPLAY, "--all"]) == 0
     assert "The column reads a masked header." in capsys.readouterr().err
+    calls(_outputs(1, 0, hasMore=True, notes=["one", "two"]), _outputs(1, 0, notes=["two"]))
+    assert run([*_REPLAY, "--all"]) == 0
+    assert capsys.readouterr().err.count("two") == 1
 
 
 def test_records_are_selected_in_one_way(

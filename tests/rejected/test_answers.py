@@ -157,7 +157,7 @@ def test_a_node_that_keeps_no_records() -> None:
     """The answer has the same members."""
     assert ask(None, "list", limit=1) == {"records": [], "reasons": [], "total": 0}
     assert ask(None, "get", id="1") == {"record": None}
-    assert ask(None, "fetch", limit=1) == {"frames": [], "after": ""}
+    assert ask(None, "fetch", limit=1) == {"frames": [], "cursors": [], "after": ""}
     assert ask(None, "erase") == {"erased": 0}
 
 

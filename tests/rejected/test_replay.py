@@ -18,12 +18,21 @@ from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.mapping.columns import Mapping, PathColumn
 from stream.mapping.stored import stored_mapping
+from stream.rejected import rendering as rendering_module
 from stream.rejected import replay as replay_module
 from stream.rejected.answers import Selection, answer
 from stream.rejected.files import RejectedFiles
 from stream.rejected.nodes import Asked, RejectedNodes
 from stream.rejected.replay import Outcome, Replayer, ReplayLeftovers
-from stream.rejected.state import COUNT, REPLAY, STORED, LastError, RejectedCount, RejectedNode
+from stream.rejected.state import (
+    COUNT,
+    POSITION,
+    REPLAY,
+    STORED,
+    LastError,
+    RejectedCount,
+    RejectedNode,
+)
 from stream.settings import Settings
 from stream.settings.local import WriterTlsSettings
 from stream.storage.model.state import FileState, SliceState
@@ -363,7 +372,95 @@ async def test_many_records_are_stored_in_several_files(
     monkeypatch.setattr(replay_module, "REPLAY_SECONDS", 0.0)
     outcome = await replays.replay()
     assert (outcome.replayed, outcome.is_cut) == (0, True)
-    assert str(outcome).endswith("; there are more, please replay again.")
+    assert str(outcome).endswith("; there are more, replay again to continue.")
+
+
+class _SlowClock:
+    """The reactor, with a clock that goes on by a second whenever it is read."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def seconds(self) -> float:
+        self.now += 1.0
+        return self.now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
+@pytest.fixture
+def slow(replays: _Replays, monkeypatch: pytest.MonkeyPatch) -> _Replays:
+    """Replays that have time for one record each."""
+    monkeypatch.setattr(rendering_module, "RECORDS_AT_ONCE", 1)
+    monkeypatch.setattr(replay_module, "REPLAY_SECONDS", 2.0)
+    monkeypatch.setattr(replays.replayer, "_reactor", _SlowClock())
+    return replays
+
+
+async def _seen(replays: _Replays, selection: Selection = ALL) -> tuple[list[str], bool]:
+    """Ids of the records that one replay maps, and whether it is cut."""
+    outcome = await replays.replay(selection)
+    return [result["id"] for result in outcome.results], outcome.is_cut
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_next_replay_continues_where_one_was_cut(slow: _Replays) -> None:
+    """Even if every record is rejected again; the last one that ends lets the next begin again."""
+    ids = [*slow.keep(b"{}", b"{}", b"{}"), *slow.keep(b"{}", b"{}", node="two")]
+    for round_ in range(2):
+        seen = [await _seen(slow) for _ in ids]
+        assert [found for found, _ in seen] == [[id] for id in ids], round_
+        assert [is_cut for _, is_cut in seen] == [True] * 4 + [False], round_
+    assert await slow.kept() == ids
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_replay_begins_with_the_oldest_record(slow: _Replays) -> None:
+    """With another selection, or after a change of the sink."""
+    ids = slow.keep(b"{}", b"{}", b"{}")
+    assert await _seen(slow) == ([ids[0]], True)
+    assert await _seen(slow, Selection(until=2**50)) == ([ids[0]], True)
+    assert await _seen(slow, Selection(until=2**50)) == ([ids[1]], True)
+    assert await _seen(slow) == ([ids[0]], True)
+    await slow.world.rename()
+    assert await _seen(slow) == ([ids[0]], True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_of_an_earlier_version_tells_no_positions(
+    slow: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next replay continues with the records that it was asked for together."""
+    monkeypatch.setattr(replay_module, "RECORDS_AT_ONCE", 2)
+    ids = slow.keep(b"{}", b"{}", b"{}")
+    ask = slow.nodes.ask
+
+    async def without_cursors(*args: Any, **members: Any) -> Asked:
+        asked = await ask(*args, **members)
+        assert asked.answer is not None
+        asked.answer.pop("cursors", None)
+        return asked
+
+    monkeypatch.setattr(slow.nodes, "ask", without_cursors)
+    assert await _seen(slow) == ([ids[0]], True)
+    monkeypatch.setattr(rendering_module, "RECORDS_AT_ONCE", 2)
+    assert await _seen(slow) == (ids[:2], True)
+    assert await _seen(slow) == (ids[2:], True)
+    assert await _seen(slow) == ([], False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_positions_are_forgotten_after_a_day(slow: _Replays) -> None:
+    """Nobody may ever continue the replay."""
+    slow.keep(b"{}", b"{}")
+    await slow.replay()
+    client = slow.world.storage.client
+    await slow.replayer.forget_old_positions()
+    assert len((await client.range(POSITION)).kvs) == 1
+    slow.world.storage.now += timedelta(days=1, seconds=1)
+    await slow.replayer.forget_old_positions()
+    assert not (await client.range(POSITION)).kvs
 
 
 @pytest_twisted.ensureDeferred

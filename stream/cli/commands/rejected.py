@@ -320,25 +320,22 @@ def replay(
 
     The exit code is 7 if records are rejected again.
     """
-    found = _replayed(source, sink, selection)
-    is_going_on = found.get("hasMore") and found.get("stored")
-    while is_going_on:
-        click.echo(f"{found['stored']} are stored, going on.", err=True)
+    found = further = _replayed(source, sink, selection)
+    # The service continues where it has stopped; one that replays nothing doesn't get on.
+    while further.get("hasMore") and further.get("replayed"):
+        click.echo(f"{found['replayed']} are replayed, going on.", err=True)
         further = _replayed(source, sink, selection)
-        # Records that are rejected again are kept, so each replay counts them.
+        counts = ("replayed", "stored", "rejected")
+        notes = dict.fromkeys([*(found.get("notes") or ()), *(further.get("notes") or ())])
         found = {
             **found,
             **further,
-            "replayed": found["stored"] + further.get("replayed", 0),
-            "stored": found["stored"] + further.get("stored", 0),
-            "results": [
-                *(each for each in found.get("results") or () if each.get("stored")),
-                *(further.get("results") or ()),
-            ],
+            **{name: found.get(name, 0) + further.get(name, 0) for name in counts},
+            "results": [*(found.get("results") or ()), *(further.get("results") or ())],
             "hasMore": further.get("hasMore", False),
         }
-        # One that stores nothing would meet the same records again.
-        is_going_on = further.get("hasMore") and further.get("stored")
+        if notes:
+            found["notes"] = list(notes)
     _results(
         found,
         output,
