@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
+
+from stream.ops.process.thread_pool import AbandonableThreadPool
 
 __all__ = ["Database", "SchemaError"]
 
@@ -51,8 +52,10 @@ class Database:
 
     def _make_pools(self) -> None:
         """Create the thread pools; a stopped pool can't be started again."""
-        self._writer_pool = ThreadPool(1, 1, name=f"sandbox-{self._family}-writer")
-        self._reader_pool = ThreadPool(0, self._readers, name=f"sandbox-{self._family}-reader")
+        self._writer_pool = AbandonableThreadPool(0, 1, name=f"sandbox-{self._family}-writer")
+        self._reader_pool = AbandonableThreadPool(
+            0, self._readers, name=f"sandbox-{self._family}-reader"
+        )
         self._is_open = False
 
     async def open(self) -> None:

@@ -22,10 +22,10 @@ from typing import ParamSpec, TypeVar
 
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
 from stream.ops.clock import wall_clock
+from stream.ops.process.thread_pool import AbandonableThreadPool
 from stream.sandbox.database import Database
 
 __all__ = [
@@ -70,7 +70,7 @@ class Store:
         self.data = Database(reactor, tables_file(path, project_id), "data")
         self._reactor = reactor
         self._wall_clock = wall_clock(reactor)
-        self._files_pool: ThreadPool | None = None
+        self._files_pool: AbandonableThreadPool | None = None
         self._lock: int | None = None
 
     def now(self) -> float:
@@ -91,7 +91,7 @@ class Store:
 
         Raises UserError: another process uses it, or the two databases don't belong together.
         """
-        self._files_pool = ThreadPool(0, 2, name="sandbox-files")
+        self._files_pool = AbandonableThreadPool(0, 2, name="sandbox-files")
         self._files_pool.start()
         try:
             self._lock = await self.in_thread(_lock_folder, self.folder)

@@ -21,6 +21,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from stream.ops.metrics.health import HealthCheck, Readiness
 from stream.ops.metrics.registry import Metrics
 from stream.ops.metrics.shared_page import SharedPage
+from stream.ops.process.thread_pool import AbandonableThreadPool
 
 __all__ = ["MetricsListener"]
 
@@ -55,7 +56,7 @@ class MetricsListener(Service):
         self._endpoint = endpoint
         self._address = address
         # One thread: pages are rendered one after another, and never in the reactor's thread.
-        self._threads = ThreadPool(0, 1, name="metrics")
+        self._threads = AbandonableThreadPool(0, 1, name="metrics")
         root = _Root()
         self._page = MetricsPage(reactor, self._threads, metrics)
         root.putChild(b"metrics", self._page)

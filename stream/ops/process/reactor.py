@@ -21,6 +21,7 @@ from typing import Any
 
 from stream.ops.clock import keep_monotonic
 from stream.ops.process.fair_turns import FairTurns, Ready
+from stream.ops.process.thread_pool import AbandonableThreadPool
 
 __all__ = ["install"]
 
@@ -30,6 +31,9 @@ EventServer = Callable[[list[tuple[int, int]], float], list[tuple[int, int]]]
 Its arguments are descriptors and events, and the reactor's time. The functions in the reactor's
 attribute `event_servers` are called first in each turn.
 """
+
+THREADS = 10
+"""Maximum number of threads for host names, and for files that are read at a start."""
 
 MAX_ACCEPTED = 20
 """Maximum number of connections accepted in a row: each takes a tenth of a millisecond, and Twisted
@@ -70,6 +74,14 @@ def install() -> bool:
             self._turns = FairTurns(time.monotonic)
             self.event_servers: list[EventServer] = []
             super().__init__()
+
+        def _initThreadPool(self) -> None:
+            """Make the pool: Twisted's own does no job any more once a thread couldn't start."""
+            self.threadpool = AbandonableThreadPool(0, THREADS, name="reactor")
+            self._threadpoolStartupID = self.callWhenRunning(self.threadpool.start)
+            self.threadpoolShutdownID = self.addSystemEventTrigger(
+                "during", "shutdown", self._stopThreadPool
+            )
 
         def doPoll(self, timeout: float | None) -> None:
             """Wait for events and serve them.

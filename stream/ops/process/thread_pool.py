@@ -4,10 +4,15 @@ Note [Cheap hop]: each group of records takes a hop to a thread and back. Twiste
 job through a team, a coordinator, a queue with three conditions and a copy of the log context: more
 processor time than the compression of the group. Here a job goes straight to the thread that has
 been idle for the shortest time, whose memory is still in the caches, and wakes it by one lock.
+
+Note [No thread]: the host may refuse to start a thread. A job then waits for another thread of its
+pool. If the pool has none, the job fails with `NoThread`, like one whose function has failed: its
+caller would otherwise wait for a job that nobody does.
 """
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable
 from threading import Lock, Thread
@@ -19,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-__all__ = ["AbandonableThreadPool", "ThreadPoolService", "in_own_thread"]
+__all__ = ["AbandonableThreadPool", "NoThread", "ThreadPoolService", "in_own_thread"]
 
 _log = Logger()
 
@@ -29,11 +34,25 @@ LEAVE_SECONDS = 5.0
 T = TypeVar("T")
 
 
+class NoThread(OSError):
+    """The host doesn't start a thread; see Note [No thread]."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(errno.EAGAIN, f"no thread can be started: {reason}")
+
+
 class _Thread(Thread):
     """A thread for which the interpreter doesn't wait at its end."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options, daemon=True)
+
+    def start(self) -> None:
+        """Start. Raises `NoThread`."""
+        try:
+            super().start()
+        except (RuntimeError, MemoryError) as error:
+            raise NoThread(error) from error
 
 
 _Job = Callable[[], None]
@@ -80,11 +99,18 @@ class AbandonableThreadPool(ThreadPool):
         return len(self._waiting)
 
     def start(self) -> None:
-        """Begin with the jobs that were given before."""
+        """Begin with the jobs that were given before. Raises `NoThread` if none can be begun."""
         with self._lock:
             self.started, self.joined = True, False
             for _ in range(min(self.max - self._count, len(self._waiting))):
-                self._start_thread(self._waiting.popleft())
+                job = self._waiting.popleft()
+                try:
+                    self._start_thread(job)
+                except NoThread:
+                    self._waiting.appendleft(job)
+                    if not self._count:
+                        raise
+                    break
 
     def stop(self) -> None:
         """Take no more jobs, and wait until those given before have ended."""
@@ -110,7 +136,8 @@ class AbandonableThreadPool(ThreadPool):
     ) -> None:
         """Run *func*, and call *onResult* in the same thread.
 
-        It is called with whether that was a success, and the result or the `Failure`.
+        It is called with whether that was a success, and the result or the `Failure`. If there is
+        no thread, it is called at once; see Note [No thread].
         """
 
         def job() -> None:
@@ -118,28 +145,45 @@ class AbandonableThreadPool(ThreadPool):
                 success, result = True, func(*args, **kw)
             except BaseException:
                 success, result = False, Failure()
+            hand_on(success, result)
+
+        def hand_on(success: bool, result: Any) -> None:
             if onResult is not None:
                 onResult(success, result)
             elif not success:
                 _log.failure("a job failed in a thread of {pool}", result, pool=self.name)
 
-        with self._lock:
-            if self.joined:
-                return
-            if self._idle:
-                idle = self._idle.pop()
-                idle.job = job
-                idle.woken.release()
-            elif self.started and self._count < self.max:
+        try:
+            with self._lock:
+                self._give(job)
+        except NoThread:
+            hand_on(False, Failure())
+
+    def _give(self, job: _Job) -> None:
+        """Give *job* to a thread. Raises `NoThread` if there is none."""
+        if self.joined:
+            return
+        if self._idle:
+            idle = self._idle.pop()
+            idle.job = job
+            idle.woken.release()
+        elif self.started and self._count < self.max:
+            try:
                 self._start_thread(job)
-            else:
+            except NoThread:
+                if not self._count:
+                    raise
                 self._waiting.append(job)
+        else:
+            self._waiting.append(job)
 
     def _start_thread(self, job: _Job) -> None:
+        """Start a thread that does *job* first. Raises `NoThread`: nothing has changed then."""
+        name = f"{self.name}-{self._count + 1}"
+        thread = _Thread(target=self._work, args=(job,), name=name)
+        thread.start()  # it waits for the lock before it looks at anything of the pool
         self._count += 1
-        thread = _Thread(target=self._work, args=(job,), name=f"{self.name}-{self._count}")
         self.threads.append(thread)
-        thread.start()
 
     def _work(self, job: _Job | None) -> None:
         """Do *job*, then those that wait, then those that come."""
@@ -182,7 +226,11 @@ class AbandonableThreadPool(ThreadPool):
             self.stop()
             reactor.callFromThread(ended)
 
-        _Thread(target=stop, name=f"{self.name} stops").start()
+        try:
+            _Thread(target=stop, name=f"{self.name} stops").start()
+        except NoThread as error:
+            _log.warn("cannot wait for the threads of {pool}: {error}", pool=self.name, error=error)
+            ended()  # they end with the process
         return left
 
 
@@ -209,7 +257,10 @@ class ThreadPoolService(Service):
 
 
 def in_own_thread(reactor: Any, work: Callable[..., T], *args: Any) -> Deferred[T]:
-    """Run *work*, which takes long and may be abandoned at any time, in a thread of its own."""
+    """Run *work*, which takes long and may be abandoned at any time, in a thread of its own.
+
+    Fails with `NoThread`, or as *work* does.
+    """
     result: Deferred[T] = Deferred()
 
     def run() -> None:
@@ -220,5 +271,8 @@ def in_own_thread(reactor: Any, work: Callable[..., T], *args: Any) -> Deferred[
         else:
             reactor.callFromThread(result.callback, value)
 
-    _Thread(target=run, name=work.__name__).start()
+    try:
+        _Thread(target=run, name=work.__name__).start()
+    except NoThread:
+        result.errback(Failure())
     return result

@@ -19,14 +19,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from stream.concurrency.slots import Slots
 from stream.concurrency.waiters import Waiters
+from stream.ops.process.thread_pool import NoThread
 from stream.storage.network.commands import checksum
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
 from stream.storage.writer.disk import DiskFile
@@ -47,6 +49,9 @@ LOW_WATERMARK_BYTES = 32 * 1024 * 1024
 
 STUCK_SECONDS = 30.0
 """Duration of a round from which on the disk counts as stuck."""
+
+CLOSE_AGAIN_SECONDS = 1.0
+"""Interval of closing a file while the host starts no thread."""
 
 
 @attrs.define(eq=False)  # one for each group: a frozen one takes three times as long
@@ -108,12 +113,25 @@ class VolumeAppender:
         return done
 
     def run(self, job: Callable[[], Any]) -> Deferred[Any]:
-        """Run another blocking function, concurrently with the appends."""
+        """Run another blocking function, concurrently with the appends.
+
+        Fails with `NoThread`: it didn't run.
+        """
         return self._jobs.run(deferToThreadPool, self._reactor, self._pool, job)
 
     def close(self, file: DiskFile) -> Deferred[Any]:
         """Sync and close the file after its queued appends."""
-        return self._settled(file).addCallback(lambda _: self.run(file.close))
+        return self._settled(file).addCallback(lambda _: ensureDeferred(self._close(file)))
+
+    async def _close(self, file: DiskFile) -> None:
+        """Close the file as soon as there is a thread: it can't be opened again before."""
+        while True:
+            try:
+                await self.run(file.close)
+                return
+            except NoThread as error:
+                _log.error("cannot close a slice file yet: {error}", error=error.strerror)
+            await deferLater(self._reactor, CLOSE_AGAIN_SECONDS)
 
     def _settled(self, file: DiskFile) -> Deferred[None]:
         if file not in self._unanswered:
@@ -180,8 +198,13 @@ class VolumeAppender:
         if success:
             self._answer(result, batch, syncs)
             return
-        _log.failure("a round of appends failed", result)
-        self._answer([WriterUnavailable("the writer failed") for _ in batch], batch, syncs)
+        reason = "the writer failed"
+        if result.check(NoThread):
+            reason = str(result.value.strerror)
+            _log.error("cannot write to the disk: {reason}", reason=reason)
+        else:
+            _log.failure("a round of appends failed", result)
+        self._answer([WriterUnavailable(reason) for _ in batch], batch, syncs)
 
     def _answer(
         self,

@@ -36,7 +36,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.concurrency.waiters import ended
-from stream.ops.process.thread_pool import AbandonableThreadPool
+from stream.ops.process.thread_pool import AbandonableThreadPool, NoThread
 from stream.storage.model.entity import LocalSlice, Slice
 from stream.storage.model.key import SliceKey
 from stream.storage.model.marks import marks_of
@@ -295,16 +295,19 @@ class StorageWriter:
             await older.end(WriterUnavailable("the file was opened again"))
         if resume >= 0:
             self.requests.cut(str(path), resume)
-        disk = await volume.appender.run(
-            lambda: open_disk_file(
-                path,
-                volume.found.path,
-                life=source.number,
-                resume=resume,
-                compression=slice_.compression,
-                reserve=slice_.local.allocated_disk_space,
+        try:
+            disk = await volume.appender.run(
+                lambda: open_disk_file(
+                    path,
+                    volume.found.path,
+                    life=source.number,
+                    resume=resume,
+                    compression=slice_.compression,
+                    reserve=slice_.local.allocated_disk_space,
+                )
             )
-        )
+        except NoThread as error:
+            raise WriterUnavailable(f"cannot open the slice file: {error.strerror}") from None
         if disk.quarantined is not None:
             _log.error(
                 "a slice file was damaged: readable parts are kept, the original is {damaged}",

@@ -45,6 +45,40 @@ def test_the_command_line_installs_the_direct_reactor() -> None:
     assert ended.stdout.splitlines()[-3:] == ["DirectEPollReactor", "hello", "closed"]
 
 
+THREADS = """
+import threading
+from stream.ops.process.reactor import install
+install()
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+start, failed = threading.Thread.start, []
+def fail(thread):
+    failed.append(thread)
+    raise RuntimeError("can't start new thread")
+async def work():
+    threading.Thread.start = fail
+    try:
+        await deferToThread(int, "7")
+    except Exception as error:
+        print(type(error).__name__)
+    threading.Thread.start = start
+    print(len(failed), await deferToThread(int, "7"))
+    reactor.stop()
+from twisted.internet.defer import ensureDeferred
+reactor.callWhenRunning(lambda: ensureDeferred(work()))
+reactor.callLater(20, reactor.stop)
+reactor.run()
+"""
+
+
+def test_the_pool_of_the_reactor_works_again_after_a_failed_start_of_a_thread() -> None:
+    """Host names are looked up in it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.split() == ["NoThread", "1", "7"]
+
+
 def test_an_installed_reactor_is_kept() -> None:
     """A reactor that is already installed, such as the test runner's, is kept."""
     script = (

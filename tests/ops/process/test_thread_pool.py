@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from queue import Queue
 from typing import Any
 
@@ -16,7 +17,12 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.ops.metrics.registry import Metrics
 from stream.ops.process import thread_pool as pool
-from stream.ops.process.thread_pool import AbandonableThreadPool, ThreadPoolService
+from stream.ops.process.thread_pool import (
+    AbandonableThreadPool,
+    NoThread,
+    ThreadPoolService,
+    in_own_thread,
+)
 from stream.telemetry import watch_threads
 
 reactor: Any = _reactor
@@ -111,6 +117,74 @@ def test_a_failed_job_is_logged() -> None:
         assert done.wait(10)
     assert [entry["log_failure"].type for entry in entries] == [ValueError]
     pool.stop()
+
+
+@pytest.fixture
+def exhausted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
+    """Let the host start threads, or not; at first it doesn't."""
+    start = threading.Thread.start
+    allows: list[bool] = [False]
+
+    def start_or_fail(thread: threading.Thread) -> None:
+        if not allows[-1]:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_fail)
+    yield allows.append
+    monkeypatch.undo()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_without_a_thread_fails(exhausted: Callable[[bool], None]) -> None:
+    """The pool works as soon as the host starts threads again."""
+    pool = AbandonableThreadPool(0, 2, name="none")
+    pool.start()
+    with pytest.raises(NoThread, match="no thread can be started: can't start new thread"):
+        await deferToThreadPool(reactor, pool, int, "7")
+    with capturedLogs() as entries:
+        pool.callInThread(int, "7")
+    assert [entry["log_failure"].type for entry in entries] == [NoThread]
+    assert (pool.threads, pool.backlog) == ([], 0)
+    exhausted(True)
+    assert await deferToThreadPool(reactor, pool, int, "7") == 7
+    pool.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_waits_for_the_threads_that_exist(exhausted: Callable[[bool], None]) -> None:
+    """It doesn't need one of its own."""
+    pool = AbandonableThreadPool(0, 2, name="one")
+    pool.start()
+    exhausted(True)
+    gate = threading.Event()
+    first = deferToThreadPool(reactor, pool, gate.wait, 10)
+    exhausted(False)
+    second = deferToThreadPool(reactor, pool, int, "7")
+    assert (len(pool.threads), pool.backlog) == (1, 1)
+    gate.set()
+    assert (await first, await second) == (True, 7)
+    pool.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_start_and_a_stop_without_threads(exhausted: Callable[[bool], None]) -> None:
+    """A pool with waiting jobs doesn't start; a stop doesn't wait for a thread of its own."""
+    service = ThreadPoolService(reactor, "none", 2)
+    working = deferToThreadPool(reactor, service.pool, int, "7")
+    with pytest.raises(NoThread):
+        service.startService()
+    exhausted(True)
+    service.startService()
+    assert await working == 7
+    exhausted(False)
+    with capturedLogs() as entries:
+        await service.stopService()
+    assert ["cannot wait" in entry["log_format"] for entry in entries] == [True]
+    with pytest.raises(NoThread):
+        await in_own_thread(reactor, int, "7")
+    exhausted(True)
+    service.pool.stop()
 
 
 def test_waiting_jobs_are_counted() -> None:

@@ -13,8 +13,10 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 
+from stream.ops.process.thread_pool import AbandonableThreadPool
 from stream.storage.network.interface import (
     SyncLevel,
     WriterError,
@@ -163,6 +165,37 @@ async def test_an_unexpected_failure_is_answered(appender: VolumeAppender) -> No
         await _append(appender, file, 0)
     file.sync_error = None
     assert await _append(appender, file, 1) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_round_without_a_thread_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is closed, and the disk used again, as soon as the host starts threads again."""
+    monkeypatch.setattr(appender_module, "CLOSE_AGAIN_SECONDS", 0.01)
+    pool, start = AbandonableThreadPool(0, THREADS), threading.Thread.start
+    failed: list[threading.Thread] = []
+
+    def fail(thread: threading.Thread) -> None:
+        failed.append(thread)
+        if len(failed) == 3:
+            monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError("can't start new thread")
+
+    pool.start()
+    appender, file = VolumeAppender(reactor, pool), FakeFile()
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with capturedLogs() as entries:
+        with pytest.raises(WriterUnavailable, match="no thread can be started"):
+            await _append(appender, file, 0)
+        assert not appender.held_bytes
+        await appender.close(file)  # type: ignore[arg-type]
+    assert file.closed
+    assert [entry["log_format"][:12] for entry in entries] == ["cannot write"] + [
+        "cannot close"
+    ] * 2
+    again = FakeFile()
+    assert await _append(appender, again, 0) == 1
+    await appender.close(again)  # type: ignore[arg-type]
+    pool.stop()
 
 
 @pytest_twisted.ensureDeferred
