@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from stream.errors import UserError, format_nested, sentence
 from stream.etcd import EtcdUnavailable
+from stream.ops.logging.unhandled import log_unhandled
 from stream.ops.process.allocator import give_memory_back
 from stream.ops.process.gc_tuning import GcTuning
 from stream.ops.process.ordered_services import OrderedServices
@@ -79,6 +80,7 @@ class Process(Service):
 
     def startService(self) -> None:
         super().startService()
+        log_unhandled()
         self._reactor.callWhenRunning(self._start)
 
     def _start(self) -> None:
