@@ -10,10 +10,11 @@ Coordinators wait for the lowest report before a slice may be uploaded. The repo
 node's lease, and a node without a lease accepts no records: a node that can't report can't write.
 
 Note [Lost lease]: with the lease the node loses its name, and its open files belong to a life that
-is over (`stream.etcd.claims`). So all pipelines are closed, and records are refused until this is
-done and the node holds its name again. Only then is a pipeline opened, in the new life. Pipelines
-are closed concurrently, each with a deadline: a writer that does not respond delays the others for
-some seconds, and the outcome of its pending rows is unknown.
+is over (`stream.etcd.claims`). So all pipelines stop at once, and records are refused until the
+node holds its name again. The stopped pipelines are closed, `SINKS_AT_ONCE` at a time, since
+thousands in one turn of the reactor would delay the new lease. All have one deadline: the outcome
+of rows that a writer has not acknowledged by then is unknown. In the new life each sink gets a
+pipeline as soon as its former one is closed; its records are refused until then.
 """
 
 from __future__ import annotations
@@ -173,6 +174,7 @@ class SinkRouter(Service):
         self._report: Registration | None = None
         self._unreported: deque[_Unreported] = deque()
         self._at_once = Slots(SINKS_AT_ONCE)
+        self._leaving_at_once = Slots(SINKS_AT_ONCE)
         self._sinks: Mirror[Sink] = Mirror(
             client, definition_prefix.SINK_ACTIVE, json_values(Sink), on_change=self._sinks_changed
         )
@@ -215,24 +217,24 @@ class SinkRouter(Service):
         if not self.running:
             return
         self.refusal = _lease_lost()
-        for key, pipeline in list(self._pipelines.items()):
-            pipeline.leave(self.refusal)  # whatever its turn is waiting for
-            leaving = pipeline.turn.run(self._leave, key, pipeline)
+        pipelines = list(self._pipelines.items())
+        for _, pipeline in pipelines:
+            pipeline.stop(self.refusal)
+        for key, pipeline in pipelines:
+            leaving = ensureDeferred(self._leave(key, pipeline))
             leaving.addErrback(lambda failure: _log.failure("cannot close a pipeline", failure))
 
     async def _leave(self, key: SinkKey, pipeline: SinkPipeline) -> None:
+        # Its turn may be waiting for a file that is opened, or for a writer.
+        await self._leaving_at_once.run(pipeline.leave)
+        await pipeline.turn.run(self._close_left, key, pipeline)
+
+    async def _close_left(self, key: SinkKey, pipeline: SinkPipeline) -> None:
         if self._pipelines.get(key) is pipeline:
             await self._close_pipeline(key, "the lease is lost")
 
     def session_renewed(self) -> None:
-        """Accept records again, once the pipelines of the former life are closed."""
-        going_on = ensureDeferred(self._go_on())
-        going_on.addErrback(lambda failure: _log.failure("cannot accept records again", failure))
-
-    async def _go_on(self) -> None:
-        await DeferredList(
-            [pipeline.turn.run(lambda: None) for pipeline in list(self._pipelines.values())]
-        )
+        """Accept records again; see Note [Lost lease]."""
         if self.running:
             self._take_records()
 

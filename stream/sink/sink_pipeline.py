@@ -120,10 +120,12 @@ class DirectTarget:
 
     :ivar plan: renders the rows.
     :ivar room: number of bytes that may be written.
+    :ivar slice_id: identifies the slice in this turn; all records for one slice share its room.
     """
 
     plan: RowPlan
     room: int
+    slice_id: int
     _pipeline: SinkPipeline
     _target: _Target
 
@@ -199,7 +201,7 @@ class SinkPipeline:
         self._stopped: UserError | None = None
         self._updating = DeferredLock()
         self._closing: set[SlicePipeline] = set()
-        self._close_seconds = CLOSE_SECONDS
+        self._leave_by: float | None = None
         self._left: list[Deferred[None]] = []
         self.turn = DeferredLock()
 
@@ -240,7 +242,8 @@ class SinkPipeline:
         plan = target.renderer.native
         if plan is None or not target.pipeline.ready:
             return None
-        return DirectTarget(plan, target.pipeline.room, self, target)
+        pipeline = target.pipeline
+        return DirectTarget(plan, pipeline.room, id(pipeline), self, target)
 
     def hand_on(
         self,
@@ -475,26 +478,53 @@ class SinkPipeline:
         )
 
     async def _close_one(self, pipeline: SlicePipeline) -> None:
+        await self._close_file(pipeline)
+        await self._announce_last(pipeline)
+
+    async def _close_file(self, pipeline: SlicePipeline) -> None:
         self._closing.add(pipeline)
         try:
-            await pipeline.close(self._close_seconds)
+            await pipeline.close(self._close_seconds())
         finally:
             self._closing.discard(pipeline)
+
+    async def _announce_last(self, pipeline: SlicePipeline) -> None:
         await self._context.publisher.closed(pipeline.slice.key)
         pipeline.announced()  # the call for it may still be waiting for its answer
 
-    def leave(self, reason: UserError) -> None:
-        """Accept no more records and close every slice soon; `close` follows.
+    def _close_seconds(self) -> float:
+        if self._leave_by is None:
+            return CLOSE_SECONDS
+        return max(0.0, self._leave_by - float(self._context.reactor.seconds()))
+
+    def stop(self, reason: UserError) -> None:
+        """Accept no more records (they fail with *reason*); `leave` and `close` follow.
 
         The outcome of rows that the writer does not acknowledge in `LEAVE_SECONDS` is unknown.
         """
         self._stopped = reason
-        self._close_seconds = LEAVE_SECONDS
+        if self._leave_by is None:
+            self._leave_by = self._context.reactor.seconds() + LEAVE_SECONDS
         for pipeline in tuple(self._closing):
-            pipeline.hurry(LEAVE_SECONDS)
-        leaving = ensureDeferred(self._close_all())
-        leaving.addErrback(lambda failure: _log.failure("cannot close a slice", failure))
-        self._left.append(leaving)
+            pipeline.hurry(self._close_seconds())
+
+    async def leave(self) -> None:
+        """Close the file of every slice; their last statistics may be stored later."""
+        targets, self._targets = self._targets, ()
+        closing = []
+        for target in targets:
+            closed = ensureDeferred(self._close_file(target.pipeline))
+            closed.addErrback(lambda failure: _log.failure("cannot close a slice", failure))
+            closing.append(ended(closed))
+            self._left.append(ensureDeferred(self._announce_later(target.pipeline, ended(closed))))
+        await DeferredList(closing)
+
+    async def _announce_later(self, pipeline: SlicePipeline, closed: Deferred[None]) -> None:
+        await closed
+        try:
+            await self._announce_last(pipeline)
+        except Exception:
+            _log.failure("cannot store the last statistics of a slice")
 
     async def close(self, reason: UserError) -> None:
         """Accept no more records (they fail with *reason*) and close every slice."""

@@ -15,7 +15,9 @@ from twisted.application.service import Service
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from stream.concurrency.slots import Slots
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, atomic
+from stream.ops.logging.throttle import LogThrottle
 from stream.sink.counters import SliceCounters
 from stream.storage.model import prefix
 from stream.storage.model.key import SliceKey
@@ -26,6 +28,12 @@ from stream.values.codec import decode, encode
 __all__ = ["StatisticsPublisher"]
 
 _log = Logger()
+
+FAILURE_LOG_SECONDS = 10.0
+"""Interval of logging that statistics of single slices can't be stored."""
+
+CLOSED_AT_ONCE = 32
+"""Maximum number of concurrent transactions for single slices."""
 
 SLICES_PER_TRANSACTION = 40
 """Each slice needs two conditions at first; etcd accepts 128 by default."""
@@ -53,6 +61,8 @@ class StatisticsPublisher(Service):
         self._interval = interval
         self._reactor = reactor
         self._tracked: dict[SliceKey, _Tracked] = {}
+        self._at_once = Slots(CLOSED_AT_ONCE)
+        self._failures = LogThrottle(FAILURE_LOG_SECONDS, reactor.seconds)
         self._loop = LoopingCall(self._round)
         self._loop.clock = reactor
 
@@ -81,9 +91,16 @@ class StatisticsPublisher(Service):
         tracked = self._tracked.get(key)
         while tracked is not None:
             try:
-                await self._store([tracked])
-            except EtcdError:
-                _log.failure("cannot store the statistics of a slice", slice_id=str(key))
+                await self._at_once.run(self._store, [tracked])
+            except EtcdError as error:
+                suppressed = self._failures.due("")
+                if suppressed is not None:
+                    _log.warn(
+                        "cannot store the statistics of a slice yet: {error}",
+                        error=error,
+                        slice_id=str(key),
+                        suppressed=suppressed,
+                    )
                 await deferLater(self._reactor, self._interval)
             else:
                 tracked = None

@@ -103,7 +103,7 @@ def _keep_pipelines(self: SinkRouter) -> None:
     self.refusal = UserError("the lease is lost", status=503, name="leaseLost")
 
 
-def _go_on(self: SinkRouter) -> None:
+def _renew(self: SinkRouter) -> None:
     if self.running:
         self.refusal = None
 
@@ -116,7 +116,7 @@ VARIANTS = {
             "stream.etcd.claims.Claims.lost": lambda self: None,
             "stream.etcd.claims.Claims.are_held": True,
             "stream.sink.router.SinkRouter.session_lost": _keep_pipelines,
-            "stream.sink.router.SinkRouter.session_renewed": _go_on,
+            "stream.sink.router.SinkRouter.session_renewed": _renew,
             "stream.storage.writer.writer._check_number": lambda source, present: None,
             "stream.storage.writer.disk._is_last_of": lambda path, life: True,
             "stream.storage.writer.server.WriterFactory.latest_life": lambda self, node: 0,

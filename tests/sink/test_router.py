@@ -32,7 +32,7 @@ from stream.sink import sink_pipeline
 from stream.sink.balancing import Balancer
 from stream.sink.outcome import Completion
 from stream.sink.quota import Quotas
-from stream.sink.router import SinkRouter, SinkTarget
+from stream.sink.router import SINKS_AT_ONCE, SinkRouter, SinkTarget
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.sink.statistics_publisher import StatisticsPublisher
 from stream.storage.model import prefix
@@ -46,6 +46,7 @@ from stream.storage.store.statistics_reads import slice_statistics
 from stream.values.codec import encode
 from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.storage.histories.world import SINK, SOURCE_KEY, Storage
+from tests.storage.samples import sample_slice, uncompressed
 from tests.storage.store.test_old_layout import inline
 from tests.waiting import until
 
@@ -129,6 +130,14 @@ class World:
             self._renderer = self.target.open(1000).renderer()
         self.target.open(1000).write_rows(b'"a"\n', 1, 1000, self._renderer, completion)
         return completion
+
+    def is_written(self) -> bool:
+        """Return whether the sink takes a row now."""
+        try:
+            self.write()
+        except UserError:
+            return False
+        return True
 
     def answer(self) -> None:
         for file in self.opener.files:
@@ -261,7 +270,7 @@ async def test_without_a_lease_no_row_is_accepted(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_lost_lease_all_is_closed_before_new_openings(world: World) -> None:
+async def test_after_a_lost_lease_a_sink_is_opened_once_it_is_closed(world: World) -> None:
     """Open pipelines belong to the old life, and the next life opens its own."""
     await world.write_everywhere()
     former = list(world.opener.files)
@@ -278,12 +287,10 @@ async def test_after_a_lost_lease_all_is_closed_before_new_openings(world: World
 
     def goes_on() -> bool:
         world.answer()
-        return world.router.refusal is None
+        return world.is_written()
 
     await until(goes_on)
     assert all(file.closed for file in former)
-    assert {life.number for life in world.opener.lives} == {1}
-    world.write()
     await until(lambda: len(world.opener.files) > len(former))
     assert {life.number for life in world.opener.lives[len(former) :]} == {2}
 
@@ -300,11 +307,40 @@ async def test_after_a_lost_lease_a_silent_writer_has_a_short_deadline(
     world.router.session_lost()
     world.life = 2
     world.router.session_renewed()
-    await until(lambda: world.router.refusal is None)
-    assert all(file.closed for file in world.opener.files)
-    assert any(file.waiting for file in world.opener.files)
-    world.write()
+    former = list(world.opener.files)
+    await until(world.is_written)
+    assert all(file.closed for file in former)
+    assert any(file.waiting for file in former)
     await until(lambda: world.opener.lives[-1].number == 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_lost_lease_few_sinks_are_closed_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stop at once, and have one deadline together."""
+    monkeypatch.setattr(sink_pipeline, "LEAVE_SECONDS", 0.1)
+    router, pipelines, completions = world.router, [], []
+    for number in range(3 * SINKS_AT_ONCE):
+        key = SOURCE_KEY.sink(f"other-{number}")
+        pipeline = SinkPipeline(router._context, key)
+        router._pipelines[key] = pipeline
+        await pipeline.update([sample_slice(sink_id=key.sink_id, encoding=uncompressed())])
+        completions.append(FakeCompletion())
+        pipeline.write_rows(b"a\n", 1, 1000, pipeline.renderer(), completions[-1])
+        pipelines.append(pipeline)
+    await until(lambda: all(file.waiting for file in world.opener.files))
+    router.session_lost()
+    world.life = 2
+    router.session_renewed()
+    assert [bool(pipeline._closing) for pipeline in pipelines].count(True) == SINKS_AT_ONCE
+    for pipeline in pipelines:
+        with pytest.raises(UserError, match="lost its lease"):
+            pipeline.renderer()
+    assert world.is_written()  # another sink doesn't wait for them
+    await until(lambda: not set(pipelines) & set(router._pipelines.values()))
+    outcomes = [completion.outcome for completion in completions]
+    assert {isinstance(each, UserError) and each.status for each in outcomes} == {500}
 
 
 @pytest_twisted.ensureDeferred

@@ -81,16 +81,17 @@ def test_abandoning_a_sink_waits_for_no_writer() -> None:
         pipeline.write_rows(b"a\n", 1, 1000, pipeline.renderer(), completion)
         clock.advance(0)
     reason = UserError("lost", status=503)
-    pipeline.leave(reason)
+    pipeline.stop(reason)
+    left: Deferred[None] = ensureDeferred(pipeline.leave())
     ended: Deferred[None] = ensureDeferred(pipeline.close(reason))
     with pytest.raises(UserError, match="lost"):
         pipeline.renderer()
     clock.advance(LEAVE_SECONDS - 1)
     assert not updated.called
-    assert not ended.called
+    assert not (left.called or ended.called)
     clock.advance(1)
     assert updated.called
-    assert ended.called
+    assert left.called and ended.called
     assert all(file.closed for file in opener.files)
     outcomes = [completion.outcome for completion in completions]
     assert [isinstance(each, UserError) and each.status for each in outcomes] == [500, 500]
