@@ -12,10 +12,7 @@ failed may be tried again under the same key.
 Note [Some of several sinks]: for a failed attempt, the sinks that nevertheless stored their rows
 are remembered. The next attempt skips them, so it writes only missing rows.
 
-Note [Shares of the window]: when there are too many keys, the oldest ones of the source that has
-the most are evicted, of the project that has the most. So a source with less than an equal share
-keeps its keys, regardless of others. A hundredth is evicted at once, since looking for that source
-takes time in proportion to the number of sources.
+Each source has a share of the memory: see Note [Shares] of `stream.values.shared_keys`.
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
-from itertools import islice
 from typing import Any, cast
 
 import attrs
@@ -39,8 +35,15 @@ from stream.source.http import responses
 from stream.source.http.batch_completion import BatchCompletion
 from stream.source.http.completions import Connection, FanOutCompletion, Targets
 from stream.source.interfaces import RowWriter, SinkWriter
-from stream.storage.model.marks import ATTEMPT_BYTES, Mark, content_digest, key_digest
+from stream.storage.model.marks import (
+    ATTEMPT_BYTES,
+    Mark,
+    content_digest,
+    key_digest,
+    source_digest,
+)
 from stream.storage.network.interface import Enquiry, StoredRows
+from stream.values.shared_keys import SharedKeys
 
 __all__ = ["Attempt", "IdempotencyWindow", "fingerprint_of"]
 
@@ -50,8 +53,6 @@ MAX_ANSWER_BYTES = 64 * 1024
 MAX_REMEMBERED_BYTES = 64 * 1024 * 1024
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
-
-_AT_ONCE = 100
 
 _TAKEN_BYTES = 200
 """Size that a remembered sink counts."""
@@ -95,89 +96,50 @@ class _Stored:
         return len(self.answer) + _TAKEN_BYTES * len(self.taken)
 
 
-class _StoredSink:
-    """Replaces a sink that has already stored its rows; see Note [Some of several sinks]."""
+class _RepeatedSink:
+    """A sink for a request that may be a repetition: its rows have a mark, or are there already.
 
-    def __init__(self, sink: SinkWriter, status: int) -> None:
+    :param status: with which the sink has accepted the rows of an earlier attempt; ``None`` if it
+        hasn't. See Note [Some of several sinks].
+    """
+
+    def __init__(self, sink: SinkWriter, mark: Mark | None, status: int | None) -> None:
         self._sink = sink
+        self._mark = mark
         self._status = status
 
     @property
     def opened(self) -> RowWriter | None:
         """See `SinkWriter`."""
         opened = self._sink.opened
-        return None if opened is None else cast(RowWriter, _StoredRows(opened, self._status))
+        return None if opened is None else self._rows(opened)
 
     def open(self, now_ms: int, /) -> RowWriter:
         """See `SinkWriter`."""
-        return cast(RowWriter, _StoredRows(self._sink.open(now_ms), self._status))
+        return self._rows(self._sink.open(now_ms))
+
+    def _rows(self, opened: RowWriter) -> RowWriter:
+        return cast(RowWriter, _RepeatedRows(opened, self._mark, self._status))
 
     def write(
         self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
     ) -> None:
-        """Report again that the row is stored."""
-        completion.accepted(self._status)
+        """Write the row, or report again that it is stored."""
+        if self._status is None:
+            self._sink.write(record, completion, self._mark)
+        else:
+            completion.accepted(self._status)
 
     def direct(self) -> None:
-        """Return nothing: no rows are written."""
+        """Return nothing: such rows take the general path."""
 
 
-class _MarkedSink:
-    """Writes rows of a sink with the mark of their request."""
-
-    def __init__(self, sink: SinkWriter, mark: Mark) -> None:
-        self._sink = sink
-        self._mark = mark
-
-    @property
-    def opened(self) -> RowWriter | None:
-        """See `SinkWriter`."""
-        opened = self._sink.opened
-        return None if opened is None else cast(RowWriter, _MarkedRows(opened, self._mark))
-
-    def open(self, now_ms: int, /) -> RowWriter:
-        """See `SinkWriter`."""
-        return cast(RowWriter, _MarkedRows(self._sink.open(now_ms), self._mark))
-
-    def write(
-        self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
-    ) -> None:
-        """See `SinkWriter`."""
-        self._sink.write(record, completion, self._mark)
-
-    def direct(self) -> None:
-        """Return nothing: rows with a mark take the general path."""
-
-
-class _MarkedRows:
+class _RepeatedRows:
     """The same for the rows of a batch."""
 
-    def __init__(self, opened: RowWriter, mark: Mark) -> None:
+    def __init__(self, opened: RowWriter, mark: Mark | None, status: int | None) -> None:
         self._opened = opened
         self._mark = mark
-
-    def write_rows(
-        self,
-        rows: bytes,
-        count: int,
-        received_at: int,
-        renderer: Renderer,
-        completion: Completion,
-        mark: Mark | None = None,
-        /,
-    ) -> None:
-        """See `RowWriter`."""
-        self._opened.write_rows(rows, count, received_at, renderer, completion, self._mark)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._opened, name)
-
-
-class _StoredRows:
-    """Replaces the rows of a batch that are already stored."""
-
-    def __init__(self, opened: RowWriter, status: int) -> None:
-        self._opened = opened
         self._status = status
 
     def write_rows(
@@ -190,11 +152,16 @@ class _StoredRows:
         mark: Mark | None = None,
         /,
     ) -> None:
-        """Report again that the rows are stored."""
-        completion.accepted(self._status)
+        """Write the rows, or report again that they are stored."""
+        if self._status is None:
+            self._opened.write_rows(rows, count, received_at, renderer, completion, self._mark)
+        else:
+            completion.accepted(self._status)
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
-        """Do nothing: the earlier attempt has reported it."""
+        """See `RowWriter`; an earlier attempt has reported its own ones."""
+        if self._status is None:
+            self._opened.rejected(record, error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._opened, name)
@@ -241,9 +208,9 @@ class Attempt:
 
     def _or_stored(self, source: SourceKey, sink_id: str, sink: SinkWriter) -> SinkWriter:
         status = self.taken.get((source, sink_id))
-        if status is not None:
-            return _StoredSink(sink, status)
-        return sink if self.mark is None else _MarkedSink(sink, self.mark)
+        if status is None and self.mark is None:
+            return sink
+        return _RepeatedSink(sink, self.mark, status)
 
     def enquiry(self) -> Enquiry:
         """Asks what earlier attempts have stored; from now on rows are stored with a mark."""
@@ -252,7 +219,8 @@ class Attempt:
             content_digest(self.fingerprint),
             secrets.token_bytes(ATTEMPT_BYTES),
         )
-        return Enquiry(self.mark.key, self.mark.attempt)
+        project_id, source_id, _ = self._scope
+        return Enquiry(self.mark.key, self.mark.attempt, (project_id, source_digest(source_id)))
 
     def found(self, stored: Iterable[StoredRows]) -> None:
         """Take note of what earlier attempts have stored.
@@ -287,33 +255,19 @@ def _key_reused() -> UserError:
     )
 
 
-class _SourceKeys:
-    """The remembered requests of one source.
-
-    :ivar keys: oldest first.
-    :ivar bytes: total size of the answers.
-    """
-
-    def __init__(self) -> None:
-        self.keys: OrderedDict[Scope, None] = OrderedDict()
-        self.bytes = 0
-
-
 class IdempotencyWindow:
     """The remembered requests of all sources.
 
     :param seconds: how long a key is remembered.
-    :param max_keys: maximum number of keys; see Note [Shares of the window].
+    :param max_keys: maximum number of keys.
     """
 
     def __init__(self, seconds: float, max_keys: int, clock: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._max_keys = max_keys
         self._clock = clock
         self._running: dict[Scope, Attempt] = {}
         self._stored: OrderedDict[Scope, _Stored] = OrderedDict()  # oldest first
-        self._sources: dict[tuple[int, str], _SourceKeys] = {}
-        self._bytes = 0
+        self._keys: SharedKeys[Scope] = SharedKeys(max_keys, MAX_REMEMBERED_BYTES)
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -369,13 +323,11 @@ class IdempotencyWindow:
         if scope in self._stored:
             self._forget(scope)
         self._stored[scope] = stored
-        source = self._sources.setdefault(scope[:2], _SourceKeys())
-        source.keys[scope] = None
-        source.bytes += stored.size
-        self._bytes += stored.size
+        self._keys.add(scope[:2], scope, stored.size)
         self._forget_old()
-        while len(self._stored) > self._max_keys or self._bytes > MAX_REMEMBERED_BYTES:
-            self._make_room()
+        while surplus := self._keys.surplus():
+            for each in surplus:
+                self._forget(each)
 
     def _forget_old(self) -> None:
         now = self._clock()
@@ -385,25 +337,6 @@ class IdempotencyWindow:
                 return
             self._forget(scope)
 
-    def _make_room(self) -> None:
-        """Evict keys; see Note [Shares of the window]."""
-        projects: dict[int, float] = {}
-        for (project_id, _), source in self._sources.items():
-            projects[project_id] = projects.get(project_id, 0) + self._share(source)
-        place = max(self._sources, key=lambda p: (projects[p[0]], self._share(self._sources[p])))
-        keys = self._sources[place].keys
-        for scope in list(islice(keys, 1 + self._max_keys // _AT_ONCE)):
-            self._forget(scope)
-
-    def _share(self, source: _SourceKeys) -> float:
-        """Return the share of *source* in the keys, or in the bytes if that is greater."""
-        return max(len(source.keys) / self._max_keys, source.bytes / MAX_REMEMBERED_BYTES)
-
     def _forget(self, scope: Scope) -> None:
-        size = self._stored.pop(scope).size
-        self._bytes -= size
-        source = self._sources[scope[:2]]
-        del source.keys[scope]
-        source.bytes -= size
-        if not source.keys:
-            del self._sources[scope[:2]]
+        del self._stored[scope]
+        self._keys.remove(scope[:2], scope)

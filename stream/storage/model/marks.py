@@ -37,15 +37,18 @@ __all__ = [
     "ATTEMPT_BYTES",
     "KEY_BYTES",
     "MAX_MARKS",
+    "SOURCE_BYTES",
     "Mark",
     "content_digest",
     "find_marks",
     "key_digest",
     "marked",
     "marks_of",
+    "source_digest",
 ]
 
 KEY_BYTES = 16
+SOURCE_BYTES = 8
 CONTENT_BYTES = 8
 ATTEMPT_BYTES = 8
 _MARK_BYTES = KEY_BYTES + CONTENT_BYTES + ATTEMPT_BYTES
@@ -90,6 +93,11 @@ class Mark:
 def key_digest(project_id: int, source_id: str, key: bytes) -> bytes:
     """The digest of an idempotency key of a source."""
     return blake2b(b"%d/%s/%s" % (project_id, source_id.encode(), key), digest_size=16).digest()
+
+
+def source_digest(source_id: str) -> bytes:
+    """The digest by which writers distinguish the sources of a project."""
+    return blake2b(source_id.encode(), digest_size=SOURCE_BYTES).digest()
 
 
 def content_digest(fingerprint: bytes) -> bytes:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,9 @@ from isal import isal_zlib
 from twisted.protocols import amp
 
 from stream.definition.key import SinkKey
-from stream.storage.model.marks import ATTEMPT_BYTES, KEY_BYTES
+from stream.storage.model.marks import ATTEMPT_BYTES, KEY_BYTES, SOURCE_BYTES
 from stream.storage.network.interface import (
+    UNKNOWN_OWNER,
     ContentConflict,
     Enquiry,
     Fenced,
@@ -65,6 +67,7 @@ __all__ = [
     "checksum",
     "decode_stored",
     "encode_enquiries",
+    "encode_owners",
     "encode_stored",
     "enquiries_of",
     "from_wire",
@@ -74,6 +77,8 @@ __all__ = [
 ]
 
 PROTOCOL_VERSION = 3
+
+_OWNER = struct.Struct(f"<q{SOURCE_BYTES}s")
 
 _PART_BYTES = 65_000
 _MAX_PARTS = 64
@@ -95,6 +100,9 @@ class BigBytes(amp.Argument):
             strings[b"%s.%d" % (name, index)] = value[start : start + _PART_BYTES]
 
     def fromBox(self, name: bytes, strings: Any, objects: Any, proto: Any) -> None:
+        if self.optional and name not in strings:
+            objects[amp._wireNameToPythonIdentifier(name)] = b""
+            return
         count = int(strings[name])
         if not 1 <= count <= _MAX_PARTS:
             raise ValueError("a value has too many parts")
@@ -162,10 +170,17 @@ _KINDS: dict[type[WriterError], type[Exception]] = {
 }
 
 
+_KEYS = "; keys: "
+"""Separates the text of `Superseded` and the keys, which a source of an earlier version shows."""
+
+
 def to_wire(error: WriterError) -> Exception:
     """Return the AMP error for *error*."""
     if isinstance(error, WrongOffset):
         return WrongOffsetOnWire(str(error.length))
+    if isinstance(error, Superseded) and error.keys:
+        keys = " ".join(sorted(key.hex() for key in error.keys))
+        return SupersededOnWire(f"{error}{_KEYS}{keys}")
     return _KINDS.get(type(error), UnavailableOnWire)(str(error))
 
 
@@ -173,6 +188,9 @@ def from_wire(error: BaseException) -> WriterError:
     """Return the pipeline's error for a failed call; an unknown error is a lost connection."""
     if isinstance(error, WrongOffsetOnWire):
         return WrongOffset(int(str(error)))
+    if isinstance(error, SupersededOnWire):
+        text, _, keys = str(error).partition(_KEYS)
+        return Superseded(text, frozenset(bytes.fromhex(key) for key in keys.split()))
     for kind, on_wire in _KINDS.items():
         if isinstance(error, on_wire):
             return kind(str(error))
@@ -184,11 +202,20 @@ def encode_enquiries(enquiries: Sequence[Enquiry]) -> bytes:
     return b"".join(each.key + each.attempt for each in enquiries)
 
 
-def enquiries_of(data: bytes) -> list[Enquiry]:
-    """Decode the result of `encode_enquiries`."""
+def encode_owners(enquiries: Sequence[Enquiry]) -> bytes:
+    """The owners of *enquiries*, one behind the other."""
+    return b"".join(_OWNER.pack(*each.owner) for each in enquiries)
+
+
+def enquiries_of(data: bytes, owners: bytes = b"") -> list[Enquiry]:
+    """Decode the results of `encode_enquiries` and `encode_owners`."""
     size = KEY_BYTES + ATTEMPT_BYTES
-    parts = (data[start : start + size] for start in range(0, len(data), size))
-    return [Enquiry(part[:KEY_BYTES], part[KEY_BYTES:]) for part in parts]
+    parts = [data[start : start + size] for start in range(0, len(data), size)]
+    known = [*_OWNER.iter_unpack(owners)] if owners else [UNKNOWN_OWNER] * len(parts)
+    return [
+        Enquiry(part[:KEY_BYTES], part[KEY_BYTES:], (project_id, source))
+        for part, (project_id, source) in zip(parts, known, strict=True)
+    ]
 
 
 def encode_stored(stored: Sequence[Sequence[StoredRows]]) -> bytes:
@@ -292,7 +319,8 @@ class Enquire(amp.Command):
     The answer is a JSON list with an entry for each enquiry: a list of sinks and contents.
     """
 
-    arguments = [(b"enquiries", BigBytes())]
+    # Writers of an earlier version pass over the owners; sources of one don't send them.
+    arguments = [(b"enquiries", BigBytes()), (b"owners", BigBytes(optional=True))]
     response = [(b"stored", BigBytes())]
     errors = _ERRORS
 

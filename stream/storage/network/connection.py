@@ -367,7 +367,9 @@ class Connection(amp.AMP):
         """
         try:
             answer = await self.callRemote(
-                commands.Enquire, enquiries=commands.encode_enquiries(enquiries)
+                commands.Enquire,
+                enquiries=commands.encode_enquiries(enquiries),
+                owners=commands.encode_owners(enquiries),
             )
             return commands.decode_stored(answer["stored"])
         except amp.UnhandledCommand:

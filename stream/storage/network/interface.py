@@ -17,6 +17,7 @@ from stream.definition.key import SinkKey
 from stream.storage.model.entity import Slice
 
 __all__ = [
+    "UNKNOWN_OWNER",
     "ContentConflict",
     "Enquiry",
     "Fenced",
@@ -74,7 +75,14 @@ class Fenced(WriterError):
 
 
 class Superseded(WriterError):
-    """Another attempt of a request with an idempotency key may have been made; nothing is kept."""
+    """Another attempt of a request with an idempotency key may have been made; nothing is kept.
+
+    :ivar keys: the keys of these requests; empty if the writer doesn't name them.
+    """
+
+    def __init__(self, message: str, keys: frozenset[bytes] = frozenset()) -> None:
+        super().__init__(message)
+        self.keys = keys
 
 
 class ContentConflict(WriterError):
@@ -103,16 +111,22 @@ class SourceLife:
     number: int
 
 
+UNKNOWN_OWNER = (0, b"")
+
+
 @attrs.frozen
 class Enquiry:
     """Asks what is stored of a request; from then on no other attempt may store any of it.
 
     :ivar key: digest of its project, source and idempotency key; see `stream.storage.model.marks`.
     :ivar attempt: the attempt that is about to carry the request out.
+    :ivar owner: its project, and the digest of its source; `UNKNOWN_OWNER` if a source node of an
+        earlier version asks.
     """
 
     key: bytes
     attempt: bytes
+    owner: tuple[int, bytes] = UNKNOWN_OWNER
 
 
 @attrs.frozen

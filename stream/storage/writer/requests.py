@@ -15,6 +15,9 @@ forgotten since.
 Note [Restart]: marks are in the files, so a writer that starts reads those of the latest files
 again. It doesn't know who has asked its former life, so it takes no marked rows before it is asked
 itself: a source that sends them again after a restart is refused, and its producers come again.
+
+Each source has a share of the remembered requests: see Note [Shares] of
+`stream.values.shared_keys`.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ from twisted.python.failure import Failure
 
 from stream.concurrency.waiters import Waiters
 from stream.definition.key import SinkKey
-from stream.storage.model.marks import Mark
-from stream.storage.network.interface import Enquiry, StoredRows, Superseded
+from stream.storage.model.marks import Mark, source_digest
+from stream.storage.network.interface import UNKNOWN_OWNER, Enquiry, StoredRows, Superseded
+from stream.values.shared_keys import Owner, SharedKeys
 
 __all__ = ["DEFAULT_KEYS", "DEFAULT_SECONDS", "Requests", "settled"]
 
@@ -61,9 +65,11 @@ class _Request:
 
     :ivar attempt: that has asked last, which alone may write; empty if none has asked.
     :ivar until: when it is forgotten.
+    :ivar owner: its project, and the digest of its source.
     """
 
     until: float
+    owner: Owner
     attempt: bytes = b""
     rows: list[_Rows] = attrs.Factory(list)
 
@@ -72,7 +78,7 @@ class Requests:
     """The requests with idempotency keys whose rows came to this node.
 
     :param seconds: how long a request is remembered.
-    :param max_keys: how many; the oldest are forgotten first.
+    :param max_keys: maximum number of them.
     :param clock: of the reactor.
     """
 
@@ -81,6 +87,7 @@ class Requests:
         self.max_keys = max_keys
         self._clock = clock
         self._requests: OrderedDict[bytes, _Request] = OrderedDict()
+        self._keys: SharedKeys[bytes] = SharedKeys(max_keys)
         self._files: dict[str, dict[_Rows, None]] = {}
         self._uncut: OrderedDict[str, int] = OrderedDict()
 
@@ -108,24 +115,32 @@ class Requests:
         ]
 
     def _latest(self, enquiry: Enquiry) -> _Request:
-        request = self._of(enquiry.key)
+        request = self._of(enquiry.key, enquiry.owner)
         request.attempt = enquiry.attempt
         return request
 
-    def _of(self, key: bytes) -> _Request:
+    def _of(self, key: bytes, owner: Owner) -> _Request:
         """The request with *key*, remembered for the whole time from now on."""
         now = self._clock()
         while self._requests and next(iter(self._requests.values())).until <= now:
             self._forget(next(iter(self._requests)))
-        request = self._requests.pop(key, None) or _Request(0.0)
+        request = self._requests.pop(key, None)
+        if request is None:
+            request = _Request(0.0, owner)
+        else:
+            self._keys.remove(request.owner, key)
+            if owner != UNKNOWN_OWNER:
+                request.owner = owner
         request.until = now + self.seconds
         self._requests[key] = request
-        if len(self._requests) > self.max_keys:
-            self._forget(next(iter(self._requests)))
+        self._keys.add(request.owner, key)
+        for surplus in self._keys.surplus():
+            self._forget(surplus)
         return request
 
     def _forget(self, key: bytes) -> None:
         request = self._requests.pop(key)
+        self._keys.remove(request.owner, key)
         for rows in request.rows:
             if rows.mark.attempt != request.attempt:
                 self._keep(rows)
@@ -154,10 +169,11 @@ class Requests:
         Raises `Superseded` if one of *marks* isn't of the attempt that has asked last.
         """
         marks = tuple(marks)
-        for mark in marks:
-            request = self._requests.get(mark.key)
-            if request is None or request.attempt != mark.attempt:
-                raise Superseded("another attempt of a request may have been made meanwhile")
+        superseded = frozenset(mark.key for mark in marks if not self._is_latest(mark))
+        if superseded:
+            raise Superseded(
+                "another attempt of a request may have been made meanwhile", superseded
+            )
         noted = [self._note(file, sink, end, mark, Waiters()) for mark in marks]
 
         def ended(is_stored: bool) -> None:
@@ -170,6 +186,10 @@ class Requests:
 
         return ended
 
+    def _is_latest(self, mark: Mark) -> bool:
+        request = self._requests.get(mark.key)
+        return request is not None and request.attempt == mark.attempt
+
     def found(self, file: str, sink: SinkKey, end: int, marks: Iterable[Mark]) -> None:
         """Note rows that a file has already; see Note [Restart]."""
         for mark in marks:
@@ -178,7 +198,7 @@ class Requests:
     def _note(
         self, file: str, sink: SinkKey, end: int, mark: Mark, appending: Waiters[None] | None
     ) -> _Rows:
-        request = self._of(mark.key)
+        request = self._of(mark.key, (sink.project_id, source_digest(sink.source_id)))
         rows = _Rows(sink, file, end, mark, appending)
         request.rows.append(rows)
         self._files.setdefault(file, {})[rows] = None
@@ -199,8 +219,7 @@ class Requests:
         if self._uncut.get(file, 0) > length:
             raise Superseded("another attempt of a request may count on rows in the file")
         for rows in lost:
-            request = self._requests.get(rows.mark.key)
-            if request is None or request.attempt != rows.mark.attempt:
+            if not self._is_latest(rows.mark):
                 raise Superseded("another attempt of a request may count on rows in the file")
         for rows in lost:
             self._drop(rows)

@@ -258,11 +258,11 @@ class WriterConnection(amp.AMP):
             raise _on_wire(error) from None
 
     @commands.Enquire.responder
-    async def enquire(self, enquiries: bytes) -> dict[str, object]:
+    async def enquire(self, enquiries: bytes, owners: bytes) -> dict[str, object]:
         """Return the stored rows of requests; see `stream.storage.writer.requests`."""
         self._require_hello()
         try:
-            found = await self.factory.writer.enquire(commands.enquiries_of(enquiries))
+            found = await self.factory.writer.enquire(commands.enquiries_of(enquiries, owners))
         except Exception as error:
             raise _on_wire(error) from None
         return {"stored": commands.encode_stored(found)}

@@ -152,7 +152,7 @@ def test_long_answers_are_evicted_from_the_largest_source() -> None:
     for number in range(1200):
         window.store(str(number), "flood", 2, answer)
     assert window.has("first", "quiet", 1) and window.has("1199", "flood", 2)
-    assert window.window._bytes <= MAX_REMEMBERED_BYTES
+    assert window.window._keys._bytes <= MAX_REMEMBERED_BYTES
 
 
 def test_evicted_keys_are_freed(window: Window) -> None:
@@ -162,8 +162,8 @@ def test_evicted_keys_are_freed(window: Window) -> None:
     assert len(window.window) == 10
     window.now = 100.0
     window.store("last")
-    assert len(window.window) == len(window.window._sources) == 1
-    assert window.window._bytes == len(responses.OK)
+    assert len(window.window) == len(window.window._keys._owners) == 1
+    assert window.window._keys._bytes == len(responses.OK)
 
 
 def test_a_long_answer_is_not_kept(window: Window) -> None:

@@ -649,7 +649,7 @@ def _marked(row: bytes, attempt: bytes) -> bytes:
 
 async def _enquire(provided: Provided, attempt: bytes) -> list[StoredRows]:
     opener: Any = provided.opener
-    enquiries = [Enquiry(b"k" * 16, attempt)]
+    enquiries = [Enquiry(b"k" * 16, attempt, (123, b"s" * 8))]
     if isinstance(opener, WriterClients):
         [found] = await opener.enquire(enquiries, are_first=False)
     else:
@@ -662,8 +662,9 @@ async def test_rows_of_a_request_are_stored_by_its_latest_attempt(real: Provided
     """An attempt without an enquiry is refused; a later enquiry returns the stored rows."""
     row = _marked(b"a\n", b"attempt1")
     file, _ = await _open(real)
-    with pytest.raises(Superseded):
+    with pytest.raises(Superseded) as refused:
         await file.append(0, row, level=SyncLevel.SYNCED)
+    assert refused.value.keys == {b"k" * 16}
     assert await _enquire(real, b"attempt1") == []
     assert await file.append(0, row, level=SyncLevel.SYNCED) == len(row)
     assert await _enquire(real, b"attempt2") == [StoredRows(_SLICE.key.sink_key, b"c" * 8)]

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 
 from stream.definition.key import SinkKey
-from stream.storage.model.marks import Mark, marked
+from stream.storage.model.marks import Mark, marked, source_digest
 from stream.storage.network.interface import Enquiry, StoredRows, Superseded
 from stream.storage.writer.marked_files import marked_groups
 from stream.storage.writer.requests import Requests
@@ -73,12 +73,13 @@ def test_an_earlier_attempt_writes_nothing_after_a_later_enquiry(asked: Asked) -
 
 
 def test_a_superseded_request_stops_its_group(asked: Asked) -> None:
-    """The group is appended as a whole, so none of it is recorded."""
+    """The group is appended as a whole, so none of it is recorded; the error names the request."""
     asked.ask(1)
     asked.ask(1, b"o" * 16)
     asked.ask(2)
-    with pytest.raises(Superseded):
+    with pytest.raises(Superseded) as refused:
         asked.requests.appending("a", SINK, 100, [mark(1, b"o" * 16), mark(1)])
+    assert refused.value.keys == {KEY}
     assert asked.ask(3, b"o" * 16) == []
 
 
@@ -146,6 +147,26 @@ def test_requests_expire(asked: Asked) -> None:
     assert len(asked.requests) == 10
     assert asked.ask(2, b"%016d" % 19)
     assert asked.ask(2, b"%016d" % 3) == []
+
+
+def test_each_source_has_a_share_of_the_requests() -> None:
+    """Of another project, or of the same one; an owner that isn't known is one, too."""
+    asked = Asked(max_keys=12)
+    other = SinkKey(2, 1, "source", "sink")
+    kept = {b"known": SINK, b"other": other}
+    for name, sink in kept.items():
+        key = name.ljust(16)
+        owner = (sink.project_id, source_digest(sink.source_id))
+        ensureDeferred(asked.requests.enquire([Enquiry(key, b"%08d" % 1, owner)]))
+        asked.requests.appending("a", sink, 100, [mark(1, key)])(True)
+    for number in range(100):
+        key = b"%016d" % number
+        asked.ask(1, key)
+        flood = SinkKey(3, 1, f"source-{number % 2}", "sink")
+        asked.requests.appending("b", flood, 100 * number, [mark(1, key)])(True)
+    assert len(asked.requests) == 12
+    for name, sink in kept.items():
+        assert asked.ask(2, name.ljust(16)) == [StoredRows(sink, CONTENT)]
 
 
 def test_a_starting_writer_reads_marks_of_recent_files(tmp_path: Path) -> None:
