@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from typing import Protocol
 
 import attrs
@@ -23,6 +25,23 @@ class GroupMeter(Protocol):
         """Handle that nothing of *group* is acknowledged."""
 
 
+@attrs.frozen(eq=False)
+class MarkedRows:
+    """The place of the rows of a request with an idempotency key in a group.
+
+    :ivar place: index of the block in `Group.rows`.
+    :ivar before: number of rows in the blocks before it.
+    :ivar count: number of its rows.
+    :ivar completion: that waits for them; ``None`` if the producer has its answer already.
+    """
+
+    mark: Mark
+    place: int
+    before: int
+    count: int
+    completion: Completion | None
+
+
 @attrs.define(eq=False)
 class Group:
     """Rows of one slice that are compressed, sent and synced together.
@@ -36,7 +55,7 @@ class Group:
     :ivar arrivals: for each earlier receive time, the number of rows received by its end. So a row
         costs only a comparison, and its waiting time can still be computed later.
     :ivar meter: counts the outcome of the group.
-    :ivar marks: of requests with idempotency keys.
+    :ivar marked: rows of requests with idempotency keys, in their order.
     """
 
     rows: list[bytes] = attrs.Factory(list)
@@ -47,10 +66,24 @@ class Group:
     last_at: int = 0
     arrivals: list[tuple[int, int]] = attrs.Factory(list)
     meter: GroupMeter | None = None
-    marks: list[Mark] = attrs.Factory(list)
+    marked: list[MarkedRows] = attrs.Factory(list)
 
-    def add(self, rows: bytes, count: int, received_at: int, completion: Completion | None) -> None:
+    @property
+    def marks(self) -> list[Mark]:
+        """The marks of the requests with idempotency keys."""
+        return [each.mark for each in self.marked]
+
+    def add(
+        self,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        completion: Completion | None,
+        mark: Mark | None = None,
+    ) -> None:
         """Add rows and the completion that waits for them."""
+        if mark is not None:
+            self.marked.append(MarkedRows(mark, len(self.rows), self.count, count, completion))
         if received_at != self.last_at:
             if self.rows:
                 self.arrivals.append((self.last_at, self.count))
@@ -62,6 +95,40 @@ class Group:
         self.size += len(rows)
         if completion is not None:
             self.waiting.append(completion)
+
+    def take_out(self, keys: Collection[bytes]) -> Group:
+        """Take out the rows of the requests with these *keys*, and return them.
+
+        Rows for which nobody waits stay, without their marks.
+        """
+        meant = [each for each in self.marked if each.mark.key in keys]
+        taken = {each.place: each for each in meant if each.completion is not None}
+        refused = Group(meter=self.meter, first_at=self.first_at, last_at=self.last_at)
+        for each in reversed(taken.values()):  # the places before them stay valid
+            rows = self.rows.pop(each.place)
+            refused.rows.append(rows)
+            refused.count += each.count
+            refused.size += len(rows)
+            self.arrivals = [
+                (at, count - each.count if count > each.before else count)
+                for at, count in self.arrivals
+            ]
+        self.count -= refused.count
+        self.size -= refused.size
+        refused.waiting = [each.completion for each in taken.values() if each.completion]
+        gone = Counter(id(completion) for completion in refused.waiting)
+        self.waiting = [each for each in self.waiting if not _takes(gone, id(each))]
+        left = [each for each in self.marked if each not in meant]
+        self.marked = [
+            attrs.evolve(
+                each,
+                place=each.place - sum(place < each.place for place in taken),
+                before=each.before
+                - sum(other.count for place, other in taken.items() if place < each.place),
+            )
+            for each in left
+        ]
+        return refused
 
     def stored(self) -> None:
         if self.meter is not None:
@@ -83,9 +150,19 @@ class SentGroup:
     :ivar data: the compressed rows, empty until compressed.
     :ivar offset: their offset in the file.
     :ivar sent_at: reactor time of the first sending, seconds.
+    :ivar sendings: how often it was sent; only the answer to the last sending counts.
     """
 
     group: Group
     sent_at: float
     data: bytes = b""
     offset: int = -1
+    sendings: int = 0
+
+
+def _takes(counts: Counter[int], key: int) -> bool:
+    """Take one of *key*, if there is one left."""
+    if not counts[key]:
+        return False
+    counts[key] -= 1
+    return True

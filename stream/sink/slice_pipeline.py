@@ -15,10 +15,16 @@ acknowledged length, the writer truncates it there, and the groups are sent agai
 interruption neither loses nor doubles a row. This holds within one life of the node: if a later
 life has the file, nothing is sent again, and the outcome of groups in flight stays unknown.
 
+Note [Refused requests]: a writer refuses a group if another attempt of one of its requests has been
+made meanwhile, at another node or by a later life of this one. It names the requests. Their rows
+are taken out, and the rest of the group is sent again at the same offset. Groups that were sent
+behind it are sent again, too: the writer refuses them by their offset. The producers of the refused
+requests have to come again; another slice would refuse them, too.
+
 Note [Accepted rows]: if the settings don't wait, producers have got their answer, and nobody sends
-the rows again. So they aren't given up if a writer refuses the mark of one of their requests: the
-group is sent again without marks, and at worst a repeated request is stored twice. If rows in the
-file may not be cut off, the length of the file says which groups it has.
+the rows again. So they aren't given up if a writer refuses the mark of one of their requests: they
+are sent again without it, and at worst a repeated request is stored twice. If rows in the file may
+not be cut off, the length of the file says which groups it has.
 
 Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
 once a second. A crash may lose the latest counts, which the reader corrects, but must not make a
@@ -221,13 +227,14 @@ class SlicePipeline:
         if group.rows and group.size + len(rows) > self._group_limit:
             self._full.append(group)
             group = self._open = Group(meter=self._meter)
-        group.add(rows, count, received_at, completion)
-        self._held += len(rows)
-        if mark is not None and self._marks_groups:
-            group.marks.append(mark)
-            if len(group.marks) >= MAX_MARKS:
+        if mark is None or not self._marks_groups:
+            group.add(rows, count, received_at, completion)
+        else:
+            group.add(rows, count, received_at, completion, mark)
+            if len(group.marked) >= MAX_MARKS:
                 self._full.append(group)
                 group = self._open = Group(meter=self._meter)
+        self._held += len(rows)
         if group.size >= self._group_limit or group.count >= self._count_limit:
             self._full.append(group)
             self._open = Group(meter=self._meter)
@@ -281,6 +288,10 @@ class SlicePipeline:
     def _send(self, group: Group) -> None:
         sent = SentGroup(group, self._reactor.seconds())
         self._sent.append(sent)
+        self._compress_and_append(sent)
+
+    def _compress_and_append(self, sent: SentGroup) -> None:
+        group = sent.group
         plain = b"".join(group.rows)
         if len(plain) <= INLINE_COMPRESSION_BYTES:
             sent.data = _with_marks(self._compress(plain), group)
@@ -313,17 +324,21 @@ class SlicePipeline:
             if sent.offset >= 0:
                 continue
             sent.offset = self._offset
+            sent.sendings += 1
             self._offset += len(sent.data)
             appended = self._file.append(sent.offset, sent.data, level=self._level)
+            sending = self._generation, sent.sendings
             appended.addCallbacks(
                 self._acknowledge,
                 self._append_failed,
-                callbackArgs=(sent, self._generation),
-                errbackArgs=(sent, self._generation),
+                callbackArgs=(sent, sending),
+                errbackArgs=(sent, sending),
             )
+            if sent.offset < 0:
+                return  # it was refused at once, and comes before the others
 
-    def _acknowledge(self, end: int, sent: SentGroup, generation: int) -> None:
-        if generation != self._generation:
+    def _acknowledge(self, end: int, sent: SentGroup, sending: tuple[int, int]) -> None:
+        if sending != (self._generation, sent.sendings):
             return  # see Note [Resending]: only the latest transmission counts
         self._acknowledged = end
         self._sent.remove(sent)
@@ -356,17 +371,13 @@ class SlicePipeline:
 
     # Failures.
 
-    def _append_failed(self, failure: Failure, sent: SentGroup, generation: int) -> None:
-        if generation != self._generation:
+    def _append_failed(self, failure: Failure, sent: SentGroup, sending: tuple[int, int]) -> None:
+        if sending != (self._generation, sent.sendings):
             return
-        if failure.check(Superseded):
-            self._sent.remove(sent)
-            if sent.group.waiting:
-                # Another slice would refuse it, too: its requests have to come again.
-                self._held -= sent.group.size
-                sent.group.failed(not_stored(_error(failure)))
-            else:
-                self._send_unmarked(sent.group)
+        error = failure.value
+        if isinstance(error, Superseded) and sent.group.marked:
+            self._take_out(sent, error)
+            return
         if failure.check(WriterError) is None:
             _log.failure("unexpected failure of an append", failure)
         # A refused append leaves no data, and later ones are refused because of their offset.
@@ -374,9 +385,33 @@ class SlicePipeline:
             _error(failure), sent_refused=failure.check(NoSpace, SliceSealed) is not None
         )
 
+    def _take_out(self, sent: SentGroup, error: Superseded) -> None:
+        """Send a group again without the requests that the writer has refused.
+
+        See Note [Refused requests].
+        """
+        group, marked = sent.group, len(sent.group.marked)
+        refused = group.take_out(error.keys)
+        if len(group.marked) == marked:  # the writer doesn't name them
+            refused = group.take_out({mark.key for mark in group.marks})
+        self._held -= refused.size
+        self._offset = sent.offset
+        for each in list(self._sent)[self._sent.index(sent) :]:
+            each.offset = -1
+            each.sendings += 1
+        sent.data = b""
+        if group.rows:
+            self._compress_and_append(sent)
+        else:
+            self._sent.remove(sent)
+            self._append_ready()
+        self._commit()
+        if refused.rows:
+            refused.failed(not_stored(error))
+
     def _send_unmarked(self, group: Group) -> None:
         """Send *group* again; see Note [Accepted rows]."""
-        group.marks = []
+        group.marked = []
         self._full.appendleft(group)
 
     def _leave_in_file(self, error: Exception) -> None:

@@ -7,11 +7,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from stream.errors import UserError
 from stream.storage.model.entity import Slice
+from stream.storage.model.marks import marks_of
 from stream.storage.network.interface import (
     ContentConflict,
     SliceFile,
     SliceFileListener,
     SourceLife,
+    Superseded,
     SyncLevel,
     WriterError,
     WrongOffset,
@@ -50,6 +52,7 @@ class FakeSliceFile:
     :ivar disk: the stored content, shared by all openings of the slice.
     :ivar waiting: unanswered appends.
     :ivar answers_close: whether the writer confirms that it has closed the file.
+    :ivar superseded: keys of requests that have another attempt meanwhile.
     """
 
     disk: bytearray
@@ -59,9 +62,13 @@ class FakeSliceFile:
     answers_close: bool = True
     waiting: list[tuple[int, bytes, Deferred[int]]] = attrs.Factory(list)
     levels: list[SyncLevel] = attrs.Factory(list)
+    superseded: set[bytes] = attrs.Factory(set)
 
     def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
         self.levels.append(level)
+        superseded = self.superseded & {mark.key for mark in marks_of(data)}
+        if superseded:
+            return fail(Superseded("another attempt", frozenset(superseded)))
         if self.at_once:
             return self._store(offset, data)
         answer: Deferred[int] = Deferred()
