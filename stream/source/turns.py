@@ -34,7 +34,9 @@ SHARES = 4
 """Number of equal shares of that limit; no source may hold more than one."""
 
 ROOM_SECONDS = 10.0
-"""How long work waits for room elsewhere; less than requests wait for their answer."""
+"""How long a record waits for room in all its sinks together."""
+BATCH_ROOM_SECONDS = 20.0
+"""The same for all records of a request; less than requests wait for their answer."""
 
 Steps = Iterator[Deferred[Any] | None]
 """An iterator of small pieces of work; a step that is a Deferred is waited for.
@@ -58,6 +60,27 @@ class _Job:
     size: int
     steps: Steps
     done: Deferred[None] = attrs.field(factory=Deferred)
+
+
+class Patience:
+    """The time that one request may wait for room, in all its sinks together."""
+
+    def __init__(self, reactor: Any, seconds: float) -> None:
+        self._reactor = reactor
+        self._left = seconds
+
+    def until_room(self, ask: Callable[[], Deferred[None] | None]) -> Steps:
+        """Return steps that wait until there is room, or until the time is used up.
+
+        Waiting work counts as held, so it is limited, and its client sends nothing more meanwhile.
+
+        :param ask: see `stream.source.interfaces.RowWriter.room`.
+        """
+        while self._left > 0 and (room := ask()) is not None:
+            began = self._reactor.seconds()
+            room.addTimeout(self._left, self._reactor)
+            yield room.addErrback(_timed_out)
+            self._left -= self._reactor.seconds() - began
 
 
 class Turns:
@@ -123,17 +146,9 @@ class Turns:
         working.addErrback(lambda failure: waited.finish(failed(failure)))
         working.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
 
-    def until_room(self, ask: Callable[[], Deferred[None] | None]) -> Steps:
-        """Return steps that wait until there is room, for at most `ROOM_SECONDS`.
-
-        Waiting work counts as held, so it is limited, and its client sends nothing more meanwhile.
-
-        :param ask: see `stream.source.interfaces.RowWriter.room`.
-        """
-        end = self._reactor.seconds() + ROOM_SECONDS
-        while (left := end - self._reactor.seconds()) > 0 and (room := ask()) is not None:
-            room.addTimeout(left, self._reactor)
-            yield room.addErrback(_timed_out)
+    def patience(self, seconds: float) -> Patience:
+        """Return how long one request waits for room, in all its sinks together."""
+        return Patience(self._reactor, seconds)
 
     def _enqueue(self, job: _Job) -> None:
         self._queues.setdefault(job.key, deque()).append(job)

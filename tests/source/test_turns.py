@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from stream.errors import UserError
-from stream.source.turns import ROOM_SECONDS, SHARES, SLICE_SECONDS, Turns
+from stream.source.turns import ROOM_SECONDS, SHARES, SLICE_SECONDS, Steps, Turns
 
 
 class SlowClock(Clock):
@@ -54,17 +54,40 @@ def test_work_waits_for_capacity(clock: SlowClock) -> None:
     rooms = [Deferred[None](), Deferred[None]()]
     asked = iter([*rooms, None])
     turns = Turns(clock)
-    done = turns.work("a", 1, turns.until_room(lambda: next(asked)))
+    done = turns.work("a", 1, turns.patience(1.0).until_room(lambda: next(asked)))
     for room in rooms:
         assert not done.called
         room.callback(None)
     assert done.called
 
 
+def test_sinks_share_the_time_of_a_request(clock: SlowClock) -> None:
+    """It waits for none of them any more once the time is used up."""
+    turns = Turns(clock)
+    patience = turns.patience(ROOM_SECONDS)
+    asked: list[Deferred[None]] = []
+
+    def ask() -> Deferred[None]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    def wait() -> Steps:
+        for _ in range(100):
+            yield from patience.until_room(ask)
+
+    done = turns.work("a", 10, wait())
+    clock.advance(ROOM_SECONDS / 2)
+    asked[-1].callback(None)
+    clock.advance(ROOM_SECONDS / 2)
+    clock.advance(0)
+    assert done.called
+    assert len(asked) == 2
+
+
 def test_work_does_not_wait_forever(clock: SlowClock) -> None:
     """The work fails after a time limit, and counts as held until then."""
     turns = Turns(clock, max_held_bytes=10)
-    done = turns.work("a", 10, turns.until_room(Deferred))
+    done = turns.work("a", 10, turns.patience(ROOM_SECONDS).until_room(Deferred))
     clock.advance(ROOM_SECONDS - 1)
     assert turns.is_full
     assert not done.called

@@ -31,7 +31,7 @@ from stream.source.http.completions import (
 )
 from stream.source.http.responses import without_sinks
 from stream.source.interfaces import SinkWriter
-from stream.source.turns import Turns
+from stream.source.turns import BATCH_ROOM_SECONDS, ROOM_SECONDS, Turns
 from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 
@@ -112,9 +112,10 @@ def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
         return
     waited.wait_for(completions)
     if takes_long(record):
+        patience = arrived.turns.patience(ROOM_SECONDS)
         for _, sinks in arrived.targets:
             for _, sink in sinks:
-                yield from arrived.turns.until_room(partial(_room, sink, record))
+                yield from patience.until_room(partial(_room, sink, record))
         if not waited.is_pending:
             return
     for writer, completion in tuple(completions.writers):
@@ -169,10 +170,11 @@ def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] |
         waited.finish(without_sinks(completions.document()))
         return
     waited.wait_for(completions)
+    patience = arrived.turns.patience(BATCH_ROOM_SECONDS)
     for evaluation in render_batch(elements, record, [each.block for _, each in waiting]):
         if evaluation is not None:
             sink = _sink_of(evaluation, waiting)
-            yield from arrived.turns.until_room(partial(_room, sink, evaluation.records[0]))
+            yield from patience.until_room(partial(_room, sink, evaluation.records[0]))
         yield None if evaluation is None else _evaluated(evaluation, waiting, record.timestamp_ms)
         if not waited.is_pending:
             return  # the client has disconnected, and nothing is written yet

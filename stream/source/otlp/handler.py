@@ -17,6 +17,7 @@ Logs in protobuf are read, printed and rendered by compiled code where it is bui
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -54,7 +55,7 @@ from stream.source.otlp.compiled import (
 from stream.source.otlp.decode import Encoding, Export, Signal, decode_steps, read_encoding
 from stream.source.otlp.flatten import Printer, Record, check_repeated_steps, flatten
 from stream.source.otlp.response import Outcome, error_answer, export_answer
-from stream.source.turns import Turns
+from stream.source.turns import BATCH_ROOM_SECONDS, Patience, Turns
 from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 
@@ -186,21 +187,26 @@ class OtlpHandler:
             export, waited.connection, self._warn, self._meters, without_sink
         )
         waited.wait_for(completion)
+        patience = self._turns.patience(BATCH_ROOM_SECONDS)
         done = 0
         if logs is not None:
-            done = yield from self._pass_on_printed(completion, logs, waited)
+            done = yield from self._pass_on_printed(completion, logs, waited, patience)
             if not waited.is_pending:
                 return
             if done < len(logs):
                 decoded = yield from _decoded(export, body, waited)
         if decoded is not None:
             records = islice(flatten(decoded), done, None)
-            yield from self._pass_on_decoded(completion, records, waited)
+            yield from self._pass_on_decoded(completion, records, waited, patience)
         if waited.is_pending:
             completion.all_handed_on()
 
     def _pass_on_decoded(
-        self, completion: _ExportCompletion, flats: Iterator[Record], waited: Waited
+        self,
+        completion: _ExportCompletion,
+        flats: Iterator[Record],
+        waited: Waited,
+        patience: Patience,
     ) -> Iterator[Deferred[Any] | None]:
         """Pass on the records *flats*, while the client waits."""
         export = completion.export
@@ -219,14 +225,18 @@ class OtlpHandler:
             if not waited.is_pending:
                 return
             if number % RECORDS_BEFORE_ROOM < RECORDS_AT_ONCE:
-                yield from self._room(export)
+                yield from self._room(export, patience)
                 if not waited.is_pending:
                     return
         if some:
             self._pass_on(completion, some)
 
     def _pass_on_printed(
-        self, completion: _ExportCompletion, logs: native.LogExport, waited: Waited
+        self,
+        completion: _ExportCompletion,
+        logs: native.LogExport,
+        waited: Waited,
+        patience: Patience,
     ) -> Generator[Deferred[Any] | None, None, int]:
         """Pass on the records of *logs*, while the client waits; return how many they were.
 
@@ -258,7 +268,7 @@ class OtlpHandler:
             yield None
             if waited.is_pending and unchecked >= RECORDS_BEFORE_ROOM:
                 unchecked = 0
-                yield from self._room(export)
+                yield from self._room(export, patience)
             if not waited.is_pending:
                 break
         return done
@@ -304,12 +314,11 @@ class OtlpHandler:
         else:
             self._write_blocks(completion, blocks, printed.count, printed.size)
 
-    def _room(self, export: _Export) -> Iterator[Deferred[Any] | None]:
+    def _room(self, export: _Export, patience: Patience) -> Iterator[Deferred[Any] | None]:
         """Wait until the sinks accept further records: templates may take long."""
         for source in export.sources:
             for _, sink in self._router.eligible(source, export.signal.value):
-                while sink.opened is not None and (room := sink.opened.room()) is not None:
-                    yield room
+                yield from patience.until_room(partial(_room_of, sink))
 
     def _sinks(self, export: _Export) -> list[SinkWriter]:
         return [
@@ -362,6 +371,11 @@ class OtlpHandler:
             waiting.missing += 1
             _write(block, count, completion.export.timestamp_ms, waiting)
         waiting.one_less()
+
+
+def _room_of(sink: SinkWriter) -> Deferred[None] | None:
+    """See `stream.source.interfaces.RowWriter.room`."""
+    return None if sink.opened is None else sink.opened.room()
 
 
 def _decoded(export: _Export, body: bytes, waited: Waited) -> Generator[None, None, Export | None]:
