@@ -13,10 +13,11 @@
 //! What a head leads to is asked once in each turn. No Python code runs between that and the
 //! writing of the blocks that could change the answer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::mem::take;
 use std::os::fd::RawFd;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ahash::RandomState;
@@ -65,11 +66,14 @@ struct Slot {
     used: Used,
 }
 
-/// One sink of a lane: its mapping, the bytes it may still take, its rows, and the length of the
-/// last one.
+/// The bytes that each slice may still take in this turn. Lanes to the same slice share them.
+type Rooms = HashMap<usize, Rc<Cell<usize>>, RandomState>;
+
+/// One sink of a lane: its mapping, the bytes its slice may still take, its rows, and the length of
+/// the last one.
 struct Target {
     plan: Py<RowPlan>,
-    room: usize,
+    room: Rc<Cell<usize>>,
     rows: Vec<u8>,
     added: usize,
 }
@@ -84,6 +88,13 @@ struct Open {
     at: i64,
     size: usize,
     waiting: Vec<RawFd>,
+}
+
+/// The lanes of this turn.
+#[derive(Default)]
+struct Lanes {
+    open: Vec<Open>,
+    rooms: Rooms,
 }
 
 struct Block {
@@ -275,7 +286,7 @@ impl Connections {
         if light.is_empty() && busy.is_empty() {
             return Ok(events);
         }
-        let mut lanes = Vec::new();
+        let mut lanes = Lanes::default();
         let mut blocks = Vec::new();
         let mut left = Vec::new();
         for (mut ready, share) in [(light, self.shares.light_turn), (busy, self.shares.busy_turn)] {
@@ -303,7 +314,7 @@ impl Connections {
                 }
             }
         }
-        for open in &mut lanes {
+        for open in &mut lanes.open {
             blocks.extend(open.cut(py));
         }
         for block in blocks {
@@ -388,7 +399,7 @@ impl Connections {
         &self,
         py: Python,
         descriptor: RawFd,
-        lanes: &mut Vec<Open>,
+        lanes: &mut Lanes,
         blocks: &mut Vec<Block>,
     ) -> Read {
         let mut guard = self.state.borrow_mut();
@@ -435,14 +446,14 @@ impl Connections {
     }
 
     /// Ask what the head leads to; the lane's place in `lanes`.
-    fn find_lane(&self, py: Python, head: &[u8], lanes: &mut Vec<Open>) -> Option<usize> {
+    fn find_lane(&self, py: Python, head: &[u8], lanes: &mut Lanes) -> Option<usize> {
         let asked = self.lane_of.call1(py, (PyBytes::new(py, head),));
         let opened = asked.and_then(|lane| {
             if lane.is_none(py) {
                 return Ok(None);
             }
             let bound = lane.bind(py);
-            let targets: Vec<(Py<RowPlan>, usize)> =
+            let targets: Vec<(Py<RowPlan>, usize, usize)> =
                 bound.getattr(intern!(py, "targets"))?.extract()?;
             Ok(Some(Open {
                 head: bound.getattr(intern!(py, "head"))?.unbind(),
@@ -450,7 +461,10 @@ impl Connections {
                 headers: bound.getattr(intern!(py, "headers"))?.extract()?,
                 targets: targets
                     .into_iter()
-                    .map(|(plan, room)| Target { plan, room, rows: Vec::new(), added: 0 })
+                    .map(|(plan, room, slice)| {
+                        let room = lanes.rooms.entry(slice).or_insert_with(|| Cell::new(room).into());
+                        Target { plan, room: Rc::clone(room), rows: Vec::new(), added: 0 }
+                    })
                     .collect(),
                 lane,
                 at: 0,
@@ -460,8 +474,8 @@ impl Connections {
         });
         match opened {
             Ok(Some(open)) => {
-                lanes.push(open);
-                Some(lanes.len() - 1)
+                lanes.open.push(open);
+                Some(lanes.open.len() - 1)
             }
             Ok(None) => None,
             Err(error) => {
@@ -480,12 +494,12 @@ impl Connections {
         size: usize,
         end: usize,
         lane: Option<usize>,
-        lanes: &mut [Open],
+        lanes: &mut Lanes,
         blocks: &mut Vec<Block>,
     ) -> Read {
         let data = &state.buffer[..size];
         let slot = state.slots.get_mut(&descriptor).expect("asking changes no connection");
-        if let Some(open) = lane.map(|lane| &mut lanes[lane]) {
+        if let Some(open) = lane.map(|lane| &mut lanes.open[lane]) {
             if size == end + open.length {
                 let at = milliseconds();
                 let full = open.targets.iter().any(|target| target.rows.len() >= MAX_BLOCK);
@@ -570,11 +584,11 @@ fn push_rows(body: &[u8], slot: &Slot, open: &mut Open, scratch: &mut Scratch) -
             break;
         }
         target.added = target.rows.len() - start;
-        if target.added > target.room {
+        if target.added > target.room.get() {
             target.rows.truncate(start);
             break;
         }
-        target.room -= target.added;
+        target.room.set(target.room.get() - target.added);
         done += 1;
     }
     if done == open.targets.len() {
@@ -582,7 +596,7 @@ fn push_rows(body: &[u8], slot: &Slot, open: &mut Open, scratch: &mut Scratch) -
     }
     for earlier in &mut open.targets[..done] {
         earlier.rows.truncate(earlier.rows.len() - earlier.added);
-        earlier.room += earlier.added;
+        earlier.room.set(earlier.room.get() + earlier.added);
     }
     false
 }

@@ -85,6 +85,10 @@ class DirectWriter(Protocol):
     def room(self) -> int:
         """The number of bytes that may be written."""
 
+    @property
+    def slice_id(self) -> int:
+        """An id of the slice in this turn: writers of one slice share its room."""
+
     def write(self, rows: bytes, count: int, received_at: int, completion: Completion, /) -> None:
         """Write *count* rendered rows, to be stored together or not at all.
 

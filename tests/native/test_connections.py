@@ -68,7 +68,7 @@ class Client:
 class Lane:
     """A lane that records its blocks."""
 
-    targets: Sequence[tuple[Any, int]]
+    targets: Sequence[tuple[Any, int, int]]
     head: object = "the head"
     length: int = 7
     headers: bytes = b""
@@ -97,7 +97,7 @@ class Table:
 
     def __init__(self) -> None:
         plan = native_plan(Mapping((PathColumn("a", path="a"), IpColumn("ip"))), 100)
-        self.lane = Lane([(plan, 1 << 20)])
+        self.lane = Lane([(plan, 1 << 20, 1)])
         self.lanes: dict[bytes, Lane | None] = {HEAD: self.lane}
         self.asked: list[bytes] = []
         self.connections = native.Connections(self._lane_of, SHARES)
@@ -272,7 +272,7 @@ def test_rows_above_the_limit_of_a_sink_take_the_general_path(table: Table) -> N
     """On the general path the sink decides whether it refuses them."""
     plan = table.lane.targets[0][0]
     row = len(b'"1","10.0.0.1"\n')
-    table.lane.targets = [(plan, 1 << 20), (plan, 2 * row)]
+    table.lane.targets = [(plan, 1 << 20, 1), (plan, 2 * row, 2)]
     clients = [table.client() for _ in range(3)]
     for client in clients:
         _send(client)
@@ -281,6 +281,21 @@ def test_rows_above_the_limit_of_a_sink_take_the_general_path(table: Table) -> N
     first = b"".join(rows[0] for rows, _ in table.lane.written)
     second = b"".join(rows[1] for rows, _ in table.lane.written)
     assert first == second == b'"1","10.0.0.1"\n"1","10.0.0.2"\n'
+
+
+def test_lanes_to_one_slice_share_its_room(table: Table) -> None:
+    """Whatever the heads are; rows for another sink that were taken back leave their room."""
+    plan = table.lane.targets[0][0]
+    row = len(b'"1","10.0.0.1"\n')
+    table.lane.targets = [(plan, 3 * row, 1)]
+    table.lanes[OTHER_HEAD] = other = Lane([(plan, 3 * row, 1), (plan, row, 2)])
+    clients = [table.client() for _ in range(5)]
+    for number, client in enumerate(clients):
+        _send(client, head=OTHER_HEAD if number in (1, 2) else HEAD)
+    table.turn(*clients)
+    assert [len(client.data) for client in clients] == [0, 0, 1, 0, 1]
+    assert sum(len(rows[0]) for rows, _ in table.lane.written) == 2 * row
+    assert [len(block) for rows, _ in other.written for block in rows] == [row, row]
 
 
 def test_all_connections_are_left_to_their_own_code(table: Table) -> None:

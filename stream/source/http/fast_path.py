@@ -138,13 +138,14 @@ class Lane:
     :ivar head: head of the requests.
     :ivar length: size of their bodies in bytes.
     :ivar headers: their headers as the cell of a row, quoted; empty if no sink has such a column.
-    :ivar targets: the compiled mapping of each sink, and the bytes of rows that it still accepts.
+    :ivar targets: the compiled mapping of each sink, the bytes of rows that its slice still accepts
+        in this turn, and an id of the slice: lanes to the same slice share its room.
     """
 
     head: Head
     length: int
     headers: bytes
-    targets: Sequence[tuple[native.RowPlan, int]]
+    targets: Sequence[tuple[native.RowPlan, int, int]]
     _source: SourceKey
     _sinks: Sequence[tuple[str, SinkWriter]]
     _writers: Sequence[DirectWriter]
@@ -270,7 +271,7 @@ class FastPath:
                 return None
             has_headers = has_headers or plan.has_headers
             writers.append(writer)
-            targets.append((plan, writer.room))
+            targets.append((plan, writer.room, writer.slice_id))
         headers = head.headers.csv_cell if has_headers else b""
         return Lane(head, head.length, headers, targets, source, sinks, writers, watched, self)
 

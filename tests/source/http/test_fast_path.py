@@ -97,6 +97,7 @@ class Sink:
         class Direct:
             plan = sink.plan
             room = sink.room
+            slice_id = id(sink)
 
             def write(self, rows: bytes, count: int, at: int, completion: Completion) -> None:
                 sink.direct_blocks += 1
