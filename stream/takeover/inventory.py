@@ -211,6 +211,15 @@ def _take(found: Inventory, kv: KeyValue) -> None:
             "keep a copy and correct or delete it; nothing is done with it otherwise",
         )
         return
+    belongs = _place_of(record)
+    below = kv.key.removeprefix(kind.prefix)
+    if belongs and below != belongs and not below.startswith(f"{belongs}/"):
+        report.problem(
+            kv.key,
+            f'the record belongs to another key, that of "{belongs}"',
+            "keep a copy and delete it; rows would go to the wrong object otherwise",
+        )
+        return
     missing = record.missing_part if isinstance(record, Source | Sink) else ""
     if missing:
         report.problem(kv.key, f'"{missing}" is missing', "keep a copy and complete or delete it")
@@ -220,6 +229,13 @@ def _take(found: Inventory, kv: KeyValue) -> None:
     elif not isinstance(record, Task):
         found.records[kv.key] = record
         found.values[kv.key] = kv
+
+
+def _place_of(record: Record) -> str:
+    """Return the end of the key under which *record* belongs, ``""`` if it doesn't say."""
+    if isinstance(record, Branch | Source | Sink | File | Slice | TokenRecord | JobRecord):
+        return str(record.key)
+    return str(record.file_key) if isinstance(record, FileRecord) else ""
 
 
 def _check_copies(found: Inventory) -> None:

@@ -121,16 +121,20 @@ def slice_record(opened_at: str, state: str = "writing", **members: Any) -> dict
     }
 
 
+def _key(record: dict[str, Any], *members: str) -> str:
+    return "/".join(str(record[name]) for name in (*SINK, *members))
+
+
 def file_keys(record: dict[str, Any]) -> dict[str, Any]:
     """Return both copies of a file."""
-    key = f"{SINK_PATH}/{record['fileOpenedAt']}"
+    key = _key(record, "fileOpenedAt")
     level = _LEVELS[record["state"]]
     return {f"storage/file/all/{key}": record, f"storage/file/level/{level}/{key}": record}
 
 
 def slice_keys(record: dict[str, Any]) -> dict[str, Any]:
     """Return both copies of a slice."""
-    key = f"{SINK_PATH}/{record['fileOpenedAt']}/{record['volumeId']}/{record['sliceOpenedAt']}"
+    key = _key(record, "fileOpenedAt", "volumeId", "sliceOpenedAt")
     level = _LEVELS[record["state"]]
     return {f"storage/slice/all/{key}": record, f"storage/slice/level/{level}/{key}": record}
 
