@@ -195,7 +195,7 @@ def test_the_limits_of_lines() -> None:
 
 
 def test_quotes_are_doubled_wherever_they_are() -> None:
-    """Some bytes are looked at together: quotes at each place of them, and bytes near a quote."""
+    """Eight bytes are compared together: quotes are at each place of them, beside similar bytes."""
     plan = native_plan(Mapping((BodyColumn("b"),)), 1000)
     assert plan is not None
     random = Random(3)
