@@ -22,7 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from stream.etcd import AtomicTxn, EtcdClient, KeyValue, atomic
+from stream.etcd import AtomicTxn, EtcdClient, KeyValue, RangeResult, atomic
 from stream.task.entity import TASK_PREFIX
 from stream.values.utctime import parse_time, to_nanoseconds
 
@@ -103,15 +103,17 @@ class TaskListing:
             else f"{_OF_BRANCHES}{project_id}/{branch_id}/"
         )
         after = _name(min(before, _LAST)) if before else ""
-        page, counted = await gatherResults(
-            [
-                Deferred.fromCoroutine(self._client.range(prefix, limit=limit, start_after=after)),
-                Deferred.fromCoroutine(self._client.read(prefix, count_only=True)),
-            ],
-            consumeErrors=True,
-        )
+        reading = [
+            Deferred.fromCoroutine(self._client.range(prefix, limit=limit, start_after=after))
+        ]
+        if after:
+            # etcd counts the keys of a range one by one: none is counted twice.
+            earlier = self._client.range(prefix, end=f"{after}\0", limit=1, keys_only=True)
+            reading.append(Deferred.fromCoroutine(earlier))
+        parts: list[RangeResult] = await gatherResults(reading, consumeErrors=True)
+        page, total = parts[0], sum(part.count for part in parts)
         last = _LAST - int(page.kvs[-1].key.removeprefix(prefix)) if page.kvs else 0
-        return ListedPage(tuple(kv.value.decode() for kv in page.kvs), counted.count, last)
+        return ListedPage(tuple(kv.value.decode() for kv in page.kvs), total, last)
 
     async def repair(self) -> int:
         """Make the listing complete, if it isn't; return the number of keys written or deleted.
