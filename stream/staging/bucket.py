@@ -74,8 +74,8 @@ class BucketAddress:
                 text = file.read(_MAX_CREDENTIAL_BYTES)
         except (OSError, UnicodeDecodeError):
             raise _unusable(
-                f'"credentialFile" can\'t be read on this node: make "{self.credential_file}" '
-                "readable for the service"
+                # Its path is the operator's, and users get this message.
+                '"credentialFile" can\'t be read on this node: make it readable for the service'
             ) from None
         _parsed(self, text)
         return text

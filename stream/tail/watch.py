@@ -19,6 +19,8 @@ __all__ = ["MAX_WAITING_BYTES", "Send", "Watch", "event"]
 
 MAX_WAITING_BYTES = 1024 * 1024
 """Maximum size of the records queued for a slow caller."""
+NOTICE_SECONDS = 1.0
+"""How often a caller that doesn't keep up learns how many records were left out."""
 _TOKEN_BYTES = 16
 _ID_BYTES = 8
 
@@ -74,6 +76,7 @@ class Watch:
     async def write(self, send: Send) -> None:
         """Write events until the end."""
         shown = 0
+        noticed_at = self._reactor.seconds()
         while True:
             while self._waiting:
                 record = self._waiting.popleft()
@@ -83,15 +86,24 @@ class Watch:
                 if shown == self._limit:
                     self.end("limit")
                     self._waiting.clear()
-            if self._over_rate or self._overflow:
-                left_out = {"overRate": self._over_rate, "overflow": self._overflow}
-                self._over_rate = self._overflow = 0
-                await send(event("dropped", orjson.dumps(left_out)))
+                # There may always be a next record.
+                if self._reactor.seconds() - noticed_at >= NOTICE_SECONDS:
+                    noticed_at = await self._notice(send)
+            noticed_at = await self._notice(send)
             if self._reason:
                 await send(event("end", orjson.dumps({"reason": self._reason, "records": shown})))
                 return
             if not self._waiting and not await self._wakeup.wait():
                 await send(b": nothing new\n\n")
+
+    async def _notice(self, send: Send) -> float:
+        """Write how many records were left out, if any; return the current time."""
+        if self._over_rate or self._overflow:
+            left_out = {"overRate": self._over_rate, "overflow": self._overflow}
+            self._over_rate = self._overflow = 0
+            await send(event("dropped", orjson.dumps(left_out)))
+        now: float = self._reactor.seconds()
+        return now
 
     def _has_work(self) -> bool:
         return bool(self._waiting or self._over_rate or self._overflow or self._reason)

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from stream.concurrency.wakeup import HEARTBEAT_SECONDS
-from stream.tail.watch import MAX_WAITING_BYTES, Watch
+from stream.tail.watch import MAX_WAITING_BYTES, NOTICE_SECONDS, Watch
 from tests.tail.test_sampler import SOURCE as KEY
 
 
@@ -49,6 +49,22 @@ def test_a_slow_caller_has_bounded_memory() -> None:
     names = [data.split(b"\n")[0] for data in slow.sent]
     assert names == [b"event: record"] * 5 + [b"event: dropped", b"event: end"]
     assert b'"overflow":2' in slow.sent[-2]
+
+
+def test_a_busy_caller_learns_what_was_left_out() -> None:
+    """The notice comes within a second, also if there is always a next record."""
+    clock, slow = Clock(), Slow()
+    watch = Watch(clock, KEY, None)
+    Deferred.fromCoroutine(watch.write(slow.send))
+    watch.put([b"{}"] * 100, 3, 0)
+    for _ in range(40):
+        clock.advance(NOTICE_SECONDS / 10)
+        watch.put([b"{}"], 1, 0)
+        slow.go_on()
+    places = [n for n, data in enumerate(slow.sent) if data.startswith(b"event: dropped")]
+    assert len(places) >= 3
+    assert places[0] <= 11
+    assert watch._waiting
 
 
 def test_an_idle_source_sends_a_heartbeat() -> None:

@@ -54,8 +54,8 @@ class Catalog:
         if not isinstance(plain, dict) or not all(isinstance(v, str) for v in plain.values()):
             raise UserError(
                 f'"credentialFile" of the connection "{self.declared.name}" can\'t be used on this '
-                f'node: "{self.credential_file}" must be a JSON object of properties of the '
-                "catalog, readable for the service",
+                "node: the file must be a JSON object of properties of the catalog, readable for "
+                "the service",
                 status=503,
                 name="connectionFailed",
             )

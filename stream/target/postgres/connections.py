@@ -60,8 +60,9 @@ class Database:
             password = Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError):
             raise UserError(
+                # Its path is the operator's, and users get this message.
                 f'cannot read "passwordFile" of the connection "{self.name}" on this node: make '
-                f'"{self.password_file}" readable for the service',
+                "it readable for the service",
                 status=503,
                 name="connectionFailed",
             ) from None
