@@ -111,7 +111,7 @@ class Probes:
             raise TimeoutError  # The last attempt hasn't ended yet, and occupies a thread.
         self._running.add(name)
         try:
-            preparing = Deferred.fromCoroutine(_prepared(target))
+            preparing = Deferred.fromCoroutine(_prepared(target, name))
             await within(preparing, PREPARE_SECONDS, self._reactor, f"the connection {name}")
         except BaseException:
             self._running.discard(name)
@@ -130,8 +130,8 @@ class Probes:
         return True
 
 
-async def _prepared(target: Probing) -> None:
-    await target.prepare_probe()
+async def _prepared(target: Probing, name: str) -> None:
+    await target.prepare_probe(name)
 
 
 async def _awaited(target: Probing, name: str) -> None:

@@ -229,8 +229,11 @@ class Previewing(Protocol):
 class Probing(Protocol):
     """A `Target` that can check whether a connection of its type answers; not all can."""
 
-    async def prepare_probe(self) -> None:
-        """Get ready for `probe`, such as by the start of a process; its time doesn't count."""
+    async def prepare_probe(self, connection: str) -> None:
+        """Get ready to `probe` the *connection*, such as by the start of a process.
+
+        Its time doesn't count.
+        """
 
     async def probe(self, connection: str) -> None:
         """Try the *connection*, within seconds.

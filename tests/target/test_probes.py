@@ -32,7 +32,7 @@ class ProbingTarget:
         self.probes: list[tuple[str, Deferred[None]]] = []
         self.prepared: Deferred[None] = succeed(None)
 
-    async def prepare_probe(self) -> None:
+    async def prepare_probe(self, connection: str) -> None:
         await self.prepared
 
     async def probe(self, connection: str) -> None:

@@ -51,12 +51,18 @@ class IcebergTarget(LakeTarget[Catalog]):
 
     def __init__(self, context: TargetContext) -> None:
         catalogs = declared_catalogs(list(context.settings.target.connections.of_type(NAME)))
-        limit = max((catalog.workers for catalog in catalogs.values()), default=1)
-        workers = Workers(context.reactor, _WORK, limit)
-        super().__init__(context, NAME, catalogs, workers, places=("namespace", "table"))
+        # A catalog that doesn't answer holds up its own requests and imports alone.
+        self._importing = {
+            name: Workers(context.reactor, _WORK, catalog.workers)
+            for name, catalog in catalogs.items()
+        }
         # The definition of a sink doesn't wait for imports.
-        self._questions = Workers(context.reactor, _WORK, 1, idle_seconds=_QUESTIONS_SECONDS)
-        self.services = (workers, self._questions)
+        self._questions = {
+            name: Workers(context.reactor, _WORK, 1, idle_seconds=_QUESTIONS_SECONDS)
+            for name in catalogs
+        }
+        workers = (*self._importing.values(), *self._questions.values())
+        super().__init__(context, NAME, catalogs, workers, places=("namespace", "table"))
         self._pool = context.pool
 
     def _check(
@@ -94,7 +100,8 @@ class IcebergTarget(LakeTarget[Catalog]):
     ) -> None:
         job = await self._job(connection, record.place, record.key.sink_key)
         job |= {"do": "import", "compression": compression, **_of_file(record)}
-        answer = await self._worked(self._workers, connection, job, rows)
+        workers = self._importing[connection.declared.name]
+        answer = await self._worked(workers, connection, job, rows)
         if answer["retries"]:
             _log.info(
                 "retried the commit of file {file_id} {retries} times: others committed meanwhile",
@@ -106,9 +113,9 @@ class IcebergTarget(LakeTarget[Catalog]):
         answer = await self._ask(connection, place, owner, {"do": "drop"})
         return bool(answer["isDropped"])
 
-    async def prepare_probe(self) -> None:
+    async def prepare_probe(self, connection: str) -> None:
         """Start the process for requests, which takes a second of processor time."""
-        await self._questions.run({"do": "nothing"})
+        await self._questions[connection].run({"do": "nothing"})
 
     async def probe(self, connection: str) -> None:
         catalog = self._connections[connection]
@@ -121,7 +128,7 @@ class IcebergTarget(LakeTarget[Catalog]):
                 "properties": properties,
                 "secrets": _secrets(properties),
             }
-            asking = ensureDeferred(self._questions.run(job))
+            asking = ensureDeferred(self._questions[connection].run(job))
             await within(asking, _PROBE_SECONDS, self._reactor, f"the connection {connection}")
         except (UserError, LakeUnusable) as error:
             _log.info(
@@ -135,7 +142,8 @@ class IcebergTarget(LakeTarget[Catalog]):
     async def _ask(
         self, connection: Catalog, place: Mapping[str, str], owner: SinkKey, job: Mapping[str, Any]
     ) -> dict[str, Any]:
-        workers = self._workers if job["do"] == "has" else self._questions
+        of_kind = self._importing if job["do"] == "has" else self._questions
+        workers = of_kind[connection.declared.name]
         full = {**await self._job(connection, place, owner), **job}
         asking = ensureDeferred(self._worked(workers, connection, full))
         what = f'a question to the catalog of the connection "{connection.declared.name}"'

@@ -40,7 +40,7 @@ class LakeTarget(StagedTarget[C, FileRecord]):
     :param places: required members of a sink's table with its location; those of ``optional`` are
         optional.
     :param connections: connections by name.
-    :param workers: worker processes of the target.
+    :param workers: all worker processes of the target.
     """
 
     def __init__(
@@ -48,16 +48,15 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         context: TargetContext,
         name: str,
         connections: Mapping[str, C],
-        workers: Workers,
+        workers: Sequence[Workers],
         *,
         places: Sequence[str],
         optional: Sequence[str] = ("partitionBy",),
     ) -> None:
         super().__init__(context, name, connections, FileRecord)
-        self._workers = workers
         self._places = tuple(places)
         self._members = {"connection", *places, *optional}
-        self.services = (workers,)
+        self.services = tuple(workers)
 
     what = "the store"
     """Subject of the error of a connection that can't be used."""

@@ -60,8 +60,8 @@ class ParquetTarget(LakeTarget[Archive]):
     def __init__(self, context: TargetContext) -> None:
         archives = declared_archives(list(context.settings.target.connections.of_type(NAME)))
         limit = max((archive.workers for archive in archives.values()), default=1)
-        workers = Workers(context.reactor, _WORK, limit)
-        super().__init__(context, NAME, archives, workers, places=("path",))
+        self._workers = Workers(context.reactor, _WORK, limit)
+        super().__init__(context, NAME, archives, [self._workers], places=("path",))
         self._pool = context.pool
         self._session = context.session
 
@@ -193,7 +193,7 @@ class ParquetTarget(LakeTarget[Archive]):
 
         await self._run(connection, remove)
 
-    async def prepare_probe(self) -> None:
+    async def prepare_probe(self, connection: str) -> None:
         """There is nothing to start."""
 
     async def probe(self, connection: str) -> None:

@@ -208,7 +208,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
             connection, lambda opened, _: drop_table(opened, schema, table, owner)
         )
 
-    async def prepare_probe(self) -> None:
+    async def prepare_probe(self, connection: str) -> None:
         """There is nothing to start."""
 
     async def probe(self, connection: str) -> None:

@@ -15,15 +15,19 @@ from uuid import UUID
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import DeferredList, TimeoutError, ensureDeferred
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import CancelledError, DeferredList, TimeoutError, ensureDeferred
 from twisted.logger import capturedLogs
 
 from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.mapping.columns import Mapping
+from stream.target.lake.workers import Workers
 from tests.storage.histories.world import SINK_KEY
 from tests.target.iceberg.world import IcebergWorld, iceberg_world
 from tests.target.postgres.test_imports import mapping
+
+reactor: Any = _reactor
 
 pytest.importorskip("pyiceberg", reason="pyiceberg is not installed, see the extra `iceberg`")
 
@@ -229,19 +233,30 @@ async def test_a_table_created_by_another_project_meanwhile(
 async def test_a_silent_catalog_blocks_no_process(
     world: IcebergWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same process defines sinks with other catalogs."""
+    """Requests to other catalogs don't wait for it, and its process is free afterwards."""
     from stream.target.iceberg import target as iceberg
 
     target: Any = world.target
     (catalog,) = target._connections.values()
-    free = target._questions._turns.tokens
-    monkeypatch.setattr(iceberg, "_PROBE_SECONDS", 1.0)
+    own = Workers(reactor, "stream.target.iceberg.work", 1)
+    own.startService()
+    target._questions["silent"] = own
+    await target.prepare_probe("silent")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         plain = {"type": "rest", "uri": f"http://127.0.0.1:{silent.getsockname()[1]}/"}
-        target._connections = {"lake": attrs.evolve(catalog, plain=plain)}
+        target._connections = {"lake": catalog, "silent": attrs.evolve(catalog, plain=plain)}
+        monkeypatch.setattr(iceberg, "_PROBE_SECONDS", 600.0)
+        waiting = ensureDeferred(target.probe("silent"))
+        await target.probe("lake")
+        assert not waiting.called
+        waiting.cancel()
+        with pytest.raises(CancelledError):
+            await waiting
+        monkeypatch.setattr(iceberg, "_PROBE_SECONDS", 1.0)
         with pytest.raises(TimeoutError, match="took longer than 1 s"):
-            await target.probe("lake")
-    assert target._questions._turns.tokens == free
+            await target.probe("silent")
+    assert own._turns.tokens == 1
+    await own.stopService()
 
 
 @pytest_twisted.ensureDeferred

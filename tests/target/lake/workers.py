@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cache
 from typing import Any
 
@@ -25,7 +26,11 @@ def _shared(module: str) -> Workers:
 
 def share_workers(target: LakeTarget[Any]) -> None:
     """Let *target*, which hasn't started, use the shared processes instead of its own."""
-    target._workers = _shared(target._workers._module)
-    if hasattr(target, "_questions"):
-        target._questions = target._workers
+    own: Any = target.services[0]
+    workers = _shared(own._module)
+    for name in ("_importing", "_questions"):
+        if hasattr(target, name):
+            setattr(target, name, defaultdict(lambda: workers))
+    if hasattr(target, "_workers"):
+        target._workers = workers
     target.services = ()
