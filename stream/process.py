@@ -178,7 +178,7 @@ def raise_file_limit() -> None:
         limit = wanted
         break
     if 0 <= limit < ENOUGH_FILES:
-        _log.warn("opened file descriptors limit is too small: {limit}", limit=limit)
+        _log.warn("the limit of open files is too low: {limit}", limit=limit)
     else:
         _log.info("at most {limit} open files", limit="any number of" if limit < 0 else limit)
 

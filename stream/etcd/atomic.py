@@ -369,7 +369,7 @@ async def _commit(client: EtcdClient, txn: AtomicTxn, deadline: float) -> bool:
             try:
                 return await txn.settle()
             except EtcdUnavailable as error:
-                _log.debug("an operation is still in doubt: {error}", error=error)
+                _log.debug("the outcome of an operation is still unknown: {error}", error=error)
         raise
 
 

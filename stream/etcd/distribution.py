@@ -127,7 +127,7 @@ class Group(Service):
         for node in sorted(set(self._nodes) - before):
             _log.info('found a new node "{node}"', node=node, distribution_group=self.name)
         for node in sorted(before - set(self._nodes)):
-            _log.info('the node "{node}" gone', node=node, distribution_group=self.name)
+            _log.info('the node "{node}" has left', node=node, distribution_group=self.name)
         if self._node_id in before and self._node_id not in self._nodes:
             self._put_again()
         if before and before != set(self._nodes) and self._telling is None:

@@ -328,7 +328,7 @@ async def _whole(working: Deferred[T]) -> T:
     try:
         await ended(working)
     except CancelledError:
-        working.addErrback(lambda failure: _log.failure("rejected records are not read", failure))
+        working.addErrback(lambda failure: _log.failure("cannot read rejected records", failure))
         raise
     return await working
 

@@ -47,7 +47,7 @@ class StatisticsCacheL2Settings:
     )
     interval: Duration = setting(
         duration("1s"),
-        "Interval of throwing the cached sums away.",
+        "Interval at which the cached sums are discarded.",
         rule="required,minDuration=100ms,maxDuration=5s",
     )
 
@@ -83,7 +83,7 @@ class MetadataCleanupSettings:
     )
     active_file_expiration: Duration = setting(
         duration("168h"),
-        "Age at which a file that was not imported is given up and deleted.",
+        "Age at which a file that was not imported is abandoned and deleted.",
         rule="required,minDuration=1h,maxDuration=720h,gtefield=archivedFileExpiration",
     )
     archived_file_expiration: Duration = setting(

@@ -57,7 +57,7 @@ class PprofSettings:
     enabled: bool = setting(False, "Serve profiles of the running process over HTTP.")
     listen: str = setting(
         "127.0.0.1:4000",
-        "Address of the profiling HTTP server. It shows the inside of the process: keep it local.",
+        "Address of the profiling HTTP server. It shows the process's internals: keep it local.",
         rule="required,hostname_port",
     )
 
@@ -103,11 +103,11 @@ class TracingSettings:
     enabled: bool = setting(False, "Send spans of OpenTelemetry; needs stream-service[tracing].")
     endpoint: str = setting(
         "http://127.0.0.1:4318/v1/traces",
-        "URL of the collector that takes spans by OTLP over HTTP.",
+        "URL of the collector that accepts spans by OTLP over HTTP.",
         rule="required,url",
     )
     sample_ratio: int = setting(
-        100, "Of how many operations in a hundred spans are sent.", rule="min=0,max=100"
+        100, "Percentage of operations whose spans are sent.", rule="min=0,max=100"
     )
 
 
@@ -146,7 +146,9 @@ class EtcdSettings:
         duration("30s"), "How long to wait for etcd at the start.", rule="required"
     )
     keep_alive_timeout: Duration = setting(
-        duration("5s"), "After how long without an answer a connection is dead.", rule="required"
+        duration("5s"),
+        "Time without an answer after which a connection counts as dead.",
+        rule="required",
     )
     keep_alive_interval: Duration = setting(
         duration("10s"), "Interval of checking idle connections.", rule="required"
@@ -173,7 +175,7 @@ class TaskSettings:
     """The settings of tasks."""
 
     ttl_seconds: int = setting(
-        15, "Seconds after which the tasks of a node that died are failed.", rule="required"
+        15, "Seconds after which the tasks of a dead node fail.", rule="required"
     )
     cleanup_enabled: bool = setting(True, "Delete the records of old tasks.")
     cleanup_interval: Duration = setting(
@@ -258,7 +260,7 @@ class DistributionSettings:
     )
     ttl_seconds: int = setting(
         15,
-        "Seconds after which a node that died is no longer in its groups.",
+        "Seconds after which a dead node leaves its groups.",
         rule="required,min=1,max=30",
     )
 
@@ -349,7 +351,7 @@ class HTTPSourceSettings:
     )
     max_held_size: ByteSize = setting(
         size("128MB"),
-        "Max size of what all connections together hold of requests that aren't answered.",
+        "Max size of all requests that aren't answered yet, over all connections.",
         rule="required,minBytes=16MB,maxBytes=64GB",
     )
     read_buffer_size: ByteSize = setting(
@@ -381,7 +383,7 @@ class HTTPSourceSettings:
     idempotency: IdempotencySettings = group(IdempotencySettings)
     workers: int = setting(
         1,
-        "Number of processes that take records on the same address.",
+        "Number of processes that accept records on the same address.",
         rule="required,min=1,max=64",
     )
     share_port: bool = setting(
@@ -523,8 +525,8 @@ class AuthSettings:
 
     provider: str = setting(
         "",
-        "Who knows the tokens of the API: keboola (the Storage API), which is the default if "
-        "storageApiHost is set, or stream (tokens that are made here).",
+        "Where the tokens of the API come from: keboola (the Storage API), the default if "
+        "storageApiHost is set, or stream (tokens that Stream creates).",
     )
     bootstrap_token_file: str = setting(
         "",
@@ -631,7 +633,7 @@ class LocalPostgresSettings:
 class Settings:
     """All settings. Made by `stream.settings.load`, which also validates them."""
 
-    debug_log: bool = setting(False, "Log details that help to find a fault.")
+    debug_log: bool = setting(False, "Log details for finding a fault.")
     debug_http_client: bool = setting(
         False,
         "Log each request to the Storage API with its answer; secrets are masked.",
@@ -646,7 +648,7 @@ class Settings:
     )
     stop_timeout: Duration = setting(
         duration("55s"),
-        "How long a stop may take; then the process ends with an error, whatever still runs. "
+        "How long a stop may take; then the process exits with code 1, even if services still run. "
         "With a writer or a reader the default is 9m50s.",
         rule="required,minDuration=1s,maxDuration=1h",
     )

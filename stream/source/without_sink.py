@@ -50,7 +50,7 @@ class WithoutSink:
             suppressed = self._throttle.due(str(source))
             if suppressed is not None:
                 _log.warn(
-                    "the source {source_id} gets records and has no enabled sink: {fate}",
+                    "the source {source_id} receives records but has no enabled sink: {fate}",
                     source_id=str(source),
                     fate="they are refused" if refuses else "they are stored nowhere",
                     suppressed=suppressed,

@@ -156,7 +156,7 @@ class TailSender(Service):
             if self._ends[key] <= now:
                 self._close(key)
             if tap.error is not None:
-                _log.warn("cannot show a record: {error}", error=tap.error)
+                _log.warn("cannot add a record to a live tail: {error}", error=tap.error)
                 tap.error = None
         for outlet in self._outlets.values():
             if outlet.sending is None and now >= outlet.not_before:

@@ -688,7 +688,7 @@ class TemplatePool:
         try:
             job.waiter.failed(without_frames(error))
         except Exception:
-            _log.failure("a record that isn't rendered can't be answered")
+            _log.failure("cannot answer a record that was not rendered")
 
     # Time.
 

@@ -1,8 +1,9 @@
 """The commands in the documentation: fenced blocks and their output.
 
-A block of the language ``sh`` is run. A block ``text`` directly after it is its output, in which
-``…`` matches anything. A block of the language ``console`` contains commands that can't be run
-here; the tests of the other blocks list each with the reason.
+A block of the language ``sh`` is run. A block ``text`` directly after it is its output. It is
+shown as a reader sees it; what differs from run to run, such as times and ids, may differ from it.
+In it ``…`` matches anything; a test lists the few that are left. A block of the language
+``console`` has commands that can't be run here; the tests of the others list each with the reason.
 """
 
 from __future__ import annotations
@@ -13,11 +14,49 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["ROOT", "Block", "all_blocks", "blocks", "matches", "name_of", "pages", "section_of"]
+__all__ = [
+    "ROOT",
+    "Block",
+    "all_blocks",
+    "blocks",
+    "matches",
+    "name_of",
+    "normal",
+    "pages",
+    "section_of",
+]
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[a-z]*)(?P<rest>.*)$")
 _INDENTED = re.compile(r" {4,}\S")
+_VARYING = [
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "<uuid>"),
+        (r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?(_\w{5})?\b", "<time>"),
+        (r"(?<=/)\w{48}\b", "<secret>"),
+        (r'(?<="hash": ")\w+', "<hash>"),
+        (r'(?<="nodeId": ")[^"]+', "<node>"),
+        (r'(?<="compressedSize": )\d+', "<bytes>"),
+        (r'(?<="uncompressedSize": )\d+', "<bytes>"),
+        (r'(?<="duration": )\d+', "<milliseconds>"),
+        (r'(?<="lastId": ")[1-9]\d*\b', "<id>"),
+        (r'(?<="defaultValue": ")\d+s', "<seconds>"),
+        (r"(?m)^id: .*", "id: <id>"),
+        (r'(?<="tokenId": ")\w+', "<token>"),
+        (r"(?m)^token \w+ of", "token <token> of"),
+        (r"(?m)^\w+(?=  me  )", "<token>"),
+        (r"\bstream [\d.]+, Python [\d.]+, Twisted [\d.]+", "<versions>"),
+        (r"(?<=kept in )\S+", "<path>"),
+        (r"\d+\.\d s \(\d+ records/s\)", "<rate>"),
+        (r"(?m) +$", ""),
+        (r"(?<=\S) {2,}", "  "),
+        (r"(?<=<time>  )[\w-]+(?=  stream\.in)", "<node>"),
+        (r"(?<=<time>  )\w+(?=  never)", "<user>"),
+        (r"(?<=success  )\d+", "<milliseconds>"),
+    )
+]
+"""What differs from run to run, and the name that it gets: times, ids, secrets, sizes, blanks."""
 _ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
 
 
@@ -82,9 +121,20 @@ def section_of(page: Path, block: Block) -> str:
 
 
 def matches(expected: str, output: str) -> bool:
-    """Return whether *output* is what a page shows, in which ``…`` stands for anything."""
-    parts = (re.escape(part.strip(" ")) for part in expected.strip().split("…"))
-    return re.fullmatch(r"\s*" + r".*".join(parts) + r"\s*", output, re.DOTALL) is not None
+    """Return whether *output* is what a page shows, apart from what differs from run to run.
+
+    ``…`` in *expected* stands for anything.
+    """
+    parts = (re.escape(part.strip(" ")) for part in normal(expected).strip().split("…"))
+    pattern = r"\s*" + r".*".join(parts) + r"\s*"
+    return re.fullmatch(pattern, normal(output), re.DOTALL) is not None
+
+
+def normal(output: str) -> str:
+    """Return *output* with a name for each value that differs from run to run."""
+    for pattern, name in _VARYING:
+        output = pattern.sub(name, output)
+    return output
 
 
 def _fenced(page: Path) -> Iterator[tuple[Block, bool]]:

@@ -60,7 +60,7 @@ def test_components_start_and_stop_in_order(deployed: Deployment) -> None:
         "found volume",
         "opening volume",
         "opened volume",
-        'found "1" volumes',
+        "found 1 volumes",
         "starting storage writer node",
         "disk writer listening on",
         "loading Storage API index without components",

@@ -119,7 +119,7 @@ class SinkStatistics:
         """Reset the statistics of a sink."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         await self._clear(call, key)
-        _log.info('Statistics clear for sink "{sink}" used 2 operations', sink=str(key))
+        _log.info('cleared the statistics of the sink "{sink}" in 2 operations', sink=str(key))
         return Answer()
 
     async def clear_source(self, call: Call) -> Answer:
@@ -131,7 +131,7 @@ class SinkStatistics:
             consumeErrors=True,
         )
         _log.info(
-            'Statistics clear for source "{source}" reset {count} sinks',
+            'cleared the statistics of {count} sinks of the source "{source}"',
             source=str(source.key),
             count=len(sinks),
         )

@@ -145,7 +145,7 @@ class _Factory(ConchFactory):
 
     def buildProtocol(self, addr: Any) -> Any:
         if len(self.connections) >= MAX_SESSIONS:
-            _log.warn("refused a connection: there are {count}", count=MAX_SESSIONS)
+            _log.warn("refused a connection: {count} are open", count=MAX_SESSIONS)
             return None
         return super().buildProtocol(addr)
 

@@ -88,7 +88,11 @@ class AuthorizedKeys:
             if line.strip() and not line.lstrip().startswith(b"#"):
                 key = _public_key(line)
                 if key is None:
-                    _log.warn("line {number} of {path} is no key", number=number, path=self._path)
+                    _log.warn(
+                        "line {number} of {path} is not a public key",
+                        number=number,
+                        path=self._path,
+                    )
                 else:
                     yield key
 

@@ -192,7 +192,7 @@ class AbandonableThreadPool(ThreadPool):
             try:
                 job()
             except Exception:
-                _log.failure("the result of a job can't be handed on", pool=self.name)
+                _log.failure("cannot deliver the result of a job", pool=self.name)
             job = None  # what it holds isn't kept while the thread is idle
             with self._lock:
                 if self._waiting:

@@ -840,7 +840,7 @@ class IngestFactory(Factory):
             try:
                 connection.check_timeouts(now, limits, tick)
             except Exception:
-                _log.failure("a connection's timeouts can't be checked")
+                _log.failure("cannot check the timeouts of a connection")
         if self.gave_way:
             _log.warn(
                 "{connections} connections were shed: they held {size} bytes of requests, "

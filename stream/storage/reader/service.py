@@ -267,7 +267,7 @@ class StorageReaderService(Service):
             )
         if files.finished:
             _log.info(
-                "finished the incomplete streams of {names}, left by a node of the original",
+                "completed the incomplete streams of {names} from a node of the original",
                 names=files.finished,
                 slice_id=str(slice_.key),
             )

@@ -327,7 +327,7 @@ class StorageRepository:
         if slice_.state is not SliceState.WRITING or file.state is not FileState.WRITING:
             return None
         if await records.count_slices(txn, file.key) >= MAX_SLICES:
-            _log.error("the file {file_id} takes no more slices", file_id=str(file.key))
+            _log.error("cannot add more slices to the file {file_id}", file_id=str(file.key))
             return None
         opened = Slice.opened(file, key.volume_id, now, await self._space(file))
         await records.create_slice(txn, opened)

@@ -216,7 +216,7 @@ class StorageWriterService(Service):
             await self._look_at(volume)
             await self._remember(volume)
             _log.info("opened volume", drained=volume.drained, **about)
-        _log.info('found "{count}" volumes', count=len(named))
+        _log.info("found {count} volumes", count=len(named))
 
     async def _remember(self, volume: OpenVolume) -> None:
         """Learn which requests with idempotency keys have rows here, before anybody asks."""
@@ -411,7 +411,7 @@ class StorageWriterService(Service):
                 removed += await each
             except Exception:
                 _log.failure("disk cleanup failed, retrying")
-        _log.info('removed "{count}" directories', count=removed)
+        _log.info("removed {count} directories", count=removed)
 
     async def _clean_volume(self, volume: OpenVolume) -> int:
         """Clean up a volume.
@@ -454,7 +454,7 @@ class StorageWriterService(Service):
             await closing
         except TimeoutError:
             _log.error(
-                "left {count} slice files open: the disk does not answer",
+                "left {count} slice files open: the disk does not respond",
                 count=self.writer.open_files,
             )
         await self._release()

@@ -139,7 +139,7 @@ class OpenFile:
     def _failed(self, failure: Failure) -> Failure:
         if self._disk.broken and self._closing is None and isinstance(failure.value, WriterError):
             _log.error(
-                "giving up a slice file: {error}", error=failure.value, slice_id=str(self.key[0])
+                "abandoning a slice file: {error}", error=failure.value, slice_id=str(self.key[0])
             )
             self.volume.failed = self.volume.failed or self._disk.is_fault
             self.end(failure.value)

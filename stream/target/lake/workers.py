@@ -178,7 +178,7 @@ class Workers(Service):
             self._take(worker)
         for worker in list(self._all):
             if not await worker.stop(self._reactor, STOP_SECONDS):
-                _log.debug("a process that writes to a lake was killed")
+                _log.debug("killed a process that writes to a lake")
         await self._threads.stopService()
 
     async def run(
