@@ -11,17 +11,20 @@ from pathlib import Path
 
 from benchmarks.markdown import share
 
-__all__ = ["beside", "cell", "idle"]
+__all__ = ["beside", "cell", "idle", "paced"]
 
 PROBE_BYTES = 16 * 1024
 """Bytes written before each sync, as in a group of a few hundred records."""
+
+LONE_BYTES = 100
+"""Bytes written before a sync that is compared with a lone record: as many as its group."""
 
 REST_SECONDS = 0.01
 """The pause between syncs during other work: short enough to find the slowest, at a low load."""
 
 
-def _sync_ms(descriptor: int) -> float:
-    os.write(descriptor, b"x" * PROBE_BYTES)
+def _sync_ms(descriptor: int, size: int = PROBE_BYTES) -> float:
+    os.write(descriptor, b"x" * size)
     start = time.perf_counter()
     os.fdatasync(descriptor)
     return 1000 * (time.perf_counter() - start)
@@ -31,6 +34,18 @@ def idle(folder: Path, count: int = 300) -> list[float]:
     """Return the durations of *count* syncs in a row in *folder*, milliseconds."""
     with (folder / "sync-probe").open("wb", buffering=0) as file:
         return [_sync_ms(file.fileno()) for _ in range(count)]
+
+
+def paced(folder: Path, rate: float, seconds: float) -> list[float]:
+    """Return the durations of *rate* syncs a second in *folder*, milliseconds."""
+    durations: list[float] = []
+    with (folder / "sync-probe").open("wb", buffering=0) as file:
+        due = time.perf_counter()
+        for _ in range(max(1, round(rate * seconds))):
+            time.sleep(max(0.0, due - time.perf_counter()))
+            durations.append(_sync_ms(file.fileno(), LONE_BYTES))
+            due += 1 / rate
+    return durations
 
 
 @contextmanager

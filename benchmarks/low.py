@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import os
+import select
+import socket
 import statistics
 import time
+from collections import deque
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Thread
 from urllib.parse import urlsplit
 
 import attrs
@@ -17,7 +19,7 @@ from benchmarks.markdown import share
 from benchmarks.servers import Service, service
 from benchmarks.setting import JSON_TYPE, Setting, record_body
 from benchmarks.singles import WARM_UP_SECONDS
-from benchmarks.wrk import load
+from benchmarks.wrk import LOAD_CPU, SERVER_CPU, bound, load
 
 __all__ = ["section"]
 
@@ -28,20 +30,22 @@ RATE_PER_CONNECTION = 250
 """Maximum rate of a connection, which sends one record after another."""
 
 MIN_SECONDS = 15
-"""Minimum duration of a run, so that a rate of one record a second gives enough of them."""
+"""Minimum duration of all runs of a rate, so that one record a second gives enough of them."""
+
+_ANSWER_BYTES = 4096
 
 
 @attrs.frozen
 class _Usage:
     """Resources used by the service so far.
 
-    :ivar seconds: processor time of all threads.
+    :ivar cpu: processor seconds of all threads.
     :ivar written: bytes written to the disk, without the journal of the file system.
     :ivar stored: bytes in slice files.
     :ivar syncs: number of syncs by the writer.
     """
 
-    seconds: float
+    cpu: float
     written: int
     stored: int
     syncs: int
@@ -60,90 +64,134 @@ class _Usage:
             running.syncs,
         )
 
+    def __add__(self, other: _Usage) -> _Usage:
+        return _Usage(
+            self.cpu + other.cpu,
+            self.written + other.written,
+            self.stored + other.stored,
+            self.syncs + other.syncs,
+        )
 
-@attrs.frozen
-class _Run:
-    """The figures of one rate.
+    def __sub__(self, before: _Usage) -> _Usage:
+        return _Usage(
+            self.cpu - before.cpu,
+            self.written - before.written,
+            self.stored - before.stored,
+            self.syncs - before.syncs,
+        )
 
+
+@attrs.define
+class _Runs:
+    """The figures of all runs of one rate.
+
+    :ivar syncs: milliseconds of each fdatasync of a bare program at the same rate.
     :ivar latencies: milliseconds of each record.
+    :ivar seconds: duration of the runs of the service.
+    :ivar used: resources that the service used in them.
     """
 
-    latencies: list[float]
-    seconds: float
-    before: _Usage
-    after: _Usage
+    syncs: list[float] = attrs.Factory(list)
+    latencies: list[float] = attrs.Factory(list)
+    seconds: float = 0.0
+    used: _Usage = _Usage(0.0, 0, 0, 0)
 
-    def row(self, rate: int, idle: float) -> str:
-        """Return the row of the table.
+    def measure(self, setting: Setting, running: Service, rate: int, seconds: float) -> None:
+        """Add a run of the bare program, and one of the service."""
+        with bound(SERVER_CPU):
+            self.syncs += disk.paced(setting.folder, rate, seconds)
+        before, start = _Usage.of(running), time.perf_counter()
+        with bound(LOAD_CPU):
+            self.latencies += _send(running.url, rate, seconds)
+        self.seconds += time.perf_counter() - start
+        self.used += _Usage.of(running) - before
 
-        :param idle: median of one fdatasync on the idle disk, milliseconds.
-        """
-        count = len(self.latencies)
-        before, after = self.before, self.after
+    def row(self, rate: int) -> str:
+        """Return the row of the table."""
+        count, used = len(self.latencies), self.used
         median = statistics.median(self.latencies)
         return (
-            f"| {rate:,} | {median:.2f} | {share(self.latencies, 0.99):.2f} | {median / idle:.1f} "
-            f"| {(after.syncs - before.syncs) / self.seconds:.1f} "
-            f"| {(after.stored - before.stored) / count:.0f} "
-            f"| {(after.written - before.written) / count:,.0f} "
-            f"| {1000 * (after.seconds - before.seconds) / self.seconds:.0f} |"
+            f"| {rate:,} | {median:.2f} | {share(self.latencies, 0.99):.2f} "
+            f"| {disk.cell(self.syncs)} | {median / share(self.syncs, 0.5):.1f} "
+            f"| {used.syncs / self.seconds:.1f} | {used.stored / count:.0f} "
+            f"| {used.written / count:,.0f} | {1000 * used.cpu / self.seconds:.0f} |"
         )
 
 
 def section(setting: Setting) -> list[str]:
     """Return the section about low load."""
-    idle = disk.idle(setting.folder)
-    seconds = max(setting.seconds, MIN_SECONDS)
-    lines = [
-        "### Few records, each on its own",
-        "",
-        f"One fdatasync takes {disk.cell(idle)} ms on the idle disk, median (p99).",
-        "",
-        "| records/s | latency median ms | p99 ms | median ÷ one fdatasync | fdatasync/s "
-        "| bytes a record in slice files | bytes a record written by the process "
-        "| processor ms a second |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    seconds = max(setting.seconds, MIN_SECONDS / setting.rounds)
+    runs = {rate: _Runs() for rate in RATES}
     with service(setting.data()) as running:
         load(running.url, 1, WARM_UP_SECONDS, setting.single())
-        for rate in RATES:
-            run = _measure(running, rate, seconds)
-            lines.append(run.row(rate, share(idle, 0.5)))
-    return [*lines, ""]
-
-
-def _measure(running: Service, rate: int, seconds: int) -> _Run:
-    connections = max(1, rate // RATE_PER_CONNECTION)
-    latencies: list[float] = []
-    interval = connections / rate
-    threads = [
-        Thread(target=_send, args=(running.url, interval, number / rate, seconds, latencies))
-        for number in range(connections)
+        for _ in range(setting.rounds):
+            for rate, found in runs.items():
+                found.measure(setting, running, rate, seconds)
+    return [
+        "### Few records, each on its own",
+        "",
+        "| records/s | latency median ms | p99 ms | one fdatasync at that rate, median ms (p99) "
+        "| median ÷ its median | fdatasync/s | bytes a record in slice files "
+        "| bytes a record written by the process | processor ms a second |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(found.row(rate) for rate, found in runs.items()),
+        "",
+        "The fdatasync is one of a bare program that appends 100 bytes at the same rate, on the "
+        "core of the service and between its runs: a disk and a core that have rested answer later "
+        "than busy ones.",
+        "",
     ]
-    before, start = _Usage.of(running), time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return _Run(latencies, time.perf_counter() - start, before, _Usage.of(running))
 
 
-def _send(url: str, interval: float, begin: float, seconds: int, latencies: list[float]) -> None:
-    """Send a record every *interval* seconds; store the latency of each from its due time."""
+def _send(url: str, rate: int, seconds: float) -> list[float]:
+    """Send *rate* records a second, each in one piece; return the latency of each in milliseconds.
+
+    One thread serves all connections: several would wait for the interpreter's lock, and these
+    waits would count as latency.
+    """
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
-    body, headers = record_body().encode(), {"Content-Type": JSON_TYPE}
-    due = time.perf_counter() + begin
-    end = due + seconds
-    while due < end:
-        time.sleep(max(0.0, due - time.perf_counter()))
-        sent = time.perf_counter()
-        connection.request("POST", parts.path, body, headers)
-        answer = connection.getresponse()
-        answer.read()
-        if answer.status != http.client.OK:
-            raise RuntimeError(f"a record was answered with {answer.status}")
-        # exclude the wake-up of this thread, but include the wait for the previous record
-        late = 0.0 if sent - due < interval else sent - due
-        latencies.append(1000 * (time.perf_counter() - sent + late))
-        due += interval
+    address = parts.hostname or "", parts.port or 80
+    request = _request(parts.netloc, parts.path)
+    latencies: list[float] = []
+    with ExitStack() as stack:
+        idle = deque(
+            stack.enter_context(socket.create_connection(address))
+            for _ in range(max(1, rate // RATE_PER_CONNECTION))
+        )
+        began: dict[socket.socket, float] = {}
+        due = time.perf_counter()
+        end = due + seconds
+        is_late = False
+        while due < end or began:
+            is_free = due < end and bool(idle)
+            left = max(0.0, due - time.perf_counter()) if is_free else None
+            for answered in select.select(list(began), [], [], left)[0]:
+                latencies.append(1000 * (time.perf_counter() - began.pop(answered)))
+                _check(answered.recv(_ANSWER_BYTES))
+                idle.append(answered)
+            now = time.perf_counter()
+            if not is_free:
+                is_late = due <= now
+            elif due <= now:
+                connection = idle.popleft()
+                # exclude the wake-up of this thread, but include the wait for a connection
+                began[connection] = due if is_late else now
+                connection.sendall(request)
+                due += 1 / rate
+                is_late = is_late and due <= now
+    return latencies
+
+
+def _request(host: str, path: str) -> bytes:
+    body = record_body().encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {JSON_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _check(answer: bytes) -> None:
+    """Check that a record was stored. Raises RuntimeError."""
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError(f"a record was answered with {answer!r}")

@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
-__all__ = ["LOAD_CPU", "SERVER_CPU", "Figure", "load", "pinned", "write_script"]
+__all__ = ["LOAD_CPU", "SERVER_CPU", "Figure", "bound", "load", "pinned", "write_script"]
 
 SERVER_CPU, LOAD_CPU = "0", "1"
 
@@ -34,6 +35,20 @@ def pinned(cpu: str, command: Sequence[str]) -> list[str]:
     if (os.cpu_count() or 1) < 2 or not shutil.which("taskset"):
         return list(command)
     return ["taskset", "-c", cpu, *command]
+
+
+@contextmanager
+def bound(cpu: str) -> Iterator[None]:
+    """Bind this thread to one core, if the machine has two."""
+    if (os.cpu_count() or 1) < 2 or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {int(cpu)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def write_script(
