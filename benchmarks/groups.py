@@ -145,7 +145,7 @@ async def _measure(reactor: Any, folder: Path, seconds: float) -> None:
         best = min([await _seconds(pipeline, rows, groups) for _ in range(_ROUNDS)])
         print(f"| {count} | {1e6 * best:.1f} | {1e6 * best / count:.2f} |", flush=True)
     await pipeline.close(10)
-    await volume.pool.leave(reactor, 5)
+    await volume.leave(reactor, 5)
 
 
 def main() -> None:

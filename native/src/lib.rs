@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 pub mod body;
 pub mod connections;
 pub mod csv;
+pub mod disk;
 pub mod fair;
 pub mod json;
 pub mod otlp;
@@ -21,6 +22,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<otlp::LogExport>()?;
     module.add_class::<connections::Connections>()?;
     module.add_class::<connections::Waiting>()?;
+    module.add_class::<disk::DiskThread>()?;
     module.add_function(wrap_pyfunction!(csv::count_rows, module)?)?;
     Ok(())
 }

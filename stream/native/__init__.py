@@ -14,13 +14,23 @@ if TYPE_CHECKING:
     from stream.native._native import (
         Body,
         Connections,
+        DiskThread,
         LogExport,
         RowPlan,
         Waiting,
         count_rows,
     )
 
-__all__ = ["Body", "Connections", "LogExport", "RowPlan", "Waiting", "count_rows", "is_built"]
+__all__ = [
+    "Body",
+    "Connections",
+    "DiskThread",
+    "LogExport",
+    "RowPlan",
+    "Waiting",
+    "count_rows",
+    "is_built",
+]
 
 SWITCH = "STREAM_NATIVE"
 """The environment variable that disables them with the value ``off``."""
@@ -33,6 +43,7 @@ if os.environ.get(SWITCH, "on") != "off":
         from stream.native._native import (
             Body,
             Connections,
+            DiskThread,
             LogExport,
             RowPlan,
             Waiting,

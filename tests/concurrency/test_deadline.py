@@ -77,6 +77,7 @@ def test_every_deadline_names_its_work() -> None:
         "ops/process/ordered_services.py": "caught on the spot",
         "ops/process/thread_pool.py": "caught on the spot",
         "storage/coordinator/cleanup.py": "caught on the spot",
+        "storage/writer/disk_thread.py": "caught on the spot",
         "storage/writer/service.py": "caught on the spot",
         "source/turns.py": "caught on the spot",
     }

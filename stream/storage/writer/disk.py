@@ -62,6 +62,8 @@ class DiskFile:
         self._synced = length
         self._promised = length
         self._refusal: WriterError | None = None
+        self._met_in_write = 0
+        self._met_in_sync = 0
 
     def refuse(self, reason: WriterError) -> None:
         """Make every append that isn't written yet fail; may be called from any thread."""
@@ -125,6 +127,8 @@ class DiskFile:
             return [refusal] * len(run)
         start = self.length
         try:
+            met, self._met_in_write = self._met_in_write, 0
+            _raise_met(met)
             _write_all(self._descriptor, run, start)
         except OSError as error:
             problem = self._cut_back(error)
@@ -159,6 +163,32 @@ class DiskFile:
             self._break(error, self.broken or str(error))
         return WriterUnavailable(f"cannot write: {error.strerror}")
 
+    # Appends by compiled code; see Note [Compiled rounds] in `stream.storage.writer.appender`.
+
+    def place_of(self, appends: Sequence[tuple[int, bytes]]) -> tuple[int, int] | None:
+        """Return the descriptor and the length, if *appends* follow each other at the end.
+
+        ``None`` if one of them doesn't, if all are empty, or if the file refuses them.
+        """
+        end = self.length
+        for offset, data in appends:
+            if offset != end:
+                return None
+            end += len(data)
+        if end == self.length or self._failure() is not None:
+            return None
+        return self._descriptor, self.length
+
+    def appended(self, end: int, *, is_synced: bool) -> None:
+        """Note that data was written up to *end*, and is about to be acknowledged."""
+        self.length = self._promised = end
+        if is_synced:
+            self._synced = end
+
+    def meet(self, write_error: int, sync_error: int) -> None:
+        """Make the next write or sync fail with an error that was met already; 0 for none."""
+        self._met_in_write, self._met_in_sync = write_error, sync_error
+
     # Syncing and closing.
 
     def sync(self) -> bool:
@@ -172,6 +202,7 @@ class DiskFile:
             return False
         length = self.length
         try:
+            _raise_met(self._met_in_sync)
             sync_data(self._descriptor, os)
         except OSError as error:
             self._give_up(error)
@@ -214,6 +245,12 @@ class DiskFile:
                 sync_file(self._descriptor, os)
         finally:
             os.close(self._descriptor)
+
+
+def _raise_met(error: int) -> None:
+    """Raise the OSError with the number *error*, if it isn't 0."""
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def _write_all(descriptor: int, buffers: Sequence[bytes], offset: int) -> None:

@@ -491,7 +491,7 @@ class StorageWriterService(Service):
 
     async def _leave(self, volume: OpenVolume) -> None:
         """Release the volumes; one with a running thread stays locked until the process ends."""
-        if not await volume.pool.leave(self._reactor, STOP_SECONDS):
+        if not await volume.leave(self._reactor, STOP_SECONDS):
             self._locks.pop(volume.found.path, None)
             _log.error(
                 "volume {volume_id} stays locked: its disk does not respond",

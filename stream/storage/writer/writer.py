@@ -56,6 +56,7 @@ from stream.storage.network.interface import (
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import THREADS, VolumeAppender
 from stream.storage.writer.disk import DiskFile, open_disk_file
+from stream.storage.writer.disk_thread import disk_thread
 from stream.storage.writer.register import Register, WrittenSlice
 from stream.storage.writer.requests import DEFAULT_KEYS, DEFAULT_SECONDS, Requests, settled
 
@@ -89,7 +90,16 @@ class OpenVolume:
         self.failed = False
         self.gone = False
         self.pool = AbandonableThreadPool(0, THREADS, name=f"volume {volume_id}")
-        self.appender = VolumeAppender(reactor, self.pool, synced)
+        self.appender = VolumeAppender(reactor, self.pool, synced, disk_thread(reactor))
+
+    async def leave(self, reactor: Any, seconds: float) -> bool:
+        """End the threads; fires when all have ended, or after *seconds*.
+
+        The result is whether they have ended.
+        """
+        end = reactor.seconds() + seconds
+        has_left = await self.appender.leave(seconds)
+        return await self.pool.leave(reactor, max(0.0, end - reactor.seconds())) and has_left
 
 
 class OpenFile:

@@ -57,6 +57,7 @@ from tests.conftest import free_port
 from tests.sink.fakes import FakeOpener
 from tests.storage.register import LIFE, FakeRegister
 from tests.storage.samples import sample_slice, uncompressed
+from tests.storage.writer.rounds import ROUNDS, choose_rounds
 from tests.waiting import until
 
 _SLICE = sample_slice(encoding=uncompressed())
@@ -123,7 +124,7 @@ async def _provide(kind: str, root: Path, *, secret: str = "", client: str = "")
 
     async def stop() -> None:
         await writer.close()
-        volume.pool.stop()
+        await volume.leave(reactor, 5)
 
     if kind == "local":
         made = Provided(writer, content, register, writer, sealed, None, volume, stop=stop)
@@ -242,11 +243,11 @@ async def test_other_bytes_at_a_stored_offset_are_refused(provided: Provided) ->
     assert provided.content() == b"a\n"
 
 
-@pytest.fixture(params=["local", "remote"])
-def real(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    made: Provided = pytest_twisted.blockon(
-        Deferred.fromCoroutine(_provide(request.param, tmp_path))
-    )
+@pytest.fixture(params=[(kind, way) for kind in ("local", "remote") for way in ROUNDS])
+def real(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    kind, way = request.param
+    choose_rounds(monkeypatch, way)
+    made: Provided = pytest_twisted.blockon(Deferred.fromCoroutine(_provide(kind, tmp_path)))
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.stop()))  # type: ignore[arg-type, misc]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 
+from stream import native
 from stream.ops.process.thread_pool import AbandonableThreadPool
 from stream.storage.network.interface import (
     SyncLevel,
@@ -25,6 +27,7 @@ from stream.storage.network.interface import (
 )
 from stream.storage.writer import appender as appender_module
 from stream.storage.writer.appender import THREADS, VolumeAppender
+from stream.storage.writer.disk_thread import disk_thread
 
 
 @attrs.define(eq=False)
@@ -283,3 +286,18 @@ async def test_a_hanging_disk_is_detected(
     await deferLater(reactor, 0)
     assert not appender.is_stuck
     assert await _append(appender, file, 1) == 2
+
+
+def test_without_a_compiled_thread_those_of_the_interpreter_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host starts no further thread, or the code isn't built."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EAGAIN, "no thread")
+
+    monkeypatch.setattr(native, "is_built", True)
+    monkeypatch.setattr(native, "DiskThread", refuse, raising=False)
+    assert disk_thread(reactor) is None
+    monkeypatch.setattr(native, "is_built", False)
+    assert disk_thread(reactor) is None

@@ -25,13 +25,20 @@ from stream.storage.writer import service as service_module
 from stream.storage.writer.service import StorageWriterService
 from tests.mounting import small_disk
 from tests.storage.samples import sample_slice, uncompressed
+from tests.storage.writer.rounds import ROUNDS, choose_rounds
 from tests.storage.writer.test_disk import FaultyDisk
 from tests.storage.writer.test_service import Listener, Node
 from tests.waiting import until
 
 
-@pytest.fixture
-def node(etcd: EtcdClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(params=ROUNDS)
+def node(
+    request: pytest.FixtureRequest,
+    etcd: EtcdClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    choose_rounds(monkeypatch, request.param)
     monkeypatch.setattr(service_module, "WATCH_VOLUMES_SECONDS", 0.02)
     for label in ("one", "two"):
         (tmp_path / "volumes" / "hdd" / label).mkdir(parents=True)

@@ -135,7 +135,7 @@ class Served:
         await self.port.stopListening()
         await until(lambda: not self.factory.connections)
         await self.writer.close()
-        self.volume.pool.stop()
+        await self.volume.leave(reactor, 5)
 
 
 @pytest.fixture

@@ -1,0 +1,253 @@
+//! The thread of a volume that appends to slice files and syncs them, without the interpreter's
+//! lock.
+//!
+//! A hop to a thread of the interpreter and back costs several waits for its lock: the thread gets
+//! it when the reactor rests, and gives it up and takes it again for each call of the operating
+//! system. Here the reactor's thread leaves a round, and is woken by a descriptor when it has
+//! ended.
+//!
+//! This code decides nothing: it reports the first error, and the Python code repeats or undoes
+//! what was done. There is one round at a time, so nothing queues here.
+
+use std::io::Error;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Instant;
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+/// Buffers of one call of the operating system.
+const MAX_BUFFERS: usize = 1024;
+
+/// Bytes of an immutable object, which outlives the round.
+struct Buffer {
+    start: *const u8,
+    size: usize,
+}
+
+// SAFETY: the bytes are never changed, and the round holds the object that they belong to.
+unsafe impl Send for Buffer {}
+
+/// Appends to one file, behind each other.
+struct Round {
+    descriptor: RawFd,
+    offset: i64,
+    buffers: Vec<Buffer>,
+    held: Vec<Py<PyBytes>>,
+    sync: bool,
+}
+
+/// What a round has met: errors of the system, 0 for none.
+#[derive(Default)]
+struct Outcome {
+    write_error: i32,
+    sync_error: i32,
+    links: i64,
+    seconds: f64,
+}
+
+#[derive(Default)]
+struct Desk {
+    waiting: Option<Round>,
+    is_running: bool,
+    ended: Option<(Outcome, Vec<Py<PyBytes>>)>,
+    is_left: bool,
+}
+
+struct Shared {
+    desk: Mutex<Desk>,
+    changed: Condvar,
+    wake: OwnedFd,
+}
+
+impl Shared {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().expect("nobody panics with it")
+    }
+}
+
+/// A thread for the rounds of a volume.
+///
+/// Argument: the descriptor that it writes eight bytes to when a round has ended.
+#[pyclass(module = "stream.native._native")]
+pub struct DiskThread {
+    shared: Arc<Shared>,
+}
+
+#[pymethods]
+impl DiskThread {
+    #[new]
+    fn new(wake: RawFd) -> PyResult<Self> {
+        // SAFETY: a wrong descriptor is an error of the call; the copy has no other owner.
+        let wake = unsafe {
+            let copy = libc::fcntl(wake, libc::F_DUPFD_CLOEXEC, 0);
+            if copy < 0 {
+                return Err(PyOSError::new_err(Error::last_os_error().to_string()));
+            }
+            OwnedFd::from_raw_fd(copy)
+        };
+        let shared = Arc::new(Shared { desk: Mutex::default(), changed: Condvar::new(), wake });
+        let of_thread = shared.clone();
+        thread::Builder::new()
+            .name("volume".into())
+            .spawn(move || work(&of_thread))
+            .map_err(|error| PyOSError::new_err(error.to_string()))?;
+        Ok(DiskThread { shared })
+    }
+
+    /// Append `data` to a file at its end `offset`, and sync the file.
+    fn start(
+        &self,
+        py: Python,
+        descriptor: RawFd,
+        offset: i64,
+        data: Vec<Py<PyBytes>>,
+        sync: bool,
+    ) -> PyResult<()> {
+        let buffers = data
+            .iter()
+            .map(|each| each.as_bytes(py))
+            .filter(|each| !each.is_empty())
+            .map(|each| Buffer { start: each.as_ptr(), size: each.len() })
+            .collect();
+        let mut desk = self.shared.desk();
+        if desk.waiting.is_some() || desk.is_running || desk.ended.is_some() {
+            return Err(PyRuntimeError::new_err("the round before hasn't ended"));
+        }
+        desk.waiting = Some(Round { descriptor, offset, buffers, held: data, sync });
+        drop(desk);
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+
+    /// Take the outcome of the round that has ended: the errors of its writes and of its sync, the
+    /// links of the file, and the seconds of the sync.
+    fn take(&self) -> Option<(i32, i32, i64, f64)> {
+        let (outcome, held) = self.shared.desk().ended.take()?;
+        drop(held);
+        Some((outcome.write_error, outcome.sync_error, outcome.links, outcome.seconds))
+    }
+}
+
+impl Drop for DiskThread {
+    fn drop(&mut self) {
+        self.shared.desk().is_left = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+fn work(shared: &Shared) {
+    loop {
+        let round = {
+            let mut desk = shared.desk();
+            loop {
+                if let Some(round) = desk.waiting.take() {
+                    desk.is_running = true;
+                    break round;
+                }
+                if desk.is_left {
+                    return;
+                }
+                desk = shared.changed.wait(desk).expect("nobody panics with it");
+            }
+        };
+        let outcome = run(&round);
+        let mut desk = shared.desk();
+        desk.is_running = false;
+        desk.ended = Some((outcome, round.held));
+        drop(desk);
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the bytes are valid; nobody reads any more if it fails.
+        unsafe { libc::write(shared.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
+fn run(round: &Round) -> Outcome {
+    let mut outcome = Outcome::default();
+    if let Err(error) = write(round.descriptor, &round.buffers, round.offset) {
+        outcome.write_error = code(&error);
+        return outcome;
+    }
+    if round.sync {
+        let start = Instant::now();
+        if let Err(error) = sync(round.descriptor) {
+            outcome.sync_error = code(&error);
+            return outcome;
+        }
+        outcome.seconds = start.elapsed().as_secs_f64();
+    }
+    outcome.links = links(round.descriptor);
+    outcome
+}
+
+fn code(error: &Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+fn write(descriptor: RawFd, buffers: &[Buffer], mut offset: i64) -> Result<(), Error> {
+    let mut left: Vec<libc::iovec> = buffers
+        .iter()
+        .map(|each| libc::iovec { iov_base: each.start.cast_mut().cast(), iov_len: each.size })
+        .collect();
+    let mut done = 0;
+    while done < left.len() {
+        let next = &left[done..];
+        let count = next.len().min(MAX_BUFFERS) as i32;
+        // SAFETY: the buffers are valid and only read; a wrong descriptor is an error of the call.
+        let written = unsafe { libc::pwritev(descriptor, next.as_ptr(), count, offset) };
+        if written <= 0 {
+            let error = Error::last_os_error();
+            match (written, error.raw_os_error()) {
+                (0, _) => return Err(Error::from_raw_os_error(libc::EIO)),
+                (_, Some(libc::EINTR)) => continue,
+                _ => return Err(error),
+            }
+        }
+        offset += written as i64;
+        let mut written = written as usize;
+        while done < left.len() && written >= left[done].iov_len {
+            written -= left[done].iov_len;
+            done += 1;
+        }
+        if written > 0 {
+            let first = &mut left[done];
+            // SAFETY: it stays within the buffer.
+            first.iov_base = unsafe { first.iov_base.cast::<u8>().add(written) }.cast();
+            first.iov_len -= written;
+        }
+    }
+    Ok(())
+}
+
+fn sync(descriptor: RawFd) -> Result<(), Error> {
+    loop {
+        // SAFETY: a wrong descriptor is an error of the call.
+        #[cfg(target_os = "macos")]
+        let done = unsafe { libc::fcntl(descriptor, libc::F_FULLFSYNC) };
+        #[cfg(not(target_os = "macos"))]
+        let done = unsafe { libc::fdatasync(descriptor) };
+        if done >= 0 {
+            return Ok(());
+        }
+        let error = Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+}
+
+/// The number of names of a file, -1 if it isn't known.
+fn links(descriptor: RawFd) -> i64 {
+    // SAFETY: the structure is valid for the call, which fills it; it is read only then.
+    unsafe {
+        let mut found: libc::stat = std::mem::zeroed();
+        if libc::fstat(descriptor, &raw mut found) < 0 {
+            -1
+        } else {
+            found.st_nlink as i64
+        }
+    }
+}

@@ -1,0 +1,152 @@
+"""A compiled thread for the appends of a volume; see ``native/src/disk.rs``.
+
+A round in a thread of the interpreter waits for the interpreter's lock at its start, and after each
+call of the operating system; at its end the reactor waits for it. The compiled thread never takes
+the lock, and wakes the reactor by a descriptor.
+
+It handles no failure: it reports the first error, and the appender repeats the round in a thread of
+the interpreter, which meets this error instead of asking the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from stream import native
+
+__all__ = ["DiskThread", "Outcome", "disk_thread"]
+
+_log = Logger()
+
+
+@attrs.define
+class Outcome:
+    """The outcome of a round of one file.
+
+    :ivar write_error: the system's number of the error that ended the writes; 0 for none.
+    :ivar sync_error: the same of the sync.
+    :ivar links: number of names of the file; 0 if it was removed, -1 if that isn't known.
+    :ivar seconds: duration of the sync.
+    """
+
+    write_error: int
+    sync_error: int
+    links: int
+    seconds: float
+
+    @property
+    def is_success(self) -> bool:
+        """Whether everything was written, and synced if that was required."""
+        return not self.write_error and not self.sync_error and self.links > 0
+
+
+@implementer(IReadDescriptor)
+class DiskThread:
+    """The compiled thread of one volume. It runs one round at a time."""
+
+    def __init__(self, reactor: Any) -> None:
+        """Raises OSError: the host starts no thread, or has no descriptor left."""
+        self._reactor = reactor
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._thread: native.DiskThread | None = native.DiskThread(self._wake)
+        except OSError:
+            os.close(self._wake)
+            raise
+        self._ended: Callable[[Outcome], None] | None = None
+        self._left: Deferred[None] | None = None
+        reactor.addReader(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a round may start."""
+        return self._thread is not None and self._ended is None and self._left is None
+
+    def start(
+        self,
+        place: tuple[int, int],
+        data: list[bytes],
+        *,
+        sync: bool,
+        ended: Callable[[Outcome], None],
+    ) -> None:
+        """Append *data* to a file; only while the thread is idle.
+
+        :param place: descriptor and end of the file.
+        :param sync: whether the file is synced afterwards.
+        :param ended: called with the outcome in the reactor's thread.
+        """
+        assert self._thread is not None
+        self._thread.start(*place, data, sync)
+        self._ended = ended
+
+    async def leave(self, seconds: float) -> bool:
+        """End the thread; fires when its round has ended, or after *seconds*.
+
+        The result is whether it has ended. If not, it ends after the round.
+        """
+        if self._ended is None:
+            self._close()
+            return True
+        self._left = Deferred(lambda _: None)
+        try:
+            await self._left.addTimeout(seconds, self._reactor)
+        except TimeoutError:
+            return False
+        return True
+
+    def _close(self) -> None:
+        if self._thread is not None:
+            self._thread = None
+            self._reactor.removeReader(self)
+            os.close(self._wake)
+
+    # For the reactor.
+
+    def fileno(self) -> int:
+        """Return the descriptor by which the thread wakes the reactor."""
+        return self._wake
+
+    def logPrefix(self) -> str:
+        return "volume"
+
+    def doRead(self) -> None:
+        """Handle the end of the round."""
+        os.eventfd_read(self._wake)
+        found = self._thread.take() if self._thread is not None else None
+        ended, self._ended = self._ended, None
+        if found is not None and ended is not None:
+            try:
+                ended(Outcome(*found))
+            except Exception:  # the reactor would no longer listen to the thread
+                _log.failure("the end of a round can't be handled")
+        if self._left is not None:
+            self._close()
+            if not self._left.called:
+                self._left.callback(None)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Do nothing: the descriptor is never closed by another end."""
+
+
+def disk_thread(reactor: Any) -> DiskThread | None:
+    """Return a compiled thread; ``None`` if there is none, and threads of the interpreter do.
+
+    It isn't built, this system has no ``eventfd``, or the host starts no thread.
+    """
+    if not (native.is_built and hasattr(os, "eventfd") and IReactorFDSet.providedBy(reactor)):
+        return None
+    try:
+        return DiskThread(reactor)
+    except OSError as error:
+        _log.warn("no compiled thread for a volume: {error}", error=error)
+        return None
