@@ -1,9 +1,9 @@
-//! Connections of producers that send one small record after another.
+//! Connections of producers that send one small record, or one small batch, after another.
 //!
 //! A turn of the reactor gives the events of all its connections to [`Connections::serve`]. Of a
-//! connection that is *armed* (idle, nothing held, its last request was one small record) one
-//! request is read here. If it has arrived whole and alone, and its head leads to a lane, its row
-//! is rendered. All rows of a turn that have the same lane and the same millisecond make a block,
+//! connection that is *armed* (idle, nothing held, its last request was of that kind) one request
+//! is read here. If it has arrived whole and alone, and its head leads to a lane, its row or the
+//! rows of its lines are rendered. All rows of a turn that have the same lane and the same millisecond make a block,
 //! which the lane writes with one call, and which is answered with one call.
 //!
 //! Everything else is left to the Python code of the connection: bytes that were read go to its
@@ -21,17 +21,18 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ahash::RandomState;
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::fair::{Shares, Used};
-use crate::row::{Context, RowPlan, Scratch};
+use crate::row::{Context, Limits, RowPlan, Scratch};
 
 const READABLE: i64 = 1; // EPOLLIN alone
 
 /// Bytes of the longest request, with its head, that is read here.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: usize = 256 * 1024;
 
 /// Bytes of the longest head.
 const MAX_HEAD: usize = 2 * 1024;
@@ -44,6 +45,12 @@ const MAX_HEADS: usize = 1024;
 
 /// Bytes of rows that are written with one call.
 const MAX_BLOCK: usize = 64 * 1024;
+
+/// Bytes of the rows of one batch for one sink.
+const MAX_BATCH: usize = 1024 * 1024;
+
+/// Line feeds of a batch for each record that it may have, as in `stream.record.elements`.
+const MAX_ENDS: usize = 10;
 
 /// Requests that may be left to the Python code in one turn, once they were read: each may take
 /// a millisecond.
@@ -78,16 +85,21 @@ struct Target {
     added: usize,
 }
 
+/// A request that waits for its answer, with the number of its records.
+type Request = (RawFd, usize);
+
 /// A lane with what it has of this turn.
 struct Open {
     lane: Py<PyAny>,
     head: Py<PyAny>,
     length: usize,
+    /// Records that a batch may have; 0 if each body is one record.
+    max_records: usize,
     headers: Vec<u8>,
     targets: Vec<Target>,
     at: i64,
     size: usize,
-    waiting: Vec<RawFd>,
+    waiting: Vec<Request>,
 }
 
 /// The lanes of this turn.
@@ -103,7 +115,7 @@ struct Block {
     rows: Vec<Vec<u8>>,
     at: i64,
     size: usize,
-    waiting: Vec<RawFd>,
+    waiting: Vec<Request>,
 }
 
 impl Open {
@@ -167,14 +179,23 @@ impl std::hash::Hasher for PlainHasher {
 /// Only the reactor's thread may use it.
 #[pyclass(unsendable, module = "stream.native._native")]
 pub struct Waiting {
-    entries: RefCell<Vec<(RawFd, Py<PyAny>)>>,
+    entries: RefCell<Vec<(RawFd, Py<PyAny>, usize)>>,
 }
 
 #[pymethods]
 impl Waiting {
     /// The connections of these requests.
     fn connections<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.entries.borrow().iter().map(|(_, each)| each.clone_ref(py)))
+        PyList::new(py, self.entries.borrow().iter().map(|(_, each, _)| each.clone_ref(py)))
+    }
+
+    /// The numbers of records that these requests have, each once.
+    fn counts(&self) -> Vec<usize> {
+        let mut counts: Vec<usize> =
+            self.entries.borrow().iter().map(|(_, _, count)| *count).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        counts
     }
 
     fn __len__(&self) -> usize {
@@ -333,23 +354,28 @@ impl Connections {
         Ok(others)
     }
 
-    /// Answer the requests that wait for `completion` with `answer`.
+    /// Answer the requests that wait for `completion`.
     ///
-    /// A connection whose state is another one meanwhile answers by its own code, with `usual`.
-    #[pyo3(signature = (waiting, completion, answer, usual, now, /))]
+    /// `answers` are, for each number of records, the bytes to send, and the answer for connections
+    /// whose state is another one meanwhile: they answer by their own code.
+    #[pyo3(signature = (waiting, completion, answers, now, /))]
     fn answer(
         &self,
         py: Python,
         waiting: &Waiting,
         completion: &Bound<PyAny>,
-        answer: &[u8],
-        usual: &Bound<PyAny>,
+        answers: Vec<(usize, Bound<PyBytes>, Bound<PyAny>)>,
         now: f64,
     ) -> PyResult<()> {
         let entries = take(&mut *waiting.entries.borrow_mut());
         let none = py.None();
         let now = now.into_pyobject(py)?;
-        for (descriptor, connection) in entries {
+        for (descriptor, connection, count) in entries {
+            let Some((_, answer, usual)) = answers.iter().find(|(known, ..)| *known == count)
+            else {
+                return Err(PyValueError::new_err("no answer for that many records"));
+            };
+            let answer = answer.as_bytes();
             let connection = connection.bind(py);
             let pending = connection.getattr(intern!(py, "pending"))?;
             if !pending.is(completion) {
@@ -458,11 +484,13 @@ impl Connections {
             Ok(Some(Open {
                 head: bound.getattr(intern!(py, "head"))?.unbind(),
                 length: bound.getattr(intern!(py, "length"))?.extract()?,
+                max_records: bound.getattr(intern!(py, "max_records"))?.extract()?,
                 headers: bound.getattr(intern!(py, "headers"))?.extract()?,
                 targets: targets
                     .into_iter()
                     .map(|(plan, room, slice)| {
-                        let room = lanes.rooms.entry(slice).or_insert_with(|| Cell::new(room).into());
+                        let room =
+                            lanes.rooms.entry(slice).or_insert_with(|| Cell::new(room).into());
                         Target { plan, room: Rc::clone(room), rows: Vec::new(), added: 0 }
                     })
                     .collect(),
@@ -508,9 +536,9 @@ impl Connections {
                     open.at = at;
                 }
                 let body = &data[end..];
-                if push_rows(body, slot, open, &mut state.scratch) {
+                if let Some(count) = push_rows(body, slot, open, &mut state.scratch) {
                     slot.state = State::Waiting;
-                    open.waiting.push(descriptor);
+                    open.waiting.push((descriptor, count));
                     open.size += body.len();
                     return Read::Taken;
                 }
@@ -526,7 +554,7 @@ impl Connections {
             return;
         };
         error.write_unraisable(py, None); // the other blocks have to be written all the same
-        for descriptor in block.waiting {
+        for (descriptor, _) in block.waiting {
             let connection = {
                 let mut state = self.state.borrow_mut();
                 let Some(slot) = state.slots.get_mut(&descriptor) else { continue };
@@ -542,17 +570,17 @@ impl Connections {
 
     /// Write a block, and make its connections wait for it.
     fn begin_and_write(&self, py: Python, block: &Block) -> PyResult<()> {
-        let entries: Vec<(RawFd, Py<PyAny>)> = {
+        let entries: Vec<(RawFd, Py<PyAny>, usize)> = {
             let state = self.state.borrow();
-            let slot = |descriptor: &RawFd| {
+            let slot = |(descriptor, count): &Request| {
                 let slot = state.slots.get(descriptor)?;
-                Some((*descriptor, slot.connection.clone_ref(py)))
+                Some((*descriptor, slot.connection.clone_ref(py), *count))
             };
             block.waiting.iter().filter_map(slot).collect()
         };
         let connections: Vec<Py<PyAny>> =
-            entries.iter().map(|(_, connection)| connection.clone_ref(py)).collect();
-        let count = block.waiting.len();
+            entries.iter().map(|(_, connection, _)| connection.clone_ref(py)).collect();
+        let count: usize = block.waiting.iter().map(|(_, count)| count).sum();
         let waiting = Py::new(py, Waiting { entries: RefCell::new(entries) })?;
         let lane = block.lane.bind(py);
         let begun =
@@ -570,35 +598,45 @@ impl Connections {
     }
 }
 
-/// Render the rows of a record for all sinks of a lane, or none of them.
-fn push_rows(body: &[u8], slot: &Slot, open: &mut Open, scratch: &mut Scratch) -> bool {
+/// Render the rows of a request for all sinks of a lane, or none of them; return the number of its
+/// records.
+fn push_rows(body: &[u8], slot: &Slot, open: &mut Open, scratch: &mut Scratch) -> Option<usize> {
     const BOM: &[u8] = b"\xef\xbb\xbf";
     if body.starts_with(BOM) {
-        return false;
+        return None;
     }
     let context = Context { at: open.at, ip: &slot.ip, headers: &open.headers };
-    let mut done = 0;
+    let max_records = open.max_records;
+    let limits = Limits { records: max_records, ends: MAX_ENDS * max_records, bytes: MAX_BATCH };
+    let (mut done, mut records) = (0, 1);
     for target in &mut open.targets {
         let start = target.rows.len();
-        if target.plan.get().render(body, &context, scratch, &mut target.rows).is_err() {
-            break;
-        }
+        let plan = target.plan.get();
+        let rendered = if max_records == 0 {
+            plan.render(body, &context, scratch, &mut target.rows).map(|()| 1)
+        } else {
+            let lines = plan.render_lines(body, &context, &limits, scratch, &mut target.rows);
+            lines.map(|(count, _)| count)
+        };
         target.added = target.rows.len() - start;
-        if target.added > target.room.get() {
-            target.rows.truncate(start);
-            break;
+        match rendered {
+            Ok(count) if count > 0 && target.added <= target.room.get() => records = count,
+            _ => {
+                target.rows.truncate(start);
+                break;
+            }
         }
         target.room.set(target.room.get() - target.added);
         done += 1;
     }
     if done == open.targets.len() {
-        return true;
+        return Some(records);
     }
     for earlier in &mut open.targets[..done] {
         earlier.rows.truncate(earlier.rows.len() - earlier.added);
         earlier.room.set(earlier.room.get() + earlier.added);
     }
-    false
+    None
 }
 
 /// What came of a call that receives.

@@ -195,8 +195,10 @@ impl RowPlan {
         let mut rows = Vec::with_capacity(body.len() / 8);
         let context = Context { at, ip, headers };
         let limits = Limits { records: max_records, ends: max_ends, bytes: max_bytes };
-        let (count, ends) =
-            py.detach(|| self.render_lines(body, &context, limits, &mut rows)).ok()?;
+        let mut scratch = Scratch::default();
+        let (count, ends) = py
+            .detach(|| self.render_lines(body, &context, &limits, &mut scratch, &mut rows))
+            .ok()?;
         Some((PyBytes::new(py, &rows), count, ends))
     }
 
@@ -226,11 +228,11 @@ impl RowPlan {
     }
 }
 
-/// What lines may have at most.
-struct Limits {
-    records: usize,
-    ends: usize,
-    bytes: usize,
+/// What lines may have at most: records, line feeds, and bytes of their rows.
+pub struct Limits {
+    pub records: usize,
+    pub ends: usize,
+    pub bytes: usize,
 }
 
 /// Bytes that `bytes.isspace` takes for blank, and JSON doesn't.
@@ -238,16 +240,17 @@ const OTHER_BLANKS: &[u8] = b"\x0b\x0c";
 
 impl RowPlan {
     /// Append the rows of all lines that aren't blank; return their number, and that of all line
-    /// feeds.
-    fn render_lines(
+    /// feeds. Some of them may have been appended if one is in doubt.
+    pub fn render_lines(
         &self,
         body: &[u8],
         context: &Context,
-        limits: Limits,
+        limits: &Limits,
+        scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(usize, usize), Doubt> {
         const BOM: &[u8] = b"\xef\xbb\xbf";
-        let mut scratch = Scratch::default();
+        let before = out.len();
         let (mut count, mut ends, mut start) = (0, 0, 0);
         while start < body.len() {
             let end = memchr::memchr(b'\n', &body[start..]).map_or(body.len(), |at| start + at);
@@ -266,8 +269,8 @@ impl RowPlan {
             if count > limits.records || line.starts_with(BOM) {
                 return Err(Doubt);
             }
-            self.render(line, context, &mut scratch, out)?;
-            if out.len() > limits.bytes {
+            self.render(line, context, scratch, out)?;
+            if out.len() - before > limits.bytes {
                 return Err(Doubt); // before they use up the memory: a row can repeat all headers
             }
         }

@@ -11,6 +11,8 @@ class _Lane(Protocol):
     @property
     def length(self) -> int: ...
     @property
+    def max_records(self) -> int: ...
+    @property
     def headers(self) -> bytes: ...
     def begin(
         self, count: int, at: int, size: int, waiting: Waiting, /
@@ -84,6 +86,7 @@ class LogExport:
 @final
 class Waiting:
     def connections(self) -> list[Any]: ...
+    def counts(self) -> list[int]: ...
     def __len__(self) -> int: ...
 
 @final
@@ -103,8 +106,7 @@ class Connections:
         self,
         waiting: Waiting,
         completion: object,
-        answer: bytes,
-        usual: bytes,
+        answers: Sequence[tuple[int, bytes, bytes]],
         now: float,
         /,
     ) -> None: ...

@@ -108,10 +108,11 @@ class RowBlock:
     :ivar error: why the sink gets no row of the batch.
     :ivar renderer: renderer of the rows.
 
-    :param renderer: returns it; raises UserError if the sink accepts no records.
+    :param renderer: returns it, or ``None`` if the rows are rendered elsewhere; raises UserError
+        if the sink accepts no records.
     """
 
-    def __init__(self, renderer: Callable[[], Renderer]) -> None:
+    def __init__(self, renderer: Callable[[], Renderer | None] = lambda: None) -> None:
         self.rows: list[bytes] = []
         self.count = 0
         self.rejected: list[Rejection] = []

@@ -71,6 +71,7 @@ class Lane:
     targets: Sequence[tuple[Any, int, int]]
     head: object = "the head"
     length: int = 7
+    max_records: int = 0
     headers: bytes = b""
     begun: list[tuple[int, int]] = attrs.Factory(list)
     written: list[tuple[list[bytes], int]] = attrs.Factory(list)
@@ -131,7 +132,9 @@ class Table:
     def answer(self, block: int = -1) -> None:
         """Answer the requests of a block."""
         lane = self.lane
-        self.connections.answer(lane.waiting[block], lane.completions[block], OK, USUAL, 43.0)
+        self.connections.answer(
+            lane.waiting[block], lane.completions[block], [(1, OK, USUAL)], 43.0
+        )
 
 
 @pytest.fixture
@@ -183,7 +186,7 @@ def test_records_of_a_turn_are_written_and_answered_together(table: Table) -> No
         (HEAD + b'\xef\xbb\xbf"a"', "a byte order mark"),
         (OTHER_HEAD + b'{"a":1}', "the head leads to no lane"),
         (b"\r\n" + HEAD + b'{"a":1}', "an empty line before the request"),
-        (b"GET /" + b"x" * 20_000, "more than the buffer holds"),
+        (b"GET /" + b"x" * 20_000, "a head that doesn't end"),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 64 + b"\r\n", "many fields"),
     ],
 )
@@ -195,9 +198,7 @@ def test_unusual_requests_are_left_to_the_connection(
     client.theirs.sendall(data)
     assert table.turn(client) == [], reason
     assert table.lane.written == []
-    read = b"".join(client.data)
-    assert read == data[: len(read)]
-    assert len(read) == min(len(data), 16 * 1024)
+    assert b"".join(client.data) == data
     assert client.pending is None
     assert table.turn(client) == [(client.ours.fileno(), READABLE)]
 

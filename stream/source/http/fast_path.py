@@ -1,6 +1,7 @@
-"""The fast path: small records of idle connections, handled once per turn of the reactor.
+"""The fast path: small records and batches of idle connections, handled once per turn.
 
-Most producers keep connections open and send one small record after another with the same head.
+Most producers keep connections open and send one small record, or one small batch of lines, after
+another with the same head.
 `stream.native.Connections` reads such requests, renders their rows, and gives all rows of a turn to
 their sinks as one block. This module decides which requests may use it, and answers them.
 
@@ -30,7 +31,9 @@ from stream.ops.metrics.registry import SourceMeter
 from stream.ops.process import fair_turns
 from stream.record.headers import BodyKind
 from stream.sink.outcome import Completion
+from stream.source.batch import RowBlock
 from stream.source.http import responses
+from stream.source.http.batch_completion import BatchCompletion
 from stream.source.http.completions import (
     FanOutCompletion,
     Received,
@@ -49,6 +52,9 @@ _log = Logger(namespace="http-source")
 
 _JSON = BodyKind.JSON
 
+MAX_LINES_BYTES = 240 * 1024
+"""Maximum size of a batch that is read at once; with its head it fits into the buffer for that."""
+
 SHARES = (
     fair_turns.PERIOD_SECONDS,
     fair_turns.LIGHT_SHARE,
@@ -63,6 +69,7 @@ class Times(Protocol):
     """The part of the connections' factory that is needed here."""
 
     now: float
+    date_line: bytes
     dated_ok: bytes
     dated_accepted: bytes
 
@@ -99,7 +106,58 @@ class _TurnConnection:
                 if connection.pending is completion:
                     connection.finish(answer)
             return
-        self._connections.answer(self._waiting, completion, dated, answer, times.now)
+        answers = ((1, dated, answer),)
+        self._connections.answer(self._waiting, completion, answers, times.now)
+
+    def finish_batches(self, document: Callable[[int], bytes]) -> None:
+        """Answer all waiting batches.
+
+        :param document: returns the answer to a batch with that many records.
+        """
+        completion, times = self.pending, self._times
+        self.pending = None
+        answers = []
+        for count in self._waiting.counts():
+            answer = document(count)
+            answers.append((count, responses.dated(answer, times.date_line), answer))
+        self._connections.answer(self._waiting, completion, answers, times.now)
+
+
+class _BatchesCompletion(BatchCompletion):
+    """The answers to the batches of a block, which are stored together or not at all."""
+
+    def __init__(
+        self,
+        connection: _TurnConnection,
+        count: int,
+        source: SourceKey,
+        sink_ids: Sequence[str],
+        report: ReportFailure,
+        received: Received,
+    ) -> None:
+        self._turn = connection
+        sinks = ((source, tuple((sink_id, _rendered(count)) for sink_id in sink_ids)),)
+        super().__init__(connection, count, "lines", sinks, False, report, received)
+
+    def _answer(self) -> None:
+        self._turn.finish_batches(self._document_of)
+
+    def _document_of(self, count: int) -> bytes:
+        """Return the answer to one of the batches."""
+        [(source, answers)] = self.sources
+        sinks = ((source, tuple((answer.sink_id, _rendered(count)) for answer in answers)),)
+        one = BatchCompletion(
+            self._turn, count, "lines", sinks, False, self._report, self._received
+        )
+        for answer, same in zip(answers, one.sources[0][1], strict=True):
+            same.status, same.error = answer.status, answer.error
+        return one.document()
+
+
+def _rendered(count: int) -> RowBlock:
+    block = RowBlock()
+    block.count = count
+    return block
 
 
 class _BlockMeter:
@@ -137,6 +195,7 @@ class Lane:
 
     :ivar head: head of the requests.
     :ivar length: size of their bodies in bytes.
+    :ivar max_records: maximum number of records in a batch of lines; 0 if a body is one record.
     :ivar headers: their headers as the cell of a row, quoted; empty if no sink has such a column.
     :ivar targets: the compiled mapping of each sink, the bytes of rows that its slice still accepts
         in this turn, and an id of the slice: lanes to the same slice share its room.
@@ -144,6 +203,7 @@ class Lane:
 
     head: Head
     length: int
+    max_records: int
     headers: bytes
     targets: Sequence[tuple[native.RowPlan, int, int]]
     _source: SourceKey
@@ -154,8 +214,8 @@ class Lane:
 
     def begin(
         self, count: int, at: int, size: int, waiting: native.Waiting
-    ) -> tuple[Completion | FanOutCompletion, float]:
-        """Return the completion of *count* requests, and the current time.
+    ) -> tuple[Completion | FanOutCompletion | BatchCompletion, float]:
+        """Return the completion of requests with *count* records, and the current time.
 
         :param at: receive time, milliseconds since the epoch.
         :param size: total size of the bodies in bytes.
@@ -164,8 +224,17 @@ class Lane:
         if self._watched is not None:
             self._watched.offered += count
         connection = _TurnConnection(waiting, path.connections, path.times)
-        completion: SingleCompletion | FanOutCompletion
-        if len(self._sinks) == 1:
+        completion: SingleCompletion | FanOutCompletion | BatchCompletion
+        if self.max_records:
+            completion = _BatchesCompletion(
+                connection,
+                count,
+                self._source,
+                [sink_id for sink_id, _ in self._sinks],
+                path.report,
+                Received(path.meters, at, size),
+            )
+        elif len(self._sinks) == 1:
             meter: Any = _BlockMeter(path.meters[self._source], count)
             sink_id = self._sinks[0][0]
             completion = SingleCompletion(
@@ -179,12 +248,18 @@ class Lane:
         return completion, path.times.now
 
     def write(
-        self, rows: Sequence[bytes], count: int, at: int, completion: Completion | FanOutCompletion
+        self,
+        rows: Sequence[bytes],
+        count: int,
+        at: int,
+        completion: Completion | FanOutCompletion | BatchCompletion,
     ) -> None:
         """Write its rows of *count* records to each sink. Never raises."""
         completions: Sequence[Completion]
         if isinstance(completion, FanOutCompletion):
             completions = [each for _, each in completion.writers]
+        elif isinstance(completion, BatchCompletion):
+            completions = completion.sources[0][1]
         else:
             completions = [completion]
         for writer, block, each in zip(self._writers, rows, completions, strict=True):
@@ -208,6 +283,7 @@ class FastPath:
     :param taps: taps of live tails; records that are due to be shown take the general path.
     :param max_head: maximum size of request line and headers in bytes.
     :param max_body: maximum size of a body in bytes.
+    :param max_records: maximum number of records in a batch.
 
     :ivar connections: connections of the listener, by descriptor.
     :ivar times: the clock of the listener, and its answers.
@@ -226,6 +302,7 @@ class FastPath:
         report: ReportFailure,
         max_head: int,
         max_body: int,
+        max_records: int,
     ) -> None:
         self.times = times
         self.meters = meters
@@ -237,6 +314,8 @@ class FastPath:
         self._taps = taps
         self._max_head = max_head
         self._max_body = min(max_body, MAX_SMALL_BODY)
+        self._max_lines = min(max_body, MAX_LINES_BYTES)
+        self._max_records = max_records
         self.connections = native.Connections(self.lane, SHARES)
 
     def lane(self, data: bytes) -> Lane | None:
@@ -245,7 +324,7 @@ class FastPath:
             return None
         try:
             head = self._heads.read(data)
-            route = head.record_route
+            route = head.record_route or head.lines_route
             if route is None or not self.takes(head):
                 return None
             found = self._sinks(route)
@@ -254,7 +333,12 @@ class FastPath:
         if found is None:
             return None
         source, sinks = found
+        headers, max_records = head.headers, 0
         watched = self._taps.get(source) if self._taps else None
+        if head.lines_route is not None:
+            headers, max_records = headers.of_json, self._max_records
+            if watched is not None:
+                return None  # which of its records are shown is decided one by one
         if watched is not None and not watched.is_quiet(int(self._clock() * 1000)):
             return None
         writers: list[DirectWriter] = []
@@ -265,24 +349,27 @@ class FastPath:
             if writer is None:
                 return None
             plan = writer.plan
-            if plan.reads_json and head.headers.kind is not _JSON:
+            if plan.reads_json and headers.kind is not _JSON:
                 return None
             if plan.has_ip and self._needs_head:
                 return None
             has_headers = has_headers or plan.has_headers
             writers.append(writer)
             targets.append((plan, writer.room, writer.slice_id))
-        headers = head.headers.csv_cell if has_headers else b""
-        return Lane(head, head.length, headers, targets, source, sinks, writers, watched, self)
+        cell = headers.csv_cell if has_headers else b""
+        length = head.length
+        return Lane(head, length, max_records, cell, targets, source, sinks, writers, watched, self)
 
     def takes(self, head: Head) -> bool:
         """Return whether requests with *head* may use the fast path, whatever their source."""
-        route = head.record_route
+        route, max_body = head.record_route, self._max_body
+        if route is None:
+            route, max_body = head.lines_route, self._max_lines
         return (
             route is not None
             and head.plain
             and not route.verbose
             and not head.chunked
             and not head.expects_continue
-            and head.length <= self._max_body
+            and head.length <= max_body
         )

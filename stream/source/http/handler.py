@@ -275,6 +275,7 @@ class IngestHandler:
             report=self._report_failure,
             max_head=max_head,
             max_body=max_body,
+            max_records=self._stages.max_batch_records,
         )
 
     def check(self, head: Head) -> bytes | None:

@@ -63,6 +63,7 @@ class Head:
     :ivar route: route of the target.
     :ivar record_route: the same if the request is one uncompressed record, regardless of the
         source's settings and of earlier requests; else ``None``.
+    :ivar lines_route: the same if the request is an uncompressed batch of lines.
     :ivar plain: whether the answer needs no adaptation to the client (version, method, closing,
         origin).
     """
@@ -76,6 +77,7 @@ class Head:
         "idempotency_key",
         "keep_alive",
         "length",
+        "lines_route",
         "method",
         "origin",
         "plain",
@@ -101,10 +103,9 @@ class Head:
         self.route: Route = find_route(target)
         self._read_headers()
         self.plain = version == 1 and self.keep_alive and method != b"HEAD" and self.origin is None
+        is_direct = method == b"POST" and not self.encoding and self.idempotency_key is None
         is_record = (
-            method == b"POST"
-            and not self.encoding
-            and self.idempotency_key is None
+            is_direct
             and not headers.is_batch
             and not headers.is_text
             and (not headers.charset or headers.kind is not BodyKind.JSON)
@@ -112,6 +113,12 @@ class Head:
         route = self.route
         self.record_route = (
             route if is_record and isinstance(route, Ingest) and route.batch is None else None
+        )
+        is_lines = is_direct and headers.kind is BodyKind.JSON_LINES and not headers.charset
+        self.lines_route = (
+            route
+            if is_lines and isinstance(route, Ingest) and route.batch in (None, True)
+            else None
         )
 
     def _read_headers(self) -> None:

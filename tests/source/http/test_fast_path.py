@@ -428,6 +428,70 @@ def test_the_second_record_of_a_connection_takes_the_fast_path(
     assert listener.sinks[0].direct_blocks == 1
 
 
+def _batch(count: int) -> bytes:
+    lines = b"".join(b'{"a":%d}\n' % number for number in range(count))
+    return post(lines).replace(b"/json", b"/x-ndjson")
+
+
+@pytest.mark.parametrize("mode", ["stored", "accepted", "failed"])
+@pytest.mark.parametrize("mappings", [(MAPPING,), (MAPPING, OTHER)], ids=["one", "two"])
+def test_batches_of_a_turn_are_written_together(
+    listen: Callable[..., Listener], mappings: tuple[Mapping, ...], mode: str
+) -> None:
+    """Each batch of a block has the answer of the general path, with its own number of records."""
+    received = []
+    for is_fast in (True, False):
+        listener = listen(*mappings, is_fast=is_fast)
+        clients = [listener.client() for _ in range(4)]
+        for rounds in range(2):
+            for sink in listener.sinks:
+                sink.mode = mode if rounds else "stored"
+            for number in clients:
+                batch = _batch(3) if number < 3 else _batch(5)
+                if number == 1:  # as long, with a blank line
+                    batch = batch.replace(b'{"a":0}\n{"a":1}\n', b'{"a":0}       \n\n')
+                listener.clients[number][2].send(batch)
+            listener.turn()
+            answers = [listener.received(number) for number in clients]
+        received.append([_VARYING.sub(b"", answer) for answer in answers])
+        for sink in listener.sinks:
+            assert sink.direct_blocks == (2 if is_fast else 0)
+            assert len(sink.rows) == 2 * (3 + 2 + 3 + 5)
+    assert received[0] == received[1]
+    assert [re.findall(rb"/(\d) records", answer)[0] for answer in answers] == [
+        b"3",
+        b"2",
+        b"3",
+        b"5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("batch", "reason"),
+    [
+        (_batch(3).replace(b"1}", b"1 "), "a line isn't JSON"),
+        (_batch(101), "too many records"),
+        (post(b"\n" * 20).replace(b"/json", b"/x-ndjson"), "no record"),
+        (_batch(3).replace(b"ndjson", b"ndjson; charset=latin1"), "a charset"),
+        (_batch(3).replace(b"Host: h", b"Host: h\r\nIdempotency-Key: k"), "an idempotency key"),
+        (_batch(3).replace(b"Host: h", b"Host: h\r\nContent-Encoding: gzip"), "an encoding"),
+        (_batch(3).replace(SECRET.encode(), SECRET.encode() + b"?batch=false"), "one record"),
+        (_batch(3).replace(SECRET.encode(), SECRET.encode() + b"?verbose=true"), "a document"),
+    ],
+)
+def test_unusual_batches_take_the_general_path(
+    listen: Callable[..., Listener], batch: bytes, reason: str
+) -> None:
+    """The answer is that of the general path."""
+    answers = []
+    for is_fast in (True, False):
+        listener = listen(MAPPING, is_fast=is_fast)
+        answers.append(_VARYING.sub(b"", _one(listener, batch)))
+        assert listener.sinks[0].direct_blocks == 0, reason
+    assert answers[0] == answers[1]
+    assert answers[0].startswith(b"HTTP/1.1 ")
+
+
 def test_a_body_is_received_without_a_copy(listen: Callable[..., Listener]) -> None:
     """A large body arrives in parts; the transport receives the next request."""
     listener = listen(MAPPING)
