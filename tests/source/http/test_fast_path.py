@@ -33,7 +33,7 @@ from stream.record.headers import RecordHeaders
 from stream.sink.outcome import Completion
 from stream.source.batch import RowBlock
 from stream.source.dispatcher import Dispatcher, SourceEntry
-from stream.source.http import parser
+from stream.source.http import fast_path, parser
 from stream.source.http.batches import _lines_at_once
 from stream.source.http.client import ClientAddress
 from stream.source.http.content_decoding import Decoder
@@ -436,9 +436,13 @@ def _batch(count: int) -> bytes:
 @pytest.mark.parametrize("mode", ["stored", "accepted", "failed"])
 @pytest.mark.parametrize("mappings", [(MAPPING,), (MAPPING, OTHER)], ids=["one", "two"])
 def test_batches_of_a_turn_are_written_together(
-    listen: Callable[..., Listener], mappings: tuple[Mapping, ...], mode: str
+    listen: Callable[..., Listener],
+    mappings: tuple[Mapping, ...],
+    mode: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each batch of a block has the answer of the general path, with its own number of records."""
+    monkeypatch.setattr(fast_path, "SHARES", (1.0, 0.03, 0.02, 0.2, 1e9, 1e9))  # one turn for all
     received = []
     for is_fast in (True, False):
         listener = listen(*mappings, is_fast=is_fast)
@@ -455,7 +459,7 @@ def test_batches_of_a_turn_are_written_together(
             answers = [listener.received(number) for number in clients]
         received.append([_VARYING.sub(b"", answer) for answer in answers])
         for sink in listener.sinks:
-            assert sink.direct_blocks == (2 if is_fast else 0)
+            assert (sink.direct_blocks > 0) == is_fast
             assert len(sink.rows) == 2 * (3 + 2 + 3 + 5)
     assert received[0] == received[1]
     assert [re.findall(rb"/(\d) records", answer)[0] for answer in answers] == [
