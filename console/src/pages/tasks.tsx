@@ -151,7 +151,7 @@ export function Deleted() {
       <ErrorBox error={found.error} onRetry={found.reload} />
       <h2>Sources</h2>
       {!found.data && !found.error && <Loading what="deleted sources" />}
-      {found.data && !found.data.sources.length && <Empty title="No source is deleted" />}
+      {found.data && !found.data.sources.length && <p class="quiet">No source is deleted.</p>}
       <ul class="list">
         {found.data?.sources.map((each) => (
           <li key={each.sourceId}>

@@ -150,6 +150,10 @@ export function Badge({ kind, children }: { kind: string; children: ComponentChi
   );
 }
 
+/** Text that is broken behind its dots, if it has to be: the name of a setting. */
+const dotted = (text: string): ComponentChildren =>
+  text.split(".").flatMap((part, place) => (place ? [".", <wbr key={place} />, part] : [part]));
+
 export function Field(props: {
   label: string;
   hint?: ComponentChildren;
@@ -160,7 +164,7 @@ export function Field(props: {
   const described = [props.error && `${id}-error`, props.hint && `${id}-hint`].filter(Boolean).join(" ") || undefined;
   return (
     <div class="field">
-      <label for={id}>{props.label}</label>
+      <label for={id}>{dotted(props.label)}</label>
       {props.children({ id, "aria-describedby": described, "aria-invalid": Boolean(props.error) })}
       {props.error && (
         <p class="wrong" id={`${id}-error`}>
