@@ -1,5 +1,4 @@
-"""``python -m benchmarks.command_line``: start-up of `stream`, and `push` compared with curl and
-wrk.
+"""``python -m benchmarks.command_line``: start-up of `stream`; `push` compared with curl and wrk.
 
 All senders send the same batches to the same service over the same number of connections,
 alternating. wrk, if it is installed, sends one batch repeatedly for some seconds, without reading a

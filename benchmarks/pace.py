@@ -1,6 +1,4 @@
-"""Latency at 70 % of the peak rate, compared with fdatasync on the same disk, idle and
-under load.
-"""
+"""Latency at 70 % of the peak rate, compared with fdatasync of the same disk."""
 
 from __future__ import annotations
 

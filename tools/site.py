@@ -1,5 +1,4 @@
-"""A hook of MkDocs that marks table cells for the style sheet, and gives pictures two color
-schemes.
+"""A hook of MkDocs: it marks table cells for the style sheet, and shows pictures in two schemes.
 
 Names are broken between their words, never inside one; cells with much text are wide on a phone. A
 picture is shown in the colors of the page, which a reader can change, whatever the system's.
@@ -25,10 +24,10 @@ _IN_THE_DARK = re.compile(r"@media \(prefers-color-scheme: dark\)\s*\{((?:[^{}]*
 
 
 def marked(html: str) -> str:
-    """Return the page with marks in its tables: short names get the class ``name`` and aren't
-    broken.
+    """Return the page with marks in its tables.
 
-    Longer names may be broken after a separator. Cells with much text get the class ``long``.
+    Short names get the class ``name`` and aren't broken. Longer names may be broken after a
+    separator. Cells with much text get the class ``long``.
     """
     return _CELL.sub(_cell, html)
 
@@ -48,8 +47,9 @@ def _code(code: re.Match[str]) -> str:
 
 
 def variants(drawing: str) -> dict[str, str]:
-    """Return the light and the dark variant of a drawing by name; both ignore the system's
-    colors.
+    """Return the light and the dark variant of a drawing, by name.
+
+    Both ignore the colors of the system.
     """
     return {
         "light": _IN_THE_DARK.sub("", drawing),
