@@ -296,7 +296,7 @@ def http_source(
 ) -> list[IService]:
     """Build the component that receives records.
 
-    :param parts: a local writer among them is called directly.
+    :param parts: the other components of this process; a writer among them is called directly.
     """
     from stream.rejected.server import RejectedServer
     from stream.sink.balancing import Balancer

@@ -218,12 +218,12 @@ class NodeFactory(Factory):
 
     def tell_of_refused(self, peer: str) -> None:
         """Log that a caller at the address *peer* was refused."""
-        left_out = self._refused.due("")
-        if left_out is not None:
+        suppressed = self._refused.due("")
+        if suppressed is not None:
             _log.warn(
                 "refused a request for rejected records from {peer}",
                 peer=peer,
-                left_out=left_out,
+                suppressed=suppressed,
             )
 
     def hang_up(self) -> None:

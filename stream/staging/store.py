@@ -92,7 +92,10 @@ class StagingStore:
         return self.put(MANIFEST_NAME, bytes_chunks(manifest_body(self.upload, slice_names)))
 
     def read(self, name: str) -> Iterator[bytes]:
-        """Return the body of the object *name*; blocks. Raises StagingError, also on the way."""
+        """Return the body of the object *name*; blocks.
+
+        Raises StagingError: at once, or while the body is read.
+        """
         return self._backend.get(self._location.key(name))
 
     async def fetch(self, name: str, target: BinaryIO) -> None:

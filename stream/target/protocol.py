@@ -213,7 +213,7 @@ class Target(FileProvider, Protocol):
 
 @runtime_checkable
 class Previewing(Protocol):
-    """A `Target` that can read its tables; not all can."""
+    """A `Target` that can read its tables: not every one can."""
 
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
         """Return the first rows of the table of *sink*, with the columns of its mapping.
@@ -227,7 +227,7 @@ class Previewing(Protocol):
 
 @runtime_checkable
 class Probing(Protocol):
-    """A `Target` that can check whether a connection of its type answers; not all can."""
+    """A `Target` that can check whether a connection of its type answers: not every one can."""
 
     async def prepare_probe(self, connection: str) -> None:
         """Get ready to `probe` the *connection*, such as by the start of a process.

@@ -19,7 +19,7 @@ function Retried({ retry }: { retry: Retry | null }) {
   if (!retry) return null;
   return (
     <p class="wrong">
-      Attempt {retry.attempt} failed: {retry.reason || "no reason given"}
+      Attempt {retry.attempt} failed: {(retry.reason || "no reason given").replace(/[.\s]*$/, ".")}
       {retry.after && (
         <>
           {" "}

@@ -154,11 +154,11 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   });
   const replay = run("replay", async () => {
     const task = await change(`Replay rejected records of ${sink.name}`, "POST", `${path}/replay`, await selectionOf(path, reasons, group));
-    const outputs = (task.outputs ?? {}) as { replayed?: number; stored?: number; rejected?: number };
+    const outputs = (task.outputs ?? {}) as { replayed?: number; stored?: number; rejected?: number; hasMore?: boolean };
     setOutcome(
       outputs.replayed === undefined
         ? (task.result ?? "The records were replayed.")
-        : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} became rows, ${count(outputs.rejected ?? 0)} rejected again.`,
+        : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} became rows, ${count(outputs.rejected ?? 0)} rejected again.${outputs.hasMore ? " More records are waiting: replay again." : ""}`,
     );
     setTest(null);
     found.reload();

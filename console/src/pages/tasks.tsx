@@ -168,6 +168,7 @@ export function Deleted() {
           </li>
         ))}
       </ul>
+      {after && <Button onClick={() => setAfter("")}>First page</Button>}
       {found.data && found.data.page.totalCount > 50 && found.data.sources.length === 50 && (
         <Button onClick={() => setAfter(found.data!.page.lastId)}>Next page</Button>
       )}

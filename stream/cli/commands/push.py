@@ -326,7 +326,8 @@ def _print(pushed: Pushed, start: State, seconds: float, output: str) -> None:
         click.echo(visible(line), err=True)
     before = start.accepted + start.rejected
     earlier = f" {before:,} were sent before." if before else ""
+    records = "record" if pushed.accepted == 1 else "records"
     click.echo(
-        f"{pushed.accepted:,} records stored, {pushed.rejected:,} rejected, "
+        f"{pushed.accepted:,} {records} stored, {pushed.rejected:,} rejected, "
         f"in {seconds:.1f} s ({rate:,.0f} records/s).{earlier}"
     )

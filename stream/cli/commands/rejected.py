@@ -94,7 +94,7 @@ def _call(method: str, path: tuple[str, ...], **options: Any) -> Any:
 
 
 class _NotThere(ClientError):
-    """The service is older, or is the original."""
+    """The service doesn't know rejected records: it is older, or the original."""
 
     exit_code = 4
 

@@ -17,7 +17,8 @@ _COLOURS = {"debug": _DIM, "warn": _YELLOW, "error": _RED}
 def terminal_lines(line: Mapping[str, Any], *, has_colour: bool) -> str:
     """Return the text of *line* with a final newline; a stack follows on separate lines.
 
-    At level info only the message is shown. At other levels the component and the fields follow.
+    At level info only the message is shown. At other levels the component and the fields follow,
+    without ``suppressed`` if no line was suppressed.
 
     :param line: the members of a log line; its time is shown in the local time zone.
     """
@@ -26,6 +27,8 @@ def terminal_lines(line: Mapping[str, Any], *, has_colour: bool) -> str:
     level, message = rest.pop("level"), visible(rest.pop("message"))
     stack = rest.pop("error.stack", "")
     component = rest.pop("component", "")
+    if not rest.get("suppressed"):
+        rest.pop("suppressed", None)
 
     def coloured(text: str, colour: str) -> str:
         return f"{colour}{text}{_RESET}" if has_colour and text else text

@@ -393,13 +393,13 @@ class _LimitedLog:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._next = 0.0
-        self._left_out = 0
+        self._suppressed = 0
 
     def is_due(self) -> bool:
         """Return whether the next entry is written; if not, it counts as suppressed."""
         now = self._clock()
         if now < self._next:
-            self._left_out += 1
+            self._suppressed += 1
             return False
         self._next = now + LOG_INTERVAL
         return True
@@ -413,7 +413,7 @@ class _LimitedLog:
         _log.failure(template, failure, reason=value, exception_id=value)
 
     def write(self, level: LogLevel, template: str, **fields: object) -> None:
-        left_out, self._left_out = self._left_out, 0
-        if left_out:
-            template += " ({left_out} similar entries left out)"
-        _log.emit(level, template, left_out=left_out, **fields)
+        suppressed, self._suppressed = self._suppressed, 0
+        if suppressed:
+            template += " ({suppressed} similar entries suppressed)"
+        _log.emit(level, template, suppressed=suppressed, **fields)

@@ -33,6 +33,8 @@ def test_other_levels(level: str) -> None:
     text = _line(level=level, component="etcd", rows=4, **{"file.id": "f"})
     assert text[9:] == f"{level.upper():<5} hello [etcd] rows=4 file.id=f\n"
     assert _line(level=level)[9:] == f"{level.upper():<5} hello\n"
+    assert _line(level=level, suppressed=0)[9:] == f"{level.upper():<5} hello\n"
+    assert _line(level=level, suppressed=2)[9:] == f"{level.upper():<5} hello suppressed=2\n"
 
 
 def test_stack() -> None:
