@@ -97,6 +97,8 @@ class BatchCompletion:
 
     def _count_records(self, source: SourceKey, answers: Sequence[BlockCompletion]) -> None:
         """Count the body's bytes once, with the accepted records if there are any."""
+        if not self._count:
+            return
         if all(answer.error is None and not answer.block.rejected for answer in answers):
             self._received.answered(source, failed=False, records=self._count)
             return

@@ -151,7 +151,9 @@ class _BatchesCompletion(BatchCompletion):
         )
         for answer, same in zip(answers, one.sources[0][1], strict=True):
             same.status, same.error = answer.status, answer.error
-        return one.document()
+        document = one.document()
+        one.sources = ()  # to break a reference cycle that would keep the connection of the turn
+        return document
 
 
 def _rendered(count: int) -> RowBlock:

@@ -129,7 +129,7 @@ class DiskThread:
                 ended(Outcome(*found))
             except Exception:  # the reactor would no longer listen to the thread
                 _log.failure("the end of a round can't be handled")
-        if self._left is not None:
+        if self._left is not None and self._ended is None:  # else there is a further round
             self._close()
             if not self._left.called:
                 self._left.callback(None)

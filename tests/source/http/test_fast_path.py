@@ -667,8 +667,9 @@ def test_empty_lines_between_records_arent_added_up(listen: Callable[..., Listen
 
 @pytest.mark.parametrize("mappings", [(MAPPING,), (MAPPING, OTHER)], ids=["one", "two"])
 @pytest.mark.parametrize("mode", ["stored", "accepted", "failed", "raise", "wait"])
+@pytest.mark.parametrize("data", [post(b'{"a":1}'), _batch(2)], ids=["record", "batch"])
 def test_a_block_is_freed_when_it_is_answered(
-    listen: Callable[..., Listener], mappings: tuple[Mapping, ...], mode: str
+    listen: Callable[..., Listener], mappings: tuple[Mapping, ...], mode: str, data: bytes
 ) -> None:
     """The block is freed without the garbage collector, which may run in a thread that mustn't free
     it.
@@ -679,7 +680,7 @@ def test_a_block_is_freed_when_it_is_answered(
     gc.disable()
     try:
         for _ in range(3):
-            listener.clients[number][2].send(post(b'{"a":1}'))
+            listener.clients[number][2].send(data)
             listener.turn()
             for sink in listener.sinks:
                 sink.release()

@@ -604,6 +604,13 @@ def test_refused_requests_are_counted(listener: Listener, body: bytes, headers: 
     assert _sample(page, "source_in_bytes_B_total") == len(body)
 
 
+def test_an_empty_batch_counts_nothing(listener: Listener) -> None:
+    """It has no record, so its bytes don't count either."""
+    assert result(listener, b"\n\n")["accepted"] == 0
+    page = listener.metrics.page().decode()
+    assert [line for line in page.splitlines() if "has_error=" in line] == []
+
+
 def _sample(page: str, name: str) -> float:
     """Return the number of failed records, or of their bytes."""
     (line,) = [line for line in page.splitlines() if name in line and 'has_error="true"' in line]
