@@ -34,6 +34,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from stream.concurrency.slots import Slots
+from stream.concurrency.waiters import ended
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey, SourceKey
@@ -175,6 +176,7 @@ class SinkRouter(Service):
         self._unreported: deque[_Unreported] = deque()
         self._at_once = Slots(SINKS_AT_ONCE)
         self._leaving_at_once = Slots(SINKS_AT_ONCE)
+        self._leaving: dict[SinkPipeline, Deferred[None]] = {}
         self._sinks: Mirror[Sink] = Mirror(
             client, definition_prefix.SINK_ACTIVE, json_values(Sink), on_change=self._sinks_changed
         )
@@ -221,8 +223,17 @@ class SinkRouter(Service):
         for _, pipeline in pipelines:
             pipeline.stop(self.refusal)
         for key, pipeline in pipelines:
-            leaving = ensureDeferred(self._leave(key, pipeline))
-            leaving.addErrback(lambda failure: _log.failure("cannot close a pipeline", failure))
+            if pipeline not in self._leaving:  # else it has been closing since an earlier loss
+                self._begin_leaving(key, pipeline)
+
+    def _begin_leaving(self, key: SinkKey, pipeline: SinkPipeline) -> None:
+        leaving = self._leaving[pipeline] = ensureDeferred(self._leave(key, pipeline))
+        leaving.addErrback(lambda failure: _log.failure("cannot close a pipeline", failure))
+
+        def left(_: None) -> None:
+            self._leaving.pop(pipeline, None)
+
+        leaving.addCallback(left)
 
     async def _leave(self, key: SinkKey, pipeline: SinkPipeline) -> None:
         # Its turn may be waiting for a file that is opened, or for a writer.
@@ -466,8 +477,12 @@ class SinkRouter(Service):
         updating = []
         for key in touched:
             pipeline = self._pipelines.get(key)
-            if pipeline is not None:
-                updating.append(pipeline.turn.run(self._at_once.run, self._follow, key, pipeline))
+            if pipeline is None:
+                continue
+            updating.append(pipeline.turn.run(self._at_once.run, self._follow, key, pipeline))
+            leaving = self._leaving.get(pipeline)
+            if leaving is not None:  # it doesn't follow, and its files are open until it is closed
+                updating.append(ended(leaving))
         return ensureDeferred(_settled(updating, "cannot update a sink pipeline"))
 
     async def _follow(self, key: SinkKey, pipeline: SinkPipeline) -> None:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureD
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from stream.concurrency.waiters import ended
+from stream.concurrency.waiters import Waiters, ended
 from stream.definition.key import SinkKey
 from stream.errors import UserError, without_frames
 from stream.mapping.plan import Evaluated
@@ -200,7 +200,7 @@ class SinkPipeline:
         self._accepted_count = 0
         self._stopped: UserError | None = None
         self._updating = DeferredLock()
-        self._closing: set[SlicePipeline] = set()
+        self._closing: dict[SlicePipeline, Waiters[None]] = {}
         self._leave_by: float | None = None
         self._left: list[Deferred[None]] = []
         self.turn = DeferredLock()
@@ -482,11 +482,17 @@ class SinkPipeline:
         await self._announce_last(pipeline)
 
     async def _close_file(self, pipeline: SlicePipeline) -> None:
-        self._closing.add(pipeline)
+        """Close a file; fires when it is closed, whoever has begun with that."""
+        others = self._closing.get(pipeline)
+        if others is not None:
+            await others.wait()
+            return
+        others = self._closing[pipeline] = Waiters()
         try:
             await pipeline.close(self._close_seconds())
         finally:
-            self._closing.discard(pipeline)
+            del self._closing[pipeline]
+            others.fire(None)
 
     async def _announce_last(self, pipeline: SlicePipeline) -> None:
         await self._context.publisher.closed(pipeline.slice.key)

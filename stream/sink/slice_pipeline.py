@@ -49,6 +49,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 from stream.ops.logging.throttle import LogThrottle
+from stream.ops.process.thread_pool import NoThread
 from stream.sink.compression import compressor
 from stream.sink.counters import SliceCounters
 from stream.sink.group import Group, SentGroup
@@ -294,8 +295,7 @@ class SlicePipeline:
         group = sent.group
         plain = b"".join(group.rows)
         if len(plain) <= INLINE_COMPRESSION_BYTES:
-            sent.data = _with_marks(self._compress(plain), group)
-            self._append_ready()
+            self._compressed(self._compress(plain), sent)
             return
         compressed: Deferred[bytes] = deferToThreadPool(
             self._reactor, self._pool, self._compress, plain
@@ -305,16 +305,35 @@ class SlicePipeline:
         )
 
     def _compressed(self, data: bytes, sent: SentGroup) -> None:
-        sent.data = _with_marks(data, sent.group)
+        sent.data = self._with_marks(data, sent.group)
         self._append_ready()
 
+    def _with_marks(self, member: bytes, group: Group) -> bytes:
+        """Return the compressed *group*, with the marks of its requests.
+
+        Another slice may have collected it, and its file may have had marks when this one has none.
+        """
+        return marked(member, group.marks) if group.marked and self._marks_groups else member
+
     def _compression_failed(self, failure: Failure, sent: SentGroup) -> None:
+        """Handle that a group isn't compressed; the writer has nothing of it."""
+        if sent not in self._sent:
+            return
+        if failure.check(NoThread):
+            # Here it delays others, but its producers may have got their answer already.
+            try:
+                data = self._compress(b"".join(sent.group.rows))
+            except Exception:
+                failure = Failure()
+            else:
+                self._compressed(data, sent)
+                return
         _log.failure("cannot compress a group", failure)
-        if sent in self._sent:
-            self._sent.remove(sent)
-            self._held -= sent.group.size
-            sent.group.failed(outcome_unknown(_error(failure)))
+        self._sent.remove(sent)
+        self._held -= sent.group.size
+        self._append_ready()  # those behind it have waited for it
         self._commit()
+        sent.group.failed(not_stored(_error(failure)))
 
     def _append_ready(self) -> None:
         """Append compressed groups, in order, up to the first one that isn't compressed."""
@@ -663,11 +682,6 @@ def _not_closed(failure: Failure) -> None:
     late = failure.check(CancelledError) is not None
     error = "the writer did not answer in time" if late else failure.value
     _log.warn("cannot close a slice file: {error}", error=error)
-
-
-def _with_marks(member: bytes, group: Group) -> bytes:
-    """The compressed *group*, with the marks of its requests."""
-    return marked(member, group.marks) if group.marks else member
 
 
 def _error(failure: Failure) -> Exception:

@@ -1,16 +1,18 @@
 """Remembered keys of many owners, each with a share of the memory. Pure.
 
-Note [Shares]: if there are too many keys, the oldest ones of the source that has the most are
-forgotten, of the project that has the most. So a source with less than an equal share keeps its
-keys, regardless of others. A hundredth of all is forgotten at once, but at most half of those of
-the source: looking for it takes time in proportion to the number of sources.
+Note [Shares]: if there are too many keys, the oldest one of the source that has the most is
+forgotten, of the project that has the most, and so on. So a source with less than an equal share
+keeps its keys, regardless of others. All sources are looked at once for a hundredth of the keys: a
+look takes time in proportion to their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from itertools import islice
+from collections.abc import Hashable, Iterator
+from heapq import heapify, heappop, heapreplace
 from typing import Generic, TypeVar
+
+import attrs
 
 __all__ = ["Owner", "SharedKeys"]
 
@@ -30,6 +32,18 @@ class _OwnKeys(Generic[K]):
         self.bytes = 0
 
 
+@attrs.define(eq=False)
+class _Left(Generic[K]):
+    """The keys of one owner that are left while others are chosen.
+
+    :ivar keys: the oldest first, with their sizes.
+    """
+
+    keys: Iterator[tuple[K, int]]
+    count: int
+    bytes: int
+
+
 class SharedKeys(Generic[K]):
     """The keys of all owners; see Note [Shares].
 
@@ -43,6 +57,7 @@ class SharedKeys(Generic[K]):
         self._owners: dict[Owner, _OwnKeys[K]] = {}
         self._count = 0
         self._bytes = 0
+        self._newest: K | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -54,6 +69,7 @@ class SharedKeys(Generic[K]):
         own.bytes += size
         self._bytes += size
         self._count += 1
+        self._newest = key
 
     def remove(self, owner: Owner, key: K) -> None:
         """Remove a key of *owner*."""
@@ -66,17 +82,54 @@ class SharedKeys(Generic[K]):
             del self._owners[owner]
 
     def surplus(self) -> list[K]:
-        """Return some keys to forget, the oldest first; none if there aren't too many."""
+        """Return keys to forget; none if there aren't too many.
+
+        The newest key of all isn't among them, unless it is the only one.
+        """
         if self._count <= self._max_keys and self._bytes <= self._max_bytes:
             return []
-        projects: dict[int, float] = {}
-        for (project_id, _), own in self._owners.items():
-            projects[project_id] = projects.get(project_id, 0) + self._share(own)
-        most = max(self._owners, key=lambda o: (projects[o[0]], self._share(self._owners[o])))
-        keys = self._owners[most].sizes
-        count = min(1 + self._max_keys // _AT_ONCE, max(1, len(keys) // 2))
-        return list(islice(keys, count))
+        if self._count == 1:
+            return [key for own in self._owners.values() for key in own.sizes]
+        return list(self._chosen())
 
-    def _share(self, own: _OwnKeys[K]) -> float:
+    def _chosen(self) -> Iterator[K]:
+        """Return keys to forget, until a hundredth of the room is free."""
+        count, size = self._count, self._bytes
+        max_count = self._max_keys - self._max_keys // _AT_ONCE
+        max_size = self._max_bytes * (1 - 1 / _AT_ONCE)
+        # Heaps begin with the largest share. The numbers decide between equal ones.
+        sources: dict[int, list[tuple[float, int, _Left[K]]]] = {}
+        totals: dict[int, float] = {}
+        for number, ((project_id, _), own) in enumerate(self._owners.items()):
+            left = _Left(iter(own.sizes.items()), len(own.sizes), own.bytes)
+            share = self._share(left)
+            sources.setdefault(project_id, []).append((-share, number, left))
+            totals[project_id] = totals.get(project_id, 0.0) + share
+        projects = [(-total, project_id) for project_id, total in totals.items()]
+        heapify(projects)
+        for of_project in sources.values():
+            heapify(of_project)
+        while projects and (count > max_count or size > max_size):
+            total, project_id = projects[0]
+            of_project = sources[project_id]
+            share, number, left = of_project[0]
+            key, key_size = next(left.keys)
+            left.count -= 1
+            left.bytes -= key_size
+            if key != self._newest:
+                count -= 1
+                size -= key_size
+                yield key
+            now = -self._share(left)
+            if left.count:
+                heapreplace(of_project, (now, number, left))
+            else:
+                heappop(of_project)
+            if of_project:
+                heapreplace(projects, (total - share + now, project_id))
+            else:
+                heappop(projects)
+
+    def _share(self, left: _Left[K]) -> float:
         """Return the share of an owner in the keys, or in the bytes if that is greater."""
-        return max(len(own.sizes) / self._max_keys, own.bytes / self._max_bytes)
+        return max(left.count / self._max_keys, left.bytes / self._max_bytes)

@@ -296,6 +296,31 @@ async def test_after_a_lost_lease_a_sink_is_opened_once_it_is_closed(world: Worl
 
 
 @pytest_twisted.ensureDeferred
+async def test_after_a_lost_lease_a_change_is_reported_when_the_former_files_are_closed(
+    world: World,
+) -> None:
+    """The sink doesn't follow the change, but its file of the closed slice is still open."""
+    first, _ = await world.write_everywhere()
+    former = list(world.opener.files)
+    world.life = 0
+    world.router.session_lost()
+    world.life = 2
+    world.router.session_renewed()
+    revision = await world.close(first.key)
+    await until(lambda: first.key not in world.router._writing[first.key.sink_key])
+    assert not all(file.closed for file in former)
+    assert max(each.revision for each in world.router._unreported) >= revision
+
+    async def reported() -> bool:
+        world.answer()
+        return await world.report() >= revision
+
+    await until(reported)
+    assert all(file.closed for file in former)
+    assert not world.router._leaving
+
+
+@pytest_twisted.ensureDeferred
 async def test_after_a_lost_lease_a_silent_writer_has_a_short_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

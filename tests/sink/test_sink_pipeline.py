@@ -98,6 +98,49 @@ def test_abandoning_a_sink_waits_for_no_writer() -> None:
     assert not clock.getDelayedCalls()
 
 
+class _Counts(_Publisher):
+    """Remembers the number of records in each final value."""
+
+    def __init__(self) -> None:
+        self.counters: dict[SliceKey, SliceCounters] = {}
+        self.final: list[int] = []
+
+    def opened(self, key: SliceKey, counters: SliceCounters) -> None:
+        self.counters[key] = counters
+
+    async def closed(self, key: SliceKey) -> None:
+        self.final.append(self.counters[key].records)
+
+
+def test_statistics_of_a_slice_that_is_closed_twice() -> None:
+    """A lost lease closes it, and so does the change that has replaced it; its rows count."""
+    clock, publisher = Clock(), _Counts()
+    opener = FakeOpener(at_once=False)
+    pipeline = SinkPipeline(attrs.evolve(_context(opener, clock), publisher=publisher))
+    first, second = (
+        sample_slice(opened_at=OPENED_AT + timedelta(seconds=number), encoding=uncompressed())
+        for number in range(2)
+    )
+    ensureDeferred(pipeline.update([first]))
+    completion = FakeCompletion()
+    pipeline.write_rows(b"a\n", 1, 1000, pipeline.renderer(), completion)
+    clock.advance(0)
+    opener.held = True
+    updated: Deferred[None] = ensureDeferred(pipeline.update([second]))
+    reason = UserError("lost", status=503)
+    pipeline.stop(reason)
+    left: Deferred[None] = ensureDeferred(pipeline.leave())
+    opener.release()
+    assert not (updated.called or left.called)
+    assert publisher.final == []
+    opener.files[0].answer()
+    assert completion.outcome == "stored"
+    assert updated.called and left.called
+    assert set(publisher.final) == {1}
+    ensureDeferred(pipeline.close(reason))
+    assert all(file.closed for file in opener.files)
+
+
 def test_renderers_are_shared() -> None:
     """Slices with the same mapping share a renderer; only renderers in use are kept."""
     context = _context(FakeOpener(), Clock())

@@ -10,15 +10,18 @@ import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
 from stream.errors import UserError
 from stream.ops.logging.throttle import LogThrottle
+from stream.ops.process.thread_pool import NoThread
 from stream.sink.group import Group
 from stream.sink.pipeline_states import PipelineState
 from stream.sink.slice_pipeline import (
     HELD_LIMIT_BYTES,
+    INLINE_COMPRESSION_BYTES,
     OPENING_GRACE_SECONDS,
     STALL_SECONDS,
     SlicePipeline,
@@ -49,6 +52,24 @@ class _NoThreads(ThreadPool):
         done(True, work(*args))
 
 
+class _HeldThreads(ThreadPool):
+    """Does no job until the test lets all of them fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Callable[[bool, object], None]] = []
+
+    def callInThreadWithCallback(  # type: ignore[override]
+        self, done: Callable[[bool, object], None], work: Callable[..., object], *args: object
+    ) -> None:
+        self.held.append(done)
+
+    def fail(self, error: Exception) -> None:
+        held, self.held = self.held, []
+        for done in held:
+            done(False, Failure(error))
+
+
 class _Reactor(Clock):
     def callFromThread(self, call: Callable[..., object], *args: object) -> None:
         call(*args)
@@ -68,13 +89,15 @@ class PipelineTests(SynchronousTestCase):
         """The number of seconds after which a second group is sent."""
         return ENCODING.sync.interval_trigger.seconds
 
-    def pipeline(self, encoding: Encoding | None = None) -> SlicePipeline:
+    def pipeline(
+        self, encoding: Encoding | None = None, pool: ThreadPool | None = None
+    ) -> SlicePipeline:
         pipeline = SlicePipeline(
             sample_slice(encoding=encoding or uncompressed()),
             source=SourceLife("node-1", 1),
             opener=self.opener,
             reactor=self.clock,
-            pool=_NoThreads(),
+            pool=pool or _NoThreads(),
             reroute=self._reroute,
             announce=self._announce,
             unopened=self.unopened,
@@ -439,6 +462,49 @@ class PipelineTests(SynchronousTestCase):
             found = list(find_marks(self.stored))
             assert len(found) == (groups if encoding is ENCODING else 0)
             assert len(self.file.levels) == groups
+
+    def test_marks_of_a_group_from_another_slice(self) -> None:
+        """A file without marks takes the rows alone."""
+        pipeline = self.pipeline()
+        group, completion = Group(), FakeCompletion()
+        group.add(b"a\n", 1, 1000, completion, Mark(b"k" * 16, b"c" * 8, b"a" * 8))
+        pipeline.adopt(group)
+        self.file.answer()
+        assert completion.outcome == "stored"
+        assert self.stored == b"a\n"
+
+    def test_a_large_group_is_compressed_without_a_thread(self) -> None:
+        """The producer may have its answer already, so the rows aren't given up."""
+        threads = _HeldThreads()
+        pipeline = self.pipeline(ENCODING, threads)
+        row = b"a" * INLINE_COMPRESSION_BYTES + b"\n"
+        pipeline.write(row, 1, 1000, None)
+        (later,) = self.write(pipeline, b"b\n")
+        self.clock.advance(self.interval)
+        assert threads.held
+        threads.fail(NoThread("too many"))
+        while self.file.waiting:
+            self.file.answer()
+        assert gzip.decompress(self.stored) == row + b"b\n"
+        assert later.outcome == "stored"
+        assert pipeline.held_bytes == 0
+
+    def test_a_group_that_can_not_be_compressed(self) -> None:
+        """It is certainly not stored, and those behind it don't wait for it."""
+        threads = _HeldThreads()
+        pipeline = self.pipeline(ENCODING, threads)
+        (first,) = self.write(pipeline, b"a" * INLINE_COMPRESSION_BYTES + b"\n")
+        self.clock.advance(0)
+        (second,) = self.write(pipeline, b"b\n")
+        self.clock.advance(self.interval)
+        assert not self.file.waiting
+        threads.fail(MemoryError())
+        assert len(self.flushLoggedErrors(MemoryError)) == 1
+        assert getattr(first.outcome, "name", None) == "notStored"
+        self.file.answer()
+        assert second.outcome == "stored"
+        assert gzip.decompress(self.stored) == b"b\n"
+        assert pipeline.held_bytes == 0
 
     def test_delays_are_reset(self) -> None:
         """Long delays of an earlier outage have no effect."""

@@ -42,16 +42,41 @@ def test_sizes_count_like_keys() -> None:
     assert len(keys) == 22
 
 
-def test_a_source_keeps_its_newest_keys() -> None:
-    """At most half of them are forgotten at once, whatever a hundredth of all is."""
+def test_a_hundredth_is_forgotten_at_once() -> None:
+    """Sources with as many keys lose as many, the oldest ones."""
     keys: SharedKeys[str] = SharedKeys(1000)
-    for number in range(1001):
-        keys.add((number // 3, number % 3), str(number))
-    assert len(keys.surplus()) == 1
-    keys = SharedKeys(1000)
-    for number in range(1001):
-        keys.add(A, str(number))
-    assert keys.surplus() == [str(number) for number in range(11)]
+    assert _fill(keys, A, 1001) == [f"{A}-{number}" for number in range(11)]
+    many: SharedKeys[tuple[Owner, int]] = SharedKeys(1000)
+    owners: list[Owner] = [(number // 2, number % 2) for number in range(334)]
+    for number in range(3):
+        for owner in owners:
+            many.add(owner, (owner, number))
+    surplus = many.surplus()
+    assert [number for _, number in surplus] == [0] * 12
+    assert len({owner[0] for owner, _ in surplus}) == 12
+
+
+def test_sources_are_looked_at_rarely() -> None:
+    """Once for a hundredth of the keys, however few each source has."""
+    keys: SharedKeys[int] = SharedKeys(1000)
+    looks = 0
+    for number in range(3000):
+        keys.add((number % 500, ""), number)
+        surplus = keys.surplus()
+        looks += bool(surplus)
+        for each in surplus:
+            keys.remove((each % 500, ""), each)
+        assert number not in surplus
+    assert 100 < looks < 200
+    assert len(keys) >= 990
+
+
+def test_the_newest_key_is_kept() -> None:
+    """Also if its source has no other, and there are more sources than keys."""
+    keys: SharedKeys[str] = SharedKeys(1)
+    keys.add(C, "old")
+    keys.add(A, "new")
+    assert keys.surplus() == ["old"]
 
 
 @given(st.lists(st.tuples(st.sampled_from((A, B, C)), st.integers(0, 40)), max_size=60))
