@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection
+from itertools import accumulate
 from typing import Protocol
 
 import attrs
@@ -101,32 +103,32 @@ class Group:
 
         Rows for which nobody waits stay, without their marks.
         """
-        meant = [each for each in self.marked if each.mark.key in keys]
-        taken = {each.place: each for each in meant if each.completion is not None}
+        taken = [
+            each for each in self.marked if each.mark.key in keys and each.completion is not None
+        ]
         refused = Group(meter=self.meter, first_at=self.first_at, last_at=self.last_at)
-        for each in reversed(taken.values()):  # the places before them stay valid
-            rows = self.rows.pop(each.place)
-            refused.rows.append(rows)
-            refused.count += each.count
-            refused.size += len(rows)
-            self.arrivals = [
-                (at, count - each.count if count > each.before else count)
-                for at, count in self.arrivals
-            ]
+        refused.rows = [self.rows[each.place] for each in taken]
+        refused.count = sum(each.count for each in taken)
+        refused.size = sum(map(len, refused.rows))
+        refused.waiting = [each.completion for each in taken if each.completion is not None]
+        # A group may have hundreds of each, so these are looked up.
+        places = [each.place for each in taken]
+        befores = [each.before for each in taken]
+        removed = [0, *accumulate(each.count for each in taken)]
+        gone = set(places)
+        self.rows = [rows for place, rows in enumerate(self.rows) if place not in gone]
         self.count -= refused.count
         self.size -= refused.size
-        refused.waiting = [each.completion for each in taken.values() if each.completion]
-        gone = Counter(id(completion) for completion in refused.waiting)
-        self.waiting = [each for each in self.waiting if not _takes(gone, id(each))]
-        left = [each for each in self.marked if each not in meant]
+        self.arrivals = [
+            (at, count - removed[bisect_left(befores, count)]) for at, count in self.arrivals
+        ]
+        answered = Counter(id(completion) for completion in refused.waiting)
+        self.waiting = [each for each in self.waiting if not _takes(answered, id(each))]
+        left = [each for each in self.marked if each.mark.key not in keys]
+        moved = [bisect_left(places, each.place) for each in left]
         self.marked = [
-            attrs.evolve(
-                each,
-                place=each.place - sum(place < each.place for place in taken),
-                before=each.before
-                - sum(other.count for place, other in taken.items() if place < each.place),
-            )
-            for each in left
+            attrs.evolve(each, place=each.place - number, before=each.before - removed[number])
+            for each, number in zip(left, moved, strict=True)
         ]
         return refused
 
