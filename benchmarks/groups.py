@@ -4,7 +4,7 @@ It runs a slice pipeline, the writer's appender with its threads, and a file, in
 sockets. The time is processor time of all threads. Compare figures only with figures of the same
 machine, measured alternately::
 
-python -m benchmarks.groups [--seconds 1.0] [--folder PATH]
+    python -m benchmarks.groups [--seconds 1.0] [--folder PATH]
 """
 
 from __future__ import annotations

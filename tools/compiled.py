@@ -3,8 +3,8 @@
 It needs cargo. If cargo is missing or too old, nothing is built, and the Python code does all the
 work; the exit status is 0. Nothing is built if the module is up to date.
 
-python -m tools.compiled [--quiet]
-python -m tools.compiled --check     formatting, lints and unit tests instead
+    python -m tools.compiled [--quiet]
+    python -m tools.compiled --check     formatting, lints and unit tests instead
 """
 
 from __future__ import annotations

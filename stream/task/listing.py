@@ -6,22 +6,24 @@ all records of the range, whatever the limit is. So each task has two short keys
 branch and one for its source, whose order is that of time reversed. They are written and deleted
 with the record, in its transaction, and their names follow from its id. `TaskListing.repair`
 writes those of tasks that another service or an older version has written, and deletes those of
-tasks that it has deleted.
+tasks that it has deleted. Some records of the original service belong to no branch; they are never
+listed.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from stream.concurrency.together import together
 from stream.etcd import AtomicTxn, EtcdClient, KeyValue, RangeResult, atomic
 from stream.task.entity import TASK_PREFIX
 from stream.values.utctime import parse_time, to_nanoseconds
@@ -89,6 +91,7 @@ class TaskListing:
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
+        self._unlisted = 0
 
     async def newest(
         self, project_id: int, branch_id: int, source_id: str, *, limit: int, before: int
@@ -103,58 +106,71 @@ class TaskListing:
             else f"{_OF_BRANCHES}{project_id}/{branch_id}/"
         )
         after = _name(min(before, _LAST)) if before else ""
-        reading = [
-            Deferred.fromCoroutine(self._client.range(prefix, limit=limit, start_after=after))
-        ]
+        reading = [self._client.range(prefix, limit=limit, start_after=after)]
         if after:
             # etcd counts the keys of a range one by one: none is counted twice.
-            earlier = self._client.range(prefix, end=f"{after}\0", limit=1, keys_only=True)
-            reading.append(Deferred.fromCoroutine(earlier))
-        parts: list[RangeResult] = await gatherResults(reading, consumeErrors=True)
+            end = f"{after}\0"
+            reading.append(self._client.range(prefix, end=end, limit=1, keys_only=True))
+        parts: list[RangeResult] = await together(*reading)
         page, total = parts[0], sum(part.count for part in parts)
         last = _LAST - int(page.kvs[-1].key.removeprefix(prefix)) if page.kvs else 0
         return ListedPage(tuple(kv.value.decode() for kv in page.kvs), total, last)
 
-    async def repair(self) -> int:
+    async def repair(self, *, thorough: bool = False) -> int:
         """Make the listing complete, if it isn't; return the number of keys written or deleted.
 
         Numbers are compared first, which is nearly always all that happens.
+
+        :param thorough: whether keys are compared even if their numbers agree. An older version may
+            have deleted as many tasks as it has written.
         """
-        tasks, listed = await gatherResults(
-            [
-                Deferred.fromCoroutine(self._client.read(prefix, count_only=True))
+        tasks, listed = await together(
+            *(
+                self._client.read(prefix, count_only=True)
                 for prefix in (TASK_PREFIX, _OF_BRANCHES)
-            ],
-            consumeErrors=True,
+            )
         )
-        if tasks.count == listed.count:
+        if tasks.count - self._unlisted == listed.count and not thorough:
             return 0
-        changed = 0
-        async for keys in self._pages(TASK_PREFIX):
-            ids = [key.removeprefix(TASK_PREFIX).split("/", 1) for key in keys]
-            changed += await self._add([(project, id) for project, id in ids])
+        changed = unlisted = 0
+        async for kvs in self._pages(TASK_PREFIX, keys_only=True):
+            wanted = {
+                (project, id): listing_keys(project, id)
+                for project, _, id in (
+                    kv.key.removeprefix(TASK_PREFIX).partition("/") for kv in kvs
+                )
+            }
+            unlisted += sum(not keys for keys in wanted.values())
+            changed += await self._add(wanted)
+        self._unlisted = unlisted
         for prefix in (_OF_BRANCHES, _OF_SOURCES):
-            async for keys in self._pages(prefix):
-                changed += await self._forget(prefix, keys)
+            async for kvs in self._pages(prefix):
+                changed += await self._forget(prefix, kvs)
         return changed
 
-    async def _pages(self, prefix: str) -> AsyncIterator[Sequence[str]]:
+    async def _pages(
+        self, prefix: str, *, keys_only: bool = False
+    ) -> AsyncIterator[Sequence[KeyValue]]:
         after = ""
         while True:
-            page = await self._client.range(prefix, limit=_PAGE, start_after=after, keys_only=True)
-            keys = [kv.key for kv in page.kvs]
-            if keys:
-                yield keys
-                after = keys[-1].removeprefix(prefix)
+            page = await self._client.range(
+                prefix, limit=_PAGE, start_after=after, keys_only=keys_only
+            )
+            if page.kvs:
+                yield page.kvs
+                after = page.kvs[-1].key.removeprefix(prefix)
             if not page.more:
                 return
 
-    async def _add(self, tasks: Sequence[tuple[str, str]]) -> int:
-        """List those of *tasks* that aren't."""
-        keys = {task: listing_keys(*task) for task in tasks}
-        stored, _ = await self._client.get_many([key for each in keys.values() for key in each])
+    async def _add(self, wanted: Mapping[tuple[str, str], Sequence[str]]) -> int:
+        """List those tasks that aren't.
+
+        :param wanted: the keys that list each task.
+        """
+        keys = [key for each in wanted.values() for key in each]
+        stored, _ = await self._client.get_many(keys, keys_only=True)
         missing = [
-            task for task, wanted in keys.items() if any(stored[key] is None for key in wanted)
+            task for task, keys in wanted.items() if any(stored[key] is None for key in keys)
         ]
         changed = 0
         for start in range(0, len(missing), _TASKS_PER_TRANSACTION):
@@ -162,11 +178,10 @@ class TaskListing:
             changed += await atomic(self._client, partial(_put_listed, tasks=some))
         return changed
 
-    async def _forget(self, prefix: str, keys: Sequence[str]) -> int:
-        """Delete those of *keys* whose task is gone."""
-        stored, _ = await self._client.get_many(keys)
-        records = {key: _record_of(prefix, kv) for key, kv in stored.items() if kv is not None}
-        found, _ = await self._client.get_many([*records.values()])
+    async def _forget(self, prefix: str, kvs: Sequence[KeyValue]) -> int:
+        """Delete those keys whose task is gone."""
+        records = {kv.key: _record_of(prefix, kv) for kv in kvs}
+        found, _ = await self._client.get_many([*records.values()], keys_only=True)
         gone = [key for key, record in records.items() if found[record] is None]
         for key in gone:
             await self._client.delete(key)
@@ -174,7 +189,7 @@ class TaskListing:
 
 
 class ListingRepair(Service):
-    """Repairs the listing of tasks at the start, and at each interval.
+    """Repairs the listing of tasks: thoroughly at the start, and at each interval.
 
     :param interval: seconds between repairs.
     """
@@ -186,6 +201,7 @@ class ListingRepair(Service):
         self._interval = interval
         self._loop = LoopingCall(self._run)
         self._loop.clock = reactor
+        self._is_thorough = True
         self._running: Deferred[int] | None = None
 
     def startService(self) -> None:
@@ -201,7 +217,7 @@ class ListingRepair(Service):
             self._running.cancel()
 
     async def _run(self) -> None:
-        self._running = Deferred.fromCoroutine(self._listing.repair())
+        self._running = Deferred.fromCoroutine(self._listing.repair(thorough=self._is_thorough))
         try:
             changed = await self._running
         except CancelledError:
@@ -209,6 +225,7 @@ class ListingRepair(Service):
         except Exception as error:
             _log.warn("cannot repair the listing of tasks: {error}", error=str(error))
         else:
+            self._is_thorough = False
             if changed:
                 _log.info("repaired the listing of tasks, {count} keys", count=changed)
         finally:

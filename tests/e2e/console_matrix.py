@@ -4,7 +4,7 @@ The pages are shown at three widths, in light and dark: of an empty project, wit
 500 in five branches of which some fail, with a token that may only read, with a token without
 rights, signed out, and when the API fails.
 
-python -m tests.e2e.console_matrix FOLDER [PART OF A SHEET'S NAME]
+    python -m tests.e2e.console_matrix FOLDER [PART OF A SHEET'S NAME]
 """
 
 from __future__ import annotations

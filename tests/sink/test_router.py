@@ -39,7 +39,7 @@ from stream.storage.model import prefix
 from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
 from stream.storage.model.marks import Mark
-from stream.storage.model.state import Level
+from stream.storage.model.state import Level, SliceState
 from stream.storage.model.volume import Volume
 from stream.storage.store.repository import StorageRepository
 from stream.storage.store.statistics_reads import slice_statistics
@@ -405,6 +405,29 @@ async def test_joining_and_leaving_nodes_share_the_slices(world: World) -> None:
     world.nodes = ["node-1"]
     await world.router.nodes_changed()
     assert world.written() == {first.key, second.key}
+
+
+@pytest_twisted.ensureDeferred
+async def test_slices_are_shared_in_the_order_of_their_keys(world: World) -> None:
+    """A node that has met the slices in another order gets the same share."""
+    first, second = await world.write_everywhere()
+    await world.close(first.key)
+    [fresh] = [
+        slice_.key
+        for slice_ in await world.storage.slices()
+        if slice_.state is SliceState.WRITING and slice_.key != second.key
+    ]
+
+    def is_replaced() -> bool:
+        world.answer()
+        return world.written() == {fresh, second.key}
+
+    await until(is_replaced)
+    known = list(world.router._writing[SINK.key])
+    assert known == [second.key, fresh] and fresh < second.key
+    world.nodes = ["node-1", "node-2"]
+    await world.router.nodes_changed()
+    assert world.written() == {fresh}
 
 
 @pytest_twisted.ensureDeferred

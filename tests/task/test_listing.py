@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from stream.etcd import EtcdClient
 from stream.task.entity import TASK_PREFIX, Task, task_id
@@ -122,6 +123,46 @@ async def test_a_repair(etcd: EtcdClient) -> None:
 
 
 @ensure
+async def test_a_repair_although_the_numbers_agree(etcd: EtcdClient) -> None:
+    """A thorough repair finds a task that is missing while the key of a deleted one is left, as an
+    older version leaves them.
+    """
+    gone = await _put(etcd, _task("456/s/k", 1))
+    await etcd.delete(gone.key)
+    added = await _put(etcd, _task("456/s", 2), is_listed=False)
+    listing = TaskListing(etcd)
+    assert await listing.repair() == 0
+    assert await listing.repair(thorough=True) == 4
+    for source in ("", "s"):
+        assert (await _newest(etcd, source)).ids == (added.task_id,)
+
+
+@ensure
+async def test_records_that_are_never_listed(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted, so that the next repair compares only numbers."""
+    await etcd.put(f"{TASK_PREFIX}_system_/cleanup", b"{}")
+    await _put(etcd, _task("456/s", 1))
+    listing = TaskListing(etcd)
+    assert await listing.repair() == 0
+    read: list[str] = []
+    ranged = EtcdClient.range
+
+    async def counted(client: EtcdClient, prefix: str, **options: Any) -> Any:
+        read.append(prefix)
+        return await ranged(client, prefix, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EtcdClient, "range", counted)
+        assert await listing.repair() == 0
+        assert not read
+        await _put(etcd, _task("456/s", 2), is_listed=False)
+        assert await listing.repair() == 2
+        assert read
+
+
+@ensure
 async def test_a_task_that_is_deleted_during_a_repair(
     etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,10 +186,12 @@ class _Listing:
 
     def __init__(self) -> None:
         self.repairs: list[Deferred[int]] = []
+        self.thorough: list[bool] = []
         self.cancelled = 0
 
-    async def repair(self) -> int:
+    async def repair(self, *, thorough: bool = False) -> int:
         self.repairs.append(Deferred())
+        self.thorough.append(thorough)
         try:
             return await self.repairs[-1]
         except CancelledError:
@@ -157,7 +200,7 @@ class _Listing:
 
 
 def test_repairs_at_the_start_and_at_each_interval() -> None:
-    """A failed repair is repeated at the next interval, and a stop ends a repair."""
+    """Repairs are thorough until one has succeeded; a stop ends a repair."""
     listing, clock = _Listing(), Clock()
     service = ListingRepair(clock, listing, 3600.0)  # type: ignore[arg-type]
     service.startService()
@@ -167,4 +210,21 @@ def test_repairs_at_the_start_and_at_each_interval() -> None:
     clock.advance(3600)
     service.stopService()
     clock.advance(3600)
-    assert len(listing.repairs) == 3 and listing.cancelled == 1
+    assert listing.thorough == [True, True, False] and listing.cancelled == 1
+
+
+@ensure
+async def test_a_stop_before_the_numbers_are_known(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop is no failure of the repair: nothing is logged."""
+
+    async def unanswered(client: EtcdClient, key: str, **options: Any) -> Any:
+        return await Deferred()
+
+    monkeypatch.setattr(EtcdClient, "read", unanswered)
+    service = ListingRepair(Clock(), TaskListing(etcd), 3600.0)
+    with capturedLogs() as logs:
+        service.startService()
+        service.stopService()
+    assert logs == []

@@ -37,6 +37,12 @@ export interface Targets {
   tableTypes: string[];
 }
 
+/** Return the targets in an answer; that of an older API doesn't list the types of tables. */
+export function targetsOf(answer: { connections: Connection[]; tableTypes?: string[] }): Targets {
+  const { connections, tableTypes = [...connections.map((each) => each.type), "keboola"] } = answer;
+  return { connections, tableTypes };
+}
+
 /** Return the types of tables that can be chosen, those of declared connections first. */
 export function typesOf({ connections, tableTypes }: Targets): string[] {
   const declared = connections.map((each) => each.type).filter((type) => tableTypes.includes(type));

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { get, inBranch, sourcePath } from "../api/client";
 import type { Column } from "../api/types";
 import { columnsFor } from "../lib/columns";
-import { firstConnection, firstPlace, partsOf, type Place, tableOf, type Targets, typesOf } from "../lib/places";
+import { firstConnection, firstPlace, partsOf, type Place, tableOf, type Targets, targetsOf, typesOf } from "../lib/places";
 import { load, sources } from "../state/data";
 import { may } from "../state/rights";
 import { go, sinkHref, sourceHref } from "../state/router";
@@ -13,7 +13,7 @@ import { chosenSamples, FIRST_SAMPLE, hasTypes, MappingEditor, type Sample } fro
 import { Gone } from "./source";
 
 /** Where sinks of the project can put their rows. */
-export const useTargets = () => useLoaded("targets", (signal) => get<Targets>(inBranch("connections"), signal));
+export const useTargets = () => useLoaded("targets", async (signal) => targetsOf(await get<Targets>(inBranch("connections"), signal)));
 
 const PART_LABELS = { schema: "Schema", namespace: "Namespace", table: "Table", path: "Folder" };
 const PART_HINTS = {

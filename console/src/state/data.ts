@@ -155,6 +155,7 @@ let loading: Promise<void> | null = null;
 let loadAgain = false;
 
 async function loadPages(): Promise<void> {
+  const asked = session.peek();
   const found: AggregatedSource[] = [];
   let after = "";
   for (;;) {
@@ -162,6 +163,8 @@ async function loadPages(): Promise<void> {
     const answer = await get<{ page: Page; sources: AggregatedSource[] }>(path);
     found.push(...answer.sources);
     after = answer.page.lastId;
+    // Another session may have begun meanwhile, of another project or branch: these aren't its sources.
+    if (session.peek() !== asked) return;
     if (answer.sources.length < PAGE || !after) break;
   }
   takeStatistics(found, feed.peek() !== "live");

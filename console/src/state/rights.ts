@@ -2,6 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { get, isMissing } from "../api/client";
+import { session } from "./session";
 
 export type Right = "read" | "write" | "tail" | "admin";
 
@@ -16,13 +17,17 @@ export const token = signal<CurrentToken | null>(null);
 /** Ask the API for the rights of the token, once a session. */
 export async function learnRights(): Promise<void> {
   if (token.peek()) return;
+  const asked = session.peek()?.token;
+  let found: CurrentToken;
   try {
-    token.value = await get<CurrentToken>("/v1/tokens/current");
+    found = await get<CurrentToken>("/v1/tokens/current");
   } catch (error) {
     if (!isMissing(error)) throw error;
     // An older API: it doesn't tell, and refuses what the token may not do.
-    token.value = { name: "", rights: ["read", "write", "tail", "admin"] };
+    found = { name: "", rights: ["read", "write", "tail", "admin"] };
   }
+  // Somebody may have signed in with another token meanwhile: these aren't its rights.
+  if (session.peek()?.token === asked) token.value = found;
 }
 
 export const may = (right: Right): boolean => token.value?.rights.includes(right) ?? false;

@@ -318,6 +318,19 @@ def test_exports_that_can_not_be_parsed(
     assert ("Accept-Encoding" in answered) is (status == 415)
 
 
+def test_shared_parts_are_counted_before_the_first_record(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export whose shared parts are too large is refused as a whole: no record is passed on."""
+    monkeypatch.setattr("stream.source.otlp.flatten.MAX_REPEATED_BYTES", 1000)
+    document = json.loads(export("a", "b", "c"))
+    text = {"key": "k", "value": {"stringValue": "x" * 600}}
+    document["resourceLogs"][0]["resource"] = {"attributes": [text]}
+    status, _, body = listener.get(URL, json.dumps(document).encode(), headers=BEARER + JSON)
+    assert (status, sink(listener).records) == (413, [])
+    assert "repeated in each of them" in json.loads(body)["message"]
+
+
 @pytest.mark.parametrize("encoding", ["x-gzip", "identity, gzip", "GZIP"])
 def test_names_of_encodings(listener: Listener, encoding: str) -> None:
     """The names of gzip are those of HTTP sources."""
