@@ -14,6 +14,7 @@ pub mod json;
 pub mod otlp;
 pub mod row;
 pub mod scan;
+pub mod typed;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {

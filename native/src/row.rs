@@ -8,6 +8,10 @@ use pyo3::types::{PyBytes, PyList};
 use uuid::Uuid;
 
 use crate::json::{compact, unescape, Doubt, Members, Paths, Step};
+use crate::typed::{Type, Typed};
+
+/// Bytes that the texts of a primary key may have together: see `stream.mapping.types`.
+const MAX_KEY_BYTES: usize = 2400;
 
 /// A column of a mapping.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ pub struct Context<'a> {
 pub struct Scratch {
     found: Vec<Range<usize>>,
     text: Vec<u8>,
+    /// The value of a typed column.
+    value: Vec<u8>,
     /// The time of a record, and its text: the next ones often have the same.
     at: Option<i64>,
     datetime: Vec<u8>,
@@ -81,9 +87,15 @@ impl Scratch {
 /// the steps as pairs of key and index, whether strings are rendered as their text, and the
 /// text that stands for a missing value. A `text` is put together from the parts that come last:
 /// a literal, or steps and the text that stands for a missing value, or the address.
+///
+/// If the columns have types, each has its own at the end: its name, the digits of a decimal
+/// before and after the point, and whether it takes JSON strings as they are written, may be NULL,
+/// and is a part of the primary key. The text for a missing value is valid then.
 #[pyclass(frozen, module = "stream.native._native")]
 pub struct RowPlan {
     columns: Vec<Column>,
+    /// The types of the columns; empty if they have none.
+    types: Vec<Typed>,
     paths: Option<Paths>,
     limit: usize,
     /// Whether rows have the address of the sender.
@@ -99,7 +111,8 @@ pub struct RowPlan {
 
 type PathSteps = Vec<(Vec<u8>, Option<usize>)>;
 type PartSpec = (Option<Vec<u8>>, Option<PathSteps>, Option<Vec<u8>>);
-type ColumnSpec = (String, PathSteps, bool, Option<Vec<u8>>, Vec<PartSpec>);
+type TypeSpec = (String, usize, usize, bool, bool, bool);
+type ColumnSpec = (String, PathSteps, bool, Option<Vec<u8>>, Vec<PartSpec>, Option<TypeSpec>);
 
 fn steps_of(steps: PathSteps) -> Vec<Step> {
     steps.into_iter().map(|(key, index)| Step { key, index }).collect()
@@ -111,8 +124,15 @@ impl RowPlan {
     fn new(columns: Vec<ColumnSpec>, limit: usize) -> PyResult<Self> {
         let mut paths = Vec::new();
         let mut compiled = Vec::new();
+        let mut types = Vec::new();
         let mut strict = false;
-        for (kind, steps, raw, default, parts) in columns {
+        for (kind, steps, raw, default, parts, type_) in columns {
+            if let Some((name, before, after, keeps_spelling, nullable, is_key)) = type_ {
+                let Some(kind) = Type::named(&name, before, after) else {
+                    return Err(PyValueError::new_err(format!("unknown type: {name}")));
+                };
+                types.push(Typed { kind, keeps_spelling, nullable, is_key });
+            }
             compiled.push(match kind.as_str() {
                 "uuid" => Column::Uuid,
                 "datetime" => Column::Datetime,
@@ -141,6 +161,9 @@ impl RowPlan {
                 _ => return Err(PyValueError::new_err(format!("unknown kind of column: {kind}"))),
             });
         }
+        if !types.is_empty() && types.len() != compiled.len() {
+            return Err(PyValueError::new_err("some columns have no type"));
+        }
         let reads_json = !paths.is_empty();
         let paths = match Paths::new(&paths, strict) {
             Some(paths) => reads_json.then_some(paths),
@@ -150,6 +173,7 @@ impl RowPlan {
             has_ip: compiled.iter().any(Column::has_ip),
             has_headers: compiled.iter().any(|column| matches!(column, Column::Headers)),
             columns: compiled,
+            types,
             paths,
             limit,
             reads_json,
@@ -325,6 +349,15 @@ impl RowPlan {
         out: &mut Vec<u8>,
     ) -> Result<(), Doubt> {
         let start = out.len();
+        if !self.types.is_empty() {
+            let done = self.push_typed_cells(body, context, scratch, out);
+            if done.is_err() || out.len() - start > self.limit {
+                out.truncate(start);
+                return Err(Doubt);
+            }
+            out.push(b'\n');
+            return Ok(());
+        }
         for column in &self.columns {
             out.extend_from_slice(if out.len() == start { b"\"" } else { b",\"" });
             match column {
@@ -368,6 +401,130 @@ impl RowPlan {
     }
 }
 
+impl RowPlan {
+    /// Append the cells of typed columns: texts in quotes, and nothing for NULL.
+    fn push_typed_cells(
+        &self,
+        body: &[u8],
+        context: &Context,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Doubt> {
+        let mut key_bytes = 0;
+        for (place, (column, typed)) in self.columns.iter().zip(&self.types).enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            if let Column::Headers = column {
+                // Escapes of NUL are the only thing in them that JSON may not have.
+                let is_json = typed.kind == Type::Json;
+                if is_json && memchr::memmem::find(context.headers, b"\\u").is_some() {
+                    return Err(Doubt);
+                }
+                out.push(b'"');
+                out.extend_from_slice(context.headers);
+                out.push(b'"');
+                continue;
+            }
+            let mut value = std::mem::take(&mut scratch.value);
+            value.clear();
+            let found = self.push_typed_value(column, typed, body, context, scratch, &mut value);
+            if let Ok(true) = found {
+                out.push(b'"');
+                push_quoted(&value, out);
+                out.push(b'"');
+                if typed.is_key {
+                    key_bytes += value.len();
+                }
+            }
+            scratch.value = value;
+            if found.is_err() || key_bytes > MAX_KEY_BYTES {
+                return Err(Doubt);
+            }
+        }
+        Ok(())
+    }
+
+    /// Append the value of a typed column; return whether it isn't NULL.
+    fn push_typed_value(
+        &self,
+        column: &Column,
+        typed: &Typed,
+        body: &[u8],
+        context: &Context,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, Doubt> {
+        let mut missing = None;
+        let is_absent = match column {
+            Column::Path { place, .. } => {
+                matches!(&body[scratch.found[*place].clone()], b"" | b"null")
+            }
+            _ => false,
+        };
+        let text: &[u8] = match column {
+            Column::Uuid => {
+                let mut text = Uuid::encode_buffer();
+                out.extend_from_slice(
+                    Uuid::now_v7().hyphenated().encode_lower(&mut text).as_bytes(),
+                );
+                return Ok(true);
+            }
+            Column::Datetime => scratch.datetime(context.at),
+            Column::Ip => context.ip,
+            Column::Headers => return Err(Doubt), // they are quoted already, see above
+            // Only a body that was read is known to be JSON.
+            Column::Body if typed.kind == Type::Json && !self.reads_json => return Err(Doubt),
+            Column::Body => body,
+            Column::Path { place, default, .. } => {
+                missing = default.as_deref();
+                match &body[scratch.found[*place].clone()] {
+                    value @ [b'"', ..] if !typed.keeps_spelling => {
+                        let inner = &value[1..value.len() - 1];
+                        if memchr::memchr(b'\\', inner).is_none() {
+                            inner
+                        } else {
+                            scratch.text.clear();
+                            unescape(inner, &mut scratch.text);
+                            &scratch.text
+                        }
+                    }
+                    value @ [b'{' | b'[', ..] => {
+                        scratch.text.clear();
+                        compact(value, &mut scratch.text);
+                        &scratch.text
+                    }
+                    value => value,
+                }
+            }
+            Column::Text { parts, .. } => {
+                let Scratch { found, text, .. } = scratch;
+                put_together(parts, body, context, found, text)?;
+                if typed.keeps_spelling {
+                    if has_escapes(text) {
+                        return Err(Doubt);
+                    }
+                    text.insert(0, b'"');
+                    text.push(b'"');
+                }
+                text
+            }
+        };
+        if is_absent || (text.is_empty() && typed.kind != Type::String) {
+            return match missing {
+                Some(default) => {
+                    out.extend_from_slice(default);
+                    Ok(true)
+                }
+                None if typed.nullable => Ok(false),
+                None => Err(Doubt),
+            };
+        }
+        typed.kind.push(text, out)?;
+        Ok(true)
+    }
+}
+
 /// Append a text that is put together, or its JSON.
 fn push_text(
     parts: &[Part],
@@ -377,6 +534,28 @@ fn push_text(
     found: &[Range<usize>],
     text: &mut Vec<u8>,
     out: &mut Vec<u8>,
+) -> Result<(), Doubt> {
+    put_together(parts, body, context, found, text)?;
+    if raw {
+        push_quoted(text, out);
+        return Ok(());
+    }
+    if has_escapes(text) {
+        return Err(Doubt);
+    }
+    out.extend_from_slice(b"\"\"");
+    out.extend_from_slice(text);
+    out.extend_from_slice(b"\"\"");
+    Ok(())
+}
+
+/// Make `text` of the parts.
+fn put_together(
+    parts: &[Part],
+    body: &[u8],
+    context: &Context,
+    found: &[Range<usize>],
+    text: &mut Vec<u8>,
 ) -> Result<(), Doubt> {
     text.clear();
     for part in parts {
@@ -393,18 +572,12 @@ fn push_text(
             }
         }
     }
-    if raw {
-        push_quoted(text, out);
-        return Ok(());
-    }
-    // What is escaped in the JSON of templates; U+0080 to U+009F begin with 0xc2.
-    if text.iter().any(|byte| matches!(byte, 0..=0x1f | b'"' | b'\\' | 0x7f | 0xc2)) {
-        return Err(Doubt);
-    }
-    out.extend_from_slice(b"\"\"");
-    out.extend_from_slice(text);
-    out.extend_from_slice(b"\"\"");
     Ok(())
+}
+
+/// Whether `text` has what is escaped in the JSON of templates; U+0080 to U+009F begin with 0xc2.
+fn has_escapes(text: &[u8]) -> bool {
+    text.iter().any(|byte| matches!(byte, 0..=0x1f | b'"' | b'\\' | 0x7f | 0xc2))
 }
 
 fn push_value(value: &[u8], raw: bool, text: &mut Vec<u8>, out: &mut Vec<u8>) {

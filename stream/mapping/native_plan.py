@@ -19,6 +19,8 @@ from stream.mapping.columns import (
     UuidColumn,
 )
 from stream.mapping.concatenation import TextPart, concatenated
+from stream.mapping.typed import default_of, keeps_spelling
+from stream.mapping.types import decimal_size
 from stream.record.jsontree import text_bytes
 from stream.record.path import PathStep, parse_path
 
@@ -26,7 +28,8 @@ __all__ = ["has_indexes", "native_plan"]
 
 _Steps = list[tuple[bytes, int | None]]
 _Part = tuple[bytes | None, _Steps | None, bytes | None]
-_Spec = tuple[str, _Steps, bool, bytes | None, list[_Part]]
+_Type = tuple[str, int, int, bool, bool, bool]
+_Spec = tuple[str, _Steps, bool, bytes | None, list[_Part], _Type | None]
 
 _KINDS: dict[type[Column], str] = {
     UuidColumn: "uuid",
@@ -75,20 +78,41 @@ def has_indexes(mapping: Mapping) -> bool:
 
 
 def _spec(column: Column, of_maps: bool) -> _Spec | None:
-    if column.data_type:
-        return None
+    type_ = _type(column) if column.data_type else None
     if isinstance(column, PathColumn):
         steps = (_strict_steps if of_maps else _steps)(parse_path(column.path))
-        default = None
-        if column.default_value is not None:
-            text = column.default_value
-            default = text_bytes(text) if column.raw_string else orjson.dumps(text)
-        return "path", steps, column.raw_string, default, []
+        return "path", steps, column.raw_string, _default(column), [], type_
     if isinstance(column, TemplateColumn):
         parts = concatenated(column.template.content)
-        return None if parts is None else ("text", [], column.raw_string, None, _parts(parts))
+        if parts is None:
+            return None
+        return "text", [], column.raw_string, None, _parts(parts), type_
+    if isinstance(column, HeadersColumn) and column.primary_key:
+        return None
     kind = _KINDS.get(type(column))
-    return None if kind is None else (kind, [], False, None, [])
+    return None if kind is None else (kind, [], False, None, [], type_)
+
+
+def _default(column: PathColumn) -> bytes | None:
+    text = column.default_value
+    if text is None:
+        return None
+    if column.data_type:
+        return default_of(column)
+    return text_bytes(text) if column.raw_string else orjson.dumps(text)
+
+
+def _type(column: Column) -> _Type:
+    size = decimal_size(column.data_type)
+    digits, after = size or (0, 0)
+    return (
+        "decimal" if size else column.data_type,
+        digits - after,
+        after,
+        keeps_spelling(column),
+        column.nullable,
+        column.primary_key,
+    )
 
 
 def _steps(steps: Sequence[PathStep]) -> _Steps:

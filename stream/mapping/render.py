@@ -194,14 +194,14 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
     :param row_size_limit: maximum size of a row in bytes, without the line feed.
     """
     plan = template_plan(mapping, row_size_limit)
-    if is_typed(mapping):
-        return _typed_renderer(mapping, plan, row_size_limit)
-    large_plan = template_plan(mapping, row_size_limit, _reads_or_evaluates)
-    large_row_of = _row_of(mapping, row_size_limit, _reads_or_evaluates)
     native = native_plan(mapping, row_size_limit)
     native_of_maps = native
     if native is not None and has_indexes(mapping):
         native_of_maps = native_plan(mapping, row_size_limit, of_maps=True)
+    if is_typed(mapping):
+        return _typed_renderer(mapping, plan, row_size_limit, native, native_of_maps)
+    large_plan = template_plan(mapping, row_size_limit, _reads_or_evaluates)
+    large_row_of = _row_of(mapping, row_size_limit, _reads_or_evaluates)
     if plan is not None:
         row_of = _row_of(mapping, row_size_limit)
         return Renderer(
@@ -276,12 +276,19 @@ def _reads(native: RowPlan, record: RecordContext) -> bool:
     return not native.reads_json or record.headers.kind is _JSON
 
 
-def _typed_renderer(mapping: Mapping, plan: TemplatePlan | None, row_size_limit: int) -> Renderer:
+def _typed_renderer(
+    mapping: Mapping,
+    plan: TemplatePlan | None,
+    row_size_limit: int,
+    native: RowPlan | None,
+    native_of_maps: RowPlan | None,
+) -> Renderer:
     row_of = _typed_row_of(mapping, row_size_limit, _takes_engine)
 
-    def row(record: RecordContext) -> bytes:
+    def render(record: RecordContext) -> bytes:
         return row_of(record, _NOTHING_EVALUATED)
 
+    row = render if native is None else _native_row(native, render)
     return Renderer(
         row if plan is None else _not_evaluated,
         plan,
@@ -289,7 +296,9 @@ def _typed_renderer(mapping: Mapping, plan: TemplatePlan | None, row_size_limit:
         row_of,
         _typed_row_of(mapping, row_size_limit, _reads_or_evaluates),
         row_size_limit,
-        lambda block: list(map(row, block.records)),
+        lambda block: list(map(render, block.records)),
+        native,
+        native_of_maps,
     )
 
 

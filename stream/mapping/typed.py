@@ -25,7 +25,14 @@ from stream.mapping.columns import (
 )
 from stream.mapping.types import ValueMisfit, check_data_type, decimal_size, fitting, is_text
 
-__all__ = ["MissingValue", "check_types", "is_typed", "typed_value"]
+__all__ = [
+    "MissingValue",
+    "check_types",
+    "default_of",
+    "is_typed",
+    "keeps_spelling",
+    "typed_value",
+]
 
 TypedValue = Callable[[bytes | None], bytes | None]
 """Converts the rendered text of a column (``None``: no value) to the text of its cell (``None``:
@@ -85,20 +92,16 @@ def typed_value(column: Column) -> TypedValue:
     """Return the renderer of cells of *column*, whose type `check_types` knows."""
     fit, nullable = fitting(column.data_type), column.nullable
     is_json = isinstance(column, PathColumn | TemplateColumn)
-    keeps_spelling = column.data_type == "json" or (
-        is_json and column.data_type == "string" and not _is_raw(column)
-    )
+    is_kept = keeps_spelling(column)
     takes_empty = is_text(column.data_type)
-    default: bytes | None = None
-    if isinstance(column, PathColumn) and column.default_value is not None:
-        default = fit(column.default_value.encode())
+    default = default_of(column)
 
     def value(rendered: bytes | None) -> bytes | None:
         text = rendered
         if is_json and text is not None:
             if text == b"null":
                 text = None
-            elif text.startswith(b'"') and not keeps_spelling:
+            elif text.startswith(b'"') and not is_kept:
                 text = _content(text)
         if text is None or (not text and not takes_empty):
             if default is not None:
@@ -109,6 +112,21 @@ def typed_value(column: Column) -> TypedValue:
         return fit(text)
 
     return value
+
+
+def keeps_spelling(column: Column) -> bool:
+    """Return whether a JSON string is taken as it is written, with its quotes."""
+    if column.data_type == "json":
+        return True
+    is_json = isinstance(column, PathColumn | TemplateColumn)
+    return is_json and column.data_type == "string" and not _is_raw(column)
+
+
+def default_of(column: Column) -> bytes | None:
+    """Return the valid text that stands for a missing value; ``None`` if there is none."""
+    if isinstance(column, PathColumn) and column.default_value is not None:
+        return fitting(column.data_type)(column.default_value.encode())
+    return None
 
 
 def _is_raw(column: Column) -> bool:

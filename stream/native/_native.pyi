@@ -46,6 +46,7 @@ class RowPlan:
                 Sequence[
                     tuple[bytes | None, Sequence[tuple[bytes, int | None]] | None, bytes | None]
                 ],
+                tuple[str, int, int, bool, bool, bool] | None,
             ]
         ],
         limit: int,

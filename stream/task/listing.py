@@ -125,10 +125,7 @@ class TaskListing:
             have deleted as many tasks as it has written.
         """
         tasks, listed = await together(
-            *(
-                self._client.read(prefix, count_only=True)
-                for prefix in (TASK_PREFIX, _OF_BRANCHES)
-            )
+            *(self._client.read(prefix, count_only=True) for prefix in (TASK_PREFIX, _OF_BRANCHES))
         )
         if tasks.count - self._unlisted == listed.count and not thorough:
             return 0

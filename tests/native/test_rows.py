@@ -25,7 +25,7 @@ from stream.record.block import RecordBlock
 from stream.record.context import UNPARSED, RecordContext
 from stream.record.headers import RecordHeaders
 from tests.effort import examples
-from tests.native.documents import columns, document
+from tests.native.documents import columns, document, typed_columns, typed_document
 
 pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
 
@@ -76,6 +76,29 @@ def test_rows_of_random_documents(
             assert _row(both, body) == expected, (body, mapping)
     # More than 10 of the 50 documents of a mapping. The others are invalid or above the limit.
     assert taken > 10 * mappings
+
+
+def test_rows_of_typed_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of typed columns equal those of the Python code, for valid and invalid values."""
+    taken = valid = 0
+    for seed in range(examples(400)):
+        random = Random(seed)
+        mapping = Mapping(typed_columns(random))
+        both = compile_renderer(mapping, LIMIT)
+        python = _python_renderer(mapping, monkeypatch)
+        plan = both.native
+        if plan is None or python.plan is not None:
+            continue
+        for _ in range(100):
+            body = typed_document(random)
+            row = plan.row(body, AT, b'1.2.3.4"', HEADERS.csv_cell)
+            expected = _row(python, body)
+            valid += isinstance(expected, bytes)
+            if row is not None:
+                taken += 1
+                assert row == expected, (body, mapping)
+            assert _row(both, body) == expected, (body, mapping)
+    assert taken > 0.7 * valid > 0
 
 
 _PIECES = [
