@@ -113,14 +113,14 @@ class Group:
         refused.waiting = [each.completion for each in taken if each.completion is not None]
         # A group may have hundreds of each, so these are looked up.
         places = [each.place for each in taken]
-        befores = [each.before for each in taken]
+        starts = [each.before for each in taken]
         removed = [0, *accumulate(each.count for each in taken)]
         gone = set(places)
         self.rows = [rows for place, rows in enumerate(self.rows) if place not in gone]
         self.count -= refused.count
         self.size -= refused.size
         self.arrivals = [
-            (at, count - removed[bisect_left(befores, count)]) for at, count in self.arrivals
+            (at, count - removed[bisect_left(starts, count)]) for at, count in self.arrivals
         ]
         answered = Counter(id(completion) for completion in refused.waiting)
         self.waiting = [each for each in self.waiting if not _takes(answered, id(each))]

@@ -482,7 +482,7 @@ class SinkPipeline:
         await self._announce_last(pipeline)
 
     async def _close_file(self, pipeline: SlicePipeline) -> None:
-        """Close a file; fires when it is closed, whoever has begun with that."""
+        """Close a file; fires when it is closed, also by an earlier call."""
         others = self._closing.get(pipeline)
         if others is not None:
             await others.wait()

@@ -2,8 +2,8 @@
 
 Note [Shares]: if there are too many keys, the oldest one of the source that has the most is
 forgotten, of the project that has the most, and so on. So a source with less than an equal share
-keeps its keys, regardless of others. All sources are looked at once for a hundredth of the keys: a
-look takes time in proportion to their number.
+keeps its keys, regardless of others. The shares are compared once for a hundredth of the keys: that
+takes time in proportion to the number of sources.
 """
 
 from __future__ import annotations
