@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -70,32 +71,23 @@ _given_ports: set[int] = set()
 _ports = Path(tempfile.gettempdir(), f"stream-test-ports-{os.getuid()}").open("ab")  # noqa: SIM115
 
 
+_PORTS = range(20_000, 32_000)
+"""Below the ports of outgoing connections, so none of those takes one before it is used."""
+_ATTEMPTS = 10_000
+
+
 def free_port() -> int:
     """Return a free port on loopback, never the same one twice.
 
     An earlier caller may not listen on its port yet, in this run of tests or in a concurrent one.
     """
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port in _given_ports:
-            continue
-        try:
-            fcntl.lockf(_ports, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-        except OSError:
-            continue
-        _given_ports.add(port)
-        return port
+    return free_ports(1)
 
 
 def free_ports(count: int) -> int:
-    """Return the first of *count* consecutive free ports on loopback.
-
-    They are below those that the system gives to outgoing connections, so none takes one of them
-    before it is used.
-    """
-    for first in range(20_000, 32_000, count):
+    """Return the first of *count* consecutive free ports on loopback; see `free_port`."""
+    for _ in range(_ATTEMPTS):
+        first = random.randrange(_PORTS.start, _PORTS.stop - count)
         ports = range(first, first + count)
         if _given_ports.isdisjoint(ports) and all(_reserve(port) for port in ports):
             return first

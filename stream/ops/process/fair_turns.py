@@ -43,8 +43,13 @@ REST_SECONDS = 0.02
 RESTED_SHARE = 0.2
 """Maximum time of a light connection that has rested, in seconds; see `LIGHT_SHARE`."""
 
-LIGHT_SECONDS = 0.02
-"""Time per turn for all light connections; exceeded by at most one of them."""
+LIGHT_SECONDS = 0.006
+"""Time per turn for all light connections; exceeded by at most one of them.
+
+A record is answered some five turns after it was read: the group is sent, written and acknowledged
+in turns of their own. So its latency is five times this if many light connections have expensive
+requests.
+"""
 
 BUSY_SECONDS = 0.005
 """Time per turn for all other connections."""

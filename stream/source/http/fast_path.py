@@ -55,12 +55,18 @@ _JSON = BodyKind.JSON
 MAX_LINES_BYTES = 240 * 1024
 """Maximum size of a batch that is read at once; with its head it fits into the buffer for that."""
 
+LIGHT_SECONDS = 0.02
+"""Time per turn for all light connections; see `fair_turns.LIGHT_SECONDS`.
+
+It is longer here: a record takes some microseconds, and more of them make larger groups.
+"""
+
 SHARES = (
     fair_turns.PERIOD_SECONDS,
     fair_turns.LIGHT_SHARE,
     fair_turns.REST_SECONDS,
     fair_turns.RESTED_SHARE,
-    fair_turns.LIGHT_SECONDS,
+    LIGHT_SECONDS,
     fair_turns.BUSY_SECONDS,
 )
 
