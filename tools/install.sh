@@ -39,15 +39,22 @@ if [ -z "$uv" ]; then
 fi
 
 count=$(grep -c == "$root/$lock")
-if [ -n "$uv" ]; then
+# uv doesn't know the settings of pip: its index, its proxy, its certificates.
+with_uv() {
 	echo "Installing $count libraries with uv ..."
-	"$uv" pip install --quiet --no-deps --python "$venv/bin/python" --requirement "$root/$lock" \
-		--build-constraints "$root/requirements.lock" --config-settings editable_mode=compat \
-		--editable "$root"
-else
-	echo "Installing $count libraries with pip, since uv is not available here ..."
+	UV_SYSTEM_CERTS=1 "$uv" pip install --quiet --no-deps --python "$venv/bin/python" \
+		--requirement "$root/$lock" --build-constraints "$root/requirements.lock" \
+		--config-settings editable_mode=compat --editable "$root"
+}
+
+with_pip() {
+	echo "Installing $count libraries with pip, since uv is not available or fails here ..."
 	pip install --no-deps --requirement "$root/$lock"
 	PIP_CONSTRAINT=$root/requirements.lock pip install --quiet --no-deps \
 		--config-settings editable_mode=compat --editable "$root"
+}
+
+if [ -z "$uv" ] || ! with_uv; then
+	with_pip
 fi
 echo "Installed into $venv in $(($(date +%s) - began)) s."
