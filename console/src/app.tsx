@@ -17,6 +17,9 @@ import { Button, Empty, ErrorBox, Loading, Menu } from "./ui/parts";
 
 const BEHIND_MS = 5_000;
 
+/** Whether the sources aren't shown because the token lacks a right. */
+const isRefused = (): boolean => failure.value instanceof ApiError && failure.value.status === 403;
+
 function FeedState() {
   tick.value;
   const state = feed.value;
@@ -27,7 +30,7 @@ function FeedState() {
     polling: ["Every 3 s", "This API has no live stream: the console asks for statistics every few seconds."],
     lost: ["Reconnecting", "The live data ended; the console connects again."],
   } as const;
-  const [text, title] = texts[state];
+  const [text, title] = isRefused() ? ["No access", "The token may not read the sources."] : texts[state];
   const isBehind = state === "live" && takenAt.value > 0 && behind > BEHIND_MS;
   return (
     <span class="feed" data-state={isBehind ? "behind" : state} title={title}>
@@ -42,7 +45,7 @@ function Banners() {
     <div class="banners" role="status" aria-live="polite">
       {connection.value === "lost" && (
         <p class="banner bad">
-          The API can't be reached. What you see is from before; the console asks every second and comes back by itself.
+          The API can't be reached. What you see is from before. The console tries again every second, and needs nothing from you.
         </p>
       )}
       {Math.abs(ahead) > 60_000 && (
@@ -183,10 +186,15 @@ export function App() {
           <>
             <h1>The sources can't be shown</h1>
             <ErrorBox error={failure.value} onRetry={() => void load().catch(() => undefined)} />
-            {failure.value instanceof ApiError && failure.value.status === 403 && (
-              <p>
-                The console needs a token with the right <code>read</code>. <Button onClick={() => endSession()}>Sign in with another token</Button>
-              </p>
+            {isRefused() && (
+              <>
+                <p>
+                  The console needs a token with the right <code>read</code>.
+                </p>
+                <div class="actions start">
+                  <Button onClick={() => endSession()}>Sign in with another token</Button>
+                </div>
+              </>
             )}
           </>
         ) : (

@@ -1,8 +1,9 @@
 """Contact sheets of all pages of the console, for inspection: ``make console-matrix``.
 
 The pages are shown at three widths, in light and dark: of an empty project, with one source, with
-500 in five branches of which some fail, with a token that may only read, with a token without
-rights, signed out, and when the API fails.
+500 in five branches of which some fail, with tokens that may only read, only read and watch
+records, or only watch them, signed out, when the API fails, and when only its list of sources
+answers.
 
     python -m tests.e2e.console_matrix FOLDER [PART OF A SHEET'S NAME]
 """
@@ -188,6 +189,7 @@ def main() -> None:
             deployed.start(*(name for name in ALL if name != "sandbox"))
             nothing, one, many = (_token(deployed, project, "admin") for project in (1, 2, 3))
             reader = _token(deployed, 3, "read")
+            follower = _token(deployed, 3, "read,tail")
             watcher = _token(deployed, 3, "tail")
             maker = Maker(deployed, one)
             urls = [maker.source("shop", "Shop")]
@@ -203,9 +205,11 @@ def main() -> None:
                 "failing": {"token": many, "source": "source-002", "sink": "broken"},
                 "wide": {"token": many, "source": "source-001", "sink": "wide"},
                 "reader": {"token": reader, **of_many},
+                "follower": {"token": follower, **of_many},
                 "watcher": {"token": watcher, **of_many},
                 "signed-out": {},
                 "broken": {"token": many, "break": True},
+                "parts": {"token": many, "break": "parts", **of_many},
             }
             with _load(urls):
                 time.sleep(75)

@@ -182,7 +182,7 @@ function ColumnRow({ place, last, column, typed, hasKey, value, fault, isStale, 
           />
         )}
         {typed && (
-          <select aria-label={`Type of ${label} in the table`} value={column.dataType ?? "string"} onChange={(event) => set({ dataType: event.currentTarget.value })}>
+          <select class="datatype" aria-label={`Type of ${label} in the table`} value={column.dataType ?? "string"} onChange={(event) => set({ dataType: event.currentTarget.value })}>
             {[...new Set([...DATA_TYPES, column.dataType ?? "string"])].map((type) => (
               <option key={type}>{type}</option>
             ))}

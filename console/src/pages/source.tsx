@@ -33,6 +33,9 @@ export function Gone({ what, id, home, label }: { what: string; id: string; home
   );
 }
 
+/** The part of the question whether a source is to be deleted that names its sinks. */
+const withSinks = (found: number): string => (found === 0 ? "" : found === 1 ? ", and its sink is deleted with it" : `, and its ${count(found)} sinks are deleted with it`);
+
 /** Name and description, editable in place. */
 export function Rename({ path, name, description, onDone }: { path: string; name: string; description: string; onDone: () => void }) {
   const [next, setNext] = useState({ name, description });
@@ -283,7 +286,7 @@ export function SourcePage({ sourceId, tab }: { sourceId: string; tab: string })
       act: () =>
         setAsk({
           title: `Delete “${source.name}”?`,
-          text: <p>Its URL answers 404, and its {count(source.sinks.length)} sinks are deleted with it. The tables stay, and the source can be undeleted.</p>,
+          text: <p>Its URL answers 404{withSinks(source.sinks.length)}. The tables stay, and the source can be undeleted.</p>,
           action: "Delete",
           danger: true,
           act: async () => {

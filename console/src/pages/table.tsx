@@ -48,32 +48,36 @@ function Rows({ sourceId, sinkId, revision }: Shown) {
       </Empty>
     );
   return (
-    <div class="scroll" tabIndex={0} role="group" aria-label="Rows">
-      <table class="grid">
-        <thead>
-          <tr>
-            {columns.map((name) => (
-              <th key={name} scope="col">
-                {name}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {rows.map((row, place) => (
-            <tr key={place}>
-              {columns.map((name, index) => (
-                <td key={name} class="mono">
-                  {row[index] === null || row[index] === undefined ? <span class="quiet">NULL</span> : clipped(row[index], CELL_CHARS)}
-                </td>
+    <>
+      <div class="scroll" tabIndex={0} role="group" aria-label="Rows">
+        <table class="grid">
+          <thead>
+            <tr>
+              {columns.map((name) => (
+                <th key={name} scope="col">
+                  {name}
+                </th>
               ))}
             </tr>
-          ))}
-        </tbody>
-      </table>
-      <Button kind="quiet" onClick={found.reload}>
-        Read again
-      </Button>
-    </div>
+          </thead>
+          <tbody>
+            {rows.map((row, place) => (
+              <tr key={place}>
+                {columns.map((name, index) => (
+                  <td key={name} class="mono">
+                    {row[index] === null || row[index] === undefined ? <span class="quiet">NULL</span> : clipped(row[index], CELL_CHARS)}
+                  </td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      <div class="actions start">
+        <Button kind="quiet" onClick={found.reload}>
+          Read again
+        </Button>
+      </div>
+    </>
   );
 }

@@ -58,6 +58,7 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
   const records = tail.records.value;
   const matching = useMemo(() => records.filter((each) => matches(each, wanted)), [records, wanted]);
   const isPaused = tail.isPaused.value;
+  const isLost = !isPaused && tail.state.value === "lost";
   const texts = { connecting: "Connecting", live: "Live", ended: "Ended", lost: "Reconnecting" };
   // A tail that was refused needs no filter.
   if (tail.state.value === "ended" && !records.length)
@@ -108,8 +109,8 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
           ))}
         </ol>
       ) : (
-        <Empty title={wanted ? "No record matches" : "Waiting for records"}>
-          <p>What arrives from now on appears here. Nothing is stored.</p>
+        <Empty title={wanted ? "No record matches" : isLost ? "Records can't be read" : "Waiting for records"}>
+          <p>{isLost ? "The API doesn't send them. The console connects again every few seconds." : "What arrives from now on appears here. Nothing is stored."}</p>
         </Empty>
       )}
     </section>

@@ -148,26 +148,28 @@ export function Deleted() {
     <>
       <h1>Deleted</h1>
       <p class="lead">What is deleted takes no records. It can be brought back with what was not imported yet.</p>
-      <ErrorBox error={found.error} onRetry={found.reload} />
       <h2>Sources</h2>
+      <ErrorBox error={found.error} onRetry={found.reload} />
       {!found.data && !found.error && <Loading what="deleted sources" />}
       {found.data && !found.data.sources.length && <p class="quiet">No source is deleted.</p>}
-      <ul class="list">
-        {found.data?.sources.map((each) => (
-          <li key={each.sourceId}>
-            <Badge kind="disabled">source</Badge>
-            <div>
-              <p>
-                {each.name} <span class="quiet mono">{each.sourceId}</span>
-              </p>
-              <p class="quiet">
-                deleted by {byWhom(each.deleted?.by ?? { type: "system" })}, <Time at={each.deleted?.at} />
-              </p>
-            </div>
-            <Undelete label={`Undelete ${each.name}`} path={sourcePath(each.sourceId, "undelete")} onDone={found.reload} />
-          </li>
-        ))}
-      </ul>
+      {found.data && found.data.sources.length > 0 && (
+        <ul class="list">
+          {found.data.sources.map((each) => (
+            <li key={each.sourceId}>
+              <Badge kind="disabled">source</Badge>
+              <div>
+                <p>
+                  {each.name} <span class="quiet mono">{each.sourceId}</span>
+                </p>
+                <p class="quiet">
+                  deleted by {byWhom(each.deleted?.by ?? { type: "system" })}, <Time at={each.deleted?.at} />
+                </p>
+              </div>
+              <Undelete label={`Undelete ${each.name}`} path={sourcePath(each.sourceId, "undelete")} onDone={found.reload} />
+            </li>
+          ))}
+        </ul>
+      )}
       {after && <Button onClick={() => setAfter("")}>First page</Button>}
       {found.data && found.data.page.totalCount > 50 && found.data.sources.length === 50 && (
         <Button onClick={() => setAfter(found.data!.page.lastId)}>Next page</Button>
