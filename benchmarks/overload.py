@@ -50,8 +50,8 @@ def section(setting: Setting) -> list[str]:
             for share, each in runs.items()
         ),
         "",
-        "Requests are due at even distances, and a latency begins when its request was due, "
-        "whether or not the connection was free then. The peak is that of a load that waits for "
-        "answers.",
+        "Requests are due at equal intervals. A latency is measured from the time at which the "
+        "request was due, even if the connection was busy then. The peak is that of a load that "
+        "waits for answers.",
         "",
     ]
