@@ -74,14 +74,16 @@ _ports = Path(tempfile.gettempdir(), f"stream-test-ports-{os.getuid()}").open("a
 _PORTS = range(20_000, 32_000)
 """Below the ports of outgoing connections, so none of those takes one before it is used."""
 _ATTEMPTS = 10_000
+_WORKERS = 3
+"""Workers of a source listen on the ports behind those of their parent."""
 
 
 def free_port() -> int:
-    """Return a free port on loopback, never the same one twice.
+    """Return a free port on loopback, never the same one twice; those of workers are free, too.
 
     An earlier caller may not listen on its port yet, in this run of tests or in a concurrent one.
     """
-    return free_ports(1)
+    return free_ports(1 + _WORKERS)
 
 
 def free_ports(count: int) -> int:

@@ -18,6 +18,7 @@ import attrs
 import pytest
 
 from stream.ops.metrics.registry import Metrics
+from tests.conftest import free_port
 from tests.e2e.processes import TOKEN, Deployment, Running, request, wait_for
 from tests.e2e.scrape import Page, queries, scrape
 from tests.otlp_collector import Collector, SentSpan, collecting
@@ -166,8 +167,7 @@ def _scenario(deployed: Deployment, collector: Collector) -> Observed:
         "STREAM_ETCD_DEBUG_LOG": "true",
     }
     deployed.start("etcd", "sandbox")
-    # Ports after a free one may be used by outgoing connections.
-    base = 20_000 + deployed.ports["source"] % 10_000
+    base = free_port()
     running = {
         name: deployed.spawn(
             name,
