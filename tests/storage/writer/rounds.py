@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from stream import native
-from stream.storage.writer import disk
+from stream.storage.writer import disk, disk_thread
 
 __all__ = ["ROUNDS", "PythonThread", "choose_rounds"]
 
@@ -60,5 +60,5 @@ def _run(
 
 def choose_rounds(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Make volumes run their rounds in a *way* of `ROUNDS`, with the faults of the test."""
-    monkeypatch.setattr(native, "is_built", way == "compiled")
-    monkeypatch.setattr(native, "DiskThread", PythonThread, raising=False)
+    chosen = SimpleNamespace(is_built=way == "compiled", DiskThread=PythonThread)
+    monkeypatch.setattr(disk_thread, "native", chosen)
