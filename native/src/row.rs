@@ -349,23 +349,32 @@ impl RowPlan {
         out: &mut Vec<u8>,
     ) -> Result<(), Doubt> {
         let start = out.len();
-        if !self.types.is_empty() {
-            let done = self.push_typed_cells(body, context, scratch, out);
-            if done.is_err() || out.len() - start > self.limit {
-                out.truncate(start);
-                return Err(Doubt);
-            }
-            out.push(b'\n');
-            return Ok(());
+        let done = if self.types.is_empty() {
+            self.push_cells(body, context, scratch, out)
+        } else {
+            self.push_typed_cells(body, context, scratch, out)
+        };
+        if done.is_err() || out.len() - start > self.limit {
+            out.truncate(start);
+            return Err(Doubt);
         }
+        out.push(b'\n');
+        Ok(())
+    }
+
+    /// Append the cells of columns without types. Some may have been appended if one is in doubt.
+    fn push_cells(
+        &self,
+        body: &[u8],
+        context: &Context,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Doubt> {
+        let start = out.len();
         for column in &self.columns {
             out.extend_from_slice(if out.len() == start { b"\"" } else { b",\"" });
             match column {
-                Column::Uuid => {
-                    let mut text = Uuid::encode_buffer();
-                    let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
-                    out.extend_from_slice(text.as_bytes());
-                }
+                Column::Uuid => push_uuid(out),
                 Column::Datetime => out.extend_from_slice(scratch.datetime(context.at)),
                 Column::Ip => push_quoted(context.ip, out),
                 Column::Headers => out.extend_from_slice(context.headers),
@@ -373,36 +382,22 @@ impl RowPlan {
                 Column::Path { place, raw, default } => {
                     let span = scratch.found[*place].clone();
                     if span.is_empty() {
-                        let Some(default) = default else {
-                            out.truncate(start);
-                            return Err(Doubt);
-                        };
-                        push_quoted(default, out);
+                        push_quoted(default.as_ref().ok_or(Doubt)?, out);
                     } else {
                         push_value(&body[span], *raw, &mut scratch.text, out);
                     }
                 }
                 Column::Text { parts, raw } => {
                     let Scratch { found, text, .. } = scratch;
-                    if push_text(parts, *raw, body, context, found, text, out).is_err() {
-                        out.truncate(start);
-                        return Err(Doubt);
-                    }
+                    push_text(parts, *raw, body, context, found, text, out)?;
                 }
             }
             out.push(b'"');
         }
-        if out.len() - start > self.limit {
-            out.truncate(start);
-            return Err(Doubt);
-        }
-        out.push(b'\n');
         Ok(())
     }
-}
 
-impl RowPlan {
-    /// Append the cells of typed columns: texts in quotes, and nothing for NULL.
+    /// Append the cells of typed columns: texts in quotes, and nothing for NULL. See `push_cells`.
     fn push_typed_cells(
         &self,
         body: &[u8],
@@ -464,10 +459,7 @@ impl RowPlan {
         };
         let text: &[u8] = match column {
             Column::Uuid => {
-                let mut text = Uuid::encode_buffer();
-                out.extend_from_slice(
-                    Uuid::now_v7().hyphenated().encode_lower(&mut text).as_bytes(),
-                );
+                push_uuid(out);
                 return Ok(true);
             }
             Column::Datetime => scratch.datetime(context.at),
@@ -523,6 +515,11 @@ impl RowPlan {
         typed.kind.push(text, out)?;
         Ok(true)
     }
+}
+
+fn push_uuid(out: &mut Vec<u8>) {
+    let mut text = Uuid::encode_buffer();
+    out.extend_from_slice(Uuid::now_v7().hyphenated().encode_lower(&mut text).as_bytes());
 }
 
 /// Append a text that is put together, or its JSON.
