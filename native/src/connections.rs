@@ -56,6 +56,9 @@ const MAX_ENDS: usize = 10;
 /// a millisecond.
 const MAX_LEFT: usize = 16;
 
+/// Weight of the latest request in the mean time that the Python code takes for one.
+const LATEST: f64 = 0.2;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Left to the Python code.
@@ -145,6 +148,10 @@ struct Table {
     heads: HashMap<Vec<u8>, Known, RandomState>,
     turn: u64,
     served: u64,
+    /// Seconds that heads have taken in the present loop of this turn.
+    asked: f64,
+    /// Mean seconds that the Python code takes for a request that is left to it.
+    left: f64,
     scratch: Scratch,
     buffer: Box<[u8]>,
 }
@@ -228,16 +235,18 @@ enum Read {
 #[pymethods]
 impl Connections {
     #[new]
-    fn new(lane_of: Py<PyAny>, shares: (f64, f64, f64, f64, f64, f64)) -> Self {
-        let (period, light, rest, rested, light_turn, busy_turn) = shares;
+    fn new(lane_of: Py<PyAny>, shares: (f64, f64, f64, f64, f64, f64, f64)) -> Self {
+        let (period, light, rest, rested, light_turn, busy_turn, python_turn) = shares;
         Connections {
             lane_of,
-            shares: Shares { period, light, rest, rested, light_turn, busy_turn },
+            shares: Shares { period, light, rest, rested, light_turn, busy_turn, python_turn },
             state: RefCell::new(Table {
                 slots: HashMap::with_hasher(Plain),
                 heads: HashMap::with_hasher(RandomState::new()),
                 turn: 0,
                 served: 0,
+                asked: 0.0,
+                left: 0.0,
                 scratch: Scratch::default(),
                 buffer: vec![0; BUFFER].into_boxed_slice(),
             }),
@@ -314,6 +323,8 @@ impl Connections {
             ready.sort_unstable();
             let mut started = monotonic();
             let end = started + share;
+            let left_before = left.len();
+            self.state.borrow_mut().asked = 0.0;
             for (_, descriptor) in ready {
                 match self.read(py, descriptor, &mut lanes, &mut blocks) {
                     Read::Taken | Read::Nothing => {}
@@ -330,7 +341,12 @@ impl Connections {
                     slot.used.served(served, started, ended);
                 }
                 started = ended;
-                if ended >= end || left.len() >= MAX_LEFT {
+                // What is left takes its time after the loop.
+                let expected = state.left * (left.len() - left_before) as f64;
+                if ended + expected >= end
+                    || state.asked + expected >= self.shares.python_turn
+                    || left.len() >= MAX_LEFT
+                {
                     break;
                 }
             }
@@ -347,8 +363,11 @@ impl Connections {
             if let Err(error) = connection.call_method1(py, intern!(py, "take_data"), (data,)) {
                 error.write_unraisable(py, None);
             }
-            if let Some(slot) = self.state.borrow_mut().slots.get_mut(&descriptor) {
-                slot.used.add(monotonic() - started);
+            let seconds = monotonic() - started;
+            let mut state = self.state.borrow_mut();
+            state.left += LATEST * (seconds - state.left);
+            if let Some(slot) = state.slots.get_mut(&descriptor) {
+                slot.used.add(seconds);
             }
         }
         Ok(others)
@@ -456,9 +475,11 @@ impl Connections {
             _ => {
                 let head = head.to_vec();
                 drop(guard);
+                let started = monotonic();
                 let lane = self.find_lane(py, &head, lanes);
                 let mut guard = self.state.borrow_mut();
                 let state = &mut *guard;
+                state.asked += monotonic() - started;
                 if state.heads.len() >= MAX_HEADS && !state.heads.contains_key(&head) {
                     state.heads.clear();
                 }

@@ -16,6 +16,8 @@ pub struct Shares {
     pub light_turn: f64,
     /// What all others together may use of a turn.
     pub busy_turn: f64,
+    /// What the Python code may use of each of the two for heads and for requests left to it.
+    pub python_turn: f64,
 }
 
 /// The time that one connection has used.

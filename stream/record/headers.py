@@ -28,6 +28,8 @@ _LINES_TYPE = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines|json-lin
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _AUTHORIZATION = b"authorization"
 _CONTENT_TYPE_LENGTH = len("content-type")
+_FIELD_MEMORY = 144
+"""Bytes that Python needs for a name and a value: two objects of 33 bytes, a tuple, and places."""
 _OMITTED_WHEN_EMPTY = frozenset({"Host", "Content-Type", "User-Agent"})
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 
@@ -148,6 +150,12 @@ class RecordHeaders:
                 tuple((name, value) for name, value in self.raw if name.lower() != _AUTHORIZATION)
             )
         return self._without_secret
+
+    @property
+    def memory(self) -> int:
+        """Return about how many bytes of memory the names and values as received occupy."""
+        size = sum(len(name) + len(value) for name, value in self.raw)
+        return size + _FIELD_MEMORY * len(self.raw)
 
     @property
     def map(self) -> dict[str, str]:

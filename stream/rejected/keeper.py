@@ -31,6 +31,7 @@ from stream.etcd import EtcdError
 from stream.ops.clock import wall_clock
 from stream.ops.logging.throttle import LogThrottle
 from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
 from stream.rejected.answers import answer
 from stream.rejected.files import RejectedFiles
 from stream.rejected.record import Headers, Noted, frame, shown_headers
@@ -52,7 +53,7 @@ LOG_SECONDS = 10.0
 MAX_WAITING_RECORDS = 20_000
 MAX_WAITING_RECORDS_OF_SINK = 10_000
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Maximum size of noted bodies, including those that a thread is writing."""
+"""Maximum size of noted records in memory: bodies and headers."""
 
 SINKS_PER_TRANSACTION = 50
 """Each sink needs a condition and a put; etcd accepts 128 by default."""
@@ -183,11 +184,13 @@ class RejectedRecords(Service):
             counted = self._counted[sink] = _Counted()
         counted.count += 1
         waiting = self._waiting.get(sink)
-        size = len(record.body)
         if limits is None or self._files is None:
             if counted.last is None:
                 counted.last = attrs.evolve(Noted.of(record, error), body=b"")
             return
+        size = len(record.body)
+        if waiting is None or waiting[1][-1].headers is not record.headers:
+            size += record.headers.memory  # the records of a batch share them
         if (
             self._waiting_records >= MAX_WAITING_RECORDS
             or self._waiting_bytes + size > MAX_WAITING_BYTES
@@ -340,13 +343,19 @@ def _append(
     noted: list[Noted],
     now: float,
 ) -> Any:
-    """Append records; blocks. Headers shared by many records are read once."""
-    known: dict[int, Headers] = {}
+    """Append records, and take them out of *noted*; blocks.
+
+    Each record is freed here: the headers of hundreds of them, freed together by the reactor, would
+    take it dozens of milliseconds. Headers shared by the records of a batch are read once.
+    """
+    last: RecordHeaders | None = None
+    headers: Headers = []
     frames = []
-    for each in noted:
-        headers = known.get(id(each.headers))
-        if headers is None:
-            headers = known[id(each.headers)] = shown_headers(each.headers)
+    noted.reverse()
+    while noted:
+        each = noted.pop()
+        if each.headers is not last:
+            last, headers = each.headers, shown_headers(each.headers)
         frames.append(frame(each, str(uuid_utils.uuid7()), headers))
     return files.append(sink, limits, frames, now)
 

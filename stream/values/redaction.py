@@ -118,24 +118,25 @@ _LINE_BREAKS = {ord("\r"): "\\r", ord("\n"): "\\n"}
 
 def is_secret_name(name: str) -> bool:
     """Return whether *name* names a secret, in any case and with or without separators."""
-    return _is_secret(name[:_MAX_NAME_CHARS])
-
-
-@lru_cache(maxsize=2048)
-def _is_secret(name: str) -> bool:
-    words = _words(name)
-    if words and words[-1] in _ABOUT:
-        return False
-    return (
-        not _SECRET_WORDS.isdisjoint(words)
-        or _SECRET_PART.search("".join(words)) is not None
-        or (len(words) > 1 and words[-1] in _KEYS and words[-2] not in _HARMLESS_KEYS | {"x"})
-    )
+    return _judge_name(name[:_MAX_NAME_CHARS])[0]
 
 
 def _is_sent_secret(name: str) -> bool:
     """Return whether *name* is that of a header or parameter with a secret."""
-    return is_secret_name(name) or "".join(_words(name[:_MAX_NAME_CHARS])) in _SENT_NAMES
+    return _judge_name(name[:_MAX_NAME_CHARS])[1]
+
+
+@lru_cache(maxsize=2048)
+def _judge_name(name: str) -> tuple[bool, bool]:
+    """Return whether *name* names a secret anywhere, and whether it does so in a request."""
+    words = _words(name)
+    joined = "".join(words)
+    is_secret = not (words and words[-1] in _ABOUT) and (
+        not _SECRET_WORDS.isdisjoint(words)
+        or _SECRET_PART.search(joined) is not None
+        or (len(words) > 1 and words[-1] in _KEYS and words[-2] not in _HARMLESS_KEYS | {"x"})
+    )
+    return is_secret, is_secret or joined in _SENT_NAMES
 
 
 def _words(name: str) -> list[str]:

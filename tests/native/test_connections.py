@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable, Iterator, Sequence
 from socket import socket, socketpair
 from typing import Any
@@ -16,7 +17,7 @@ from stream.mapping.native_plan import native_plan
 
 pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
 
-SHARES = (1.0, 0.03, 0.02, 0.2, 0.02, 0.005)
+SHARES = (1.0, 0.03, 0.02, 0.2, 0.02, 0.005, 0.006)
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 USUAL = b"the usual answer"
@@ -37,6 +38,7 @@ class Client:
     finished: list[bytes] = attrs.Factory(list)
     rest: list[bytes] = attrs.Factory(list)
     crashes: list[object] = attrs.Factory(list)
+    seconds: float = 0.0
 
     def crashed(self, head: object) -> None:
         """Answer that the service has failed."""
@@ -44,8 +46,9 @@ class Client:
         self.crashes.append(head)
 
     def take_data(self, data: bytes) -> None:
-        """Receive the bytes that aren't for the compiled code."""
+        """Receive the bytes that aren't for the compiled code, and use its *seconds*."""
         self.data.append(data)
+        _spend(self.seconds)
 
     def finish(self, answer: bytes) -> None:
         """Send answers from the connection's own code."""
@@ -103,9 +106,11 @@ class Table:
         self.asked: list[bytes] = []
         self.connections = native.Connections(self._lane_of, SHARES)
         self.clients: list[Client] = []
+        self.seconds_of_a_head = 0.0
 
     def _lane_of(self, head: bytes) -> Any:
         self.asked.append(head)
+        _spend(self.seconds_of_a_head)
         return self.lanes.get(head)
 
     def client(self, *, armed: bool = True) -> Client:
@@ -145,6 +150,12 @@ def table() -> Iterator[Table]:
     for client in table.clients:
         client.ours.close()
         client.theirs.close()
+
+
+def _spend(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
 
 
 def _send(client: Client, body: bytes = b'{"a":1}', head: bytes = HEAD) -> None:
@@ -370,3 +381,28 @@ def test_a_busy_client_is_served_after_the_others(table: Table) -> None:
         b'"1","10.0.0.2"',
         b'"1","10.0.0.3"',
     ]
+
+
+@pytest.mark.parametrize("expensive", ["heads", "requests"])
+def test_the_python_code_has_its_share_of_a_turn(table: Table, expensive: str) -> None:
+    """Unknown heads or unusual requests that take long end the turn; the others stay ready."""
+    python_turn = SHARES[6]
+    clients = [table.client() for _ in range(8)]
+
+    def turn(second: float, body: bytes) -> int:
+        for number, client in enumerate(clients):
+            client.data.clear()
+            table.connections.arm(client.ours.fileno())
+            client.theirs.sendall(HEAD.replace(b"x", b"%d" % number) + body)
+        events = [(client.ours.fileno(), int(READABLE)) for client in clients]
+        table.connections.serve(events, second)
+        return sum(bool(client.data) for client in clients)
+
+    assert turn(1.0, b"unusual") == len(clients)  # the next period, in which all are light
+    if expensive == "heads":
+        table.seconds_of_a_head = python_turn / 2
+    else:
+        for client in clients:
+            client.seconds = python_turn / 2
+        assert turn(2.5, b"unusual") == len(clients)  # their mean time isn't known yet
+    assert 1 <= turn(4.0, b"unusual") <= 4

@@ -194,13 +194,30 @@ def test_excess_records_are_dropped_and_counted(
     monkeypatch.setattr(keeper, "MAX_WAITING_BYTES", 10)
     service = world.service()
     for body in (b"1", b"2", b"12345678901", b"3", b"4"):
-        service.offer(KEY, LIMITS, record(body), ERROR)
+        service.offer(KEY, LIMITS, record(body, headers=()), ERROR)
     assert world.dropped == [1, 1]
     world.clock.advance(1)
-    service.offer(KEY, LIMITS, record(b"5"), ERROR)
+    service.offer(KEY, LIMITS, record(b"5", headers=()), ERROR)
     world.run(service.stopService)
     assert world.bodies() == ["1", "2", "3", "5"]
     assert (world.counts[KEY].count, world.counts[KEY].dropped) == (6, 2)
+
+
+def test_headers_of_waiting_records_are_limited(
+    world: _World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queued records are limited by the memory of their headers, which those of a batch share."""
+    monkeypatch.setattr(keeper, "MAX_WAITING_BYTES", 10_000)
+    service = world.service()
+
+    first, last = ([(b"X-%d" % number, b"") for number in range(50)] for _ in range(2))
+    shared = record(b"1", headers=first)
+    for _ in range(3):
+        service.offer(KEY, LIMITS, shared, ERROR)
+    service.offer(KEY, LIMITS, record(b"2", headers=last), ERROR)
+    assert world.dropped == [1]
+    world.run(service.stopService)
+    assert world.bodies() == ["1", "1", "1"]
 
 
 def test_a_flood_of_one_sink_leaves_room_for_others(

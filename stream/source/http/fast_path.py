@@ -58,7 +58,8 @@ MAX_LINES_BYTES = 240 * 1024
 LIGHT_SECONDS = 0.02
 """Time per turn for all light connections; see `fair_turns.LIGHT_SECONDS`.
 
-It is longer here: a record takes some microseconds, and more of them make larger groups.
+It is longer here: a record takes some microseconds, and more of them make larger groups. Python
+code for unknown heads and unusual requests has the shorter time.
 """
 
 SHARES = (
@@ -68,6 +69,7 @@ SHARES = (
     fair_turns.RESTED_SHARE,
     LIGHT_SECONDS,
     fair_turns.BUSY_SECONDS,
+    fair_turns.LIGHT_SECONDS,
 )
 
 

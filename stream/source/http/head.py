@@ -199,24 +199,29 @@ def find_origin(data: bytes) -> bytes | None:
 class HeadReader:
     """`read_head` with a cache of recent heads: most clients send the same bytes repeatedly.
 
-    Clients whose heads all differ (a trace id, say) cost only the space, which is bounded.
+    A head is often read twice, by the fast path and then by the general one, so large heads are
+    remembered, too. Clients whose heads all differ (a trace id, say) cost only the space, which is
+    bounded.
     """
 
     MAX_HEADS = 1024
-    MAX_REMEMBERED_BYTES = 2048
+    MAX_BYTES = 1024 * 1024
 
-    __slots__ = ("_known",)
+    __slots__ = ("_bytes", "_known")
 
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
+        self._bytes = 0
 
     def read(self, data: bytes) -> Head:
         """See `read_head`. The same value may be returned for many requests."""
         head = self._known.get(data)
         if head is None:
             head = read_head(data)
-            if len(data) <= self.MAX_REMEMBERED_BYTES and head.idempotency_key is None:
-                if len(self._known) >= self.MAX_HEADS:
+            if head.idempotency_key is None:
+                self._bytes += len(data)
+                if len(self._known) >= self.MAX_HEADS or self._bytes > self.MAX_BYTES:
                     self._known.clear()
+                    self._bytes = len(data)
                 self._known[data] = head
         return head

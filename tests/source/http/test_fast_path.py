@@ -442,7 +442,9 @@ def test_batches_of_a_turn_are_written_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each batch of a block has the answer of the general path, with its own number of records."""
-    monkeypatch.setattr(fast_path, "SHARES", (1.0, 0.03, 0.02, 0.2, 1e9, 1e9))  # one turn for all
+    monkeypatch.setattr(
+        fast_path, "SHARES", (1.0, 0.03, 0.02, 0.2, 1e9, 1e9, 1e9)
+    )  # one turn for all
     received = []
     for is_fast in (True, False):
         listener = listen(*mappings, is_fast=is_fast)
