@@ -28,11 +28,12 @@ import attrs
 
 from benchmarks.servers import COLUMNS, ROOT
 from benchmarks.setting import Setting
-from benchmarks.wrk import load
+from benchmarks.wrk import LOAD_CPU, SERVER_CPU, bound, load
 from tests.e2e.processes import TOKEN, deployment
 
 __all__ = ["main"]
 
+HOT = ("http-source", "storage-writer", "storage-reader", "storage-coordinator")
 CONNECTIONS = 256
 WARM_UP_SECONDS = 3
 RELOAD_SECONDS = 30.0
@@ -71,18 +72,22 @@ class Run:
 
 
 def measure_rate(folder: Path, consoles: int, seconds: int, rounds: int) -> None:
-    """Print the rate of single records and the cost of one, with and without *consoles*."""
+    """Print the rate of single records and the cost of one, with and without *consoles*.
+
+    The source has a core of its own; the API, etcd, the consoles and the load share the other.
+    """
     setting = Setting(folder, seconds, rounds)
     runs: dict[int, list[Run]] = {0: [], consoles: []}
     with deployment(folder / "data") as deployed:
-        deployed.start("etcd", "sandbox", "api", node_id="api")
-        hot = ("http-source", "storage-writer", "storage-reader", "storage-coordinator")
-        source = deployed.start(*hot, node_id="hot")
+        with bound(LOAD_CPU):
+            deployed.start("etcd", "sandbox", "api", node_id="api")
+        with bound(SERVER_CPU):
+            source = deployed.start(*HOT, node_id="hot")
         url = deployed.define(COLUMNS)
         load(url, CONNECTIONS, WARM_UP_SECONDS, setting.single())
         for round in range(rounds):
             for number in sorted(runs, reverse=round % 2 == 1):
-                with _opened(deployed.api, number):
+                with bound(LOAD_CPU), _opened(deployed.api, number):
                     before = _cpu_seconds(source.process.pid)
                     found = load(url, CONNECTIONS, seconds, setting.single())
                     cpu = _cpu_seconds(source.process.pid) - before
@@ -178,8 +183,7 @@ def measure_memory(folder: Path, minutes: int, rate: int) -> None:
     samples: list[Sample] = []
     with deployment(folder / "data", **SPARING) as deployed:
         deployed.start("etcd", "sandbox", "api", node_id="api")
-        hot = ("http-source", "storage-writer", "storage-reader", "storage-coordinator")
-        deployed.start(*hot, node_id="hot")
+        deployed.start(*HOT, node_id="hot")
         url = deployed.define(COLUMNS)
         arguments = (deployed.api, TOKEN, chromium, "my-source", "my-sink", str(minutes))
         with _sent(url, rate) as sent:
