@@ -60,7 +60,6 @@ from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
 from stream.task.ends import TaskEnds
 from stream.task.executor import TaskExecutor
-from stream.task.listing import ListingRepair
 from stream.task.store import TaskStore
 from stream.templates.pool import TemplatePool
 
@@ -116,7 +115,8 @@ class ApiService(Service):
         )
         self._ends = TaskEnds(reactor, client)
         interval = settings.api.task.cleanup_interval.seconds
-        self._cleanup: list[Service] = [ListingRepair(reactor, store.listing, interval)]
+        self._listing = store.listing
+        self._cleanup: list[Service] = []
         if settings.api.task.cleanup_enabled:
             group = Group(
                 client,
@@ -249,6 +249,7 @@ class ApiService(Service):
     async def startService(self) -> None:
         super().startService()
         await self._live.startService()
+        await self._listing.startService()
         await self._ends.startService()
         await maybeDeferred(self._executor.startService)
         await self._tails.startService()
@@ -286,6 +287,7 @@ class ApiService(Service):
             await maybeDeferred(service.stopService)
         await maybeDeferred(self._executor.stopService)
         await self._ends.stopService()
+        await self._listing.stopService()
         await self._live.stopService()
 
     async def _answered(self) -> None:

@@ -86,6 +86,7 @@ class Mirror(Service, Generic[T]):
     :param prefix: ends with a slash.
     :param decode: returns the value of a key; a key that it can't decode is logged and skipped.
     :param on_change: called with each batch after `items` has changed; the next batch waits for it.
+    :param keys_only: load only keys: *decode* must not need the stored value, which is empty then.
     """
 
     def __init__(
@@ -95,10 +96,12 @@ class Mirror(Service, Generic[T]):
         decode: Callable[[KeyValue], T],
         *,
         on_change: Callable[[Batch[T]], Awaitable[None] | None] | None = None,
+        keys_only: bool = False,
     ) -> None:
         self._client = client
         self._prefix = prefix
         self._decode = decode
+        self._keys_only = keys_only
         self._listeners = [] if on_change is None else [on_change]
         self._items: dict[str, T] = {}
         self._undecoded: set[str] = set()
@@ -133,7 +136,7 @@ class Mirror(Service, Generic[T]):
 
     @property
     def stored_bytes(self) -> int:
-        """Estimated bytes of the content in etcd: the number of keys times their mean size."""
+        """Estimated bytes of the mirrored keys and values: the number of keys × their mean size."""
         count, size = self._sizes
         return len(self._items) * size // count if count else 0
 
@@ -164,7 +167,7 @@ class Mirror(Service, Generic[T]):
             _log.failure("mirror of {prefix} stopped", failure, prefix=self._prefix)
 
     async def _load(self) -> None:
-        result = await self._client.range(self._prefix)
+        result = await self._client.range(self._prefix, keys_only=self._keys_only)
         previous, self._items = self._items, {}
         self._undecoded.clear()
         changes = []
@@ -282,7 +285,8 @@ class Mirror(Service, Generic[T]):
         try:
             value = self._decode(kv)
             count, size = self._sizes
-            self._sizes = (count + 1, size + len(kv.key) + len(kv.value))
+            stored = 0 if self._keys_only else len(kv.value)
+            self._sizes = (count + 1, size + len(kv.key) + stored)
         except Exception:
             _log.failure("cannot decode {key}, skipping it", key=kv.key)
         if value is None:

@@ -25,7 +25,7 @@ from stream.takeover.check import check_give_back, is_in_original_form, refers, 
 from stream.takeover.inventory import Inventory, unfinished_files
 from stream.target.keboola.original import token_to_go, upload_to_go
 from stream.target.keboola.records import FileRecord, TokenRecord
-from stream.task.listing import LISTING_PREFIX
+from stream.task.listing import FORMER_LISTING_PREFIX
 from stream.values.codec import encode, to_plain
 
 __all__ = ["give_back"]
@@ -63,8 +63,8 @@ async def give_back(
         for key in found.records:
             if key.startswith(definitions.MAPPING) or key == LAYOUT_KEY:
                 await client.delete(key)
-        # They would name tasks that the original has deleted.
-        await client.delete_prefix(LISTING_PREFIX)
+        # An API node of this version would have deleted them, too.
+        await client.delete_prefix(FORMER_LISTING_PREFIX)
         return found
 
 

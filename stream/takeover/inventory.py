@@ -41,7 +41,7 @@ from stream.target.keboola.quarantine import QuarantineRecord
 from stream.target.keboola.records import FileRecord, TokenRecord
 from stream.target.staged import PLACES
 from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
-from stream.task.listing import LISTING_PREFIX
+from stream.task.listing import FORMER_LISTING_PREFIX
 from stream.values.codec import Record, decode
 
 __all__ = ["KINDS", "Inventory", "Kind", "take_inventory"]
@@ -101,7 +101,7 @@ KINDS = (
     Kind(LOCK_PREFIX, "locks of tasks"),
     Kind("lock/", "locks"),
     Kind(TASK_PREFIX, "tasks", Task),
-    Kind(LISTING_PREFIX, "keys that list tasks", is_own=True),
+    Kind(FORMER_LISTING_PREFIX, "keys that listed tasks", is_own=True),
 )
 _OTHER_TARGET = Kind("storage/", "imports into other targets", is_own=True)
 _OF_TARGET = re.compile(r"storage/[a-z]+/(file|job|quarantine)/")

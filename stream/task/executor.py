@@ -30,7 +30,6 @@ from stream.ops.metrics.registry import Metrics
 from stream.ops.tracing.spans import span
 from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
 from stream.task.errors import ObjectExists, TaskAlreadyRunning, TaskTimeout, TooManyTasks
-from stream.task.listing import listing_keys
 from stream.values.backoff import Backoff
 from stream.values.codec import decode, encode
 from stream.values.duration import Duration
@@ -217,8 +216,6 @@ class TaskExecutor(Service):
                 raise ObjectExists(object_key)
             txn.put(task.lock, self._node_id.encode(), lease=lease)
             txn.put(task.key, encode(task))
-            for key in listing_keys(task.project_id, task.task_id):
-                txn.put(key, task.task_id.encode())
 
         await atomic(self._client, body)
         return lease

@@ -1,72 +1,62 @@
-"""The order of tasks: keys in etcd by which the newest tasks of a branch or a source are found.
+"""The order of tasks in memory, by which the newest tasks of a branch or a source are found.
 
 Note [Order of tasks]: the keys of records begin with type and object, as in the original service,
 so no range of keys holds the newest tasks of a branch. etcd can sort by creation, but then it reads
-all records of the range, whatever the limit is. So each task has two short keys more, one for its
-branch and one for its source, whose order is that of time reversed. They are written and deleted
-with the record, in its transaction, and their names follow from its id. `TaskListing.repair`
-writes those of tasks that another service or an older version has written, and deletes those of
-tasks that it has deleted. Some records of the original service belong to no branch; they are never
-listed.
+all records of the range, whatever the limit is. Further keys in etcd would be an index that the
+original service neither writes nor deletes. So each API node follows the keys of all tasks in
+memory, some hundred bytes for each, whichever node or service writes them. Some records of the
+original service belong to no branch; they are never listed.
+
+Note [Late watch]: a watch is some milliseconds late, and a caller must find each task that it knows
+of. So a page first asks etcd for the number of the project's tasks, and waits until as many are
+known here. This can miss a new task only if an old one is deleted at the same time; the cleanup,
+which deletes tasks, runs once an hour.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from bisect import bisect_left, insort
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from stream.concurrency.together import together
-from stream.etcd import AtomicTxn, EtcdClient, KeyValue, RangeResult, atomic
+from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
 from stream.task.entity import TASK_PREFIX
+from stream.values.backoff import Backoff
 from stream.values.utctime import parse_time, to_nanoseconds
 
-__all__ = ["LISTING_PREFIX", "ListedPage", "ListingRepair", "TaskListing", "listing_keys"]
+__all__ = ["FORMER_LISTING_PREFIX", "ListedPage", "TaskListing", "place_of"]
 
 _log = Logger(namespace="stream.task.listing")
 
-LISTING_PREFIX = "runtime/order/task/"
-_OF_BRANCHES = f"{LISTING_PREFIX}branch/"
-_OF_SOURCES = f"{LISTING_PREFIX}source/"
+FORMER_LISTING_PREFIX = "runtime/order/task/"
+"""Keys by which an earlier version of this service found the newest tasks."""
 
-_DIGITS = 21
-_LAST = 10**_DIGITS - 1
 _IN_A_MILLISECOND = 10**6
 _TIME_LENGTH = len("2000-01-01T00:00:00.000Z")
-_PAGE = 500
-_TASKS_PER_TRANSACTION = 25
-"""A transaction has a condition and two writes for each task."""
+_FIRST_DELAY = 0.002
+_SETTLE_SECONDS = 2.0
+"""Seconds after which a change that hasn't arrived is no longer waited for."""
+
+Order = list[tuple[int, str]]
+"""Places and ids of tasks, the oldest first."""
 
 
-def listing_keys(project_id: int | str, task_id: str) -> tuple[str, ...]:
-    """Return the keys that list a task; none if its id doesn't say its branch and its time."""
+def place_of(task_id: str) -> int:
+    """Return the place of a task among all others; 0 if its id says no branch or no time."""
     _, *where = task_id.split("/")
     if len(where) < 2:
-        return ()
-    last = where.pop()
+        return 0
     try:
-        created = to_nanoseconds(parse_time(last[:_TIME_LENGTH])) // 10**6
+        created = to_nanoseconds(parse_time(where[-1][:_TIME_LENGTH])) // 10**6
     except ValueError:
-        return ()
+        return 0
     if created < 0:
-        return ()
-    place = created * _IN_A_MILLISECOND + zlib.crc32(task_id.encode()) % _IN_A_MILLISECOND
-    name = _name(place)
-    branch = f"{_OF_BRANCHES}{project_id}/{where[0]}/{name}"
-    if len(where) == 1:
-        return (branch,)
-    return branch, f"{_OF_SOURCES}{project_id}/{where[0]}/{where[1]}/{name}"
-
-
-def _name(place: int) -> str:
-    return f"{_LAST - place:0{_DIGITS}d}"
+        return 0
+    return created * _IN_A_MILLISECOND + zlib.crc32(task_id.encode()) % _IN_A_MILLISECOND
 
 
 @attrs.frozen
@@ -83,15 +73,32 @@ class ListedPage:
     last: int
 
 
-class TaskListing:
-    """The keys that list tasks; see Note [Order of tasks].
+class TaskListing(Service):
+    """The order of all tasks; see Note [Order of tasks].
+
+    startService fires when all keys are known.
 
     :param client: started.
     """
 
+    name = "task.listing"
+
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
-        self._unlisted = 0
+        self._orders: dict[tuple[str, ...], Order] = {}
+        self._counts: dict[str, int] = {}
+        self._keys: Mirror[int] = Mirror(
+            client, TASK_PREFIX, _place_of_key, on_change=self._changed, keys_only=True
+        )
+
+    async def startService(self) -> None:
+        super().startService()
+        await self._client.delete_prefix(FORMER_LISTING_PREFIX)
+        await self._keys.startService()
+
+    async def stopService(self) -> None:
+        super().stopService()
+        await self._keys.stopService()
 
     async def newest(
         self, project_id: int, branch_id: int, source_id: str, *, limit: int, before: int
@@ -100,149 +107,74 @@ class TaskListing:
 
         :param before: only tasks before this place, the end of the previous page; 0 for all.
         """
-        prefix = (
-            f"{_OF_SOURCES}{project_id}/{branch_id}/{source_id}/"
-            if source_id
-            else f"{_OF_BRANCHES}{project_id}/{branch_id}/"
+        await self._settle(str(project_id))
+        where = (str(project_id), str(branch_id), *((source_id,) if source_id else ()))
+        order = self._orders.get(where, [])
+        end = bisect_left(order, (before, "")) if before else len(order)
+        page = order[max(0, end - limit) : end]
+        page.reverse()
+        return ListedPage(
+            tuple(task_id for _, task_id in page), len(order), page[-1][0] if page else 0
         )
-        after = _name(min(before, _LAST)) if before else ""
-        reading = [self._client.range(prefix, limit=limit, start_after=after)]
-        if after:
-            # etcd counts the keys of a range one by one: none is counted twice.
-            end = f"{after}\0"
-            reading.append(self._client.range(prefix, end=end, limit=1, keys_only=True))
-        parts: list[RangeResult] = await together(*reading)
-        page, total = parts[0], sum(part.count for part in parts)
-        last = _LAST - int(page.kvs[-1].key.removeprefix(prefix)) if page.kvs else 0
-        return ListedPage(tuple(kv.value.decode() for kv in page.kvs), total, last)
 
-    async def repair(self, *, thorough: bool = False) -> int:
-        """Make the listing complete, if it isn't; return the number of keys written or deleted.
-
-        Numbers are compared first, which is nearly always all that happens.
-
-        :param thorough: whether keys are compared even if their numbers agree. An older version may
-            have deleted as many tasks as it has written.
-        """
-        tasks, listed = await together(
-            *(self._client.read(prefix, count_only=True) for prefix in (TASK_PREFIX, _OF_BRANCHES))
-        )
-        if tasks.count - self._unlisted == listed.count and not thorough:
-            return 0
-        changed = unlisted = 0
-        async for kvs in self._pages(TASK_PREFIX, keys_only=True):
-            wanted = {
-                (project, id): listing_keys(project, id)
-                for project, _, id in (
-                    kv.key.removeprefix(TASK_PREFIX).partition("/") for kv in kvs
-                )
-            }
-            unlisted += sum(not keys for keys in wanted.values())
-            changed += await self._add(wanted)
-        self._unlisted = unlisted
-        for prefix in (_OF_BRANCHES, _OF_SOURCES):
-            async for kvs in self._pages(prefix):
-                changed += await self._forget(prefix, kvs)
-        return changed
-
-    async def _pages(
-        self, prefix: str, *, keys_only: bool = False
-    ) -> AsyncIterator[Sequence[KeyValue]]:
-        after = ""
+    async def _settle(self, project: str) -> None:
+        """Wait until all tasks of a project are known; see Note [Late watch]."""
+        reactor = self._client.reactor
+        deadline = reactor.seconds() + _SETTLE_SECONDS
+        backoff = Backoff(_FIRST_DELAY, _SETTLE_SECONDS)
+        prefix = f"{TASK_PREFIX}{project}/"
         while True:
-            page = await self._client.range(
-                prefix, limit=_PAGE, start_after=after, keys_only=keys_only
-            )
-            if page.kvs:
-                yield page.kvs
-                after = page.kvs[-1].key.removeprefix(prefix)
-            if not page.more:
+            found = await self._client.read(prefix, count_only=True)
+            if found.count == self._counts.get(project, 0):
                 return
+            if reactor.seconds() >= deadline:
+                _log.warn("changes of {prefix} are slow to arrive", prefix=prefix)
+                return
+            await deferLater(reactor, backoff.next())
 
-    async def _add(self, wanted: Mapping[tuple[str, str], Sequence[str]]) -> int:
-        """List those tasks that aren't.
+    def _changed(self, batch: Batch[int]) -> None:
+        if batch.reset:
+            self._orders.clear()
+            self._counts.clear()
+        for change in batch.changes:
+            is_new = change.value is not None
+            if is_new and change.previous is not None and not batch.reset:
+                continue  # the record was written again
+            place = change.value if change.value is not None else change.previous
+            assert place is not None
+            project, _, task_id = change.key.removeprefix(TASK_PREFIX).partition("/")
+            self._count(project, 1 if is_new else -1)
+            for where in _places(project, task_id) if place else ():
+                if batch.reset:
+                    self._orders.setdefault(where, []).append((place, task_id))
+                elif is_new:
+                    insort(self._orders.setdefault(where, []), (place, task_id))
+                else:
+                    self._remove(where, (place, task_id))
+        if batch.reset:
+            for order in self._orders.values():
+                order.sort()
 
-        :param wanted: the keys that list each task.
-        """
-        keys = [key for each in wanted.values() for key in each]
-        stored, _ = await self._client.get_many(keys, keys_only=True)
-        missing = [
-            task for task, keys in wanted.items() if any(stored[key] is None for key in keys)
-        ]
-        changed = 0
-        for start in range(0, len(missing), _TASKS_PER_TRANSACTION):
-            some = missing[start : start + _TASKS_PER_TRANSACTION]
-            changed += await atomic(self._client, partial(_put_listed, tasks=some))
-        return changed
-
-    async def _forget(self, prefix: str, kvs: Sequence[KeyValue]) -> int:
-        """Delete those keys whose task is gone."""
-        records = {kv.key: _record_of(prefix, kv) for kv in kvs}
-        found, _ = await self._client.get_many([*records.values()], keys_only=True)
-        gone = [key for key, record in records.items() if found[record] is None]
-        for key in gone:
-            await self._client.delete(key)
-        return len(gone)
-
-
-class ListingRepair(Service):
-    """Repairs the listing of tasks: thoroughly at the start, and at each interval.
-
-    :param interval: seconds between repairs.
-    """
-
-    name = "task.listing"
-
-    def __init__(self, reactor: Any, listing: TaskListing, interval: float) -> None:
-        self._listing = listing
-        self._interval = interval
-        self._loop = LoopingCall(self._run)
-        self._loop.clock = reactor
-        self._is_thorough = True
-        self._running: Deferred[int] | None = None
-
-    def startService(self) -> None:
-        super().startService()
-        self._loop.start(self._interval)
-
-    def stopService(self) -> None:
-        """Stop without waiting: what is missing is repaired by the next start."""
-        super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        if self._running is not None:
-            self._running.cancel()
-
-    async def _run(self) -> None:
-        self._running = Deferred.fromCoroutine(self._listing.repair(thorough=self._is_thorough))
-        try:
-            changed = await self._running
-        except CancelledError:
-            return
-        except Exception as error:
-            _log.warn("cannot repair the listing of tasks: {error}", error=str(error))
+    def _count(self, project: str, difference: int) -> None:
+        count = self._counts.get(project, 0) + difference
+        if count:
+            self._counts[project] = count
         else:
-            self._is_thorough = False
-            if changed:
-                _log.info("repaired the listing of tasks, {count} keys", count=changed)
-        finally:
-            self._running = None
+            self._counts.pop(project, None)
+
+    def _remove(self, where: tuple[str, ...], task: tuple[int, str]) -> None:
+        order = self._orders[where]
+        del order[bisect_left(order, task)]
+        if not order:
+            del self._orders[where]
 
 
-def _record_of(prefix: str, kv: KeyValue) -> str:
-    """Return the key of the record that a key lists."""
-    project = kv.key.removeprefix(prefix).partition("/")[0]
-    return f"{TASK_PREFIX}{project}/{kv.value.decode()}"
+def _place_of_key(stored: KeyValue) -> int:
+    return place_of(stored.key.removeprefix(TASK_PREFIX).partition("/")[2])
 
 
-async def _put_listed(txn: AtomicTxn, tasks: Sequence[tuple[str, str]]) -> int:
-    """List *tasks*, unless their records were deleted meanwhile."""
-    records = {f"{TASK_PREFIX}{project}/{id}": (project, id) for project, id in tasks}
-    stored = await txn.get_many([*records])
-    changed = 0
-    for record, task in records.items():
-        if stored[record] is not None:
-            for key in listing_keys(*task):
-                txn.put(key, task[1].encode())
-                changed += 1
-    return changed
+def _places(project: str, task_id: str) -> tuple[tuple[str, ...], ...]:
+    """Return what lists a task: its branch and, if it names one, its source."""
+    _, branch, *rest = task_id.split("/")
+    of_branch = (project, branch)
+    return (of_branch,) if len(rest) == 1 else (of_branch, (project, branch, rest[0]))

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import attrs
 
 from stream.definition.stored import read_stored
-from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.etcd import EtcdClient
 from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
 from stream.task.errors import TaskNotFound
-from stream.task.listing import TaskListing, listing_keys
+from stream.task.listing import TaskListing
 from stream.values.codec import decode
 
 __all__ = ["TaskPage", "TaskStore"]
@@ -36,7 +36,7 @@ class TaskStore:
 
     :param client: started.
 
-    :ivar listing: the order of the records.
+    :ivar listing: the order of the records; `newest` needs it started.
     """
 
     def __init__(self, client: EtcdClient) -> None:
@@ -95,10 +95,5 @@ class TaskStore:
                 return
 
     async def delete(self, task: Task) -> None:
-        """Delete the record of a task, and what lists it."""
-
-        async def body(txn: AtomicTxn) -> None:
-            for key in (task.key, *listing_keys(task.project_id, task.task_id)):
-                txn.delete(key)
-
-        await atomic(self._client, body)
+        """Delete the record of a task."""
+        await self._client.delete(task.key)

@@ -9,7 +9,6 @@ import pytest_twisted
 
 from stream.etcd import EtcdClient
 from stream.task.entity import Task
-from stream.task.listing import listing_keys
 from stream.values.codec import encode
 from stream.values.utctime import parse_time
 from tests.api.conftest import BRANCH, PROJECT, SINKS, SOURCE, SOURCES, Api, sink_body
@@ -96,8 +95,6 @@ def _task(ending: str, **members: Any) -> Task:
 
 async def _put(etcd: EtcdClient, task: Task, value: bytes = b"") -> None:
     await etcd.put(task.key, value or encode(task))
-    for key in listing_keys(PROJECT, task.task_id):
-        await etcd.put(key, task.task_id.encode())
 
 
 @ensure
