@@ -22,6 +22,7 @@ UNIT_WORKERS ?= 2
 KILLS ?= 20
 ROUNDS ?= 100
 SEEDS ?= 5000
+VARIANT_SEEDS ?= 200
 INPUTS ?= 5000000
 RECORDS ?= 1000000
 HISTORIES ?= 300
@@ -60,7 +61,7 @@ CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -pr
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd native console console-matrix console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-console bench-lake bench-copy chaos outages fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd native console console-matrix console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-console bench-lake bench-copy chaos outages fencing lost-lease chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate simulate-variants api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -216,6 +217,9 @@ outages: install ## Kill each component under a low rate, and record each second
 fencing: install ## Stop a source for longer than its lease, replace it, let it go on: ROUNDS times under load
 	$(BIN)/python -m benchmarks.fencing --rounds=$(ROUNDS)
 
+lost-lease: install ## Measure how soon a source answers again after it has lost its lease, in four ways
+	$(BIN)/python -m benchmarks.lost_lease
+
 kill-imports: install ## Kill the coordinator KILLS times when an import job was started for it, then count the rows
 	STREAM_KILLS=$(KILLS) $(BIN)/python -m pytest -q -s tests/e2e/test_import_crashes.py
 
@@ -236,6 +240,9 @@ fuzz: install ## Read INPUTS random requests with our parser and two others, and
 
 simulate: install ## Run the way of records in virtual time, with SEEDS different lots of faults
 	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)
+
+simulate-variants: install ## Count how many of VARIANT_SEEDS seeds detect each deliberate fault of the simulation
+	$(BIN)/python -m tests.simulation --variants --seeds=$(VARIANT_SEEDS)
 
 model: install ## Random histories of files, slices and definitions, with races and crashes
 	MODEL_HISTORIES=$(HISTORIES) MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -q -s tests/storage/histories/test_model.py

@@ -1,4 +1,9 @@
-"""``python -m tests.simulation``: runs many seeds, or one with a full trace."""
+"""``python -m tests.simulation``: runs many seeds, or one with a full trace.
+
+The seeds are shared among processes. A line every few seconds says how far they are; each
+violation is printed when it is found. ``--variants`` runs the deliberate faults of
+`tests.simulation.variants` instead, and prints how many seeds detect each of them.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +11,28 @@ import argparse
 import os
 import sys
 import time
-from collections import Counter
+from contextlib import suppress
+from functools import partial
 
-from twisted.logger import globalLogBeginner
-
+from tests.simulation.report import Detection, Progress, Totals, detections_table
+from tests.simulation.seeds import detects, ignore_logs, results
+from tests.simulation.variants import VARIANTS
 from tests.simulation.world import FAULTS, simulate
 
 _HASH_SEED = "PYTHONHASHSEED"
 
 
 def main() -> int:
-    """Run the seeds. Returns 1 if one has a violation."""
+    """Run the seeds. Returns 1 if one has a violation, or if a variant isn't detected."""
     options = _options()
     if os.environ.get(_HASH_SEED) != "0":
         # The order of sets must be the same in each process.
         os.environ[_HASH_SEED] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
-    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
+    ignore_logs()
     if options.seed is not None:
         return _show(options)
-    return _many(options)
+    return _variants(options) if options.variants else _many(options)
 
 
 def _options() -> argparse.Namespace:
@@ -34,8 +41,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trace", action="store_true", help="print all its events")
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--start", type=int, default=0, help="the first one")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between two reports")
     parser.add_argument("--all", action="store_true", help="every kind of fault in each seed")
     parser.add_argument("--faults", type=lambda text: tuple(text.split(",")), default=tuple(FAULTS))
+    parser.add_argument("--variants", action="store_true", help="run the deliberate faults")
     return parser.parse_args()
 
 
@@ -51,31 +61,36 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _many(options: argparse.Namespace) -> int:
-    started = time.monotonic()
-    failed = steps = written = acknowledged = rows = slices = 0
-    struck: Counter[str] = Counter()
-    logged: Counter[str] = Counter()
-    for seed in range(options.start, options.start + options.seeds):
-        result = simulate(seed, faults=options.faults, all_kinds=options.all)
-        steps += result.steps
-        written += result.written
-        acknowledged += result.acknowledged
-        rows += result.rows
-        slices += result.slices
-        struck += result.faults
-        logged += result.logged
-        if result.violations:
-            failed += 1
-            print(f"seed {seed}:", *result.violations[:5], sep="\n  ", flush=True)
-    seconds = time.monotonic() - started
-    print(
-        f"{options.seeds} seeds in {seconds:.0f} s: {failed} failed; {steps} events, "
-        f"{written} records, {acknowledged} acknowledged, {rows} rows in {slices} slices; "
-        f"faults {sum(struck.values())}: {dict(sorted(struck.items()))}"
-    )
-    for text, count in logged.most_common():
-        print(f"{count:6} times logged: {text}")
-    return bool(failed)
+    seeds = range(options.start, options.start + options.seeds)
+    run = partial(simulate, faults=options.faults, all_kinds=options.all)
+    progress = Progress(options.seeds, options.every, time.monotonic())
+    totals = Totals()
+    with suppress(KeyboardInterrupt), results(run, seeds, options.jobs) as ended:
+        for result in ended:
+            totals.add(result)
+            if result.violations:
+                print(f"seed {result.seed}:", *result.violations[:5], sep="\n  ", flush=True)
+            line = progress.line(totals, time.monotonic())
+            if line:
+                print(line, flush=True)
+    print(totals.summary(progress.elapsed(time.monotonic())))
+    return bool(totals.failed) or totals.seeds < options.seeds
+
+
+def _variants(options: argparse.Namespace) -> int:
+    """Run the same seeds with each variant, and count those that detect it."""
+    found: list[Detection] = []
+    seeds = range(options.start, options.start + options.seeds)
+    with suppress(KeyboardInterrupt):
+        for name in VARIANTS:
+            started = time.monotonic()
+            detecting: list[int] = []
+            with results(partial(detects, name), seeds, options.jobs) as ended:
+                detecting += [seed for seed, is_detected in ended if is_detected]
+            found.append(Detection(name, options.seeds, tuple(sorted(detecting))))
+            print(f"{found[-1].line} in {time.monotonic() - started:.0f} s", flush=True)
+    print(detections_table(found, options.start))
+    return len(found) < len(VARIANTS) or any(not each.detecting for each in found)
 
 
 if __name__ == "__main__":

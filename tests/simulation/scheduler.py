@@ -68,6 +68,11 @@ class Scheduler:
         self._trace.update(f"{self.now:.6f} {text}\n".encode())
         self.tell(text)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether events are reported."""
+        return self._watcher is not None
+
     def tell(self, text: str) -> None:
         """Report a text that isn't part of the trace."""
         if self._watcher is not None:

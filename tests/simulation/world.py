@@ -579,7 +579,8 @@ def _listened_to(world: World) -> Iterator[None]:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        world.scheduler.tell(f"log {formatEvent(event)}")
+        if world.scheduler.is_watched:
+            world.scheduler.tell(f"log {formatEvent(event)}")
         if "log_failure" in event:
             failure = event["log_failure"]
             world.logged[f"{event.get('log_format')}: {failure.type.__name__}"] += 1
@@ -606,6 +607,9 @@ def simulate(
     gc.freeze()  # earlier objects needn't be collected each time
     try:
         return _simulate(seed, faults, all_kinds, watcher)
+    except Exception as error:
+        error.add_note(f"in the simulation with the seed {seed}")
+        raise
     finally:
         with mock.patch.object(sys, "unraisablehook", lambda _: None):
             for _ in range(_COLLECTIONS):
