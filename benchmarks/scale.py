@@ -26,14 +26,14 @@ from stream.definition.key import BranchKey
 from stream.definition.repository import Definitions
 from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, atomic
-from stream.settings import Settings
+from stream.settings import Settings, StorageLevel
 from stream.storage.model.key import FileKey
 from stream.storage.model.volume import Volume
 from stream.storage.store.prepared import PreparedFile
 from stream.storage.store.repository import StorageRepository
 from tests.e2e.processes import Deployment, Running, deployment
 
-__all__ = ["Figures", "cpu_seconds", "define", "measure"]
+__all__ = ["SINKS_PER_SOURCE", "Figures", "cpu_seconds", "define", "measure"]
 
 SINKS_PER_SOURCE = 100
 SINKS_PER_TRANSACTION = 5
@@ -63,9 +63,14 @@ class Figures:
     resident: int
 
 
-async def define(client: EtcdClient, sinks: int) -> tuple[int, int]:
-    """Write open files of many sinks; return the number of stored keys and bytes."""
-    repository = StorageRepository(Settings().storage.level, lambda: [_VOLUME])
+async def define(
+    client: EtcdClient, sinks: int, level: StorageLevel | None = None
+) -> tuple[int, int]:
+    """Write open files of many sinks; return the number of stored keys and bytes.
+
+    :param level: settings of the sinks; by default those of the service.
+    """
+    repository = StorageRepository(level or Settings().storage.level, lambda: [_VOLUME])
     for first in range(0, sinks, SINKS_PER_SOURCE):
         source = BranchKey(123, 456 + first // 10_000).source(f"s{first // SINKS_PER_SOURCE}")
         count = min(SINKS_PER_SOURCE, sinks - first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ from twisted.internet.defer import TimeoutError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from stream.concurrency.waiters import Waiters
 from stream.etcd.errors import EtcdUnavailable, InvalidToken, TxnTooLarge
 from stream.etcd.request import (
     KeyValue,
@@ -40,6 +42,8 @@ The limit of keys is computed from the mean size of earlier keys.
 READS_PER_REQUEST = 100
 """Operations that etcd accepts in a transaction by default."""
 _CONNECT_RETRY_SECONDS = 0.25
+DOUBTED_SECONDS = 1.0
+"""Seconds without etcd after which watches that seem to go on are replaced."""
 
 
 @attrs.frozen
@@ -95,6 +99,8 @@ class EtcdClient(Service):
         self.namespace = namespace.strip("/") + "/" if namespace.strip("/") else ""
         self.reactor = reactor
         self.mirrors: set[Any] = set()
+        self._away_since: float | None = None
+        self._back = Waiters[None]()
         self._endpoints = ", ".join(endpoints)
         self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
@@ -145,7 +151,31 @@ class EtcdClient(Service):
             it.
         :param timeout: seconds; by default the timeout of all requests.
         """
-        return await self._transport.call(method, body, repeatable=repeatable, timeout=timeout)
+        try:
+            answer = await self._transport.call(
+                method, body, repeatable=repeatable, timeout=timeout
+            )
+        except EtcdUnavailable:
+            if self._away_since is None:
+                self._away_since = self.reactor.seconds()
+            raise
+        if self._away_since is not None:
+            seconds, self._away_since = self.reactor.seconds() - self._away_since, None
+            self._back.fire(None)
+            if seconds >= DOUBTED_SECONDS:
+                for mirror in list(self.mirrors):
+                    mirror.doubt()
+        return answer
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before another attempt: *seconds*, or less if etcd answers somebody else again.
+
+        So the caller that retries most often, such as a session without a lease, ends all delays.
+        """
+        waiting = self._back.wait()
+        waiting.addTimeout(seconds, self.reactor)
+        with suppress(TimeoutError):
+            await waiting
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
         found = await self.read(require_key(key), revision=revision)

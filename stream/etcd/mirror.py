@@ -12,6 +12,10 @@ everything is read again.
 Note [Missed]: a silent watch may have lost changes. A new watch would report those after the last
 revision seen. But if a change was lost and a later one wasn't, no watch reports the lost one again;
 only the number of keys shows it. So whatever was lost, everything is read again.
+
+Note [Late changes]: while etcd can't be reached, the connection of a watch stays open for a while.
+Then changes sent meanwhile arrive late, since the system repeats them at growing intervals, for as
+long as the outage itself. A new watch reports them at once.
 """
 
 from __future__ import annotations
@@ -23,7 +27,6 @@ from typing import Generic, TypeVar
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -212,7 +215,12 @@ class Mirror(Service, Generic[T]):
                 self._warn(error)
                 if self._watches > seen:
                     backoff.reset()
-                await deferLater(self._client.reactor, backoff.next())
+                await self._client.pause(backoff.next())
+
+    def doubt(self) -> None:
+        """Replace the watch: etcd could not be reached for a while, see Note [Late changes]."""
+        if self._stream is not None:
+            self._stream.cancel()
 
     def _warn(self, error: Exception) -> None:
         if isinstance(error, EtcdError):

@@ -12,12 +12,17 @@ current.
 Note [Names first]: under a new lease the session claims its names before it puts anything. If
 another process holds one of them meanwhile, the session is over: it overwrites nothing of that
 process and notifies its user, who must end.
+
+Note [Back soon]: without a lease a source node refuses all records, so the session gets the next
+one as soon as etcd can be reached. It retries at short intervals. A request that waits for a
+connection without an answer doesn't delay it: a keep-alive ends with its lease, and a new lease is
+requested again while earlier requests are pending. Those may get leases, too, which expire.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import (
@@ -32,6 +37,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.concurrency.deadline import within
+from stream.concurrency.hedged import hedged
 from stream.etcd.claims import Claim, Claims, Holder, NameHeld
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable, LeaseNotFound
@@ -47,9 +53,17 @@ from stream.values.backoff import Backoff
 __all__ = ["Registration", "Session"]
 
 _log = Logger()
+T = TypeVar("T")
 
 _BACKOFF_FIRST_SECONDS = 0.05
-_BACKOFF_MAX_SECONDS = 5.0
+_BACKOFF_MAX_SECONDS = 0.25
+"""A refused attempt costs nothing; see Note [Back soon]."""
+_ASK_AGAIN_SECONDS = 0.25
+"""Interval of requests for a lease while earlier ones have no answer."""
+_UNEXPECTED_SECONDS = 5.0
+"""Delay after an unexpected failure."""
+_LOG_SECONDS = 5.0
+"""Interval of logging failed attempts."""
 _GIVE_BACK_SECONDS = 3.0
 _PUT_ATTEMPTS = 5
 
@@ -110,7 +124,8 @@ class Session(Service):
         self._lost_lease: int | None = None
         self._living: Deferred[None] | None = None
         self._expiry: Any = None
-        self._nap: Deferred[None] | None = None
+        self._until_lost: Deferred[Any] | None = None
+        self._log_at = 0.0
 
     async def startService(self) -> None:
         """Create the session; fires when the first lease is granted."""
@@ -143,11 +158,21 @@ class Session(Service):
             _log.failure("session ended", failure)
 
     async def _grant(self) -> None:
-        asked_at = self._reactor.seconds()
-        answer = await self._client.call("lease/grant", {"TTL": self._ttl})
-        if not self.running:
-            return  # It expires.
-        self.lease_id = int(answer["ID"])
+        """Get a lease; see Note [Back soon]."""
+
+        async def ask() -> tuple[float, int]:
+            asked_at = self._reactor.seconds()
+            answer = await self._client.call("lease/grant", {"TTL": self._ttl})
+            return asked_at, int(answer["ID"])
+
+        while True:
+            asking = hedged(lambda: ensureDeferred(ask()), _ASK_AGAIN_SECONDS, self._reactor)
+            asked_at, lease = await asking
+            if not self.running:
+                return  # It expires.
+            if self._reactor.seconds() < asked_at + self._ttl / 2:
+                break  # else it would soon have to count as lost
+        self.lease_id = lease
         self._extend(asked_at)
         _log.debug("granted lease {lease}", lease=f"{self.lease_id:x}")
 
@@ -173,11 +198,12 @@ class Session(Service):
         self._lost_lease, self.lease_id = self.lease_id, None
         self._claims.lost()
         _tell(self.on_lost)
-        if self._nap is not None and not self._nap.called:
-            self._nap.callback(None)
+        waiting, self._until_lost = self._until_lost, None
+        if waiting is not None and not waiting.called:
+            waiting.errback(LeaseNotFound("the lease has ended"))
 
     async def _live(self) -> None:
-        backoff = Backoff(_BACKOFF_FIRST_SECONDS, _BACKOFF_MAX_SECONDS)
+        backoff = Backoff(_BACKOFF_FIRST_SECONDS, _BACKOFF_MAX_SECONDS, jitter=0.2)
         while self.running:
             try:
                 await self._turn()
@@ -188,11 +214,17 @@ class Session(Service):
                 await self._replaced(error)
                 return
             except EtcdError as error:
-                _log.warn("the session failed, retrying: {error}", error=error)
+                self._warn(error)
                 await deferLater(self._reactor, backoff.next())
             except Exception:
                 _log.failure("the session failed, retrying")
-                await deferLater(self._reactor, _BACKOFF_MAX_SECONDS)
+                await deferLater(self._reactor, _UNEXPECTED_SECONDS)
+
+    def _warn(self, error: EtcdError) -> None:
+        now = self._reactor.seconds()
+        if now >= self._log_at:
+            self._log_at = now + _LOG_SECONDS
+            _log.warn("the session failed, retrying: {error}", error=error)
 
     async def _turn(self) -> None:
         if self.lease_id is None:
@@ -207,16 +239,28 @@ class Session(Service):
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep until the time has passed or the lease is lost."""
-        if self.lease_id is None:
-            return
-        self._nap = Deferred()
-        end = self._reactor.callLater(seconds, self._nap.callback, None)
         try:
-            await self._nap
+            await self._while_leased(deferLater(self._reactor, seconds))
+        except LeaseNotFound:
+            return
+
+    async def _while_leased(self, waiting: Deferred[T]) -> T:
+        """Wait for a result, and cancel it when the lease is lost. Raises LeaseNotFound."""
+        outer: Deferred[T] = Deferred(lambda _: waiting.cancel())
+
+        def pass_on(result: T | Failure) -> None:
+            if not outer.called:
+                outer.callback(result)
+
+        waiting.addBoth(pass_on)
+        if self.lease_id is None and not outer.called:
+            outer.errback(LeaseNotFound("the lease has ended"))
+        self._until_lost = outer
+        try:
+            return await outer
         finally:
-            self._nap = None
-            if end.active():
-                end.cancel()
+            self._until_lost = None
+            waiting.cancel()
 
     async def _keep_alive(self, lease: int) -> None:
         """Send a keep-alive, and repeat it while it can still help.
@@ -225,14 +269,15 @@ class Session(Service):
         """
         while True:
             asked_at = self._reactor.seconds()
+            asking = self._client.call(
+                "lease/keepalive", {"ID": lease}, repeatable=True, timeout=self._ttl / 6
+            )
             try:
-                answer = await self._client.call(
-                    "lease/keepalive", {"ID": lease}, repeatable=True, timeout=self._ttl / 6
-                )
+                answer = await self._while_leased(ensureDeferred(asking))
             except EtcdUnavailable:
+                await self._sleep(self._ttl / 15)
                 if self.lease_id != lease:
                     raise
-                await deferLater(self._reactor, self._ttl / 15)
                 continue
             if int(answer.get("result", {}).get("TTL", 0)) <= 0:
                 if self.lease_id == lease:

@@ -232,6 +232,8 @@ class Transport:
         try:
             return await waiting
         except TimeoutError:
+            # The path to etcd may have lost the kept connections, too.
+            self._pool.closeCachedConnections()
             problem = f"no answer within {seconds:g} s"
             raise EtcdUnavailable(f"etcd does not answer: {endpoint}: {problem}") from None
         except _NOT_SENT as error:

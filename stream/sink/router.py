@@ -175,7 +175,8 @@ class SinkRouter(Service):
         self._report: Registration | None = None
         self._unreported: deque[_Unreported] = deque()
         self._at_once = Slots(SINKS_AT_ONCE)
-        self._leaving_at_once = Slots(SINKS_AT_ONCE)
+        self._to_leave: deque[tuple[SinkKey, SinkPipeline]] = deque()
+        self._leavers = 0
         self._leaving: dict[SinkPipeline, Deferred[None]] = {}
         self._sinks: Mirror[Sink] = Mirror(
             client, definition_prefix.SINK_ACTIVE, json_values(Sink), on_change=self._sinks_changed
@@ -224,21 +225,37 @@ class SinkRouter(Service):
             pipeline.stop(self.refusal)
         for key, pipeline in pipelines:
             if pipeline not in self._leaving:  # else it has been closing since an earlier loss
-                self._begin_leaving(key, pipeline)
+                self._leaving[pipeline] = Deferred()
+                self._to_leave.append((key, pipeline))
+        while self._to_leave and self._leavers < SINKS_AT_ONCE:
+            self._leavers += 1
+            leaving = ensureDeferred(self._leave_some())
+            leaving.addErrback(lambda failure: _log.failure("cannot close pipelines", failure))
 
-    def _begin_leaving(self, key: SinkKey, pipeline: SinkPipeline) -> None:
-        leaving = self._leaving[pipeline] = ensureDeferred(self._leave(key, pipeline))
-        leaving.addErrback(lambda failure: _log.failure("cannot close a pipeline", failure))
+    async def _leave_some(self) -> None:
+        """Leave pipelines one after the other, until there are no more.
 
-        def left(_: None) -> None:
-            self._leaving.pop(pipeline, None)
+        Each takes a turn of the reactor: most have nothing to wait for.
+        """
+        try:
+            while self._to_leave:
+                key, pipeline = self._to_leave.popleft()
+                # Its turn may be waiting for a file that is opened, or for a writer.
+                try:
+                    await pipeline.leave()
+                except Exception:
+                    _log.failure("cannot leave a pipeline")
+                closing = pipeline.turn.run(self._close_left, key, pipeline)
+                closing.addErrback(lambda failure: _log.failure("cannot close a pipeline", failure))
+                closing.addCallback(lambda _, pipeline: self._has_left(pipeline), pipeline)
+                await deferLater(self._context.reactor, 0)
+        finally:
+            self._leavers -= 1
 
-        leaving.addCallback(left)
-
-    async def _leave(self, key: SinkKey, pipeline: SinkPipeline) -> None:
-        # Its turn may be waiting for a file that is opened, or for a writer.
-        await self._leaving_at_once.run(pipeline.leave)
-        await pipeline.turn.run(self._close_left, key, pipeline)
+    def _has_left(self, pipeline: SinkPipeline) -> None:
+        leaving = self._leaving.pop(pipeline, None)
+        if leaving is not None:
+            leaving.callback(None)
 
     async def _close_left(self, key: SinkKey, pipeline: SinkPipeline) -> None:
         if self._pipelines.get(key) is pipeline:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
+from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 from stream.etcd import Compacted, EtcdClient, EtcdUnavailable, LeaseNotFound
@@ -324,3 +325,44 @@ async def test_operations_are_logged_on_request(
     assert lines[-1]["method"] == "lease/revoke"
     assert "not found" in lines[-1]["outcome"]
     assert "hunter2" not in str([{k: str(v) for k, v in event.items()} for event in logged])
+
+
+def test_a_pause_ends_when_etcd_answers_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiting caller retries once etcd has answered another one; else after its delay."""
+    clock = Clock()
+    client = EtcdClient(clock, ["127.0.0.1:1"], "test")
+    answers: list[Any] = []
+
+    async def call(*_: Any, **__: Any) -> dict[str, Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {}
+
+    monkeypatch.setattr(client._transport, "call", call)
+    answers += [{}, EtcdUnavailable("away"), EtcdUnavailable("away"), {}]
+    first = ensureDeferred(client.pause(5.0))
+    ensureDeferred(client.call("kv/range", {}))
+    assert not first.called  # etcd was never away
+    clock.advance(5.0)
+    assert first.called
+    second = ensureDeferred(client.pause(5.0))
+    for _ in range(2):
+        ensureDeferred(client.call("kv/range", {})).addErrback(lambda f: f.trap(EtcdUnavailable))
+    assert not second.called
+    ensureDeferred(client.call("kv/range", {}))
+    assert second.called
+    assert not clock.getDelayedCalls()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_without_an_answer_ends_the_kept_connections(
+    proxied: EtcdClient, proxy: Proxy
+) -> None:
+    """The path to etcd may have lost them, too: each would cost another timeout."""
+    await gatherResults([ensureDeferred(proxied.get("a")) for _ in range(3)])
+    await until(lambda: len(proxy.connections) == 3)
+    proxy.is_blackhole = True
+    with pytest.raises(EtcdUnavailable):
+        await proxied.call("lease/leases", {}, timeout=0.05)
+    await until(lambda: not proxy.connections)

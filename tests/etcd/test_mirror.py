@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
 from stream.etcd import AtomicTxn, Batch, EtcdClient, EtcdUnavailable, KeyValue, Mirror, atomic
+from stream.etcd import client as client_module
 from stream.etcd import mirror as mirror_module
 from stream.etcd import watch as watch_module
 from stream.etcd.mirror import Change
@@ -358,4 +359,23 @@ async def test_too_many_changes_at_once(etcd: EtcdClient, monkeypatch: pytest.Mo
     await etcd.put("m/small", b"1")
     await until(lambda: "m/small" in mirror.items)
     assert len(mirror.items["m/large"]) == 10_000
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_watch_is_replaced_after_an_outage(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection stays open, but changes of that time would arrive late or never."""
+    monkeypatch.setattr(client_module, "DOUBTED_SECONDS", 0.0)
+    mirror = await _started(proxied)
+    await until(lambda: mirror._watches == 1)
+    proxy.is_blackhole = True
+    revision = await etcd.put("m/a", b"1")
+    with pytest.raises(EtcdUnavailable):
+        await proxied.call("lease/leases", {}, timeout=0.2)
+    proxy.is_blackhole = False
+    await proxied.call("lease/leases", {})
+    await mirrored(mirror, revision)
+    assert mirror.items == {"m/a": "1"}
     await mirror.stopService()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -366,6 +367,26 @@ async def test_after_a_lost_lease_few_sinks_are_closed_at_a_time(
     await until(lambda: not set(pipelines) & set(router._pipelines.values()))
     outcomes = [completion.outcome for completion in completions]
     assert {isinstance(each, UserError) and each.status for each in outcomes} == {500}
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_lost_lease_few_sinks_are_closed_in_a_turn(world: World) -> None:
+    """Most have nothing to wait for, and closing thousands at once would hold up the next lease."""
+    world.opener.at_once = True
+    router = world.router
+    for number in range(5 * SINKS_AT_ONCE):
+        key = SOURCE_KEY.sink(f"other-{number}")
+        router._pipelines[key] = SinkPipeline(router._context, key)
+        await router._pipelines[key].update(
+            [sample_slice(sink_id=key.sink_id, encoding=uncompressed())]
+        )
+    router.session_lost()
+    left = [len(router._pipelines)]
+    while router._pipelines:
+        await deferLater(reactor, 0)
+        left.append(len(router._pipelines))
+    assert max(before - after for before, after in pairwise(left)) <= SINKS_AT_ONCE
+    assert not router._leaving and not router._to_leave
 
 
 @pytest_twisted.ensureDeferred

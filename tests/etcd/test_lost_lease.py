@@ -1,0 +1,136 @@
+"""How soon a session gets another lease, with an etcd that answers when the test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+
+from stream.etcd import EtcdUnavailable, Session
+
+TTL = 9
+
+
+@attrs.frozen(eq=False)
+class _Call:
+    method: str
+    at: float
+    answer: Deferred[dict[str, Any]]
+
+
+class _Etcd:
+    """Takes the place of the client.
+
+    :ivar calls: those without an answer, the oldest first.
+    """
+
+    namespace = ""
+
+    def __init__(self, clock: Clock) -> None:
+        self.calls: list[_Call] = []
+        self._clock = clock
+
+    async def call(self, method: str, body: Any, **_: Any) -> dict[str, Any]:
+        call = _Call(method, self._clock.seconds(), Deferred(lambda _: None))
+        self.calls.append(call)
+        try:
+            return await call.answer
+        finally:
+            self.calls.remove(call)
+
+    @property
+    def methods(self) -> list[str]:
+        return [call.method for call in self.calls]
+
+    def answer(self, **answer: Any) -> None:
+        self.calls[0].answer.callback(answer)
+
+    def refuse(self) -> None:
+        self.calls[0].answer.errback(EtcdUnavailable("no connection"))
+
+
+@attrs.define(eq=False)
+class World:
+    """A session that has a lease."""
+
+    clock: Clock
+    etcd: _Etcd
+    session: Session
+    heard: list[str]
+
+    def lose(self) -> None:
+        """Let the lease end while a keep-alive has no answer."""
+        self.clock.advance(TTL / 3)
+        assert self.etcd.methods == ["lease/keepalive"]
+        self.clock.advance(TTL)
+        assert self.heard == ["lost"]
+
+    def next_call(self, seconds: float) -> str:
+        """Return the next call, which must be made within some seconds."""
+        self.clock.pump([0.01] * round(seconds * 100))
+        return self.etcd.methods[0]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    clock = Clock()
+    etcd = _Etcd(clock)
+    session = Session(etcd, ttl=TTL, reactor=clock)  # type: ignore[arg-type]
+    heard: list[str] = []
+    session.on_lost.append(lambda: heard.append("lost"))
+    session.on_renewed.append(lambda: heard.append("renewed"))
+    starting = ensureDeferred(session.startService())
+    etcd.answer(ID="7")
+    assert starting.called
+    yield World(clock, etcd, session, heard)
+    ending = ensureDeferred(session.stopService())
+    while etcd.calls:
+        etcd.answer()
+    assert ending.called
+
+
+def test_a_keep_alive_without_an_answer_ends_with_its_lease(world: World) -> None:
+    """The process was paused, or etcd is unreachable: the next lease doesn't wait for it."""
+    world.lose()
+    assert world.next_call(0.1) == "lease/grant"
+    assert "lease/keepalive" not in world.etcd.methods
+
+
+def test_a_refused_request_is_repeated_soon(world: World) -> None:
+    """However long etcd refuses connections, the next attempt comes soon."""
+    world.lose()
+    for _ in range(20):
+        assert world.next_call(0.35) == "lease/grant"
+        world.etcd.refuse()
+    assert world.next_call(0.35) == "lease/grant"
+    world.etcd.answer(ID="8")
+    assert world.etcd.methods == ["lease/revoke"]
+    world.etcd.answer()
+    assert world.heard == ["lost", "renewed"]
+    assert world.session.lease_id == 8
+
+
+def test_a_lease_is_requested_again_while_there_is_no_answer(world: World) -> None:
+    """A connection that was made while etcd was unreachable may never answer."""
+    world.lose()
+    world.clock.pump([0.01] * 100)
+    assert world.etcd.methods == ["lease/grant"] * 4
+    world.etcd.calls[-1].answer.callback({"ID": "9"})
+    assert world.etcd.methods == ["lease/revoke"]
+    assert world.session.lease_id == 9
+
+
+def test_a_lease_that_is_granted_late_is_not_used(world: World) -> None:
+    """Its time counts from the request, so it would soon count as lost again."""
+    world.lose()
+    world.clock.pump([0.05] * 2)
+    world.clock.advance(TTL / 2)
+    world.etcd.answer(ID="8")
+    assert world.session.lease_id is None
+    assert world.etcd.methods == ["lease/grant"]
+    world.etcd.answer(ID="9")
+    assert world.session.lease_id == 9
