@@ -15,6 +15,7 @@ from stream.errors import UserError
 from stream.settings import LEAVES, CommandLine, Settings
 from stream.settings.tree import LEAVES_BY_KEY
 from stream.settings.validate import OWN_ETCD
+from stream.values.number import whole_number
 
 __all__ = ["defaults_for", "port_offset", "shifted"]
 
@@ -87,9 +88,10 @@ def defaults_for(
 def port_offset(line: CommandLine) -> int:
     """Return the value of ``--port-offset``. Raises UserError."""
     text = line.special.get("port-offset", "0")
-    if not isinstance(text, str) or not (text.isascii() and text.isdigit()):
+    number = whole_number(text, may_have_sign=False) if isinstance(text, str) else None
+    if number is None:
         raise UserError(f'invalid --port-offset "{text}": expected a number from 0 on, e.g. 100')
-    return int(text)
+    return number
 
 
 def shifted(address: str, offset: int) -> str:

@@ -162,7 +162,7 @@ def test_an_offset_that_is_too_large(capsys: pytest.CaptureFixture[str]) -> None
     """The error names the flag and the address; an offset that isn't a number is refused."""
     with pytest.raises(UserError, match=r"--port-offset=60000 leads beyond port 65535: .*:8001"):
         defaults_for(["sandbox"], {}, {}, is_dev=True, port_offset=60000)
-    for text in ("x", "-1", ""):
+    for text in ("x", "-1", "+1", "", "9" * 5000):
         with pytest.raises(SystemExit):
             _parsed("dev", f"--port-offset={text}")
         assert f'Invalid --port-offset "{text}"' in capsys.readouterr().err

@@ -107,7 +107,7 @@ def answer_of(
             return Stored(_count(document, "accepted"), refusals)
     if status in (400, 413):
         stored = _STORED.match(headers.get("stream-stored") or "")
-        if count > 1 and stored is not None and int(stored[1]):
+        if count > 1 and stored is not None and stored[1].strip("0"):
             return Final(
                 status,
                 f"{message} Some sinks have stored the batch, so it can't be cut into smaller "

@@ -34,6 +34,7 @@ from stream.sandbox.runner import JobRunner, recover
 from stream.sandbox.store import Store, iso_time
 from stream.sandbox.tables import Tables
 from stream.sandbox.tokens import Tokens
+from stream.values.number import whole_number
 
 __all__ = ["SandboxService"]
 
@@ -192,10 +193,11 @@ class SandboxService(Service):
 
 def _parse_listen(listen: str) -> tuple[str, int]:
     host, separator, port = listen.rpartition(":")
-    if not separator or not (port.isascii() and port.isdigit() and int(port) < 65536):
+    number = whole_number(port, most=65535, may_have_sign=False)
+    if not separator or number is None:
         raise UserError(f'invalid address "{listen}": expected "host:port"')
     host = host.removeprefix("[").removesuffix("]")
-    return ("127.0.0.1" if host == "localhost" else host), int(port)
+    return ("127.0.0.1" if host == "localhost" else host), number
 
 
 def _endpoint(reactor: Any, host: str, port: int) -> TCP4ServerEndpoint | TCP6ServerEndpoint:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from stream.values.number import whole_number
+
 __all__ = ["is_host", "is_loopback", "split_address"]
 
 _LABEL = re.compile(r"(?!-)[a-zA-Z0-9_-]{1,63}(?<!-)")
 _MAX_HOST = 253
+_MAX_PORT = 65535
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -19,14 +22,15 @@ def split_address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError("the port is missing")
-    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    number = whole_number(port, most=_MAX_PORT, may_have_sign=False)
+    if number is None:
         raise ValueError("the port is not a number from 0 to 65535")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         ipaddress.IPv6Address(host)
     elif host and not is_host(host):
         raise ValueError("the host is not valid")
-    return host, int(port)
+    return host, number
 
 
 def is_host(text: str) -> bool:

@@ -9,13 +9,15 @@ MIN_INT64 = -(2**63)
 _MAX_DIGITS = 19
 
 
-def whole_number(text: str, *, least: int = 0, most: int = MAX_INT64) -> int | None:
+def whole_number(
+    text: str, *, least: int = 0, most: int = MAX_INT64, may_have_sign: bool = True
+) -> int | None:
     """Return the decimal integer in *text*, or ``None`` if it is none or out of range.
 
-    Only ASCII digits after an optional sign count. The length is checked before the conversion:
-    Python's conversion takes superlinear time and refuses thousands of digits.
+    Only ASCII digits count, after a sign if it *may_have_sign*. The length is checked before the
+    conversion: Python's conversion takes superlinear time and refuses thousands of digits.
     """
-    digits = text[1:] if text[:1] in ("+", "-") else text
+    digits = text[1:] if may_have_sign and text[:1] in ("+", "-") else text
     if not (digits.isascii() and digits.isdigit()):
         return None
     digits = digits.lstrip("0") or "0"

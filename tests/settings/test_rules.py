@@ -112,6 +112,15 @@ def test_split_address() -> None:
     assert split_address("0.0.0.0:7000") == ("0.0.0.0", 7000)
     assert split_address(":0") == ("", 0)
     assert split_address("[::1]:80") == ("::1", 80)
-    for wrong in ("host", "host:", "host:99999", "host:-1", "[::g]:1", "a b:1", "h:²"):
+    for wrong in (
+        "host",
+        "host:",
+        "host:99999",
+        "host:-1",
+        "[::g]:1",
+        "a b:1",
+        "h:²",
+        "h:" + "9" * 5000,
+    ):
         with pytest.raises(ValueError):
             split_address(wrong)

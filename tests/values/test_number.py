@@ -26,6 +26,7 @@ def test_leading_zeros() -> None:
     assert whole_number("0" * 5000 + "7") == 7
     assert whole_number("+0") == 0
     assert whole_number("7", least=8) is None
+    assert whole_number("+7", may_have_sign=False) is None
 
 
 @given(st.text())

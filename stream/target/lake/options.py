@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stream.errors import UserError
 from stream.settings.connections import Connection
+from stream.values.number import whole_number as parsed
 
 __all__ = ["MAX_WORKERS", "whole_number"]
 
@@ -13,10 +14,10 @@ MAX_WORKERS = 16
 
 def whole_number(connection: Connection, option: str, default: int, most: int) -> int:
     """Return an option of *connection*, a number from 1 to *most*. Raises UserError."""
-    value = connection.options.get(option, default)
-    if not str(value).isdecimal() or not 1 <= int(value) <= most:
+    number = parsed(str(connection.options.get(option, default)), least=1, most=most)
+    if number is None:
         raise UserError(
             f'"{option}" of the connection "{connection.name}" in "target.connections" must be 1 '
             f"to {most}"
         )
-    return int(value)
+    return number

@@ -12,6 +12,7 @@ from psycopg.errors import ProgrammingError
 
 from stream.errors import UserError
 from stream.settings.connections import Connection
+from stream.values.number import whole_number
 
 __all__ = ["SESSION", "Database", "declared_databases"]
 
@@ -87,8 +88,8 @@ def _database(connection: Connection) -> Database:
         given = conninfo_to_dict(dsn)
     except ProgrammingError:
         raise UserError(f'"dsn" of {where} can\'t be read') from None
-    size = options.get("poolSize", 4)
-    if not str(size).isdecimal() or not 1 <= int(size) <= _MAX_POOL:
+    size = whole_number(str(options.get("poolSize", 4)), least=1, most=_MAX_POOL)
+    if size is None:
         raise UserError(f'"poolSize" of {where} must be 1 to {_MAX_POOL}')
     defaults: dict[str, Any] = {
         "connect_timeout": 10,
@@ -102,7 +103,7 @@ def _database(connection: Connection) -> Database:
         declared=connection,
         conninfo=make_conninfo(dsn, **{k: v for k, v in defaults.items() if k not in given}),
         password_file=str(options.get("passwordFile") or ""),
-        pool_size=int(size),
+        pool_size=size,
         schema=str(options.get("schema") or "public"),
     )
 
