@@ -73,10 +73,6 @@ class Relay:
         self._ended = time.monotonic()
         self._is_silent = False
 
-    def close(self) -> None:
-        """Accept no more connections."""
-        self._listener.close()
-
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
@@ -238,8 +234,7 @@ def _command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
 
 
-def _start(root: Path, ttl: int) -> _World:
-    deployed = Deployment(root, {"STREAM_DISTRIBUTION_TTL_SECONDS": str(ttl)})
+def _start(deployed: Deployment, ttl: int) -> _World:
     etcd = deployed.start("etcd")
     relay = Relay(deployed.ports["etcd"])
     deployed.start("sandbox", "storage-coordinator", "api")
@@ -256,9 +251,10 @@ def run(root: Path, rounds: int, ttl: int) -> dict[str, list[float]]:
     :param root: directory for all data.
     :param ttl: time to live of the lease in seconds.
     """
-    world = _start(root, ttl)
+    deployed = Deployment(root, {"STREAM_DISTRIBUTION_TTL_SECONDS": str(ttl)})
     found: dict[str, list[float]] = {case: [] for case in CASES}
     try:
+        world = _start(deployed, ttl)
         world.url = world.deployed.define()
         wait_for(lambda: world.deployed.push(world.url, {"id": "a"})[0] == _OK, "a first 200")
         for _ in range(rounds):
@@ -271,8 +267,7 @@ def run(root: Path, rounds: int, ttl: int) -> dict[str, list[float]]:
                     producer.stop()
                 found[case].append(recovery_seconds(producer.answers, begun))
     finally:
-        world.deployed.stop_all()
-        world.relay.close()
+        deployed.stop_all()
     return found
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -32,6 +32,7 @@ from stream.etcd.watch import WatchStream
 __all__ = ["EtcdClient", "RangeResult", "TxnResult"]
 
 _log = Logger()
+T = TypeVar("T")
 
 FIRST_PAGE_KEYS, PAGE_KEYS = 100, 1000
 PAGE_BYTES = 8 * 1024 * 1024
@@ -176,6 +177,31 @@ class EtcdClient(Service):
         waiting.addTimeout(seconds, self.reactor)
         with suppress(TimeoutError):
             await waiting
+
+    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of *attempt*, made again if etcd comes back before it has an answer.
+
+        Its connection may never answer, and others have just got answers. So *attempt* must be
+        harmless if it takes effect twice, or late.
+        """
+        while True:
+            is_back = False
+            running = ensureDeferred(_awaited(attempt))
+
+            def give_up(_: None, running: Deferred[T] = running) -> None:
+                nonlocal is_back
+                is_back = True
+                running.cancel()
+
+            back = self._back.wait()
+            back.addCallbacks(give_up, lambda failure: failure.trap(CancelledError))
+            try:
+                return await running
+            except CancelledError:
+                if not is_back:
+                    raise
+            finally:
+                back.cancel()
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
         found = await self.read(require_key(key), revision=revision)
@@ -356,3 +382,7 @@ class EtcdClient(Service):
             stream.cancel()
             raise
         return stream
+
+
+async def _awaited(attempt: Callable[[], Awaitable[T]]) -> T:
+    return await attempt()

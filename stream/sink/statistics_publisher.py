@@ -8,11 +8,12 @@ after the slice's statistics have moved on.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from stream.concurrency.slots import Slots
@@ -91,7 +92,7 @@ class StatisticsPublisher(Service):
         tracked = self._tracked.get(key)
         while tracked is not None:
             try:
-                await self._at_once.run(self._store, [tracked])
+                await self._at_once.run(self._client.insist, partial(self._store, [tracked]))
             except EtcdError as error:
                 suppressed = self._failures.due("")
                 if suppressed is not None:
@@ -101,7 +102,7 @@ class StatisticsPublisher(Service):
                         slice_id=str(key),
                         suppressed=suppressed,
                     )
-                await deferLater(self._reactor, self._interval)
+                await self._client.pause(self._interval)
             else:
                 tracked = None
 

@@ -366,3 +366,32 @@ async def test_a_request_without_an_answer_ends_the_kept_connections(
     with pytest.raises(EtcdUnavailable):
         await proxied.call("lease/leases", {}, timeout=0.05)
     await until(lambda: not proxy.connections)
+
+
+def test_an_attempt_is_made_again_when_etcd_comes_back() -> None:
+    """It may wait for a connection that never answers; its own cancellation and errors count."""
+    client = EtcdClient(Clock(), ["127.0.0.1:1"], "test")
+    attempts: list[Deferred[str]] = []
+
+    async def attempt() -> str:
+        attempts.append(Deferred(lambda _: None))
+        return await attempts[-1]
+
+    insisting = ensureDeferred(client.insist(attempt))
+    assert len(attempts) == 1
+    client._back.fire(None)
+    assert len(attempts) == 2
+    attempts[1].callback("stored")
+    heard: list[str] = []
+    insisting.addCallback(heard.append)
+    assert heard == ["stored"]
+    insisting = ensureDeferred(client.insist(attempt))
+    failed: list[Any] = []
+    insisting.addErrback(lambda failure: failed.append(failure.type))
+    attempts[-1].errback(EtcdUnavailable("away"))
+    insisting = ensureDeferred(client.insist(attempt))
+    insisting.addErrback(lambda failure: failed.append(failure.type))
+    insisting.cancel()
+    assert failed == [EtcdUnavailable, CancelledError]
+    client._back.fire(None)
+    assert len(attempts) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 
 from stream.etcd import EtcdClient, EtcdUnavailable
@@ -65,6 +66,29 @@ async def test_a_failed_update_is_repeated(
         await publisher._round()
     assert (await slice_statistics(etcd, slice_.key)).local.records_count == 0
     await publisher._round()
+    assert (await slice_statistics(etcd, slice_.key)).local.records_count == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_value_without_an_answer_is_stored_again_when_etcd_is_back(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sink of a source that has lost its lease accepts no records before that."""
+    _, slice_ = await _slice(etcd)
+    publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
+    counters = SliceCounters()
+    publisher.opened(slice_.key, counters)
+    counters.add(2, 100, 10, 1000, 1000)
+
+    async def silent(*_: object, **__: object) -> None:
+        await Deferred()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stream.sink.statistics_publisher.atomic", silent)
+        closing = ensureDeferred(publisher.closed(slice_.key))
+    assert not closing.called
+    etcd._back.fire(None)
+    await closing
     assert (await slice_statistics(etcd, slice_.key)).local.records_count == 2
 
 
