@@ -155,9 +155,12 @@ async def test_a_name_is_claimed_again_with_a_new_lease(session: Session) -> Non
 async def test_a_replaced_process_registers_nothing(
     etcd: EtcdClient, session: Session, other: Session
 ) -> None:
-    """A process that resumes after its lease finds its name claimed and registers nothing."""
+    """A process that resumes after its lease finds its name claimed and registers nothing.
+
+    This includes an update between its next lease and the claim.
+    """
     life = await _bear(session)
-    await session.register("r/a", b"former")
+    registration = await session.register("r/a", b"former")
     replaced: list[NameHeld] = []
     session.on_replaced.append(replaced.append)
     renewed: list[None] = []
@@ -169,6 +172,7 @@ async def test_a_replaced_process_registers_nothing(
         if not other._registrations:
             await _bear(other)
             await other.register("r/a", b"present")
+        await registration.update(b"late")
         await held()
 
     session._claims.retake = retake  # type: ignore[method-assign]

@@ -147,6 +147,30 @@ async def test_etcd_decides_whether_a_slice_is_empty(coordinator: Coordinator) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_last_counts_come_before_the_last_report(coordinator: Coordinator) -> None:
+    """A source stores its counts, then it reports: earlier counts don't decide."""
+    slice_ = await closing_slice(coordinator)
+    await coordinator.report("source-1", 1)
+    close_sync = coordinator.service._close_sync
+    confirm = close_sync.confirm
+
+    async def confirm_late(revision: int) -> bool:
+        await coordinator.storage.count(slice_.key, 1)
+        await coordinator.report("source-1", await coordinator.revision())
+        return await confirm(revision)
+
+    close_sync.confirm = confirm_late  # type: ignore[method-assign]
+    close_sync.reached = lambda revision: True  # type: ignore[method-assign]
+    await coordinator.service.startService()
+
+    async def closed() -> bool:
+        return await coordinator.slice_state(slice_.key) is SliceState.UPLOADING
+
+    await coordinator.until(closed)
+    assert not (await coordinator.storage.slice(slice_.key)).local.is_empty
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_slice_without_records_is_marked_as_empty(coordinator: Coordinator) -> None:
     """A slice without records is marked as empty."""
     slice_ = await closing_slice(coordinator)
