@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from datetime import datetime
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import attrs
 import orjson
@@ -47,7 +49,9 @@ from stream.target.lake import records as lake
 from stream.target.postgres import records as postgres
 from stream.target.staged import StagingPlace
 from stream.task.entity import Task
+from stream.values.bytesize import ByteSize
 from stream.values.codec import Record, decode, encode, known_part, to_plain
+from stream.values.duration import Duration
 from stream.values.utctime import parse_time
 
 Plain = Any
@@ -497,6 +501,131 @@ def test_records_of_other_releases_are_read_and_kept(
         }
     for path in added:
         assert _at(written, path)["addedLater"] == _at(plain, path)["addedLater"], path
+    again: Any = decode(kind, encode(value))
+    assert again == value and encode(again) == encode(value)
+
+
+_OTHER_TIMES = (
+    "2000-01-01T01:00:00Z",
+    "2000-01-01T01:00:00.0000000Z",
+    "2000-01-01T01:00:00.000999999Z",
+    "2000-01-01T03:00:00.000+02:00",
+    "1999-12-31 23:30:00-0130",
+)
+"""`AT` in other forms, as other programs write it."""
+_OTHER_FORMS: dict[Any, Any] = {
+    int: lambda value: [str(value), float(value)],
+    bool: lambda value: [str(value).lower(), int(value), str(int(value))],
+    ByteSize: lambda value: [int(ByteSize.parse(value)), f"{int(ByteSize.parse(value))}B"],
+    Duration: lambda value: [Duration.parse(value).nanoseconds, f"{value}0ms"],
+    datetime: lambda value: list(_OTHER_TIMES),
+}
+
+
+def _kind_of(hint: Any) -> Any:
+    """Return the type of a member that may be absent."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    is_union = get_origin(hint) in (Union, UnionType)
+    return kinds[0] if is_union and len(kinds) == 1 else hint
+
+
+def _leaves(kind: Any, plain: Plain, at: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Return the paths of plain values with their types, except those of columns."""
+    hints = get_type_hints(kind)
+    for attribute in attrs.fields(kind):
+        options = attribute.metadata.get("stream.codec", {})
+        hint = _kind_of(hints[attribute.name])
+        if options.get("flatten"):
+            yield from _leaves(hint, plain, at)
+            continue
+        head, *rest = attribute.name.split("_")
+        name = options.get("name") or head + "".join(map(str.capitalize, rest))
+        value = plain.get(name)
+        if isinstance(value, dict) and attrs.has(hint) and hint is not FileUpload:
+            yield from _leaves(hint, value, (*at, name))
+        elif value is not None and not isinstance(value, list | dict):
+            yield (*at, name), hint
+
+
+LEAVES = [
+    (kind, path, hint)
+    for kind in KINDS
+    for path, hint in _leaves(kind, RECORDS[kind])
+    if "mapping" not in path
+]
+"""All plain values of all kinds, with their types."""
+
+
+def _with(kind: type, path: Path, value: Plain) -> bytes:
+    plain = _copy(RECORDS[kind])
+    _at(plain, path[:-1])[path[-1]] = value
+    return orjson.dumps(plain)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_other_forms_of_a_value(kind: type) -> None:
+    """Numbers as texts, flags as numbers, times with another fraction or zone are the same value,
+    and are written in the form of this service.
+    """
+    expected: Any = decode(kind, orjson.dumps(RECORDS[kind]))
+    for of_kind, path, hint in LEAVES:
+        if of_kind is kind and hint in _OTHER_FORMS:
+            for form in _OTHER_FORMS[hint](_at(RECORDS[kind], path)):
+                found: Any = decode(kind, _with(kind, path, form))
+                assert found == expected and encode(found) == encode(expected), (path, form)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_empty_texts(kind: type) -> None:
+    """An empty text where no text is expected is the same as no member."""
+    for of_kind, path, hint in LEAVES:
+        if of_kind is not kind or hint in (str, Any):
+            continue
+        plain = _copy(RECORDS[kind])
+        del _at(plain, path[:-1])[path[-1]]
+        empty = _with(kind, path, "")
+        if _is_optional(kind, path):
+            assert decode(kind, empty) == decode(kind, orjson.dumps(plain)), path
+        else:
+            with pytest.raises(ValueError):
+                decode(kind, empty)
+
+
+_ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["", " ", "x", "-1", "1e3", "true", "0001-01-01T00:00:00+02:00", "9" * 30])
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=3,
+)
+
+
+@given(st.data())
+def test_any_value_of_any_member(data: st.DataObject) -> None:
+    """The record is read or refused with one kind of error; what is read can be written again."""
+    kind = data.draw(st.sampled_from(KINDS))
+    plain = _copy(RECORDS[kind])
+    for path in data.draw(st.lists(st.sampled_from(list(_paths(plain))), min_size=1, max_size=3)):
+        parent: Plain = plain
+        for step in path[:-1]:
+            parent = (
+                parent.get(step)
+                if isinstance(parent, dict)
+                else parent[step]
+                if isinstance(parent, list) and isinstance(step, int) and step < len(parent)
+                else None
+            )
+        if isinstance(parent, dict):
+            parent[path[-1]] = data.draw(_ANYTHING)
+    try:
+        value: Any = decode(kind, orjson.dumps(plain))
+    except ValueError:
+        return
     again: Any = decode(kind, encode(value))
     assert again == value and encode(again) == encode(value)
 

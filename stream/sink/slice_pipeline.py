@@ -144,7 +144,8 @@ class SlicePipeline:
         encoding = slice_.encoding
         self._compress = compressor(encoding.compression)
         self._marks_groups = encoding.compression.type == "gzip"
-        self._level = SyncLevel.SYNCED if encoding.sync.mode == "disk" else SyncLevel.WRITTEN
+        # An unknown mode promises no less than the default.
+        self._level = SyncLevel.WRITTEN if encoding.sync.mode == "cache" else SyncLevel.SYNCED
         self._group_limit = min(encoding.sync.uncompressed_bytes_trigger, encoding.max_chunk_size)
         self._count_limit = encoding.sync.count_trigger
         self._held_limit = max(HELD_LIMIT_BYTES, 2 * encoding.max_chunk_size)

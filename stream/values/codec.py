@@ -5,20 +5,27 @@ changes that for an attribute: another name, omission when empty, or flattening 
 for the keys of entities).
 
 Note [Other versions]: a stored value may have been written by another version of the service, with
-fewer or more members. A member that is absent or ``null`` has the attribute's default. So every
-attribute of a stored value has a default, unless the value is meaningless without the member (its
-key, its state). A `Record` keeps unknown members and writes them after the known ones, at every
-depth.
+fewer or more members. A member that is absent, ``null``, or an empty text where no text is expected
+has the attribute's default. So every attribute of a stored value has a default, unless the value is
+meaningless without the member (its key, its state). A `Record` keeps unknown members and writes
+them after the known ones, at every depth.
+
+Note [Other forms]: a number, a flag, a duration or a size may be stored as a number or as its text,
+and a time with any fraction and any zone. They are written in the one form of this service. A value
+of another kind is an error and never converted: the text ``"false"`` isn't true, and a text isn't a
+list of its characters.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import enum
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
-from types import MappingProxyType, NoneType
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 import cattrs
@@ -26,7 +33,7 @@ import orjson
 
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
-from stream.values.utctime import NO_TIME, format_time, parse_time
+from stream.values.utctime import NO_TIME, format_time, parse_any_time
 
 __all__ = [
     "Record",
@@ -96,6 +103,7 @@ class _Member:
     :ivar argument: the attribute's name as a parameter of ``__init__``.
     :ivar is_argument: whether ``__init__`` accepts it; otherwise all instances have the same value.
     :ivar optional: whether the value may be ``None``.
+    :ivar may_be_empty: whether the empty text is a value; otherwise it means that there is none.
     :ivar read: converts a JSON value, given the type.
     :ivar write: converts a value to JSON; ``None`` if it is its own JSON value.
     """
@@ -109,6 +117,7 @@ class _Member:
     write: Callable[[Any], Any] | None
     required: bool
     optional: bool
+    may_be_empty: bool
     omit_empty: bool
     keep_none: bool
     empty_text: bool
@@ -163,6 +172,7 @@ def _form_of(cls: type) -> _Form:
             write=_writer(hint),
             required=attribute.default is attrs.NOTHING,
             optional=hint is Any or NoneType in get_args(hint),
+            may_be_empty=bool({Any, str} & _kinds(hint)),
             omit_empty=options.get("omit_empty", False),
             keep_none=options.get("keep_none", False),
             empty_text=options.get("empty_text", False),
@@ -171,6 +181,15 @@ def _form_of(cls: type) -> _Form:
         members.append(member)
         names |= _form(hint).names if member.flatten else {member.name}
     return _Form(tuple(members), frozenset(names), keeps_unknown)
+
+
+def _origin(hint: Any) -> Any:
+    return get_origin(hint)
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """Return the types of a union, or the type itself."""
+    return set(get_args(hint)) if _origin(hint) in (Union, UnionType) else {hint}
 
 
 _converter = cattrs.Converter(forbid_extra_keys=False, detailed_validation=False)
@@ -225,7 +244,7 @@ def _structure_attrs(plain: Any, cls: type[T]) -> T:
             arguments[member.argument] = member.read(plain, member.type)
             continue
         item = plain.get(member.name)
-        if item is not None:
+        if item is not None and (item != "" or member.may_be_empty):
             arguments[member.argument] = member.read(item, member.type)
         elif member.required:
             if not member.optional or member.name not in plain:
@@ -237,11 +256,94 @@ def _structure_attrs(plain: Any, cls: type[T]) -> T:
 
 
 def _structure_time(text: Any, _: type) -> datetime:
-    return parse_time(text) if text else NO_TIME
+    return parse_any_time(_text(text)) if text else NO_TIME
 
 
 def _structure_time_or_none(text: Any, _: Any) -> datetime | None:
-    return parse_time(text) if text else None
+    return parse_any_time(_text(text)) if text else None
+
+
+_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_INTEGERS = range(-(2**63), 2**64)
+"""Integers that can be written."""
+_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _unexpected(wanted: str, found: object) -> ValueError:
+    return ValueError(f"expected {wanted}, found {type(found).__name__}")
+
+
+def _text(plain: object, _: Any = None) -> str:
+    """Return a text; a number as it is written in JSON."""
+    if isinstance(plain, str):
+        return plain
+    if isinstance(plain, int | float) and not isinstance(plain, bool):
+        return orjson.dumps(plain).decode()
+    raise _unexpected("a text", plain)
+
+
+def _integer(plain: object, _: Any = None) -> int:
+    if isinstance(plain, int) and not isinstance(plain, bool):
+        return plain
+    is_text = isinstance(plain, str) and _INTEGER.fullmatch(plain) is not None
+    if is_text or (isinstance(plain, float) and plain.is_integer()):
+        number = int(cast(Any, plain))
+        if number in _INTEGERS:
+            return number
+    raise _unexpected("an integer", plain)
+
+
+def _number(plain: object, _: Any = None) -> float:
+    if isinstance(plain, int | float | str) and not isinstance(plain, bool):
+        return float(plain)
+    raise _unexpected("a number", plain)
+
+
+def _flag(plain: object, _: Any = None) -> bool:
+    if isinstance(plain, bool):
+        return plain
+    found = _FLAGS.get(str(plain)) if isinstance(plain, int | str) else None
+    if found is None:
+        raise _unexpected("true or false", plain)
+    return found
+
+
+def _duration(plain: object, _: Any = None) -> Duration:
+    """Return a duration; a number is one of nanoseconds, as in Go's JSON."""
+    if isinstance(plain, str):
+        return _parsed_duration(plain)
+    return Duration(_integer(plain))
+
+
+def _size(plain: object, _: Any = None) -> ByteSize:
+    """Return a size; a number is one of bytes."""
+    return _parsed_size(plain if isinstance(plain, str) else str(_integer(plain)))
+
+
+def _tuple_reader(hint: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+    element = get_args(hint)[0]
+    read = _converter.get_structure_hook(element)
+
+    def structure(plain: Any, _: Any) -> tuple[Any, ...]:
+        if not isinstance(plain, list | tuple):
+            raise _unexpected("a list", plain)
+        return tuple(read(item, element) for item in plain)
+
+    return structure
+
+
+def _mapping_reader(hint: Any) -> Callable[[Any, Any], dict[str, Any]]:
+    element = get_args(hint)[1]
+    read = None if element is Any else _converter.get_structure_hook(element)
+
+    def structure(plain: Any, _: Any) -> dict[str, Any]:
+        if not isinstance(plain, Mapping):
+            raise _unexpected("an object", plain)
+        if read is None:
+            return dict(plain)
+        return {name: read(item, element) for name, item in plain.items()}
+
+    return structure
 
 
 def register(cls: type, write: Callable[[Any], Any], read: Callable[[Any, Any], Any]) -> None:
@@ -256,12 +358,18 @@ def register(cls: type, write: Callable[[Any], Any], read: Callable[[Any, Any], 
 
 _converter.register_unstructure_hook_func(attrs.has, _unstructure_attrs)
 _converter.register_structure_hook_func(attrs.has, _structure_attrs)
+for _kind, _read in ((str, _text), (int, _integer), (float, _number), (bool, _flag)):
+    _converter.register_structure_hook(_kind, _read)
+_converter.register_structure_hook_factory(lambda hint: _origin(hint) is tuple, _tuple_reader)
+_converter.register_structure_hook_factory(
+    lambda hint: _origin(hint) in (dict, collections.abc.Mapping), _mapping_reader
+)
 register(datetime, format_time, _structure_time)
 _converter.register_structure_hook(datetime | None, _structure_time_or_none)
-_duration = lru_cache(maxsize=1024)(Duration.parse)
-_size = lru_cache(maxsize=4096)(ByteSize.parse)
-register(Duration, lru_cache(maxsize=1024)(str), lambda text, _: _duration(text))
-register(ByteSize, str, lambda text, _: _size(text))
+_parsed_duration = lru_cache(maxsize=1024)(Duration.parse)
+_parsed_size = lru_cache(maxsize=4096)(ByteSize.parse)
+register(Duration, lru_cache(maxsize=1024)(str), _duration)
+register(ByteSize, str, _size)
 _converter.register_unstructure_hook_func(
     lambda cls: isinstance(cls, type) and issubclass(cls, enum.Enum), lambda member: member.value
 )
@@ -311,7 +419,10 @@ def from_plain(cls: type[T], plain: Any) -> T:
     """
     try:
         return _converter.structure(plain, cls)
-    except (cattrs.BaseValidationError, TypeError, KeyError) as error:
+    except ValueError:
+        raise
+    except Exception as error:
+        # A value of an unexpected kind fails anywhere: the caller has to know only one failure.
         raise ValueError(f"invalid {cls.__name__}: {error}") from error
 
 

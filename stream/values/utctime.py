@@ -16,11 +16,17 @@ __all__ = [
     "from_milliseconds",
     "from_timestamp",
     "is_ahead",
+    "parse_any_time",
     "parse_time",
     "to_nanoseconds",
 ]
 
 _FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
+_ANY_FORM = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"(Z|[+-][0-9]{2}:?[0-9]{2})",
+    re.ASCII,
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 NO_TIME = datetime.min.replace(tzinfo=UTC)
@@ -74,6 +80,22 @@ def parse_time(text: str) -> datetime:
     if _FORM.fullmatch(text) is None:
         raise ValueError(f'invalid time "{text}": expected 2006-01-02T15:04:05.000Z')
     return datetime.fromisoformat(text)
+
+
+def parse_any_time(text: str) -> datetime:
+    """Parse a time with any fraction of a second and any zone, truncated to milliseconds.
+
+    Raises ValueError: the text has another form, or the time is out of range.
+    """
+    if _FORM.fullmatch(text) is not None:
+        return datetime.fromisoformat(text)
+    if _ANY_FORM.fullmatch(text) is None:
+        return parse_time(text)
+    try:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f'time "{text}" is out of range') from error
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def to_nanoseconds(moment: datetime) -> int:

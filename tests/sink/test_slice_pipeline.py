@@ -301,10 +301,15 @@ class PipelineTests(SynchronousTestCase):
         assert [len(data) for _, data, _ in self.file.waiting] == [60, 200]
 
     def test_the_level_follows_the_sync_mode(self) -> None:
-        """Mode `disk` waits for a sync, and mode `cache` for a write."""
+        """Mode `cache` waits for a write, and mode `disk` or an unknown one for a sync."""
         encoding = uncompressed()
-        cache = attrs.evolve(encoding, sync=attrs.evolve(encoding.sync, mode="cache"))
-        for wanted, expected in ((encoding, SyncLevel.SYNCED), (cache, SyncLevel.WRITTEN)):
+        for mode, expected in (
+            ("disk", SyncLevel.SYNCED),
+            ("cache", SyncLevel.WRITTEN),
+            ("", SyncLevel.SYNCED),
+            ("addedLater", SyncLevel.SYNCED),
+        ):
+            wanted = attrs.evolve(encoding, sync=attrs.evolve(encoding.sync, mode=mode))
             pipeline = self.pipeline(wanted)
             self.write(pipeline, b"a\n")
             self.clock.advance(0)

@@ -6,6 +6,7 @@ import enum
 from datetime import UTC, datetime
 
 import attrs
+import orjson
 import pytest
 
 from stream.values.bytesize import ByteSize
@@ -71,3 +72,32 @@ def test_invalid_records(data: bytes) -> None:
     """A damaged record is reported, and never parsed in part."""
     with pytest.raises(ValueError):
         decode(_Key, data)
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("colour", "blue"),
+        ("colour", {}),
+        ("wait", "soon"),
+        ("wait", True),
+        ("limit", -1),
+        ("limit", 1.5),
+        ("note", True),
+        ("note", {}),
+        ("parts", "text"),
+        ("parts", {"a": 1}),
+        ("parts", [None]),
+        ("projectId", "1.5"),
+        ("projectId", True),
+        ("projectId", 1e300),
+        ("openedAt", "2000-01-01"),
+        ("openedAt", "0001-01-01T00:00:00+02:00"),
+        ("openedAt", 7),
+    ],
+)
+def test_values_of_another_kind(member: str, value: object) -> None:
+    """They are refused with one kind of error, and never converted."""
+    plain = {**orjson.loads(encode(_RECORD)), member: value}
+    with pytest.raises(ValueError):
+        decode(_Record, orjson.dumps(plain))

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.values.utctime import format_time, from_milliseconds, parse_time, to_nanoseconds
+from stream.values.utctime import (
+    format_time,
+    from_milliseconds,
+    parse_any_time,
+    parse_time,
+    to_nanoseconds,
+)
 
 
 def test_fractions_are_truncated() -> None:
@@ -42,3 +48,29 @@ def test_texts_sort_by_time(milliseconds: int) -> None:
     assert parse_time(format_time(moment)) == moment
     assert format_time(moment) < format_time(from_milliseconds(milliseconds + 1))
     assert to_nanoseconds(moment) == milliseconds * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024-05-01T10:00:00Z", "2024-05-01T10:00:00.000Z"),
+        ("2024-05-01T10:00:00.1239999Z", "2024-05-01T10:00:00.123Z"),
+        ("2024-05-01T10:00:00.123999999+02:00", "2024-05-01T08:00:00.123Z"),
+        ("2024-05-01 00:30:00-0130", "2024-05-01T02:00:00.000Z"),
+        ("0001-01-01T00:00:00Z", ""),
+    ],
+)
+def test_other_forms_of_a_time(text: str, expected: str) -> None:
+    """Any fraction and any zone is read; keys have only the one form."""
+    assert format_time(parse_any_time(text)) == expected
+    with pytest.raises(ValueError):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2024-05-01", "2024-05-01T10:00:00", "2024-13-01T10:00:00Z", "20240501T100000Z"]
+)
+def test_texts_that_are_no_time(text: str) -> None:
+    """A time without a zone or with parts missing is refused."""
+    with pytest.raises(ValueError):
+        parse_any_time(text)

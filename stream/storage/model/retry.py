@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from datetime import datetime, timedelta
 from typing import Self
@@ -61,10 +60,14 @@ class Retry:
         )
 
     def allows(self, now: datetime) -> bool:
-        """Return whether the operation may be retried; also if the clock was set back since."""
+        """Return whether the operation may be retried.
+
+        It may, too, if the clock was set back since, or if the record doesn't say when.
+        """
         return (
             self.retry_attempt == 0
-            or (self.retry_after is not None and self.retry_after < now)
+            or self.retry_after is None
+            or self.retry_after < now
             or (self.last_failed_at is not None and is_ahead(self.last_failed_at, now))
         )
 
@@ -72,8 +75,7 @@ class Retry:
         """Return the seconds until `allows` is true; 0 if it is."""
         if self.allows(now):
             return 0.0
-        if self.retry_after is None:
-            return math.inf
+        assert self.retry_after is not None
         # Not zero at the very moment, which is still too early.
         return max((self.retry_after - now).total_seconds(), _SHORTEST_WAIT_SECONDS)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.storage.model.retry import NO_RETRY, backoff
+from stream.storage.model.retry import NO_RETRY, Retry, backoff
 from stream.values.utctime import CLOCK_TOLERANCE
 
 _NOW = datetime(2024, 1, 1, tzinfo=UTC)
@@ -49,6 +49,12 @@ def test_a_retry_follows_the_delay() -> None:
     assert NO_RETRY.allows(_NOW)
     assert not retry.allows(_NOW + timedelta(hours=2))
     assert retry.allows(_NOW + timedelta(hours=2, milliseconds=1))
+
+
+def test_a_record_that_does_not_say_when() -> None:
+    """A failed attempt of another service without its delay is retried at once, not never."""
+    retry = Retry(retry_attempt=3, retry_reason="reason", last_failed_at=_NOW)
+    assert retry.allows(_NOW) and retry.wait(_NOW) == 0
 
 
 def test_a_clock_that_was_set_back() -> None:
