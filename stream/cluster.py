@@ -6,7 +6,7 @@ component that needs a shared service lists it among its own services.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from stream.target.staged import StagingArea
 
 __all__ = ["Cluster", "Projects", "Volumes", "etcd_client", "join_cluster", "reach_projects"]
+
+Later = Mapping[str, "Callable[[], Target]"]
+"""Functions that make targets when they are needed, by name."""
 
 _STAGING_USERS = {"storage-reader", "storage-coordinator"}
 
@@ -179,13 +182,14 @@ def reach_projects(
         now=cluster.now,
         staging=staging,
     )
-    others = [*optional_targets(context), *installed_targets(context)]
+    optional, later = optional_targets(context)
+    others = [*optional, *installed_targets(context)]
     if settings.auth.provider == "stream":
-        return _own_projects(context, others)
-    return _keboola_projects(context, others)
+        return _own_projects(context, others, later)
+    return _keboola_projects(context, others, later)
 
 
-def _own_projects(context: TargetContext, targets: Sequence[Target]) -> Projects:
+def _own_projects(context: TargetContext, targets: Sequence[Target], later: Later) -> Projects:
     """Build an authority with tokens of this service, without tables of Keboola."""
     from stream.authority.own import OwnAuthority
     from stream.target.registry import Targets
@@ -201,11 +205,11 @@ def _own_projects(context: TargetContext, targets: Sequence[Target]) -> Projects
     return Projects(
         authority=authority,
         authority_services=(authority,),
-        targets=Targets(targets, context.staging, _staging_checks(context)),
+        targets=Targets(targets, context.staging, _staging_checks(context), later=later),
     )
 
 
-def _keboola_projects(context: TargetContext, targets: Sequence[Target]) -> Projects:
+def _keboola_projects(context: TargetContext, targets: Sequence[Target], later: Later) -> Projects:
     """Build the authority and tables of the Storage API."""
     from stream.target.keboola.authority import KeboolaAuthority
     from stream.target.keboola.client import StorageApi
@@ -237,6 +241,7 @@ def _keboola_projects(context: TargetContext, targets: Sequence[Target]) -> Proj
             [KeboolaTarget(context, api, events), *targets],
             context.staging,
             _staging_checks(context),
+            later=later,
         ),
     )
 

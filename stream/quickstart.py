@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from stream.local_postgres import DATABASE, USER, find_postgres, password_file
-from stream.sandbox.store import tables_file
 from stream.settings import Settings
 from stream.settings.connections import Connection
 
@@ -86,6 +85,9 @@ def quick_start(settings: Settings, components: Sequence[str] = ()) -> str:
         return _of_postgres(settings)
     if _lake(settings) is not None and "sandbox" not in components:
         return _of_lake(settings)
+    # Imported here, since most processes have no sandbox.
+    from stream.sandbox.store import tables_file
+
     return _TEMPLATE.format(
         api=settings.api.public_url,
         source=settings.source.http.public_url,

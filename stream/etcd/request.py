@@ -3,9 +3,9 @@
 txaioetcd's types assemble keys, comparisons and operations. Subclasses in this module add what they
 lack: comparisons of a range, leases by number, sorting and limits.
 
-Note [Types alone]: txaioetcd imports a database and numpy for object maps, which aren't used here
-and take a tenth of the start-up time. While txaioetcd is imported, an empty module replaces these
-maps, so that little more than its types is loaded.
+Note [Types alone]: txaioetcd imports a database, numpy and treq for its client and its object maps,
+which aren't used here and take a tenth of the start-up time. So its types are imported without
+running the initialisation of the package: an empty package at the same place replaces it meanwhile.
 """
 
 from __future__ import annotations
@@ -14,38 +14,33 @@ import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import attrs
 
-_UNUSED = "txaioetcd._pmap"
-
-
-class _Nothing(ModuleType):
-    """A module from which any name can be imported."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return object
+_PACKAGE = "txaioetcd"
 
 
 @contextmanager
-def _without_maps() -> Iterator[None]:
-    """Replace txaioetcd's maps while it is imported; see Note [Types alone]."""
-    if _UNUSED in sys.modules:
+def _without_initialisation() -> Iterator[None]:
+    """Import modules of txaioetcd alone; see Note [Types alone]."""
+    if _PACKAGE in sys.modules:
         yield
         return
-    sys.modules[_UNUSED] = _Nothing(_UNUSED)
+    spec = find_spec(_PACKAGE)
+    package = ModuleType(_PACKAGE)
+    package.__path__ = [] if spec is None else list(spec.submodule_search_locations or ())
+    sys.modules[_PACKAGE] = package
     try:
         yield
     finally:
-        del sys.modules[_UNUSED]
+        del sys.modules[_PACKAGE]
 
 
-with _without_maps():
-    from txaioetcd import (
+with _without_initialisation():
+    from txaioetcd._types import (
         Comp,
         CompCreated,
         CompModified,

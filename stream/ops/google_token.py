@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-import urllib3
-
 __all__ = ["TokenUnavailable", "google_token"]
 
-_TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
+_CONNECT_SECONDS, _READ_SECONDS = 3.0, 10.0
 
 
 class TokenUnavailable(Exception):
@@ -34,7 +32,11 @@ def google_token(scope: str, key: Mapping[str, Any] | None = None) -> Callable[[
             "the library google-auth is not installed; install it on every node with: "
             "pip install 'stream-service[gcp]'"
         ) from None
-    request = transport.Request(urllib3.PoolManager(timeout=_TIMEOUT))
+    # Imported here, since most processes need no token.
+    import urllib3
+
+    timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
+    request = transport.Request(urllib3.PoolManager(timeout=timeout))
     try:
         if key:
             credentials = accounts.Credentials.from_service_account_info(key, scopes=[scope])

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import attrs
-import yaml
 
 __all__ = ["Connection", "Connections"]
 
@@ -47,6 +46,9 @@ class Connections:
         Raises ValueError: the message contains no values, since any may be secret.
         """
         if isinstance(raw, str):
+            # Imported here, since most processes have no connections.
+            import yaml
+
             try:
                 raw = yaml.safe_load(raw)
             except yaml.YAMLError:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import yaml
-
 from stream.settings.declare import Leaf
 from stream.settings.errors import SettingsError
 from stream.settings.sources import MASK
@@ -94,6 +92,9 @@ def _yaml_value(indent: str, name: str, value: Any) -> list[str]:
 
 
 def _scalar(value: Any) -> str:
+    # Imported here, since a service that runs dumps nothing.
+    import yaml
+
     # Some characters are line breaks in YAML, which would be read as spaces.
     is_odd = isinstance(value, str) and not value.isprintable()
     style = '"' if is_odd else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 
 from stream.settings.declare import ENV_PREFIX, Leaf
@@ -51,6 +50,9 @@ def closest(name: str, others: Iterable[str]) -> str | None:
 
 
 def _resemblance(wanted: str, known: str) -> tuple[float, float]:
+    # Imported here, since it is needed only after a mistake.
+    import difflib
+
     # The last segment breaks ties: "listen" is more similar to "api.listen" than to "api.task".
     last_wanted, last_known = wanted.rpartition(".")[2], known.rpartition(".")[2]
     return (

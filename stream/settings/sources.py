@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 
 from stream.settings.declare import ENV_PREFIX, Leaf, env_name, flag_name
 from stream.settings.nearest import nearest
@@ -21,8 +20,6 @@ from stream.settings.tree import LEAVES, LEAVES_BY_FORMER_KEY, LEAVES_BY_KEY
 __all__ = ["MASK", "ConfigFileError", "Raw", "from_env", "from_file", "from_flags"]
 
 MASK = "*****"
-_NULL_TAG = "tag:yaml.org,2002:null"
-_MERGE_TAG = "tag:yaml.org,2002:merge"
 _KEYS = LEAVES_BY_FORMER_KEY | LEAVES_BY_KEY
 _LEAVES_BY_ENV = {env_name(key): leaf for key, leaf in _KEYS.items()}
 _LEAVES_BY_FLAG = {flag_name(key): leaf for key, leaf in _KEYS.items()}
@@ -54,29 +51,6 @@ class Raw:
 
 class ConfigFileError(Exception):
     """A configuration file can't be read or decoded."""
-
-
-class _TextLoader(yaml.SafeLoader):
-    """Reads each scalar as text; types are known from the settings, not from YAML.
-
-    So ``1.10`` isn't shortened and ``no`` stays a text. Only null is recognized. A duplicate key is
-    an error, since its author expects both to count.
-    """
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag in {_NULL_TAG, _MERGE_TAG}]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for name, _ in node.value:
-            if isinstance(name, yaml.ScalarNode) and name.tag != _MERGE_TAG:
-                if name.value in seen:
-                    problem = f'the key "{name.value}" is there twice'
-                    raise yaml.constructor.ConstructorError(None, None, problem, name.start_mark)
-                seen.add(name.value)
-        return super().construct_mapping(node, deep)
 
 
 def from_file(path: str) -> tuple[list[Raw], list[str]]:
@@ -150,8 +124,8 @@ def _read(path: str) -> Mapping[Any, Any]:
         raise ConfigFileError(f'cannot read config file "{path}": {reason}') from error
     language = "JSON" if extension == ".json" else "YAML"
     try:
-        tree = _json(text) if language == "JSON" else yaml.load(text, _TextLoader)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        tree = _json(text) if language == "JSON" else _yaml(text)
+    except (ValueError, RecursionError) as error:
         reason = _where(error)
         raise ConfigFileError(f'cannot decode {language} config file "{path}": {reason}') from error
     if tree is None:
@@ -161,6 +135,13 @@ def _read(path: str) -> Mapping[Any, Any]:
             f'cannot decode {language} config file "{path}": expected sections and keys'
         )
     return tree
+
+
+def _yaml(text: str) -> Any:
+    # Imported here, since most processes read no file.
+    from stream.settings.yaml_text import load_yaml
+
+    return load_yaml(text)
 
 
 def _json(text: str) -> Any:
@@ -182,11 +163,6 @@ class _RepeatedKey(ValueError):
 
 def _where(error: Exception) -> str:
     """Return the reason and the position, without the excerpt, which may contain a secret."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"{error.problem}, line {mark.line + 1}, column {mark.column + 1}"
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno}, column {error.colno}"
-    if isinstance(error, _RepeatedKey):
-        return str(error)
-    return "nested too deeply" if isinstance(error, RecursionError) else type(error).__name__
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -22,9 +22,11 @@ from stream.ops.google_token import TokenUnavailable, google_token
 from stream.staging.chunks import Chunks, bytes_chunks
 from stream.staging.cloud import CloudBackend, client_options, retry_options
 from stream.staging.errors import StagingError
-from stream.staging.gcs import ENDPOINT, GcsBackend
 from stream.staging.local import LocalBackend, part_path
 from stream.staging.store import Backend
+
+if TYPE_CHECKING:
+    from stream.staging.gcs import GcsBackend
 
 __all__ = ["OPTIONS", "SCHEMES", "Bucket", "BucketAddress", "open_bucket", "read_address"]
 
@@ -268,6 +270,9 @@ def _gs(address: BucketAddress, keys: Mapping[str, Any], text: str) -> Stores:
 
 def _gcs(address: BucketAddress, keys: Mapping[str, Any]) -> GcsBackend:
     """Return the backend of GCS: the answers of its protocol have the digest of stored objects."""
+    # Imported here, since most buckets are elsewhere.
+    from stream.staging.gcs import ENDPOINT, GcsBackend
+
     endpoint = address.endpoint or str(keys.get("gcs_base_url") or "") or ENDPOINT
     if keys.get("disable_oauth"):  # an emulator
         return GcsBackend(address.bucket, endpoint, lambda: "")

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from obstore.exceptions import BaseError
 from twisted.python.threadpool import ThreadPool
 
-from stream.staging.cloud import azure_backend, s3_backend
 from stream.staging.errors import StagingError
-from stream.staging.gcs import gcs_backend
 from stream.staging.local import LocalBackend
 from stream.staging.location import location_of
 from stream.staging.store import Backend, StagingStore
@@ -35,14 +32,19 @@ def open_store(
 
 
 def _backend(upload: FileUpload) -> Backend:
+    if upload.provider not in ("aws", "azure", "gcp"):
+        return LocalBackend(Path(upload.credentials["directory"]))
+    # Imported here, since most nodes store no slices, or only with one provider.
+    from obstore.exceptions import BaseError
+
     try:
-        match upload.provider:
-            case "aws":
-                return s3_backend(upload)
-            case "azure":
-                return azure_backend(upload)
-            case "gcp":
-                return gcs_backend(upload)
+        if upload.provider == "gcp":
+            from stream.staging.gcs import gcs_backend
+
+            return gcs_backend(upload)
+        from stream.staging.cloud import azure_backend, s3_backend
+
+        return s3_backend(upload) if upload.provider == "aws" else azure_backend(upload)
     except KeyError as missing:
         raise StagingError(f"upload parameter {missing} is missing", retryable=False) from None
     except (BaseError, ValueError, TypeError):
@@ -50,4 +52,3 @@ def _backend(upload: FileUpload) -> Backend:
         raise StagingError(
             f'upload parameters of provider "{upload.provider}" are invalid', retryable=False
         ) from None
-    return LocalBackend(Path(upload.credentials["directory"]))

@@ -10,8 +10,9 @@ the target, its object a `TargetFactory`::
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -53,17 +54,34 @@ _OPTIONAL = {
 """Targets of this package that need an extra of the same name, with library, module and class."""
 
 
-def optional_targets(context: TargetContext) -> list[Target]:
+def optional_targets(
+    context: TargetContext,
+) -> tuple[list[Target], Mapping[str, Callable[[], Target]]]:
     """Make the targets of this package whose libraries are installed.
 
     Raises UserError: their settings are invalid, or need one that isn't installed.
+
+    :returns: those with connections, and functions that make the others: a start doesn't import the
+        libraries of targets that are only needed for old records.
     """
     made: list[Target] = []
+    later: dict[str, Callable[[], Target]] = {}
     for name, (library, module, factory) in _OPTIONAL.items():
-        if find_spec(library) is not None:
-            made.append(getattr(import_module(module), factory)(context))
-        elif any(context.settings.target.connections.of_type(name)):
-            raise _not_installed(name)
+        has_connections = any(context.settings.target.connections.of_type(name))
+        if find_spec(library) is None:
+            if has_connections:
+                raise _not_installed(name)
+            continue
+        make = partial(_make, module, factory, context)
+        if has_connections:
+            made.append(make())
+        else:
+            later[name] = make
+    return made, later
+
+
+def _make(module: str, factory: str, context: TargetContext) -> Target:
+    made: Target = getattr(import_module(module), factory)(context)
     return made
 
 
@@ -106,6 +124,8 @@ class Targets:
     :param targets: with different names. Raises UserError if two have the same.
     :param staging: staging for targets without their own.
     :param checks: started before the targets.
+    :param later: functions that make further targets, by name, when they are needed. They have
+        nothing to start.
     """
 
     def __init__(
@@ -113,9 +133,12 @@ class Targets:
         targets: Iterable[Target],
         staging: StagingArea | None = None,
         checks: Sequence[IService] = (),
+        *,
+        later: Mapping[str, Callable[[], Target]] | None = None,
     ) -> None:
         self._staging = staging
         self._checks = checks
+        self._later = dict(later or {})
         self._targets: dict[str, Target] = {}
         for target in targets:
             if target.name in self._targets:
@@ -129,7 +152,7 @@ class Targets:
 
     def named(self, name: str) -> Target:
         """Return the target with this name. Raises UserError if this process doesn't have it."""
-        target = self._targets.get(name)
+        target = self._find(name)
         if target is None and name in _OPTIONAL:
             raise _not_installed(name)
         if target is None:
@@ -139,6 +162,12 @@ class Targets:
                 detail="install the package of the target on every node and restart them",
             )
         return target
+
+    def _find(self, name: str) -> Target | None:
+        make = self._later.pop(name, None)
+        if make is not None:
+            self._targets[name] = make()
+        return self._targets.get(name)
 
     def check_type(self, name: str) -> None:
         """Check that *name* is the type of a target of this process. Raises UserError."""
@@ -212,14 +241,14 @@ class Targets:
 
     def file_records(self, file: File) -> Sequence[str]:
         """Return the etcd keys that are deleted with *file*, even if its target isn't installed."""
-        target = self._targets.get(file.target.provider)
+        target = self._find(file.target.provider)
         if target is not None:
             return target.file_records(file.key)
         return [file_record(file.target.provider, kind, file.key) for kind in RECORD_KINDS]
 
     async def delete_staged(self, file: File) -> None:
         """Remove the staged objects of *file*; see `Target.delete_staged`."""
-        target = self._targets.get(file.target.provider)
+        target = self._find(file.target.provider)
         if target is not None:
             await target.delete_staged(file.key)
             return

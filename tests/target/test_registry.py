@@ -90,6 +90,23 @@ def test_a_target_that_can_not_be_loaded_ends_the_start(
     assert str(raised.value) == message
 
 
+def test_a_target_without_connections() -> None:
+    """It is made when a record needs it, and once: a start doesn't import its library."""
+    made: list[MemoryTarget] = []
+
+    def make() -> MemoryTarget:
+        made.append(MemoryTarget(CONTEXT))
+        return made[-1]
+
+    targets = Targets([], later={MemoryTarget.name: make})
+    assert list(targets) == [] and not made
+    assert targets.named(MemoryTarget.name) is targets.named(MemoryTarget.name) is made[0]
+    assert len(made) == 1 and list(targets) == made
+    context: Any = attrs.make_class("Context", ["settings"])(load({}, VALID))
+    connected, later = registry.optional_targets(context)
+    assert not connected and "postgres" in later
+
+
 def test_a_target_without_its_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -99,7 +116,8 @@ def test_a_target_without_its_library(
     monkeypatch.setattr(registry, "find_spec", lambda library: None)
     settings = load({}, VALID)
     context: Any = attrs.make_class("Context", ["settings"])(settings)
-    assert registry.optional_targets(context) == []
+    connected, later = registry.optional_targets(context)
+    assert not connected and not later
     with pytest.raises(UserError) as raised:
         Targets([]).named("postgres")
     assert raised.value.name == "targetNotInstalled"

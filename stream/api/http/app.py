@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import Map, RequestRedirect, Rule, RuleFactory
 
 from stream.api.http.call import (
     Answer,
@@ -66,6 +66,7 @@ def build_app(
         odd = ", ".join(sorted(set(operations) ^ set(handlers)))
         raise ValueError(f"operations and handlers don't fit together: {odd}")
     app = Klein()
+    app._url_map = _Routes()
     for operation in operations.values():
         route = operation.path.replace("{*", "<path:").replace("{", "<").replace("}", ">")
         doc_url = f"{documentation}#{operation.id}" if operation.published else ""
@@ -74,6 +75,29 @@ def build_app(
         app.route(route, methods=[operation.method], endpoint=operation.id)(endpoint.serve)
     app.handle_errors(HTTPException)(_no_route)
     return app
+
+
+class _MatchedRule(Rule):
+    """A route that requests are matched with; no URLs are built from it.
+
+    Werkzeug compiles a program for building URLs from each route, which takes a tenth of the time
+    of a start.
+    """
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        return _not_built
+
+
+def _not_built(*_: object, **parts: object) -> tuple[str, str]:
+    raise NotImplementedError("no URLs are built from routes")
+
+
+class _Routes(Map):
+    """The routes of an application, each a `_MatchedRule`."""
+
+    def add(self, rulefactory: RuleFactory) -> None:
+        for rule in rulefactory.get_rules(self):
+            super().add(_MatchedRule(rule.rule, methods=rule.methods, endpoint=rule.endpoint))
 
 
 class _Endpoint:

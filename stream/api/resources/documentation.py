@@ -13,7 +13,7 @@ from stream.api.http.call import Answer, Call, Handler
 from stream.api.http.pages import BuiltPages
 from stream.api.http.server import CONSOLE
 from stream.api.resources.views import Urls
-from stream.api.spec.openapi import openapi2, openapi3, to_json, to_yaml
+from stream.api.spec.openapi import openapi2, openapi3, to_json
 from stream.api.spec.operations import OPERATIONS
 
 __all__ = ["Documentation"]
@@ -106,6 +106,9 @@ def _openapi2_json() -> bytes:
 
 @cache
 def _openapi2_yaml() -> bytes:
+    # Imported here, since few read it.
+    from stream.api.spec.openapi_yaml import to_yaml
+
     return to_yaml(openapi2(OPERATIONS.values()))
 
 
@@ -116,6 +119,9 @@ def _openapi3_json() -> bytes:
 
 @cache
 def _openapi3_yaml() -> bytes:
+    # Imported here, since few read it.
+    from stream.api.spec.openapi_yaml import to_yaml
+
     return to_yaml(openapi3(OPERATIONS.values()))
 
 

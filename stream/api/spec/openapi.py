@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import orjson
-import yaml
 
 import stream
 from stream.api.spec.links import links
@@ -14,7 +13,7 @@ from stream.api.spec.operation import MAX_WAIT_SECONDS, Operation, Parameter
 from stream.api.spec.response_schemas import ERROR
 from stream.api.spec.schema import Array, Boolean, Integer, Member, Object, Schema, Text
 
-__all__ = ["openapi2", "openapi3", "to_json", "to_yaml"]
+__all__ = ["openapi2", "openapi3", "to_json"]
 
 Plain = dict[str, Any]
 
@@ -82,19 +81,6 @@ _BRANCH_ERRORS = ((404, "storage.branches.notFound"), (409, "branchCountLimitRea
 def to_json(document: Plain) -> bytes:
     """Return the document as indented JSON."""
     return orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
-
-
-def to_yaml(document: Plain) -> bytes:
-    """Return the document as YAML, with members in their order."""
-    text: str = yaml.dump(document, sort_keys=False, allow_unicode=True, Dumper=_Dumper)
-    return text.encode()
-
-
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """A YAML dumper without anchors: repeated parts are written out."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 def openapi2(operations: Iterable[Operation]) -> Plain:

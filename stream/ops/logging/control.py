@@ -7,7 +7,6 @@ file is continued from its beginning.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +80,9 @@ def check_namespace(namespace: str) -> None:
     if not known.isdisjoint(_names(namespace)) or namespace.split(".")[0] in _LIBRARIES:
         return
     shown = [name.removeprefix(_PACKAGE) for name in known]
+    # Imported here, since it is needed only after a mistake.
+    import difflib
+
     found = difflib.get_close_matches(namespace, sorted(shown), 1, _CLOSE)
     meant = f', did you mean "{found[0]}"?' if found else ", see the field component of the log"
     raise UserError(f'nothing logs under "{namespace}"{meant}')
