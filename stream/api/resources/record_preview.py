@@ -29,6 +29,7 @@ from stream.record.large import takes_long
 from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
 from stream.templates.interface import TemplateEvaluator
+from stream.values.ip import read_address
 
 __all__ = ["RecordPreview"]
 
@@ -112,7 +113,10 @@ class RecordPreview:
         """Return the rows that the source's sinks would make of the request's body."""
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
-        records = self._records(source, call, call.raw_body, call.raw_headers, call.client_ip)
+        client_ip = _forwarded_ip(call.raw_headers) if source.type == "http" else None
+        records = self._records(
+            source, call, call.raw_body, call.raw_headers, client_ip or call.client_ip
+        )
         room = _Room()
         signal = call.parameters["signal"] if source.type == "otlp" else ""
         return {
@@ -232,6 +236,20 @@ class RecordPreview:
                 body_map=flat,
             )
         ]
+
+
+def _forwarded_ip(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """Return the first valid address of the headers that proxies of the API set, if any.
+
+    The headers may be forged, but the rows of a preview are shown to the caller only.
+    """
+    for header in (b"x-real-ip", b"x-forwarded-for"):
+        given = next((value for name, value in headers if name.lower() == header), b"")
+        for text in given.decode("latin-1").split(","):
+            address = read_address(text)
+            if address is not None:
+                return str(address)
+    return None
 
 
 def _bytes(record: dict[str, Any]) -> bytes:

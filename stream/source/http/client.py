@@ -1,31 +1,19 @@
 """The client's address: the peer's, or the one in a trusted proxy's header.
 
-An address is always parsed and formatted again, so no other text of a header is used. The scope of
-a link-local address (``fe80::1%eth0``) is a name that has a meaning on one machine only, and that
-anybody may set; it is left out.
+An address is always parsed and formatted again, so no other text of a header is used.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from stream.source.http.head import Head
+from stream.values.ip import read_address
 
-__all__ = ["ClientAddress", "without_scope"]
+__all__ = ["ClientAddress"]
 
-Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-
-_WITH_PORT = re.compile(r"\[([^\]]*)\](?::.*)?|([^:]*):[^:]*")
 
 
 class ClientAddress:
@@ -58,34 +46,12 @@ class ClientAddress:
             if hop.strip(" \t")
         ]
         while self._is_trusted(client) and hops:
-            hop = _read(hops.pop())
+            hop = read_address(hops.pop())
             if hop is None:
                 break
             client = str(hop)
         return client
 
     def _is_trusted(self, text: str) -> bool:
-        address = _read(text)
+        address = read_address(text)
         return address is not None and any(address in network for network in self._trusted)
-
-
-def without_scope(host: str) -> str:
-    """Return the address of a peer, as reported by its socket, without a scope."""
-    return host.partition("%")[0]
-
-
-def _read(text: str) -> Address | None:
-    """Parse an address with an optional port: ``1.2.3.4:80``, ``[::1]:80``."""
-    text = text.strip(" \t")
-    match = _WITH_PORT.fullmatch(text)
-    if match is not None:
-        text = match[1] or match[2] or ""
-    if ":" in text:
-        text = without_scope(text)
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address

@@ -72,13 +72,13 @@ from zope.interface import implementer
 from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 from stream.source.http import responses
-from stream.source.http.client import without_scope
 from stream.source.http.completions import Connection
 from stream.source.http.errors import Overloaded, RequestTimeout, UnfinishedRequest
 from stream.source.http.fast_path import FastPath
 from stream.source.http.head import Head, HeadReader, find_origin
 from stream.source.http.intake import Intake, Owner
 from stream.source.http.parser import MAX_SMALL_BODY, Request, RequestParser
+from stream.values.ip import without_scope
 
 __all__ = ["IngestFactory", "IngestProtocol", "Limits", "RequestHandler"]
 

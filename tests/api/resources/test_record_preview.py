@@ -4,6 +4,7 @@ import gzip
 import json
 from typing import Any
 
+import pytest
 import pytest_twisted
 
 from tests.api.conftest import SOURCE, TOKEN, Api
@@ -55,6 +56,40 @@ async def test_a_preview_of_http_takes_body_and_headers_without_the_token(api: A
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     [[_, headers, *_]] = await values(api, data, token=None, headers=JSON | bearer)
     assert "Authorization" not in headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, "127.0.0.1"),
+        ({"X-Forwarded-For": "203.0.113.7, 10.0.0.1"}, "203.0.113.7"),
+        ({"X-Forwarded-For": "203.0.113.7:4711"}, "203.0.113.7"),
+        ({"X-Forwarded-For": "unknown,,[2001:db8::1]:80"}, "2001:db8::1"),
+        ({"X-Real-Ip": "203.0.113.8", "X-Forwarded-For": "203.0.113.7"}, "203.0.113.8"),
+        ({"X-Real-Ip": "no address", "X-Forwarded-For": "203.0.113.7"}, "203.0.113.7"),
+        ({"X-Real-Ip": 'fe80::1%"x', "X-Forwarded-For": ""}, "fe80::1"),
+        ({"X-Forwarded-For": 'x"y'}, "127.0.0.1"),
+    ],
+)
+@ensure
+async def test_the_address_behind_a_proxy(api: Api, headers: dict[str, str], expected: str) -> None:
+    """A preview has the address that a proxy of the API reports: the peer is the proxy."""
+    template = {"language": "jsonnet", "content": "Ip()"}
+    await create(
+        api,
+        "http",
+        {"type": "ip", "name": "ip"},
+        {"type": "template", "name": "t", "template": template, "rawString": True},
+    )
+    assert await values(api, b"{}", headers=JSON | headers) == [[expected, expected]]
+
+
+@ensure
+async def test_the_address_of_an_export_is_the_peer(api: Api) -> None:
+    """A preview of an OTLP source has the peer's address."""
+    await create(api, "otlp", {"type": "ip", "name": "ip"})
+    forwarded = {"X-Real-Ip": "203.0.113.8"}
+    assert await values(api, b"{}", headers=JSON | forwarded) == [["127.0.0.1"]]
 
 
 @ensure

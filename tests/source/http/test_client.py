@@ -7,8 +7,9 @@ from ipaddress import IPv6Address, ip_address
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream.source.http.client import ClientAddress, without_scope
+from stream.source.http.client import ClientAddress
 from stream.source.http.head import Head, read_head
+from stream.values.ip import without_scope
 
 _ADDRESSES = st.ip_addresses().map(str)
 _HEADER_TEXT = st.text(
