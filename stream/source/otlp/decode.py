@@ -77,6 +77,24 @@ _MAX_DEPTH = 100
 _WRONG_SHAPE = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
 """Errors of the JSON reader for values of wrong types, such as a number instead of an object."""
 
+_FIELD_NAME = re.compile(r"Failed to parse (\w+) field: ")
+_TOO_DEEP = "it is nested too deep"
+_UNEXPECTED = "unexpected value"
+_JSON_REASONS = {
+    "invalid literal for int": "expected an integer",
+    "parse integer": "expected an integer",
+    "out of range": "the number is out of range",
+    "parse float": "expected a number",
+    "expected string": "expected text",
+    "true or false": "expected true or false",
+    "is not iterable": "expected an object",
+    "has no attribute": "expected an object",
+    "must be in []": "expected an array",
+    "should not have multiple": "there are several values",
+    "too deep": _TOO_DEEP,
+}
+"""What is wrong, by a part of the texts of protobuf's JSON reader, which name types of Python."""
+
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 
 
@@ -242,7 +260,7 @@ def decode_steps(signal: Signal, encoding: Encoding, body: bytes) -> Generator[N
             raise _undecodable(signal, error.reason, error) from None
         raise
     except (DecodeError, json_format.ParseError, *_WRONG_SHAPE) as error:
-        raise _undecodable(signal, str(error)) from None
+        raise _undecodable(signal, _reason(error)) from None
     return Export(signal, parts)
 
 
@@ -252,6 +270,27 @@ def _undecodable(signal: Signal, reason: str, error: UserError | None = None) ->
         status=error.status if error else None,
         name=error.name if error else None,
     )
+
+
+def _reason(error: Exception) -> str:
+    """Return why a request can't be decoded. Only texts of this package are shown as they are."""
+    if isinstance(error, DecodeError):
+        return "the protobuf message is damaged"
+    if isinstance(error, json_format.ParseError):
+        return _reason_of_json(str(error))
+    if isinstance(error, RecursionError):
+        return _TOO_DEEP
+    return str(error) if type(error) is ValueError else _UNEXPECTED
+
+
+def _reason_of_json(text: str) -> str:
+    """Return the text of protobuf's JSON reader in the wording of this package."""
+    names: list[str] = []
+    while (match := _FIELD_NAME.match(text)) is not None:
+        names.append(match[1])
+        text = text[match.end() :]
+    reason = next((reason for sign, reason in _JSON_REASONS.items() if sign in text), _UNEXPECTED)
+    return f"{'.'.join(names)}: {reason}" if names else reason
 
 
 def _parsed(kind: type[Message], data: bytes) -> Any:

@@ -671,6 +671,73 @@ def test_json_that_is_no_export_is_refused(body: bytes) -> None:
         decode_request(Signal.LOGS, Encoding.JSON, body)
 
 
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"timeUnixNano": "x"}, "timeUnixNano: expected an integer"),
+        ({"timeUnixNano": 1.5}, "timeUnixNano: expected an integer"),
+        ({"timeUnixNano": -1}, "timeUnixNano: the number is out of range"),
+        ({"flags": "a"}, "flags: expected an integer"),
+        ({"severityText": 5}, "severityText: expected text"),
+        ({"body": 5}, "body: expected an object"),
+        ({"body": {"boolValue": "x"}}, "body: expected true or false"),
+        ({"body": {"doubleValue": "x"}}, "body: expected a number"),
+        ({"body": {"stringValue": "a", "intValue": 1}}, "body: there are several values"),
+        ({"body": {"arrayValue": {"values": 5}}}, "body.values: expected an array"),
+        ({"attributes": 5}, "attributes: expected an array"),
+        ({"attributes": [5]}, "attributes: expected an object"),
+    ],
+)
+def test_members_of_wrong_types_are_named(record: Any, reason: str) -> None:
+    """The message says where the member is and what is expected, without a type of Python."""
+    with pytest.raises(UserError) as caught:
+        decoded(Signal.LOGS, logs(record))
+    assert str(caught.value) == f"cannot decode OTLP logs payload: log_records.{reason}"
+
+
+_ANY_VALUES: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "stringValue",
+                    "intValue",
+                    "arrayValue",
+                    "kvlistValue",
+                    "values",
+                    "key",
+                    "value",
+                    "x",
+                ]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+_MEMBERS_OF_LOGS = ["timeUnixNano", "severityNumber", "severityText", "body", "attributes", "flags"]
+
+
+@given(st.dictionaries(st.sampled_from(_MEMBERS_OF_LOGS), _ANY_VALUES))
+def test_no_message_shows_python(record: Any) -> None:
+    """Whatever is in a record: it is decoded, or the reason is one of this package."""
+    try:
+        decode_request(Signal.LOGS, Encoding.JSON, json.dumps(logs(record)).encode())
+    except UserError as error:
+        for word in ("int()", "object is", "bytes-like", "'", "opentelemetry", "Failed", ".."):
+            assert word not in error.message
+
+
+def test_damaged_protobuf_is_refused() -> None:
+    """The reason names no type of a library."""
+    with pytest.raises(UserError) as caught:
+        decode_request(Signal.LOGS, Encoding.PROTOBUF, b"\xff\xff")
+    assert str(caught.value) == ("cannot decode OTLP logs payload: the protobuf message is damaged")
+
+
 def test_deep_values_are_refused() -> None:
     """Deep values are refused before they exhaust the stack."""
     value: Any = {"stringValue": "x"}
