@@ -371,7 +371,6 @@ REQUIRED: dict[type, set[str]] = {
     own.TokenRecord: {"projectId", "tokenId", "digest", "name", "rights"},
     FileRecord: {
         "FileKey",
-        "SinkKey",
         "TableID",
         *(f"FileKey.{name}" for name in FILE_KEY),
         *(f"SinkKey.{name}" for name in SINK_KEY),

@@ -36,7 +36,16 @@ def check_volumes(
     found = {}
     for volume in find_volumes(volumes_path):
         report.counts["volumes on this machine"] += 1
-        volume_id = read_volume_id(volume)
+        try:
+            volume_id = read_volume_id(volume)
+        except (UserError, OSError) as error:
+            report.problem(
+                str(volume.path),
+                f"the volume's id can't be read: {error}",
+                "restore the file `volume-id`: the keys of its slices contain the id; the service "
+                "doesn't start with this volume otherwise",
+            )
+            continue
         if volume_id is None:
             report.add(Weight.NOTE, str(volume.path), "the volume has no id yet: it is a new one")
         else:

@@ -128,6 +128,10 @@ async def test_the_files_of_a_killed_node(etcd: EtcdClient, tmp_path: Path) -> N
     ((missing, what),) = found_problems(found).items()
     assert missing.endswith("2026-01-02T03-04-15-000Z") and "5 records" in what
     assert path.read_bytes() == data
+    (tmp_path / "default" / "two").mkdir()
+    (tmp_path / "default" / "two" / "volume-id").write_text("")
+    problems = found_problems(await check_takeover(etcd, ENCRYPTOR, str(tmp_path)))
+    assert set(problems) == {missing, str(tmp_path / "default" / "two")}
     (volume / "volume-id").unlink()
     found = await check_takeover(etcd, ENCRYPTOR, str(tmp_path / "default" / "nothing"))
     assert "files are not checked" in str(found.report.of(Weight.NOTE))

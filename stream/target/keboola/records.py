@@ -120,7 +120,10 @@ class FileRecord(Record):
     """
 
     file: KeyOfFile = field(name="FileKey")
-    sink: KeyOfSink = field(name="SinkKey")
+    sink: KeyOfSink = field(
+        name="SinkKey",
+        default=attrs.Factory(lambda self: KeyOfSink(self.file.key.sink_key), takes_self=True),
+    )
     table_id: str = field(name="TableID")
     columns: tuple[str, ...] = field(name="Columns", default=())
     storage_job_id: int | None = field(name="StorageJobID", default=None, keep_none=True)
