@@ -21,7 +21,7 @@ from stream.api.http.server import DOCUMENTATION, Front
 from stream.api.http.site import ApiSite
 from stream.api.live.hub import LiveHub
 from stream.api.resources.aggregation import Aggregation
-from stream.api.resources.awaited_tasks import AwaitedTasks
+from stream.api.resources.awaited_tasks import Arrivals, AwaitedTasks
 from stream.api.resources.change_tasks import ChangeTasks, SourceEvents
 from stream.api.resources.connections import ConnectionsList
 from stream.api.resources.console import ConsolePage
@@ -177,6 +177,7 @@ class ApiService(Service):
             now=now,
         )
         self._leftovers = ReplayLeftovers(reactor, client, replayer, store.is_running)
+        arrivals = Arrivals(live, settings.node_id)
         pages = BuiltPages(reactor, BUILT, security_headers(urls.source))
         has_console = settings.api.console.enabled
         resources = (
@@ -193,7 +194,7 @@ class ApiService(Service):
             Versions(reads=reads, tasks=tasks),
             EntitySettings(reads=reads, tasks=tasks, settings=settings),
             SinkStatistics(client=client, targets=targets, reads=reads, tasks=tasks),
-            Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
+            Tasks(store=store, abandoned=abandoned, arrivals=arrivals, urls=urls),
             Aggregation(client=client, targets=targets, reads=reads, live=live, urls=urls),
             RecordPreview(
                 reads=reads,
@@ -226,7 +227,7 @@ class ApiService(Service):
         }
         branches = Branches(reactor, client, live, authority)
         guard = Guard(reactor, authority, branches, strict=settings.api.strict)
-        awaited = AwaitedTasks(ends=self._ends, live=live, urls=urls, handlers=handlers)
+        awaited = AwaitedTasks(ends=self._ends, arrivals=arrivals, urls=urls, handlers=handlers)
         app = build_app(
             reactor,
             guard,

@@ -2,8 +2,8 @@
 
 They follow etcd with the delay of a watch, some milliseconds. Three rules hide the delay: a
 definition that isn't found here is read from etcd; a caller that learns of a finished change waits
-until the change has arrived here (`LiveDefinitions.settle`); and nothing is answered from memory
-while the node has lost its connection to etcd.
+until the change has arrived here (`LiveDefinitions.follow` for a change of this node, `settle` for
+one of another); and nothing is answered from memory while the node has lost its connection to etcd.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from twisted.application.service import Service
+from twisted.internet.defer import TimeoutError, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from stream.concurrency.deadline import within
 from stream.concurrency.together import together
 from stream.definition import prefix
 from stream.definition.entity import Branch, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import with_mappings
 from stream.definition.stored import UnreadableRecord, read_stored, warn_left_out
-from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, RangeResult, Session
+from stream.etcd import AtomicTxn, Batch, EtcdClient, KeyValue, Mirror, RangeResult, Session
 from stream.values.backoff import Backoff
 
 __all__ = ["Entry", "KnownPage", "LiveDefinitions"]
@@ -224,6 +226,23 @@ class LiveDefinitions(Service):
             unread.pop(sink.key).replace(sink)
         return [entry for entry in entries if entry.value.key not in unread]
 
+    async def follow(self, source: SourceKey, txn: AtomicTxn) -> None:
+        """Wait until the memory has what *txn*, a change of a source or its sinks, has written.
+
+        If it has written nothing, it has seen what another change has written.
+        """
+        changed = [
+            mirror for mirror in (self._sources, self._sinks) if txn.changes_below(mirror.prefix)
+        ]
+        if not changed:
+            await self.settle(source)
+            return
+        arriving = ensureDeferred(_all_reached(changed, txn.written_at))
+        try:
+            await within(arriving, _SETTLE_SECONDS, self._reactor, "a change")
+        except TimeoutError:
+            _log.warn("changes of {source} are slow to arrive", source=str(source))
+
     async def settle(self, source: SourceKey) -> None:
         """Wait until the memory has etcd's state of a source and its sinks.
 
@@ -248,6 +267,11 @@ class LiveDefinitions(Service):
             return False
         keys = self._sinks_of.keys(below.rstrip("/"))
         return _is_caught_up({key: self._sinks.items[key] for key in keys}, found)
+
+
+async def _all_reached(mirrors: Sequence[Mirror[Any]], revision: int) -> None:
+    for mirror in mirrors:
+        await mirror.reached(revision)
 
 
 def _is_caught_up(known: Mapping[str, Entry[Any]], found: RangeResult) -> bool:

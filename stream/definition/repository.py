@@ -142,6 +142,10 @@ class Definitions:
         Raises `DefinitionExists` or `CountLimitReached`.
         """
         _check_id("source", new.key.source_id)
+        await change.txn.load(
+            [f"{SOURCES.active}{new.key}", f"{SOURCES.deleted}{new.key}"],
+            [prefix.children(SOURCES.active, new.key.branch_key)],
+        )
         if await SOURCES.live(change.txn, new.key) is not None:
             raise errors.source_exists(new.key)
         await self._check_source_count(change, new.key.branch_key)
@@ -318,12 +322,13 @@ class Definitions:
         """
         _check_id("sink", new.key.sink_id)
         _check_mapping(new)
-        await change.txn.get_many(
+        await change.txn.load(
             [
                 f"{SOURCES.active}{new.key.source_key}",
                 f"{SINKS.active}{new.key}",
                 f"{SINKS.deleted}{new.key}",
-            ]
+            ],
+            [prefix.children(SINKS.active, new.key.source_key), *self._hooks.reads(new.key)],
         )
         source = await self.source(change, new.key.source_key)
         if await SINKS.live(change.txn, new.key) is not None:
@@ -344,6 +349,7 @@ class Definitions:
         :param description: description of the version.
         :param patch: returns the new content, given the current one.
         """
+        await self._load(change, key)
         sink = await self.sink(change, key)
         _check_version_count("sink", sink)
         patched = patch(sink)
@@ -356,6 +362,7 @@ class Definitions:
 
     async def rollback_sink(self, change: Change, key: SinkKey, number: int) -> Sink:
         """Make the content of version *number* the newest version."""
+        await self._load(change, key)
         source = await self.source(change, key.source_key)
         sink = await self.sink(change, key)
         target = await SINKS.version(change.txn, key, number)
@@ -367,6 +374,7 @@ class Definitions:
 
     async def disable_sink(self, change: Change, key: SinkKey) -> Sink:
         """Disable a sink; do nothing if it is disabled."""
+        await self._load(change, key)
         sink = await self.sink(change, key)
         if sink.disabled is not None:
             return sink
@@ -377,6 +385,7 @@ class Definitions:
 
     async def enable_sink(self, change: Change, key: SinkKey) -> Sink:
         """Enable a sink; one that was disabled with its source is enabled only with it."""
+        await self._load(change, key)
         sink = await self.sink(change, key)
         if sink.disabled is None or not sink.disabled.directly:
             return sink
@@ -385,6 +394,7 @@ class Definitions:
 
     async def delete_sink(self, change: Change, key: SinkKey) -> Sink:
         """Delete a sink, so that it can be undeleted."""
+        await self._load(change, key)
         source = await self.source(change, key.source_key)
         sink = await self.sink(change, key)
         deleted = lifecycle.delete(sink, change.now, change.by, directly=True)
@@ -403,6 +413,12 @@ class Definitions:
         sink = lifecycle.undelete(deleted, change.now, change.by)
         description = f'Undeleted to version "{deleted.version.number}".'
         return await self._new_sink_version(change, deleted, sink, description)
+
+    async def _load(self, change: Change, key: SinkKey) -> None:
+        """Read in one round trip what every change of a sink needs."""
+        await change.txn.load(
+            [f"{SOURCES.active}{key.source_key}", f"{SINKS.active}{key}"], self._hooks.reads(key)
+        )
 
     async def sinks(self, change: Change, key: SourceKey) -> Sequence[Sink]:
         """Return all live sinks of a source by id."""

@@ -7,12 +7,14 @@ opened, closed and rotated in the transaction that changes the definition.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
 import attrs
 
 from stream.definition.entity import By, Sink, Source
+from stream.definition.key import SinkKey
 from stream.etcd import AtomicTxn
 
 __all__ = ["Change", "NoHooks", "SinkHooks"]
@@ -35,6 +37,9 @@ class Change:
 class SinkHooks(Protocol):
     """Called by the repository before the new definition is written, in the same transaction."""
 
+    def reads(self, key: SinkKey) -> Sequence[str]:
+        """Return the prefixes that every change of a sink reads."""
+
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
         """Handle that a sink was created, undeleted or enabled: it needs an open file."""
 
@@ -50,6 +55,9 @@ class SinkHooks(Protocol):
 
 class NoHooks:
     """Hooks that do nothing: for changes of branches, and for tests."""
+
+    def reads(self, key: SinkKey) -> Sequence[str]:
+        return ()
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None: ...
 

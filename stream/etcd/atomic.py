@@ -9,6 +9,12 @@ Note [Guards]: a key that was read must still have the revision read (0 if it di
 in a range that was read may be newer than the snapshot. Since etcd can't compare counts, each key
 that was found must also still exist.
 
+Note [Assumptions]: most new keys have random or recent names, so reading them before they are
+written finds nothing and costs a round trip. `AtomicTxn.expect_absent` therefore doesn't read in
+the first attempt. The guard of the key makes the transaction fail if the assumption is wrong, and
+the next attempt reads. An exception that the body raises in the first attempt must not depend on an
+assumption; it can't, since an absent key is the good case.
+
 Note [Doubt]: if etcd received the transaction but didn't answer, the transaction may have been
 applied. Running the body again could then apply it twice, or find its own writes and report a
 conflict. So the keys are checked first: if all keys that were put have the same new revision, the
@@ -27,7 +33,6 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from stream.concurrency.together import together
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable, NotReached
 from stream.etcd.lock import Lock
@@ -79,11 +84,20 @@ class _Put:
 class AtomicTxn:
     """One attempt of an atomic operation.
 
+    :param may_assume: whether `expect_absent` reads nothing; see Note [Assumptions].
+
     :ivar in_doubt: whether etcd may have applied the transaction without an answer.
+    :ivar has_assumed: whether keys count as absent that weren't read.
+    :ivar written_at: the revision at which everything was written; 0 before, and if nothing was.
     """
 
-    def __init__(self, client: EtcdClient, lock: Lock | None = None) -> None:
+    def __init__(
+        self, client: EtcdClient, lock: Lock | None = None, *, may_assume: bool = False
+    ) -> None:
         self._client = client
+        self._may_assume = may_assume
+        self.has_assumed = False
+        self.written_at = 0
         self._locks = [] if lock is None else [lock]
         self._revision = 0
         self._keys: dict[str, KeyValue | None] = {}
@@ -108,6 +122,28 @@ class AtomicTxn:
             self._keys.update(await self._at_snapshot(partial(self._read_keys, unread)))
         return {key: self._effective(key) for key in keys}
 
+    async def expect_absent(self, keys: Sequence[str]) -> dict[str, KeyValue | None]:
+        """Return the values of keys that usually don't exist; see Note [Assumptions]."""
+        unread = [key for key in keys if key not in self._keys and key not in self._writes]
+        if not self._may_assume:
+            return await self.get_many(keys)
+        if unread:
+            self.has_assumed = True
+            self._keys.update(dict.fromkeys(unread))
+        return {key: self._effective(key) for key in keys}
+
+    async def load(self, keys: Sequence[str] = (), prefixes: Sequence[str] = ()) -> None:
+        """Read keys and prefixes in one round trip, before `get` and `range` ask for them.
+
+        Until then, the deletion of keys below a prefix is no conflict.
+        """
+        keys = [key for key in dict.fromkeys(keys) if key not in {*self._keys, *self._writes}]
+        prefixes = [prefix for prefix in dict.fromkeys(prefixes) if prefix not in self._ranges]
+        if keys or prefixes:
+            found, ranges = await self._at_snapshot(partial(self._read, keys, prefixes))
+            self._keys.update(found)
+            self._ranges.update({prefix: (kvs, False) for prefix, kvs in ranges.items()})
+
     async def range(self, prefix: str, *, track_deletes: bool = True) -> list[KeyValue]:
         """Return all keys below *prefix* and this attempt's own writes; *prefix* ends with a slash.
 
@@ -129,15 +165,23 @@ class AtomicTxn:
         return [kvs[key] for key in sorted(kvs) if not self._is_deleted(key)]
 
     async def read_as(self, before: AtomicTxn) -> None:
-        """Read what another attempt at the same operation has read, in one request."""
-        if before._keys:
-            await self.get_many(list(before._keys))
-        await together(
-            *(
-                self.range(prefix, track_deletes=track_deletes)
-                for prefix, (_, track_deletes) in before._ranges.items()
-            )
-        )
+        """Read what another attempt at the same operation has read.
+
+        The first attempt takes over what the other one has read: if it has changed since, the
+        transaction finds that out, and the next attempt reads. See Note [Assumptions].
+        """
+        if self._may_assume:
+            self._adopt(before)
+            return
+        await self.load(list(before._keys), list(before._ranges))
+        for prefix, (_, track_deletes) in before._ranges.items():
+            await self.range(prefix, track_deletes=track_deletes)
+
+    def _adopt(self, before: AtomicTxn) -> None:
+        self._keys = dict(before._keys)
+        self._ranges = dict(before._ranges)
+        self._revision = before._revision
+        self.has_assumed = True
 
     async def _at_snapshot(self, read: Callable[[], Awaitable[R]]) -> R:
         """Return the snapshot's revision: the first read sets it, concurrent reads wait for it."""
@@ -148,6 +192,15 @@ class AtomicTxn:
             return await read()
         finally:
             self._first_read.release()
+
+    async def _read(
+        self, keys: Sequence[str], prefixes: Sequence[str]
+    ) -> tuple[dict[str, KeyValue | None], dict[str, tuple[KeyValue, ...]]]:
+        found, ranges, revision = await self._client.snapshot(
+            keys, prefixes, revision=self._revision
+        )
+        self._revision = self._revision or revision
+        return found, ranges
 
     async def _read_keys(self, keys: Sequence[str]) -> dict[str, KeyValue | None]:
         found, revision = await self._client.get_many(keys, revision=self._revision)
@@ -188,6 +241,13 @@ class AtomicTxn:
         for key in [key for key in self._writes if key.startswith(prefix)]:
             del self._writes[key]
 
+    def changes_below(self, prefix: str) -> bool:
+        """Return whether the transaction writes or deletes keys below *prefix*."""
+        return any(key.startswith(prefix) for key in self._writes) or any(
+            deleted.startswith(prefix) or prefix.startswith(deleted)
+            for deleted in self._deleted_prefixes
+        )
+
     def on_commit(self, callback: Callable[[int], None]) -> None:
         """Call *callback* with the revision once everything is written."""
         self._callbacks.append(callback)
@@ -225,6 +285,8 @@ class AtomicTxn:
         or is unavailable.
         """
         if not self._writes and not self._deleted_prefixes:
+            if self.has_assumed:
+                return False
             self._committed(self._revision)
             return True
         locks = [get_operation(self._client.namespace + lock.key) for lock in self._locks]
@@ -236,6 +298,7 @@ class AtomicTxn:
             self.in_doubt = True
             raise
         if result.succeeded:
+            self.written_at = result.revision
             self._committed(result.revision)
             return True
         for lock, kvs in zip(self._locks, result.reads, strict=True):
@@ -266,15 +329,16 @@ class AtomicTxn:
 
     async def settle(self) -> bool:
         """Return whether a commit without an answer was applied; see Note [Doubt]."""
-        revision = await self._written_at()
+        revision = await self._applied_at()
         if revision:
+            self.written_at = revision
             self._committed(revision)
         return revision > 0
 
-    async def _written_at(self) -> int:
+    async def _applied_at(self) -> int:
         """Return the revision at which our writes were applied; 0 if they weren't."""
         puts = {key: put for key, put in self._writes.items() if put is not None}
-        if not self._revision:
+        if not self._revision and not self.has_assumed:
             return 0  # Nothing was read, so writing it again does no harm.
         if not puts:
             return await self._gone_at()
@@ -343,11 +407,13 @@ async def atomic(
     while True:
         attempt += 1
         problem: EtcdError | None = None
-        txn = AtomicTxn(client, lock)
+        txn = AtomicTxn(client, lock, may_assume=attempt == 1)
         try:
             result = await body(txn)
             if await _commit(client, txn, deadline):
                 return result
+            if txn.has_assumed:
+                continue
         except (EtcdUnavailable, Compacted) as error:
             problem = error
         now = client.reactor.seconds()

@@ -16,6 +16,7 @@ from stream.concurrency.waiters import Waiters
 from stream.etcd.errors import EtcdUnavailable, InvalidToken, TxnTooLarge
 from stream.etcd.request import (
     KeyValue,
+    compare_lease,
     delete_operation,
     encoded,
     get_operation,
@@ -312,6 +313,12 @@ class EtcdClient(Service):
             bool(answer.get("succeeded", False)), int(answer["header"]["revision"]), reads
         )
 
+    async def put_and_unlock(self, key: str, value: bytes, lock: str, lease: int) -> None:
+        """Put *key* and delete *lock*, if that lives under *lease*, in one transaction."""
+        put = put_operation(self.namespace + require_key(key), value)
+        held = self.namespace + require_key(lock)
+        await self.commit([compare_lease(held, lease)], [put, delete_operation(held)], [put])
+
     async def takes_operations(self, count: int) -> bool:
         """Return whether etcd accepts *count* operations in one transaction (``--max-txn-ops``)."""
         reads = [get_operation(self.namespace + "max-txn-ops")] * count
@@ -320,6 +327,44 @@ class EtcdClient(Service):
         except TxnTooLarge:
             return False
         return True
+
+    async def snapshot(
+        self, keys: Sequence[str], prefixes: Sequence[str], *, revision: int = 0
+    ) -> tuple[dict[str, KeyValue | None], dict[str, tuple[KeyValue, ...]], int]:
+        """Read keys and everything below prefixes at one revision, usually in one request.
+
+        :returns: the values by key, the values by prefix, and the revision.
+        """
+        if len(keys) + len(prefixes) > READS_PER_REQUEST:
+            found, revision = await self.get_many(keys, revision=revision)
+            ranges = {
+                prefix: (await self.range(prefix, revision=revision)).kvs for prefix in prefixes
+            }
+            return found, ranges, revision
+        at = {"revision": revision} if revision else {}
+        reads = [get_operation(self.namespace + require_key(key), **at) for key in keys]
+        reads += [
+            get_operation(self.namespace + require_prefix(prefix), limit=FIRST_PAGE_KEYS, **at)
+            for prefix in prefixes
+        ]
+        answer = await self.call("kv/txn", transaction([], reads), repeatable=True)
+        revision = revision or int(answer["header"]["revision"])
+        results = [item["response_range"] for item in answer["responses"]]
+        values = [
+            tuple(key_value(kv, self.namespace) for kv in result.get("kvs", ()))
+            for result in results
+        ]
+        found = {key: kvs[0] if kvs else None for key, kvs in zip(keys, values, strict=False)}
+        ranges = {}
+        for prefix, kvs, result in zip(
+            prefixes, values[len(keys) :], results[len(keys) :], strict=True
+        ):
+            if result.get("more"):
+                after = kvs[-1].key.removeprefix(prefix)
+                rest = await self.range(prefix, revision=revision, start_after=after)
+                kvs = (*kvs, *rest.kvs)
+            ranges[prefix] = kvs
+        return found, ranges, revision
 
     async def get_many(
         self, keys: Sequence[str], *, revision: int = 0, keys_only: bool = False

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _RELEASE_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.05
+_OLDEST_FIRST = {"sort_order": "ASCEND", "sort_target": "CREATE"}
 
 
 class LockTimeout(EtcdError):
@@ -88,7 +89,9 @@ class LockQueue:
         """Wait for the lock, until cancelled."""
         local = self._local(name)
         await local.acquire()
-        lock = await self._queue_up(name, local)
+        lock, is_first = await self._queue_up(name, local)
+        if is_first:
+            return lock
         try:
             while True:
                 predecessor = await self._predecessor(name, lock)
@@ -106,14 +109,9 @@ class LockQueue:
         if local.locked:
             return None
         await local.acquire()
-        lock = await self._queue_up(name, local)
-        try:
-            if await self._predecessor(name, lock) is None:
-                await self._check_queued(lock)
-                return lock
-        except BaseException:
-            await lock.release()
-            raise
+        lock, is_first = await self._queue_up(name, local)
+        if is_first:
+            return lock
         await lock.release()
         return None
 
@@ -129,8 +127,11 @@ class LockQueue:
     def _local(self, name: str) -> DeferredLock:
         return self._local_locks.setdefault(name, DeferredLock())
 
-    async def _queue_up(self, name: str, local: DeferredLock) -> Lock:
-        """Put our key of the lock; an orphaned key of ours is reused."""
+    async def _queue_up(self, name: str, local: DeferredLock) -> tuple[Lock, bool]:
+        """Put our key of the lock, and return whether it is the oldest, which holds the lock.
+
+        An orphaned key of ours is reused.
+        """
         lease = self._lease()
         if lease is None:
             self._release_local(name, local)
@@ -144,23 +145,30 @@ class LockQueue:
         def give_up(_: object) -> None:
             ensureDeferred(leave()).addErrback(_not_left)
 
-        putting = ensureDeferred(self._put_key(key, lease))
+        putting = ensureDeferred(self._put_key(name, key, lease))
         try:
-            created = await _shielded(putting)
+            created, is_first = await _shielded(putting)
         except BaseException:
             # Only when the put is done, or the key might be put after its deletion.
             putting.addBoth(give_up)
             raise
-        return Lock(key, created, leave)
+        return Lock(key, created, leave), is_first
 
-    async def _put_key(self, key: str, lease: int) -> int:
+    async def _put_key(self, name: str, key: str, lease: int) -> tuple[int, bool]:
+        """Put our key unless it exists, and look at the queue, in one transaction."""
         absolute = self._client.namespace + key
+        queue = self._client.namespace + _prefix(name)
+        reads = [
+            get_operation(absolute),
+            get_operation(queue, limit=1, keys_only=True, **_OLDEST_FIRST),
+        ]
         result = await self._client.commit(
             [compare_created(absolute, "==", 0)],
-            [put_operation(absolute, b"", lease), get_operation(absolute)],
-            [get_operation(absolute)],
+            [put_operation(absolute, b"", lease), *reads],
+            reads,
         )
-        return result.reads[0][0].create_revision
+        (ours,), (oldest,) = result.reads
+        return ours.create_revision, oldest.key == key
 
     async def _leave(self, name: str, key: str, local: DeferredLock) -> None:
         deleting = ensureDeferred(self._client.delete(key))

@@ -30,6 +30,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensur
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.waiters import Waiters
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, TooManyChanges
 from stream.etcd.request import KeyValue
@@ -115,6 +116,7 @@ class Mirror(Service, Generic[T]):
         self._following: Deferred[None] | None = None
         self._behind_since: float | None = None
         self._sizes = (0, 0)
+        self._reached: Waiters[None] = Waiters()
 
     def listen(self, on_change: Callable[[Batch[T]], Awaitable[None] | None]) -> None:
         """Call another listener with each batch, too; must be called before the start."""
@@ -147,6 +149,14 @@ class Mirror(Service, Generic[T]):
     def items(self) -> Mapping[str, T]:
         """The values by key (without the namespace, with the prefix)."""
         return self._items
+
+    async def reached(self, revision: int) -> None:
+        """Wait until the mirror contains the changes up to *revision*, one of its prefix's changes.
+
+        It may wait forever while etcd is unavailable.
+        """
+        while self.revision < revision:
+            await self._reached.wait()
 
     async def startService(self) -> None:
         """Start the mirror; fires when the content is loaded and delivered."""
@@ -312,6 +322,7 @@ class Mirror(Service, Generic[T]):
             except Exception:
                 _log.failure("cannot handle a change of {prefix}", prefix=self._prefix)
         self.revision = batch.revision
+        self._reached.fire(None)
 
 
 def json_values(cls: type[T]) -> Callable[[KeyValue], T]:

@@ -179,9 +179,25 @@ def put_operation(key: str, value: bytes, lease_id: int = 0) -> OpSet:
     return _LeasedSet(key.encode(), value, lease_id)
 
 
-def get_operation(key: str) -> OpGet:
-    """Return the operation of a transaction that reads a key."""
-    return OpGet(key_set(key))
+class _LimitedGet(OpGet):  # type: ignore[misc]
+    """A read of a range with options that txaioetcd lacks."""
+
+    def __init__(self, keys: KeySet, options: Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self._options = options
+
+    def _marshal(self) -> dict[str, Any]:
+        marshalled: dict[str, Any] = super()._marshal()
+        marshalled["request_range"] |= self._options
+        return marshalled
+
+
+def get_operation(key: str, **options: Any) -> OpGet:
+    """Return the operation of a transaction that reads a key, or all keys below a prefix.
+
+    :param options: further members of the request, such as ``limit``.
+    """
+    return _LimitedGet(key_set(key), options) if options else OpGet(key_set(key))
 
 
 def delete_operation(key: str) -> OpDel:

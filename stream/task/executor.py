@@ -209,7 +209,7 @@ class TaskExecutor(Service):
             raise EtcdUnavailable("there is no session with etcd at the moment")
 
         async def body(txn: AtomicTxn) -> None:
-            found = await txn.get_many([task.lock] if absent is None else [task.lock, absent])
+            found = await txn.expect_absent([task.lock] if absent is None else [task.lock, absent])
             if found[task.lock] is not None:
                 raise TaskAlreadyRunning(object_key)
             if absent is not None and found[absent] is not None:
@@ -299,19 +299,14 @@ class TaskExecutor(Service):
     async def _record_end(self, task: Task, lease: int) -> None:
         """Write the record, with retries until it is written: callers may poll the task.
 
-        The lock may belong to another task since, even of a process with the same name.
+        The lock may belong to another task since, even of a process with the same name. Writing it
+        twice does no harm: no other task of this process gets the lock before this returns.
         """
-
-        async def body(txn: AtomicTxn) -> None:
-            txn.put(task.key, encode(task))
-            lock = await txn.get(task.lock)
-            if lock is not None and lock.lease == lease:
-                txn.delete(task.lock)
-
+        record = encode(task)
         backoff = Backoff(_FIRST_RETRY, _MAX_RETRY)
         while True:
             try:
-                await atomic(self._client, body)
+                await self._client.put_and_unlock(task.key, record, task.lock, lease)
             except Exception as error:
                 _log.error(
                     "cannot record the end of the task: {error}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -39,6 +39,9 @@ class RecordingHooks:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
+
+    def reads(self, key: SinkKey) -> Sequence[str]:
+        return ()
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
         self.calls.append(("activated", sink.key.sink_id))

@@ -14,7 +14,7 @@ from stream.definition.key import SourceKey
 from stream.definition.repository import Definitions
 from stream.definition.transaction import Change
 from stream.errors import UserError
-from stream.etcd import EtcdClient
+from stream.etcd import AtomicTxn, EtcdClient
 from tests.storage.histories.world import (
     BY,
     SINK_KEY,
@@ -42,8 +42,12 @@ class Steps(RecordingProvider):
     async def __aexit__(self, *_: object) -> None:
         self.steps.append("unlock")
 
-    async def settle(self, source: SourceKey) -> None:
-        self.steps.append(f"settle {source}")
+    async def release(self) -> None:
+        self.steps.append("release")
+
+    async def follow(self, source: SourceKey, txn: AtomicTxn) -> None:
+        assert bool(txn.written_at) is txn.changes_below("definition/")
+        self.steps.append(f"follow {source}")
 
     async def prepare(self, *arguments: Any, **options: Any) -> Any:
         self.steps.append("prepare")
@@ -90,7 +94,7 @@ async def test_all_steps_in_order(
     steps = Steps()
     changes = _changes(etcd, steps)
     await _create_source(changes)
-    assert steps.steps == [f"settle {SOURCE_KEY}"]
+    assert steps.steps == [f"follow {SOURCE_KEY}"]
     steps.steps.clear()
 
     async def after(sink: Sink) -> None:
@@ -102,7 +106,7 @@ async def test_all_steps_in_order(
         f"lock api.source.sinks.{SOURCE_KEY}",
         "prepare",
         "committed",
-        f"settle {SOURCE_KEY}",
+        f"follow {SOURCE_KEY}",
         "written",
         f"after {SINK_KEY.sink_id}",
         "unlock",

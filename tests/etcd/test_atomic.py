@@ -376,3 +376,94 @@ async def test_reads_of_an_earlier_attempt_are_sent_together(etcd: EtcdClient) -
     txn.put("b", b"2")
     assert not await txn.commit()
     await AtomicTxn(etcd).read_as(AtomicTxn(etcd))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_assumption_that_holds(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is expected to be absent isn't read: one request writes it."""
+    calls = _count_calls(etcd, monkeypatch)
+
+    async def body(txn: AtomicTxn) -> None:
+        assert await txn.expect_absent(["a", "b"]) == {"a": None, "b": None}
+        txn.put("a", b"1")
+
+    await atomic(etcd, body)
+    assert calls == ["kv/txn"]
+    stored = await etcd.get("a")
+    assert stored is not None and stored.value == b"1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_assumption_that_is_wrong(etcd: EtcdClient) -> None:
+    """Nothing is written, and the next attempt reads the key."""
+    await etcd.put("a", b"0")
+    seen = []
+
+    async def body(txn: AtomicTxn) -> None:
+        found = await txn.expect_absent(["a"])
+        seen.append(found["a"] is None)
+        if found["a"] is None:
+            txn.put("b", b"1")
+
+    await atomic(etcd, body)
+    assert seen == [True, False]
+    assert await etcd.get("b") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lost_answer_after_an_assumption(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The written keys are recognised: the body doesn't find its own write."""
+    commit, attempts = etcd.commit, 0
+
+    async def losing(*arguments: Any) -> Any:
+        await commit(*arguments)
+        raise EtcdUnavailable("the answer was lost")
+
+    async def body(txn: AtomicTxn) -> None:
+        nonlocal attempts
+        attempts += 1
+        assert (await txn.expect_absent(["lock"]))["lock"] is None
+        txn.put("lock", b"1")
+        txn.put("task", b"2")
+
+    monkeypatch.setattr(etcd, "commit", losing)
+    await atomic(etcd, body)
+    assert attempts == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_load_in_one_request(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and prefixes are read together, however many keys a prefix has."""
+    for number in range(250):
+        await etcd.put(f"p/{number:03d}", b"x" * number)
+    await etcd.put("k", b"1")
+
+    async def body(txn: AtomicTxn) -> tuple[list[bytes], dict[str, Any]]:
+        await txn.load(["k", "none"], ["p/", "q/"])
+        calls = _count_calls(etcd, monkeypatch)
+        found = [kv.value for kv in await txn.range("p/", track_deletes=False)]
+        assert await txn.range("q/") == []
+        result = found, await txn.get_many(["k", "none"])
+        assert calls == []
+        txn.put("p/001", b"y")
+        assert txn.changes_below("p/") and not txn.changes_below("q/")
+        return result
+
+    found, keys = await atomic(etcd, body)
+    assert found == [b"x" * number for number in range(250)]
+    assert keys["k"].value == b"1" and keys["none"] is None
+
+
+def _count_calls(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the methods that the client calls from now on."""
+    calls: list[str] = []
+    call = etcd.call
+
+    async def counted(method: str, *arguments: Any, **options: Any) -> Any:
+        calls.append(method)
+        return await call(method, *arguments, **options)
+
+    monkeypatch.setattr(etcd, "call", counted)
+    return calls

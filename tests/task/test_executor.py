@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock, deferLater
 
 from stream.errors import UserError
-from stream.etcd import EtcdClient, Session, atomic
+from stream.etcd import EtcdClient, Session
 from stream.task.entity import Task
 from stream.task.errors import ObjectExists, TaskAlreadyRunning, TaskNotFound, TooManyTasks
 from stream.task.executor import TASK_SECONDS, Body, TaskExecutor, TaskRun
@@ -224,15 +224,16 @@ async def test_the_next_task_starts_after_the_end(
     """The watch may report the end of the task before etcd answers the node's write."""
     written, answered = Deferred[None](), Deferred[None]()
 
-    async def late(client: EtcdClient, body: Any, **options: Any) -> Any:
-        result = await atomic(client, body, **options)
+    put_and_unlock = tasks.client.put_and_unlock
+
+    async def late(*arguments: Any) -> None:
+        await put_and_unlock(*arguments)
         if not written.called:
             written.callback(None)
             await answered
-        return result
 
     async def at_once(run: TaskRun) -> str:
-        monkeypatch.setattr("stream.task.executor.atomic", late)
+        monkeypatch.setattr(tasks.client, "put_and_unlock", late)
         return "Done."
 
     first = await tasks.start(at_once)

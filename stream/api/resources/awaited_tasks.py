@@ -16,7 +16,7 @@ from stream.definition.live import LiveDefinitions
 from stream.task.ends import TaskEnds
 from stream.task.entity import LOCK_PREFIX, Task
 
-__all__ = ["AwaitedTasks", "source_of"]
+__all__ = ["Arrivals", "AwaitedTasks", "source_of"]
 
 
 def source_of(task: Task) -> SourceKey | None:
@@ -30,6 +30,25 @@ def source_of(task: Task) -> SourceKey | None:
     return None
 
 
+class Arrivals:
+    """Waits until the changes of finished tasks are in this node's memory.
+
+    The caller's next read must find them.
+
+    :param node_id: this node, whose own tasks have waited before they ended.
+    """
+
+    def __init__(self, live: LiveDefinitions, node_id: str) -> None:
+        self._live = live
+        self._node_id = node_id
+
+    async def of(self, task: Task) -> None:
+        """Wait for the changes of a finished task."""
+        source = source_of(task)
+        if task.node != self._node_id and source is not None:
+            await self._live.settle(source)
+
+
 class AwaitedTasks:
     """Answers callers that wait for the end of a task.
 
@@ -40,12 +59,12 @@ class AwaitedTasks:
         self,
         *,
         ends: TaskEnds,
-        live: LiveDefinitions,
+        arrivals: Arrivals,
         urls: Urls,
         handlers: Mapping[str, Handler],
     ) -> None:
         self._ends = ends
-        self._live = live
+        self._arrivals = arrivals
         self._urls = urls
         self._handlers = handlers
 
@@ -62,10 +81,7 @@ class AwaitedTasks:
     async def _answer(self, call: Call, task: Task) -> Answer:
         outcome = call.operation.outcome
         if task.is_finished:
-            # Another node may have run the task: the caller's next read must find its changes.
-            source = source_of(task)
-            if source is not None:
-                await self._live.settle(source)
+            await self._arrivals.of(task)
         if outcome is None or not task.is_finished:
             return self._shown(call, task_view(task, self._urls), call.operation.status)
         if task.user_error is not None:

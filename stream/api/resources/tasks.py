@@ -7,9 +7,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from stream.api.http.call import Call, Handler, StartedTask
-from stream.api.resources.awaited_tasks import source_of
+from stream.api.resources.awaited_tasks import Arrivals
 from stream.api.resources.views import Urls, listed_task_view, page_view, task_view
-from stream.definition.live import LiveDefinitions
 from stream.task.abandoned import AbandonedTasks
 from stream.task.store import TaskStore
 
@@ -24,12 +23,12 @@ class Tasks:
         *,
         store: TaskStore,
         abandoned: AbandonedTasks,
-        live: LiveDefinitions,
+        arrivals: Arrivals,
         urls: Urls,
     ) -> None:
         self._store = store
         self._abandoned = abandoned
-        self._live = live
+        self._arrivals = arrivals
         self._urls = urls
 
     def handlers(self) -> dict[str, Handler]:
@@ -42,10 +41,7 @@ class Tasks:
         task = await self._store.get(project, call.parameters["taskId"])
         task = await self._abandoned.settle(task)
         if task.is_finished:
-            # Another node may have run the task: the caller's next read must find its changes.
-            source = source_of(task)
-            if source is not None:
-                await self._live.settle(source)
+            await self._arrivals.of(task)
         return StartedTask(task, task_view(task, self._urls))
 
     async def list(self, call: Call) -> Any:

@@ -7,7 +7,7 @@ transaction of the change. Files and their remote parts are reached through the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -68,6 +68,9 @@ class FileRecords(Protocol[P_contra]):
     ) -> object:
         """Open the file that was *prepared*."""
 
+    def reads(self, sink: SinkKey) -> Sequence[str]:
+        """Return the prefixes that `close_files` reads."""
+
     async def close_files(self, txn: AtomicTxn, sink: SinkKey, now: datetime) -> object:
         """Close every open file of the sink."""
 
@@ -96,6 +99,9 @@ class SinkFiles(Generic[P]):
         self._token = token
         self.used: set[SinkKey] = set()
         self.missing: list[tuple[Source, Sink]] = []
+
+    def reads(self, key: SinkKey) -> Sequence[str]:
+        return self._records.reads(key)
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
         await self._records.close_files(change.txn, sink.key, change.now)

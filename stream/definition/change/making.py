@@ -22,6 +22,7 @@ from twisted.internet.defer import DeferredList
 from twisted.python.failure import Failure
 
 from stream.concurrency.slots import Slots
+from stream.concurrency.together import together
 from stream.definition.change.files import (
     FileRecords,
     Prepared,
@@ -97,14 +98,14 @@ class Locks(Protocol):
 class Readers(Protocol):
     """The readers of definitions on this node; `stream.definition.live.LiveDefinitions`."""
 
-    async def settle(self, source: SourceKey) -> None:
-        """Wait until the readers see the stored state of *source*."""
+    async def follow(self, source: SourceKey, txn: AtomicTxn) -> None:
+        """Wait until the readers see what *txn*, a change of *source*, has written."""
 
 
 class NoReaders:
     """The `Readers` of a node without readers of definitions."""
 
-    async def settle(self, source: SourceKey) -> None: ...
+    async def follow(self, source: SourceKey, txn: AtomicTxn) -> None: ...
 
 
 @attrs.define
@@ -160,6 +161,7 @@ class _PreparedFiles(Generic[P]):
     async def committed(self, used: Iterable[SinkKey]) -> None:
         """Mark the files of these sinks as used: their transaction is written."""
         self._rounds = 0
+        self.tried = None  # its reads are older than the transaction
         for key in used:
             await self._remote.committed(self.by_sink.pop(key))
 
@@ -173,11 +175,13 @@ class _PreparedFiles(Generic[P]):
 class _Attempt(Generic[T]):
     """The writes of one transaction of a change.
 
+    :ivar txn: the transaction.
     :ivar used: sinks whose prepared file was opened.
     :ivar is_last: whether it completes the change; see Note [Pieces] of
         `stream.definition.repository`.
     """
 
+    txn: AtomicTxn
     result: T
     used: set[SinkKey]
     is_last: bool
@@ -222,8 +226,9 @@ class DefinitionChanges(Generic[P]):
         :param written: called when everything is written and can be read.
         """
         async with AsyncExitStack() as stack:
-            if change.makes_tables:
-                await stack.enter_async_context(await self._turn(change.source_key))
+            turn = await self._turn(change.source_key) if change.makes_tables else None
+            if turn is not None:
+                await stack.enter_async_context(turn)
             prepared = _PreparedFiles(self._remote, self._now, author.token)
             stack.push_async_callback(prepared.discard)
             while True:
@@ -233,10 +238,15 @@ class DefinitionChanges(Generic[P]):
                 except _FilesNotPrepared as needed:
                     await prepared.prepare(needed.missing)
                     continue
-                await prepared.committed(made.used)
                 if made.is_last:
                     break
-            await self._readers.settle(change.source_key)
+                await prepared.committed(made.used)
+                await self._readers.follow(change.source_key, made.txn)
+            await together(
+                prepared.committed(made.used),
+                self._readers.follow(change.source_key, made.txn),
+                *([] if turn is None or change.after is not _nothing else [turn.release()]),
+            )
             if written is not None:
                 written()
             await change.after(made.result)
@@ -259,7 +269,7 @@ class DefinitionChanges(Generic[P]):
         if files.missing:
             prepared.tried = txn
             raise _FilesNotPrepared(tuple(files.missing))
-        return _Attempt(result, files.used, not definitions.unfinished)
+        return _Attempt(txn, result, files.used, not definitions.unfinished)
 
     async def _turn(self, source: SourceKey) -> Lock:
         return await self._locks.lock(f"api.source.sinks.{source}", timeout=TURN_SECONDS)

@@ -36,6 +36,7 @@ __all__ = [
     "load_slice",
     "load_slices",
     "local_files",
+    "local_files_of",
     "local_slices",
     "move_statistics",
     "read_file",
@@ -95,8 +96,13 @@ async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
 
 async def local_files(txn: AtomicTxn, key: SinkKey) -> list[File]:
     """Return the files of the sink at level local, the oldest first."""
-    kvs = await txn.range(f"{prefix.file_level(Level.LOCAL)}{key}/", track_deletes=False)
+    kvs = await txn.range(local_files_of(key), track_deletes=False)
     return [read_stored(File, kv) for kv in kvs]
+
+
+def local_files_of(key: SinkKey) -> str:
+    """Return the prefix of `local_files`."""
+    return f"{prefix.file_level(Level.LOCAL)}{key}/"
 
 
 async def local_slices(txn: AtomicTxn, key: object) -> list[Slice]:

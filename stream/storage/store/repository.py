@@ -105,12 +105,14 @@ class StorageRepository:
         Raises UserError: no volume is registered, or the key is taken.
         """
         file = await self._within_limit(self._new_file(source, sink, prepared))
-        space = await self._space(file)
+        # The file is prepared before the transaction that creates the sink.
+        is_first = sink.created.at >= file.key.file_opened_at
+        space = await self._space(file, is_first=is_first)
         slices = [
             Slice.opened(file, volume_id, file.key.file_opened_at, space)
             for volume_id in file.local.assignment.volumes
         ]
-        await txn.get_many(records.keys_of_new(file, slices))
+        await txn.expect_absent(records.keys_of_new(file, slices))
         await records.create_file(txn, file)
         for key, value in prepared.records:
             txn.put(key, value)
@@ -180,10 +182,13 @@ class StorageRepository:
         fewer = attrs.evolve(assignment, volumes=assignment.volumes[:most])
         return attrs.evolve(file, local=attrs.evolve(file.local, assignment=fewer))
 
-    async def _space(self, file: File) -> ByteSize:
-        """Return the bytes that a new slice of the file reserves; a failed estimate is ignored."""
+    async def _space(self, file: File, *, is_first: bool = False) -> ByteSize:
+        """Return the bytes that a new slice of the file reserves; a failed estimate is ignored.
+
+        :param is_first: whether the sink is new, so that it has no slices.
+        """
         largest = ByteSize(0)
-        if self._largest_slice is not None and file.local.allocation.enabled:
+        if self._largest_slice is not None and file.local.allocation.enabled and not is_first:
             try:
                 largest = await self._largest_slice(file.key.sink_key)
             except EtcdError as error:
@@ -254,6 +259,10 @@ class StorageRepository:
         return min(wanted or limit, limit) if limit else wanted
 
     # Closing and rotating.
+
+    def reads(self, sink: SinkKey) -> Sequence[str]:
+        """Return the prefixes that `close_files` reads."""
+        return (records.local_files_of(sink),)
 
     async def close_files(self, txn: AtomicTxn, sink: SinkKey, now: datetime) -> list[File]:
         """Move every file of the sink in state ``writing`` to ``closing``, with its slices."""
