@@ -12,7 +12,7 @@ import { SinkPage } from "./pages/sink";
 import { FirstRow, NewSource } from "./pages/newsource";
 import { NewSink } from "./pages/newsink";
 import { Deleted, TaskList } from "./pages/tasks";
-import { useLoaded } from "./ui/hooks";
+import { useLoaded, useTitle } from "./ui/hooks";
 import { Button, Empty, ErrorBox, Loading, Menu } from "./ui/parts";
 
 const BEHIND_MS = 5_000;
@@ -153,6 +153,18 @@ function Content() {
   }
 }
 
+/** What is shown as long as no source could be read. */
+function Unavailable() {
+  useTitle("Not available");
+  return (
+    <>
+      <h1>The sources can't be read</h1>
+      <ErrorBox error={failure.value} onRetry={() => void load().catch(() => undefined)} />
+      {!isRefused() && <p class="quiet">The console needs them for each of its pages, and asks again by itself.</p>}
+    </>
+  );
+}
+
 export function App() {
   const current = session.value;
   useEffect(() => {
@@ -184,8 +196,7 @@ export function App() {
           <Loading what="sources" />
         ) : sources.value === null || currentToken.value === null ? (
           <>
-            <h1>The sources can't be shown</h1>
-            <ErrorBox error={failure.value} onRetry={() => void load().catch(() => undefined)} />
+            <Unavailable />
             {isRefused() && (
               <>
                 <p>

@@ -3,9 +3,10 @@ import { filesOf, triggerOf } from "../src/api/pipeline";
 import { readEvents, SseParser } from "../src/api/sse";
 import { cleaned, columnName, columnOf, columnsFor, dataTypeOf } from "../src/lib/columns";
 import { diff } from "../src/lib/diff";
-import { bytes, durationMs, rate, rulesText, shortSpan, sizeBytes, span } from "../src/lib/format";
+import { bytes, choicesOf, durationMs, rate, rulesText, shortSpan, sizeBytes, span } from "../src/lib/format";
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
 import { RateSeries, summed } from "../src/lib/series";
+import { idOf, slug } from "../src/lib/slug";
 import { shellQuoted, snippets } from "../src/lib/snippets";
 import { firstPlace, placeText, tableOf, type Targets, targetsOf, typesOf } from "../src/lib/places";
 import { load, sources } from "../src/state/data";
@@ -151,7 +152,7 @@ test("addresses name pages, whatever the ids hold", () => {
 
 test("numbers are short", () => {
   expect([rate(0), rate(1.26), rate(12_345.6)]).toEqual(["0", "1.3", "12,346"]);
-  expect([bytes(0), bytes(1_234), bytes(123_456_789)]).toEqual(["0 B", "1.2 kB", "123 MB"]);
+  expect([bytes(0), bytes(1_023), bytes(1_234), bytes(52_428_800), bytes(123_456_789)]).toEqual(["0 B", "1023 B", "1.2 KB", "50 MB", "118 MB"]);
   expect([span(12), span(1_500), span(90_000), shortSpan(7_300_000)]).toEqual(["12 ms", "1.5 s", "1 min 30 s", "2 h"]);
   expect([durationMs("1h0m0s"), durationMs("200ms"), durationMs("x"), sizeBytes("1KB"), sizeBytes("much")]).toEqual([3_600_000, 200, null, 1024, null]);
 });
@@ -307,6 +308,31 @@ test("rules of a setting are a range", () => {
   expect(rulesText("required,min=1,max=10000000")).toBe("1 to 10,000,000");
   expect(rulesText("required,minDuration=1s,maxDuration=30m")).toBe("1s to 30m");
   expect(rulesText("maxBytes=50MB")).toBe("at most 50MB");
-  expect(rulesText("oneof=disk cache")).toBe("oneof=disk cache");
+  expect(rulesText("required,oneof=disk cache")).toBe("one of disk, cache");
+  expect(rulesText("networks")).toBe("IP addresses or networks");
+  expect(rulesText("required,minDuration=1h,gtefield=other")).toBe("at least 1h, not less than other");
+  expect([choicesOf("required,oneof=disk cache"), choicesOf("required"), choicesOf(undefined)]).toEqual([["disk", "cache"], [], []]);
   expect(rulesText(undefined)).toBe("");
+});
+
+describe("ids made from names", () => {
+  // The same names as in tests/definition/test_slug.py.
+  test.each([
+    ["My Source", "my-source"],
+    ["CamelCase", "camel-case"],
+    ["!!!!~~~~weird|||id##", "weird-id"],
+    ["__abc_def_xyz___", "abc-def-xyz"],
+    ["a B cd-eF   x_y___z__", "a-b-cd-e-f-x-y-z"],
+    ["ABc", "abc"],
+    ["Příliš žluťoučký", "prilis-zlutoucky"],
+    ["!!!", ""],
+  ])("of %s", (name, id) => expect(slug(name)).toBe(id));
+  test("are as long as the API's", () => {
+    expect(idOf("Ab".repeat(20))).toBe("ab-".repeat(16).slice(0, -1));
+    expect(idOf("日本")).toBe("");
+  });
+  test("are plain in names of tables", () => {
+    const place = firstPlace(idOf("Großhandel IoT"), { connections: [], tableTypes: ["keboola"] });
+    expect([place.tableId, place.table, place.path]).toEqual(["in.c-gro-handel-io-t.events", "gro_handel_io_t", "gro-handel-io-t"]);
+  });
 });

@@ -38,8 +38,9 @@ NAMES = (
     "Web analytics",
     "Support tickets",
 )
-WIDE = 40
-"""The number of columns of the widest sink."""
+BRANCH_NAMES = ("Spring", "Preparation of the next winter season", "IoT", "<i>Test</i>")
+WIDE = 96
+"""The widest sink has as many columns besides the usual four, 100 in all."""
 
 
 def _columns(count: int = 0) -> list[dict[str, Any]]:
@@ -125,16 +126,19 @@ def _token(deployed: Deployment, project: int, rights: str) -> str:
     return made.stdout.strip()
 
 
-def _many(deployed: Deployment, token: str, folder: Path) -> list[str]:
-    """Fill five branches with sources, and return the URLs of those that receive records."""
+def _many(deployed: Deployment, token: str, folder: Path) -> tuple[list[str], str]:
+    """Fill five branches with sources.
+
+    Return the URLs of those that receive records, and the id of the branch with a long name.
+    """
     urls = []
+    branches = ["default"]
     for number in range(BRANCHES):
-        branch = "default"
         if number:
-            body = {"name": f"Branch {number}"}
+            body = {"name": BRANCH_NAMES[number - 1]}
             made = Maker(deployed, token).call("POST", f"{deployed.api}/v1/branches", body)
-            branch = str(made["branchId"])
-        maker = Maker(deployed, token, branch)
+            branches.append(str(made["branchId"]))
+        maker = Maker(deployed, token, branches[number])
         for place in range(SOURCES):
             name = NAMES[place % len(NAMES)]
             id = f"source-{place:03d}"
@@ -155,7 +159,7 @@ def _many(deployed: Deployment, token: str, folder: Path) -> list[str]:
     # Imports fail, because a file replaces the folder.
     shutil.rmtree(folder / "broken", ignore_errors=True)
     (folder / "broken").write_text("not a folder")
-    return urls
+    return urls, branches[2]
 
 
 def main() -> None:
@@ -195,13 +199,15 @@ def main() -> None:
             urls = [maker.source("shop", "Shop")]
             maker.sink("shop", "Orders")
             began = time.monotonic()
-            urls += _many(deployed, many, root)
+            of_sources, branch = _many(deployed, many, root)
+            urls += of_sources
             print(f"made in {time.monotonic() - began:.0f} s", flush=True)
             of_many = {"source": "source-000", "sink": "events"}
             states: dict[str, dict[str, Any]] = {
                 "nothing": {"token": nothing},
                 "one": {"token": one, "source": "shop", "sink": "orders"},
                 "many": {"token": many, **of_many},
+                "branch": {"token": many, "branch": branch},
                 "failing": {"token": many, "source": "source-002", "sink": "broken"},
                 "wide": {"token": many, "source": "source-001", "sink": "wide"},
                 "reader": {"token": reader, **of_many},

@@ -28,7 +28,7 @@ _STEPS = [
     *("first row", "every page", "rejected, fixed, replayed", "under load"),
     *("deleted in another tab", "changes of others", "a record of 1 MB"),
     *("10,000 records a second", "answers that take longer than a refresh"),
-    *("a clock that is an hour off", "a mapping of 100 columns"),
+    *("a clock that is an hour off", "a mapping of 100 columns", "a filter by state"),
     *("away and back", "viewer", "signed out"),
 ]
 
@@ -73,6 +73,8 @@ def _load(deployed: Deployment, url: str) -> Iterator[None]:
                 return
             for name in ("Ada", "Grace", "Edsger"):
                 record = {"user": {"name": name}, "action": "bought", "number": number}
+                if number % 20:
+                    record["price"] = number % 90
                 deployed.push(url, record)
 
     sender = threading.Thread(target=send, daemon=True)
@@ -205,7 +207,7 @@ def test_rights(tmp_path: Path, chromium: str, script: Path) -> None:
     assert seen["kinds"] == ["parquet"]
     lacks = "Your token lacks the right “write”."
     assert seen["reasons"] == {
-        **dict.fromkeys(("New source", "Change", "New sink", "Replay all", "Delete"), lacks),
+        **dict.fromkeys(("New source", "Change", "New sink", "Replay all", "Delete all"), lacks),
         "Take the next record": "Your token lacks the right “tail”.",
     }
     assert "Pause" in seen["offered"]["watcher"]["tail"]

@@ -12,15 +12,16 @@ export function rate(value: number): string {
   return count(value);
 }
 
-const SIZES = ["B", "kB", "MB", "GB", "TB", "PB"];
+const SIZES = ["B", "KB", "MB", "GB", "TB", "PB"];
 
+/** Format a size in the units of the settings and of the command line, in which 1 KB has 1024 bytes. */
 export function bytes(value: number): string {
   let unit = 0;
-  while (value >= 1000 && unit < SIZES.length - 1) {
-    value /= 1000;
+  while (value >= 1024 && unit < SIZES.length - 1) {
+    value /= 1024;
     unit++;
   }
-  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${SIZES[unit]}`;
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1).replace(/\.0$/, "")} ${SIZES[unit]}`;
 }
 
 /** Format a duration in milliseconds. */
@@ -80,6 +81,15 @@ function same(limit: string): string {
   return limit;
 }
 
+/** Return the words of which one must be chosen; empty if any value is possible. */
+export function choicesOf(validation: string | undefined): string[] {
+  const rule = (validation ?? "").split(",").find((each) => each.startsWith("oneof="));
+  return rule ? rule.slice("oneof=".length).split(" ") : [];
+}
+
+/** Rules that are a property of the text. */
+const FORMS: Record<string, string> = { networks: "IP addresses or networks", url: "a URL", host_or_url: "a host or a URL" };
+
 /** Describe the rules of a setting, such as "required,min=1,maxDuration=30m". */
 export function rulesText(validation: string | undefined): string {
   const limits = { min: "", max: "" };
@@ -88,7 +98,9 @@ export function rulesText(validation: string | undefined): string {
     const [name = "", limit = ""] = rule.split("=");
     const write = RULES[name];
     if (write && limit) limits[name.startsWith("min") ? "min" : "max"] = write(limit);
-    else if (rule && rule !== "required") others.push(rule);
+    else if (name === "oneof") others.push(`one of ${limit.split(" ").join(", ")}`);
+    else if (name === "gtefield") others.push(`not less than ${limit}`);
+    else if (rule && rule !== "required") others.push(FORMS[rule] ?? rule);
   }
   const { min, max } = limits;
   const range = min && max ? `${min} to ${max}` : min ? `at least ${min}` : max ? `at most ${max}` : "";

@@ -1,7 +1,7 @@
 /** The pipeline of a sink's rows: converts files and slices of the API's answers to the drawn form. */
 
 import type { FileInfo, FileState, Setting } from "../api/types";
-import { durationMs, sizeBytes } from "./format";
+import { bytes as sizeText, count, durationMs, shortSpan, sizeBytes } from "./format";
 
 export type SliceState = "writing" | "closing" | "uploading" | "uploaded" | "imported";
 
@@ -71,9 +71,9 @@ export function nearest(limits: Limits, records: number, bytes: number, ageMs: n
   const add = (kind: string, value: number, most: number | null, text: (most: number) => string) => {
     if (most) found.push({ kind, progress: Math.min(1, value / most), text: text(most) });
   };
-  add("records", records, limits.count, (most) => `imported at ${most.toLocaleString("en-GB")} records`);
-  add("bytes", bytes, limits.size, (most) => `imported at ${Math.round(most / 1_000_000)} MB`);
-  if (records > 0) add("age", ageMs, limits.interval, (most) => `imported ${most / 1000} s after it was opened`);
+  add("records", records, limits.count, (most) => `imported at ${count(most)} records`);
+  add("bytes", bytes, limits.size, (most) => `imported at ${sizeText(most)}`);
+  if (records > 0) add("age", ageMs, limits.interval, (most) => `imported ${shortSpan(most)} after it was opened`);
   return found.reduce<Trigger | null>((best, each) => (best && best.progress >= each.progress ? best : each), null);
 }
 

@@ -62,15 +62,19 @@ function firstType(targets: Targets): string {
 }
 
 /** Return the default destination for a source with this id, which the user can edit. */
-export const firstPlace = (id: string, targets: Targets): Place => ({
-  type: firstType(targets),
-  tableId: `in.c-${id || "stream"}.events`,
-  connection: firstConnection(targets, firstType(targets)),
-  schema: "",
-  namespace: "stream",
-  table: (id || "events").replace(/-/g, "_"),
-  path: id || "events",
-});
+export function firstPlace(id: string, targets: Targets): Place {
+  // An id may have letters that names of tables don't have, such as ß.
+  const plain = id.replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
+  return {
+    type: firstType(targets),
+    tableId: `in.c-${plain || "stream"}.events`,
+    connection: firstConnection(targets, firstType(targets)),
+    schema: "",
+    namespace: "stream",
+    table: (plain || "events").replace(/-/g, "_"),
+    path: plain || "events",
+  };
+}
 
 /** Return the table in the API's form. */
 export function tableOf(place: Place, columns: Column[], hasTypes: boolean): Record<string, unknown> {

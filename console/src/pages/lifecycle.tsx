@@ -1,15 +1,15 @@
 /** Parts shared by sources and sinks: versions, settings, and changes with a confirmation. */
 
 import { useEffect, useState } from "preact/hooks";
-import { get } from "../api/client";
+import { errorText, get } from "../api/client";
 import type { Entity, Page, Setting, Version } from "../api/types";
 import { diff } from "../lib/diff";
-import { rulesText } from "../lib/format";
+import { choicesOf, rulesText } from "../lib/format";
 import { load } from "../state/data";
 import { lack, may } from "../state/rights";
 import { change } from "../state/tasks";
 import { useLoaded } from "../ui/hooks";
-import { type Ask, Button, Confirm, Empty, ErrorBox, Field, Loading, Time } from "../ui/parts";
+import { type Ask, Button, Confirm, ErrorBox, Field, Loading, NoMatch, Time } from "../ui/parts";
 
 export const byWhom = (by: { type: string; userName?: string; tokenDesc?: string }): string =>
   by.userName || by.tokenDesc || by.type;
@@ -76,7 +76,7 @@ export function Versions({ path, entity }: { path: string; entity: Entity }) {
     });
   return (
     <>
-      <ol class="versions">
+      <ol class="versions panel">
         {found.data.map((version) => (
           <li key={version.number}>
             <div class="version">
@@ -156,6 +156,7 @@ function SettingRow({ path, setting, onChanged }: { path: string; setting: Setti
   };
   const isFixed = setting.protected || !may("write");
   const range = rulesText(setting.validation);
+  const choices = setting.type === "bool" ? ["true", "false"] : choicesOf(setting.validation);
   const hint = (
     <>
       {setting.description} Default: <code>{shown(setting.defaultValue) || "(empty)"}</code>
@@ -164,12 +165,14 @@ function SettingRow({ path, setting, onChanged }: { path: string; setting: Setti
   );
   return (
     <form class="setting" onSubmit={save} data-own={setting.overwritten}>
-      <Field label={setting.key} hint={hint} error={error instanceof Error ? error.message : null}>
+      <Field label={setting.key} hint={hint} error={error ? errorText(error) : null}>
         {(attributes) =>
-          setting.type === "bool" ? (
+          choices.length ? (
             <select {...attributes} disabled={isFixed} value={text} onChange={(event) => setText(event.currentTarget.value)}>
-              <option value="true">true</option>
-              <option value="false">false</option>
+              {/* A value from another version of the service is shown, too. */}
+              {[...new Set([...choices, shown(setting.value)])].map((choice) => (
+                <option key={choice}>{choice}</option>
+              ))}
             </select>
           ) : (
             <input {...attributes} disabled={isFixed} value={text} onInput={(event) => setText(event.currentTarget.value)} />
@@ -217,18 +220,24 @@ export function Settings({ path }: { path: string }) {
         />
         <span class="quiet">{lack("write") ?? "A file keeps the settings that it was opened with."}</span>
       </div>
-      {open.map((setting) => (
-        <SettingRow key={setting.key} path={path} setting={setting} onChanged={changed} />
-      ))}
+      {open.length > 0 && (
+        <section class="panel" aria-label="Settings">
+          {open.map((setting) => (
+            <SettingRow key={setting.key} path={path} setting={setting} onChanged={changed} />
+          ))}
+        </section>
+      )}
       {closed.length > 0 && (
         <details class="more" open={wanted !== ""}>
           <summary>{closed.length} protected settings, which only an operator changes</summary>
-          {closed.map((setting) => (
-            <SettingRow key={setting.key} path={path} setting={setting} onChanged={changed} />
-          ))}
+          <section class="panel" aria-label="Protected settings">
+            {closed.map((setting) => (
+              <SettingRow key={setting.key} path={path} setting={setting} onChanged={changed} />
+            ))}
+          </section>
         </details>
       )}
-      {!matching.length && <Empty title="No setting is called like that" />}
+      {!matching.length && <NoMatch title={`No setting matches “${filter}”`} onClear={() => setFilter("")} />}
     </>
   );
 }

@@ -4,6 +4,7 @@ import { useEffect, useMemo, useState } from "preact/hooks";
 import { ApiError, call, errorText, request, sourcePath } from "../api/client";
 import { readEvents } from "../api/sse";
 import { COLUMN_TYPES, type Column, type ColumnType, type TailRecord, type TestedRow } from "../api/types";
+import { connection, session } from "../state/session";
 import { cleaned, columnName, columnOf, columnsFor, MAX_COLUMNS } from "../lib/columns";
 import { Button, clipped, ErrorBox, Field } from "../ui/parts";
 import { useSettled } from "../ui/hooks";
@@ -33,6 +34,8 @@ export const FIRST_SAMPLE: Sample = {
 
 /** Samples chosen on other pages, by source. */
 export const chosenSamples = new Map<string, Sample>();
+// Sources of another project or branch may have the same ids.
+session.subscribe(() => chosenSamples.clear());
 
 interface Tested {
   row: TestedRow | null;
@@ -51,6 +54,7 @@ function useTested(sourceId: string, tableType: string, columns: Column[], sampl
     return JSON.stringify({ table: { type: tableType, mapping: { columns: columns.map((each) => cleaned(each, hasTypes(tableType))) } }, record });
   }, [tableType, columns, sample]);
   const settled = useSettled(body, TYPING_MS);
+  const link = connection.value;
   const [state, setState] = useState<Tested>(NOTHING);
   const [tested, setTested] = useState("");
   useEffect(() => {
@@ -88,7 +92,8 @@ function useTested(sourceId: string, tableType: string, columns: Column[], sampl
       },
     );
     return () => abort.abort();
-  }, [settled, sourceId]);
+    // Again after an outage of the API.
+  }, [settled, sourceId, link]);
   return { ...state, isTesting: tested !== body };
 }
 

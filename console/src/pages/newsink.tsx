@@ -115,9 +115,6 @@ export function firstColumns(sample: string, typed: boolean): Column[] {
   return columns;
 }
 
-export const slug = (name: string): string =>
-  name.normalize("NFKD").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 40);
-
 /** A form for a sink of a source. */
 export function NewSink({ sourceId }: { sourceId: string }) {
   const source = sources.value!.find((each) => each.sourceId === sourceId);
@@ -146,7 +143,7 @@ export function NewSink({ sourceId }: { sourceId: string }) {
 function SinkForm({ sourceId, targets }: { sourceId: string; targets: Targets }) {
   const [sample, setSample] = useState<Sample>(chosenSamples.get(sourceId) ?? FIRST_SAMPLE);
   const [name, setName] = useState("Events");
-  const [place, setPlace] = useState<Place>(() => firstPlace(slug(sourceId), targets));
+  const [place, setPlace] = useState<Place>(() => firstPlace(sourceId, targets));
   const [columns, setColumns] = useState<Column[]>(() => firstColumns(sample.body, hasTypes(place.type)));
   const [error, setError] = useState<unknown>(null);
   const [isBusy, setBusy] = useState(false);

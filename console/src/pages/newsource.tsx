@@ -2,15 +2,17 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { sourcePath, inBranch } from "../api/client";
 import { count } from "../lib/format";
 import { firstPlace, type Place, placeText, tableOf } from "../lib/places";
+import { idOf } from "../lib/slug";
 import { countersOf, load, sources, tick } from "../state/data";
 import { go, href, sinkHref, sourceHref } from "../state/router";
 import { may } from "../state/rights";
+import { session } from "../state/session";
 import { change } from "../state/tasks";
 import { Tail } from "../state/tail";
 import { useTitle } from "../ui/hooks";
 import { Button, clipped, Code, ErrorBox, Field, NotAllowed, pretty, Time } from "../ui/parts";
 import { FIRST_SAMPLE } from "./mapping";
-import { firstColumns, NoTarget, PlaceFields, slug, useTargets } from "./newsink";
+import { firstColumns, NoTarget, PlaceFields, useTargets } from "./newsink";
 import { hasTypes } from "./mapping";
 import { Gone, SendRecord, Snippets, SourceUrl } from "./source";
 import { TableRows } from "./table";
@@ -19,6 +21,7 @@ const EXCERPT = 2_000;
 
 /** Samples entered by the user, by source; its programs send them. */
 const samples = new Map<string, string>();
+session.subscribe(() => samples.clear());
 
 /** Shows the first record when it arrives, and then its row. */
 export function FirstRow({ sourceId, sinkId }: { sourceId: string; sinkId: string }) {
@@ -116,10 +119,10 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
   const [error, setError] = useState<unknown>(null);
   const [isBusy, setBusy] = useState(false);
   const [isOpen, setOpen] = useState(false);
-  const id = slug(name) || "stream";
+  const id = idOf(name);
   const targets = useTargets();
   // The destination follows the name until the user edits it.
-  const named = targets.data && firstPlace(slug(name), targets.data);
+  const named = targets.data && firstPlace(id, targets.data);
   const place = named && { ...named, ...edited };
   const create = async (event: Event) => {
     event.preventDefault();
@@ -170,7 +173,7 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
       {cannot ?? (
         <form onSubmit={(event) => void create(event)} class="narrow">
           <section class="panel">
-            <Field label="Name" hint={<>Its id will be <code>{id}</code>.</>}>
+            <Field label="Name" hint={id ? <>Its id will be <code>{id}</code>.</> : name ? "The service makes its id: the name has no letter from a to z." : "Its id is made from the name."}>
               {(attributes) => <input {...attributes} required maxLength={40} value={name} disabled={sourceId !== null} onInput={(event) => setName(event.currentTarget.value)} />}
             </Field>
             <Field label="How records come in">

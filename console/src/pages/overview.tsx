@@ -1,4 +1,4 @@
-import { useMemo, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import type { AggregatedSink, AggregatedSource } from "../api/types";
 import { bytes, count, localTime, rate, shortSpan } from "../lib/format";
 import { summed } from "../lib/series";
@@ -6,7 +6,7 @@ import { allCounters, counterOf, sources, tick } from "../state/data";
 import { sourceHref } from "../state/router";
 import { now } from "../state/session";
 import { useTitle } from "../ui/hooks";
-import { ActionLink, Badge, Empty, Spark, Time } from "../ui/parts";
+import { ActionLink, Badge, NoMatch, Pager, Spark, Time, Who } from "../ui/parts";
 import { NewSource } from "./newsource";
 
 const SPARK_SECONDS = 60;
@@ -64,8 +64,8 @@ function Stats({ found }: { found: AggregatedSource[] }) {
   const failing = files.filter((file) => file.state !== "imported" && (file.retryAttempt ?? 0) > 0).length;
   return (
     <dl class="stats">
-      <Stat label="Accepted" value={rate(accepted)} unit="/s" note={`${count(records)} in all`} />
-      <Stat label="Rejected" value={rate(refused)} unit="/s" note={`${count(rejected)} in all`} tone={refused > 0 ? "bad" : ""} />
+      <Stat label="Accepted" value={rate(accepted)} unit="rows/s" note={`${count(records)} in all`} />
+      <Stat label="Rejected" value={rate(refused)} unit="rows/s" note={`${count(rejected)} in all`} tone={refused > 0 ? "bad" : ""} />
       <Stat
         label="Oldest record not in its table"
         value={age === null ? "–" : shortSpan(age)}
@@ -73,7 +73,7 @@ function Stats({ found }: { found: AggregatedSource[] }) {
         tone={age !== null && age > LATE_MS ? "warn" : ""}
       />
       <Stat label="On volumes" value={bytes(onVolumes)} note="not uploaded yet" />
-      <Stat label="Imports under way" value={count(importing)} note={failing ? `${failing} repeated` : "none repeated"} tone={failing ? "bad" : ""} />
+      <Stat label="Imports under way" value={count(importing)} note={failing ? `${count(failing)} retrying` : "none retrying"} tone={failing ? "bad" : ""} />
     </dl>
   );
 }
@@ -87,23 +87,18 @@ function Row({ source }: { source: AggregatedSource }) {
   const state = health(source);
   return (
     <li class="row">
-      <div class="who">
-        <a href={sourceHref(source.sourceId)} class="cover">
-          {source.name}
-        </a>
-        <span class="quiet mono">
-          {source.sourceId} · {source.type}
-        </span>
-      </div>
+      <Who name={source.name} href={sourceHref(source.sourceId)} about={source.sourceId}>
+        <span class="mono">{source.sourceId}</span> · {source.type}
+      </Who>
       <Badge kind={state}>{state}</Badge>
-      <Spark values={values} label={`Records of the last minute, now ${rate(current)} a second`} />
+      <Spark values={values} label={`Rows of the last minute, now ${rate(current)} a second`} />
       <span class="nums">
         {rate(current)}
         <span class="unit">/s</span>
       </span>
       <span class="nums">
         {count(known.reduce((sum, each) => sum + each.records, 0))}
-        <span class="unit narrow-only"> records</span>
+        <span class="unit narrow-only"> rows</span>
       </span>
       <Time at={last.length ? Math.max(...last) : null} relative />
     </li>
@@ -115,10 +110,9 @@ export function Overview() {
   const found = sources.value!;
   const [filter, setFilter] = useState("");
   const [page, setPage] = useState(0);
-  const matching = useMemo(() => {
-    const wanted = filter.trim().toLowerCase();
-    return found.filter((each) => !wanted || `${each.name} ${each.sourceId}`.toLowerCase().includes(wanted));
-  }, [found, filter]);
+  tick.value;
+  const wanted = filter.trim().toLowerCase();
+  const matching = found.filter((each) => !wanted || `${each.name} ${each.sourceId} ${health(each)}`.toLowerCase().includes(wanted));
   const pages = Math.max(1, Math.ceil(matching.length / SHOWN));
   const at = Math.min(page, pages - 1);
   const shown = matching.slice(at * SHOWN, (at + 1) * SHOWN);
@@ -138,7 +132,7 @@ export function Overview() {
             <input
               type="search"
               aria-label="Filter sources"
-              placeholder="Filter by name or id"
+              placeholder="Filter by name, id or state"
               value={filter}
               onInput={(event) => {
                 setFilter(event.currentTarget.value);
@@ -150,32 +144,29 @@ export function Overview() {
             </span>
           </div>
         )}
-        <div class="rowhead" aria-hidden="true">
-          <span>Source</span>
-          <span>State</span>
-          <span>Last minute</span>
-          <span class="end">Rate</span>
-          <span class="end">Records</span>
-          <span class="end">Last record</span>
-        </div>
-        <ul class="rows">
-          {shown.map((source) => (
-            <Row key={source.sourceId} source={source} />
-          ))}
-        </ul>
-        {!shown.length && <Empty title={`No source is named like “${filter}”`} />}
+        {shown.length ? (
+          <>
+            <div class="rowhead" aria-hidden="true">
+              <span>Source</span>
+              <span>State</span>
+              <span>Last minute</span>
+              <span class="end">Rate</span>
+              <span class="end">Rows</span>
+              <span class="end">Last record</span>
+            </div>
+            <ul class="rows">
+              {shown.map((source) => (
+                <Row key={source.sourceId} source={source} />
+              ))}
+            </ul>
+          </>
+        ) : (
+          <NoMatch title={`No source matches “${filter}”`} onClear={() => setFilter("")} />
+        )}
         {pages > 1 && (
-          <nav class="pages" aria-label="Pages of the list">
-            <button type="button" class="button plain" disabled={at === 0} onClick={() => setPage(at - 1)}>
-              Previous
-            </button>
-            <span class="nums">
-              {at + 1} of {pages}
-            </span>
-            <button type="button" class="button plain" disabled={at === pages - 1} onClick={() => setPage(at + 1)}>
-              Next
-            </button>
-          </nav>
+          <Pager back={at > 0 ? () => setPage(at - 1) : undefined} next={at < pages - 1 ? () => setPage(at + 1) : undefined}>
+            {count(at * SHOWN + 1)} to {count(at * SHOWN + shown.length)} of {count(matching.length)}
+          </Pager>
         )}
       </section>
     </>

@@ -2,7 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { call, get, isMissing, sinkPath } from "../api/client";
-import type { AggregatedSink, RejectedDetail, RejectedList, RejectedReason, ReplayTest } from "../api/types";
+import type { AggregatedSink, RejectedDetail, RejectedList, RejectedReason, RejectedRecord, ReplayTest } from "../api/types";
 import { bytes, count } from "../lib/format";
 import { counterOf, load, tick } from "../state/data";
 import { go, sinkHref } from "../state/router";
@@ -111,6 +111,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   const path = sinkPath(sink.sourceId, sink.sinkId, "rejected");
   const [reason, setReason] = useState<string | null>(null);
   const [opened, setOpened] = useState<string | null>(null);
+  const [held, setHeld] = useState<RejectedRecord[]>([]);
   const [test, setTest] = useState<ReplayTest | null>(null);
   const [outcome, setOutcome] = useState<string | null>(null);
   const [error, setError] = useState<unknown>(null);
@@ -135,7 +136,13 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   if (found.isLoading && !found.data) return <Loading what="rejected records" />;
   if (!found.data) return <Empty title="Not available">This API doesn't keep rejected records where they can be read.</Empty>;
   const { reasons, total, dropped, nodes } = found.data;
-  const records = found.data.records.filter((each) => reason === null || keyOf(each) === reason);
+  const newest = found.data.records.filter((each) => reason === null || keyOf(each) === reason);
+  // What is read doesn't move away while others arrive.
+  const records = opened === null ? newest : held;
+  const open = (id: string | null) => {
+    setHeld(records);
+    setOpened(id);
+  };
   const group = reasons.find((each) => keyOf(each) === reason);
   const away = nodes.filter((node) => !node.available);
   const run = (what: string, act: () => Promise<unknown>) => async () => {
@@ -161,6 +168,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
         : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} became rows, ${count(outputs.rejected ?? 0)} rejected again.${outputs.hasMore ? " More records are waiting: replay again." : ""}`,
     );
     setTest(null);
+    open(null);
     found.reload();
     await load();
   });
@@ -174,6 +182,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
         const { ids, ...selection } = await selectionOf(path, reasons, group);
         if (ids) for (const id of ids) await call("DELETE", `${path}/${encodeURIComponent(id)}`);
         else await call("DELETE", `${path}?${query(selection)}`);
+        open(null);
         found.reload();
       },
     });
@@ -199,7 +208,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   return (
     <>
       {away.length > 0 && <Away nodes={away} />}
-      {dropped > 0 && <p class="note bad">{count(dropped)} older records were dropped: the space for rejected records is full.</p>}
+      {dropped > 0 && <p class="note bad">{count(dropped)} older records were dropped: the space for rejected records is full. Replay or delete some.</p>}
       <section class="panel" aria-labelledby="reasons">
         <div class="title">
           <h2 id="reasons">{total === 1 ? "One rejected record is" : `${count(total)} rejected records are`} kept</h2>
@@ -211,7 +220,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
               Replay {reason === null ? "all" : "these"}
             </Button>
             <Button kind="quiet" needs="write" onClick={removeAll}>
-              Delete
+              Delete {reason === null ? "all" : "these"}
             </Button>
           </span>
         </div>
@@ -225,7 +234,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
         <ul class="reasons">
           {reasons.map((each: RejectedReason) => (
             <li key={keyOf(each)}>
-              <button type="button" aria-pressed={reason === keyOf(each)} onClick={() => setReason(reason === keyOf(each) ? null : keyOf(each))}>
+              <button type="button" aria-pressed={reason === keyOf(each)} onClick={() => (open(null), setReason(reason === keyOf(each) ? null : keyOf(each)))}>
                 <span class="figure nums">{count(each.count)}</span>
                 <span>
                   <strong>{each.column ?? each.reason}</strong>
@@ -242,14 +251,14 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
         <ol class="tail">
           {records.map((record) => (
             <li key={record.id}>
-              <button type="button" class="record" aria-expanded={opened === record.id} onClick={() => setOpened(opened === record.id ? null : record.id)}>
+              <button type="button" class="record" aria-expanded={opened === record.id} onClick={() => open(opened === record.id ? null : record.id)}>
                 <Time at={record.time} />
                 <span class="excerpt">
                   <strong>{record.column ?? record.reason}</strong> <span class="mono quiet">{clipped(record.excerpt, EXCERPT)}</span>
                 </span>
                 <span class="quiet nums">{bytes(record.size)}</span>
               </button>
-              {opened === record.id && <Record sink={sink} id={record.id} onFix={fix} onGone={found.reload} />}
+              {opened === record.id && <Record sink={sink} id={record.id} onFix={fix} onGone={() => (open(null), found.reload())} />}
             </li>
           ))}
         </ol>

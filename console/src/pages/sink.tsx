@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { sinkPath } from "../api/client";
 import type { AggregatedSink, AggregatedSource, Column } from "../api/types";
 import { cleaned } from "../lib/columns";
@@ -6,6 +6,7 @@ import { rate } from "../lib/format";
 import { placeText } from "../lib/places";
 import { counterOf, load, sources, tick } from "../state/data";
 import { go, sinkHref, sourceHref } from "../state/router";
+import { ended, session } from "../state/session";
 import { change } from "../state/tasks";
 import { useTitle } from "../ui/hooks";
 import { type Ask, Badge, Button, Confirm, ErrorBox, Menu, Tabs, Time } from "../ui/parts";
@@ -16,16 +17,34 @@ import { Pipeline } from "./pipeline";
 import { Rejected, shortened } from "./rejected";
 import { Gone, Rename } from "./source";
 
-function MappingTab({ sink }: { sink: AggregatedSink }) {
+interface Draft {
+  columns: Column[];
+  /** The version of the sink that was edited. */
+  base: number;
+}
+
+/** Mappings that are not saved yet, by sink: they outlive a look at another page, and a token that ends meanwhile. */
+const drafts = new Map<string, Draft>();
+session.subscribe((current) => {
+  if (!current && !ended.peek()) drafts.clear();
+});
+
+function MappingTab({ source, sink }: { source: AggregatedSource; sink: AggregatedSink }) {
   const { type, mapping } = sink.table;
-  const [columns, setColumns] = useState<Column[]>(mapping.columns);
-  const [base, setBase] = useState(sink.version.number);
+  const key = [source.projectId, source.branchId, sink.sourceId, sink.sinkId].join("/");
+  const draft = drafts.get(key);
+  const [columns, setColumns] = useState<Column[]>(draft?.columns ?? mapping.columns);
+  const [base, setBase] = useState(draft?.base ?? sink.version.number);
   const [sample, setSample] = useState<Sample>(chosenSamples.get(sink.sourceId) ?? FIRST_SAMPLE);
   const [error, setError] = useState<unknown>(null);
   const [saved, setSaved] = useState(false);
   const [isBusy, setBusy] = useState(false);
   const plain = (list: Column[]) => JSON.stringify(list.map((each) => cleaned(each, hasTypes(type))));
   const isChanged = plain(columns) !== plain(mapping.columns);
+  useEffect(() => {
+    if (isChanged) drafts.set(key, { columns, base });
+    else drafts.delete(key);
+  }, [key, isChanged, columns, base]);
   const isOvertaken = sink.version.number !== base && isChanged;
   const save = async () => {
     setBusy(true);
@@ -141,6 +160,7 @@ function SinkHead({ source, sink, ask, onRename }: { source: AggregatedSource; s
             <Badge kind={state}>{state}</Badge> <span class="mono">{place}</span> ·{" "}
             {sink.table.type} · <span class="nums">{rate(counter?.accepted.rate() ?? 0)} rows/s</span>
           </p>
+          {sink.description && <p class="quiet">{sink.description}</p>}
         </div>
         <Menu label="Change" needs="write" items={items} />
       </div>
@@ -176,7 +196,7 @@ export function SinkPage({ sourceId, sinkId, tab }: { sourceId: string; sinkId: 
       {isRenaming && <Rename path={path} name={sink.name} description={sink.description} onDone={() => setRenaming(false)} />}
       <Tabs items={tabs} current={tab} link={(id) => sinkHref(sourceId, sinkId, id)} />
       {tab === "" && <Pipeline sink={sink} />}
-      {tab === "mapping" && <MappingTab sink={sink} />}
+      {tab === "mapping" && <MappingTab source={source} sink={sink} />}
       {tab === "rejected" && <Rejected sink={sink} />}
       {tab === "versions" && <Versions path={path} entity={sink} />}
       {tab === "settings" && <Settings path={path} />}

@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { call, isMissing, sourcePath } from "../api/client";
 import type { AggregatedSink, AggregatedSource } from "../api/types";
 import { count, rate } from "../lib/format";
@@ -10,7 +10,7 @@ import { go, sinkHref, sourceHref } from "../state/router";
 import { change } from "../state/tasks";
 import { RateChart } from "../ui/chart";
 import { useTitle } from "../ui/hooks";
-import { ActionLink, type Ask, Badge, Button, Choice, Code, Confirm, CopyButton, Empty, ErrorBox, Field, Menu, Spark, Tabs, Time } from "../ui/parts";
+import { ActionLink, type Ask, Badge, Button, Choice, Code, Confirm, CopyButton, Empty, ErrorBox, Field, Menu, Spark, Tabs, Time, Who } from "../ui/parts";
 import { health, sinkHealth } from "./overview";
 import { Settings, Versions } from "./lifecycle";
 import { TailView } from "./tail";
@@ -39,6 +39,14 @@ const withSinks = (found: number): string => (found === 0 ? "" : found === 1 ? "
 /** Name and description, editable in place. */
 export function Rename({ path, name, description, onDone }: { path: string; name: string; description: string; onDone: () => void }) {
   const [next, setNext] = useState({ name, description });
+  const form = useRef<HTMLFormElement>(null);
+  useEffect(() => {
+    const before = document.activeElement;
+    form.current?.querySelector("input")?.focus();
+    return () => {
+      if (before instanceof HTMLElement) before.focus();
+    };
+  }, []);
   const [error, setError] = useState<unknown>(null);
   const [isBusy, setBusy] = useState(false);
   const save = async (event: Event) => {
@@ -54,7 +62,7 @@ export function Rename({ path, name, description, onDone }: { path: string; name
     }
   };
   return (
-    <form class="panel" onSubmit={(event) => void save(event)}>
+    <form ref={form} class="panel" onSubmit={(event) => void save(event)}>
       <Field label="Name">
         {(attributes) => (
           <input {...attributes} required maxLength={40} value={next.name} onInput={(event) => setNext({ ...next, name: event.currentTarget.value })} />
@@ -150,14 +158,9 @@ function SinkRow({ source, sink }: { source: AggregatedSource; sink: AggregatedS
   const state = sinkHealth(sink);
   return (
     <li class="row sinkrow">
-      <div class="who">
-        <a href={sinkHref(source.sourceId, sink.sinkId)} class="cover">
-          {sink.name}
-        </a>
-        <span class="quiet">
-          {sink.table.type} · <span class="mono">{place}</span>
-        </span>
-      </div>
+      <Who name={sink.name} href={sinkHref(source.sourceId, sink.sinkId)} about={place}>
+        {sink.table.type} · <span class="mono">{place}</span>
+      </Who>
       <Badge kind={state}>{state}</Badge>
       <Spark values={counter?.accepted.newest(60) ?? []} label={`Rows of the last minute, now ${rate(counter?.accepted.rate() ?? 0)} a second`} />
       <span class="nums">
@@ -307,8 +310,8 @@ export function SourcePage({ sourceId, tab }: { sourceId: string; tab: string })
           <h1>{source.name}</h1>
           <p class="quiet">
             <Badge kind={state}>{state}</Badge> <span class="mono">{source.sourceId}</span> · {source.type}
-            {source.description ? ` · ${source.description}` : ""}
           </p>
+          {source.description && <p class="quiet">{source.description}</p>}
         </div>
         <Menu label="Change" needs="write" items={items} />
       </div>

@@ -2,7 +2,7 @@ import { useEffect, useMemo, useState } from "preact/hooks";
 import { bytes, count } from "../lib/format";
 import { may } from "../state/rights";
 import { KEPT, type Shown, Tail } from "../state/tail";
-import { Button, clipped, Code, Empty, NotAllowed, pretty, Time } from "../ui/parts";
+import { Button, clipped, Code, Empty, NoMatch, NotAllowed, pretty, Time } from "../ui/parts";
 
 const EXCERPT = 300;
 const SHOWN_CHARS = 100_000;
@@ -59,6 +59,11 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
   const matching = useMemo(() => records.filter((each) => matches(each, wanted)), [records, wanted]);
   const isPaused = tail.isPaused.value;
   const isLost = !isPaused && tail.state.value === "lost";
+  // What is read doesn't move away while others arrive.
+  const toggle = (serial: number) => {
+    setOpened(opened === serial ? null : serial);
+    if (opened !== serial) tail.pause(true);
+  };
   const texts = { connecting: "Connecting", live: "Live", ended: "Ended", lost: "Reconnecting" };
   // A tail that was refused needs no filter.
   if (tail.state.value === "ended" && !records.length)
@@ -95,7 +100,7 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
       <p class="quiet nums">
         {wanted ? `${count(matching.length)} of ${count(records.length)} shown records match. ` : ""}
         {tail.left.value > 0 ? `${count(tail.left.value)} records were left out: at most 10 a second are shown. ` : ""}
-        The newest {KEPT} are kept.
+        The newest {KEPT} records are kept.
       </p>
       {matching.length ? (
         <ol class="tail" aria-label="Records, the newest first">
@@ -104,12 +109,14 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
               key={record.serial}
               record={record}
               isOpen={opened === record.serial}
-              onToggle={() => setOpened(opened === record.serial ? null : record.serial)}
+              onToggle={() => toggle(record.serial)}
             />
           ))}
         </ol>
+      ) : wanted && records.length ? (
+        <NoMatch title={`No record matches “${filter}”`} onClear={() => setFilter("")} />
       ) : (
-        <Empty title={wanted ? "No record matches" : isLost ? "Records can't be read" : "Waiting for records"}>
+        <Empty title={isLost ? "Records can't be read" : "Waiting for records"}>
           <p>{isLost ? "The API doesn't send them. The console connects again every few seconds." : "What arrives from now on appears here. Nothing is stored."}</p>
         </Empty>
       )}

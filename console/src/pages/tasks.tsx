@@ -7,7 +7,7 @@ import { load, sources } from "../state/data";
 import { sinkHref, sourceHref } from "../state/router";
 import { change, tasks } from "../state/tasks";
 import { useInterval, useLoaded, useTitle } from "../ui/hooks";
-import { Badge, Button, Empty, ErrorBox, Loading, Time } from "../ui/parts";
+import { Badge, Button, Empty, ErrorBox, Field, Loading, Pager, Time } from "../ui/parts";
 import { byWhom } from "./lifecycle";
 
 const PAGE = 50;
@@ -52,7 +52,7 @@ export function TaskList() {
     <>
       <h1>Tasks</h1>
       <p class="lead">
-        Changes of sources and sinks, by whomever they were asked for. What succeeded is kept for an hour, what failed for two days.
+        Changes of sources and sinks by all users. Those that succeeded are kept for an hour, those that failed for two days.
       </p>
       {!found.data && !found.error && <Loading what="tasks" />}
       {!found.data && <ErrorBox error={found.error} onRetry={found.reload} />}
@@ -62,24 +62,20 @@ export function TaskList() {
         </Empty>
       )}
       {found.data && found.data.tasks.length > 0 && (
-        <ul class="list panel flush">
+        <ul class="list panel">
           {found.data.tasks.map((task) => (
             <TaskRow key={task.taskId} task={task} label={own.get(task.taskId) ?? labelOf(task)} />
           ))}
         </ul>
       )}
       {page && (places.length > 0 || !isLast) && (
-        <nav class="pages" aria-label="Pages of the list">
-          <Button disabled={!places.length} onClick={() => setPlaces(places.slice(0, -1))}>
-            Newer
-          </Button>
-          <span class="nums quiet">
-            {count(places.length * PAGE + 1)} to {count(places.length * PAGE + (found.data?.tasks.length ?? 0))} of {count(page.totalCount)}
-          </span>
-          <Button disabled={isLast} onClick={() => setPlaces([...places, page.lastId])}>
-            Older
-          </Button>
-        </nav>
+        <Pager
+          labels={["Newer", "Older"]}
+          back={places.length ? () => setPlaces(places.slice(0, -1)) : undefined}
+          next={isLast ? undefined : () => setPlaces([...places, page.lastId])}
+        >
+          {count(places.length * PAGE + 1)} to {count(places.length * PAGE + (found.data?.tasks.length ?? 0))} of {count(page.totalCount)}
+        </Pager>
       )}
     </>
   );
@@ -102,12 +98,18 @@ function Undelete({ label, path, onDone }: { label: string; path: string; onDone
     }
   };
   return (
-    <span class="actions">
-      <ErrorBox error={error} />
-      <Button needs="write" busy={isBusy} onClick={() => void act()}>
-        Undelete
-      </Button>
-    </span>
+    <>
+      <span class="actions">
+        <Button needs="write" busy={isBusy} onClick={() => void act()}>
+          Undelete
+        </Button>
+      </span>
+      {Boolean(error) && (
+        <div class="whole">
+          <ErrorBox error={error} />
+        </div>
+      )}
+    </>
   );
 }
 
@@ -118,7 +120,7 @@ function DeletedSinks({ source }: { source: Source }) {
   if (!found.data) return <Loading what="deleted sinks" />;
   if (!found.data.sinks.length) return <p class="quiet">No sink of this source is deleted.</p>;
   return (
-    <ul class="list">
+    <ul class="list panel">
       {found.data.sinks.map((sink) => (
         <li key={sink.sinkId}>
           <Badge kind="disabled">sink</Badge>
@@ -139,21 +141,25 @@ function DeletedSinks({ source }: { source: Source }) {
 export function Deleted() {
   useTitle("Deleted");
   const path = `${inBranch("sources")}/deleted`;
-  const [after, setAfter] = useState("");
+  const [places, setPlaces] = useState<string[]>([]);
+  const after = places.at(-1) ?? "";
   const [chosen, setChosen] = useState("");
-  const found = useLoaded(`${path}?${after}`, (signal) => get<{ page: Page; sources: Source[] }>(`${path}?limit=50&afterId=${encodeURIComponent(after)}`, signal));
+  const found = useLoaded(`${path}?${after}`, (signal) => get<{ page: Page; sources: Source[] }>(`${path}?limit=${PAGE}&afterId=${encodeURIComponent(after)}`, signal));
+  const page = found.data?.page;
+  const shown = found.data?.sources.length ?? 0;
   const present = sources.value ?? [];
   const source = present.find((each) => each.sourceId === chosen) ?? present[0];
   return (
     <>
       <h1>Deleted</h1>
       <p class="lead">What is deleted takes no records. It can be brought back with what was not imported yet.</p>
-      <h2>Sources</h2>
+      <section class="stack" aria-labelledby="sources">
+      <h2 id="sources">Sources</h2>
       <ErrorBox error={found.error} onRetry={found.reload} />
       {!found.data && !found.error && <Loading what="deleted sources" />}
-      {found.data && !found.data.sources.length && <p class="quiet">No source is deleted.</p>}
+      {found.data && !found.data.sources.length && <p class="quiet">{after ? "No other source is deleted." : "No source is deleted."}</p>}
       {found.data && found.data.sources.length > 0 && (
-        <ul class="list">
+        <ul class="list panel">
           {found.data.sources.map((each) => (
             <li key={each.sourceId}>
               <Badge kind="disabled">source</Badge>
@@ -170,27 +176,33 @@ export function Deleted() {
           ))}
         </ul>
       )}
-      {after && <Button onClick={() => setAfter("")}>First page</Button>}
-      {found.data && found.data.page.totalCount > 50 && found.data.sources.length === 50 && (
-        <Button onClick={() => setAfter(found.data!.page.lastId)}>Next page</Button>
+      {page && (places.length > 0 || page.totalCount > PAGE) && (
+        <Pager
+          back={places.length ? () => setPlaces(places.slice(0, -1)) : undefined}
+          next={places.length * PAGE + shown < page.totalCount && page.lastId ? () => setPlaces([...places, page.lastId]) : undefined}
+        >
+          {count(places.length * PAGE + Math.min(1, shown))} to {count(places.length * PAGE + shown)} of {count(page.totalCount)}
+        </Pager>
       )}
+      </section>
       {source && (
-        <>
-          <h2>Sinks</h2>
-          <p class="narrow">
-            <label>
-              <span class="sr">Sinks of </span>
-              <select value={source.sourceId} onChange={(event) => setChosen(event.currentTarget.value)}>
-                {present.map((each) => (
-                  <option key={each.sourceId} value={each.sourceId}>
-                    {each.name}
-                  </option>
-                ))}
-              </select>
-            </label>
-          </p>
+        <section class="stack" aria-labelledby="sinks">
+          <h2 id="sinks">Sinks</h2>
+          <div class="narrow">
+            <Field label="Of the source">
+              {(attributes) => (
+                <select {...attributes} value={source.sourceId} onChange={(event) => setChosen(event.currentTarget.value)}>
+                  {present.map((each) => (
+                    <option key={each.sourceId} value={each.sourceId}>
+                      {each.name} ({each.sourceId})
+                    </option>
+                  ))}
+                </select>
+              )}
+            </Field>
+          </div>
           <DeletedSinks key={source.sourceId} source={source} />
-        </>
+        </section>
       )}
     </>
   );

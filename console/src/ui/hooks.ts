@@ -1,4 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
+import { Unreachable } from "../api/client";
+import { connection } from "../state/session";
 
 export interface Loaded<T> {
   data: T | null;
@@ -13,7 +15,8 @@ const GIVEN_UP_MS = 30_000;
 /** Return the result of *read*, which is called again when *key* changes. The previous result stays until then.
  *
  * A reload waits for the end of the previous one. Otherwise a page that reloads faster than the API answers would
- * never show an answer. One that has no answer for `GIVEN_UP_MS` is given up: its connection may be dead.
+ * never show an answer. One that has no answer for `GIVEN_UP_MS` is given up: its connection may be dead. What failed
+ * because the API couldn't be reached is read again when it answers.
  */
 export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise<T>): Loaded<T> {
   const [state, setState] = useState<{ key: string; data: T | null; error: unknown; isLoading: boolean }>({
@@ -44,6 +47,11 @@ export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise
     );
     return () => abort.abort();
   }, [key, round]);
+  // What couldn't be read during an outage of the API is read after it.
+  const link = connection.value;
+  useEffect(() => {
+    if (link === "ok" && state.error instanceof Unreachable) setRound((old) => old + 1);
+  }, [link]);
   const reload = () => {
     if (isBusy.current && performance.now() - begunAt.current < GIVEN_UP_MS) isAskedAgain.current = true;
     else setRound((old) => old + 1);

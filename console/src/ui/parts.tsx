@@ -3,9 +3,9 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { errorText } from "../api/client";
-import { ago, localTime, utcTime } from "../lib/format";
+import { ago, count, localTime, utcTime } from "../lib/format";
 import { lack, type Right, token } from "../state/rights";
-import { now } from "../state/session";
+import { endSession, now } from "../state/session";
 
 export function Time({ at, relative = false }: { at: string | number | null | undefined; relative?: boolean }) {
   if (at === null || at === undefined) return <span class="quiet nums">never</span>;
@@ -82,28 +82,54 @@ export function NotAllowed({ title, right, isPage = false }: { title: string; ri
       <p>
         This needs a token with the right <code>{right}</code>. {name ? `“${name}”` : "Yours"} has {rights.length ? rights.join(", ") : "none"}.
       </p>
+      <Button onClick={() => endSession()}>Sign in with another token</Button>
     </Empty>
   );
 }
 
+/** Copy *text* on a page without `navigator.clipboard`, which browsers offer over HTTPS and on this machine alone. */
+function copyBySelection(text: string): boolean {
+  const area = document.createElement("textarea");
+  const focused = document.activeElement;
+  area.value = text;
+  area.className = "sr";
+  document.body.append(area);
+  area.select();
+  try {
+    return document.execCommand("copy");
+  } catch {
+    return false;
+  } finally {
+    area.remove();
+    if (focused instanceof HTMLElement) focused.focus();
+  }
+}
+
 export function CopyButton({ text, label = "Copy" }: { text: string; label?: string }) {
-  const [isCopied, setCopied] = useState(false);
+  const [outcome, setOutcome] = useState("");
   const copy = async () => {
+    let isCopied: boolean;
     try {
       await navigator.clipboard.writeText(text);
-      setCopied(true);
-      setTimeout(() => setCopied(false), 1500);
+      isCopied = true;
     } catch {
-      // Without permission the text can be selected by hand.
+      isCopied = copyBySelection(text);
     }
+    setOutcome(isCopied ? "Copied" : "Select it");
+    setTimeout(() => setOutcome(""), 1500);
   };
   return (
-    <Button kind="quiet" onClick={() => void copy()} aria-label={`${label}: ${text.slice(0, 40)}`}>
-      <span class="swap" data-on={isCopied}>
-        <span aria-hidden={isCopied}>{label}</span>
-        <span aria-hidden={!isCopied}>Copied</span>
+    <>
+      <Button kind="quiet" onClick={() => void copy()} aria-label={`${outcome || label}: ${text.slice(0, 40)}`}>
+        <span class="swap" data-on={outcome !== ""}>
+          <span>{label}</span>
+          <span>{outcome || "Copied"}</span>
+        </span>
+      </Button>
+      <span class="sr" role="status">
+        {outcome}
       </span>
-    </Button>
+    </>
   );
 }
 
@@ -138,6 +164,58 @@ export function Empty({ title, isPage = false, children }: { title: string; isPa
     <div class="empty">
       {isPage ? <h1>{title}</h1> : <p class="big">{title}</p>}
       {children}
+    </div>
+  );
+}
+
+/** Shown instead of a list of which no element matches the filter.
+ *
+ * :param title: what isn't there.
+ */
+export function NoMatch({ title, onClear }: { title: string; onClear: () => void }) {
+  return (
+    <Empty title={title}>
+      <Button onClick={onClear}>Clear the filter</Button>
+    </Empty>
+  );
+}
+
+/** The buttons below one page of a longer list.
+ *
+ * :param back: what leads to the page before; disabled if undefined.
+ * :param next: what leads to the page behind; disabled if undefined.
+ */
+export function Pager(props: { back: (() => void) | undefined; next: (() => void) | undefined; labels?: [string, string]; children?: ComponentChildren }) {
+  const { back, next, labels = ["Previous", "Next"], children } = props;
+  const ref = useRef<HTMLElement>(null);
+  const turn = (act: (() => void) | undefined) => () => {
+    act?.();
+    // The other page is read from its beginning.
+    ref.current?.closest("section, main")?.scrollIntoView();
+  };
+  return (
+    <nav ref={ref} class="pages" aria-label="Pages of the list">
+      <Button disabled={!back} onClick={turn(back)}>
+        {labels[0]}
+      </Button>
+      <span class="nums quiet" role="status">
+        {children}
+      </span>
+      <Button disabled={!next} onClick={turn(next)}>
+        {labels[1]}
+      </Button>
+    </nav>
+  );
+}
+
+/** A name, which is a link to all of its row, above what identifies it. What is cut off is read in a tooltip. */
+export function Who({ name, href, about, children }: { name: string; href: string; about: string; children: ComponentChildren }) {
+  return (
+    <div class="who">
+      <a href={href} class="cover" title={`${name} · ${about}`}>
+        {name}
+      </a>
+      <span class="quiet">{children}</span>
     </div>
   );
 }
@@ -193,7 +271,7 @@ export function Tabs({ items, current, link }: { items: TabItem[]; current: stri
       {items.map((item) => (
         <a key={item.id} href={link(item.id)} aria-current={item.id === current ? "page" : undefined}>
           {item.label}
-          {item.count ? <span class="count">{item.count}</span> : null}
+          {item.count ? <span class="count">{count(item.count)}</span> : null}
         </a>
       ))}
     </nav>
@@ -298,6 +376,7 @@ export function Menu(props: { label: string; about?: string; needs?: Right; item
     <details
       ref={ref}
       class="menu"
+      onFocusOut={(event) => event.relatedTarget instanceof Node && !ref.current?.contains(event.relatedTarget) && close()}
       onKeyDown={(event) => {
         if (event.key === "Escape") {
           close();
@@ -305,7 +384,9 @@ export function Menu(props: { label: string; about?: string; needs?: Right; item
         }
       }}
     >
-      <summary class="button plain">{label}</summary>
+      <summary class="button plain" title={label}>
+        <span class="cut">{label}</span>
+      </summary>
       <ul>
         {about && <li class="about quiet small">{about}</li>}
         {items.map((item) => (
@@ -315,6 +396,8 @@ export function Menu(props: { label: string; about?: string; needs?: Right; item
               class={item.danger ? "danger" : ""}
               onClick={() => {
                 close();
+                // A dialog gives the focus back to it.
+                ref.current?.querySelector("summary")?.focus();
                 item.act();
               }}
             >

@@ -1,6 +1,9 @@
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { rate } from "../lib/format";
+import { count } from "../lib/format";
+
+/** Steps of the axis of rates: they are written without a fraction, so none is a part of a record. */
+const STEPS = Array.from({ length: 9 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
 
 const color = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -21,7 +24,7 @@ export function makeChart(element: HTMLElement, data: [number[], (number | null)
       scales: { y: { range: (_chart, _least, most) => [0, Math.max(1, (most ?? 0) * 1.1)] } },
       axes: [
         { ...axis, size: 28, values: (_chart, ticks) => ticks.map((each) => new Date(each * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) },
-        { ...axis, size: 56, values: (_chart, ticks) => ticks.map((each) => rate(each)) },
+        { ...axis, size: 56, incrs: STEPS, values: (_chart, ticks) => ticks.map((each) => count(each)) },
       ],
       series: [
         {},

@@ -96,6 +96,11 @@ const openDelete = async (page) => {
   await openMenu(page);
   await page.getByRole("button", { name: "Delete" }).click({ timeout: 5_000 });
 };
+const goAway = async (page) => {
+  await page.route("**/*", (route) => route.abort());
+  await page.locator(".banner").waitFor({ timeout: 60_000 });
+};
+const noMatch = (page) => page.getByLabel("Filter sources").fill("nothing is like this");
 const openSession = (page) => page.locator(".top .menu summary").click({ timeout: 5_000 });
 
 for (const [name, state] of Object.entries(states)) {
@@ -103,7 +108,7 @@ for (const [name, state] of Object.entries(states)) {
   if (state.source && name === "many") {
     pages.push(["menu", `#/sources/${state.source}`, openMenu], ["delete", `#/sources/${state.source}`, openDelete], ["session", "#/", openSession]);
     pages.push(["sink-menu", `#/sources/${state.source}/sinks/${state.sink}`, openMenu], ["sink-settings", `#/sources/${state.source}/sinks/${state.sink}/settings`], ["sink-versions", `#/sources/${state.source}/sinks/${state.sink}/versions`, openChange]);
-    pages.push(["missing", "#/sources/nowhere"], ["no-page", "#/what"]);
+    pages.push(["missing", "#/sources/nowhere"], ["no-page", "#/what"], ["away", `#/sources/${state.source}`, goAway], ["no-match", "#/", noMatch]);
   }
   if (name === "reader") pages.push(["reason", `#/sources/${state.source}`, (p) => p.getByRole("button", { name: "Change" }).focus()]);
   for (const [page, fragment, act] of pages) {

@@ -19,8 +19,8 @@ const FLAGS = [
   ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
 ];
 // A name with markup is tried; pictures are for people.
-const name = pictures ? "Shop" : "<b>Shop</b> & co";
-const id = pictures ? "shop" : "b-shop-b-co";
+const name = pictures ? "Shop" : "<b>IoT Über</b> & co";
+const id = pictures ? "shop" : "b-io-t-uber-b-co";
 const PICTURE_SECONDS = 75;
 const seen = { problems: [], axe: [], requests: [], wide: [], steps: [] };
 
@@ -45,17 +45,18 @@ async function check(name) {
       seen.axe.push(`${name}: ${each.id} ${each.nodes.map((node) => node.target.join(" ")).join(", ")}`);
 }
 
-async function picture(name, { width = 1440, height = 900, dark = false } = {}) {
+async function picture(name, { width = 1440, height = 900, schemes = ["dark", "light"] } = {}) {
   if (!pictures) return;
   mkdirSync(pictures, { recursive: true });
   await page.setViewportSize({ width, height });
-  await page.emulateMedia({ colorScheme: dark ? "dark" : "light" });
-  await page.waitForTimeout(400); // the chart is drawn for the new size
   const session = await context.newCDPSession(page);
-  const { data } = await session.send("Page.captureScreenshot", { format: "webp", quality: 72 });
-  writeFileSync(`${pictures}/${name}.webp`, Buffer.from(data, "base64"));
+  for (const colorScheme of schemes) {
+    await page.emulateMedia({ colorScheme });
+    await page.waitForTimeout(400); // the chart is drawn for the new size and in the new colors
+    const { data } = await session.send("Page.captureScreenshot", { format: "webp", quality: 72 });
+    writeFileSync(`${pictures}/${name}${colorScheme === "dark" ? "-dark" : ""}.webp`, Buffer.from(data, "base64"));
+  }
   await session.detach();
-  await page.emulateMedia({ colorScheme: "light" });
   await page.setViewportSize({ width: 1440, height: 900 });
 }
 
@@ -67,6 +68,7 @@ async function firstRow() {
   if ((await page.evaluate(() => location.href)).includes(token)) seen.problems.push("the token stays in the address");
   await check("empty");
   await page.getByLabel("Name").fill(name);
+  await page.getByText(`Its id will be ${id}.`).waitFor();
   await check("new source");
   await picture("new-source");
   await page.getByRole("button", { name: "Create" }).click();
@@ -79,8 +81,45 @@ async function firstRow() {
   step("first row");
 }
 
+// Copies, as a page can that came over plain HTTP from another machine.
+async function copies() {
+  await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
+  await page.getByRole("button", { name: /^Copy URL/ }).click();
+  await page.locator(".url [role=status]", { hasText: "Copied" }).waitFor();
+  await page.getByText("Send a record from here").click();
+  const record = page.getByLabel("Record", { exact: true });
+  await record.fill("");
+  await record.press("Control+V");
+  if ((await record.inputValue()) !== (await page.locator(".url code").innerText())) seen.problems.push("the URL is not copied");
+}
+
+async function closesMenu() {
+  await page.locator(".title .menu summary").press("Enter");
+  await page.getByRole("button", { name: "Rename" }).focus();
+  await page.locator(".tabs a").first().focus();
+  if (await page.locator(".menu[open]").count()) seen.problems.push("a menu stays open when the focus leaves it");
+}
+
+async function clearsFilter() {
+  await page.getByLabel("Filter settings").fill("nothing is like this");
+  await page.getByText("No setting matches “nothing is like this”").waitFor();
+  await page.getByRole("button", { name: "Clear the filter" }).click();
+  await page.locator(".setting").first().waitFor();
+}
+
+// A time says what it is in UTC, though a link covers its row.
+async function pointsAtTime() {
+  const time = page.locator(".row time").first();
+  const hit = await time.evaluate((node) => {
+    const { left, top, width, height } = node.getBoundingClientRect();
+    return document.elementFromPoint(left + width / 2, top + height / 2) === node && / UTC$/.test(node.title);
+  });
+  if (!hit) seen.problems.push("a time in a row doesn't say what it is in UTC");
+}
+
 async function everyPage() {
   const source = `#/sources/${id}`;
+  const acts = { overview: [pointsAtTime], source: [copies, closesMenu], settings: [clearsFilter] };
   const pages = {
     overview: ["#/", "heading", "Sources"],
     source: [source, "heading", "Sinks"],
@@ -98,6 +137,7 @@ async function everyPage() {
   for (const [name, [fragment, role, text]] of Object.entries(pages)) {
     await go(fragment);
     await page.getByRole(role, { name: text, exact: typeof text === "string" }).first().waitFor();
+    for (const act of acts[name] ?? []) await act();
     await check(name);
     await page.setViewportSize({ width: 360, height: 800 });
     if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) seen.wide.push(name);
@@ -136,38 +176,82 @@ async function rejected() {
 }
 
 async function away() {
-  await go("#/");
+  const banner = page.locator(".banner", { hasText: "The API can't be reached." });
+  const fallback = page.getByLabel("Default of action, if the path is missing");
+  await go(`#/sources/${id}/sinks/events/mapping`);
+  await page.getByText("The record becomes a row.").waitFor();
   await page.getByText("Live", { exact: true }).waitFor();
   isAway = true;
   await ask("stop the API");
-  await page.getByText("The API can't be reached.").waitFor();
+  await banner.waitFor();
+  // What is edited meanwhile is kept, and what can't be read is read later, without a click.
+  await fallback.fill("edited meanwhile");
+  await page.locator(".verdict", { hasText: "The API can't be reached." }).waitFor();
   await check("away");
+  await go(`#/sources/${id}/sinks/events/versions`);
+  await page.locator("main .note.bad", { hasText: "The API can't be reached." }).waitFor();
   await ask("start the API");
-  await page.getByText("The API can't be reached.").waitFor({ state: "hidden", timeout: 40_000 });
+  await banner.waitFor({ state: "hidden", timeout: 40_000 });
+  await page.getByRole("button", { name: "What changed" }).first().waitFor({ timeout: 40_000 });
   await page.getByText("Live", { exact: true }).waitFor({ timeout: 40_000 });
   isAway = false;
+  await go(`#/sources/${id}/sinks/events/mapping`);
+  await page.getByText("The record becomes a row.").waitFor();
+  await page.getByText("Not saved yet.").waitFor();
+  if ((await fallback.inputValue()) !== "edited meanwhile") seen.problems.push("an outage of the API undoes edits");
+  await page.getByRole("button", { name: "Undo" }).click();
+  await page.getByText("This is the mapping in use.").waitFor();
   step("away and back");
 }
 
+// Other sources, so that pictures show a project at work: one rejects some of its records, one has no sink.
+async function others() {
+  const columns = (...paths) => [{ type: "uuid", name: "id" }, ...paths.map((path) => ({ type: "path", name: path.replace(".", "_"), path, rawString: true }))];
+  const sinks = { payments: columns("user.name", "number", "price"), "web-analytics": columns("user.name", "action"), newsletter: null };
+  const names = { payments: "Payments", "web-analytics": "Web analytics", newsletter: "Newsletter" };
+  for (const [sourceId, mapped] of Object.entries(sinks)) {
+    await call("POST", "/sources?wait=30s", { type: "http", name: names[sourceId], sourceId });
+    if (mapped) {
+      const table = { type: "keboola", tableId: `in.c-${sourceId}.events`, mapping: { columns: mapped } };
+      await call("POST", `/sources/${sourceId}/sinks?wait=30s`, { type: "table", name: "Events", table });
+      await ask(`send records to ${sourceId}`);
+    }
+  }
+  await call("POST", "/sources?wait=30s", { type: "otlp", name: "Logs of all services", sourceId: "logs" });
+}
+
 async function loaded() {
+  if (pictures) await others();
   await ask(`send records to ${id}`);
   await go("#/");
   if (pictures) await page.waitForTimeout(PICTURE_SECONDS * 1000); // so that they show something
   await page.locator(".stat .figure").first().filter({ hasNotText: /^0$/ }).waitFor();
-  await picture("overview");
-  await picture("overview-dark", { dark: true });
-  await picture("overview-narrow", { width: 360, height: 740, dark: true });
+  await picture("overview", { height: 760 });
+  await picture("overview-narrow", { width: 360, height: 740 });
   await go(`#/sources/${id}`);
   await page.getByRole("heading", { name: "Sinks" }).waitFor();
   await picture("source", { height: 1100 });
   await go(`#/sources/${id}/tail`);
   await page.locator(".record").nth(3).waitFor();
   await page.locator(".record").nth(1).click();
+  await page.getByText("Paused").waitFor();
   await check("tail");
   await picture("tail");
   await go(`#/sources/${id}/sinks/events`);
   await page.locator(".file[data-state=writing] .slice").first().waitFor();
-  await picture("pipeline", { height: 1000, dark: true });
+  await picture("pipeline", { height: 1000 });
+  if (pictures) {
+    await go(`#/sources/${id}/sinks/events/versions`);
+    await page.getByRole("button", { name: "What changed" }).first().click();
+    await page.locator(".diff [data-kind=added]").first().waitFor();
+    await picture("versions");
+    await go(`#/sources/${id}/sinks/events/settings`);
+    await page.locator(".setting").first().waitFor();
+    await picture("settings");
+    await go(`#/sources/${id}/new-sink`);
+    await page.getByText("The record becomes a row.").waitFor();
+    await picture("new-sink", { height: 1000 });
+  }
   step("under load");
 }
 
@@ -190,6 +274,9 @@ async function deletedElsewhere() {
   await page.getByRole("heading", { name: "There is no source “passing”" }).waitFor({ timeout: 40_000 });
   await check("deleted elsewhere");
   await page.getByRole("link", { name: "what is deleted" }).click();
+  await page.locator(".list li", { hasText: "passing" }).waitFor();
+  await check("deleted");
+  await picture("deleted", { height: 640 });
   await page.locator(".list li", { hasText: "passing" }).getByRole("button", { name: "Undelete" }).click();
   await page.getByText("No source is deleted").waitFor();
   await go("#/sources/passing");
@@ -202,6 +289,7 @@ async function tasksOfOthers() {
   await go("#/tasks");
   const row = page.locator(".list li", { hasText: "Update source passing" });
   await row.getByText("done").waitFor();
+  await picture("tasks");
   await row.getByRole("link").click();
   await page.getByRole("heading", { name: "passing" }).waitFor();
   await page.getByText("Changed elsewhere.").waitFor();
@@ -220,9 +308,8 @@ async function largeRecord() {
   } finally {
     clearInterval(sending);
   }
-  await page.getByRole("button", { name: "Pause" }).click();
   await records.first().click();
-  await page.getByText("The body has 952 kB; its beginning is shown.").waitFor();
+  await page.getByText("The body has 930 KB; its beginning is shown.").waitFor();
   if (await page.locator(".detail img").count()) seen.problems.push("markup of a record became an element");
   await check("large record");
   step("a record of 1 MB");
@@ -301,6 +388,21 @@ async function wrongClock() {
   step("a clock that is an hour off");
 }
 
+// Lists with other sources are filtered by what is shown of each.
+async function manySources() {
+  await Promise.all(Array.from({ length: 7 }, (_, number) => newSource(`quiet-${number}`)));
+  await go("#/");
+  const filter = page.getByLabel("Filter sources");
+  await filter.fill("no sink");
+  await page.locator(".row").first().waitFor();
+  const rows = await page.locator(".row").allInnerTexts();
+  if (rows.length < 7 || !rows.every((each) => each.includes("no sink"))) seen.problems.push(`filtered by a state: ${rows}`);
+  await filter.fill("nothing is like this");
+  await page.getByRole("button", { name: "Clear the filter" }).click();
+  await page.getByRole("link", { name, exact: true }).waitFor();
+  step("a filter by state");
+}
+
 async function wideMapping() {
   const columns = Array.from({ length: 100 }, (_, number) => ({ type: "path", name: `c${number}`, path: `c[${number}]`, rawString: true, defaultValue: "" }));
   const table = { type: "keboola", tableId: "in.c-fast.wide", mapping: { columns } };
@@ -318,17 +420,39 @@ async function wideMapping() {
   step("a mapping of 100 columns");
 }
 
+async function signIn(given) {
+  await page.getByLabel("Token").fill(given);
+  await page.getByRole("button", { name: "Sign in" }).click();
+}
+
 async function signedOut() {
+  const mapping = `#/sources/${id}/sinks/events/mapping`;
+  const fallback = page.getByLabel("Default of action, if the path is missing");
   await page.goto(`${api}/console/`);
   await page.getByRole("heading", { name: "Sources" }).waitFor();
+  await go(mapping);
+  await fallback.fill("edited before");
+  await page.getByText("Not saved yet.").waitFor();
   // The token ends meanwhile: the next answer says so.
   await page.route("**/v1/branches/**", (route) => route.continue({ headers: { "X-StorageApi-Token": "ended" } }));
   await go("#/deleted");
   await page.getByText("The session has ended").waitFor();
-  await page.getByLabel("Token").fill("not-a-token");
-  await page.getByRole("button", { name: "Sign in" }).click();
+  await signIn("not-a-token");
   await page.locator(".wrong").first().waitFor();
   await check("sign in");
+  await page.unroute("**/v1/branches/**");
+  // Who signs in again finds what was edited; who signs out leaves nothing.
+  await signIn(token);
+  await page.getByRole("heading", { name: "Deleted" }).waitFor();
+  await go(mapping);
+  await page.getByText("Not saved yet.").waitFor();
+  if ((await fallback.inputValue()) !== "edited before") seen.problems.push("a token that ends undoes edits");
+  await page.locator(".top .menu summary").click();
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.getByLabel("Token").waitFor();
+  await picture("sign-in", { height: 640 });
+  await signIn(token);
+  await page.getByText("This is the mapping in use.").waitFor();
   step("signed out");
 }
 
@@ -340,6 +464,7 @@ async function viewer() {
   await page.locator("#operations-configuration-CreateSource .opblock-summary-control").click();
   await page.locator("#operations-configuration-CreateSource textarea").waitFor();
   await check("viewer");
+  await picture("viewer", { schemes: ["light"] });
   step("viewer");
 }
 
@@ -355,6 +480,7 @@ try {
   await slowApi();
   await wrongClock();
   await wideMapping();
+  await manySources();
   await away();
   await viewer();
   await signedOut();
