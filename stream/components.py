@@ -535,7 +535,7 @@ def _rejected_records(
     settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster
 ) -> RejectedRecords:
     from stream.rejected.keeper import RejectedRecords
-    from stream.rejected.state import add_counts, remove_counts
+    from stream.rejected.state import add_counts, note_taken_over, remove_counts
 
     family = metrics.own("stream_rejected_records")
     path = settings.source.quarantine.path
@@ -550,6 +550,7 @@ def _rejected_records(
         cluster.work.pool,
         partial(add_counts, cluster.client, settings.node_id),
         partial(remove_counts, cluster.client, settings.node_id),
+        partial(note_taken_over, cluster.client),
         is_required=bool(settings.source.quarantine.path),
         written=family.labels({"result": "kept"}).add,
         dropped=family.labels({"result": "dropped"}).add,

@@ -333,9 +333,17 @@ RECORDS: dict[type, Plain] = {
         "count": 3,
         "dropped": 1,
         "lastError": {"reason": "r", "column": "c", "message": "m", "time": AT},
+        "keptAt": AT,
     },
     Replay: {"token": "t", "file": "f", "node": "n", "startedAt": AT},
-    ReplayPosition: {"selection": "s", "sinkVersion": 1, "node": "n", "after": "a:1", "at": AT},
+    ReplayPosition: {
+        "selection": "s",
+        "sinkVersion": 1,
+        "node": "n",
+        "after": "a:1",
+        "done": ["m"],
+        "at": AT,
+    },
     ReplayedRecords: {"ids": ["a", "b"], "nodes": ["n"], "at": AT},
     Holder: {
         "token": "t",

@@ -122,6 +122,9 @@ class _Parser:
         if self._take("not"):
             inner = self._one(depth + 1)
             return lambda body, record: not _is_true(inner(body, record))
+        # jq's select(…) means the same as its condition here.
+        if self._take("select") and self._peek()[1] != "(":
+            raise FilterFault(self._at("expected (", self._peek()[2]))
         if self._take("("):
             inside = self._any(depth + 1)
             if not self._take(")"):

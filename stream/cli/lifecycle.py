@@ -9,6 +9,7 @@ import click
 
 from stream.cli.connection import connect
 from stream.cli.output import Column, output_option, print_as
+from stream.cli.terminal import confirm
 
 __all__ = ["ENTITY_COLUMNS", "add_lifecycle", "path_of", "state_of"]
 
@@ -63,10 +64,16 @@ def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
     what = names[-1]
     with_ids = _with_ids(names)
 
-    def change(done: str, method: str, ids: dict[str, str], *rest: str, **options: Any) -> None:
+    def change(done: str, method: str, ids: dict[str, str], output: str, *rest: str) -> None:
         with connect() as api:
-            api.change(method, *path_of(ids), *rest, **options)
-        click.echo(f"{_title(ids)} is {done}.")
+            api.change(method, *path_of(ids), *rest)
+            if output == "table":
+                click.echo(f"{_title(ids)} is {done}.")
+            elif method == "DELETE":
+                members = {f"{name}Id": value for name, value in ids.items()}
+                print_as(output, {**members, "state": done})
+            else:
+                print_as(output, api.get(*path_of(ids)))
 
     @group.command(help=f"Show a {what}.")
     @with_ids
@@ -77,26 +84,30 @@ def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
 
     @group.command(help=f"Disable a {what}: it takes no records.")
     @with_ids
-    def disable(**ids: str) -> None:
-        change("disabled", "PUT", ids, "disable")
+    @output_option
+    def disable(output: str, **ids: str) -> None:
+        change("disabled", "PUT", ids, output, "disable")
 
     @group.command(help=f"Enable a {what}.")
     @with_ids
-    def enable(**ids: str) -> None:
-        change("enabled", "PUT", ids, "enable")
+    @output_option
+    def enable(output: str, **ids: str) -> None:
+        change("enabled", "PUT", ids, output, "enable")
 
     @group.command(help=f"Bring back a deleted {what}.")
     @with_ids
-    def undelete(**ids: str) -> None:
-        change("back", "PUT", ids, "undelete")
+    @output_option
+    def undelete(output: str, **ids: str) -> None:
+        change("back", "PUT", ids, output, "undelete")
 
     @group.command(help=f"Delete a {what}. It can be undeleted, and tables stay.")
     @with_ids
     @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
-    def delete(yes: bool, **ids: str) -> None:
+    @output_option
+    def delete(yes: bool, output: str, **ids: str) -> None:
         if not yes:
-            click.confirm(f"Delete {_title(ids).lower()}?", abort=True)
-        change("deleted", "DELETE", ids)
+            confirm(f"Delete the {_title(ids)[0].lower()}{_title(ids)[1:]}?")
+        change("deleted", "DELETE", ids, output)
 
     @group.command(help=f"List the versions of a {what}.")
     @with_ids
@@ -109,8 +120,9 @@ def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
     @group.command(help="Make the content of an older VERSION the newest.")
     @with_ids
     @click.argument("version", type=click.IntRange(min=1))
-    def rollback(version: int, **ids: str) -> None:
-        change(f"as in version {version}", "PUT", ids, "versions", str(version), "rollback")
+    @output_option
+    def rollback(version: int, output: str, **ids: str) -> None:
+        change(f"as in version {version}", "PUT", ids, output, "versions", str(version), "rollback")
 
     @group.command(help=f"Show the settings of a {what}, or change them with KEY=VALUE.")
     @with_ids

@@ -5,7 +5,9 @@ Subcommands are imported when they are called, so that the command starts fast.
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -15,6 +17,8 @@ try:
     import click
 except ImportError:
     sys.exit("The command needs more libraries: pip install 'stream-service[cli]'")
+
+from stream.cli.output import FORMATS
 
 __all__ = ["cli", "main"]
 
@@ -67,7 +71,8 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="stream")
-def cli() -> None:
+@click.option("-o", "--output", type=click.Choice(FORMATS), help="Format of the output.")
+def cli(output: str | None) -> None:
     """Manage sources, sinks and records of a Stream service.
 
     STREAM_API_URL and STREAM_API_TOKEN take precedence over `stream login`.
@@ -85,6 +90,8 @@ def run(arguments: list[str] | None = None) -> int:
         result: Any = cli.main(arguments, prog_name="stream", standalone_mode=False)
     except click.exceptions.Exit as ended:
         return ended.exit_code
+    except BrokenPipeError:
+        return _without_reader()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -94,6 +101,17 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         return _failed(error)
     return result if isinstance(result, int) else 0
+
+
+def _without_reader() -> int:
+    """Return the exit code when nobody reads the output any more, as behind ``| head``."""
+    from stream.cli.exit_codes import FAILED
+
+    # Otherwise the interpreter would try to write the rest, and complain.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return FAILED
 
 
 def _failed(error: Exception) -> int:
@@ -108,7 +126,8 @@ def _failed(error: Exception) -> int:
             _say("`stream login` keeps another token; changes need the role admin.")
         return code
     if isinstance(error, OSError):
-        _say("Error: " + visible(str(error)))
+        place = f"{error.filename}: " if error.filename else ""
+        _say("Error: " + visible(f"{place}{error.strerror or error}."))
         return FAILED
     raise error
 

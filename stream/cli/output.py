@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import click
 
+from stream.cli.terminal import is_terminal
+
 __all__ = [
     "FORMATS",
     "Column",
@@ -47,15 +49,21 @@ _UNESCAPED = re.compile(f"[{_OTHERS}]")
 
 
 def output_option(function: F) -> F:
-    """The option ``--output`` of a command."""
+    """The option ``--output`` of a command; `stream --output …` sets its default."""
     return click.option(
         "-o",
         "--output",
         type=click.Choice(FORMATS),
-        default="table",
-        show_default=True,
+        default=_default_format,
+        show_default=FORMATS[0],
         help="Format of the output.",
     )(function)
+
+
+def _default_format() -> str:
+    context = click.get_current_context(silent=True)
+    given = context.find_root().params.get("output") if context is not None else None
+    return str(given or FORMATS[0])
 
 
 def visible(text: str, *, lines: bool = False) -> str:
@@ -175,7 +183,7 @@ def print_table(rows: Sequence[Any], columns: Sequence[Column]) -> None:
     heads = [head for head, _ in columns]
     shown = [heads, *cells] if any(heads) else cells
     widths = [max((cell_len(row[i]) for row in shown), default=0) for i in range(len(columns))]
-    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    limit = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
     for row in shown:
         parts = [
             cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)

@@ -53,9 +53,10 @@ class Api:
         wait: Callable[[float], Any] = time.sleep,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_url(url):
             raise ClientError(f'"{url}" is not the URL of an API: it begins with http or https')
+        if not token.isascii() or not token.isprintable():
+            raise ClientError("The token has characters that no token has.")
         self.url = url.rstrip("/").removesuffix("/v1")
         self.branch = branch
         self._wait = wait
@@ -188,6 +189,8 @@ class Api:
                 headers=dict(headers or {}),
             ) as answer:
                 content = _limited(answer)
+        except UnicodeEncodeError:
+            raise ClientError("An argument is not UTF-8.") from None
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unreachable(
                 f"The API at {self.url} does not answer: {reason_of(error)}. "
@@ -221,6 +224,15 @@ class Api:
         return task
 
 
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        text.encode()
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def is_private(url: str) -> bool:
     """Return whether data sent to *url* is private: by TLS, or on this machine."""
     parts = urlsplit(url)
@@ -233,9 +245,13 @@ def _part(text: str) -> str:
     Raises ClientError: it would lead to another path. ``..`` means "one level up" even if its dots
     are escaped, so deleting the sink ``..`` would delete its source.
     """
-    if text in ("", ".", ".."):
+    try:
+        quoted = quote(text, safe="")
+    except UnicodeEncodeError:
+        quoted = ""
+    if quoted in ("", ".", ".."):
         raise ClientError(f'"{text}" can\'t be an id.')
-    return f"/{quote(text, safe='')}"
+    return f"/{quoted}"
 
 
 def _limited(answer: httpx.Response) -> bytes:

@@ -76,14 +76,14 @@ class Delivery:
         has_fresh_keys: bool = True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        host = _host(url)
+        if not host:
             raise DeliveryFailed(
                 "the URL of a source begins with http:// or https://; "
                 "`stream source url SOURCE` shows it"
             )
         self._url = url
-        self._compress = compresses_by_default(parts.hostname) if compress is None else compress
+        self._compress = compresses_by_default(host) if compress is None else compress
         self._wait = wait
         self._patience = patience
         self._has_fresh_keys = has_fresh_keys
@@ -169,6 +169,17 @@ class Delivery:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return Final(0, f"The request can't be sent: {reason_of(error)}.")
         return answer_of(answer.status_code, answer.headers, bytes(content), count, _now())
+
+
+def _host(url: str) -> str:
+    """Return the host of a URL of a source; empty if it is none."""
+    try:
+        url.encode()
+        parts = urlsplit(url)
+        has_port = parts.port != 0
+    except ValueError:
+        return ""
+    return (parts.hostname or "") if parts.scheme in ("http", "https") and has_port else ""
 
 
 def _now() -> datetime:

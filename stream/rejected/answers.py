@@ -25,7 +25,7 @@ import attrs
 from stream.definition.key import SinkKey
 from stream.record.context import datetime_text
 from stream.rejected.files import RejectedFiles, Stored, Summary
-from stream.rejected.record import Outline, read_frame
+from stream.rejected.record import Outline, listed_headers, read_frame
 
 __all__ = ["MAX_FETCHED_BYTES", "MAX_LISTED", "MAX_REASONS", "Selection", "answer"]
 
@@ -207,7 +207,8 @@ class _Listed:
             if selection.has(outline):
                 self._total += 1
                 if len(self.records) < self._limit:
-                    self.records.append(outline.view(self._node_id))
+                    view = outline.view(self._node_id)
+                    self.records.append({**view, "headers": listed_headers(stored.line)})
 
     def _count(self, outline: Outline, count: int) -> None:
         """Count a record. Records come newest first, so the first message is the latest one."""

@@ -119,22 +119,28 @@ class RejectedFiles:
         self._own: dict[SinkKey, Path] = {}
         self._summaries: dict[Path, tuple[tuple[int, int], Summary | None]] = {}
 
-    def prepare(self) -> int:
+    def prepare(self) -> list[tuple[str, SinkKey]]:
         """Create the directory of the node, and take over those of nodes that no longer exist.
 
         Raises OSError. See Note [Ownership].
 
-        :returns: the number of segments that were taken over.
+        :returns: the former node and the sink of each segment that was taken over.
         """
         self._root.parent.mkdir(parents=True, exist_ok=True)
         for directory in (self._root, self._node):
             directory.mkdir(mode=0o700, exist_ok=True)
         self._held = _try_lock(self._node)
-        return sum(
-            self._take_over(other)
+        return [
+            (unquote(other.name), sink)
             for other in sorted(self._root.iterdir())
             if other.is_dir() and not other.is_symlink() and other != self._node
-        )
+            for sink in self._take_over(other)
+        ]
+
+    def sinks(self) -> set[SinkKey]:
+        """Return the sinks with kept records."""
+        found = (_sink_of(path, self._node) for path in self._node.glob(f"*/*/*/*/*{_SUFFIX}"))
+        return {sink for sink in found if sink is not None}
 
     def close(self) -> None:
         """Release the directory of the node."""
@@ -142,17 +148,20 @@ class RejectedFiles:
         if held >= 0:
             os.close(held)
 
-    def _take_over(self, other: Path) -> int:
+    def _take_over(self, other: Path) -> list[SinkKey]:
+        """Take over the segments of *other*, if nobody holds it; return the sink of each."""
         lock = _try_lock(other)
         if lock < 0:
-            return 0
-        moved = 0
+            return []
+        moved: list[SinkKey] = []
         try:
             for path in other.glob(f"*/*/*/*/*{_SUFFIX}"):
                 target = self._node / path.relative_to(other)
                 self._make(target.parent)
                 path.rename(target)
-                moved += 1
+                sink = _sink_of(path, other)
+                if sink is not None:
+                    moved.append(sink)
             _remove_empty(other)
         finally:
             os.close(lock)
@@ -348,7 +357,7 @@ class RejectedFiles:
             # Files one level higher are dead-letter files of earlier versions.
             for pattern in (f"*/*/*/*/*{_SUFFIX}", f"*/*/*/*{_SUFFIX}"):
                 for path in self._node.glob(pattern):
-                    key = self._sink_of(path)
+                    key = _sink_of(path, self._node)
                     try:
                         if key is not None and path.lstat().st_mtime < now - max_age(key):
                             path.unlink()
@@ -359,12 +368,14 @@ class RejectedFiles:
                 _remove_empty(self._node)
         return removed
 
-    def _sink_of(self, path: Path) -> SinkKey | None:
-        project, branch, source, sink, *_ = path.relative_to(self._node).parts
-        if not (project.isdecimal() and branch.isdecimal()):
-            return None
-        sink = sink.removesuffix(_SUFFIX).removesuffix(".previous")
-        return SinkKey(int(project), int(branch), unquote(source), unquote(sink))
+
+def _sink_of(path: Path, node: Path) -> SinkKey | None:
+    """Return the sink of a segment below the directory of a *node*."""
+    project, branch, source, sink, *_ = path.relative_to(node).parts
+    if not (project.isdecimal() and branch.isdecimal()):
+        return None
+    sink = sink.removesuffix(_SUFFIX).removesuffix(".previous")
+    return SinkKey(int(project), int(branch), unquote(source), unquote(sink))
 
 
 def _segments(directory: Path) -> list[Path]:

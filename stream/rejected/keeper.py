@@ -7,11 +7,16 @@ records neither slows down others nor displaces their records.
 Note [Counts]: etcd has the sum of the counts of all lives of the node, and each round adds the new
 ones. So a restart loses at most the last second, and a user who resets the statistics deletes the
 key without being overruled.
+
+Note [Stopped nodes]: the count of a sink also says when the node has last kept a record of it, so
+that the API can name a stopped node whose records are missing. A node that has taken over the
+records of another one, or has removed its last ones, says so in the counts, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,10 +40,10 @@ from stream.record.headers import RecordHeaders
 from stream.rejected.answers import answer
 from stream.rejected.files import RejectedFiles
 from stream.rejected.record import Headers, Noted, frame, shown_headers
-from stream.rejected.state import LastError, RejectedCount
+from stream.rejected.state import NOTHING_KEPT, LastError, RejectedCount
 from stream.settings import QuarantineSettings
 from stream.storage.model.entity import QuarantineLimits
-from stream.values.utctime import from_milliseconds
+from stream.values.utctime import from_milliseconds, from_timestamp
 
 __all__ = ["RejectedRecords"]
 
@@ -60,6 +65,7 @@ SINKS_PER_TRANSACTION = 50
 
 Written = Callable[[int], None]
 AddCounts = Callable[[Mapping[SinkKey, RejectedCount]], Awaitable[None]]
+TakenOver = Callable[[Sequence[tuple[str, SinkKey]]], Awaitable[None]]
 Batch = dict[SinkKey, tuple[QuarantineLimits, list[Noted]]]
 
 
@@ -70,6 +76,7 @@ class _Counted:
     count: int = 0
     dropped: int = 0
     last: Noted | None = None
+    kept_at: datetime | None = None
 
 
 class RejectedRecords(Service):
@@ -78,6 +85,7 @@ class RejectedRecords(Service):
     :param path: the directory; if empty, records are counted but not kept.
     :param add: adds counts to those in etcd; see Note [Counts].
     :param remove: removes the counts of a deleted sink from etcd.
+    :param taken_over: notes that nodes no longer keep records of sinks; see Note [Stopped nodes].
     :param is_required: whether an unusable directory is an error.
     :param defaults: the service's settings, for sinks that are no longer known.
     :param written: called with the number of records that are kept.
@@ -93,6 +101,7 @@ class RejectedRecords(Service):
         pool: ThreadPool,
         add: AddCounts,
         remove: Callable[[SinkKey], Awaitable[object]],
+        taken_over: TakenOver,
         *,
         is_required: bool,
         written: Written,
@@ -108,6 +117,7 @@ class RejectedRecords(Service):
         self._pool = pool
         self._add = add
         self._remove = remove
+        self._taken_over = taken_over
         self._written = written
         self._dropped = dropped
         self._waiting: Batch = {}
@@ -116,6 +126,9 @@ class RejectedRecords(Service):
         self._counted: dict[SinkKey, _Counted] = {}
         self._max_ages: dict[SinkKey, float] = {}
         self._gone: set[SinkKey] = set()
+        self._taken: list[tuple[str, SinkKey]] = []
+        self._found: set[SinkKey] = set()
+        self._kept: set[SinkKey] = set()
         self._left_out = LogThrottle(LOG_SECONDS, reactor.seconds)
         self._next_cleanup = 0.0
         self._disk = DeferredLock()
@@ -139,6 +152,7 @@ class RejectedRecords(Service):
             return
         try:
             moved = await self._in_thread(self._files.prepare)
+            self._found = await self._in_thread(self._files.sinks)
         except OSError as error:
             problem = f'cannot use "{self._path}" for rejected records (source.quarantine.path)'
             if self._is_required:
@@ -147,7 +161,8 @@ class RejectedRecords(Service):
             _log.warn("{problem}: {error}", problem=problem, error=error)
             return
         if moved:
-            _log.info("took over {count} segments of rejected records", count=moved)
+            _log.info("took over {count} segments of rejected records", count=len(moved))
+        self._taken = list(dict.fromkeys(moved))
 
     async def stopService(self) -> None:
         """Stop; fires when all noted records are written."""
@@ -155,6 +170,7 @@ class RejectedRecords(Service):
         if self._loop.running:
             self._loop.stop()
             await self._looping
+        self._next_cleanup = 0.0  # the last counts say whether records are kept
         await self._write_and_count()
         if self._files is not None:
             self._files.close()
@@ -162,10 +178,15 @@ class RejectedRecords(Service):
     def known(self, sink: SinkKey, limits: QuarantineLimits) -> None:
         """Set the retention of a sink's records, even without failures."""
         self._max_ages[sink] = limits.max_age.seconds
+        if sink in self._found:
+            self._found.discard(sink)
+            self._note_kept(sink)
 
     def forget(self, sink: SinkKey) -> None:
         """Stop counting the records of a deleted sink; they stay until they are too old."""
         self._counted.pop(sink, None)
+        self._found.discard(sink)
+        self._kept.discard(sink)
         self._gone.add(sink)
 
     def offer(
@@ -229,6 +250,7 @@ class RejectedRecords(Service):
             if now >= self._next_cleanup and self._files is not None:
                 self._next_cleanup = now + CLEANUP_SECONDS
                 await self._in_thread(self._files.remove_old, self._wall_clock(), self._max_age)
+                self._note_removed(await self._in_thread(self._files.sinks))
         except Exception:
             _log.failure("the maintenance of rejected records failed")
         try:
@@ -265,13 +287,33 @@ class RejectedRecords(Service):
                 _append, self._files, sink, limits, noted, self._wall_clock()
             )
             self._written(appended.kept)
+            if appended.kept:
+                self._note_kept(sink)
             if appended.left_out:
                 self._drop(sink, appended.left_out, appended.problem)
             if appended.dropped:
                 self._drop(sink, appended.dropped, "newer ones need their room")
 
+    def _note_kept(self, sink: SinkKey) -> None:
+        """Note that records of a sink are kept; see Note [Stopped nodes]."""
+        self._kept.add(sink)
+        counted = self._counted.setdefault(sink, _Counted())
+        counted.kept_at = from_timestamp(self._wall_clock())
+
+    def _note_removed(self, left: set[SinkKey]) -> None:
+        """Note of which sinks no record is kept any more.
+
+        :param left: the sinks with records on the disk.
+        """
+        for sink in self._kept - left:
+            self._kept.discard(sink)
+            self._counted.setdefault(sink, _Counted()).kept_at = NOTHING_KEPT
+
     async def _store_counts(self) -> None:
         """Add the new counts to etcd; see Note [Counts]."""
+        while self._taken:
+            await self._taken_over(self._taken[:SINKS_PER_TRANSACTION])
+            del self._taken[:SINKS_PER_TRANSACTION]
         while self._gone:
             sink = self._gone.pop()
             try:
@@ -297,6 +339,7 @@ class RejectedRecords(Service):
         later.count += counted.count
         later.dropped += counted.dropped
         later.last = later.last or counted.last
+        later.kept_at = later.kept_at or counted.kept_at
 
     # Questions of the API.
 
@@ -370,4 +413,6 @@ def _count(counted: _Counted) -> RejectedCount:
             message=last.public_message,
             time=from_milliseconds(last.at),
         )
-    return RejectedCount(count=counted.count, dropped=counted.dropped, last_error=error)
+    return RejectedCount(
+        count=counted.count, dropped=counted.dropped, last_error=error, kept_at=counted.kept_at
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -115,19 +115,13 @@ class RejectedNodes(Service):
 
         Unavailable nodes are named, including stopped ones that may still keep rejected records.
         """
-        counts = (await rejected_counts(self._client, sink)).get(sink, {})
+        counts = await self._counts(sink)
         selection = await self.without_replayed(sink, selection)
         asked = await self.ask_all(sink, "list", limit=limit, **selection.plain())
         answers = [each.answer for each in asked if each.answer is not None]
         records = [record for each in answers for record in each["records"]]
         records.sort(key=lambda record: record["id"], reverse=True)
-        running = {each.node_id for each in asked}
-        absent = [
-            Asked(node_id=node_id, problem="the node doesn't run").view()
-            for node_id, count in counts.items()
-            if node_id not in running and self._may_keep(count)
-        ]
-        nodes = [each.view() for each in asked] + absent
+        nodes = [each.view() for each in (*asked, *self._stopped(counts, _ids(asked)))]
         return {
             "records": records[:limit],
             "reasons": _merged_reasons([each["reasons"] for each in answers]),
@@ -136,9 +130,25 @@ class RejectedNodes(Service):
             "nodes": sorted(nodes, key=lambda node: node["nodeId"]),
         }
 
-    def _may_keep(self, count: RejectedCount) -> bool:
-        last = count.last_error
-        return last is not None and self._now() - last.time < self._max_age
+    async def stopped(self, sink: SinkKey, running: Collection[str]) -> list[Asked]:
+        """Return the nodes that don't run and may still keep records of a sink.
+
+        :param running: the ids of the running nodes.
+        """
+        return self._stopped(await self._counts(sink), running)
+
+    def _stopped(
+        self, counts: Mapping[str, RejectedCount], running: Collection[str]
+    ) -> list[Asked]:
+        since = self._now() - self._max_age
+        return [
+            Asked(node_id=node_id, problem="the node doesn't run")
+            for node_id, count in sorted(counts.items())
+            if node_id not in running and count.may_be_kept(since)
+        ]
+
+    async def _counts(self, sink: SinkKey) -> Mapping[str, RejectedCount]:
+        return (await rejected_counts(self._client, sink)).get(sink, {})
 
     async def get(self, sink: SinkKey, id: str) -> dict[str, Any]:
         """Return one record with its headers and body.
@@ -153,16 +163,21 @@ class RejectedNodes(Service):
                 record: dict[str, Any] = each.answer["record"]
                 return record
         _require_all(asked)
-        raise _not_found(id)
+        raise _not_found(id, await self.stopped(sink, _ids(asked)))
 
-    async def erase(self, sink: SinkKey, selection: Selection) -> int:
-        """Erase records on all nodes; return their number.
+    async def erase(self, sink: SinkKey, selection: Selection) -> tuple[int, list[Asked]]:
+        """Erase records on all nodes.
 
-        Raises UserError: a node is unavailable; the records of the others are erased.
+        Raises UserError: a running node doesn't answer; the records of the others are erased.
+
+        :returns: the number of erased records, and the stopped nodes that may keep others.
         """
         asked = await self.ask_all(sink, "erase", **selection.plain())
         _require_all(asked)
-        return sum(each.answer["erased"] for each in asked if each.answer is not None)
+        erased = sum(each.answer["erased"] for each in asked if each.answer is not None)
+        if selection.ids is not None and erased == len(selection.ids):
+            return erased, []
+        return erased, await self.stopped(sink, _ids(asked))
 
     async def erase_one(self, sink: SinkKey, id: str) -> None:
         """Erase one record. Raises UserError as `get` does."""
@@ -170,7 +185,7 @@ class RejectedNodes(Service):
         if any(each.answer is not None and each.answer["erased"] for each in asked):
             return
         _require_all(asked)
-        raise _not_found(id)
+        raise _not_found(id, await self.stopped(sink, _ids(asked)))
 
     async def without_replayed(self, sink: SinkKey, selection: Selection) -> Selection:
         """Return *selection* without records that are already stored."""
@@ -221,9 +236,15 @@ class RejectedNodes(Service):
         return answer
 
 
-def _not_found(id: str) -> UserError:
+def _ids(asked: Sequence[Asked]) -> set[str]:
+    return {each.node_id for each in asked}
+
+
+def _not_found(id: str, stopped: Sequence[Asked] = ()) -> UserError:
+    names = ", ".join(each.node_id for each in stopped)
+    hint = f"; it may be kept by nodes that don't run: {names}" if stopped else ""
     return UserError(
-        f'rejected record "{shortened(id)}" not found in the sink',
+        f'rejected record "{shortened(id)}" not found in the sink{hint}',
         status=404,
         name="rejectedRecordNotFound",
     )

@@ -30,6 +30,7 @@ __all__ = [
     "frame",
     "id_of",
     "kept_of",
+    "listed_headers",
     "outline_of",
     "read_frame",
     "shown_headers",
@@ -38,6 +39,12 @@ __all__ = [
 MAX_MESSAGE_CHARACTERS = 2000
 EXCERPT_CHARACTERS = 200
 _EXCERPT_BYTES = 4 * EXCERPT_CHARACTERS
+MAX_LISTED_HEADERS = 50
+"""Maximum number of headers of a record in a list."""
+MAX_LISTED_NAME = 64
+MAX_LISTED_VALUE = 200
+_HEADERS = b'"headers":'
+_BEHIND_HEADERS = b'],"isJson":'
 
 ERASED = b"#"
 """The bytes of an erased frame."""
@@ -263,6 +270,17 @@ class Kept:
         return RecordContext(
             self.outline.at, self.client_ip, headers, self.body, self.signal, body_map
         )
+
+
+def listed_headers(line: bytes) -> dict[str, str]:
+    """Return the headers of a frame, shortened for a list. The body isn't read."""
+    # Quotes inside of JSON texts are escaped, so these are members.
+    start = line.index(_HEADERS, line.index(b"\t")) + len(_HEADERS)
+    found = orjson.loads(line[start : line.index(_BEHIND_HEADERS, start) + 1])
+    return {
+        shortened(name, MAX_LISTED_NAME): shortened(value, MAX_LISTED_VALUE)
+        for name, value in found[:MAX_LISTED_HEADERS]
+    }
 
 
 def kept_of(line: bytes) -> Kept | None:

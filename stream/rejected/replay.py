@@ -25,13 +25,19 @@ Note [Cut replays]: a replay has a time limit, and the records that it rejects a
 are. Its repetition would begin with the same ones. So a replay that is cut stores its position
 (`ReplayPosition`), and the next replay of the same records with the same version of the sink
 continues there. One that reaches the end deletes the position.
+
+Note [Unavailable nodes]: the records of a node that doesn't answer are left out, and the outcome
+names the node and isn't complete. Nor is it if a node doesn't run that may keep records. A position
+names the nodes that were read to the end, so a replay that continues asks all others, whether they
+come before the position or have only now started. The replay after one that has reached the end
+asks all nodes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -116,8 +122,9 @@ class Outcome:
 
     :ivar replayed: records that were mapped again.
     :ivar results: results of the first records, in the API's form.
-    :ivar nodes: unavailable nodes.
+    :ivar nodes: unavailable nodes; see Note [Unavailable nodes].
     :ivar is_cut: whether records remain because the time was over.
+    :ivar has_ended: whether the replay doesn't run any more.
     :ivar masked: columns of stored rows that read masked headers, with the names of these.
     """
 
@@ -127,7 +134,13 @@ class Outcome:
     results: list[dict[str, Any]] = attrs.Factory(list)
     nodes: list[Asked] = attrs.Factory(list)
     is_cut: bool = False
+    has_ended: bool = False
     masked: set[tuple[str, str]] = attrs.Factory(set)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all selected records were mapped again."""
+        return self.has_ended and not self.is_cut and not self.nodes
 
     def take(self, rendered: Sequence[Rendered]) -> None:
         """Count decided records."""
@@ -149,6 +162,7 @@ class Outcome:
             "stored": self.stored,
             "rejected": self.rejected,
             "results": self.results,
+            "isComplete": self.is_complete,
         }
         if self.is_cut:
             view["hasMore"] = True
@@ -162,7 +176,7 @@ class Outcome:
         text = f"Replayed {self.replayed} records: {self.stored} stored, {self.rejected} rejected"
         if self.nodes:
             names = ", ".join(node.node_id for node in self.nodes)
-            text += f"; the records of {names} could not be read"
+            text += f"; incomplete: the records of {names} could not be read, replay again later"
         if self.is_cut:
             text += "; there are more, replay again to continue"
         return f"{text}."
@@ -207,6 +221,7 @@ class _Work:
     :ivar deadline: by the reactor's clock.
     :ivar start: the position stored before, ``None`` to begin with the oldest record.
     :ivar like: a position without a place, for the selection and the version of the sink.
+    :ivar done: the nodes that were read to the end, also by the replay that is continued.
     """
 
     sink: SinkKey
@@ -217,6 +232,7 @@ class _Work:
     deadline: float
     start: ReplayPosition | None
     like: ReplayPosition
+    done: set[str]
 
     def after(self, node_id: str) -> str:
         """Return the position on a node to start from."""
@@ -227,7 +243,7 @@ class _Work:
     def cut_at(self, node_id: str, after: str) -> ReplayPosition:
         """Note that the time is over; return the position."""
         self.outcome.is_cut = True
-        return attrs.evolve(self.like, node=node_id, after=after)
+        return attrs.evolve(self.like, node=node_id, after=after, done=tuple(sorted(self.done)))
 
 
 class Replayer:
@@ -267,20 +283,29 @@ class Replayer:
         """Return the renderer for records of *sink* with *mapping*."""
         return Rendering(self._reactor, self._templates, sink.project_id, mapping, self._limit)
 
-    async def test(self, sink: SinkKey, mapping: Any, selection: Selection) -> list[Rendered]:
-        """Return the rows that *mapping* would make of kept records, without storing them."""
+    async def test(
+        self, sink: SinkKey, mapping: Any, selection: Selection
+    ) -> tuple[list[Rendered], list[Asked]]:
+        """Return the rows that *mapping* would make of kept records, without storing them.
+
+        :returns: the rows, and the unavailable nodes that may keep other records.
+        """
         rendering = self.rendering(sink, mapping)
         selection = await self._nodes.without_replayed(sink, selection)
         deadline = self._reactor.seconds() + TEST_SECONDS
         found: list[Rendered] = []
-        for node in (await self._nodes.all()).values():
+        nodes = await self._nodes.all()
+        unavailable = await self._nodes.stopped(sink, nodes)
+        for node in nodes.values():
             fetched = await self._fetch(node, sink, selection, "", MAX_TESTED - len(found))
+            if fetched.problem is not None:
+                unavailable.append(fetched.problem)
             found += await rendering.test(
                 fetched.kept, shown=MAX_SHOWN - len(found), deadline=deadline
             )
             if len(found) >= MAX_TESTED or self._reactor.seconds() >= deadline:
                 break
-        return found
+        return found, unavailable
 
     async def replay(self, sink: SinkKey, selection: Selection, report: Report) -> Outcome:
         """Map the selected records again and store the rows; see Note [Once].
@@ -297,6 +322,10 @@ class Replayer:
         await self._claim(sink, claim)
         try:
             like = await self._like(sink, selection)
+            nodes = await self._nodes.all()
+            start = await self._start(sink, like)
+            stopped = await self._nodes.stopped(sink, nodes)
+            known = {*nodes, *(node.node_id for node in stopped)}
             work = _Work(
                 sink=sink,
                 claim=claim,
@@ -304,10 +333,15 @@ class Replayer:
                 outcome=outcome,
                 report=report,
                 deadline=deadline,
-                start=await self._start(sink, like),
+                start=start,
                 like=like,
+                done={name for name in known if start is not None and start.is_done(name)},
             )
-            position = await self._replay_nodes(work)
+            outcome.nodes += [node for node in stopped if node.node_id not in work.done]
+            position = await self._replay_nodes(work, nodes)
+            if _has_all_ids(work):
+                outcome.nodes.clear()
+            outcome.has_ended = True
         except Exception:
             await self._release(sink, claim)
             raise
@@ -330,12 +364,11 @@ class Replayer:
         found = readable(ReplayPosition, () if stored is None else (stored,))
         return next((position for _, position in found if position.is_like(like)), None)
 
-    async def _replay_nodes(self, work: _Work) -> ReplayPosition | None:
+    async def _replay_nodes(
+        self, work: _Work, nodes: Mapping[str, RejectedNode]
+    ) -> ReplayPosition | None:
         """Replay the records of all nodes; return the position if the time is over before."""
-        nodes = await self._nodes.all()
-        for node_id in sorted(nodes):
-            if work.start is not None and node_id < work.start.node:
-                continue
+        for node_id in sorted(nodes.keys() - work.done):
             position = await self._replay_node(work, nodes[node_id])
             if position is not None:
                 return position
@@ -362,6 +395,7 @@ class Replayer:
                 if fetched.cursors:
                     after = fetched.cursors[done - 1]
             if not fetched.after:
+                work.done.add(node.node_id)
                 return None
             after = fetched.after
 
@@ -575,6 +609,12 @@ class Replayer:
         for kv, position in readable(ReplayPosition, (await self._client.range(POSITION)).kvs):
             if self._now() - position.at > _POSITION_FOR:
                 await self._client.delete(kv.key)
+
+
+def _has_all_ids(work: _Work) -> bool:
+    """Return whether the replayed records were selected by ids, and all of them were found."""
+    ids = work.selection.ids
+    return ids is not None and work.outcome.replayed >= len(ids - work.selection.without)
 
 
 def _note(txn: AtomicTxn, sink: SinkKey, position: ReplayPosition | None) -> None:

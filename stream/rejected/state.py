@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,11 +11,12 @@ import attrs
 from stream.definition.key import SinkKey
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.values.codec import Record, decode, encode, field
-from stream.values.utctime import NO_TIME, format_time
+from stream.values.utctime import NO_TIME, format_time, from_milliseconds
 
 __all__ = [
     "COUNT",
     "NODE",
+    "NOTHING_KEPT",
     "POSITION",
     "REPLAY",
     "STORED",
@@ -26,6 +27,7 @@ __all__ = [
     "ReplayPosition",
     "ReplayedRecords",
     "add_counts",
+    "note_taken_over",
     "rejected_view",
     "remove_counts",
     "sum_of",
@@ -41,6 +43,9 @@ POSITION = "rejected/position/"
 """The positions of replays that were cut, by sink."""
 STORED = "rejected/stored/"
 """Ids of replayed records that may still be kept, by sink."""
+
+NOTHING_KEPT = from_milliseconds(0)
+"""The time of the last kept record of a node that keeps none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -83,11 +88,14 @@ class RejectedCount(Record):
     :ivar count: all records that could not be rendered, kept or not.
     :ivar dropped: records of them that could not be kept: too many at once, a full disk, or
         displaced by newer ones.
+    :ivar kept_at: when the node has last kept one; `NOTHING_KEPT` if it keeps none any more,
+        ``None`` if unknown, as in counts of an earlier version.
     """
 
     count: int = 0
     dropped: int = field(default=0, omit_empty=True)
     last_error: LastError | None = None
+    kept_at: datetime | None = None
 
     def __add__(self, other: RejectedCount) -> RejectedCount:
         errors = [error for error in (self.last_error, other.last_error) if error is not None]
@@ -95,8 +103,16 @@ class RejectedCount(Record):
             count=self.count + other.count,
             dropped=self.dropped + other.dropped,
             last_error=max(errors, key=lambda error: error.time, default=None),
+            kept_at=self.kept_at if other.kept_at is None else other.kept_at,
             unknown={**self.unknown, **other.unknown},
         )
+
+    def may_be_kept(self, since: datetime) -> bool:
+        """Return whether the node may keep records that are newer than *since*."""
+        kept_at = self.kept_at
+        if kept_at is None and self.last_error is not None:
+            kept_at = self.last_error.time
+        return kept_at is not None and kept_at > since
 
 
 def sum_of(counts: Iterable[RejectedCount]) -> RejectedCount:
@@ -133,19 +149,26 @@ class ReplayPosition(Record):
 
     :ivar selection: hash of the selection of records.
     :ivar sink_version: the version of the sink that has rejected the records before the position.
-    :ivar node: the source node to continue with; those before it in the order of ids are done.
+    :ivar node: the source node that was being read.
     :ivar after: the position on this node; empty for its oldest record.
+    :ivar done: the nodes that were read to the end; ``None`` in positions of an earlier version:
+        those before `node` in the order of ids.
     """
 
     selection: str
     sink_version: int = 0
     node: str = ""
     after: str = ""
+    done: tuple[str, ...] | None = None
     at: datetime = NO_TIME
 
     def is_like(self, other: ReplayPosition) -> bool:
         """Return whether both are of the same records and version of the sink."""
         return (self.selection, self.sink_version) == (other.selection, other.sink_version)
+
+    def is_done(self, node_id: str) -> bool:
+        """Return whether the records of a node were read to the end."""
+        return node_id < self.node if self.done is None else node_id in self.done
 
 
 @attrs.frozen(kw_only=True)
@@ -174,6 +197,23 @@ async def add_counts(
             txn.put(keys[sink], encode(before + count))
 
     await atomic(client, add)
+
+
+async def note_taken_over(client: EtcdClient, taken: Sequence[tuple[str, SinkKey]]) -> None:
+    """Note that nodes no longer keep records of sinks, since another node has taken them over.
+
+    For at most as many nodes and sinks as one transaction allows.
+    """
+    keys = [f"{COUNT}{sink}/{node_id}" for node_id, sink in taken]
+
+    async def note(txn: AtomicTxn) -> None:
+        found = await txn.get_many(keys)
+        for key, stored in found.items():
+            if stored is not None:
+                count = decode(RejectedCount, stored.value)
+                txn.put(key, encode(attrs.evolve(count, kept_at=NOTHING_KEPT)))
+
+    await atomic(client, note)
 
 
 async def remove_counts(client: EtcdClient, node_id: str, sink: SinkKey) -> None:

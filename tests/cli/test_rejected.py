@@ -56,15 +56,59 @@ def test_a_replay_that_replays_nothing_stops(
 ) -> None:
     """Another one would not continue either; the output says that there are more records."""
     made = calls(_outputs(0, 0, hasMore=True))
-    assert run([*_REPLAY, "--reason", "x"]) == 0
+    assert run([*_REPLAY, "--reason", "x"]) == 1
     assert made == [{"reason": "x"}]
+    assert "There are more records" in capsys.readouterr().err
     made = calls(_outputs(1, 2, hasMore=True), _outputs(0, 0, hasMore=True))
-    assert run([*_REPLAY, "a", "b"]) == 7
+    assert run([*_REPLAY, "a", "b"]) == 1
     assert made == [{"ids": ["a", "b"]}] * 2
     assert "3 replayed: 1 stored, 2 rejected again." in capsys.readouterr().out
     calls(_outputs(1, 2, hasMore=True), _outputs(0, 0, hasMore=True))
-    assert run([*_REPLAY, "--all", "--output", "json"]) == 7
+    assert run([*_REPLAY, "--all", "--output", "json"]) == 1
     assert json.loads(capsys.readouterr().out)["hasMore"] is True
+
+
+def test_a_service_that_begins_again_each_time_is_not_asked_forever(
+    calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A service of an earlier version doesn't continue behind records that it rejects again."""
+    again = _outputs(0, 3, hasMore=True)
+    made = calls(_outputs(2, 3, hasMore=True), again, again, again)
+    assert run([*_REPLAY, "--all"]) == 1
+    assert len(made) == 3
+    assert "the service does not continue with them" in capsys.readouterr().err
+
+
+_AWAY = {"nodeId": "b", "available": False, "message": "it is gone"}
+
+
+def test_an_incomplete_replay(
+    calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command names the missing node, and its exit code says that the replay is incomplete."""
+    calls(_outputs(1, 1, nodes=[_AWAY], isComplete=False))
+    assert run([*_REPLAY, "--all"]) == 6
+    errors = capsys.readouterr().err
+    assert "Without the records of the node b: it is gone" in errors
+    assert "Replay again when these nodes are available." in errors
+    # The next replay asks the node again, unless the service is of an earlier version.
+    calls(_outputs(1, 0, nodes=[_AWAY], isComplete=False, hasMore=True), _outputs(2, 0))
+    assert run([*_REPLAY, "--all"]) == 6
+    answered = _outputs(2, 0, isComplete=True)
+    calls(_outputs(1, 0, nodes=[_AWAY], isComplete=False, hasMore=True), answered)
+    assert run([*_REPLAY, "--all"]) == 0
+
+
+def test_records_that_a_stopped_node_may_keep_are_not_deleted(
+    calls: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command names the node."""
+    delete = ["rejected", "delete", "shop", "orders", "--yes", "--all", "-o", "json"]
+    calls({"deleted": 2, "nodes": [_AWAY]})
+    assert run(delete) == 6
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"deleted": 2, "nodes": [_AWAY]}
+    assert "the node b" in printed.err
 
 
 def test_notes_are_shown(

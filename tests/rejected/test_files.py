@@ -187,7 +187,9 @@ def test_records_of_a_dead_node_are_taken_over(tmp_path: Path) -> None:
         put(each, f"{number}", now=NOW + number)
     gone.close()
     new = RejectedFiles(root, "new")
-    assert new.prepare() == 1
+    assert new.sinks() == set()
+    assert new.prepare() == [("gone", KEY)]
+    assert new.sinks() == {KEY}
     assert (kept(new), kept(running), kept(gone)) == (["1"], ["0"], [])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from stream.rejected import keeper
 from stream.rejected.files import RejectedFiles
 from stream.rejected.keeper import RejectedRecords
 from stream.rejected.record import Noted
-from stream.rejected.state import RejectedCount
+from stream.rejected.state import NOTHING_KEPT, RejectedCount
 from stream.settings import QuarantineSettings
-from tests.rejected.samples import ERROR, KEY, LIMITS, NOW, record
+from tests.rejected.samples import ERROR, KEY, LIMITS, NOW, line, record
 
 
 class _NoThreads(ThreadPool):
@@ -62,6 +62,7 @@ class _World:
     written: list[int] = attrs.Factory(list)
     dropped: list[int] = attrs.Factory(list)
     counts: dict[SinkKey, RejectedCount] = attrs.Factory(dict)
+    taken: list[tuple[str, SinkKey]] = attrs.Factory(list)
     is_etcd_away: bool = False
 
     async def add(self, counts: Mapping[SinkKey, RejectedCount]) -> None:
@@ -73,6 +74,11 @@ class _World:
     async def remove(self, sink: SinkKey) -> None:
         self.counts.pop(sink, None)
 
+    async def take_over(self, taken: Sequence[tuple[str, SinkKey]]) -> None:
+        if self.is_etcd_away:
+            raise EtcdUnavailable("no answer")
+        self.taken += taken
+
     def service(self, path: str | None = None, *, is_required: bool = True) -> RejectedRecords:
         service = RejectedRecords(
             str(self.path) if path is None else path,
@@ -82,6 +88,7 @@ class _World:
             self.pool,
             self.add,
             self.remove,
+            self.take_over,
             is_required=is_required,
             written=self.written.append,
             dropped=self.dropped.append,
@@ -346,4 +353,53 @@ def test_records_are_removed_by_the_age_of_their_sink(world: _World) -> None:
     assert (world.bodies(), world.bodies(other)) == ([], ["1"])
     world.clock.pump([3600] * 7 * 24)
     assert world.bodies(other) == []
+    world.run(service.stopService)
+
+
+def test_counts_say_whether_records_are_kept(world: _World) -> None:
+    """So the API can name a stopped node whose records are missing, and only such a node."""
+    service = world.service()
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    world.clock.advance(1)
+    kept_at = world.counts[KEY].kept_at
+    assert kept_at is not None and kept_at > NOTHING_KEPT
+    service.offer(KEY, None, record(b"2"), ERROR)
+    world.clock.advance(1)
+    assert (world.counts[KEY].count, world.counts[KEY].kept_at) == (2, kept_at)
+    erased = world.run(lambda: service.ask({"kind": "erase", "sink": str(KEY)}))
+    assert erased == {"erased": 1}
+    world.run(service.stopService)
+    assert world.counts[KEY].kept_at == NOTHING_KEPT
+
+
+def test_a_restarted_node_still_keeps_its_records(world: _World) -> None:
+    """Its counts say so again when it knows the sink; those of a deleted sink stay deleted."""
+    service = world.service()
+    other = attrs.evolve(KEY, sink_id="other")
+    for sink in (KEY, other):
+        service.offer(sink, LIMITS, record(b"1"), ERROR)
+    world.run(service.stopService)
+    world.counts.clear()
+    service = world.service()
+    service.known(KEY, LIMITS)
+    world.clock.advance(1)
+    assert list(world.counts) == [KEY]
+    assert (world.counts[KEY].count, world.counts[KEY].kept_at is None) == (0, False)
+    world.run(service.stopService)
+
+
+def test_a_taken_over_node_keeps_no_records(world: _World) -> None:
+    """The counts say so, also after an outage of etcd."""
+    gone = RejectedFiles(world.path, "gone")
+    gone.prepare()
+    for _ in range(2):
+        gone.append(KEY, LIMITS, [line("1", b"1")], NOW)
+    gone.close()
+    world.is_etcd_away = True
+    service = world.service()
+    world.clock.advance(1)
+    assert world.taken == []
+    world.is_etcd_away = False
+    world.clock.advance(2)
+    assert world.taken == [("gone", KEY)]
     world.run(service.stopService)

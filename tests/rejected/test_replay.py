@@ -26,18 +26,21 @@ from stream.rejected.nodes import Asked, RejectedNodes
 from stream.rejected.replay import Outcome, Replayer, ReplayLeftovers
 from stream.rejected.state import (
     COUNT,
+    NOTHING_KEPT,
     POSITION,
     REPLAY,
     STORED,
     LastError,
     RejectedCount,
     RejectedNode,
+    ReplayPosition,
+    note_taken_over,
 )
 from stream.settings import Settings
 from stream.settings.local import WriterTlsSettings
 from stream.storage.model.state import FileState, SliceState
 from stream.target.registry import Targets
-from stream.values.codec import encode
+from stream.values.codec import decode, encode
 from tests.rejected.samples import LIMITS, NOW, line
 from tests.storage.histories.world import SINK_KEY
 from tests.target.memory import MemoryTarget
@@ -247,6 +250,7 @@ async def test_a_replay_killed_at_any_await(replays: _Replays) -> None:
             await replays.replay()
             assert await replays.stored() == sorted(expected)
             assert await replays.kept() == []
+            await replays.clean_up()  # of a replay that was killed before it erased its records
             assert await replays.left_over() == []
         expected.extend(replays.keep_values(2))
         return replays.replay
@@ -316,14 +320,48 @@ async def test_an_unavailable_node_is_named(replays: _Replays) -> None:
     assert outcome.view()["nodes"] == [
         {"nodeId": "two", "available": False, "message": "it is gone"}
     ]
-    assert str(outcome).endswith("; the records of two could not be read.")
+    assert str(outcome).endswith(
+        "; incomplete: the records of two could not be read, replay again later."
+    )
+    assert not outcome.is_complete
+
+
+async def _count(replays: _Replays, node: str, **members: Any) -> None:
+    """Store the count of a node that doesn't run."""
+    count = encode(RejectedCount(count=1, **members))
+    await replays.world.storage.client.put(f"{COUNT}{SINK_KEY}/{node}", count)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stopped_node_that_may_keep_records_is_named(replays: _Replays) -> None:
+    """In lists, tests and replays; unless its records are too old, or were taken over."""
     now = replays.world.storage.now
-    for node, time in (("three", now), ("four", now - timedelta(days=8))):
-        count = RejectedCount(count=1, last_error=LastError(time=time))
-        await replays.world.storage.client.put(f"{COUNT}{SINK_KEY}/{node}", encode(count))
+    old = now - timedelta(days=8)
+    await _count(replays, "former-version", last_error=LastError(time=now))
+    await _count(replays, "former-version-old", last_error=LastError(time=old))
+    await _count(replays, "keeps", kept_at=now)
+    await _count(replays, "old", kept_at=old, last_error=LastError(time=now))
+    await _count(replays, "keeps-none", kept_at=NOTHING_KEPT, last_error=LastError(time=now))
+    (id,) = replays.keep(b"{}")
     found = await replays.nodes.newest(SINK_KEY, ALL, 1)
-    away = {node["nodeId"] for node in found["nodes"] if not node["available"]}
-    assert away == {"two", "three"}
+    stopped = ["former-version", "keeps"]
+    assert [node["nodeId"] for node in found["nodes"] if not node["available"]] == stopped
+    outcome = await replays.replay()
+    assert [node.node_id for node in outcome.nodes] == stopped
+    assert (outcome.replayed, outcome.is_complete) == (1, False)
+    mapping = _table("a").mapping.mapping
+    _, unavailable = await replays.replayer.test(SINK_KEY, mapping, ALL)
+    assert [node.node_id for node in unavailable] == stopped
+    with pytest.raises(UserError, match="that don't run: former-version, keeps"):
+        await replays.nodes.get(SINK_KEY, "unknown")
+    with pytest.raises(UserError, match="that don't run: former-version, keeps"):
+        await replays.nodes.erase_one(SINK_KEY, "unknown")
+    # Records that were selected by their ids, and found, can't be on another node.
+    assert (await replays.replay(Selection(ids=frozenset({id})))).is_complete
+    assert not (await replays.replay(Selection(ids=frozenset({id, "unknown"})))).is_complete
+    assert await replays.nodes.erase(SINK_KEY, Selection(ids=frozenset({id}))) == (1, [])
+    await note_taken_over(replays.world.storage.client, [(name, SINK_KEY) for name in stopped])
+    assert (await replays.replay()).is_complete
 
 
 @pytest_twisted.ensureDeferred
@@ -416,6 +454,41 @@ async def test_the_next_replay_continues_where_one_was_cut(slow: _Replays) -> No
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_replay_that_continues_asks_nodes_that_did_not_answer(
+    slow: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those before the position; the outcome names them until they answer."""
+    (one,) = slow.keep(b"{}")
+    two = slow.keep(b"{}", b"{}", b"{}", b"{}", node="two")
+    slow.nodes.away.add("one")
+    monkeypatch.setattr(replay_module, "REPLAY_SECONDS", 3.0)  # the node takes some time, too
+    for id in two[:2]:
+        outcome = await slow.replay()
+        assert [result["id"] for result in outcome.results] == [id]
+        assert (outcome.is_cut, [node.node_id for node in outcome.nodes]) == (True, ["one"])
+    slow.nodes.away.clear()
+    monkeypatch.setattr(replay_module, "REPLAY_SECONDS", 2.0)
+    assert await _seen(slow) == ([one], True)
+    assert await _seen(slow) == ([two[2]], True)
+    outcome = await slow.replay()
+    assert ([result["id"] for result in outcome.results], outcome.is_complete) == (two[3:], True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_position_of_an_earlier_version(slow: _Replays) -> None:
+    """It doesn't name the nodes that are done: those before it are."""
+    slow.keep(b"{}")
+    ids = slow.keep(b"{}", b"{}", node="two")
+    for _ in range(2):
+        await slow.replay()
+    client = slow.world.storage.client
+    (kv,) = (await client.range(POSITION)).kvs
+    position = attrs.evolve(decode(ReplayPosition, kv.value), done=None)
+    await client.put(kv.key, encode(position))
+    assert await _seen(slow) == ([ids[1]], False)
+
+
+@pytest_twisted.ensureDeferred
 async def test_another_replay_begins_with_the_oldest_record(slow: _Replays) -> None:
     """With another selection, or after a change of the sink."""
     ids = slow.keep(b"{}", b"{}", b"{}")
@@ -468,7 +541,8 @@ async def test_a_proposed_mapping_is_tested(replays: _Replays) -> None:
     """Nothing is stored, and the records are kept."""
     ids = replays.keep(b'{"c":"1"}', b"{}")
     mapping = _table("c").mapping.mapping
-    good, bad = await replays.replayer.test(SINK_KEY, mapping, ALL)
+    (good, bad), unavailable = await replays.replayer.test(SINK_KEY, mapping, ALL)
+    assert unavailable == []
     assert good.view() == {
         "id": ids[0],
         "accepted": True,

@@ -161,11 +161,12 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   });
   const replay = run("replay", async () => {
     const task = await change(`Replay rejected records of ${sink.name}`, "POST", `${path}/replay`, await selectionOf(path, reasons, group));
-    const outputs = (task.outputs ?? {}) as { replayed?: number; stored?: number; rejected?: number; hasMore?: boolean };
+    const outputs = (task.outputs ?? {}) as { replayed?: number; stored?: number; rejected?: number; hasMore?: boolean; nodes?: RejectedList["nodes"] };
+    const missing = (outputs.nodes ?? []).map((node) => node.nodeId).join(", ");
     setOutcome(
       outputs.replayed === undefined
         ? (task.result ?? "The records were replayed.")
-        : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} became rows, ${count(outputs.rejected ?? 0)} rejected again.${outputs.hasMore ? " More records are waiting: replay again." : ""}`,
+        : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} became rows, ${count(outputs.rejected ?? 0)} rejected again.${outputs.hasMore ? " More records are waiting: replay again." : ""}${missing ? ` The records of ${missing} are missing, because the node can't be reached: replay again later.` : ""}`,
     );
     setTest(null);
     open(null);

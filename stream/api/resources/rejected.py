@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stream.api.http.call import Answer, Call, Handler, StartedTask
@@ -14,7 +14,7 @@ from stream.definition.reads import DefinitionReads
 from stream.errors import UserError, shortened
 from stream.rejected.answers import Selection
 from stream.rejected.masked_headers import notes_of
-from stream.rejected.nodes import RejectedNodes
+from stream.rejected.nodes import Asked, RejectedNodes
 from stream.rejected.replay import Outcome, Replayer
 from stream.values.utctime import parse_time
 
@@ -78,20 +78,23 @@ class RejectedResource:
     async def delete_many(self, call: Call) -> Any:
         """Delete the rejected records that the query selects."""
         key = await self._sink(call)
-        return {"deleted": await self._nodes.erase(key, _selection(call))}
+        deleted, stopped = await self._nodes.erase(key, _selection(call))
+        return {"deleted": deleted, **_unavailable(stopped)}
 
     async def test(self, call: Call) -> Any:
         """Map rejected records with a proposed mapping; nothing is stored."""
         sink = await self._reads.sink_in_source(call.sink_key)
         mapping = read_mapping(call.body["mapping"], has_types=sink.table.type != KEBOOLA)
         await check_templates(self._templates, sink.key.project_id, mapping)
-        rendered = await self._replayer.test(sink.key, mapping, _chosen(call.body, "body."))
+        selection = _chosen(call.body, "body.")
+        rendered, unavailable = await self._replayer.test(sink.key, mapping, selection)
         accepted = sum(each.error is None for each in rendered)
         view = {
             "tested": len(rendered),
             "accepted": accepted,
             "rejected": len(rendered) - accepted,
             "results": [each.view() for each in rendered],
+            **_unavailable(unavailable),
         }
         notes = notes_of(masked for each in rendered for masked in each.masked)
         return {**view, "notes": notes} if notes else view
@@ -109,6 +112,11 @@ class RejectedResource:
             return str(outcome)
 
         return await self._tasks.start_other(call, key, work)
+
+
+def _unavailable(nodes: Sequence[Asked]) -> dict[str, Any]:
+    """Return the member with the nodes whose records are missing, if there are any."""
+    return {"nodes": [node.view() for node in nodes]} if nodes else {}
 
 
 def _selection(call: Call) -> Selection:

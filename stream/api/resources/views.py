@@ -293,7 +293,7 @@ def times_view(**moments: datetime | None) -> Plain:
 
 _OUTPUTS = (
     *("url", "projectId", "branchId", "sourceId", "sinkId"),
-    *("replayed", "stored", "rejected", "results", "hasMore", "notes", "nodes"),
+    *("replayed", "stored", "rejected", "results", "isComplete", "hasMore", "notes", "nodes"),
 )
 
 

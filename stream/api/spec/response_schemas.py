@@ -523,6 +523,10 @@ _REJECTED_NODES = Array(
         optional=("message",),
     )
 )
+_MISSING_NODES = Array(
+    items=_REJECTED_NODES.items,
+    description="The nodes that may keep others, but don't run or don't answer.",
+)
 TASK = _object(
     "Task",
     ("taskId", Text(example="api.create.source/345/my-source/2024-01-15T10:30:00.000Z_aB3xZ")),
@@ -563,6 +567,13 @@ TASK = _object(
                 ),
             ),
             (
+                "isComplete",
+                Boolean(
+                    description="Whether a replay has mapped all selected records. It has not if "
+                    "it still runs, if its time was over, or if `nodes` are unavailable."
+                ),
+            ),
+            (
                 "hasMore",
                 Boolean(description="Whether records remain because the time was over."),
             ),
@@ -570,7 +581,8 @@ TASK = _object(
             ("nodes", _REJECTED_NODES),
             optional=(
                 *("url", "projectId", "branchId", "sourceId", "sinkId"),
-                *("replayed", "stored", "rejected", "results", "hasMore", "notes", "nodes"),
+                *("replayed", "stored", "rejected", "results"),
+                *("isComplete", "hasMore", "notes", "nodes"),
             ),
         ),
     ),
@@ -694,6 +706,7 @@ ERROR = _object(
     optional=("exceptionId", "param", "detail", "hint", "errors", "docUrl"),
 )
 
+_KEPT_HEADERS = Object(additional=_TEXT, description="Secrets are masked.")
 _REJECTED_OUTLINE: tuple[tuple[str, Schema], ...] = (
     ("id", Text(example="019c0d2c-3d4e-7a10-8a64-1f2e3d4c5b6a")),
     ("nodeId", Text(description="The source node that keeps it.")),
@@ -708,7 +721,17 @@ _REJECTED_OUTLINE: tuple[tuple[str, Schema], ...] = (
 )
 REJECTED_RECORDS = _object(
     "RejectedRecords",
-    ("records", Array(items=_object("RejectedRecordOutline", *_REJECTED_OUTLINE))),
+    (
+        "records",
+        Array(
+            items=_object(
+                "RejectedRecordOutline",
+                *_REJECTED_OUTLINE,
+                ("headers", _KEPT_HEADERS),
+                optional=("headers",),
+            )
+        ),
+    ),
     (
         "reasons",
         Array(
@@ -730,13 +753,18 @@ REJECTED_RECORD = _object(
     "RejectedRecord",
     *_REJECTED_OUTLINE,
     ("ip", _TEXT),
-    ("headers", Object(additional=_TEXT, description="Secrets are masked.")),
+    ("headers", _KEPT_HEADERS),
     ("signal", Text(enum=SIGNALS)),
     ("body", _TEXT),
     ("bodyEncoding", Text(enum=("base64",), description="Of a body that isn't UTF-8.")),
     optional=("signal", "bodyEncoding"),
 )
-REJECTED_DELETED = _object("RejectedRecordsDeleted", ("deleted", _INT))
+REJECTED_DELETED = _object(
+    "RejectedRecordsDeleted",
+    ("deleted", _INT),
+    ("nodes", _MISSING_NODES),
+    optional=("nodes",),
+)
 REJECTED_TEST = _object(
     "RejectedRecordsTest",
     ("tested", _INT),
@@ -758,5 +786,6 @@ REJECTED_TEST = _object(
         ),
     ),
     ("notes", _REJECTED_NOTES),
-    optional=("notes",),
+    ("nodes", _MISSING_NODES),
+    optional=("notes", "nodes"),
 )

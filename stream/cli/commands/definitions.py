@@ -21,6 +21,7 @@ from stream.cli.document import (
 from stream.cli.exit_codes import CHANGES, CONFLICT, USAGE
 from stream.cli.output import dump_yaml, output_option, print_as, visible
 from stream.cli.plan import Change, Plain, exported, plan
+from stream.cli.terminal import confirm, input_bytes, is_terminal
 from stream.client.errors import ClientError, ServiceError, TaskFailed
 
 if TYPE_CHECKING:
@@ -88,11 +89,11 @@ def _apply(
     if dry_run:
         return CHANGES
     if not yes:
-        if path == "-" or not sys.stdin.isatty():
+        if path == "-" or not is_terminal(sys.stdin):
             raise click.UsageError(
                 "Without a terminal the changes can't be confirmed: use --yes to make them."
             )
-        click.confirm("Make these changes?", abort=True, err=True)
+        confirm("Make these changes?")
     _make(api, found, changes, quiet=output != "table")
     return None
 
@@ -100,7 +101,7 @@ def _apply(
 def _text(path: str) -> str:
     try:
         if path == "-":
-            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+            content = input_bytes().read(MAX_BYTES + 1)
         else:
             with Path(path).open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
@@ -208,10 +209,11 @@ class Conflict(ClientError):
 
 @click.command()
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-def export(sources: tuple[str, ...]) -> None:
+@output_option
+def export(sources: tuple[str, ...], output: str) -> None:
     """Print SOURCES (by default all) and their sinks as a file for `stream apply`.
 
-    The file doesn't contain secrets of URLs.
+    The file is YAML, or JSON with --output json. It doesn't contain secrets of URLs.
     """
     with connect() as api:
         found = list(api.pages("sources", "sources"))
@@ -227,4 +229,4 @@ def export(sources: tuple[str, ...]) -> None:
             ids = ("", *(sink["sinkId"] for sink in sinks))
             settings = {sink_id: _settings(api, source_id, sink_id) for sink_id in ids}
             result.append(exported(source, sinks, settings))
-    click.echo(dump_yaml({"sources": result}), nl=False)
+    print_as("json" if output == "json" else "yaml", {"sources": result})

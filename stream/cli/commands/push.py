@@ -31,6 +31,7 @@ from stream.cli.push.records import (
 from stream.cli.push.sending import Pushed, Rejection, push_records
 from stream.cli.push.shown import Shown
 from stream.cli.push.state import State, StateFault
+from stream.cli.terminal import is_terminal
 from stream.client.batching import BATCH_BYTES, BATCH_RECORDS
 from stream.client.errors import ClientError
 
@@ -298,7 +299,7 @@ def _shown(given: Input, pushed: Pushed, quiet: bool) -> Iterator[Shown]:
     """Show the progress, and handle a stop signal like Ctrl-C."""
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(sys.stderr):
         yield Shown()
         return
     from stream.cli.push.progress import progress

@@ -13,8 +13,9 @@ import click
 
 from stream.cli.columns import column_of
 from stream.cli.connection import connect
-from stream.cli.exit_codes import REJECTED
+from stream.cli.exit_codes import FAILED, REJECTED, UNAVAILABLE
 from stream.cli.output import Column, bytes_text, one_line, output_option, print_as, visible
+from stream.cli.terminal import confirm
 from stream.client.errors import ClientError, ServiceError
 
 __all__ = ["rejected"]
@@ -238,10 +239,11 @@ def _within(value: Any, member: str, id_member: str, id: str) -> Any:
     return next(found, None)
 
 
-def _results(found: dict[str, Any], output: str, columns: tuple[Column, ...], summary: str) -> None:
+def _results(found: dict[str, Any], output: str, columns: tuple[Column, ...], summary: str) -> bool:
+    """Print results; return whether records of unavailable nodes are missing."""
     if output != "table":
         print_as(output, found)
-        return
+        return _name_missing(found)
     results = found.get("results") or []
     if results:
         print_as("table", results[:_SHOWN_RESULTS], columns)
@@ -250,18 +252,19 @@ def _results(found: dict[str, Any], output: str, columns: tuple[Column, ...], su
     click.echo(visible(summary))
     for note in found.get("notes") or ():
         click.echo(visible(str(note)), err=True)
-    _name_missing(found)
+    return _name_missing(found)
 
 
-def _name_missing(found: dict[str, Any]) -> None:
-    """Print the names of unavailable nodes."""
-    for node in found.get("nodes") or ():
-        if not node.get("available", True):
-            click.echo(
-                f"Without the records of the node {visible(str(node['nodeId']))}: "
-                f"{visible(str(node.get('message', 'it does not answer.')))}",
-                err=True,
-            )
+def _name_missing(found: dict[str, Any]) -> bool:
+    """Print the names of unavailable nodes; return whether there are any."""
+    missing = [node for node in found.get("nodes") or () if not node.get("available", True)]
+    for node in missing:
+        click.echo(
+            f"Without the records of the node {visible(str(node['nodeId']))}: "
+            f"{visible(str(node.get('message', 'it does not answer.')))}",
+            err=True,
+        )
+    return bool(missing)
 
 
 def _selects(command: Callable[..., R]) -> Callable[..., R]:
@@ -318,32 +321,72 @@ def replay(
 ) -> int:
     """Map rejected records again with the current mapping, and store each row once.
 
-    The exit code is 7 if records are rejected again.
+    The exit code is 7 if records are rejected again, and 6 if those of an unavailable source node
+    are missing: repeat the command when the node is available.
     """
     found = further = _replayed(source, sink, selection)
-    # The service continues where it has stopped; one that replays nothing doesn't get on.
-    while further.get("hasMore") and further.get("replayed"):
+    begun: set[str] = set()
+    while further.get("hasMore") and _continues(further, begun):
+        begun.add(_first_id(further))
         click.echo(f"{found['replayed']} are replayed, going on.", err=True)
         further = _replayed(source, sink, selection)
-        counts = ("replayed", "stored", "rejected")
-        notes = dict.fromkeys([*(found.get("notes") or ()), *(further.get("notes") or ())])
-        found = {
-            **found,
-            **further,
-            **{name: found.get(name, 0) + further.get(name, 0) for name in counts},
-            "results": [*(found.get("results") or ()), *(further.get("results") or ())],
-            "hasMore": further.get("hasMore", False),
-        }
-        if notes:
-            found["notes"] = list(notes)
-    _results(
+        found = _together(found, further)
+    is_missing = _results(
         found,
         output,
         _REPLAYED,
         f"{found.get('replayed', 0)} replayed: {found.get('stored', 0)} stored, "
         f"{found.get('rejected', 0)} rejected again.",
     )
+    if is_missing:
+        click.echo("Replay again when these nodes are available.", err=True)
+        return UNAVAILABLE
+    if found.get("hasMore"):
+        click.echo(
+            "There are more records, but the service does not continue with them. "
+            "Correct the mapping, or select other records.",
+            err=True,
+        )
+        return FAILED
     return REJECTED if found.get("rejected") else 0
+
+
+def _first_id(outputs: dict[str, Any]) -> str:
+    results = outputs.get("results") or ()
+    return str(results[0].get("id", "")) if results else ""
+
+
+def _continues(outputs: dict[str, Any], begun: set[str]) -> bool:
+    """Return whether another replay gets on.
+
+    A service of an earlier version begins with the oldest record again. If it stores none, the next
+    replay would do the same, without an end.
+
+    :param begun: the first records of earlier replays.
+    """
+    is_further = bool(outputs.get("stored")) or _first_id(outputs) not in begun
+    return bool(outputs.get("replayed")) and is_further
+
+
+def _together(found: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """Return the outputs of all replays, given those of the next one."""
+    counts = ("replayed", "stored", "rejected")
+    together = {
+        **found,
+        **further,
+        **{name: found.get(name, 0) + further.get(name, 0) for name in counts},
+        "results": [*(found.get("results") or ()), *(further.get("results") or ())],
+        "hasMore": further.get("hasMore", False),
+    }
+    notes = dict.fromkeys([*(found.get("notes") or ()), *(further.get("notes") or ())])
+    if notes:
+        together["notes"] = list(notes)
+    nodes = {node["nodeId"]: node for node in further.get("nodes") or ()}
+    if "isComplete" not in further:
+        # A service of an earlier version doesn't ask the same node again.
+        nodes = {node["nodeId"]: node for node in found.get("nodes") or ()} | nodes
+    together["nodes"] = list(nodes.values())
+    return together
 
 
 @rejected.command()
@@ -351,20 +394,36 @@ def replay(
 @_sink
 @_selects
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@output_option
 def delete(
     source: str,
     sink: str,
     selection: dict[str, Any],
     yes: bool,
-) -> None:
-    """Delete rejected records of a SINK for good."""
+    output: str,
+) -> int:
+    """Delete rejected records of a SINK for good.
+
+    The exit code is 6 if those of an unavailable source node remain.
+    """
     if not yes:
-        click.confirm("Delete them for good?", abort=True)
+        confirm("Delete them for good?")
     ids = selection.get("ids")
     if ids:
-        for start in range(0, len(ids), _DELETED_AT_ONCE):
-            some = ",".join(ids[start : start + _DELETED_AT_ONCE])
-            _call("DELETE", _path(source, sink), ids=some)
+        calls = [
+            {"ids": ",".join(ids[start : start + _DELETED_AT_ONCE])}
+            for start in range(0, len(ids), _DELETED_AT_ONCE)
+        ]
     else:
-        _call("DELETE", _path(source, sink), **selection)
-    click.echo("Deleted.")
+        calls = [selection]
+    answers = [_call("DELETE", _path(source, sink), **call) or {} for call in calls]
+    nodes = {node["nodeId"]: node for answer in answers for node in answer.get("nodes") or ()}
+    found = {
+        "deleted": sum(answer.get("deleted", 0) for answer in answers),
+        "nodes": list(nodes.values()),
+    }
+    if output == "table":
+        click.echo("Deleted.")
+    else:
+        print_as(output, found)
+    return UNAVAILABLE if _name_missing(found) else 0

@@ -9,6 +9,7 @@ import click
 from stream.cli.connection import connect
 from stream.cli.lifecycle import ENTITY_COLUMNS, add_lifecycle
 from stream.cli.output import Column, output_option, print_as, visible
+from stream.cli.terminal import confirm
 from stream.client.errors import ClientError
 
 __all__ = ["source"]
@@ -70,24 +71,33 @@ def update(source: str, name: str | None, description: str | None, output: str) 
 
 @source.command()
 @click.argument("source", metavar="SOURCE")
-def url(source: str) -> None:
+@output_option
+def url(source: str, output: str) -> None:
     """Print the URL for the records of a SOURCE; it contains the secret."""
     with connect() as api:
-        click.echo(visible(_url(api.get("sources", source))))
+        _print_url(_url(api.get("sources", source)), output)
 
 
 @source.command("rotate-secret")
 @click.argument("source", metavar="SOURCE")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
-def rotate_secret(source: str, yes: bool) -> None:
+@output_option
+def rotate_secret(source: str, yes: bool, output: str) -> None:
     """Replace the secret in the URL of a SOURCE, and print the new URL.
 
     The old URL stops working at once.
     """
     if not yes:
-        click.confirm(f'Does no producer need the old URL of "{source}"?', abort=True)
+        confirm(f'Does no producer need the old URL of "{source}"?')
     with connect() as api:
-        click.echo(visible(_url(api.call("POST", "sources", source, "rotate-secret"))))
+        _print_url(_url(api.call("POST", "sources", source, "rotate-secret")), output)
+
+
+def _print_url(url: str, output: str) -> None:
+    if output == "table":
+        click.echo(visible(url))
+    else:
+        print_as(output, {"url": url})
 
 
 def _url(found: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import click
 
 from stream.cli.connection import connect
 from stream.cli.filters import FilterFault, compile_filter
-from stream.cli.output import FORMATS, dump_json, dump_yaml, visible
+from stream.cli.output import dump_json, dump_yaml, output_option, visible
 from stream.client.errors import ClientError, ServiceError, Unreachable
 
 __all__ = ["tail"]
@@ -30,7 +30,7 @@ _ATTEMPTS = 5
 @click.option("--rate", type=click.IntRange(1, 100), default=10, show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="Stop after this number of shown records.")
 @click.option("--duration", type=click.IntRange(1), help="Seconds.  [default: until Ctrl-C]")
-@click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True)
+@output_option
 def tail(
     source: str,
     text: str | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import queue
-import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stream.cli.push.records import InputFault
+from stream.cli.terminal import input_bytes
 
 __all__ = ["FORMATS", "Input"]
 
@@ -52,7 +52,7 @@ class Input:
         self.size: int | None = None
         self.head = ""
         if name == "-":
-            self._raw: Any = sys.stdin.buffer
+            self._raw: Any = input_bytes()
         else:
             self._raw = Path(name).open("rb")  # noqa: SIM115 - close() closes it
         if not isinstance(self._raw, io.BufferedReader):
