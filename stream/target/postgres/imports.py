@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, LiteralString
 
 import attrs
 import psycopg
@@ -45,7 +46,7 @@ LEDGER_DAYS = 30
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7235))"
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-    a.atthasdef OR a.attidentity <> ''
+    a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' OR a.attidentity = 'a'
 FROM pg_attribute a WHERE a.attrelid = %s::oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
@@ -58,6 +59,20 @@ WHERE i.indrelid = %s::oid AND i.indisprimary ORDER BY k.place
 _RELATION = """
 SELECT c.oid, c.relkind::text, obj_description(c.oid, 'pg_class') FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
+"""
+_LACKING = """
+WITH t AS (SELECT %s::oid AS oid),
+needed AS (
+    SELECT 'INSERT' AS lacks, unnest(%s::text[]) AS name
+    UNION ALL SELECT 'SELECT', unnest(%s::text[])
+    UNION ALL SELECT 'UPDATE', unnest(%s::text[])
+)
+SELECT DISTINCT needed.lacks FROM needed, t
+WHERE NOT has_column_privilege(t.oid, needed.name, needed.lacks) ORDER BY 1
+"""
+_LACKING_ON_LEDGER = """
+SELECT needed FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) needed
+WHERE NOT has_table_privilege(%s::oid, needed)
 """
 _TABLE_KINDS = ("r", "p")
 
@@ -99,6 +114,9 @@ def ensure_table(
             )
         _ensure_schema(connection, schema)
         _ensure_ledger(connection, schema)
+        ledger = connection.execute(_RELATION, [schema, LEDGER]).fetchone()
+        if ledger is not None:
+            _check_rights(connection, f"{schema}.{LEDGER}", _LACKING_ON_LEDGER, [ledger[0]])
         found = connection.execute(_RELATION, [schema, table]).fetchone()
         if found is None:
             _create(connection, schema, table, columns, owner)
@@ -174,9 +192,15 @@ def _fit_columns(
 ) -> None:
     found = {
         name: FoundColumn(
-            name, type, needs_value=not_null and not has_default, is_not_null=not_null
+            name,
+            type,
+            needs_value=not_null and not has_default,
+            is_not_null=not_null,
+            is_generated=is_generated,
         )
-        for name, type, not_null, has_default in connection.execute(_COLUMNS, [relation])
+        for name, type, not_null, has_default, is_generated in connection.execute(
+            _COLUMNS, [relation]
+        )
     }
     key = [name for (name,) in connection.execute(_KEY, [relation])]
     problems = differences(columns, found, key)
@@ -189,6 +213,35 @@ def _fit_columns(
     added = missing(columns, found)
     if added:
         connection.execute(add_columns(schema, table, added))
+    _check_rights(connection, f"{schema}.{table}", _LACKING, [relation, *_rights(columns)])
+    filtered = connection.execute("SELECT row_security_active(%s::oid)", [relation]).fetchone()
+    if not key and filtered == (True,):
+        raise UserError(
+            f'row-level security of the table "{schema}.{table}" applies to the user of the '
+            "connection, and doesn't allow COPY: give the user BYPASSRLS, or use another table",
+            name="tableMisfit",
+        )
+
+
+def _rights(columns: Sequence[ColumnRecord]) -> tuple[list[str], list[str], list[str]]:
+    """Return the columns that an import inserts, reads and updates."""
+    names = [column.name for column in columns]
+    if not any(column.is_key for column in columns):
+        return names, [], []
+    return names, names, [column.name for column in columns if not column.is_key]
+
+
+def _check_rights(
+    connection: psycopg.Connection, table: str, query: LiteralString, arguments: Sequence[Any]
+) -> None:
+    """Check that *query* finds no missing right on *table*. Raises UserError, which names all."""
+    lacking = [right for (right,) in connection.execute(query, arguments)]
+    if lacking:
+        raise UserError(
+            f'the user of the connection lacks {", ".join(lacking)} on the table "{table}": grant '
+            "it, then try again",
+            name="connectionForbidden",
+        )
 
 
 @attrs.frozen
@@ -222,7 +275,11 @@ def import_rows(
     """
     ledger = sql.Identifier(record.schema, LEDGER)
     with _committed(connection):
-        _ensure_ledger(connection, record.schema)
+        if connection.execute(_RELATION, [record.schema, LEDGER]).fetchone() is None:
+            # Dropped since the file was opened, maybe with the schema.
+            connection.execute(_LOCK, [f"stream {record.schema}"])
+            _ensure_schema(connection, record.schema)
+            _ensure_ledger(connection, record.schema)
         entry = connection.execute(
             sql.SQL(
                 "INSERT INTO {} (import_id, file, rows) VALUES (%s, %s, 0) ON CONFLICT DO NOTHING"

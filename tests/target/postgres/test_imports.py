@@ -173,6 +173,7 @@ async def test_a_new_column_of_the_mapping_is_added(world: PostgresWorld) -> Non
         ("(body int)", 'column "body" is integer, the mapping has text'),
         ("(body text primary key)", "the primary key is (body), not ()"),
         ("(body text, other int not null)", 'column "other" is NOT NULL without a default'),
+        ("(body text GENERATED ALWAYS AS ('x') STORED)", 'column "body" is generated'),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -245,6 +246,16 @@ async def test_a_table_that_was_dropped_is_created_again(world: PostgresWorld) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_schema_that_was_dropped_is_created_again(world: PostgresWorld) -> None:
+    """With the ledger, also by two imports at the same time."""
+    file = await world.importing_file(b'"a"\n')
+    world.query("DROP SCHEMA {} CASCADE")
+    imports = [ensureDeferred(world.target.import_file(file)) for _ in range(2)]
+    assert [success for success, _ in await DeferredList(imports)] == [True] * 2
+    assert await world.read() == ["a"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_table_created_by_another_project_meanwhile(
     world: PostgresWorld,
 ) -> None:
@@ -285,6 +296,63 @@ async def test_missing_rights_are_named(world: PostgresWorld) -> None:
     world.query("GRANT ALL ON ALL TABLES IN SCHEMA {} TO poor")
     await world.target.import_file(file)
     assert await world.read() == ["a"]
+
+
+def _as_other_user(world: PostgresWorld, name: str) -> None:
+    """Let the connection be that of a new user, who may use the schema."""
+    world.query(f"CREATE ROLE {name} LOGIN PASSWORD '{name}'")
+    world.query(f"GRANT USAGE, CREATE ON SCHEMA {{}} TO {name}")
+    target: Any = world.target
+    database = target._connections["warehouse"]
+    conninfo = database.conninfo.replace("user=stream", f"user={name}") + f" password={name}"
+    target._connections = {"warehouse": attrs.evolve(database, conninfo=conninfo, password_file="")}
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_missing_rights_are_named_at_the_definition(
+    world: PostgresWorld, has_key: bool
+) -> None:
+    """All of a table at once; rights on the columns of the mapping are enough."""
+    name = f"limited_{has_key}".lower()
+    world.query("CREATE SCHEMA {}")
+    world.query(f"CREATE TABLE {{}}.events (body text {'PRIMARY KEY' if has_key else ''}, x int)")
+    if has_key:
+        use(world, mapping({"name": "body", "primaryKey": True}))
+    _as_other_user(world, name)
+    wanted = "INSERT, SELECT" if has_key else "INSERT"
+    with pytest.raises(UserError, match=f"lacks {wanted} on the table .*events") as raised:
+        await world.create_sink()
+    assert raised.value.name == "connectionForbidden"
+    world.query(f"GRANT INSERT (body), SELECT (body) ON {{}}.events TO {name}")
+    await world.create_sink()
+
+
+@pytest_twisted.ensureDeferred
+async def test_missing_rights_on_the_ledger_are_named(world: PostgresWorld) -> None:
+    """Another user has created it."""
+    await world.create_sink()
+    sink = await world.do("disable_sink", SINK_KEY)
+    _as_other_user(world, "second")
+    world.query("GRANT ALL ON {}.events TO second")
+    world.query("GRANT SELECT, INSERT ON {}._stream_imports TO second")
+    with pytest.raises(UserError, match=r"lacks UPDATE, DELETE on the table .*_stream_imports"):
+        await world.do("enable_sink", SINK_KEY)
+    world.query("GRANT UPDATE, DELETE ON {}._stream_imports TO second")
+    await world.do("enable_sink", SINK_KEY)
+    assert sink.key == SINK_KEY
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_with_row_level_security(world: PostgresWorld) -> None:
+    """It doesn't allow COPY, so it is refused at the definition."""
+    world.query("CREATE SCHEMA {}")
+    world.query("CREATE TABLE {}.events (body text)")
+    world.query("ALTER TABLE {}.events ENABLE ROW LEVEL SECURITY")
+    _as_other_user(world, "filtered")
+    world.query("GRANT ALL ON {}.events TO filtered")
+    with pytest.raises(UserError, match="row-level security of the table"):
+        await world.create_sink()
 
 
 @pytest_twisted.ensureDeferred
