@@ -119,7 +119,7 @@ class Options(usage.Options):
         except SettingsError as error:
             _refuse(error.printed())
         except UserError as error:
-            _refuse(format_nested("Error", [sentence(str(error))]))
+            _refuse(_printed(error))
 
     def _parse(self, argv: list[str]) -> None:
         named, rest = _take_components(argv)
@@ -132,7 +132,8 @@ class Options(usage.Options):
         if isinstance(workers, str):
             line.flags.setdefault("source-http-workers", workers)
         self.is_worker = "worker" in line.special
-        chosen = {*named, *line.arguments}
+        given = (*named, *line.arguments)
+        chosen = set(given)
         self.is_dev = DEV in chosen
         target = str(line.special.get("target", ""))
         if target and not self.is_dev:
@@ -160,7 +161,7 @@ class Options(usage.Options):
         if isinstance(form, str):
             _dump(form, line, environ, defaults if chosen else {})
         self.settings = load(line.flags, environ, line.config_files, defaults=defaults)
-        self.components = check_components(chosen)
+        self.components = check_components(chosen, given)
         preset = [DEV] if self.is_dev else []
         preset += [f"--port-offset={offset}"] if offset else []
         preset += [f"--target={target}"] if target else []
@@ -196,17 +197,23 @@ def _runner_log_file(
     return {"log.file": str(Path(_DAEMON_LOG).absolute())} if is_daemon else {}
 
 
-def check_components(chosen: set[str]) -> tuple[str, ...]:
-    """Return *chosen* in the order of `NAMES`. Raises UserError for none and for unknown ones."""
+def check_components(chosen: set[str], given: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return *chosen* in the order of `NAMES`. Raises UserError for none and for unknown ones.
+
+    :param given: the components as written; the error names the unknown ones in this order.
+    """
     valid = ", ".join(NAMES)
-    unknown = sorted(chosen - set(NAMES))
+    unknown = [name for name in dict.fromkeys((*given, *sorted(chosen))) if name not in NAMES]
+    unknown = [name for name in unknown if name in chosen]
     if unknown:
         listed = ", ".join(f'"{name}"' for name in unknown)
-        raise UserError(f"unexpected service component: {listed}, valid components: {valid}")
+        raise UserError(
+            f"unexpected service component: {listed}", detail=f"valid components: {valid}"
+        )
     if not chosen:
         raise UserError(
-            "specify at least one service component as a positional argument, "
-            f'valid components: {valid}; "dev" runs them all on this machine'
+            "specify at least one service component as a positional argument",
+            detail=f'valid components: {valid}; "dev" runs them all on this machine',
         )
     return tuple(name for name in NAMES if name in chosen)
 
@@ -241,6 +248,12 @@ def _answer(text: str) -> NoReturn:
     raise SystemExit(0)
 
 
+def _printed(error: UserError) -> str:
+    """Return the text of *error* for stderr, and below it what to do, if the error says so."""
+    text = format_nested("Error", [sentence(str(error))])
+    return f"{text}\n{sentence(error.detail)}" if error.detail else text
+
+
 def _refuse(text: str) -> NoReturn:
     print(text, file=sys.stderr, flush=True)
     raise SystemExit(1)
@@ -250,7 +263,7 @@ def _log_or_refuse(settings: Settings) -> LogControl:
     try:
         return configured_log(settings)
     except UserError as error:
-        _refuse(format_nested("Error", [sentence(str(error))]))
+        _refuse(_printed(error))
 
 
 def makeService(options: Options) -> IService:

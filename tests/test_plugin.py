@@ -35,11 +35,11 @@ def test_components_are_flags_or_arguments(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("chosen", [set(), {"foo"}, {"api", "foo", "bar"}])
 def test_unknown_components(chosen: set[str]) -> None:
-    """The message quotes unknown names and lists the valid ones."""
+    """The message quotes unknown names, and the detail lists the valid ones."""
     with pytest.raises(UserError) as refused:
         check_components(chosen)
     for name in NAMES:
-        assert name in str(refused.value)
+        assert name in refused.value.detail
     for name in chosen - set(NAMES):
         assert f'"{name}"' in str(refused.value)
 
@@ -104,9 +104,15 @@ def test_settings_are_checked_before_components(
     )
     code, _, errors = _printed(monkeypatch, capsys, "foo", "--debug-log")
     assert code == 1
-    assert errors.startswith('Error:\n- Unexpected service component: "foo", valid components: ')
+    first, second = errors.splitlines()
+    assert first == 'Error: Unexpected service component: "foo".'
+    assert second.startswith("Valid components: api, http-source, ")
+    _, _, errors = _printed(monkeypatch, capsys, "foo", "api", "bar", "foo")
+    assert errors.startswith('Error: Unexpected service component: "foo", "bar".\n')
     _, _, errors = _printed(monkeypatch, capsys)
-    assert errors.startswith("Error:\n- Specify at least one service component as a positional")
+    assert errors.startswith(
+        "Error:\n- Specify at least one service component as a positional argument.\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,14 @@ def from_flags(flags: Mapping[str, str | Sequence[str]]) -> tuple[list[Raw], lis
         if leaf is None:
             unknown.append(f"--{name}")
             continue
-        joined = value if isinstance(value, str) else ",".join(value)
+        joined = value if isinstance(value, str) else _together(value)
         values.append(Raw(leaf, joined, f"the flag --{name}"))
     return values, unknown
+
+
+def _together(texts: Sequence[str]) -> str:
+    """Return the text of a list that was given in several parts, each with or without brackets."""
+    return ",".join(text.strip().removeprefix("[").removesuffix("]") for text in texts)
 
 
 def _flatten(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:

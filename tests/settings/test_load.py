@@ -437,8 +437,8 @@ def test_encryption_sections() -> None:
 
 
 def test_lists_from_repeated_flags() -> None:
-    """A list flag can be repeated, and its values can be separated by commas."""
-    settings = load({"source-http-trusted-proxies": ["10.0.0.1,10.0.0.2", "::1"]}, VALID)
+    """A list flag can be repeated, and its values can be separated by commas, and in brackets."""
+    settings = load({"source-http-trusted-proxies": ["[10.0.0.1, 10.0.0.2]", "::1"]}, VALID)
     assert settings.source.http.trusted_proxies == ("10.0.0.1", "10.0.0.2", "::1")
 
 
