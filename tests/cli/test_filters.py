@@ -48,6 +48,7 @@ _RECORD = {
         '$headers.user-agent startswith "curl"',
         "(.paid or .count == 3) and (not (.paid))",
         '"é" == "\\u00e9"',
+        "select(.count == 3) and not (select(.paid))",
         ".",
     ],
 )
@@ -90,6 +91,7 @@ def test_bodies_that_are_not_json() -> None:
         (".a = 1", "can't read this"),
         (".a == ", "expected a path or a value at its end"),
         ("(.a", "expected )"),
+        ("select .a", "expected ("),
         (".a .b", "unexpected"),
         ("not " * 100 + ".a", "inside one another"),
         ("." + "a" * 5000, "longer than"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -130,6 +131,114 @@ def test_missing_libraries(library: str, module: str) -> None:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "pip install 'stream-service[cli]'" in ended.stderr
+
+
+def test_every_command_has_output_for_programs() -> None:
+    """Only the script for a shell has one form."""
+    without = [name for name, options in _commands().items() if "--output" not in options]
+    assert without == ["completion"]
+
+
+def test_the_output_is_also_an_option_of_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command's own option takes precedence."""
+    assert run(["--output", "json", "logout"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"deleted": False}
+    assert run(["--output", "json", "logout", "--output", "yaml"]) == 0
+    assert capsys.readouterr().out == "deleted: false\n"
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["source", "delete", "shop"], "use --yes"),
+        (["sink", "delete", "shop", "orders"], "use --yes"),
+        (["source", "rotate-secret", "shop"], "use --yes"),
+        (["rejected", "delete", "shop", "orders", "--all"], "use --yes"),
+        (["login"], "--token-stdin"),
+        (["login", "--url", "http://127.0.0.1:1"], "--token-stdin"),
+    ],
+)
+def test_questions_without_a_terminal(
+    arguments: list[str],
+    advice: str,
+    is_closed: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end of the input the error says which option to use, and nothing is changed."""
+    monkeypatch.setattr(sys, "stdin", None if is_closed else io.StringIO(""))
+    assert run(arguments) == 2
+    assert advice in capsys.readouterr().err
+
+
+def test_a_change_that_is_not_confirmed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer may come through a pipe."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert run(["source", "delete", "shop"]) == 1
+    assert "Nothing was changed." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["push", "http://127.0.0.1:1", "-"], "There is no standard input"),
+        (["apply", "-f", "-"], "There is no standard input"),
+        (["login", "--url", "http://127.0.0.1:1", "--token-stdin"], "There is no standard input."),
+    ],
+)
+def test_a_closed_input(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is an error that says so."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run(arguments) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "arguments", "message"),
+    [
+        ("http://[::1", "t", ["source", "list"], "is not the URL of an API"),
+        ("http://x:99999", "t", ["source", "list"], "is not the URL of an API"),
+        ("http://127.0.0.1:1", "\u017e", ["source", "list"], "The token has characters"),
+        ("http://127.0.0.1:1", "t", ["source", "show", "\udcff"], '"\\udcff" can\'t be an id'),
+        ("http://127.0.0.1:1", "t", ["source", "create", "\udcff"], "An argument is not UTF-8"),
+        ("", "", ["push", "http://[::1", os.devnull], "the URL of a source begins with"),
+        ("", "", ["push", "http://127.0.0.1:99999", os.devnull], "the URL of a source begins"),
+    ],
+)
+def test_invalid_texts(
+    url: str,
+    token: str,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Addresses, tokens and arguments that can't be sent are errors."""
+    monkeypatch.setenv("STREAM_API_URL", url)
+    monkeypatch.setenv("STREAM_API_TOKEN", token)
+    assert run(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_nobody_reads_the_output() -> None:
+    """The command ends without a message, as behind ``| head``."""
+    code = "import os; r, w = os.pipe(); os.close(r); os.dup2(w, 1); from stream.cli import main"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}; main.main(['completion', 'bash'])"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
