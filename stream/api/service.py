@@ -261,7 +261,11 @@ class ApiService(Service):
             await maybeDeferred(service.startService)
         _log.info("mounted HTTP endpoints", count=len(OPERATIONS))
         _log.info('starting HTTP server on "{address}"', address=self._listen)
-        self._port = await server_endpoint(self._reactor, self._listen).listen(self._site)
+        try:
+            self._port = await server_endpoint(self._reactor, self._listen).listen(self._site)
+        except Exception:
+            await self.stopService()  # the process ends, and stops only what has started
+            raise
         _log.info(
             'started HTTP server on "{address}", port {port}',
             address=self._listen,

@@ -327,8 +327,8 @@ def _explained(
         )
     if isinstance(error, _MISFITS):
         return UserError(
-            f"{text}; the table was changed since the sink was defined: change it back, or the "
-            "mapping; the file is tried again",
+            f"{text}; the table was changed since the sink was defined: change it back, since rows "
+            "that were accepted before keep their columns; the file is tried again",
             name="tableMisfit",
         )
     if isinstance(error, psycopg.OperationalError):
