@@ -107,7 +107,7 @@ def test_settings_are_checked_before_components(
     first, second = errors.splitlines()
     assert first == 'Error: Unexpected service component: "foo".'
     assert second.startswith("Valid components: api, http-source, ")
-    _, _, errors = _printed(monkeypatch, capsys, "foo", "api", "bar", "foo")
+    _, _, errors = _printed(monkeypatch, capsys, "foo", "bar", "foo")
     assert errors.startswith('Error: Unexpected service component: "foo", "bar".\n')
     _, _, errors = _printed(monkeypatch, capsys)
     assert errors.startswith(
