@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test, vi } from "vitest";
 import { filesOf, triggerOf } from "../src/api/pipeline";
 import { readEvents, SseParser } from "../src/api/sse";
 import { cleaned, columnName, columnOf, columnsFor, dataTypeOf } from "../src/lib/columns";
-import { diff } from "../src/lib/diff";
+import { diff, nearChanges } from "../src/lib/diff";
 import { bytes, choicesOf, durationMs, rate, rulesText, shortSpan, sizeBytes, span } from "../src/lib/format";
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
 import { RateSeries, summed } from "../src/lib/series";
@@ -335,4 +335,17 @@ describe("ids made from names", () => {
     const place = firstPlace(idOf("Großhandel IoT"), { connections: [], tableTypes: ["keboola"] });
     expect([place.tableId, place.table, place.path]).toEqual(["in.c-gro-handel-io-t.events", "gro_handel_io_t", "gro-handel-io-t"]);
   });
+});
+
+test("a difference shows what is near a change", () => {
+  const before = Array.from({ length: 20 }, (_, number) => `line ${number}`);
+  const after = before.map((line, number) => (number === 10 ? "another" : line));
+  const shown = nearChanges(diff(before.join("\n"), after.join("\n"))).map(({ kind, text }) => `${kind} ${text}`);
+  expect(shown).toEqual([
+    "left … 7 lines are the same",
+    ...["same line 7", "same line 8", "same line 9", "removed line 10", "added another", "same line 11", "same line 12", "same line 13"],
+    "left … 6 lines are the same",
+  ]);
+  expect(nearChanges(diff("a\nb", "a\nc")).map((line) => line.kind)).toEqual(["same", "removed", "added"]);
+  expect(nearChanges(diff("a\nb\nc\nd\ne\nf", "a\nb\nc\nd\ne\nx"))[0]).toEqual({ kind: "left", text: "… 2 lines are the same" });
 });

@@ -6,6 +6,24 @@ export interface Line {
 }
 
 const MAX_LINES = 1500;
+/** The number of unchanged lines that are shown on each side of a change. */
+const CONTEXT = 3;
+
+/** Return *lines* without those that are far from each change; a line says how many are left out. */
+export function nearChanges(lines: Line[]): (Line | { kind: "left"; text: string })[] {
+  const isNear = new Array<boolean>(lines.length).fill(false);
+  lines.forEach((line, place) => line.kind !== "same" && isNear.fill(true, Math.max(0, place - CONTEXT), place + CONTEXT + 1));
+  const found: (Line | { kind: "left"; text: string })[] = [];
+  for (let place = 0; place < lines.length; ) {
+    let end = place;
+    while (end < lines.length && !isNear[end]) end++;
+    if (end - place > 1) found.push({ kind: "left", text: `… ${end - place} lines are the same` });
+    else if (end > place) found.push(lines[place]!);
+    if (end < lines.length) found.push(lines[end]!);
+    place = end + 1;
+  }
+  return found;
+}
 
 /** Return the shortest list of changes that turns *before* into *after*. */
 export function diff(before: string, after: string): Line[] {

@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { errorText, get } from "../api/client";
 import type { Entity, Page, Setting, Version } from "../api/types";
-import { diff } from "../lib/diff";
+import { diff, nearChanges } from "../lib/diff";
 import { choicesOf, rulesText } from "../lib/format";
 import { load } from "../state/data";
 import { lack, may } from "../state/rights";
@@ -36,7 +36,7 @@ function Diff({ path, from, to }: { path: string; from: number; to: number }) {
     <pre class="diff" tabIndex={0} aria-label={`Difference between versions ${from} and ${to}`}>
       {isSame && <span class="quiet">The content is the same.</span>}
       {!isSame &&
-        lines.map((line, place) => (
+        nearChanges(lines).map((line, place) => (
           <span key={place} data-kind={line.kind}>
             {line.kind === "added" ? "+ " : line.kind === "removed" ? "− " : "  "}
             {line.text}

@@ -49,6 +49,7 @@ async function picture(name, { width = 1440, height = 900, schemes = ["dark", "l
   if (!pictures) return;
   mkdirSync(pictures, { recursive: true });
   await page.setViewportSize({ width, height });
+  await page.mouse.move(0, 0); // nothing is pointed at
   const session = await context.newCDPSession(page);
   for (const colorScheme of schemes) {
     await page.emulateMedia({ colorScheme });
@@ -292,7 +293,7 @@ async function tasksOfOthers() {
   await picture("tasks");
   await row.getByRole("link").click();
   await page.getByRole("heading", { name: "passing" }).waitFor();
-  await page.getByText("Changed elsewhere.").waitFor();
+  await page.getByText("Changed elsewhere.").waitFor({ timeout: 40_000 });
   step("changes of others");
 }
 
