@@ -22,7 +22,7 @@ UNIT_WORKERS ?= 2
 KILLS ?= 20
 ROUNDS ?= 100
 SEEDS ?= 5000
-VARIANT_SEEDS ?= 200
+VARIANT_SEEDS ?= 500
 INPUTS ?= 5000000
 RECORDS ?= 1000000
 HISTORIES ?= 300
@@ -241,7 +241,7 @@ fuzz: install ## Read INPUTS random requests with our parser and two others, and
 simulate: install ## Run the way of records in virtual time, with SEEDS different lots of faults
 	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)
 
-simulate-variants: install ## Count how many of VARIANT_SEEDS seeds detect each deliberate fault of the simulation
+simulate-variants: install ## Count the seeds until each deliberate fault of the simulation is detected, at most VARIANT_SEEDS
 	$(BIN)/python -m tests.simulation --variants --seeds=$(VARIANT_SEEDS)
 
 model: install ## Random histories of files, slices and definitions, with races and crashes

@@ -2,7 +2,7 @@
 
 The seeds are shared among processes. A line every few seconds says how far they are; each
 violation is printed when it is found. ``--variants`` runs the deliberate faults of
-`tests.simulation.variants` instead, and prints how many seeds detect each of them.
+`tests.simulation.variants` instead, and prints how many seeds each of them needs to be detected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from tests.simulation.report import Detection, Progress, Totals, detections_table
+from tests.simulation.report import Detection, Progress, Totals
 from tests.simulation.seeds import detects, ignore_logs, results
 from tests.simulation.variants import VARIANTS
 from tests.simulation.world import FAULTS, simulate
@@ -78,19 +78,21 @@ def _many(options: argparse.Namespace) -> int:
 
 
 def _variants(options: argparse.Namespace) -> int:
-    """Run the same seeds with each variant, and count those that detect it."""
+    """Run seeds with each variant until one detects it."""
     found: list[Detection] = []
     seeds = range(options.start, options.start + options.seeds)
     with suppress(KeyboardInterrupt):
         for name in VARIANTS:
-            started = time.monotonic()
-            detecting: list[int] = []
-            with results(partial(detects, name), seeds, options.jobs) as ended:
-                detecting += [seed for seed, is_detected in ended if is_detected]
-            found.append(Detection(name, options.seeds, tuple(sorted(detecting))))
-            print(f"{found[-1].line} in {time.monotonic() - started:.0f} s", flush=True)
-    print(detections_table(found, options.start))
-    return len(found) < len(VARIANTS) or any(not each.detecting for each in found)
+            started, needed = time.monotonic(), None
+            run = partial(detects, name)
+            with results(run, seeds, options.jobs, are_sorted=True) as ended:
+                for number, is_detected in enumerate(ended, 1):
+                    if is_detected:
+                        needed = number
+                        break
+            found.append(Detection(name, options.seeds, needed))
+            print(f"{found[-1]} in {time.monotonic() - started:.0f} s", flush=True)
+    return len(found) < len(VARIANTS) or any(each.needed is None for each in found)
 
 
 if __name__ == "__main__":

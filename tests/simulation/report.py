@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import attrs
 
 from tests.simulation.world import Result
 
-__all__ = ["Detection", "Progress", "Totals", "detections_table"]
+__all__ = ["Detection", "Progress", "Totals"]
 
 _MINUTE_SECONDS = 60.0
 
@@ -86,34 +85,18 @@ class Progress:
 
 @attrs.frozen
 class Detection:
-    """The seeds that detect a deliberate fault.
+    """How many seeds it takes to detect a deliberate fault.
 
-    :ivar seeds: number of seeds that have run.
-    :ivar detecting: those of them that report the symptom, sorted.
+    :ivar seeds: maximum number of seeds.
+    :ivar needed: number of seeds up to the first one that reports the symptom; ``None`` if none
+        does.
     """
 
     variant: str
     seeds: int
-    detecting: tuple[int, ...]
+    needed: int | None
 
-    @property
-    def line(self) -> str:
-        """The result in words."""
-        if not self.detecting:
+    def __str__(self) -> str:
+        if self.needed is None:
             return f"{self.variant}: not detected by {self.seeds} seeds"
-        return (
-            f"{self.variant}: detected by {len(self.detecting)} of {self.seeds} seeds, "
-            f"first by {self.detecting[0]}"
-        )
-
-
-def detections_table(detections: Sequence[Detection], start: int) -> str:
-    """Return a table of all variants.
-
-    :param start: the first seed.
-    """
-    lines = ["| variant | seeds until it is detected | seeds that detect it |", "|---|---|---|"]
-    for each in detections:
-        needed = str(each.detecting[0] - start + 1) if each.detecting else "none"
-        lines.append(f"| {each.variant} | {needed} | {len(each.detecting)} of {each.seeds} |")
-    return "\n".join(lines)
+        return f"{self.variant}: detected by seed number {self.needed}"

@@ -21,8 +21,13 @@ T = TypeVar("T")
 
 
 @contextmanager
-def results(run: Callable[[int], T], seeds: Iterable[int], jobs: int) -> Iterator[Iterator[T]]:
-    """Run *seeds* in *jobs* processes, and yield the results as they are ready."""
+def results(
+    run: Callable[[int], T], seeds: Iterable[int], jobs: int, *, are_sorted: bool = False
+) -> Iterator[Iterator[T]]:
+    """Run *seeds* in *jobs* processes, and yield the results as they are ready.
+
+    :param are_sorted: whether the results are in the order of the seeds.
+    """
     if jobs == 1:
         yield map(run, seeds)
         return
@@ -31,7 +36,7 @@ def results(run: Callable[[int], T], seeds: Iterable[int], jobs: int) -> Iterato
     with ProcessPoolExecutor(jobs, context, _begin_child) as pool:
         running = [pool.submit(run, seed) for seed in seeds]
         try:
-            yield (each.result() for each in as_completed(running))
+            yield (each.result() for each in (running if are_sorted else as_completed(running)))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -46,9 +51,9 @@ def ignore_logs() -> None:
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
 
 
-def detects(name: str, seed: int) -> tuple[int, bool]:
-    """Return *seed*, and whether it detects the variant with this name."""
+def detects(name: str, seed: int) -> bool:
+    """Return whether *seed* detects the variant with this name."""
     variant = VARIANTS[name]
     with broken(variant.patches):
         result = simulate(seed, faults=variant.faults, all_kinds=True)
-    return seed, any(variant.symptom in violation for violation in result.violations)
+    return any(variant.symptom in violation for violation in result.violations)

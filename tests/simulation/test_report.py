@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tests.simulation.report import Detection, Progress, Totals, detections_table
+from tests.simulation.report import Detection, Progress, Totals
 from tests.simulation.world import Result
 
 _ROOT = Path(__file__).parents[2]
@@ -55,16 +55,9 @@ def test_progress() -> None:
 
 
 def test_detections() -> None:
-    """The table says how many seeds a variant needs, counted from the first one."""
-    found = [Detection("never syncs", 50, (12, 30)), Detection("is harmless", 50, ())]
-    assert [each.line for each in found] == [
-        "never syncs: detected by 2 of 50 seeds, first by 12",
-        "is harmless: not detected by 50 seeds",
-    ]
-    assert detections_table(found, start=10).splitlines()[2:] == [
-        "| never syncs | 3 | 2 of 50 |",
-        "| is harmless | none | 0 of 50 |",
-    ]
+    """The number of seeds counts from the first one."""
+    assert str(Detection("never syncs", 50, 3)) == "never syncs: detected by seed number 3"
+    assert str(Detection("is harmless", 50, None)) == "is harmless: not detected by 50 seeds"
 
 
 def test_seeds_are_shared_among_processes() -> None:
