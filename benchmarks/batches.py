@@ -75,7 +75,7 @@ def section(setting: Setting) -> list[str]:
     return [
         *table,
         "",
-        f"{BARE} and {RECEIVES_ONLY} read the same bodies, and do nothing with them.",
+        f"{BARE} and {RECEIVES_ONLY} read the same bodies and discard them.",
         "",
     ]
 

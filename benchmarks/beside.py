@@ -136,7 +136,7 @@ def section(setting: Setting) -> list[str]:
     return [
         title,
         "",
-        "| beside it | records/s | p50 ms | p99 ms | largest ms | p99 ÷ the first "
+        "| at the same time | records/s | p50 ms | p99 ms | largest ms | p99 ÷ the first "
         "| rows imported meanwhile | CPU s of all processes |",
         "|---|---|---|---|---|---|---|---|",
         *(
@@ -146,9 +146,9 @@ def section(setting: Setting) -> list[str]:
             for name, run in runs.items()
         ),
         "",
-        f"The load is {SHARE:.0%} of the peak for {SECONDS} s and doesn't wait for answers. "
-        "Everything is on one core: the service, etcd, the local Storage API with its tables, "
-        "and the process that writes Parquet.",
+        f"The load is {SHARE:.0%} of the peak for {SECONDS} s, and doesn't wait for answers. The "
+        "service, etcd, the local Storage API with its tables, and the process that writes "
+        "Parquet all run on one core.",
         *(["", missing] if missing else []),
         "",
     ]

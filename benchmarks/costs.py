@@ -84,9 +84,10 @@ def section(setting: Setting) -> list[str]:
         *rows,
         "",
         *([peak, ""] if peak else []),
-        "The service is one process with all components, its local Storage API too. A page of a "
-        "file that is written again after a sync goes to the disk again, so few records a second "
-        "cost more bytes each. What the file system writes for itself isn't counted.",
+        "The service is one process with all components, including the local Storage API. If a "
+        "page of a file changes after a sync, it is written to the disk again. Therefore a record "
+        "costs more bytes if there are few records per second. Writes by the file system itself "
+        "aren't counted.",
         "",
     ]
 

@@ -136,9 +136,9 @@ def section(setting: Setting) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
         *(found.row(rate) for rate, found in runs.items()),
         "",
-        "The fdatasync is one of a bare program that appends 100 bytes at the same rate, on the "
-        "core of the service and between its runs: a disk and a core that have rested answer later "
-        "than busy ones.",
+        "For comparison, a minimal program appends 100 bytes and syncs them at the same rate, on "
+        "the core of the service and between its runs. The rate is the same because idle disks and "
+        "cores respond more slowly than busy ones.",
         "",
     ]
 

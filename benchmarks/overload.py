@@ -50,8 +50,8 @@ def section(setting: Setting) -> list[str]:
             for share, each in runs.items()
         ),
         "",
-        "Requests are due at equal intervals. A latency is measured from the time at which the "
-        "request was due, even if the connection was busy then. The peak is that of a load that "
-        "waits for answers.",
+        "Requests are due at equal intervals. The latency of a request is measured from the time "
+        "at which it was due, even if its connection was busy then. The peak is the rate of a load "
+        "that waits for answers.",
         "",
     ]

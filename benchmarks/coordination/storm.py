@@ -1,4 +1,4 @@
-"""Many slices that become due at once: the delay and the cost of their rotation."""
+"""Many slices that become due immediately: the delay and the cost of their rotation."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_limits_of_records() -> None:
     large = f"a body of more than {LARGE_BYTES >> 10} KB, for all paths and templates of a sink"
     assert f"processor time to read {large}" in limits
     assert limits["an item of a batch that is an array"] == f"{elements.MAX_ITEM_BYTES >> 20} MB"
-    chunks = f"{chunked.FREE_CHUNKS:,}, and one for each {chunked.BYTES_PER_CHUNK} bytes"
+    chunks = f"{chunked.FREE_CHUNKS:,}, and one more for each {chunked.BYTES_PER_CHUNK} bytes"
     assert limits["chunks of a body"] == chunks
     assert limits["the headers of a request"].endswith(f"; {parser.MAX_HEADERS} of them")
     settings = [limit for limit in limits.values() if "`" in limit]
