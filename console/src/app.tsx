@@ -25,12 +25,12 @@ function FeedState() {
   const state = feed.value;
   const behind = Math.max(now() - takenAt.value, behindSeconds.value * 1000);
   const texts = {
-    connecting: ["Connecting", "The console asks for live data."],
+    connecting: ["Connecting", "The console requests live data."],
     live: ["Live", "Counters arrive every second."],
-    polling: ["Every 3 s", "This API has no live stream: the console asks for statistics every few seconds."],
-    lost: ["Reconnecting", "The live data ended; the console connects again."],
+    polling: ["Every 3 s", "This API has no live stream: the console requests statistics every few seconds."],
+    lost: ["Reconnecting", "The live data ended; the console reconnects."],
   } as const;
-  const [text, title] = isRefused() ? ["No access", "The token may not read the sources."] : texts[state];
+  const [text, title] = isRefused() ? ["No access", "The token lacks the right to read sources."] : texts[state];
   const isBehind = state === "live" && takenAt.value > 0 && behind > BEHIND_MS;
   return (
     <span class="feed" data-state={isBehind ? "behind" : state} title={title}>
@@ -45,7 +45,7 @@ function Banners() {
     <div class="banners" role="status" aria-live="polite">
       {connection.value === "lost" && (
         <p class="banner bad">
-          The API can't be reached. What you see is from before. The console tries again every second, and needs nothing from you.
+          The API can't be reached. The page shows the last known state. The console tries again every second.
         </p>
       )}
       {Math.abs(ahead) > 60_000 && (

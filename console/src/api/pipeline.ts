@@ -58,7 +58,7 @@ const TEXTS: Record<string, (limit: number) => string> = {
   size: (limit) => `at ${bytes(limit)}`,
   time: (limit) => `${shortSpan(limit * 1000)} after it was opened`,
   sliceCount: (limit) => `at ${count(limit)} slices`,
-  expiration: () => "before its credentials end",
+  expiration: () => "before its credentials expire",
 };
 
 /** Return the nearest condition, which is the first. */

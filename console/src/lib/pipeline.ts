@@ -43,7 +43,7 @@ export interface PipelineFile {
 }
 
 export const STAGES = [
-  { id: "writing", label: "On disk", note: "open, takes rows" },
+  { id: "writing", label: "On disk", note: "open, accepts rows" },
   { id: "closing", label: "Uploading", note: "closed, on its way to staging" },
   { id: "importing", label: "Importing", note: "into the table" },
   { id: "imported", label: "In the table", note: "done" },

@@ -25,7 +25,7 @@ function httpSnippets(url: string, sample: unknown): Snippet[] {
     {
       id: "python",
       label: "Python",
-      hint: "Needs nothing but Python.",
+      hint: "Needs only Python.",
       text: `import json
 import urllib.request
 
@@ -41,7 +41,7 @@ print(urllib.request.urlopen(request).read().decode())
     {
       id: "javascript",
       label: "JavaScript",
-      hint: "For Node.js 18 or later, and for pages.",
+      hint: "For Node.js 18 or later, and for web pages.",
       text: `const answer = await fetch(${JSON.stringify(url)}, {
   method: "POST",
   headers: { "Content-Type": "application/json" },
@@ -53,7 +53,7 @@ console.log(answer.status, await answer.text());
     {
       id: "github",
       label: "GitHub webhook",
-      hint: "In the repository: Settings → Webhooks → Add webhook. The URL holds the secret, so leave GitHub's secret empty.",
+      hint: "In the repository: Settings → Webhooks → Add webhook. The URL contains the secret, so leave GitHub's secret empty.",
       text: `Payload URL   ${url}\nContent type  application/json\nSecret        (empty)\nEvents        the ones that you want as rows\n`,
     },
   ];

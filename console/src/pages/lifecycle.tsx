@@ -66,7 +66,7 @@ export function Versions({ path, entity }: { path: string; entity: Entity }) {
   if (!found.data) return <Loading what="versions" />;
   const rollBack = (version: Version) =>
     setAsk({
-      title: `Go back to version ${version.number}?`,
+      title: `Roll back to version ${version.number}?`,
       text: <p>Its content becomes a new version, {current + 1}. Nothing is lost: the present version stays in the list.</p>,
       action: "Roll back",
       act: async () => {

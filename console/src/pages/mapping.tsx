@@ -108,8 +108,8 @@ const TYPE_TEXTS: Record<ColumnType, string> = {
   path: "a member of the body",
   body: "the whole body",
   headers: "all headers",
-  datetime: "when it arrived",
-  ip: "who sent it",
+  datetime: "time of arrival",
+  ip: "address of the sender",
   uuid: "a new id",
   template: "a Jsonnet template",
 };
@@ -195,17 +195,17 @@ function ColumnRow({ place, last, column, typed, hasKey, value, fault, isStale, 
         )}
         <span class="flags">
           {isText && (
-            <label title="A text is written without JSON's quotes.">
+            <label title="Store a text without JSON's quotes.">
               <input type="checkbox" checked={column.rawString ?? false} onChange={(event) => set({ rawString: event.currentTarget.checked })} /> plain text
             </label>
           )}
           {typed && (
-            <label title="Nothing at the path, and null, become NULL.">
+            <label title="A missing value and null become NULL.">
               <input type="checkbox" checked={column.nullable ?? false} onChange={(event) => set({ nullable: event.currentTarget.checked })} /> nullable
             </label>
           )}
           {(hasKey || column.primaryKey) && (
-            <label title="A part of the table's primary key.">
+            <label title="Part of the primary key of the table.">
               <input type="checkbox" checked={column.primaryKey ?? false} onChange={(event) => set({ primaryKey: event.currentTarget.checked })} /> key
             </label>
           )}
@@ -236,8 +236,8 @@ async function newestRecord(sourceId: string, signal: AbortSignal): Promise<Samp
   await readEvents(answer, ({ event, data }) => {
     if (event !== "record") return;
     const record = JSON.parse(data) as TailRecord;
-    found = { body: record.body, isBase64: record.isBase64, headers: record.headers, ip: record.ip, origin: "The record that arrived just now." };
-    if (record.isCut) (found as Sample).origin = "The beginning of a record that arrived just now; it is too large to be shown whole.";
+    found = { body: record.body, isBase64: record.isBase64, headers: record.headers, ip: record.ip, origin: "The latest record." };
+    if (record.isCut) (found as Sample).origin = "The beginning of the latest record, which is too large to show completely.";
   });
   return found;
 }
@@ -281,7 +281,7 @@ function SampleEditor({ sourceId, sample, onChange }: { sourceId: string; sample
             rows={8}
             spellcheck={false}
             value={sample.body}
-            onInput={(event) => onChange({ ...sample, body: event.currentTarget.value, isBase64: false, origin: "Your own." })}
+            onInput={(event) => onChange({ ...sample, body: event.currentTarget.value, isBase64: false, origin: "Your own record." })}
           />
         )}
       </Field>
@@ -333,7 +333,7 @@ export function MappingEditor(props: {
               : tested.problem
                 ? tested.problem
                 : faults
-                  ? `${faults} ${faults === 1 ? "column has" : "columns have"} no value: such a record is rejected.`
+                  ? `${faults} ${faults === 1 ? "column has" : "columns have"} no value: Stream rejects such a record.`
                   : tested.row
                     ? `The record becomes a row${tested.more ? `, and ${tested.more} more` : ""}.`
                     : "No column yet."}

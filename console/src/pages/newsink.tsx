@@ -17,10 +17,10 @@ export const useTargets = () => useLoaded("targets", async (signal) => targetsOf
 
 const PART_LABELS = { schema: "Schema", namespace: "Namespace", table: "Table", path: "Folder" };
 const PART_HINTS = {
-  schema: "Empty is that of the connection.",
-  namespace: "It is created if it doesn't exist.",
-  table: "It is created if it doesn't exist.",
-  path: "Below the place of the connection. It is created if it doesn't exist.",
+  schema: "If empty, the schema of the connection.",
+  namespace: "Stream creates it if it doesn't exist.",
+  table: "Stream creates it if it doesn't exist.",
+  path: "Below the URL of the connection. Stream creates it if it doesn't exist.",
 };
 
 /** The destination of the rows. */
@@ -79,7 +79,7 @@ export function PlaceFields({ targets, place, onChange }: { targets: Targets; pl
           ))}
         </>
       ) : (
-        <Field label="Table" hint="Stage, bucket and table, such as in.c-shop.events. It is created if it doesn't exist.">
+        <Field label="Table" hint="Stage, bucket and table, such as in.c-shop.events. Stream creates it if it doesn't exist.">
           {(attributes) => <input {...attributes} required class="mono" value={place.tableId} onInput={(event) => onChange({ ...place, tableId: event.currentTarget.value })} />}
         </Field>
       )}
@@ -90,7 +90,7 @@ export function PlaceFields({ targets, place, onChange }: { targets: Targets; pl
 /** Says what is missing for a sink, instead of its form. */
 export function NoTarget() {
   return (
-    <Empty title="There is no place for rows yet">
+    <Empty title="There is no target for rows yet">
       <p>
         A sink needs a target, and this service has none for your project. An operator declares it in <code>target.connections</code> of the
         settings.

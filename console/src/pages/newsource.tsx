@@ -148,7 +148,7 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
     }
   };
   const cannot = !may("write") ? (
-    <NotAllowed title={isFirst ? "Somebody else has to create a source" : "You can't create sources"} right="write" />
+    <NotAllowed title={isFirst ? "You can't create the first source" : "You can't create sources"} right="write" />
   ) : targets.data && !targets.data.tableTypes.length ? (
     <NoTarget />
   ) : null;
@@ -159,7 +159,7 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
           <h1>No source yet</h1>
           <p class="lead narrow">
             A source is an address that takes records.{" "}
-            {cannot ? "Its records become rows of a table." : "Make one, send a record from this page, and see it become a row of a table."}
+            {cannot ? "The records of a source become rows of a table." : "Create a source, send a record from this page, and see it become a row of a table."}
           </p>
         </>
       ) : (
@@ -176,16 +176,16 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
             <Field label="Name" hint={id ? <>Its id will be <code>{id}</code>.</> : name ? "The service makes its id: the name has no letter from a to z." : "Its id is made from the name."}>
               {(attributes) => <input {...attributes} required maxLength={40} value={name} disabled={sourceId !== null} onInput={(event) => setName(event.currentTarget.value)} />}
             </Field>
-            <Field label="How records come in">
+            <Field label="Protocol">
               {(attributes) => (
                 <select {...attributes} value={type} disabled={sourceId !== null} onChange={(event) => setType(event.currentTarget.value as "http" | "otlp")}>
-                  <option value="http">HTTP: anything that can POST</option>
-                  <option value="otlp">OTLP: OpenTelemetry's logs, metrics and traces</option>
+                  <option value="http">HTTP: any program that can send POST requests</option>
+                  <option value="otlp">OTLP: OpenTelemetry logs, metrics and traces</option>
                 </select>
               )}
             </Field>
             {type === "http" && (
-              <Field label="A record as you will send it" hint="Each member becomes a column; you can change the columns later.">
+              <Field label="A sample record" hint="Each member becomes a column; you can change the columns later.">
                 {(attributes) => <textarea {...attributes} class="mono" rows={6} spellcheck={false} value={sample} onInput={(event) => setSample(event.currentTarget.value)} />}
               </Field>
             )}
@@ -202,12 +202,12 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
               <ErrorBox error={targets.error} onRetry={targets.reload} />
             ) : (
               <p class="quiet" role="status">
-                Looking for places for the rows …
+                Loading the targets …
               </p>
             )}
           </section>
           <ErrorBox error={error} />
-          {sourceId && Boolean(error) && <p class="quiet">The source exists; the button tries its sink again.</p>}
+          {sourceId && Boolean(error) && <p class="quiet">The source was created. Use the button to create its sink again.</p>}
           <div class="actions">
             {!isFirst && (
               <a class="button plain" href="#/">

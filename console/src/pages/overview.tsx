@@ -69,11 +69,11 @@ function Stats({ found }: { found: AggregatedSource[] }) {
       <Stat
         label="Oldest record not in its table"
         value={age === null ? "–" : shortSpan(age)}
-        note={age === null ? "every record is in its table" : `since ${localTime(new Date(Math.min(...pending)), new Date())}`}
+        note={age === null ? "all records are in their tables" : `since ${localTime(new Date(Math.min(...pending)), new Date())}`}
         tone={age !== null && age > LATE_MS ? "warn" : ""}
       />
       <Stat label="On volumes" value={bytes(onVolumes)} note="not uploaded yet" />
-      <Stat label="Imports under way" value={count(importing)} note={failing ? `${count(failing)} retrying` : "none retrying"} tone={failing ? "bad" : ""} />
+      <Stat label="Running imports" value={count(importing)} note={failing ? `${count(failing)} retrying` : "none retrying"} tone={failing ? "bad" : ""} />
     </dl>
   );
 }

@@ -105,11 +105,11 @@ function Freshness({ sink }: { sink: AggregatedSink }) {
   tick.value;
   const counter = counterOf(sink.sourceId, sink.sinkId);
   const imported = sink.statistics?.levels.target?.lastRecordAt;
-  if (!counter?.records) return <p class="fresh">No record has come yet.</p>;
+  if (!counter?.records) return <p class="fresh">No record has arrived yet.</p>;
   if (counter.oldestPending === null)
     return (
       <p class="fresh" data-kind="ok">
-        Every row is in the table; the last record came <Time at={counter.lastRecord} relative />.
+        All rows are in the table; the last record arrived <Time at={counter.lastRecord} relative />.
       </p>
     );
   return (

@@ -43,7 +43,7 @@ function Record({ sink, id, onFix, onGone }: { sink: AggregatedSink; id: string;
   const path = sinkPath(sink.sourceId, sink.sinkId, "rejected", id);
   const found = useLoaded(path, (signal) => get<RejectedDetail>(path, signal));
   const [error, setError] = useState<unknown>(null);
-  if (found.error && isMissing(found.error)) return <p class="quiet">This record was replayed or deleted meanwhile.</p>;
+  if (found.error && isMissing(found.error)) return <p class="quiet">This record has been replayed or deleted.</p>;
   if (found.error) return <ErrorBox error={found.error} onRetry={found.reload} />;
   if (!found.data) return <Loading what="the record" />;
   const record = found.data;
@@ -134,7 +134,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   useInterval(() => found.data && found.reload(), REFRESH_MS);
   if (found.error && !found.data) return <ErrorBox error={found.error} onRetry={found.reload} />;
   if (found.isLoading && !found.data) return <Loading what="rejected records" />;
-  if (!found.data) return <Empty title="Not available">This API doesn't keep rejected records where they can be read.</Empty>;
+  if (!found.data) return <Empty title="Not available">This API has no rejected records.</Empty>;
   const { reasons, total, dropped, nodes } = found.data;
   const newest = found.data.records.filter((each) => reason === null || keyOf(each) === reason);
   // What is read doesn't move away while others arrive.
@@ -176,7 +176,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   const removeAll = () =>
     setAsk({
       title: reason === null ? "Delete all rejected records?" : "Delete the records with this reason?",
-      text: <p>They can't be brought back.</p>,
+      text: <p>You can't restore them.</p>,
       action: "Delete",
       danger: true,
       act: async () => {
@@ -202,7 +202,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
         )}
         {away.length > 0 && <Away nodes={away} />}
         <Empty title="No record is waiting">
-          <p>A record that the mapping can't render is refused, and kept here until it is replayed or too old.</p>
+          <p>Stream refuses a record that the mapping can't render, and keeps it here until you replay it or it is too old.</p>
         </Empty>
       </>
     );

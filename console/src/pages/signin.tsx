@@ -34,14 +34,14 @@ export function SignIn() {
         <path d="M5 10c5-5 8 5 13 0s9 0 9 0M5 17c5-5 8 5 13 0s9 0 9 0M5 24c5-5 8 5 13 0s9 0 9 0" />
       </svg>
       <h1>Stream</h1>
-      <p class="lead">See your records arrive, become rows and reach their table.</p>
+      <p class="lead">Watch records arrive, become rows and reach their tables.</p>
       {ended.value && (
         <p class="note bad" role="alert">
           The session has ended: {ended.value}
         </p>
       )}
       <form onSubmit={(event) => void submit(event)}>
-        <Field label="Token" error={error} hint="It stays in this tab of the browser, and is forgotten when the tab is closed.">
+        <Field label="Token" error={error} hint="The token stays in this tab of the browser until you close the tab.">
           {(attributes) => (
             <input
               {...attributes}
@@ -57,7 +57,7 @@ export function SignIn() {
         </Field>
         <details class="more">
           <summary>Another branch</summary>
-          <Field label="Branch" hint="The number of a branch, or default.">
+          <Field label="Branch" hint="The number of a branch, or “default”.">
             {(attributes) => (
               <input {...attributes} value={branch} onInput={(event) => setBranch(event.currentTarget.value.trim())} />
             )}

@@ -102,7 +102,7 @@ function MappingTab({ source, sink }: { source: AggregatedSource; sink: Aggregat
           ) : isChanged ? (
             "Not saved yet."
           ) : (
-            "This is the mapping in use."
+            "This is the current mapping."
           )}
         </span>
         <Button onClick={reset} disabled={!isChanged}>
@@ -129,15 +129,15 @@ function SinkHead({ source, sink, ask, onRename }: { source: AggregatedSource; s
   const items = [
     { label: "Rename", act: onRename },
     sink.disabled
-      ? { label: "Enable", act: () => ask({ title: `Enable “${sink.name}”?`, text: <p>New records of the source become its rows again.</p>, action: "Enable", act: run(`Enable ${sink.name}`, "PUT", `${path}/enable`) }) }
-      : { label: "Disable", act: () => ask({ title: `Disable “${sink.name}”?`, text: <p>Records of the source are not kept for it. What is not imported yet waits until it is enabled.</p>, action: "Disable", act: run(`Disable ${sink.name}`, "PUT", `${path}/disable`) }) },
+      ? { label: "Enable", act: () => ask({ title: `Enable “${sink.name}”?`, text: <p>The sink gets new records of the source again.</p>, action: "Enable", act: run(`Enable ${sink.name}`, "PUT", `${path}/enable`) }) }
+      : { label: "Disable", act: () => ask({ title: `Disable “${sink.name}”?`, text: <p>The sink gets no records while it is disabled. Rows that aren't imported yet wait until you enable it.</p>, action: "Disable", act: run(`Disable ${sink.name}`, "PUT", `${path}/disable`) }) },
     {
       label: "Delete",
       danger: true,
       act: () =>
         ask({
           title: `Delete “${sink.name}”?`,
-          text: <p>The table stays, and the sink can be undeleted.</p>,
+          text: <p>The table stays, and you can undelete the sink.</p>,
           action: "Delete",
           danger: true,
           act: async () => {

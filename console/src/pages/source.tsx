@@ -24,7 +24,7 @@ export function Gone({ what, id, home, label }: { what: string; id: string; home
         {what === "source" && (
           <>
             {" "}
-            or <a href="#/deleted">what is deleted</a>
+            or the <a href="#/deleted">deleted sources</a>
           </>
         )}
         .
@@ -128,7 +128,7 @@ export function SendRecord({ source, sample, isOpen = false }: { source: Aggrega
       }
       setAnswer({ isGood: response.ok, text: `${response.status} ${message}` });
     } catch {
-      setAnswer({ isGood: false, text: "The source can't be reached from this browser. Its address is source.http.publicUrl of the settings." });
+      setAnswer({ isGood: false, text: "This browser can't reach the source. The setting source.http.publicUrl defines its address." });
     } finally {
       setBusy(false);
     }
@@ -219,8 +219,8 @@ function Overview({ source }: { source: AggregatedSource }) {
             ))}
           </ul>
         ) : (
-          <Empty title="Records arrive, but are not kept">
-            <p>A sink is a table and the mapping that fills it. Without one, records of this source are accepted and dropped.</p>
+          <Empty title="Records arrive, but are not stored">
+            <p>A sink is a table and the mapping that fills it. Without a sink, the source accepts records but doesn't store them.</p>
             <p>
               <ActionLink kind="primary" href={sourceHref(source.sourceId, "new-sink")} needs="write">
                 Create a sink
@@ -266,15 +266,15 @@ export function SourcePage({ sourceId, tab }: { sourceId: string; tab: string })
   const items = [
     { label: "Rename", act: () => setRenaming(true) },
     source.disabled
-      ? { label: "Enable", act: () => setAsk({ title: `Enable “${source.name}”?`, text: <p>It takes records again, and so do the sinks that were disabled with it.</p>, action: "Enable", act: run(`Enable ${source.name}`, "PUT", `${path}/enable`) }) }
-      : { label: "Disable", act: () => setAsk({ title: `Disable “${source.name}”?`, text: <p>Its URL answers 404 until it is enabled. What is not imported yet waits.</p>, action: "Disable", act: run(`Disable ${source.name}`, "PUT", `${path}/disable`) }) },
+      ? { label: "Enable", act: () => setAsk({ title: `Enable “${source.name}”?`, text: <p>The source and the sinks that were disabled with it accept records again.</p>, action: "Enable", act: run(`Enable ${source.name}`, "PUT", `${path}/enable`) }) }
+      : { label: "Disable", act: () => setAsk({ title: `Disable “${source.name}”?`, text: <p>Its URL answers 404 until you enable it. Rows that aren't imported yet wait.</p>, action: "Disable", act: run(`Disable ${source.name}`, "PUT", `${path}/disable`) }) },
     {
       label: "Replace the secret",
       danger: true,
       act: () =>
         setAsk({
           title: "Replace the secret in the URL?",
-          text: <p>The present URL stops working at once: every producer needs the new one.</p>,
+          text: <p>The current URL stops working immediately, and every producer needs the new one.</p>,
           action: "Replace",
           danger: true,
           act: async () => {

@@ -39,7 +39,7 @@ function Rows({ sourceId, sinkId, revision }: Shown) {
   }, [revision]);
   if (found.error) return <ErrorBox error={found.error} onRetry={found.reload} />;
   if (found.isLoading && !found.data) return <Loading what="rows" />;
-  if (!found.data) return <p class="quiet">Rows of this kind of table can't be shown here.</p>;
+  if (!found.data) return <p class="quiet">The console can't show rows of this type of table.</p>;
   const { columns, rows } = found.data;
   if (!rows.length)
     return (
@@ -75,7 +75,7 @@ function Rows({ sourceId, sinkId, revision }: Shown) {
       </div>
       <div class="actions start">
         <Button kind="quiet" onClick={found.reload}>
-          Read again
+          Reload
         </Button>
       </div>
     </>

@@ -99,7 +99,7 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
       )}
       <p class="quiet nums">
         {wanted ? `${count(matching.length)} of ${count(records.length)} shown records match. ` : ""}
-        {tail.left.value > 0 ? `${count(tail.left.value)} records were left out: at most 10 a second are shown. ` : ""}
+        {tail.left.value > 0 ? `${count(tail.left.value)} records were left out: the tail shows at most 10 a second. ` : ""}
         The newest {KEPT} records are kept.
       </p>
       {matching.length ? (
@@ -117,7 +117,7 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
         <NoMatch title={`No record matches “${filter}”`} onClear={() => setFilter("")} />
       ) : (
         <Empty title={isLost ? "Records can't be read" : "Waiting for records"}>
-          <p>{isLost ? "The API doesn't send them. The console connects again every few seconds." : "What arrives from now on appears here. Nothing is stored."}</p>
+          <p>{isLost ? "The API doesn't send them. The console reconnects every few seconds." : "Records that arrive from now on appear here. The tail stores nothing."}</p>
         </Empty>
       )}
     </section>

@@ -25,7 +25,7 @@ function TaskRow({ task, label }: { task: Task; label: string }) {
       </Badge>
       <div>
         <p class="strong">{href ? <a href={href}>{label}</a> : label}</p>
-        <p class={task.status === "error" ? "wrong" : "quiet"}>{task.error ?? task.result ?? "The task runs."}</p>
+        <p class={task.status === "error" ? "wrong" : "quiet"}>{task.error ?? task.result ?? "The task is running."}</p>
         {task.status === "error" && <p class="quiet mono small">{task.taskId}</p>}
       </div>
       <span class="quiet nums end">
@@ -52,13 +52,13 @@ export function TaskList() {
     <>
       <h1>Tasks</h1>
       <p class="lead">
-        Changes of sources and sinks by all users. Those that succeeded are kept for an hour, those that failed for two days.
+        Changes of sources and sinks by all users. Successful tasks are kept for an hour, failed ones for two days.
       </p>
       {!found.data && !found.error && <Loading what="tasks" />}
       {!found.data && <ErrorBox error={found.error} onRetry={found.reload} />}
       {found.data && !found.data.tasks.length && (
         <Empty title={after ? "No older task" : "No change in the last hour"}>
-          <p>What is created, changed or deleted appears here with its progress.</p>
+          <p>Each change of a source or sink appears here with its progress.</p>
         </Empty>
       )}
       {found.data && found.data.tasks.length > 0 && (
@@ -152,7 +152,7 @@ export function Deleted() {
   return (
     <>
       <h1>Deleted</h1>
-      <p class="lead">What is deleted takes no records. It can be brought back with what was not imported yet.</p>
+      <p class="lead">Deleted sources accept no records. You can undelete them, together with rows that aren't imported yet.</p>
       <section class="stack" aria-labelledby="sources">
       <h2 id="sources">Sources</h2>
       <ErrorBox error={found.error} onRetry={found.reload} />

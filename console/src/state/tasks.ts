@@ -45,7 +45,7 @@ async function follow(label: string, first: Task): Promise<Task> {
   let pause = 100;
   const deadline = performance.now() + MAX_WAIT_MS;
   while (!task.isFinished) {
-    if (performance.now() > deadline) throw new Error("The task still runs. Its progress is on the page of tasks.");
+    if (performance.now() > deadline) throw new Error("The task is still running. The page “Tasks” shows its progress.");
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(pause * 1.5, MAX_PAUSE_MS);
     task = await get<Task>(`${taskPath(task.taskId)}?wait=10s`);

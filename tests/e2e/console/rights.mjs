@@ -183,7 +183,7 @@ if (seen.changes.length === before) seen.problems.push("a token that may write c
 seen.changes.splice(before);
 await signedIn("elsewhere", async (page) => {
   // No connection is for this project.
-  await page.getByText("There is no place for rows yet").waitFor();
+  await page.getByText("There is no target for rows yet").waitFor();
   await check(page, "no target");
   seen.steps.push("elsewhere");
 });

@@ -274,7 +274,7 @@ async function deletedElsewhere() {
   await call("DELETE", "/sources/passing?wait=30s");
   await page.getByRole("heading", { name: "There is no source “passing”" }).waitFor({ timeout: 40_000 });
   await check("deleted elsewhere");
-  await page.getByRole("link", { name: "what is deleted" }).click();
+  await page.getByRole("link", { name: "deleted sources" }).click();
   await page.locator(".list li", { hasText: "passing" }).waitFor();
   await check("deleted");
   await picture("deleted", { height: 640 });
