@@ -101,7 +101,7 @@ class Console:
     def pipelines(self) -> Text:
         """Show the slices that this process writes to: state, waiting bytes, stored records."""
         if self._parts.router is None:
-            raise UserError("this process takes no records")
+            raise UserError("this process accepts no records")
         return _table(
             f"{p.state.value}  {p.held_bytes} B held  {p.counters.records} records  {p.slice.key}"
             for p in self._parts.router.slices()
@@ -178,7 +178,7 @@ def _sink_key(sink: str) -> SinkKey:
     try:
         return SinkKey.parse(sink)
     except ValueError:
-        raise UserError('a sink is written "project/branch/source/sink"') from None
+        raise UserError('write the sink as "project/branch/source/sink"') from None
 
 
 def _table(lines: Any) -> Text:

@@ -90,7 +90,7 @@ def port_offset(line: CommandLine) -> int:
     text = line.special.get("port-offset", "0")
     number = whole_number(text, may_have_sign=False) if isinstance(text, str) else None
     if number is None:
-        raise UserError(f'invalid --port-offset "{text}": expected a number from 0 on, e.g. 100')
+        raise UserError(f'invalid --port-offset "{text}": expected a number, such as 100')
     return number
 
 

@@ -140,10 +140,7 @@ def dev_components(names: Iterable[str], target: str) -> set[str]:
 def _dev_target(name: str) -> DevTarget:
     found = DEV_TARGETS.get(name)
     if found is None:
-        raise UserError(
-            f'there is no development service with the target "{name}", '
-            f"there are: {', '.join(DEV_TARGETS)}"
-        )
+        raise UserError(f'unknown target "{name}", expected one of: {", ".join(DEV_TARGETS)}')
     return found
 
 

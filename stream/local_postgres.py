@@ -84,7 +84,7 @@ class _Owner:
             except KeyError:
                 continue
             return cls(entry.pw_uid, entry.pw_gid)
-        raise UserError("PostgreSQL can't run as root: run this as an ordinary user")
+        raise UserError("PostgreSQL can't run as root: run this command as another user")
 
     @property
     def is_other(self) -> bool:

@@ -55,28 +55,28 @@ NAMES = (
 
 _PROGRAM = "stream-service"
 _HELP = """\
-Stream takes records over HTTP, stores them on disk before it answers, and imports them in batches
-into tables.
+Stream accepts records over HTTP, stores them on disk before it answers, and imports them into
+tables in batches.
 
 Usage:
   {program} COMPONENT... [--SETTING=VALUE]...
 
-Components (any number of them run in one process):
-  api                   configuration of sources and sinks over REST, background tasks
-  http-source           takes records from producers
+Components (a process can run any of them):
+  api                   serves the REST API for sources and sinks, runs background tasks
+  http-source           accepts records from producers
   storage-writer        appends rows to slice files on its volumes
   storage-reader        uploads closed slices from its volumes to staging
-  storage-coordinator   rotates slices and files, starts import jobs
-  etcd                  a local etcd, as a child process
-  postgres              a local PostgreSQL, as a child process
-  sandbox               a local Storage API with tables in SQLite
-  dev                   everything on this machine, with data in ./var and tables in the sandbox;
-                        without the sandbox with --target=postgres, iceberg or parquet
+  storage-coordinator   rotates slices and files, and imports files
+  etcd                  runs a local etcd as a child process
+  postgres              runs a local PostgreSQL as a child process
+  sandbox               serves a local Storage API with tables in SQLite
+  dev                   runs everything on this machine, with data in ./var and tables in the
+                        sandbox; --target=postgres, iceberg or parquet replaces the sandbox
 
 Commands:
-  check-takeover        says whether data of the original service can be taken over, or given back
-  convert-to-original   writes the data in the form of the original service
-  token                 makes, lists and revokes tokens of projects of their own
+  check-takeover        checks whether data of the original service can be taken over, or back
+  convert-to-original   converts the data back to the form of the original service
+  token                 creates, lists and revokes Stream's own tokens
 
 Examples:
   {program} dev
@@ -137,7 +137,7 @@ class Options(usage.Options):
         self.is_dev = DEV in chosen
         target = str(line.special.get("target", ""))
         if target and not self.is_dev:
-            raise UserError("--target belongs to dev; components have settings")
+            raise UserError("--target works only with dev; for components use settings")
         if self.is_dev:
             chosen = chosen - {DEV} or dev_components(NAMES, target)
         offset = port_offset(line)

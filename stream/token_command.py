@@ -88,7 +88,7 @@ def read_request(argv: Sequence[str], environ: Mapping[str, str], *, is_dev: boo
     if verb not in _VERBS:
         meant = closest(verb, _VERBS) if verb else ""
         hint = f', did you mean "{meant}"?' if meant else ""
-        raise UserError(f"expected create, list or revoke behind token, got {verb!r}{hint}")
+        raise UserError(f"expected create, list or revoke after token, got {verb!r}{hint}")
     if len(words) != (verb == "revoke"):
         raise UserError(
             "expected the id of one token, as `token list` prints it"
@@ -99,7 +99,7 @@ def read_request(argv: Sequence[str], environ: Mapping[str, str], *, is_dev: boo
         raise UserError(f'"token {verb}" has no flag --{name}')
     project = whole_number(given.get("project", ""), least=1)
     if project is None:
-        raise UserError("--project must be a number from 1 on")
+        raise UserError("--project must be a number, at least 1")
     offset = port_offset(line)
     components = ("http-source",)  # it needs only etcd, whose settings have defaults
     defaults = defaults_for(components, line.flags, environ, is_dev=is_dev, port_offset=offset)

@@ -71,8 +71,8 @@ def test_dev_with_tables_in_a_lake(target: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["dev", "--target=oracle"], 'no development service with the target "oracle"'),
-        (["api", "--target=postgres"], "--target belongs to dev"),
+        (["dev", "--target=oracle"], 'Unknown target "oracle"'),
+        (["api", "--target=postgres"], "--target works only with dev"),
     ],
 )
 def test_an_unknown_target_of_dev(

@@ -45,8 +45,8 @@ def test_the_address_of_etcd() -> None:
     ("argv", "message"),
     [
         (["crate", "--project=1"], 'did you mean "create"?'),
-        (["list"], "--project must be a number from 1 on"),
-        (["list", "--project=x"], "--project must be a number from 1 on"),
+        (["list"], "--project must be a number, at least 1"),
+        (["list", "--project=x"], "--project must be a number, at least 1"),
         (["list", "--project=1", "x"], '"token list" takes flags only, got "x"'),
         (["list", "--project=1", "--name=x"], '"token list" has no flag --name'),
         (["revoke", "--project=1"], "expected the id of one token"),

@@ -101,7 +101,7 @@ class OwnAuthority(Service):
             self._bootstrap_digest = digest(text)
             _log.warn(
                 "the bootstrap token is accepted for project {project}: remove the setting "
-                '"auth.bootstrapTokenFile" when the first token is made',
+                '"auth.bootstrapTokenFile" when the first token is created',
                 project=self._bootstrap.project_id,
             )
 
@@ -191,7 +191,7 @@ def _bootstrap_token(path: str) -> str:
         raise UserError(f"cannot read {where}: {type(error).__name__}") from None
     if not MIN_BOOTSTRAP_CHARACTERS <= len(text) <= _MAX_BOOTSTRAP_BYTES or not is_sendable(text):
         raise UserError(
-            f"{where} must hold a token of {MIN_BOOTSTRAP_CHARACTERS} to {_MAX_BOOTSTRAP_BYTES} "
-            "visible characters, such as `openssl rand -hex 32` prints"
+            f"{where} must contain a token of {MIN_BOOTSTRAP_CHARACTERS} to {_MAX_BOOTSTRAP_BYTES} "
+            "visible characters, for example the output of `openssl rand -hex 32`"
         )
     return text

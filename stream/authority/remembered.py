@@ -31,7 +31,7 @@ class RememberedAnswers(Generic[T]):
     """Answers about tokens, by a digest of the token.
 
     Answers are cached briefly: a revoked token is still accepted, and a refused one still refused,
-    for the time of the cache.
+    while the answer is cached.
 
     Anybody may send any number of wrong tokens. So tokens that were never accepted share a few
     concurrent questions and a queue; tokens that were accepted before don't wait behind them.

@@ -48,11 +48,11 @@ def read_rights(names: Iterable[str]) -> tuple[Right, ...]:
     given = {name.strip().removeprefix(_PREFIX) for name in names}
     for name in sorted(given.difference(RIGHTS)):
         raise UserError(
-            f'there is no right "{shortened(name)}", known are {", ".join(RIGHTS)}',
+            f'unknown right "{shortened(name)}", expected one of {", ".join(RIGHTS)}',
             param="body.rights",
         )
     if not given:
         raise UserError(
-            f"a token needs at least one right of {', '.join(RIGHTS)}", param="body.rights"
+            f"a token needs at least one of the rights {', '.join(RIGHTS)}", param="body.rights"
         )
     return tuple(right for right in RIGHTS if right in given)

@@ -193,10 +193,10 @@ class Tokens:
 
 def _check(project_id: int, name: str, expires_at: datetime | None, now: datetime) -> None:
     if not 1 <= project_id <= MAX_PROJECT_ID:
-        raise UserError(f"the id of a project is a number from 1 to {MAX_PROJECT_ID}")
+        raise UserError(f"the id of a project must be a number from 1 to {MAX_PROJECT_ID}")
     if not 1 <= len(name) <= MAX_TOKEN_NAME or not name.isprintable():
         raise UserError(
-            f"the name of a token has 1 to {MAX_TOKEN_NAME} printable characters",
+            f"the name of a token must have 1 to {MAX_TOKEN_NAME} printable characters",
             param="body.name",
         )
     if expires_at is not None and expires_at <= now:

@@ -35,6 +35,6 @@ def source_url(source: str) -> str:
     if not url:
         raise ClientError(
             f'The source "{source}" is of type "{found.get("type")}": only sources of type "http" '
-            "take records like this."
+            "accept such records."
         )
     return str(url)

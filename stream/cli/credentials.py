@@ -62,8 +62,8 @@ def credentials(environ: Mapping[str, str] = os.environ) -> Credentials:
     if not url or not token:
         missing = "STREAM_API_URL" if not url else "STREAM_API_TOKEN"
         raise _NotSignedIn(
-            f"There is no {'address' if not url else 'token'} of a service: "
-            f"call `stream login`, or set {missing}."
+            f"There is no {'address' if not url else 'token'} of a service: run `stream login`, or "
+            f"set {missing}."
         )
     return Credentials(url, token, branch)
 
@@ -106,11 +106,11 @@ def _kept() -> Credentials | None:
     except FileNotFoundError:
         return None
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise ClientError(f"Others can read {path}: chmod 600 {path}")
+        raise ClientError(f"Other users can read {path}. Run: chmod 600 {path}")
     try:
         members = json.loads(content)
         return Credentials(
             str(members["url"]), str(members["token"]), str(members.get("branch", "default"))
         )
     except (ValueError, KeyError, TypeError):
-        raise ClientError(f"{path} can't be read; call `stream login` again.") from None
+        raise ClientError(f"{path} can't be read; run `stream login` again.") from None

@@ -131,7 +131,7 @@ class _Reader:
             if len(name) > MAX_KEY_CHARACTERS:
                 raise DocumentError([f"{self._name}:{line}: a key is too long"])
             if name in members:
-                raise DocumentError([f'{self._name}:{line}: "{name}" is there twice'])
+                raise DocumentError([f'{self._name}:{line}: "{name}" occurs twice'])
             inside = f"{place}.{name}" if place else name
             self.lines[inside] = line
             members[name] = self.value(value, inside, depth + 1)
@@ -267,13 +267,13 @@ def _repeated(value: Any) -> Iterator[tuple[str, str]]:
     sources: set[str] = set()
     for i, source in enumerate(value["sources"]):
         if source["sourceId"] in sources:
-            yield f"sources[{i}].sourceId", f'the source "{source["sourceId"]}" is there twice'
+            yield f"sources[{i}].sourceId", f'the source "{source["sourceId"]}" occurs twice'
         sources.add(source["sourceId"])
         sinks: set[str] = set()
         for j, sink in enumerate(source.get("sinks", ())):
             if sink["sinkId"] in sinks:
                 yield (
                     f"sources[{i}].sinks[{j}].sinkId",
-                    f'the sink "{sink["sinkId"]}" is there twice',
+                    f'the sink "{sink["sinkId"]}" occurs twice',
                 )
             sinks.add(sink["sinkId"])

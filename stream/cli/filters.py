@@ -118,7 +118,7 @@ class _Parser:
 
     def _one(self, depth: int) -> Condition:
         if depth > MAX_DEPTH:
-            raise FilterFault("The filter has too many parts inside one another.")
+            raise FilterFault("The filter is nested too deeply.")
         if self._take("not"):
             inner = self._one(depth + 1)
             return lambda body, record: not _is_true(inner(body, record))

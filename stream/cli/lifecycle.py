@@ -82,7 +82,7 @@ def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
         with connect() as api:
             print_as(output, api.get(*path_of(ids)))
 
-    @group.command(help=f"Disable a {what}: it takes no records.")
+    @group.command(help=f"Disable a {what}: it accepts no records.")
     @with_ids
     @output_option
     def disable(output: str, **ids: str) -> None:
@@ -94,13 +94,13 @@ def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
     def enable(output: str, **ids: str) -> None:
         change("enabled", "PUT", ids, output, "enable")
 
-    @group.command(help=f"Bring back a deleted {what}.")
+    @group.command(help=f"Restore a deleted {what}.")
     @with_ids
     @output_option
     def undelete(output: str, **ids: str) -> None:
         change("back", "PUT", ids, output, "undelete")
 
-    @group.command(help=f"Delete a {what}. It can be undeleted, and tables stay.")
+    @group.command(help=f"Delete a {what}. You can undelete it; tables stay.")
     @with_ids
     @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
     @output_option
@@ -117,7 +117,7 @@ def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
             found = list(api.pages("versions", *path_of(ids), "versions"))
         print_as(output, found, VERSION_COLUMNS)
 
-    @group.command(help="Make the content of an older VERSION the newest.")
+    @group.command(help="Restore the content of an older VERSION.")
     @with_ids
     @click.argument("version", type=click.IntRange(min=1))
     @output_option
@@ -153,7 +153,9 @@ def _setting(text: str) -> dict[str, Any]:
 
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise click.UsageError(f'"{text}" is not KEY=VALUE; KEY= gives a setting its default.')
+        raise click.UsageError(
+            f'"{text}" is not KEY=VALUE; KEY= restores the inherited value of a setting.'
+        )
     try:
         plain = yaml.safe_load(value) if value else None
     except yaml.YAMLError:

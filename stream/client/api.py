@@ -20,7 +20,7 @@ __all__ = ["Api", "is_private"]
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _WAIT_SECONDS = 10
-"""Seconds that a change waits for its task; a service without waiting answers at once."""
+"""Seconds that a change waits for its task; a service without waiting answers immediately."""
 _TASK_SECONDS = 600.0
 _ATTEMPTS = 4
 _FIRST_DELAY = 0.1
@@ -54,7 +54,9 @@ class Api:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         if not _is_url(url):
-            raise ClientError(f'"{url}" is not the URL of an API: it begins with http or https')
+            raise ClientError(
+                f'"{url}" is not the URL of an API: it must begin with http:// or https://'
+            )
         if not token.isascii() or not token.isprintable():
             raise ClientError("The token has characters that no token has.")
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -102,14 +104,14 @@ class Api:
         for _ in range(_MAX_PAGES):
             page = self.get(*path, limit=_PAGE, **({"afterId": after} if after else {}))
             if not isinstance(page, dict) or not isinstance(page.get(member, []), list):
-                raise ClientError(f"{self.url} answers, but not like the API of a Stream service.")
+                raise ClientError(f"{self.url} responds, but is not the API of a Stream service.")
             entries = page.get(member, [])
             yield from entries
             last = str(page.get("page", {}).get("lastId", ""))
             if len(entries) < _PAGE or not last or last == after:
                 return
             after = last
-        raise ClientError(f"The list of the API has no end after {_MAX_PAGES} pages.")
+        raise ClientError(f"The list of the API has more than {_MAX_PAGES} pages.")
 
     def call(self, method: str, *path: str, body: Any = None, **parameters: Any) -> Any:
         """Call an operation that starts no task, once."""

@@ -79,7 +79,7 @@ class Delivery:
         host = _host(url)
         if not host:
             raise DeliveryFailed(
-                "the URL of a source begins with http:// or https://; "
+                "the URL of a source must begin with http:// or https://; "
                 "`stream source url SOURCE` shows it"
             )
         self._url = url

@@ -85,7 +85,7 @@ class Producer:
         exit_timeout: float = 60.0,
     ) -> None:
         if when_full not in ("block", "raise"):
-            raise ValueError('when_full is "block" or "raise"')
+            raise ValueError('when_full must be "block" or "raise"')
         if batch_records < 1 or batch_bytes < 1 or max_bytes < 1:
             raise ValueError("batch_records, batch_bytes and max_bytes are at least 1")
         self.accepted = 0
@@ -169,7 +169,7 @@ class Producer:
         with self._changed:
             until = self.begin_flush()
             if not self._changed.wait_for(lambda: self.is_flushed(until), timeout):
-                raise TimeoutError(f"{self.pending} records are not sent yet")
+                raise TimeoutError(f"{self.pending} records have not been sent yet")
             self.check()
 
     def close(self, timeout: float | None = None) -> None:
@@ -221,7 +221,8 @@ class Producer:
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise RuntimeError(
-                "the producer was made in another process: make one in each process, after the fork"
+                "the producer was created in another process: create one in each process, after "
+                "the fork"
             )
 
     @property

@@ -139,7 +139,7 @@ class Child(ProcessProtocol):
                 cast(Any, self.transport).signalProcess(name)
 
     def ended(self) -> Deferred[None]:
-        """Return a Deferred that fires when the process has ended, at once if none is running."""
+        """Return a Deferred that fires when the process has ended, or when none is running."""
         return self._ended.wait() if self._is_running else succeed(None)
 
     async def stop(self, reactor: Any, kill_after: float, *, sign: str = "TERM") -> bool:

@@ -10,7 +10,7 @@ __all__ = ["Slots"]
 
 
 class Slots(DeferredSemaphore):
-    """A semaphore for any number of waiters, even if their work ends at once.
+    """A semaphore for any number of waiters, even if their work ends immediately.
 
     Twisted's semaphore begins the next work inside the end of the last one. If a thousand fail at
     once, such as those that need an expired lease, they exceed the recursion limit, and some of
@@ -22,7 +22,7 @@ class Slots(DeferredSemaphore):
         self._is_handing_on = False
 
     def release(self) -> None:
-        """Release a slot; the next waiter gets it at once, or soon after."""
+        """Release a slot; the next waiter gets it immediately, or soon after."""
         self.tokens += 1
         if self._is_handing_on:
             return

@@ -199,7 +199,7 @@ class Source(Record):
 
     @property
     def is_enabled(self) -> bool:
-        """Return whether the source takes records."""
+        """Return whether the source accepts records."""
         return self.disabled is None
 
 
@@ -283,7 +283,7 @@ class Sink(Record):
 
     @property
     def is_enabled(self) -> bool:
-        """Return whether the sink takes records."""
+        """Return whether the sink accepts records."""
         return self.disabled is None
 
     def accepts(self, signal: str) -> bool:

@@ -277,7 +277,7 @@ async def _all_reached(mirrors: Sequence[Mirror[Any]], revision: int) -> None:
 def _is_caught_up(known: Mapping[str, Entry[Any]], found: RangeResult) -> bool:
     """Return whether *known* is as new as *found*, or newer.
 
-    Other callers may go on changing it meanwhile.
+    Other callers may continue to change it meanwhile.
     """
     stored = {kv.key: kv.mod_revision for kv in found.kvs}
     return all(

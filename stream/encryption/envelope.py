@@ -84,8 +84,8 @@ class EnvelopeEncryptor:
         blob = blob_of(text, self._prefix)
         if not _has_own_form(blob):
             raise DecryptionFailed(
-                "another service has encrypted the value, or a newer version of this one: how it "
-                "has packed the wrapped key isn't known"
+                "another service, or a newer version of this one, has encrypted the value: the "
+                "format of the wrapped key is unknown"
             )
         end = _HEAD_BYTES + int.from_bytes(blob[1:_HEAD_BYTES], "big")
         wrapped = blob[_HEAD_BYTES:end]

@@ -303,7 +303,7 @@ class AtomicTxn:
             return True
         for lock, kvs in zip(self._locks, result.reads, strict=True):
             if not kvs or kvs[0].create_revision != lock.create_revision:
-                raise LockLost(f'lock "{lock.key}" is not held any more')
+                raise LockLost(f'lock "{lock.key}" is no longer held')
         return False
 
     def _operations(self) -> list[Any]:

@@ -7,8 +7,8 @@ that was paused for longer than its lease doesn't know that it was replaced.
 
 Note [Dead holders]: after a crash, the name is held until the lease of the dead process ends. A
 restarted process waits for that. If the dead process ran under the same kernel and is certainly
-gone, its lease is revoked at once. A wrong judgement does no harm: the earlier life would find its
-lease revoked and could write nothing more, since writes are checked by number.
+gone, its lease is revoked immediately. A wrong judgement does no harm: the earlier life would find
+its lease revoked and could write nothing more, since writes are checked by number.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Claims:
             if holder.token != claim.holder.token:
                 raise _held(claim, holder)
             await self._client.call("lease/revoke", {"ID": kv.lease})
-            raise EtcdUnavailable(f"{claim.key} was under an earlier lease of this process")
+            raise EtcdUnavailable(f"{claim.key} belonged to an earlier lease of this process")
 
     async def _try(self, claim: Claim) -> KeyValue | None:
         """Put the key unless it exists; return the existing key if it is under another lease."""

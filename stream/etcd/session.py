@@ -398,7 +398,7 @@ class Session(Service):
                 registration.revision = result.revision
                 return
             replaced = None
-        raise EtcdUnavailable(f"{registration.key} is changed by somebody else all the time")
+        raise EtcdUnavailable(f"{registration.key} is continuously changed by other processes")
 
     async def put_again(self, registration: Registration) -> None:
         """Put a registration again whose key was deleted, if there is a lease."""
@@ -452,7 +452,7 @@ class Session(Service):
         try:
             return await acquiring
         except TimeoutError:
-            raise LockTimeout(f'lock "{name}" is held by somebody else') from None
+            raise LockTimeout(f'lock "{name}" is held by another process') from None
 
     async def try_lock(self, name: str) -> Lock | None:
         """Return the lock, or ``None`` if another caller holds it."""

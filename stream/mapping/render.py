@@ -472,7 +472,7 @@ def _typed_row_of(
                     key_bytes += len(text)
                     if key_bytes > MAX_KEY_BYTES:
                         raise UserError(
-                            f"the primary key has more than {MAX_KEY_BYTES} bytes with it",
+                            f"with this value the primary key has more than {MAX_KEY_BYTES} bytes",
                             name="primaryKeyTooLong",
                         )
             except UserError as error:

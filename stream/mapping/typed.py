@@ -74,7 +74,7 @@ def _check(column: Column) -> None:
     allowed = _OF_TEXTS.get(type(column))
     if allowed is not None and column.data_type not in allowed:
         raise UserError(
-            f'a column of type "{column.type}" has the dataType {" or ".join(allowed)}, not '
+            f'a column of type "{column.type}" must have the dataType {" or ".join(allowed)}, not '
             f'"{column.data_type}"'
         )
     if column.primary_key and column.nullable:

@@ -99,12 +99,12 @@ def check_data_type(data_type: str) -> None:
         digits, behind = size
         if not 1 <= digits <= MAX_DECIMAL_DIGITS or behind > digits:
             raise UserError(
-                f'the type "{data_type}" must have 1 to {MAX_DECIMAL_DIGITS} digits, and not more '
-                "of them behind the point"
+                f'the type "{data_type}" must have 1 to {MAX_DECIMAL_DIGITS} digits, and at most '
+                "as many of them after the decimal point"
             )
     elif data_type not in _FITTING:
         raise UserError(
-            f'unknown type "{shortened(data_type)}" of a column, known are: {", ".join(DATA_TYPES)}'
+            f'unknown data type "{shortened(data_type)}", expected one of: {", ".join(DATA_TYPES)}'
         )
 
 

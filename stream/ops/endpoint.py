@@ -43,7 +43,7 @@ def _shared_endpoint(reactor: Any, host: str, port: int, backlog: int) -> IStrea
     if not sys.platform.startswith("linux"):
         raise UserError(
             "this platform doesn't spread connections over the processes that share an address: "
-            "leave source.http.sharePort off, and source.http.workers at 0"
+            "leave source.http.sharePort off, and source.http.workers at 1"
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)

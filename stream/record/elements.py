@@ -110,7 +110,7 @@ def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Ele
         if len(text) > MAX_ITEM_BYTES:
             raise BatchTooLarge(
                 f"item {len(texts)} of the batch has more than {MAX_ITEM_BYTES} bytes, "
-                "please send it as a record of its own"
+                "please send it as a separate record"
             )
         texts.append(text)
         if not len(texts) % ITEMS_AT_ONCE:

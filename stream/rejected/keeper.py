@@ -292,7 +292,7 @@ class RejectedRecords(Service):
             if appended.left_out:
                 self._drop(sink, appended.left_out, appended.problem)
             if appended.dropped:
-                self._drop(sink, appended.dropped, "newer ones need their room")
+                self._drop(sink, appended.dropped, "newer ones need the space")
 
     def _note_kept(self, sink: SinkKey) -> None:
         """Note that records of a sink are kept; see Note [Stopped nodes]."""

@@ -118,7 +118,7 @@ class _Messages(Protocol):
         self.cut()
 
     def cut(self) -> None:
-        """End the connection at once; nothing more is read."""
+        """End the connection immediately; nothing more is read."""
         self._has_ended = True
         if self.transport is not None:
             self.transport.abortConnection()

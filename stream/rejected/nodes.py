@@ -220,13 +220,13 @@ class RejectedNodes(Service):
                 node=node.node_id,
                 problem=problem,
             )
-            return Asked(node_id=node.node_id, problem=f"the node can't be asked: {problem}")
+            return Asked(node_id=node.node_id, problem=f"the node is unavailable: {problem}")
 
     async def _ask(self, node: RejectedNode, question: dict[str, Any]) -> dict[str, Any]:
         host, port = split_address(node.address)
         if is_loopback(host) and node.host != self._hostname:
             raise NodeUnavailable(
-                "it listens on its own machine only, set source.quarantine.listen there"
+                "it listens only on its own machine: set source.quarantine.listen there"
             )
         endpoint: Any = HostnameEndpoint(self._reactor, host, port, timeout=_CONNECT_SECONDS)
         if self._credentials is not None:
@@ -255,7 +255,7 @@ def _require_all(asked: Sequence[Asked]) -> None:
     absent = [each.node_id for each in asked if each.answer is None]
     if absent:
         raise UserError(
-            f"source nodes can't be asked: {', '.join(absent)}",
+            f"source nodes are unavailable: {', '.join(absent)}",
             status=503,
             name="sourceNodeUnavailable",
         )

@@ -70,7 +70,8 @@ class Connections:
 def _connection(name: object, plain: object) -> Connection:
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise ValueError(
-            "a connection is named with letters, digits, dashes and underscores, at most 48"
+            "the name of a connection must consist of at most 48 letters, digits, dashes and "
+            "underscores"
         )
     if not isinstance(plain, Mapping) or not all(isinstance(key, str) for key in plain):
         raise ValueError(f'connection "{name}" must have members, such as "type"')

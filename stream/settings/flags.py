@@ -50,11 +50,11 @@ SPECIAL_FLAGS: Mapping[str, SpecialFlag] = {
         SpecialFlag(
             "target",
             "string",
-            "With dev: postgres runs a real PostgreSQL for the tables, and no sandbox.",
+            "With dev: store rows in postgres, iceberg or parquet instead of the sandbox.",
         ),
         SpecialFlag("version", "bool", "Print the version."),
-        SpecialFlag("worker", "bool", "Started by another process: end when standard input does."),
-        SpecialFlag("workers", "int", "Short for --source-http-workers."),
+        SpecialFlag("worker", "bool", "For child processes: exit when standard input is closed."),
+        SpecialFlag("workers", "int", "Short form of --source-http-workers."),
     )
 }
 _LEAVES = {leaf.flag: leaf for leaf in LEAVES} | {

@@ -27,8 +27,8 @@ IGNORED_SETTINGS: Mapping[str, str] = {
     "datadog.profiler.block": _GO_PROFILER,
     "datadog.profiler.mutex": _GO_PROFILER,
     "datadog.profiler.goroutine": _GO_PROFILER,
-    "etcd.keepAliveTimeout": "a call has a timeout of its own.",
-    "etcd.keepAliveInterval": "a call has a timeout of its own.",
+    "etcd.keepAliveTimeout": "each call has its own timeout.",
+    "etcd.keepAliveInterval": "each call has its own timeout.",
     "distribution.grantTimeout": _LEASE,
     "distribution.startupTimeout": _LEASE,
     "distribution.shutdownTimeout": _LEASE,
@@ -38,7 +38,7 @@ IGNORED_SETTINGS: Mapping[str, str] = {
     "storage.level.local.encoding.encoder.concurrency": "rows are rendered by the source itself.",
     "storage.level.local.encoding.inputBuffer": _GROUP_COMMIT,
     "storage.level.local.encoding.failedChunksThreshold": (
-        "a chunk that fails is answered and sent to another slice at once."
+        "a chunk that fails is immediately answered, or sent to another slice."
     ),
     "storage.level.local.encoding.compression.gzip.blockSize": "each group is a gzip member.",
     "storage.level.local.encoding.compression.gzip.concurrency": "a node shares one thread pool.",

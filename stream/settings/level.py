@@ -49,7 +49,7 @@ class StagingOperatorSettings:
     )
     slice_upload_check_interval: Duration = setting(
         duration("2s"),
-        "Interval of looking for slices to upload.",
+        "Interval of checking for slices to upload.",
         rule="required,minDuration=500ms,maxDuration=30s",
     )
     slice_upload_timeout: Duration = setting(
@@ -125,7 +125,7 @@ class TargetOperatorSettings:
     )
     file_import_check_interval: Duration = setting(
         duration("1s"),
-        "Interval of looking for files to import.",
+        "Interval of checking for files to import.",
         rule="required,minDuration=500ms,maxDuration=30s",
     )
     file_import_timeout: Duration = setting(

@@ -199,11 +199,11 @@ class WriterTlsSettings:
 
     certificate: str = setting(
         "",
-        "PEM file with the certificate that this node shows, empty = no TLS between the nodes.",
+        "PEM file with the certificate that this node presents; empty = no TLS between the nodes.",
     )
     key: str = setting("", "PEM file with the key of the certificate.")
     ca: str = setting(
-        "", "PEM file with the authorities that certificates of other nodes must have."
+        "", "PEM file with the authorities that must have signed the certificates of other nodes."
     )
 
 
@@ -228,17 +228,17 @@ class WriterNetworkSettings:
     )
     min_slices_per_source_node: int = setting(
         2,
-        "How many slices of a sink each source node keeps open, if there are so many.",
+        "Min number of slices of a sink that each source node keeps open, if there are enough.",
         rule="required,min=1,max=20",
     )
     max_waiting_streams_per_conn: int = setting(
         1024,
-        "How many slices may wait for being opened on one connection.",
+        "Max number of slices that wait to be opened on one connection.",
         rule="required,min=10,max=100000",
     )
     stream_max_window: ByteSize = setting(
         size("8MB"),
-        "How many bytes may be on the way to the disk of one slice.",
+        "Max number of unacknowledged bytes of one slice.",
         rule="required,minBytes=256kB,maxBytes=10MB",
     )
     stream_open_timeout: Duration = setting(
@@ -278,12 +278,12 @@ class WriterNetworkSettings:
     )
     insecure: bool = setting(
         False,
-        "Let the disk writer listen on other addresses than loopback with neither secret nor TLS.",
+        "Allow the disk writer to listen on addresses other than loopback without a secret or TLS.",
     )
     secret: str = setting(
         "",
-        "Secret of source nodes and disk writers, proved to each other; needed, or TLS is, unless "
-        "the writer listens on loopback.",
+        "Secret that source nodes and disk writers prove to each other. Unless the writer listens "
+        "on loopback, the secret or TLS is required.",
         secret=True,
     )
     tls: WriterTlsSettings = group(WriterTlsSettings)

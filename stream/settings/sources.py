@@ -158,7 +158,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _RepeatedKey(f'the key "{twice}" is there twice')
+        raise _RepeatedKey(f'the key "{twice}" occurs twice')
     return tree
 
 

@@ -73,17 +73,19 @@ class MetadataCleanupSettings:
 
     enable: bool = setting(True, "Delete the records of expired files and their slices.")
     concurrency: int = setting(
-        50, "How many files are cleaned up at once.", rule="required,min=1,max=500"
+        50,
+        "Max number of files that are cleaned up at the same time.",
+        rule="required,min=1,max=500",
     )
     error_tolerance: int = setting(
-        10, "How many failures end one round of the cleanup.", rule="required,min=0,max=100"
+        10, "Number of failures that end one round of the cleanup.", rule="required,min=0,max=100"
     )
     archived_file_retention_per_sink: int = setting(
-        30, "How many imported files of each sink are kept.", rule="required,min=0,max=100"
+        30, "Number of imported files of each sink that are kept.", rule="required,min=0,max=100"
     )
     active_file_expiration: Duration = setting(
         duration("168h"),
-        "Age at which a file that was not imported is abandoned and deleted.",
+        "Age at which a file that hasn't been imported is abandoned and deleted.",
         rule="required,minDuration=1h,maxDuration=720h,gtefield=archivedFileExpiration",
     )
     archived_file_expiration: Duration = setting(
@@ -104,10 +106,10 @@ class JobCleanupSettings:
 
     enable: bool = setting(True, "Delete the records of finished import jobs.")
     concurrency: int = setting(
-        50, "How many jobs are checked at once.", rule="required,min=1,max=500"
+        50, "Max number of jobs that are checked at the same time.", rule="required,min=1,max=500"
     )
     error_tolerance: int = setting(
-        10, "How many failures end one round of the cleanup.", rule="required,min=0,max=100"
+        10, "Number of failures that end one round of the cleanup.", rule="required,min=0,max=100"
     )
     interval: Duration = setting(
         duration("30s"),
@@ -127,7 +129,7 @@ class DiskCleanupSettings:
         rule="required,minDuration=5m,maxDuration=24h",
     )
     concurrency: int = setting(
-        50, "How many directories are removed in one go.", rule="required,min=1,max=500"
+        50, "Number of directories that are removed at a time.", rule="required,min=1,max=500"
     )
 
 

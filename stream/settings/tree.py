@@ -67,17 +67,17 @@ class ManholeSettings:
     """The settings of the console over SSH."""
 
     enabled: bool = setting(
-        False, "Offer a Python console of the running process over SSH. It can do anything."
+        False,
+        "Offer a Python console of the process over SSH. Its users can do anything that the "
+        "process can.",
     )
     listen: str = setting(
         "127.0.0.1:4022",
-        "Address of the console; only this machine may reach it.",
+        "Address of the console; it must be on loopback.",
         rule="required,loopback_port",
     )
     host_key: str = setting("", "File with the private key of the console's SSH server.")
-    authorized_keys: str = setting(
-        "", "File with the public keys of those who may use the console."
-    )
+    authorized_keys: str = setting("", "File with the public keys of the users of the console.")
 
 
 @attrs.frozen
@@ -89,10 +89,10 @@ class LogSettings:
         "Lines of the log: json, text, or auto = a short form on a terminal, else json.",
         rule="required,oneof=auto json text",
     )
-    file: str = setting("", "Log file, opened again on SIGHUP; empty = standard output.")
+    file: str = setting("", "Log file, reopened on SIGHUP; empty = standard output.")
     access_log: bool = setting(True, "Log each request to the API.")
     levels: tuple[str, ...] = setting(
-        (), "Levels of namespaces, e.g. etcd=debug, where they differ from the usual one."
+        (), "Log levels of components, such as etcd=debug, if they differ from the default level."
     )
 
 
@@ -100,7 +100,7 @@ class LogSettings:
 class TracingSettings:
     """The settings of tracing."""
 
-    enabled: bool = setting(False, "Send spans of OpenTelemetry; needs stream-service[tracing].")
+    enabled: bool = setting(False, "Send OpenTelemetry spans; needs stream-service[tracing].")
     endpoint: str = setting(
         "http://127.0.0.1:4318/v1/traces",
         "URL of the collector that accepts spans by OTLP over HTTP.",
@@ -156,8 +156,7 @@ class EtcdSettings:
     debug_log: bool = setting(False, "Log each operation of the etcd client to stderr.")
     data_dir: str = setting(
         "",
-        "Directory of the etcd that the service runs itself; the endpoint may be left out then, "
-        "and is 127.0.0.1:2379.",
+        "Data directory of the embedded etcd; the endpoint is then 127.0.0.1:2379 by default.",
     )
 
 
@@ -189,12 +188,12 @@ class TailSettings:
 
     listen: str = setting(
         "127.0.0.1:0",
-        "Address to which source nodes send records of live tails; on loopback for a single "
-        "machine, port 0 takes a free one.",
+        "Address to which source nodes send records of live tails. Loopback is enough on a single "
+        "machine; port 0 means any free port.",
         rule="required,hostname_port",
     )
     max_concurrent: int = setting(
-        100, "Live tails that a node answers at the same time.", rule="min=0,max=1000"
+        100, "Max number of live tails that a node serves at the same time.", rule="min=0,max=1000"
     )
 
 
@@ -202,7 +201,7 @@ class TailSettings:
 class ConsoleSettings:
     """The settings of the console in a browser."""
 
-    enabled: bool = setting(True, "Serve the console, a page for people, at /console/.")
+    enabled: bool = setting(True, "Serve the web console at /console/.")
 
 
 @attrs.frozen
@@ -210,7 +209,9 @@ class LiveSettings:
     """The settings of live streams of counters and states."""
 
     max_concurrent: int = setting(
-        200, "Live streams of branches that a node answers at the same time.", rule="min=0,max=900"
+        200,
+        "Max number of live streams of branches that a node serves at the same time.",
+        rule="min=0,max=900",
     )
 
 
@@ -223,7 +224,7 @@ class APISettings:
         "http://localhost:8000", "URL of the API for its users.", rule="required,url"
     )
     strict: bool = setting(
-        False, "Refuse a body with members that aren't known, rather than warn of them."
+        False, "Refuse a body with unknown members instead of returning warnings."
     )
     task: TaskSettings = group(TaskSettings)
     tail: TailSettings = group(TailSettings)
@@ -276,8 +277,8 @@ class IdempotencySettings:
     )
     max_keys: int = setting(
         100000,
-        "Max number of remembered idempotency keys, "
-        "the oldest of the source with the most are evicted.",
+        "Max number of remembered idempotency keys; at the limit the oldest keys of the source "
+        "with the most keys are evicted.",
         rule="required,min=1,max=10000000",
     )
     ask_writers: bool = setting(
@@ -293,8 +294,8 @@ class TemplateSettings:
 
     processes: int = setting(
         4,
-        "Max number of processes for templates, of one process that takes records. "
-        "All but one may be used by projects whose templates take long.",
+        "Max number of template processes for each process that accepts records. Projects with "
+        "slow templates can use all but one of them.",
         rule="required,min=1,max=64",
     )
     processor_time: Duration = setting(
@@ -314,8 +315,8 @@ class TemplateSettings:
     )
     queue_bytes: ByteSize = setting(
         size("16MB"),
-        "Max size of the records of one project that wait for their templates; "
-        "of all projects together four times as much.",
+        "Max size of the records of one project that wait for their templates; for all projects "
+        "together the limit is four times as high.",
         rule="required,minBytes=1MB,maxBytes=1GB",
     )
 
@@ -340,7 +341,7 @@ class HTTPSourceSettings:
     )
     min_upload_rate: ByteSize = setting(
         size("4KB"),
-        "Bytes of a body that give a request one more second to arrive than the request timeout.",
+        "Number of received bytes of a body that extend the request timeout by one second.",
         rule="required,minBytes=100B,maxBytes=1MB",
     )
     max_connections: int = setting(
@@ -377,7 +378,7 @@ class HTTPSourceSettings:
     )
     read_text_as_json: bool = setting(
         False,
-        "Whether a body of the type text/plain is read as JSON, as some senders mean it.",
+        "Whether a text/plain body is read as JSON, because some senders use this type for JSON.",
         override="unlisted",
     )
     idempotency: IdempotencySettings = group(IdempotencySettings)
@@ -391,7 +392,7 @@ class HTTPSourceSettings:
     )
     trusted_proxies: tuple[str, ...] = setting(
         (),
-        "Addresses and networks of the proxies whose X-Forwarded-For header is believed.",
+        "Addresses and networks of the proxies whose X-Forwarded-For header is trusted.",
         rule="networks",
     )
 
@@ -403,13 +404,13 @@ class QuarantinePlaceSettings:
     path: str = setting(
         "",
         "Directory of the rejected records of this node. Empty = .rejected in the directory of the "
-        "volumes; a node without volumes keeps none then.",
+        "volumes; a node without volumes then keeps no rejected records.",
         former="source.deadLetterPath",
     )
     listen: str = setting(
         "127.0.0.1:0",
-        "Address at which the API asks this node for its rejected records; on loopback for a "
-        "single machine, port 0 takes a free one.",
+        "Address at which the API requests the rejected records of this node. Loopback is enough "
+        "on a single machine; port 0 means any free port.",
         rule="required,hostname_port",
     )
 
@@ -423,8 +424,8 @@ class SourceSettings:
     quarantine: QuarantinePlaceSettings = group(QuarantinePlaceSettings)
     without_sink: str = setting(
         "accept",
-        "What a source without an enabled sink does with records: accept them, and store them "
-        "nowhere, or refuse them with 503.",
+        "What a source without an enabled sink does with records: accept them without storing "
+        "them, or refuse them with 503.",
         rule="required,oneof=accept refuse",
         override="unlisted",
     )
@@ -489,15 +490,16 @@ class TargetStagingSettings:
         "",
         "URL of a bucket (s3://bucket/prefix, gs://…, az://container/prefix) or of a folder "
         "(file:///var/lib/stream/staging) that all readers and coordinators reach. Empty = the "
-        "folder staging beside the one of the volumes, where both are one process.",
+        "folder staging in the parent directory of the volumes, if both run in one process.",
     )
-    region: str = setting("", "Region of a bucket of S3; empty = that of the environment.")
-    endpoint: str = setting("", "URL of a store that isn't the cloud's own.")
-    account: str = setting("", "Name of the account of Azure.")
+    region: str = setting("", "Region of an S3 bucket; empty = the region of the environment.")
+    endpoint: str = setting("", "URL of an object store other than the cloud's own.")
+    account: str = setting("", "Name of the Azure account.")
     credential_file: str = setting(
         "",
         "JSON file with the credentials: accessKeyId and secretAccessKey (s3), accountKey or "
-        "sasToken (az), the key of a service account (gs). Empty = those of the environment.",
+        "sasToken (az), the key of a service account (gs). Empty = the credentials of the "
+        "environment.",
     )
 
 
@@ -507,8 +509,8 @@ class TargetSettings:
 
     connections: Connections = setting(
         Connections(),
-        "Databases that sinks may write to, by name: type, its options, and projects that may "
-        "use it (all if none is named).",
+        "Connections that sinks may use, by name. Each has a type, options, and the projects that "
+        "may use it (by default all projects).",
         secret=True,
     )
     job_limit: int = setting(
@@ -530,8 +532,8 @@ class AuthSettings:
     )
     bootstrap_token_file: str = setting(
         "",
-        "File with a token that may make tokens and branches, with the provider stream; for the "
-        "first token, empty = none.",
+        "File with the first token, which may only create tokens and branches, with the provider "
+        "stream; empty = none.",
     )
     bootstrap_project: int = setting(1, "Project of the bootstrap token.", rule="min=1")
 
@@ -623,17 +625,19 @@ class LocalPostgresSettings:
 
     listen: str = setting(
         "127.0.0.1:5433",
-        "Address of the PostgreSQL that the service runs itself.",
+        "Address of the embedded PostgreSQL.",
         rule="required,loopback_port",
     )
-    path: str = setting("", "Directory of its data and of the password of its user.")
+    path: str = setting(
+        "", "Directory of the data of the embedded PostgreSQL, and of its user's password."
+    )
 
 
 @attrs.frozen
 class Settings:
     """All settings. Made by `stream.settings.load`, which also validates them."""
 
-    debug_log: bool = setting(False, "Log details for finding a fault.")
+    debug_log: bool = setting(False, "Log details that help to find faults.")
     debug_http_client: bool = setting(
         False,
         "Log each request to the Storage API with its answer; secrets are masked.",

@@ -33,7 +33,7 @@ class _TextLoader(yaml.SafeLoader):
         for name, _ in node.value:
             if isinstance(name, yaml.ScalarNode) and name.tag != _MERGE_TAG:
                 if name.value in seen:
-                    problem = f'the key "{name.value}" is there twice'
+                    problem = f'the key "{name.value}" occurs twice'
                     raise yaml.constructor.ConstructorError(None, None, problem, name.start_mark)
                 seen.add(name.value)
         return super().construct_mapping(node, deep)

@@ -45,7 +45,7 @@ class PipelineEvent(enum.Enum):
     CLOSE = "close"
     """The sink leaves the slice."""
     EMPTY = "empty"
-    """No rows are pending any more, after `CLOSE`."""
+    """No rows are pending, after `CLOSE`."""
 
 
 _S, _E = PipelineState, PipelineEvent

@@ -10,7 +10,7 @@ Coordinators wait for the lowest report before a slice may be uploaded. The repo
 node's lease, and a node without a lease accepts no records: a node that can't report can't write.
 
 Note [Lost lease]: with the lease the node loses its name, and its open files belong to a life that
-is over (`stream.etcd.claims`). So all pipelines stop at once, and records are refused until the
+is over (`stream.etcd.claims`). So all pipelines stop immediately, and records are refused until the
 node holds its name again. The stopped pipelines are closed, `SINKS_AT_ONCE` at a time, since
 thousands in one turn of the reactor would delay the new lease. All have one deadline: the outcome
 of rows that a writer has not acknowledged by then is unknown. In the new life each sink gets a
@@ -96,7 +96,7 @@ class SinkTarget:
     def write(
         self, record: RecordContext, completion: Completion, mark: Mark | None = None
     ) -> None:
-        """Render and write *record*; *completion* is called, at once or later. Never raises."""
+        """Render and write *record*; *completion* is called, immediately or later. Never raises."""
         try:
             pipeline, router = self.opened, self._router
             if pipeline is None or router.refusal is not None or router.over_quota:

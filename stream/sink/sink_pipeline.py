@@ -208,7 +208,9 @@ class SinkPipeline:
     def write(
         self, record: RecordContext, completion: Completion, mark: Mark | None = None
     ) -> None:
-        """Render *record* and pass it to a ready slice; *completion* is called, at once or later.
+        """Render *record* and pass it to a ready slice.
+
+        *completion* is called, immediately or later.
 
         Raises UserError: the record can't be rendered, or no slice accepts it; *completion* isn't
         called.
@@ -231,7 +233,7 @@ class SinkPipeline:
         self.hand_on(target, row, 1, record.timestamp_ms, completion, mark)
 
     def direct(self) -> DirectTarget | None:
-        """Return a slice for rows that are written at once; ``None`` if there is none.
+        """Return a slice for rows that are written immediately; ``None`` if there is none.
 
         There is none if the compiled renderer doesn't support the mapping, or rows have to wait.
         """

@@ -355,7 +355,7 @@ class SlicePipeline:
                 errbackArgs=(sent, sending),
             )
             if sent.offset < 0:
-                return  # it was refused at once, and comes before the others
+                return  # it was refused immediately, and comes before the others
 
     def _acknowledge(self, end: int, sent: SentGroup, sending: tuple[int, int]) -> None:
         if sending != (self._generation, sent.sendings):

@@ -52,7 +52,7 @@ class Dispatcher:
         self._closed = False
 
     def put(self, entry: SourceEntry) -> None:
-        """Add or replace a source. Takes effect at once."""
+        """Add or replace a source. Takes effect immediately."""
         self.remove(entry.key)
         if entry.type == self._type:
             place = (entry.key.project_id, entry.key.source_id)

@@ -111,7 +111,7 @@ class SinkWriter(Protocol):
     def write(
         self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
     ) -> None:
-        """Render and write *record*; *completion* is called, at once or later. Never raises."""
+        """Render and write *record*; *completion* is called, immediately or later. Never raises."""
 
     def direct(self) -> DirectWriter | None:
         """Return a writer that accepts rows without waiting, ``None`` if there is none."""

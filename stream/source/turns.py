@@ -108,7 +108,7 @@ class Turns:
         return self._held_bytes >= self._max_held
 
     def work(self, key: Hashable, size: int, steps: Steps) -> Deferred[None]:
-        """Run *steps*, the first ones at once if the queue is empty.
+        """Run *steps*, the first ones immediately if the queue is empty.
 
         Raises UserError: 503, the queue is full. A single job is always accepted.
 

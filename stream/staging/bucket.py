@@ -77,7 +77,7 @@ class BucketAddress:
         except (OSError, UnicodeDecodeError):
             raise _unusable(
                 # Its path is the operator's, and users get this message.
-                '"credentialFile" can\'t be read on this node: make it readable for the service'
+                '"credentialFile" can\'t be read on this node: make it readable by the service'
             ) from None
         _parsed(self, text)
         return text
@@ -93,16 +93,18 @@ def read_address(options: Mapping[str, Any]) -> BucketAddress:
             '"file:///folder"'
         )
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError('"url" has only a bucket and a path; credentials are in "credentialFile"')
+        raise ValueError(
+            '"url" must contain only a bucket and a path; put credentials into "credentialFile"'
+        )
     path = unquote(parts.path)
     if parts.scheme == "file":
         if parts.netloc or not Path(path).is_absolute() or path == "/":
-            raise ValueError('"url" of a folder is like "file:///var/lib/stream/lake"')
+            raise ValueError('"url" of a folder must be like "file:///var/lib/stream/lake"')
     elif not parts.netloc:
         raise ValueError('"url" names no bucket')
     account = str(options.get("account") or "")
     if (parts.scheme == "az") is not bool(account):
-        raise ValueError('"account" is needed for az://, and only there')
+        raise ValueError('"account" is required for az://, and not allowed otherwise')
     return BucketAddress(
         scheme=parts.scheme,
         bucket=parts.netloc,
@@ -159,7 +161,10 @@ class Bucket:
             raise self._failed(f'cannot read "{name}"', problem) from None
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Iterate over the pieces of a large object. Raises StagingError, at once or on the way."""
+        """Iterate over the pieces of a large object.
+
+        Raises StagingError: immediately, or while the object is read.
+        """
         return self._backend.get(f"{self._prefix}{name}")
 
     def names(self, below: str) -> Iterator[str]:
@@ -222,7 +227,7 @@ def _folder(root: Path) -> Bucket:
     try:
         root.mkdir(exist_ok=True)
     except OSError as problem:
-        raise StagingError(f'cannot make the folder "{root}": {problem.strerror}') from None
+        raise StagingError(f'cannot create the folder "{root}": {problem.strerror}') from None
     store = LocalStore(root, automatic_cleanup=True)
     return Bucket(LocalBackend(root), store, "", str, has_parts=True)
 

@@ -140,7 +140,7 @@ class CloudBackend:
         if not self._md5_etags or form is None or bool(form[1]) is not multipart:
             return False
         if etag != sent.expected_etag(multipart=multipart):
-            raise ObjectMismatch(f'the digest of "{key}" is not that of the bytes sent')
+            raise ObjectMismatch(f'the digest of "{key}" does not match the bytes that were sent')
         return True
 
     def _check_size(self, key: str, sent: SentBody) -> bool:
@@ -162,7 +162,7 @@ class CloudBackend:
         for _part in stored.parts():
             pass
         if stored.digests != sent.digests:
-            raise ObjectMismatch(f'the content of "{key}" is not what was sent')
+            raise ObjectMismatch(f'the content of "{key}" differs from the bytes that were sent')
         return True
 
     def readable(self, problem: Exception | str) -> str:

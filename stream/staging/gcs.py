@@ -196,7 +196,7 @@ class GcsBackend:
                     raise StagingError(f'cannot store "{key}": {_refusal(answer)}')
                 at = _arrived(answer)
                 if not offset <= at <= end:
-                    raise StagingError(f'cannot store "{key}": {at} bytes arrived of {offset}')
+                    raise StagingError(f'cannot store "{key}": {at} of {offset} bytes arrived')
                 if at == end and total is None:
                     return {}
                 reason = f"{at} of {end} bytes arrived"
@@ -279,7 +279,7 @@ def _check(key: str, found: Mapping[str, Any], size: int, digest: bytes) -> None
         raise ObjectMismatch(f'"{key}" has {found.get("size")} bytes, {size} were sent')
     returned = found.get("md5Hash")
     if returned is not None and returned != base64.b64encode(digest).decode():
-        raise ObjectMismatch(f'the digest of "{key}" is not that of the bytes sent')
+        raise ObjectMismatch(f'the digest of "{key}" does not match the bytes that were sent')
 
 
 def gcs_backend(upload: FileUpload) -> GcsBackend:

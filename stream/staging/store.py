@@ -46,7 +46,7 @@ class Backend(Protocol):
         """Store the whole body under *key*, or nothing; the result's URL is empty."""
 
     def get(self, key: str) -> Iterator[bytes]:
-        """Return the body of the object *key*. Raises StagingError, at once or on the way."""
+        """Return the body of the object *key*. Raises StagingError, immediately or on the way."""
 
 
 class StagingStore:
@@ -94,7 +94,7 @@ class StagingStore:
     def read(self, name: str) -> Iterator[bytes]:
         """Return the body of the object *name*; blocks.
 
-        Raises StagingError: at once, or while the body is read.
+        Raises StagingError: immediately, or while the body is read.
         """
         return self._backend.get(self._location.key(name))
 

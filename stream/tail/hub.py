@@ -43,7 +43,7 @@ _GRACE_SECONDS = 900
 """Seconds that a subscription outlives its tail if it isn't removed: clocks differ."""
 
 Take = Callable[[Any], list[str]]
-"""Accepts samples as plain values; returns the ids of tails that nobody watches any more."""
+"""Accepts samples as plain values; returns the ids of tails that no client watches any longer."""
 
 
 class TailHub(Service):
@@ -164,7 +164,7 @@ class TailHub(Service):
         )
 
     def take(self, samples: Any) -> list[str]:
-        """Accept a source node's samples; return the ids of tails that nobody watches any more.
+        """Accept a source node's samples; return the ids of tails without a client.
 
         Raises ValueError or TypeError: a value has a wrong type.
 

@@ -194,7 +194,7 @@ class TailSender(Service):
             outlet.sending = None
 
     async def _post(self, address: str, samples: Samples) -> list[str]:
-        """Send samples; return the ids of tails that nobody watches any more.
+        """Send samples; return the ids of tails that no client watches any longer.
 
         Fails if the answer isn't that of a receiver.
         """

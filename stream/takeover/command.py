@@ -142,5 +142,5 @@ def _verdict(found: Inventory, command: str, to_original: bool) -> str:
     return (
         "Run convert-to-original, then start the original service."
         if to_original
-        else "This service can be started: it reads all of this as it is."
+        else "This service can be started: it reads all of this unchanged."
     )

@@ -103,7 +103,9 @@ async def _sealed_for_original(
     plain = to_plain(await record.unseal(encryptor))
     gob = upload_to_go(plain) if isinstance(record, FileRecord) else token_to_go(plain)
     if not isinstance(encryptor, AesEncryptor):
-        raise UserError("only what encryption.provider=aes has encrypted can be given back")
+        raise UserError(
+            "only values that encryption.provider=aes has encrypted can be converted back"
+        )
     sealed = encryptor.encrypt_for_original(gob, metadata)
     if isinstance(record, FileRecord):
         return attrs.evolve(record, encrypted_upload=sealed)

@@ -17,6 +17,6 @@ def check_project(made_by: str, table: str, owner: str) -> None:
     project = owner.partition("/")[0]
     if made_by and made_by.partition("/")[0] != project:
         raise UserError(
-            f'the table "{table}" was made for another project, use another name',
+            f'the table "{table}" was created for another project, use another name',
             name="tableOfAnotherProject",
         )

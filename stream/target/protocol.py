@@ -76,7 +76,7 @@ class StagingReplaced(Exception):
 
 
 class TargetUnavailable(StagingError):
-    """Where a file is imported to can't be reached now, so its records have to stay.
+    """The target of a file is unavailable now, so the records of the file must be kept.
 
     :param place: the same for all files that this concerns, such as the name of a connection.
     """

@@ -70,7 +70,8 @@ def staging_address(
             return BucketAddress(scheme="file", prefix=str(folder))
         raise UserError(
             f"{_WHERE} must be set: this process has no storage-reader and storage-coordinator "
-            "together, so set it to a bucket (s3://…, gs://…, az://…) or a shared folder (file:///…)"
+            "together, so set it to a bucket (s3://…, gs://…, az://…) or a shared folder "
+            "(file:///…)"
             " that all of them reach",
             name="invalidSettings",
         )
@@ -193,9 +194,10 @@ class StagingCheck(Service):
             if other.place != own.place and other.node_id != own.node_id:
                 await self._registration.remove()
                 raise UserError(
-                    f'slices of this node would wait in "{own.url}", which is another place than '
-                    f'"{other.url}" of the node "{other.node_id}": set {_WHERE} to the same bucket '
-                    "or shared folder on all nodes",
+                    f'this node would stage slices in "{own.url}", but the node "{other.node_id}" '
+                    f"stages "
+                    f'them in "{other.url}": set {_WHERE} to the same bucket or shared folder on '
+                    "all nodes",
                     name="invalidSettings",
                 )
 

@@ -166,7 +166,7 @@ class StagedTarget(ABC, Generic[C, R]):
         found = self._connections.get(record.connection)
         if found is None:
             raise UserError(
-                f'the connection "{record.connection}" isn\'t declared on this node any more: '
+                f'the connection "{record.connection}" is no longer declared on this node: '
                 'declare it in the setting "target.connections" and restart the node'
             )
         return found
@@ -251,7 +251,7 @@ class StagedTarget(ABC, Generic[C, R]):
             await self._remove_abandoned(record, self._connections[record.connection])
 
     async def _remove_abandoned(self, record: R, connection: C) -> None:
-        """Ask a connection that has just failed not again, so that a run of cleanup ends."""
+        """Don't use a connection again that has just failed, so the cleanup run ends."""
         now = self._reactor.seconds()
         failed = self._failed.get(record.connection)
         if failed is not None and now < failed[0]:

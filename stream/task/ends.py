@@ -73,7 +73,7 @@ class TaskEnds(Service):
     async def wait(self, task: Task, seconds: float) -> Task:
         """Return the record of *task* at its end, or its current state after *seconds*.
 
-        The current state is also returned if the task isn't running any more, the node stops, or
+        The current state is also returned if the task is no longer running, the node stops, or
         etcd is unavailable: the task continues, and can be polled.
         """
         deadline = self._reactor.seconds() + seconds

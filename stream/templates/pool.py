@@ -270,8 +270,8 @@ class TemplatePool:
             or (of_project.size and of_project.size + size > limits.queue_bytes)
             or (self._size and self._size + size > 4 * limits.queue_bytes)
         ):
-            what = "for their templates" if plan.has_templates else "to be read: they are large"
-            raise self._refused("full", f"too many records wait {what}", "overloaded")
+            what = "wait for their templates" if plan.has_templates else "are large and wait"
+            raise self._refused("full", f"too many records {what}", "overloaded")
         of_project.records += 1
         of_project.size += size
         self._size += size
@@ -302,7 +302,7 @@ class TemplatePool:
         try:
             of_project = self._project(project)
             if len(of_project.checks) >= MAX_CHECKS:
-                raise self._refused("full", "too many definitions wait to be read", "overloaded")
+                raise self._refused("full", "too many definitions wait to be checked", "overloaded")
         except UserError as error:
             answer.errback(error)
             return answer
@@ -572,7 +572,7 @@ class TemplatePool:
         if not slot.is_leaving and not self._is_stopping:
             self._meter.ended(end.cause.value)
         if end.cause is Cause.START and not self._is_stopping:
-            self._not_started("it ends at once")
+            self._not_started("it ends immediately")
         for serial, batch in slot.batches.items():
             index = end.index if serial == end.serial else -1
             if batch.check is not None:
@@ -612,8 +612,8 @@ class TemplatePool:
     def _too_slow(self, plan: TemplatePlan) -> str:
         what = "templates" if plan.has_templates else "paths"
         return (
-            f"the {what} of a record may take {self._limits.seconds:g} s of processor time, "
-            "and this one takes longer"
+            f"the {what} of the record exceed the limit of {self._limits.seconds:g} s of processor "
+            "time"
         )
 
     def _blame(self, job: _Job, column: int, reason: str) -> None:
@@ -638,8 +638,8 @@ class TemplatePool:
         if pause.until > self._reactor.seconds():
             raise self._refused(
                 "paused",
-                f"the templates of the sink were stopped {pause.stops} times one after the other, "
-                "they are not run for a moment",
+                f"the templates of the sink were stopped {pause.stops} times in a row, they are "
+                "paused for a short time",
                 "templatesPaused",
             )
 
@@ -647,9 +647,9 @@ class TemplatePool:
         if end.cause is Cause.PROCESSOR or (end.cause is Cause.CRASH and check.losses):
             faults: list[str | None] = [None] * len(check.templates)
             faults[min(max(end.index, 0), len(faults) - 1)] = (
-                f"it takes longer than {self._limits.seconds:g} s of processor time to be read"
+                f"parsing it takes longer than {self._limits.seconds:g} s of processor time"
                 if end.cause is Cause.PROCESSOR
-                else "it takes more memory to be read, or a deeper stack, than there is"
+                else "parsing it exceeds the limit of memory or of the depth of the stack"
             )
             check.answer.callback(faults)
         elif check.losses or self._is_stopping:
@@ -764,7 +764,7 @@ def _killed() -> UserError:
 
 
 def _too_much_memory() -> str:
-    return "the template needs more memory or a deeper stack than it may have"
+    return "the template exceeds the limit of memory or of the depth of the stack"
 
 
 class _Answers:

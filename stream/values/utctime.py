@@ -44,7 +44,7 @@ def is_ahead(moment: datetime, now: datetime) -> bool:
 def age(moment: datetime, now: datetime) -> timedelta:
     """Return the time since *moment*; the maximum if it `is_ahead`.
 
-    So a delayed action is due at once if the clock was set back.
+    So a delayed action is due immediately if the clock was set back.
     """
     return timedelta.max if is_ahead(moment, now) else now - moment
 

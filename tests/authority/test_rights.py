@@ -36,9 +36,9 @@ def test_rights_by_name() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "a token needs at least one right of read, write, tail, admin"),
-        (["reed"], 'there is no right "reed", known are read, write, tail, admin'),
-        (["bootstrap"], 'there is no right "bootstrap", known are read, write, tail, admin'),
+        ([], "a token needs at least one of the rights read, write, tail, admin"),
+        (["reed"], 'unknown right "reed", expected one of read, write, tail, admin'),
+        (["bootstrap"], 'unknown right "bootstrap", expected one of read, write, tail, admin'),
     ],
 )
 def test_unknown_rights(names: list[str], message: str) -> None:

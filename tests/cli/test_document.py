@@ -73,7 +73,7 @@ def test_a_valid_file() -> None:
         ("    name: Shop\n", "", 'stream.yaml:2: sources[0] has no "name"'),
         ("type: http", "type: htp", 'sources[0].type can\'t be "htp"; did you mean "http"?'),
         ("type: uuid", "type: uid", 'did you mean "uuid"?'),
-        ("    sinks:", "    type: otlp\n    sinks:", 'stream.yaml:7: "type" is there twice'),
+        ("    sinks:", "    type: otlp\n    sinks:", 'stream.yaml:7: "type" occurs twice'),
         ("sources:", "source:", 'the file has no "sources"'),
         ("disabled: false", "disabled: 0", "has to be a boolean"),
         ("sources:", "sources: [", "stream.yaml:"),
@@ -97,7 +97,7 @@ def test_all_faults_at_once() -> None:
 def test_a_duplicate_id() -> None:
     """A duplicate id is refused: the second object would overwrite the first."""
     entry = _GOOD.removeprefix("sources:\n")
-    assert _faults(_GOOD + entry) == ['stream.yaml:18: the source "shop" is there twice']
+    assert _faults(_GOOD + entry) == ['stream.yaml:18: the source "shop" occurs twice']
 
 
 def test_a_service_without_a_description() -> None:

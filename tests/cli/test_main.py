@@ -314,7 +314,7 @@ def test_where_credentials_are_stored(home: Path) -> None:
         (["sink", "create", "s", "x", "--table", "t", "--column", "id:uid"], 'mean "uuid"?'),
         (["source", "update", "shop"], "Nothing to change"),
         (["tail", "shop", "--filter", "user"], "begins with a dot"),
-        (["rejected", "replay", "shop", "orders"], "Select the records:"),
+        (["rejected", "replay", "shop", "orders"], "Select the records with"),
         (["rejected", "delete", "shop", "orders", "1", "--all"], "not both"),
     ],
 )

@@ -130,7 +130,7 @@ def test_records_are_selected_in_one_way(
     made = calls({}, {}, {})
     delete = ["rejected", "delete", "shop", "orders", "--yes"]
     assert run([*delete, "a", "--reason", "x"]) == 2
-    assert "IDs, or a selection" in capsys.readouterr().err
+    assert "Use either IDs" in capsys.readouterr().err
     assert run(delete) == 2
     assert run([*delete, "a", "b"]) == run([*delete, "--of-column", "c", "--until", "2026"]) == 0
     assert run([*delete, "--all"]) == 0

@@ -86,7 +86,7 @@ def test_pages() -> None:
 @pytest.mark.parametrize("answer", [[1], None, {"sources": 1}], ids=str)
 def test_pages_of_another_service(answer: object) -> None:
     """Pages of another service are not parsed as lists."""
-    with pytest.raises(ClientError, match="not like the API"):
+    with pytest.raises(ClientError, match="but is not the API"):
         list(Service((200, answer)).api.pages("sources", "sources"))
 
 
@@ -95,7 +95,7 @@ def test_endless_pages() -> None:
     answers: list[Answer] = [
         (200, {"sources": [{}] * 100, "page": {"lastId": str(number)}}) for number in range(1001)
     ]
-    with pytest.raises(ClientError, match="no end"):
+    with pytest.raises(ClientError, match="more than 1000 pages"):
         list(Service(*answers).api.pages("sources", "sources"))
 
 

@@ -60,6 +60,6 @@ def test_encoded(record: Any, line: str) -> None:
 
 @pytest.mark.parametrize("record", [float("nan"), "", b"\n", object()])
 def test_records_that_can_not_be_encoded(record: Any) -> None:
-    """A record that can't be encoded is refused at once."""
+    """A record that can't be encoded is refused immediately."""
     with pytest.raises((TypeError, ValueError)):
         encoded(record)

@@ -47,7 +47,7 @@ def test_switching_keeps_one_of_two_states() -> None:
 
 
 def test_deletion_keeps_one_of_two_states() -> None:
-    """An entity is never marked as deleted and undeleted at once."""
+    """An entity is never marked as deleted and undeleted immediately."""
     deleted = lifecycle.delete(source(), LATER, BY, directly=False)
     assert not lifecycle.is_active(deleted)
     undeleted = lifecycle.undelete(deleted, LATER, BY)

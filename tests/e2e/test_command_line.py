@@ -155,7 +155,7 @@ def test_an_interrupted_push(person: Person) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "The same command goes on from line" in errors
+    assert "The same command continues from line" in errors
     printed = person.document(*push, code=7)
     assert printed["rejected"] <= 3
     assert printed["accepted"] < count

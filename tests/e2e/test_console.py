@@ -88,7 +88,7 @@ def test_operator_commands(deployed: Deployment, tmp_path: Path) -> None:
     assert "definition/source/active/" in shown
     assert re.search(r'stream_sink_acknowledged_records_total\{.*sink_id="my-sink"', shown)
     assert "etcd: debug" in shown
-    assert "UserError: a sink is written" in shown
+    assert "UserError: write the sink as" in shown
     assert TOKEN not in shown
     assert url.rpartition("/")[2] not in shown  # the source's secret
     assert "to be rotated: 123/456/my-source/my-sink/" in shown

@@ -125,7 +125,7 @@ def test_invalid_definitions(server: Postgres, tmp_path: Path) -> None:
         unknown = refused({**place, "connection": "other", "mapping": mapping})
         assert 'no connection "other" of the type postgres, there are: warehouse' in unknown
         odd = {"columns": [{**column, "dataType": "text"}]}
-        assert 'unknown type "text" of a column' in refused({**place, "mapping": odd})
+        assert 'unknown data type "text"' in refused({**place, "mapping": odd})
         typed = {"columns": [{**column, "dataType": "json"}]}
         keboola = {"type": "keboola", "tableId": "in.c-a.b", "mapping": typed}
         assert "have no types" in refused(keboola)

@@ -276,7 +276,7 @@ def test_taken_over_with_open_files(deployed: Deployment) -> None:
     checked = command(deployed, "check-takeover")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "the gzip stream has no end" in checked.stdout
-    assert checked.stdout.endswith("it reads all of this as it is.\n")
+    assert checked.stdout.endswith("it reads all of this unchanged.\n")
     other_key = base64.b64encode(b"x" * 32).decode()
     refused = command(deployed, "check-takeover", f"--encryption-aes-secret-key={other_key}")
     assert refused.returncode == 1 and "another key or for another record" in refused.stdout

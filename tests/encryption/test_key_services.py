@@ -200,7 +200,9 @@ async def test_values_of_the_original(make: Make, request: pytest.FixtureRequest
     provider = request.node.callspec.params["make"]
     for blob in (b"", b"\x1f\x8b\x08 a gzipped gob", b"\x01", b"\x02newer"):
         text = f"{provider}::aes::{base64.b64encode(blob).decode()}"
-        with pytest.raises(DecryptionFailed, match="another service has encrypted"):
+        with pytest.raises(
+            DecryptionFailed, match="another service, or a newer version of this one, has encrypted"
+        ):
             await encryptor.decrypt(text, SINK)
         assert is_of_another_service(text)
     assert is_of_another_service(f"{provider}::other::AAAA")

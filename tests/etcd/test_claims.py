@@ -126,7 +126,7 @@ async def test_after_a_crash_the_claim_waits_for_the_lease(
 
 @pytest_twisted.ensureDeferred
 async def test_the_claim_does_not_wait_for_a_dead_process(etcd: EtcdClient, other: Session) -> None:
-    """The lease of a process that ran on this machine and has ended is revoked at once."""
+    """The lease of a process that ran on this machine and has ended is revoked immediately."""
     granted = await etcd.call("lease/grant", {"TTL": 600})
     code = (
         "from stream.etcd.claims import Holder; from stream.values.codec import encode;"

@@ -81,7 +81,7 @@ async def test_a_waiter_that_times_out_leaves_the_queue(
 ) -> None:
     """A waiter that times out leaves the queue, in the same session and in others."""
     lock = await sessions[0].lock("name", timeout=1)
-    with pytest.raises(LockTimeout, match='lock "name" is held by somebody else'):
+    with pytest.raises(LockTimeout, match='lock "name" is held by another process'):
         await sessions[0].lock("name", timeout=0.1)
     with pytest.raises(LockTimeout):
         await sessions[1].lock("name", timeout=0.2)

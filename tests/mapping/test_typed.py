@@ -144,11 +144,14 @@ def test_a_preview_shows_null() -> None:
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ({"dataType": "text"}, 'unknown type "text"'),
+        ({"dataType": "text"}, 'unknown data type "text"'),
         ({"primaryKey": True, "nullable": True}, "can't be nullable"),
         ({"primaryKey": True, "dataType": "json"}, "JSON can't be a part of the primary key"),
         ({"dataType": "integer", "defaultValue": "x"}, "the default value doesn't fit its type"),
-        ({"type": "ip", "dataType": "integer"}, 'a column of type "ip" has the dataType string'),
+        (
+            {"type": "ip", "dataType": "integer"},
+            'a column of type "ip" must have the dataType string',
+        ),
     ],
 )
 def test_invalid_columns(column: dict[str, Any], message: str) -> None:

@@ -104,7 +104,7 @@ async def test_a_certificate_of_another_authority_is_refused(
     of_api = Authority(tmp_path, "another").issue("api")
     answers, problem = await _asked(etcd, session, of_node, of_api)
     assert not answers
-    assert problem.startswith("the node can't be asked: ")
+    assert problem.startswith("the node is unavailable: ")
 
 
 @pytest_twisted.ensureDeferred

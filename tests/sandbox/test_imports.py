@@ -333,7 +333,7 @@ async def test_an_invalid_manifest(api: Api, manifest: bytes) -> None:
 async def test_a_bad_request_starts_no_job(
     api: Api, change: dict[str, object], status: int
 ) -> None:
-    """An invalid request is refused at once."""
+    """An invalid request is refused immediately."""
     await api.bucket()
     await api.table()
     file = await api.prepare()

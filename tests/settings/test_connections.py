@@ -47,8 +47,8 @@ def test_projects_of_a_connection() -> None:
     [
         ("[", "expected YAML or JSON"),
         ("s3cret", "expected a mapping from names to connections"),
-        ("a b: {type: t}", "a connection is named with letters, digits, dashes and underscores"),
-        ("1: {type: t}", "a connection is named with letters, digits, dashes and underscores"),
+        ("a b: {type: t}", "the name of a connection must consist of"),
+        ("1: {type: t}", "the name of a connection must consist of"),
         ("a: s3cret", 'connection "a" must have members, such as "type"'),
         ("a: {dsn: s3cret}", 'connection "a" has no "type"'),
         ("a: {type: t, projects: s3cret}", '"projects" of the connection "a" must be a list'),

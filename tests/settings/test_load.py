@@ -351,12 +351,12 @@ def test_an_unknown_flag() -> None:
             "c.yaml",
             "etcd:\n  username: a\n  username: b",
             'Cannot decode YAML config file "{path}":'
-            ' the key "username" is there twice, line 3, column 3.',
+            ' the key "username" occurs twice, line 3, column 3.',
         ),
         (
             "c.json",
             '{"nodeID": "a", "nodeID": "b"}',
-            'Cannot decode JSON config file "{path}": the key "nodeID" is there twice.',
+            'Cannot decode JSON config file "{path}": the key "nodeID" occurs twice.',
         ),
         ("c.json", "[" * 99_999, 'Cannot decode JSON config file "{path}": nested too deeply.'),
         ("c.yaml", "[" * 1_200, 'Cannot decode YAML config file "{path}": nested too deeply.'),

@@ -222,7 +222,7 @@ def test_a_lease_that_is_lost_meanwhile(world: World) -> None:
 
 
 def test_the_limit_of_waiting_records(world: World) -> None:
-    """A record above the limit is refused at once; batches check the limit first."""
+    """A record above the limit is refused immediately; batches check the limit first."""
     world.update(_slice(ADDS))
     assert world.pipeline.room() is None
     world.templates.is_full = True

@@ -79,7 +79,7 @@ def test_reading_a_missing_object_fails(bucket: Bucket) -> None:
 
 def test_a_wrong_key_is_refused_without_showing_it(tmp_path: Path) -> None:
     address = BucketAddress(scheme="s3", bucket="b", credential_file=str(tmp_path / "keys"))
-    with pytest.raises(UserError, match="readable for the service"):
+    with pytest.raises(UserError, match="readable by the service"):
         address.credentials()
     (tmp_path / "keys").write_text('{"secret": "s3cret-of-mine"}')
     with pytest.raises(UserError) as raised:

@@ -300,7 +300,7 @@ async def test_one_conversion_at_a_time(etcd: EtcdClient, session: Session) -> N
         other = Session(etcd, ttl=10, reactor=reactor)
         await other.startService()
         try:
-            with pytest.raises(Exception, match="held by somebody else"):
+            with pytest.raises(Exception, match="held by another process"):
                 await give_back(etcd, other, ENCRYPTOR, 0.2)
         finally:
             await other.stopService()

@@ -94,10 +94,10 @@ def test_distributed_components_need_shared_staging(
     ("url", "message"),
     [
         ("http://a/b", '"target.staging" needs "url", such as "s3://bucket/prefix"'),
-        ("file://host/a", '"url" of a folder is like'),
+        ("file://host/a", '"url" of a folder must be like'),
         ("s3:///a", "names no bucket"),
-        ("az://container", '"account" is needed for az://'),
-        ("s3://key:secret@bucket", 'credentials are in "credentialFile"'),
+        ("az://container", '"account" is required for az://'),
+        ("s3://key:secret@bucket", 'put credentials into "credentialFile"'),
     ],
 )
 def test_an_invalid_url_is_refused(url: str, message: str) -> None:
@@ -146,7 +146,7 @@ async def test_a_node_with_different_staging_does_not_start(
         late = _Node(etcd, "c", url)
         with pytest.raises(UserError) as raised:
             await late.start()
-        assert f'slices of this node would wait in "{url}", which is another' in str(raised.value)
+        assert f'this node would stage slices in "{url}", but' in str(raised.value)
         await late.stop()
     assert len((await etcd.range(PLACES)).kvs) == 2
     for node in nodes:
@@ -162,6 +162,6 @@ async def test_a_folder_that_can_not_be_created_ends_the_start(
     etcd: EtcdClient, tmp_path: Path
 ) -> None:
     node = _Node(etcd, "a", (tmp_path / "not" / "mounted").as_uri())
-    with pytest.raises(UserError, match="cannot make the folder"):
+    with pytest.raises(UserError, match="cannot create the folder"):
         await node.start()
     await node.stop()

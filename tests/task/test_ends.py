@@ -110,7 +110,7 @@ async def test_the_wait_times_out(nodes: Nodes) -> None:
 
 @ensure
 async def test_the_node_of_the_task_dies(nodes: Nodes) -> None:
-    """The wait ends at once, since no node works on the task any more."""
+    """The wait ends immediately, since no node works on the task any more."""
     task = await nodes.start()
     waiting = await nodes.waiting(task)
     await nodes.etcd.delete(task.lock)

@@ -187,7 +187,7 @@ def test_a_record_that_never_ends(world: World) -> None:
     assert isinstance(bad.outcome, Evaluated)
     assert len(bad.outcome.cells) == 1
     assert str(bad.error) == (
-        "the templates of a record may take 1 s of processor time, and this one takes longer"
+        "the templates of the record exceed the limit of 1 s of processor time"
     )
     assert world.counts.results == {"ok": 5, "stopped": 1, "processor": 1}
 
@@ -207,7 +207,7 @@ def test_a_record_that_crashes_engines(world: World) -> None:
     world.until(bad, *good)
     assert [answer.status for answer in good] == [200] * 5
     assert bad.status == 400
-    assert str(bad.error) == "the template needs more memory or a deeper stack than it may have"
+    assert str(bad.error) == "the template exceeds the limit of memory or of the depth of the stack"
     assert world.counts.results["crash"] == 2
 
 
@@ -368,7 +368,7 @@ def test_each_template_of_a_definition_is_checked(world: World) -> None:
     world.run(2.0)
     assert answers == [
         [None, '1:2 expected "]" to close "[" of 1:1'],
-        [None, "it takes longer than 1 s of processor time to be read", None],
+        [None, "parsing it takes longer than 1 s of processor time", None],
     ]
 
 

@@ -20,15 +20,15 @@ _INTRO = """\
 
 <!-- Written by `make docs-api` from the declarations in stream/api/spec/operations.py. -->
 
-Bodies, parameters and errors of each route are described by the running service at
-`/v1/documentation/`, and for tools at `/v1/documentation/openapi3.json` (OpenAPI 3.0) and
-`openapi.json` (Swagger 2.0). How they are used is in [the API](api.md).
+The running service describes the bodies, parameters and errors of each route at
+`/v1/documentation/`. For tools it serves `/v1/documentation/openapi3.json` (OpenAPI 3.0) and
+`openapi.json` (Swagger 2.0). [The API](api.md) explains how to use the routes.
 
-A call by *anybody* needs no token, any other one a token with the right that is named. In a project
-of Keboola an administrator's master token has all rights, another master token *read* and *tail*;
-in a project of its own [each token has its rights](security.md#tokens-of-projects-of-their-own).
-*Task* means that the answer is 202 and the work goes on behind it, unless the caller
-[waits for its end](api.md#tasks).
+The column *right* shows the right that the token of a request needs; *none* means that no token is
+needed. In a Keboola project, the master token of an administrator has all rights, and any other
+master token has *read* and *tail*. With Stream's own tokens, [each token has its own
+rights](security.md#tokens-of-projects-of-their-own). *Task* means that the API answers 202 and runs
+the change in a task, unless the caller [waits for the task](api.md#tasks).
 """
 _BRANCH = "/v1/branches/{branchId}"
 _SINKS = "/v1/branches/{branchId}/sources/{sourceId}/sinks"
@@ -57,11 +57,11 @@ def _section(operation: Operation) -> tuple[int, str]:
 
 
 def _table(operations: Iterator[Operation]) -> Iterator[str]:
-    yield "| route | by | |"
+    yield "| route | right | what it does |"
     yield "|---|---|---|"
     for operation in operations:
         path = operation.path.removeprefix(_BRANCH).replace("{*", "{") or "/"
-        by = operation.right or ("any token" if operation.any_token else "anybody")
+        by = operation.right or ("any token" if operation.any_token else "none")
         task = " *Task.*" if operation.task else ""
         yield f"| `{operation.method} {path}` | {by} | {operation.summary}{task} |"
 

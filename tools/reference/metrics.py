@@ -41,9 +41,9 @@ QUESTIONS = (
     ),
     Question(
         "Are records refused?",
-        'The share of records with `has_error="true"`, by source. A request that has found its '
-        "source and is refused as a whole counts as one record; one that finds no source has no "
-        "labels to be counted under.",
+        'The share of records with `has_error="true"`, by source. A request that is refused as a '
+        "whole counts as one record of its source. A request whose URL matches no source isn't "
+        "counted, because it has no labels.",
         "sum by (source_id) (rate(keboola_go_stream_source_record_duration_milliseconds_count"
         '{has_error="true"}[5m]))',
         (
@@ -55,7 +55,8 @@ QUESTIONS = (
     ),
     Question(
         "How fast are the answers?",
-        "The duration of a record in its sink. Below it is the sync of the disk.",
+        "The duration of a record in its sink. It includes the sync of the disk, which has its own "
+        "metric.",
         "histogram_quantile(0.99, sum by (le) "
         "(rate(keboola_go_stream_sink_record_duration_milliseconds_bucket[5m])))",
         (
@@ -89,19 +90,19 @@ QUESTIONS = (
     ),
     Question(
         "Are rows missing, or files damaged?",
-        "Any increase needs a person.",
+        "If one of these numbers increases, a person must act.",
         "sum by (sink_id) (increase(stream_sink_quarantined_records_total[1h]))",
         ("stream_sink_quarantined_records", "keboola_go_stream_storage_damaged"),
     ),
     Question(
         "Are the disks full or slow?",
-        "A volume at 1 takes no new slices.",
+        "A volume with the value 1 accepts no new slices.",
         "max by (volume_id) (stream_writer_volume_drained)",
         ("keboola_go_stream_writer_", "stream_writer_"),
     ),
     Question(
         "Is a source full?",
-        "Bytes that wait, and open connections, for each source node.",
+        "The waiting bytes and the open connections of each source node.",
         "sum by (instance) (stream_source_held_bytes + stream_sink_held_bytes)",
         ("stream_source_connections", "stream_source_held", "stream_sink_held", "stream_sink_pipe"),
     ),
@@ -113,9 +114,9 @@ QUESTIONS = (
     ),
     Question(
         "Does etcd answer?",
-        "A node without its lease takes no records. Each process exports its own mirrors. The "
-        "bytes of a mirror are those of its content in etcd, estimated from the mean size of its "
-        "values.",
+        "A source node without its lease accepts no records. Each process exports the metrics of "
+        "its own mirrors. The bytes of a mirror are the size of its content in etcd, estimated "
+        "from the mean size of its values.",
         "max by (prefix) (stream_etcd_watch_lag_seconds)",
         ("stream_etcd_", "keboola_go_mirror_"),
     ),
@@ -150,27 +151,27 @@ Prometheus for one machine (`prometheus.yaml`) and for a cluster (`prometheus-ku
 _TAIL = """\
 ## How to read them
 
-* **Sums are right.** A process exports only its own numbers, and no count is exported by two
-  processes. Use `sum` over all processes for counters and histograms. The exceptions are
+* **You can add up all processes.** A process exports only its own numbers, and no event is counted
+  by two processes. For counters and histograms, use `sum` over all processes. The exceptions are
   `stream_sink_oldest_record_age_seconds` and `stream_sink_pending_records`: use `max by`.
 * **Counters begin at 0** when their process starts. Use `rate` and `increase`.
-* **Names**: the tables name a counter as it is scraped. A histogram has `_bucket`, `_sum` and
-  `_count`.
+* **Names**: the tables show the names of counters with their suffix. A histogram has the suffixes
+  `_bucket`, `_sum` and `_count`.
 * **Workers**: with `--workers N` worker *i* has its own page on the port `metrics.listen` + *i*.
-  The parent's page has no records. Let Prometheus scrape all N + 1 ports.
-* **Deleted sinks**: the metrics of a sink end when it is deleted; at the coordinator and the reader
-  five minutes after the last event of the sink.
+  The page of the parent has no metrics of records. Let Prometheus scrape all N + 1 ports.
+* **Deleted sinks**: when a sink is deleted, its metrics disappear; on the coordinator and the
+  reader they disappear five minutes after the last event of the sink.
 * **Labels** contain no token and no secret. The number of their values doesn't grow with the number
   of files, slices or records.
 * **`error_type`** is empty after a success. Otherwise it is `context_canceled`,
   `deadline_exceeded`, `net_timeout`, `net`, `storage_api_<status>`, the name of the error as the
   API shows it, or `other`.
-* Metrics of the process and the runtime are left to the exporters of the platform, as in the
-  original. Two families of the original, `…mirror_*_num_keys` and `…mirror_*_memory_usage`, are
-  gauges here; there the current size was added to a counter again and again.
+* **Not included**: like the original, Stream exports no metrics of the process and the runtime. Use
+  the exporters of the platform. The families `…mirror_*_num_keys` and `…mirror_*_memory_usage` are
+  gauges; in the original they are counters, to which the current size is added repeatedly.
 
 `make check-alerts` runs the cases in which each alert fires and doesn't fire (`alerts_test.yaml`),
-with Prometheus' promtool. `make watch-check` has a real Prometheus watch real processes, with
+with Prometheus' promtool. In `make watch-check` a real Prometheus monitors real processes, with
 shorter times.
 """
 

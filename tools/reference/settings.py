@@ -23,8 +23,8 @@ _INTRO = """\
 
 <!-- Written by `make docs-settings` from the declarations in stream/settings. -->
 
-All {count} settings, in the order in which `stream-service --dump-config=yaml` prints them. Each
-one is a key of a configuration file, an environment variable and a flag:
+This page lists all {count} settings, in the order of `stream-service --dump-config=yaml`. You can
+set each of them by a key in a configuration file, by an environment variable or by a flag:
 
 | | |
 |---|---|
@@ -32,13 +32,14 @@ one is a key of a configuration file, an environment variable and a flag:
 | variable | `STREAM_SOURCE_HTTP_MAX_CONNECTIONS` |
 | flag | `--source-http-max-connections` |
 
-The first of these that sets a value wins: flag, environment, the last configuration file, an
-earlier one, the default. Files are YAML or JSON, given by `--config-file` (repeatable, or separated
-by commas) and `STREAM_CONFIG_FILE`; they are merged key by key. A variable that exists but is empty
-counts as set.
+Flags override environment variables, environment variables override configuration files, later
+files override earlier ones, and files override defaults. Files are YAML or JSON. Name them with
+`--config-file` (repeatable, or separated by commas) or `STREAM_CONFIG_FILE`. They are merged key by
+key. A variable that exists but is empty counts as set.
 
-Everything that is wrong is reported at once, on stderr, and the process exits with 1. Unknown keys,
-flags and `STREAM_…` variables are errors that name the nearest one that exists:
+If settings are wrong, the process prints all errors together on stderr, and exits with code 1.
+Unknown keys, flags and `STREAM_…` variables are errors, too. The message suggests the most similar
+name:
 
 ```text
 Error:
@@ -50,19 +51,20 @@ Error:
 
 ## Values
 
-| type | written as |
+| type | how to write it |
 |---|---|
 | duration | `300ms`, `1m30s`, `168h` |
 | size | `123`, `64KB`, `1MB`; multiples are binary: 1 KB is 1024 bytes |
-| list | in a file a list; elsewhere `a,b,c`, and a flag may be repeated |
-| base64 | bytes in standard base64 |
-| bool | `true`, `false`; a flag alone means `true` |
+| list | a list in a file; `a,b,c` in a variable or a flag; you can also repeat a flag |
+| base64 | bytes, encoded as standard base64 |
+| bool | `true`, `false`; a flag without a value means `true` |
 
-*Required* means: not empty, not zero. A **secret** is shown as `*****` wherever settings are
-printed. Settings marked *source, sink* can be replaced for one source or sink through the
-[API](api.md); *protected* ones are listed there, but only the operator changes them.
+*Required* means that the value can't be empty or zero. A **secret** is printed as `*****`. Settings
+marked *source, sink* can be overridden for a source or sink through the
+[API](api.md#settings-of-one-source-or-sink). The API lists *protected* settings, too, but only the
+operator can change them.
 
-## Flags that are no settings
+## Other flags
 
 | flag | |
 |---|---|

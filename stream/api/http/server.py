@@ -37,7 +37,7 @@ __all__ = [
 _log = Logger(namespace="stream.api.http.server")
 
 MAX_IN_FLIGHT = 1000
-"""Maximum number of requests in progress; more are refused at once."""
+"""Maximum number of requests in progress; more are refused immediately."""
 MAX_TARGET_BYTES = 8 * 1024
 """Maximum length of the path and query of a request."""
 

@@ -5,8 +5,8 @@ the handler asks for the body, which happens when the caller is known. So a requ
 costs no more than its head of some kilobytes, whatever follows it.
 
 Note [Unread bodies]: an answer that is sent before the body was read ends the connection. If it
-were closed at once, the client's system would discard the answer together with its unsent data. So
-only this side is closed, and further data is discarded, up to a limit of time and size.
+were closed immediately, the client's system would discard the answer together with its unsent data.
+So only this side is closed, and further data is discarded, up to a limit of time and size.
 
 Note [Lasting answers]: a streaming answer is the last one of its connection. Data that the client
 sends meanwhile is read and discarded: on a connection that isn't read, a disconnect would go
@@ -365,7 +365,7 @@ class ApiChannel(HTTPChannel):
         if self._waitingForTransport and (self._buffer or self._dataBuffer):
             # A client that sends requests without reading the answers gets no more of them.
             self.persistent = False
-        if self._buffer:  # answered at once, while more of the received data is to be parsed
+        if self._buffer:  # answered immediately, while more of the received data is to be parsed
             self._dataBuffer.append(self._buffer)
             self._buffer = b""
         if self.persistent and any(self._dataBuffer):

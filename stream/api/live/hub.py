@@ -42,7 +42,7 @@ MAX_SECONDS = 3600.0
 VERIFY_SECONDS = 60.0
 """Interval of verifying a caller's token."""
 BEHIND_SECONDS = 3.0
-"""Shorter delays aren't reported: a broken watch usually recovers at once."""
+"""Shorter delays aren't reported: a broken watch usually recovers immediately."""
 MAX_KEPT_BYTES = 4 * 1024 * 1024
 """Maximum size of the events kept for reconnecting callers, of all branches."""
 _PROJECT_SHARE = 2
@@ -206,7 +206,7 @@ class LiveHub(Service):
             running.addErrback(lambda failure: _log.failure("live streams stopped", failure))
         missed = self._missed(branch, last_id)
         if missed is None:
-            follower.put(sse("reset", {"reason": "the events since then are not known any more"}))
+            follower.put(sse("reset", {"reason": "the events since then are no longer known"}))
         follower.put(self._everything(branch, following, is_first=True), always=True)
         for event in missed or ():
             follower.put(event, always=True)

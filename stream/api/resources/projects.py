@@ -86,7 +86,7 @@ class Projects:
     def _tokens(self) -> Tokens:
         if self._authority.tokens is None:
             raise UserError(
-                "tokens of this project are made in Keboola, not here",
+                "tokens of this project are created in Keboola, not here",
                 status=404,
                 name="madeElsewhere",
             )

@@ -48,14 +48,14 @@ def entity_id(body: Any, member: str) -> str:
         raise UserError(
             f'"{member}" must not be empty',
             param=f"body.{member}",
-            detail=f"nothing is left of {quoted(given)}: an id is made of letters like a to z, "
-            "digits and dashes",
+            detail=f"{quoted(given)} has none of the characters of an id: letters from a to z, "
+            f"digits and dashes",
         )
     if len(made) > MAX_ID_LENGTH:
         raise UserError(
             f'"{member}" must not be longer than {MAX_ID_LENGTH} characters',
             param=f"body.{member}",
-            detail=f"it becomes {quoted(made)}, which has {len(made)} characters",
+            detail=f"the id would be {quoted(made)}, which has {len(made)} characters",
         )
     return made
 

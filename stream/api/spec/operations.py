@@ -43,20 +43,20 @@ _CONTENT = Parameter(
     name="content",
     place="query",
     schema=Boolean(default=False),
-    description="Show the content of the version, too.",
+    description="Whether the answer contains the content of the version, too.",
 )
 _PAGING = (
     Parameter(
         name="afterId",
         place="query",
         schema=Text(default=""),
-        description="Start behind this id.",
+        description="Return the items after this id.",
     ),
     Parameter(
         name="limit",
         place="query",
         schema=Integer(minimum=1, maximum=100, default=100),
-        description="How many to return at most.",
+        description="Maximum number of items to return.",
     ),
 )
 _WAIT = Parameter(
@@ -65,7 +65,7 @@ _WAIT = Parameter(
     schema=DurationText(
         maximum=MAX_WAIT_SECONDS, example="10s", pattern=r"^(0|([0-4]?[0-9]|50)s)$"
     ),
-    description="How long to wait for the end of the task, as the header Prefer says it, too.",
+    description="How long to wait for the end of the task; the same as in the header Prefer.",
 )
 _IN_BRANCH = (_BRANCH_ID,)
 _OF_SOURCE = (_BRANCH_ID, _SOURCE_ID)
@@ -139,7 +139,7 @@ _PUBLIC = (
         id="ApiVersionIndex",
         method="GET",
         path="/v1",
-        summary="List the name of the API and a link to the documentation.",
+        summary="Show the name of the API and a link to its documentation.",
         tag="documentation",
         public=True,
         result=answers.SERVICE_DETAIL,
@@ -158,7 +158,7 @@ _PUBLIC = (
             id=id,
             method="GET",
             path=f"/v1/documentation/{name}",
-            summary=f"The description of the API, {form}.",
+            summary=f"Get the description of the API, {form}.",
             tag="documentation",
             public=True,
         )
@@ -248,7 +248,7 @@ _SOURCE_OPERATIONS = (
         _SOURCE,
         "Change a source.",
         _THE_SOURCE,
-        description="Only members that are given are changed. Each call makes a new version.",
+        description="Changes only the members in the body. Each call creates a new version.",
         parameters=_OF_SOURCE,
         body=requests.UPDATE_SOURCE,
         errors=(_NO_SOURCE,),
@@ -259,14 +259,14 @@ _SOURCE_OPERATIONS = (
         _SOURCE,
         "Delete a source and its sinks.",
         _THE_TASK,
-        description="Without cascade it can be undeleted, and the tables stay.",
+        description="Without cascade the tables stay, and you can undelete the source.",
         parameters=(
             *_OF_SOURCE,
             Parameter(
                 name="cascade",
                 place="query",
                 schema=Boolean(default=False),
-                description="Delete for good, with the tables of its sinks.",
+                description="Delete the source permanently, with the tables of its sinks.",
             ),
         ),
         errors=(_NO_SOURCE,),
@@ -293,10 +293,10 @@ _SOURCE_OPERATIONS = (
         id="TestSource",
         method="POST",
         path=f"{_SOURCE}/test",
-        summary="Show what the sinks would make of a record.",
+        summary="Show the rows that the sinks would make of a record.",
         description=(
-            "The body and the headers are the record; a compressed body and a batch are read as "
-            "the source reads them. Nothing is stored."
+            "The body and the headers are the record. A compressed body or a batch is read in the "
+            "same way as by the source. Nothing is stored."
         ),
         tag="test",
         right="read",
@@ -312,7 +312,7 @@ _SOURCE_OPERATIONS = (
                 name="batch",
                 place="query",
                 schema=Text(),
-                description="Whether the body holds many records, as for the URL of the source.",
+                description="Whether the body contains many records, as for the URL of the source.",
             ),
         ),
         raw_body=True,
@@ -323,10 +323,10 @@ _SOURCE_OPERATIONS = (
         id="TestMapping",
         method="POST",
         path=f"{_SOURCE}/test/mapping",
-        summary="Show what a mapping would make of a record.",
+        summary="Show the row that a mapping would make of a record.",
         description=(
-            "The mapping need not be one of a sink. Each column has its value or its error. The "
-            "body is read as the source reads it. Nothing is stored."
+            "The mapping doesn't have to belong to a sink. Each column has its value or its error. "
+            "The body is read in the same way as by the source. Nothing is stored."
         ),
         tag="test",
         right="read",
@@ -349,8 +349,8 @@ _SOURCE_OPERATIONS = (
         path=f"{_SOURCE}/tail",
         summary="Watch the newest records of a source.",
         description=(
-            "Server-sent events: a record as it arrived, how many were left out, and the end. "
-            "Nothing that happened before the call is shown, and nothing is stored."
+            "Server-sent events: each record as it arrived, the number of records that were left "
+            "out, and the end. Shows only records that arrive after the call. Nothing is stored."
         ),
         tag="test",
         right="tail",
@@ -360,7 +360,7 @@ _SOURCE_OPERATIONS = (
                 name="rate",
                 place="query",
                 schema=Integer(minimum=1, maximum=100, default=10),
-                description="How many records a second each source node shows at most.",
+                description="Maximum number of records per second that each source node shows.",
             ),
             Parameter(
                 name="duration",
@@ -372,7 +372,7 @@ _SOURCE_OPERATIONS = (
                 name="limit",
                 place="query",
                 schema=Integer(minimum=1, maximum=100_000),
-                description="The answer ends after so many records.",
+                description="Number of records after which the answer ends.",
             ),
         ),
         result=Text(description="Server-sent events."),
@@ -410,8 +410,8 @@ _SOURCE_OPERATIONS = (
         id="RotateSourceSecret",
         method="POST",
         path=f"{_SOURCE}/rotate-secret",
-        summary="Give a source another secret.",
-        description="The URL with the old secret stops working at once.",
+        summary="Replace the secret of a source.",
+        description="The URL with the old secret stops working immediately.",
         right="write",
         parameters=_OF_SOURCE,
         result=answers.SOURCE,
@@ -421,7 +421,7 @@ _SOURCE_OPERATIONS = (
         "UndeleteSource",
         "PUT",
         f"{_SOURCE}/undelete",
-        "Bring back a deleted source and the sinks that were deleted with it.",
+        "Restore a deleted source and the sinks that were deleted with it.",
         _THE_SOURCE,
         parameters=_OF_SOURCE,
         errors=((404, "deletedSourceNotFound"),),
@@ -446,7 +446,7 @@ _SOURCE_OPERATIONS = (
         "RollbackSourceVersion",
         "PUT",
         f"{_SOURCE}/versions/{{versionNumber}}/rollback",
-        "Make the content of an older version the newest.",
+        "Restore the content of an older version as a new version.",
         _THE_SOURCE,
         parameters=(*_OF_SOURCE, _VERSION_NUMBER),
         errors=(_NO_SOURCE, _NO_SOURCE_VERSION),
@@ -494,8 +494,8 @@ _SINK_OPERATIONS = (
         _SINK,
         "Change a sink.",
         _THE_SINK,
-        description="Only members that are given are changed; a mapping is replaced as a whole. "
-        "Each call makes a new version.",
+        description="Changes only the members in the body, and replaces a mapping as a whole. Each "
+        "call creates a new version.",
         parameters=_OF_SINK,
         body=requests.UPDATE_SINK,
         errors=(_NO_SINK,),
@@ -506,7 +506,7 @@ _SINK_OPERATIONS = (
         _SINK,
         "Delete a sink.",
         _THE_TASK,
-        description="It can be undeleted. Its table stays.",
+        description="The table stays, and you can undelete the sink.",
         parameters=_OF_SINK,
         errors=(_NO_SOURCE, _NO_SINK),
     ),
@@ -547,7 +547,7 @@ _SINK_OPERATIONS = (
                 name="failedFiles",
                 place="query",
                 schema=Boolean(default=False),
-                description="Only files whose import failed and isn't done yet.",
+                description="Only files whose import has failed and will be retried.",
             ),
         ),
         errors=(_NO_SOURCE, _NO_SINK),
@@ -557,15 +557,15 @@ _SINK_OPERATIONS = (
         f"{_SINK}/files",
         "Get the files of a sink on their way to its table.",
         answers.SINK_FILES,
-        description="Those that aren't imported, with their slices, what closes them next and what "
-        "keeps them; and the last imports.",
+        description="Returns the files that aren't imported yet, with their slices, the conditions "
+        "that close them and what they wait for, and the last imports.",
         parameters=(
             *_OF_SINK,
             Parameter(
                 name="imports",
                 place="query",
                 schema=Integer(minimum=0, maximum=100, default=10),
-                description="How many imported files to return at most.",
+                description="Maximum number of imported files to return.",
             ),
         ),
         errors=(_NO_SOURCE, _NO_SINK),
@@ -576,14 +576,14 @@ _SINK_OPERATIONS = (
         "Get the first rows of the table of a sink.",
         answers.TABLE_ROWS,
         right="tail",
-        description="Where the target can read; long values are cut.",
+        description="Works only if the target can read its tables. Long values are truncated.",
         parameters=(
             *_OF_SINK,
             Parameter(
                 name="limit",
                 place="query",
                 schema=Integer(minimum=1, maximum=100, default=20),
-                description="How many rows to return at most.",
+                description="Maximum number of rows to return.",
             ),
         ),
         errors=(
@@ -623,7 +623,7 @@ _SINK_OPERATIONS = (
         "UndeleteSink",
         "PUT",
         f"{_SINK}/undelete",
-        "Bring back a deleted sink.",
+        "Restore a deleted sink.",
         _THE_SINK,
         parameters=_OF_SINK,
         errors=(_NO_SOURCE, (404, "deletedSinkNotFound")),
@@ -648,7 +648,7 @@ _SINK_OPERATIONS = (
         "RollbackSinkVersion",
         "PUT",
         f"{_SINK}/versions/{{versionNumber}}/rollback",
-        "Make the content of an older version the newest.",
+        "Restore the content of an older version as a new version.",
         _THE_SINK,
         parameters=(*_OF_SINK, _VERSION_NUMBER),
         errors=(_NO_SOURCE, _NO_SINK, _NO_SINK_VERSION),
@@ -661,7 +661,7 @@ _PROJECT_OPERATIONS = (
         id="CreateBranch",
         method="POST",
         path="/v1/branches",
-        summary="Create a branch of a project of its own.",
+        summary="Create a branch of a project with Stream's own tokens.",
         right="admin",
         body=requests.CREATE_BRANCH,
         result=answers.BRANCH,
@@ -674,8 +674,9 @@ _PROJECT_OPERATIONS = (
         "List connections that sinks of the project may use.",
         answers.CONNECTIONS,
         description=(
-            "Each is tried when somebody asks, and at most every ten seconds. There is neither an "
-            "address nor a secret in the answer. A sink can have each of the types of tables."
+            "The node tries each connection when it is listed, but at most once in ten seconds. "
+            "The answer contains no addresses and no secrets. It also lists the types of tables "
+            "that a sink can have."
         ),
         parameters=_IN_BRANCH,
     ),
@@ -690,7 +691,7 @@ _PROJECT_OPERATIONS = (
     _get(
         "ListTokens",
         "/v1/tokens",
-        "List tokens of a project of its own, without their texts.",
+        "List Stream's own tokens of the project, without their texts.",
         answers.TOKENS,
         right="admin",
         errors=(_FORBIDDEN, (404, "madeElsewhere")),
@@ -699,8 +700,8 @@ _PROJECT_OPERATIONS = (
         id="CreateToken",
         method="POST",
         path="/v1/tokens",
-        summary="Create a token of a project of its own.",
-        description="The text of the token is in this answer alone.",
+        summary="Create one of Stream's own tokens for the project.",
+        description="Only this answer contains the text of the token.",
         right="admin",
         body=requests.CREATE_TOKEN,
         result=answers.CREATED_TOKEN,
@@ -711,7 +712,7 @@ _PROJECT_OPERATIONS = (
         id="RevokeToken",
         method="DELETE",
         path="/v1/tokens/{tokenId}",
-        summary="Revoke a token of a project of its own.",
+        summary="Revoke one of Stream's own tokens of the project.",
         description="Every node refuses it within a second.",
         right="admin",
         parameters=(
@@ -732,25 +733,25 @@ _CHOSEN = (
         name="reason",
         place="query",
         schema=Text(max_length=200, example="stream.in.badRequest"),
-        description="Only records with this reason.",
+        description="Select only records with this reason.",
     ),
     Parameter(
         name="column",
         place="query",
         schema=Text(max_length=200, example="price"),
-        description="Only records that this column could not take.",
+        description="Select only records that were rejected because of this column.",
     ),
     Parameter(
         name="since",
         place="query",
         schema=Text(format="date-time", example="2024-01-15T10:30:00.000Z"),
-        description="Only records that were received at this time or later.",
+        description="Select only records that were received at this time or later.",
     ),
     Parameter(
         name="until",
         place="query",
         schema=Text(format="date-time", example="2024-01-15T11:30:00.000Z"),
-        description="Only records that were received before this time.",
+        description="Select only records that were received before this time.",
     ),
 )
 _REJECTED_ID = Parameter(
@@ -767,8 +768,8 @@ _REJECTED_OPERATIONS = (
         "List the rejected records of a sink.",
         answers.REJECTED_RECORDS,
         description=(
-            "The newest records that the mapping of the sink could not take, of all source nodes; "
-            "nodes that can't be asked are named."
+            "Returns the newest records that the mapping of the sink rejected, of all source "
+            "nodes, and names the nodes that are unavailable."
         ),
         parameters=(
             *_OF_SINK,
@@ -776,7 +777,7 @@ _REJECTED_OPERATIONS = (
                 name="limit",
                 place="query",
                 schema=Integer(minimum=1, maximum=1000, default=100),
-                description="How many records to return at most.",
+                description="Maximum number of records to return.",
             ),
             *_CHOSEN,
         ),
@@ -787,7 +788,7 @@ _REJECTED_OPERATIONS = (
         id="TestRejectedRecords",
         method="POST",
         path=f"{_REJECTED}/test",
-        summary="Show which rejected records a mapping would take.",
+        summary="Show which rejected records a mapping would accept.",
         description="Nothing is stored, and nothing changes. At most 1,000 records are tested.",
         tag="test",
         right="tail",
@@ -800,12 +801,12 @@ _REJECTED_OPERATIONS = (
         "ReplayRejectedRecords",
         "POST",
         f"{_REJECTED}/replay",
-        "Map rejected records again, and store those that the present mapping takes.",
+        "Map rejected records again, and store those that the current mapping accepts.",
         _THE_TASK,
         description=(
-            "Each record is stored once, whatever happens and however often this is repeated. It "
-            "keeps its time, address and headers. The outputs of the task show what has become of "
-            "the records, also while it runs."
+            "Each record is stored exactly once, even if processes fail or you repeat the call. It "
+            "keeps its time, address and headers. The outputs of the task show the results, also "
+            "while the task runs."
         ),
         parameters=_OF_SINK,
         body=requests.REPLAY_REJECTED,
@@ -823,7 +824,7 @@ _REJECTED_OPERATIONS = (
                 name="ids",
                 place="query",
                 schema=Text(max_length=8000),
-                description="Only these records, separated by commas.",
+                description="Select only records with these ids, separated by commas.",
             ),
             *_CHOSEN,
         ),
@@ -864,7 +865,7 @@ _OTHER_OPERATIONS = (
                 schema=Text(
                     example="api.create.source/345/my-source/2024-01-15T10:30:00.000Z_aB3xZ"
                 ),
-                description="All of the rest of the path.",
+                description="The rest of the path; it may contain slashes.",
             ),
             _WAIT,
         ),
@@ -876,7 +877,7 @@ _OTHER_OPERATIONS = (
         "List the tasks of a branch, the newest first.",
         answers.TASKS_LIST,
         description=(
-            "All that were asked for by anybody. Successful ones are kept for an hour, failed ones "
+            "Returns the tasks of all users. Successful tasks are kept for an hour, failed ones "
             "for two days."
         ),
         parameters=(
@@ -891,7 +892,7 @@ _OTHER_OPERATIONS = (
                 name="afterId",
                 place="query",
                 schema=Integer(minimum=0, default=0),
-                description="Start behind this place, the `lastId` of another page.",
+                description="Return the tasks after this one: the `lastId` of another page.",
             ),
             _PAGING[1],
         ),
@@ -902,8 +903,8 @@ _OTHER_OPERATIONS = (
         path=f"{_BRANCH}/live",
         summary="Follow what happens in a branch.",
         description=(
-            "Server-sent events: the counters of its sinks once a second, and each change of a "
-            "file or a slice. With Last-Event-ID the answer begins after that event."
+            "Server-sent events: the counters of the sinks of the branch once a second, and each "
+            "change of a file or a slice. With Last-Event-ID the answer begins after that event."
         ),
         tag="internal",
         right="read",

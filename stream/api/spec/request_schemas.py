@@ -48,11 +48,11 @@ SIGNALS = ("logs", "metrics", "traces")
 
 _DESCRIPTION = Text(
     max_length=MAX_DESCRIPTION,
-    description="For people.",
+    description="Free text, for display.",
     example="The source receives events of our shop.",
 )
 _CHANGE_DESCRIPTION = Text(
-    max_length=MAX_DESCRIPTION, description="Of the new version.", example="Renamed."
+    max_length=MAX_DESCRIPTION, description="Description of the new version.", example="Renamed."
 )
 
 
@@ -60,7 +60,7 @@ def _id(of: str) -> Text:
     return Text(
         min_length=1,
         max_length=MAX_ID,
-        description=f"Id of the {of}. If it is left out, it is made from the name.",
+        description=f"Id of the {of}; by default it is derived from the name.",
         example=f"my-{of}",
     )
 
@@ -69,13 +69,15 @@ def _name(of: str) -> Text:
     return Text(
         min_length=1,
         max_length=MAX_NAME,
-        description=f"Name of the {of} for people.",
+        description=f"Name of the {of}, for display.",
         example=f"My {of.capitalize()}",
     )
 
 
-_SOURCE_TYPE = Text(enum=SOURCE_TYPES, description="How records come in.", example="http")
-_SINK_TYPE = Text(enum=("table",), description="Where records go.", example="table")
+_SOURCE_TYPE = Text(
+    enum=SOURCE_TYPES, description="Protocol by which the source accepts records.", example="http"
+)
+_SINK_TYPE = Text(enum=("table",), description="Kind of the sink.", example="table")
 
 CREATE_SOURCE = Object(
     name="CreateSourceRequestBody",
@@ -100,7 +102,7 @@ UPDATE_SOURCE = Object(
 
 TEMPLATE = Object(
     name="TableColumnTemplate",
-    description="What a template column evaluates for each record.",
+    description="The template of a template column, evaluated for each record.",
     members=(
         Member("language", Text(enum=("jsonnet",), example="jsonnet"), required=True),
         Member(
@@ -118,7 +120,11 @@ COLUMN = Object(
     members=(
         Member(
             "type",
-            Text(enum=COLUMN_TYPES, description="What the column holds.", example="path"),
+            Text(
+                enum=COLUMN_TYPES,
+                description="Where the value of the column comes from.",
+                example="path",
+            ),
             required=True,
         ),
         Member(
@@ -126,20 +132,23 @@ COLUMN = Object(
             Text(
                 min_length=1,
                 max_length=MAX_COLUMN_NAME,
-                description="Name in the table.",
+                description="Name of the column in the table.",
                 example="user",
             ),
             required=True,
         ),
         Member(
             "primaryKey",
-            Boolean(description="The column is a part of the table's primary key.", default=False),
+            Boolean(
+                description="Whether the column is part of the primary key of the table.",
+                default=False,
+            ),
         ),
         Member(
             "path",
             Text(
                 max_length=MAX_PATH,
-                description="Of a path column: where in the body.",
+                description="For a path column: the path of the value in the body.",
                 example="user.tags[0]",
             ),
         ),
@@ -147,14 +156,15 @@ COLUMN = Object(
             "defaultValue",
             Text(
                 max_length=MAX_DEFAULT_VALUE,
-                description="Of a path column: if there is nothing at the path.",
+                description="For a path column: the value if there is nothing at the path.",
                 example="",
             ),
         ),
         Member(
             "rawString",
             Boolean(
-                description="Of path and template columns: a string is written without quotes.",
+                description="For path and template columns: whether strings are stored without "
+                "quotes.",
                 default=False,
             ),
         ),
@@ -163,7 +173,7 @@ COLUMN = Object(
             "dataType",
             Text(
                 max_length=MAX_DATA_TYPE,
-                description="Type of the column, in tables that have types: "
+                description="Data type of the column, for tables with types: "
                 f"{', '.join(DATA_TYPES)}.",
                 example="integer",
             ),
@@ -171,8 +181,8 @@ COLUMN = Object(
         Member(
             "nullable",
             Boolean(
-                description="In tables that have types: nothing at the path, null and, unless it "
-                "is a string, an empty text become NULL.",
+                description="For tables with types: whether a missing value, null and, for types "
+                "other than string, an empty text become NULL.",
                 default=False,
             ),
         ),
@@ -181,7 +191,7 @@ COLUMN = Object(
 
 MAPPING = Object(
     name="TableMapping",
-    description="The columns of the table's rows.",
+    description="The columns of the table.",
     members=(
         Member(
             "columns",
@@ -201,38 +211,40 @@ _TABLE_TYPE = Text(
 )
 _TABLE_ID = Text(
     max_length=MAX_TABLE_ID,
-    description="Id of the table, stage.bucket.table.",
+    description="Id of the table, for Keboola's tables: stage.bucket.table.",
     example="in.c-shop.events",
 )
 
 
 _CONNECTION = Text(
     max_length=MAX_NAME_BYTES,
-    description="Name of the connection, of tables other than Keboola's.",
+    description="Name of the connection, for all tables except Keboola's.",
     example="warehouse",
 )
 _SCHEMA = Text(
     max_length=MAX_NAME_BYTES,
-    description="Schema of a table in a database; that of the connection if it is left out.",
+    description="Schema of a database table; the default is the schema of the connection.",
     example="events",
 )
 _TABLE_NAME = Text(
-    max_length=MAX_NAME_BYTES, description="Name of a table in a database.", example="orders"
+    max_length=MAX_NAME_BYTES,
+    description="Name of a database table or Iceberg table.",
+    example="orders",
 )
 _NAMESPACE = Text(
     max_length=MAX_TABLE_ID,
-    description="Namespace of an Iceberg table; dots are between its levels.",
+    description="Namespace of an Iceberg table, with dots between its levels.",
     example="shop",
 )
 _PATH = Text(
     max_length=MAX_TABLE_ID,
-    description="Folder of a table of Parquet files, below the connection's URL.",
+    description="Folder of a table of Parquet files, below the URL of the connection.",
     example="shop/orders",
 )
 _PARTITION_BY = Array(
     items=Text(max_length=MAX_PARTITION_LENGTH),
     max_items=MAX_PARTITIONS,
-    description="What a table in a lake is partitioned by: transforms of columns.",
+    description="Partitions of a table in a lake: transforms of columns.",
     example=["day(at)"],
 )
 
@@ -267,7 +279,7 @@ _PLACES = {
 def _table(name: str, *, required: bool) -> Object:
     return TableObject(
         name=name,
-        description="The table that is written to.",
+        description="The table in which the sink stores rows.",
         is_complete=required,
         members=(
             Member("type", _TABLE_TYPE),
@@ -286,7 +298,7 @@ def _table(name: str, *, required: bool) -> Object:
 _ALLOWED_SIGNALS = Array(
     items=Text(enum=SIGNALS),
     max_items=MAX_SIGNALS,
-    description="Signals of an OTLP source that go to the sink; none means all.",
+    description="Signals of an OTLP source that the sink accepts; an empty list means all.",
     example=["logs"],
 )
 
@@ -322,19 +334,23 @@ _REJECTED_CHOICE = (
         Array(
             items=Text(max_length=MAX_ID),
             max_items=MAX_REJECTED_IDS,
-            description="Only these records.",
+            description="Select only records with these ids.",
         ),
     ),
     Member(
         "reason",
-        Text(max_length=200, example="stream.in.badRequest", description="Only this reason."),
+        Text(
+            max_length=200,
+            example="stream.in.badRequest",
+            description="Select only records with this reason.",
+        ),
     ),
     Member(
         "column",
         Text(
             max_length=200,
             example="price",
-            description="Only records that this column could not take.",
+            description="Select only records that were rejected because of this column.",
         ),
     ),
     Member(
@@ -342,7 +358,7 @@ _REJECTED_CHOICE = (
         Text(
             format="date-time",
             example="2024-01-15T10:30:00.000Z",
-            description="Only records that were received at this time or later.",
+            description="Select only records that were received at this time or later.",
         ),
     ),
     Member(
@@ -350,7 +366,7 @@ _REJECTED_CHOICE = (
         Text(
             format="date-time",
             example="2024-01-15T11:30:00.000Z",
-            description="Only records that were received before this time.",
+            description="Select only records that were received before this time.",
         ),
     ),
 )
@@ -367,8 +383,8 @@ TEST_MAPPING = Object(
             "table",
             Object(
                 name="TestedTable",
-                description="The mapping to try, and the kind of table, which says whether columns "
-                "have types.",
+                description="The mapping to test, and the type of the table, which determines "
+                "whether columns have data types.",
                 members=(
                     Member("type", _TABLE_TYPE),
                     Member("mapping", MAPPING, required=True),
@@ -380,11 +396,14 @@ TEST_MAPPING = Object(
             "record",
             Object(
                 name="TestedRecord",
-                description="A record as it would arrive.",
+                description="A sample record.",
                 members=(
                     Member(
                         "body",
-                        Text(description="Text, or base64.", example='{"user":{"name":"Ada"}}'),
+                        Text(
+                            description="The body as text, or as base64 if isBase64 is true.",
+                            example='{"user":{"name":"Ada"}}',
+                        ),
                         required=True,
                     ),
                     Member("isBase64", Boolean(default=False)),
@@ -399,7 +418,8 @@ TEST_MAPPING = Object(
                                 ),
                             ),
                             max_items=MAX_HEADERS,
-                            description="Without a Content-Type, the body is JSON.",
+                            description="Headers of the record. Without a Content-Type, the body "
+                            "is JSON.",
                         ),
                     ),
                     Member("ip", Text(description="The address of the producer.")),
@@ -415,7 +435,12 @@ CREATE_BRANCH = Object(
     members=(
         Member(
             "name",
-            Text(min_length=1, max_length=MAX_NAME, description="For people.", example="staging"),
+            Text(
+                min_length=1,
+                max_length=MAX_NAME,
+                description="Free text, for display.",
+                example="staging",
+            ),
             required=True,
         ),
     ),
@@ -429,7 +454,7 @@ CREATE_TOKEN = Object(
             Text(
                 min_length=1,
                 max_length=MAX_TOKEN_NAME,
-                description="Of who uses it, for people.",
+                description="Description of the user of the token.",
                 example="ci",
             ),
             required=True,
@@ -440,8 +465,9 @@ CREATE_TOKEN = Object(
                 items=Text(enum=RIGHTS),
                 min_items=1,
                 max_items=len(RIGHTS),
-                description="read: definitions and statistics; write: changes, too; tail: records "
-                "as they come in; admin: all of it, tokens and branches.",
+                description="read permits reading definitions and statistics; write permits "
+                "changes, too; tail permits reading records; admin permits everything, "
+                "including tokens and branches.",
                 example=["write"],
             ),
             required=True,
@@ -450,7 +476,7 @@ CREATE_TOKEN = Object(
             "expiresAt",
             Text(
                 format="date-time",
-                description="When it ends; never if it is left out.",
+                description="When the token expires; without this member it never expires.",
                 example="2100-01-01T00:00:00Z",
             ),
         ),
@@ -480,7 +506,7 @@ SETTINGS_PATCH = Object(
                     ),
                 ),
                 max_items=MAX_SETTINGS,
-                description="Settings to change; a null value goes back to the default.",
+                description="Settings to change; the value null restores the inherited value.",
             ),
         ),
     ),

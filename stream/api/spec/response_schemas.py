@@ -59,7 +59,7 @@ _BRANCH_ID = Integer(example=345)
 _SOURCE_ID = Text(example="my-source")
 _SINK_ID = Text(example="my-sink")
 _PARAM = Text(
-    description="The part of the request that it is about.", example="body.table.mapping.columns[0]"
+    description="The part of the request that is wrong.", example="body.table.mapping.columns[0]"
 )
 
 
@@ -104,7 +104,7 @@ VERSION_DETAIL = _object(
     *_VERSION_MEMBERS,
     (
         "content",
-        Anything(description="The source or sink and its own settings, as of the version."),
+        Anything(description="The source or sink with its overridden settings, in this version."),
     ),
     optional=("content",),
 )
@@ -123,14 +123,20 @@ _SOURCE_MEMBERS: tuple[tuple[str, Schema], ...] = (
     ("type", Text(enum=SOURCE_TYPES)),
     ("name", _TEXT),
     ("description", _TEXT),
-    ("http", _object("HTTPSource", ("url", Text(description="Send records here.")))),
+    (
+        "http",
+        _object("HTTPSource", ("url", Text(description="URL to which producers send records."))),
+    ),
     (
         "otlp",
         _object(
             "OTLPSource",
-            ("url", Text(description="Endpoint with the secret in its path.")),
-            ("baseUrl", Text(description="Endpoint for a bearer token.")),
-            ("secret", Text(description="The bearer token.")),
+            ("url", Text(description="Endpoint whose path contains the secret.")),
+            (
+                "baseUrl",
+                Text(description="Endpoint for exporters that send the secret as a bearer token."),
+            ),
+            ("secret", Text(description="The secret, which is also the bearer token.")),
         ),
     ),
     ("version", VERSION),
@@ -243,8 +249,8 @@ def _level(name: str, *, nullable: bool = False) -> Object:
         ("firstRecordAt", _TIME),
         ("lastRecordAt", _TIME),
         ("recordsCount", _INT),
-        ("compressedSize", Integer(description="Bytes.")),
-        ("uncompressedSize", Integer(description="Bytes.")),
+        ("compressedSize", Integer(description="Size after compression, in bytes.")),
+        ("uncompressedSize", Integer(description="Size before compression, in bytes.")),
         optional=("firstRecordAt", "lastRecordAt"),
         nullable=nullable,
     )
@@ -260,13 +266,19 @@ _LEVELS = _object(
 )
 _REJECTED = _object(
     "RejectedStatistics",
-    ("count", Integer(description="Records that the mapping could not take.")),
+    ("count", Integer(description="Number of records that the mapping rejected.")),
     (
         "lastError",
         _object(
             "RejectedLastError",
             ("reason", Text(description="Name of the error.", example="stream.in.badRequest")),
-            ("column", Text(description="Empty if the record as a whole can't be read.")),
+            (
+                "column",
+                Text(
+                    description="The column that caused the error; empty if the whole record can't "
+                    "be read."
+                ),
+            ),
             ("message", _TEXT),
             ("time", _TIME),
         ),
@@ -282,11 +294,17 @@ STATISTICS_TOTAL = _object(
 )
 _QUARANTINE = _object(
     "SinkFileQuarantine",
-    ("recordsCount", Integer(description="Rows that the target has refused, so far.")),
-    ("reason", Text(description="Why the first of them was refused.")),
-    ("isFinished", Boolean(description="All are found and stored; the others imported.")),
-    ("fileId", Integer(description="The file of the project's storage that has them.")),
-    ("table", Text(description="The table that has them, where they are in one.")),
+    ("recordsCount", Integer(description="Number of rows that the target has refused so far.")),
+    ("reason", Text(description="Why the target refused the first of them.")),
+    (
+        "isFinished",
+        Boolean(description="Whether all refused rows are found, and all others are imported."),
+    ),
+    (
+        "fileId",
+        Integer(description="File of the project's storage that contains the refused rows."),
+    ),
+    ("table", Text(description="Table that contains the refused rows, if they are in a table.")),
     optional=("fileId", "table"),
 )
 _FILE = _object(
@@ -321,15 +339,22 @@ STATISTICS_FILES = _object("SinkStatisticsFilesResult", ("files", Array(items=_F
 _CONDITION = _object(
     "SinkFileCondition",
     ("name", Text(enum=("recordCount", "size", "time", "sliceCount", "expiration"))),
-    ("value", Number(description="Records, bytes, seconds or slices so far.")),
-    ("limit", Number(description="The value from which on the condition is met.")),
-    ("progress", Number(description="From 0 to 1.", example=0.25)),
-    ("at", Text(format="date-time", description="When time alone meets it.")),
+    ("value", Number(description="Current number of records, bytes, seconds or slices.")),
+    ("limit", Number(description="Value at which the condition is met.")),
+    ("progress", Number(description="Progress towards the limit, from 0 to 1.", example=0.25)),
+    (
+        "at",
+        Text(
+            format="date-time",
+            description="Time at which the condition is met, if it depends only on time.",
+        ),
+    ),
     optional=("at",),
 )
 _ROWS_OF_FILE = _level("PipelineStatistics")
 _CONDITIONS = Array(
-    items=_CONDITION, description="While it is open: what closes it, the nearest condition first."
+    items=_CONDITION,
+    description="Conditions that close it while it is open, the one closest to its limit first.",
 )
 _RETRY = (("retryAttempt", _INT), ("retryReason", _TEXT), ("retryAfter", _TIME))
 _RETRY_OPTIONAL = tuple(name for name, _ in _RETRY)
@@ -344,16 +369,24 @@ SINK_FILES = _object(
         "freshness",
         _object(
             "SinkFreshness",
-            ("pendingRecords", Integer(description="Records that aren't in the table yet.")),
+            (
+                "pendingRecords",
+                Integer(description="Number of records that aren't in the table yet."),
+            ),
             ("oldestPendingAt", _TIME),
-            ("lastRecordAt", Text(format="date-time", description="Of the files that are shown.")),
+            (
+                "lastRecordAt",
+                Text(
+                    format="date-time", description="Time of the newest record in the listed files."
+                ),
+            ),
             optional=("oldestPendingAt", "lastRecordAt"),
         ),
     ),
     (
         "files",
         Array(
-            description="Those that aren't imported, the newest first.",
+            description="Files that aren't imported yet, the newest first.",
             items=_object(
                 "PipelineFile",
                 ("fileId", _TEXT),
@@ -368,7 +401,7 @@ SINK_FILES = _object(
                 (
                     "slices",
                     Array(
-                        description="Those that aren't imported.",
+                        description="Slices that aren't imported yet.",
                         items=_object(
                             "PipelineSlice",
                             ("sliceId", _TEXT),
@@ -395,7 +428,7 @@ SINK_FILES = _object(
     (
         "imports",
         Array(
-            description="The last files that were imported, the newest first.",
+            description="The last imported files, the newest first.",
             items=_object(
                 "PipelineImport",
                 ("fileId", _TEXT),
@@ -403,7 +436,7 @@ SINK_FILES = _object(
                 ("closingAt", _TIME),
                 ("importingAt", _TIME),
                 ("importedAt", _TIME),
-                ("duration", Integer(description="Of the import, milliseconds.")),
+                ("duration", Integer(description="Duration of the import in milliseconds.")),
                 ("statistics", _ROWS_OF_FILE),
                 ("quarantine", _QUARANTINE),
                 optional=("closingAt", "importingAt", "importedAt", "duration", "quarantine"),
@@ -491,7 +524,7 @@ TESTED_MAPPING = _object(
         Array(
             items=_object(
                 "TestedRow",
-                ("accepted", Boolean(description="Whether every column has a value.")),
+                ("accepted", Boolean(description="Whether all columns have a value.")),
                 (
                     "columns",
                     Array(
@@ -499,27 +532,28 @@ TESTED_MAPPING = _object(
                             "TestedColumn",
                             ("name", _TEXT),
                             ("value", _TEXT),
-                            ("error", Text(description="Why there is no value.")),
+                            ("error", Text(description="Why the column has no value.")),
                             optional=("value", "error"),
                         )
                     ),
                 ),
             ),
-            description="One for each record of the body.",
+            description="A row for each record in the body.",
         ),
     ),
 )
 
 _REJECTED_NOTES = Array(
     items=_TEXT,
-    description="Columns that read headers whose values are masked in rejected records.",
+    description="Notes about columns that read headers whose values are masked in rejected "
+    "records.",
 )
 _REJECTED_NODES = Array(
     items=_object(
         "RejectedNode",
         ("nodeId", _TEXT),
         ("available", Boolean()),
-        ("message", Text(description="Why its records are missing from the answer.")),
+        ("message", Text(description="Why the answer lacks the records of this node.")),
         optional=("message",),
     )
 )
@@ -531,12 +565,12 @@ TASK = _object(
     "Task",
     ("taskId", Text(example="api.create.source/345/my-source/2024-01-15T10:30:00.000Z_aB3xZ")),
     ("type", Text(example="api.create.source")),
-    ("url", Text(description="Ask this, with `?wait=10s`, until the task is finished.")),
+    ("url", Text(description="Request this URL, with `?wait=10s`, until the task is finished.")),
     ("status", Text(enum=("processing", "success", "error"))),
     ("isFinished", Boolean()),
     ("createdAt", _TIME),
     ("finishedAt", _TIME),
-    ("duration", Integer(description="Milliseconds.")),
+    ("duration", Integer(description="Duration in milliseconds.")),
     ("result", _TEXT),
     ("error", _TEXT),
     (
@@ -548,13 +582,19 @@ TASK = _object(
             ("branchId", _BRANCH_ID),
             ("sourceId", _SOURCE_ID),
             ("sinkId", _SINK_ID),
-            ("replayed", Integer(description="Of a replay: records that were mapped again.")),
-            ("stored", Integer(description="Of these, how many are stored.")),
-            ("rejected", Integer(description="Of these, how many the mapping still can't take.")),
+            (
+                "replayed",
+                Integer(description="For a replay: number of records that were mapped again."),
+            ),
+            ("stored", Integer(description="Number of these records that were stored.")),
+            (
+                "rejected",
+                Integer(description="Number of these records that the mapping rejected again."),
+            ),
             (
                 "results",
                 Array(
-                    description="The outcomes of the first 1,000 of them.",
+                    description="The results of the first 1,000 of these records.",
                     items=_object(
                         "ReplayedRecord",
                         ("id", _TEXT),
@@ -569,13 +609,13 @@ TASK = _object(
             (
                 "isComplete",
                 Boolean(
-                    description="Whether a replay has mapped all selected records. It has not if "
-                    "it still runs, if its time was over, or if `nodes` are unavailable."
+                    description="Whether a replay has mapped all selected records. It hasn't if it is "
+                    "still running, has reached its time limit, or if `nodes` are unavailable."
                 ),
             ),
             (
                 "hasMore",
-                Boolean(description="Whether records remain because the time was over."),
+                Boolean(description="Whether records remain because the time limit was reached."),
             ),
             ("notes", _REJECTED_NOTES),
             ("nodes", _REJECTED_NODES),
@@ -590,7 +630,7 @@ TASK = _object(
         "warnings",
         Array(
             items=_object("Warning", ("param", _PARAM), ("message", _TEXT)),
-            description="Members of the body that are not known; only in the first answer.",
+            description="Unknown members of the body; only in the first answer.",
         ),
     ),
     optional=("finishedAt", "duration", "result", "error", "outputs", "warnings"),
@@ -602,7 +642,10 @@ TASKS_LIST = _object(
     ("page", PAGE),
     (
         "tasks",
-        Array(items=TASK, description="The newest first; without the outcomes of single records."),
+        Array(
+            items=TASK,
+            description="The tasks, the newest first, without the results of single records.",
+        ),
     ),
 )
 
@@ -622,13 +665,16 @@ CONNECTIONS = _object(
             items=_object(
                 "Connection",
                 ("name", Text(example="warehouse")),
-                ("type", Text(description="Of its tables.", example="postgres")),
+                ("type", Text(description="Type of its tables.", example="postgres")),
                 (
                     "isAvailable",
-                    Boolean(description="Null if its target can't say.", nullable=True),
+                    Boolean(
+                        description="Whether it works; null if its target can't test it.",
+                        nullable=True,
+                    ),
                 ),
                 ("checkedAt", _TIME),
-                ("message", Text(description="Why it does not answer.")),
+                ("message", Text(description="Why it doesn't work.")),
                 optional=("message",),
             )
         ),
@@ -651,7 +697,7 @@ CURRENT_TOKEN = _object(
         "rights",
         Array(
             items=Text(enum=RIGHTS),
-            description="With those that others include, such as read in write.",
+            description="The rights, including implied ones, such as read for write.",
         ),
     ),
 )
@@ -672,7 +718,7 @@ TOKENS = _object(
 CREATED_TOKEN = _object(
     "CreatedToken",
     *_TOKEN_MEMBERS,
-    ("token", Text(description="The text to send; it is shown only here.")),
+    ("token", Text(description="The text of the token; only this answer contains it.")),
     optional=("expiresAt",),
 )
 
@@ -685,8 +731,11 @@ ERROR = _object(
     ("message", Text(example='Source "my-source" not found in the branch.')),
     ("exceptionId", _TEXT),
     ("param", _PARAM),
-    ("detail", Text(description="What the message leaves open.")),
-    ("hint", Text(description="What was probably meant.")),
+    (
+        "detail",
+        Text(description="Details that the message doesn't contain, such as allowed values."),
+    ),
+    ("hint", Text(description="The value that was probably meant.")),
     (
         "errors",
         Array(
@@ -699,21 +748,26 @@ ERROR = _object(
                 optional=("param", "detail"),
             ),
             max_items=MAX_FAULTS,
-            description="All that is wrong, if there are several things.",
+            description="All errors, if there are several.",
         ),
     ),
-    ("docUrl", Text(description="The page about the operation.")),
+    ("docUrl", Text(description="URL of the documentation of the operation.")),
     optional=("exceptionId", "param", "detail", "hint", "errors", "docUrl"),
 )
 
-_KEPT_HEADERS = Object(additional=_TEXT, description="Secrets are masked.")
+_KEPT_HEADERS = Object(additional=_TEXT, description="The headers, with masked secrets.")
 _REJECTED_OUTLINE: tuple[tuple[str, Schema], ...] = (
     ("id", Text(example="019c0d2c-3d4e-7a10-8a64-1f2e3d4c5b6a")),
-    ("nodeId", Text(description="The source node that keeps it.")),
+    ("nodeId", Text(description="The source node that keeps the record.")),
     ("time", _TIME),
     ("statusCode", Integer(example=400)),
     ("reason", Text(description="Name of the error.", example="stream.in.badRequest")),
-    ("column", Text(description="Empty if the record as a whole can't be read.")),
+    (
+        "column",
+        Text(
+            description="The column that caused the error; empty if the whole record can't be read."
+        ),
+    ),
     ("message", _TEXT),
     ("excerpt", Text(description="The beginning of the body.")),
     ("contentType", _TEXT),
@@ -745,8 +799,16 @@ REJECTED_RECORDS = _object(
             )
         ),
     ),
-    ("total", Integer(description="How many are kept; `records` are the newest of them.")),
-    ("dropped", Integer(description="How many weren't kept, or made room for newer ones.")),
+    (
+        "total",
+        Integer(
+            description="Number of records that are kept; `records` contains the newest of them."
+        ),
+    ),
+    (
+        "dropped",
+        Integer(description="Number of records that weren't kept, or were replaced by newer ones."),
+    ),
     ("nodes", _REJECTED_NODES),
 )
 REJECTED_RECORD = _object(
@@ -756,7 +818,7 @@ REJECTED_RECORD = _object(
     ("headers", _KEPT_HEADERS),
     ("signal", Text(enum=SIGNALS)),
     ("body", _TEXT),
-    ("bodyEncoding", Text(enum=("base64",), description="Of a body that isn't UTF-8.")),
+    ("bodyEncoding", Text(enum=("base64",), description="Encoding of a body that isn't UTF-8.")),
     optional=("signal", "bodyEncoding"),
 )
 REJECTED_DELETED = _object(

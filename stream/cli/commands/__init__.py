@@ -1,1 +1,1 @@
-"""The subcommands, one module each; `stream.cli.main` imports only the one that is called."""
+"""The subcommands, one module for each; `stream.cli.main` imports only the one that is called."""

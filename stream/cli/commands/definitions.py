@@ -91,7 +91,7 @@ def _apply(
     if not yes:
         if path == "-" or not is_terminal(sys.stdin):
             raise click.UsageError(
-                "Without a terminal the changes can't be confirmed: use --yes to make them."
+                "The changes can't be confirmed without a terminal: use --yes to apply them."
             )
         confirm("Make these changes?")
     _make(api, found, changes, quiet=output != "table")
@@ -196,8 +196,8 @@ def _make(
                 return
             if any((change.path, change.body) not in confirmed for change in found):
                 raise Conflict(
-                    "These sources were changed concurrently in another way. "
-                    "Check the differences again."
+                    "Somebody else changed these sources at the same time. Check the differences "
+                    "again."
                 ) from error
 
 

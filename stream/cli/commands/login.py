@@ -19,7 +19,7 @@ _ADVICE = "Without a terminal: give --url, and the token to --token-stdin."
 
 
 @click.command()
-@click.option("--url", envvar="STREAM_API_URL", help="URL of the API.  [default: asked for]")
+@click.option("--url", envvar="STREAM_API_URL", help="URL of the API.  [default: ask]")
 @click.option("--branch", default="default", show_default=True, help="Branch of the sources.")
 @click.option("--token-stdin", is_flag=True, help="Read the token from the standard input.")
 @output_option
@@ -50,7 +50,7 @@ def login(url: str | None, branch: str, token_stdin: bool, output: str) -> int |
     with Api(url, token, branch=branch) as api:
         listed = api.get("sources", limit=1)
         if not isinstance(listed, dict) or "sources" not in listed:
-            raise ClientError(f"{url} answers, but not like the API of a Stream service.")
+            raise ClientError(f"{url} responds, but is not the API of a Stream service.")
         project = visible(str(listed.get("projectId", "")))
         path = keep(Credentials(api.url, token, branch))
         found = {"projectId": listed.get("projectId"), "url": api.url, "branch": branch}

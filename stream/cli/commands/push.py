@@ -55,9 +55,14 @@ _KNOWN_SECONDS = 600.0
     "--state",
     "state_name",
     metavar="FILE",
-    help="File with the progress; a later push resumes from it.",
+    help="File that stores the progress; a later push resumes from it.",
 )
-@click.option("--rejected", "rejected_name", metavar="FILE", help="File for rejected records.")
+@click.option(
+    "--rejected",
+    "rejected_name",
+    metavar="FILE",
+    help="File to which rejected records are written.",
+)
 @click.option(
     "--batch-records",
     type=click.IntRange(1, 10_000),
@@ -74,10 +79,10 @@ _KNOWN_SECONDS = 600.0
 @click.option(
     "--compress/--no-compress",
     default=None,
-    help="Compress requests; by default unless the source is local.",
+    help="Whether to compress requests; by default only if the source is on another machine.",
 )
-@click.option("--delimiter", default=",", show_default=True, help="Of CSV.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--delimiter", default=",", show_default=True, help="Delimiter of CSV.")
+@click.option("--quiet", is_flag=True, help="Don't show the progress.")
 @output_option
 def push(
     source: str,
@@ -107,7 +112,7 @@ def push(
     from stream.client.delivery import Delivery, Stopped
 
     if len(delimiter) != 1:
-        raise click.UsageError("--delimiter is one character.")
+        raise click.UsageError("--delimiter must be one character.")
     url = source_url(source)
     stop = threading.Event()
     state_path = Path(state_name) if state_name else None
@@ -180,10 +185,10 @@ def _going_on(state: State, is_kept: bool, is_noted: bool) -> str:
     """Return the summary of an interrupted push: its progress, and how to resume it."""
     place = _place(state)
     if not is_kept:
-        return f"Everything before {place} was sent; with --state a push can go on from there."
+        return f"Everything before {place} was sent; with --state a push can be resumed from there."
     if not is_noted:
         return "The same command repeats what was sent since, under the same idempotency keys."
-    return f"The same command goes on from {place}."
+    return f"The same command continues from {place}."
 
 
 def _doubt(state: State) -> str:
@@ -223,9 +228,11 @@ def _state(
         )
     begin = f"Use another file than {path} for the state, or remove it to start from the beginning."
     if kept.source != source:
-        raise StateFault(f"The state is of another source, or its secret was changed. {begin}")
+        raise StateFault(
+            f"The state belongs to another source, or the secret of the source was changed. {begin}"
+        )
     if not given.has_head(kept.head):
-        raise StateFault(f"The state is of another file: it begins differently. {begin}")
+        raise StateFault(f"The state belongs to another file, which begins differently. {begin}")
     for name, wanted in (
         ("format", format),
         ("batch_records", batch_records),
@@ -234,7 +241,7 @@ def _state(
         if wanted is not None and wanted != getattr(kept, name):
             option = name.replace("_", "-")
             raise StateFault(
-                f"The state was begun with --{option} {getattr(kept, name)}; another one would "
+                f"The push was started with --{option} {getattr(kept, name)}; another value would "
                 f"store records twice. {begin}"
             )
     return kept

@@ -88,8 +88,7 @@ def _call(method: str, path: tuple[str, ...], **options: Any) -> Any:
             is_unknown = error.status == 404 and error.name in ("", "stream.api.endpointNotFound")
             if is_unknown or error.status in (405, 501):
                 raise _NotThere(
-                    "This service does not keep rejected records in reach of its API. "
-                    f"({error.message})"
+                    f"The API of this service has no rejected records. ({error.message})"
                 ) from None
             raise
 
@@ -109,10 +108,10 @@ _ids = click.argument("ids", nargs=-1, metavar="[ID]...")
 @_source
 @_sink
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
-@click.option("--since", help="UTC time: 2026-05-01T10:00:00.000Z")
-@click.option("--reason", help="Only records with this reason.")
+@click.option("--since", help="Time in UTC, such as 2026-05-01T10:00:00.000Z.")
+@click.option("--reason", help="Select records with this reason.")
 @click.option(
-    "--of-column", "column", metavar="COLUMN", help="Only records with an error in this column."
+    "--of-column", "column", metavar="COLUMN", help="Select records with an error in this column."
 )
 @output_option
 def list_rejected(
@@ -161,13 +160,13 @@ def show(source: str, sink: str, id: str, only_body: bool, output: str) -> None:
 @_source
 @_sink
 @_ids
-@click.option("--column", "columns", multiple=True, help="A column, as in `stream sink create`.")
+@click.option("--column", "columns", multiple=True, help="Column, as in `stream sink create`.")
 @click.option(
-    "--mapping", "mapping_name", metavar="FILE", help="File of `apply`, or one with columns."
+    "--mapping", "mapping_name", metavar="FILE", help="File for `apply`, or file with columns."
 )
-@click.option("--reason", help="Only records with this reason.")
+@click.option("--reason", help="Select records with this reason.")
 @click.option(
-    "--of-column", "column", metavar="COLUMN", help="Only records with an error in this column."
+    "--of-column", "column", metavar="COLUMN", help="Select records with an error in this column."
 )
 @output_option
 def test(
@@ -213,7 +212,7 @@ def _mapping(
     from stream.cli.document import DocumentError, parse_document
 
     if columns:
-        raise click.UsageError("--column or --mapping, not both.")
+        raise click.UsageError("Use either --column or --mapping, not both.")
     try:
         value = parse_document(name, Path(name).read_text(encoding="utf-8")).value
     except (DocumentError, OSError, UnicodeDecodeError) as error:
@@ -271,13 +270,18 @@ def _selects(command: Callable[..., R]) -> Callable[..., R]:
     """Give *command* the IDs or options that select records, as its argument *selection*."""
 
     @_ids
-    @click.option("--reason", help="Records with this reason.")
+    @click.option("--reason", help="Select records with this reason.")
     @click.option(
-        "--of-column", "column", metavar="COLUMN", help="Records with an error in this column."
+        "--of-column",
+        "column",
+        metavar="COLUMN",
+        help="Select records with an error in this column.",
     )
-    @click.option("--since", help="Records received at or after: 2026-05-01T10:00:00.000Z")
-    @click.option("--until", help="Records received before.")
-    @click.option("--all", "all", is_flag=True, help="All rejected records of the sink.")
+    @click.option(
+        "--since", help="Select records received at this time or later (2026-05-01T10:00:00.000Z)."
+    )
+    @click.option("--until", help="Select records received before this time.")
+    @click.option("--all", "all", is_flag=True, help="Select all rejected records of the sink.")
     @wraps(command)
     def selected(
         *arguments: Any,
@@ -292,10 +296,10 @@ def _selects(command: Callable[..., R]) -> Callable[..., R]:
         given = {"reason": reason, "column": column, "since": since, "until": until}
         selection: dict[str, Any] = {name: value for name, value in given.items() if value}
         if ids and (selection or all):
-            raise click.UsageError("IDs, or a selection, not both.")
+            raise click.UsageError("Use either IDs or options that select records, not both.")
         if not ids and not selection and not all:
             raise click.UsageError(
-                "Select the records: IDs, --reason, --of-column, --since, --until or --all."
+                "Select the records with IDs, --reason, --of-column, --since, --until or --all."
             )
         return command(*arguments, selection={"ids": list(ids)} if ids else selection, **options)
 

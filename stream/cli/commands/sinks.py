@@ -70,15 +70,22 @@ def list_sinks(source: str, deleted: bool, output: str) -> None:
 @sink.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("name")
-@click.option("--id", "sink_id", help="Id of the sink; by default made from the name.")
-@click.option("--description", default="", help="For people.")
-@click.option("--table", help="Table: in.c-shop.orders, or a name in a database or catalog.")
-@click.option("--type", "table_type", default="keboola", show_default=True, help="Kind of table.")
-@click.option("--connection", help="Connection of a table outside Keboola.")
-@click.option("--schema", help="Schema of a table in a database.")
+@click.option("--id", "sink_id", help="Id of the sink; by default derived from the name.")
+@click.option("--description", default="", help="Description, for display.")
+@click.option(
+    "--table",
+    help="Id of a Keboola table (in.c-shop.orders), or name of a table in a database or catalog.",
+)
+@click.option(
+    "--type", "table_type", default="keboola", show_default=True, help="Type of the table."
+)
+@click.option("--connection", help="Connection, for all tables except Keboola's.")
+@click.option("--schema", help="Schema of a database table.")
 @click.option("--namespace", help="Namespace of an Iceberg table.")
 @click.option("--path", help="Folder of Parquet files.")
-@click.option("--partition-by", multiple=True, help="Partition of a table in a lake: day(at).")
+@click.option(
+    "--partition-by", multiple=True, help="Partition of a table in a lake, such as day(at)."
+)
 @_column_option
 @click.option(
     "--signal", "signals", multiple=True, help="Signal of an OTLP source: logs, metrics or traces."
@@ -102,7 +109,7 @@ def create(
 ) -> None:
     """Create a sink of a SOURCE with a NAME."""
     if not columns:
-        raise click.UsageError("A sink needs columns: --column id:uuid --column body:body")
+        raise click.UsageError("A sink needs columns, such as --column id:uuid --column body:body")
     given = {
         "tableId" if table_type == "keboola" else "table": table,
         "connection": connection,
@@ -150,7 +157,7 @@ def update(
     if columns:
         body["table"] = {"mapping": {"columns": list(columns)}}
     if not body:
-        raise click.UsageError("Nothing to change: --name, --description or --column.")
+        raise click.UsageError("Nothing to change: use --name, --description or --column.")
     path = ("sources", source, "sinks", sink)
     with connect() as api:
         api.change("PATCH", *path, body=body)

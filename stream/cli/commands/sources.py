@@ -38,9 +38,9 @@ def list_sources(deleted: bool, output: str) -> None:
 
 @source.command()
 @click.argument("name")
-@click.option("--id", "source_id", help="Id of the source; by default made from the name.")
+@click.option("--id", "source_id", help="Id of the source; by default derived from the name.")
 @click.option("--type", type=click.Choice(("http", "otlp")), default="http", show_default=True)
-@click.option("--description", default="", help="For people.")
+@click.option("--description", default="", help="Description, for display.")
 @output_option
 def create(name: str, source_id: str | None, type: str, description: str, output: str) -> None:
     """Create a source with a NAME, and show it with its URL for records."""
@@ -63,7 +63,7 @@ def update(source: str, name: str | None, description: str | None, output: str) 
     given = {"name": name, "description": description}
     body = {member: value for member, value in given.items() if value is not None}
     if not body:
-        raise click.UsageError("Nothing to change: --name or --description.")
+        raise click.UsageError("Nothing to change: use --name or --description.")
     with connect() as api:
         api.change("PATCH", "sources", source, body=body)
         print_as(output, api.get("sources", source))
@@ -85,7 +85,7 @@ def url(source: str, output: str) -> None:
 def rotate_secret(source: str, yes: bool, output: str) -> None:
     """Replace the secret in the URL of a SOURCE, and print the new URL.
 
-    The old URL stops working at once.
+    The old URL stops working immediately.
     """
     if not yes:
         confirm(f'Does no producer need the old URL of "{source}"?')
@@ -111,7 +111,7 @@ def made_id(made: dict[str, Any], member: str) -> str:
     """Return the id of a created object, from the object itself or the outputs of its task."""
     found = made.get(member) or (made.get("outputs") or {}).get(member)
     if not found:
-        raise ClientError(f"The service has created it, but does not say its {member}.")
+        raise ClientError(f"The service has created the object, but the answer lacks its {member}.")
     return str(found)
 
 

@@ -47,7 +47,7 @@ _COLUMNS: tuple[Column, ...] = (
 
 @click.command()
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh the output until Ctrl-C.")
 @output_option
 def status(sources: tuple[str, ...], watch: bool, output: str) -> None:
     """Show the flow of records, and problems.

@@ -28,8 +28,14 @@ _ATTEMPTS = 5
     "--filter", "text", help='Show only matching records: .user.name == "Ada" and .count > 3'
 )
 @click.option("--rate", type=click.IntRange(1, 100), default=10, show_default=True)
-@click.option("--limit", type=click.IntRange(1), help="Stop after this number of shown records.")
-@click.option("--duration", type=click.IntRange(1), help="Seconds.  [default: until Ctrl-C]")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Number of records after which the command ends."
+)
+@click.option(
+    "--duration",
+    type=click.IntRange(1),
+    help="Seconds after which the command ends.  [default: until Ctrl-C]",
+)
 @output_option
 def tail(
     source: str,

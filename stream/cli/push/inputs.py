@@ -133,7 +133,7 @@ class Input:
                 part = part[skipped:]
             yield part
         if offset:
-            raise InputFault("The input is shorter than what was pushed of it before.")
+            raise InputFault("The input is shorter than the part that was already pushed.")
 
     def _decoded_begin(self) -> bytes:
         """Return some bytes from the beginning, decompressed."""
@@ -152,7 +152,7 @@ class Input:
             raise InputFault("The input is UTF-16: convert it to UTF-8.")
         if b"\0" in part:
             raise InputFault(
-                "The input is binary: it has to be NDJSON, a JSON array or CSV, plain or "
+                "The input is binary: it must be NDJSON, a JSON array or CSV, uncompressed or "
                 "compressed with gzip or zstd."
             )
 
@@ -162,7 +162,7 @@ def _read(stream: Any) -> Iterator[bytes]:
         try:
             part = stream.read1(_PART_BYTES)
         except EOFError:
-            raise InputFault("The compressed input ends in the middle.") from None
+            raise InputFault("The compressed input is truncated.") from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise InputFault(f"The gzip input is damaged: {error}.") from None
         if not part:
@@ -196,7 +196,7 @@ def _zstd_parts(raw: Any) -> Iterator[bytes]:
             if part:
                 yield part
     if frame is not None:
-        raise InputFault("The compressed input ends in the middle.")
+        raise InputFault("The compressed input is truncated.")
 
 
 def _digest(head: bytes) -> str:

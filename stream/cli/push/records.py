@@ -128,7 +128,9 @@ def array_elements(
         if mark == "]":
             text.skip(1)
             if text.next_character():
-                raise InputFault(f"There is something behind the array, at byte {text.offset}.")
+                raise InputFault(
+                    f"There is data after the end of the array, at byte {text.offset}."
+                )
             return
         if is_inside:
             if mark != ",":
@@ -195,7 +197,7 @@ class _Text:
                         break
                     raise _broken(self, index, "")
             except RecursionError:
-                raise InputFault(f"Element {index} (from 0) is too deep.") from None
+                raise InputFault(f"Element {index} (from 0) is nested too deeply.") from None
             except json.JSONDecodeError as error:
                 is_unfinished = error.msg.startswith("Unterminated string") or (
                     error.pos > len(self._text) - _ERROR_DISTANCE
@@ -262,12 +264,14 @@ def csv_rows(
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise InputFault(f"The row that begins in line {first} is not CSV: {error}.") from None
+            raise InputFault(f"The row that begins on line {first} is not CSV: {error}.") from None
         if row is None:
             return
         if header is None:
             if not row:
-                raise InputFault("The first line of a CSV file has the names of the columns.")
+                raise InputFault(
+                    "The first line of a CSV file must contain the names of the columns."
+                )
             header = _header(row)
             take_header(list(header))
         elif len(row) == len(header):
@@ -289,7 +293,7 @@ def _header(row: list[str]) -> list[str]:
         raise InputFault(f"Column {names.index('') + 1} of the header has no name.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputFault(f'The header has the name "{twice[0]}" twice.')
+        raise InputFault(f'The header contains the name "{twice[0]}" twice.')
     return names
 
 

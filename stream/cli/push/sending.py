@@ -121,7 +121,7 @@ def push_records(
     """
     push = _Push(delivery, pushed, state_path, on_rejected, progress, max_rejected)
     if state_path is not None:
-        # Before the first batch, so that a run that is killed at once is repeated with the same
+        # Before the first batch, so that a run that is killed immediately is repeated with the same
         # keys.
         states.save(state_path, pushed.state)
     threads = ThreadPoolExecutor(parallel, thread_name_prefix="stream-push")

@@ -86,7 +86,7 @@ def load(path: Path) -> State | None:
     try:
         members = json.loads(content)
         if members.pop("version") != _VERSION:
-            raise StateFault(f"The state {path} is of another version of `stream`.")
+            raise StateFault(f"The state {path} was written by another version of `stream`.")
         state = State(**members)
         if state.header is not None:
             state = attrs.evolve(state, header=tuple(map(str, state.header)))
@@ -98,7 +98,7 @@ def load(path: Path) -> State | None:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError):
         raise StateFault(
-            f"{path} is not the state of a push. Name another file, or remove it to begin again."
+            f"{path} is not the state of a push. Use another file, or remove it to start again."
         ) from None
     return state
 

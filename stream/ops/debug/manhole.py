@@ -180,7 +180,7 @@ class _Session(TerminalSession):
 
     def execCommand(self, proto: Any, cmd: bytes) -> None:
         _log.warn("refused a command, the console has no shell")
-        raise ConchError("there is only the console")
+        raise ConchError("only the console is available")
 
     def windowChanged(self, newWindowSize: Any) -> None:
         """Do nothing: lines don't depend on the window's size."""
@@ -235,7 +235,7 @@ class _Interpreter(ManholeInterpreter):
             super().runcode(*args, **kwargs)
 
     def displayhook(self, obj: Any) -> None:
-        """Show an available value at once."""
+        """Show an available value immediately."""
         if isinstance(obj, Deferred) and obj.called and not isinstance(obj.result, Deferred):
             obj.addErrback(self._failed)
             obj = obj.result

@@ -44,7 +44,9 @@ def _check_file(path: str, setting: str, forbidden: int) -> None:
     except OSError as error:
         raise UserError(f'cannot read "{setting}" ({path}): {error.strerror}') from None
     if mode & forbidden:
-        raise UserError(f'"{setting}" ({path}) is open to others, its mode is {mode & 0o777:o}')
+        raise UserError(
+            f'"{setting}" ({path}) is accessible to other users, its mode is {mode & 0o777:o}'
+        )
 
 
 def check_authorized_keys(path: str) -> None:
@@ -58,11 +60,11 @@ def read_host_key(path: str) -> Key:
     try:
         key: Key = Key.fromFile(path)
     except (OSError, BadKeyError, EncryptedKeyError):
-        raise UserError(f'"manhole.hostKey" ({path}) is no private key without a passphrase') from (
-            None
-        )
+        raise UserError(
+            f'"manhole.hostKey" ({path}) is not a private key without a passphrase'
+        ) from (None)
     if key.isPublic():
-        raise UserError(f'"manhole.hostKey" ({path}) is no private key')
+        raise UserError(f'"manhole.hostKey" ({path}) is not a private key')
     return key
 
 

@@ -85,7 +85,7 @@ def check_namespace(namespace: str) -> None:
 
     found = difflib.get_close_matches(namespace, sorted(shown), 1, _CLOSE)
     meant = f', did you mean "{found[0]}"?' if found else ", see the field component of the log"
-    raise UserError(f'nothing logs under "{namespace}"{meant}')
+    raise UserError(f'unknown component of the log "{namespace}"{meant}')
 
 
 @cache

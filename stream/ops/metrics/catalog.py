@@ -64,14 +64,14 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_sink_quarantined_records",
         "counter",
-        "Records that the target refused: they are in a file of the project's file storage, or in "
-        "a table beside it, instead of in their table.",
+        "Records that the target refused. They are in quarantine: in a file of the project's file "
+        "storage, or in a second table in the schema of their table.",
         TARGET_LABELS,
     ),
     Definition(
         "stream_sink_oldest_record_age_seconds",
         "gauge",
-        "Age of the oldest record that isn't in its table yet; none if all are there. "
+        "Age of the oldest record that isn't in its table yet; no value if all records are there. "
         "Exported by the coordinator that is responsible for the source.",
         SINK_LABELS,
     ),
@@ -84,8 +84,8 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_sink_failing_uploads",
         "gauge",
-        "Slices whose upload has failed and is to be tried again. Until they are uploaded, their "
-        "files aren't imported. Exported by the reader of their volumes.",
+        "Slices whose upload has failed and will be retried. Until they are uploaded, their files "
+        "aren't imported. Exported by the reader of their volumes.",
         TARGET_LABELS,
     ),
     Definition(
@@ -96,7 +96,7 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_sink_pipelines",
         "gauge",
-        "Slices that this source node writes to, by the state of the way there.",
+        "Slices that this source node writes to, by the state of their pipelines.",
         ("state",),
     ),
     Definition(
@@ -105,45 +105,46 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_source_held_bytes",
         "gauge",
-        "Bytes that these connections hold of large or incomplete requests without an answer.",
+        "Bytes of large or incomplete requests without an answer on the connections of producers.",
     ),
     Definition(
-        "stream_api_live_streams", "gauge", "Live streams of branches that are followed here."
+        "stream_api_live_streams", "gauge", "Live streams of branches that this node serves."
     ),
     Definition(
         "stream_api_live_refused_streams",
         "counter",
-        "Live streams that were refused: there were as many as there may be, or the node stopped.",
+        "Live streams that this node refused because it had the maximum number or was stopping.",
     ),
     Definition(
         "stream_api_live_ended_streams",
         "counter",
-        "Live streams that this node has ended, by reason: slow (the caller took too little), "
-        "token (it isn't good any more), duration (an hour), stopping.",
+        "Live streams that this node has ended, by reason: slow (the caller read too slowly), "
+        "token (no longer valid), duration (an hour), stopping.",
         ("reason",),
     ),
     Definition(
         "stream_templates_evaluations",
         "counter",
         "Records whose templates were evaluated, by outcome: ok, error, or stopped "
-        "because they took more processor time or memory than they may.",
+        "because they exceeded the limit of processor time or memory.",
         ("result",),
     ),
     Definition("stream_templates_seconds", "counter", "Processor time that templates have taken."),
     Definition(
         "stream_templates_refused_records",
         "counter",
-        "Records that were asked to come again, by reason: full (of the queue), late, paused, "
-        "killed, stopping.",
+        "Records that were refused with 503 because of their templates, by reason: full (the "
+        "queue), late, paused, killed, stopping.",
         ("reason",),
     ),
     Definition(
         "stream_templates_processes_ended",
         "counter",
-        "Processes for templates that ended unasked, by cause: processor, crash, outside, start.",
+        "Processes for templates that ended unexpectedly, by cause: processor, crash, outside, "
+        "start.",
         ("cause",),
     ),
-    Definition("stream_templates_processes", "gauge", "Processes for templates that run."),
+    Definition("stream_templates_processes", "gauge", "Running processes for templates."),
     Definition(
         "stream_templates_waiting_records",
         "gauge",
@@ -158,7 +159,7 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_writer_volume_drained",
         "gauge",
-        "1 if a volume takes no new slices: drained by hand, full, failing or stuck.",
+        "1 if a volume accepts no new slices: drained by hand, full, failing or stuck.",
         ("volume_id",),
     ),
     Definition("stream_writer_open_files", "gauge", "Open slice files of this disk writer."),
@@ -185,15 +186,16 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_etcd_watch_lag_seconds",
         "gauge",
-        "For how long a mirror of an etcd prefix may be out of date: since its watch broke, or "
-        "since a change came that isn't handled yet; 0 while it follows.",
+        "For how long a mirror of an etcd prefix may have been out of date: since its watch broke, "
+        "or since it received a change that isn't processed yet; 0 while it is current.",
         ("prefix",),
     ),
     Definition(
         "stream_etcd_lease_held",
         "gauge",
-        "1 while this node holds its lease in etcd: that of the node itself, without which a "
-        "source takes no records, or that of a writer's volumes, which get no new slices then.",
+        "1 while this node holds a lease in etcd: either the lease of the node itself (without it "
+        "a source accepts no records), or that of a writer's volumes (without it they get no new "
+        "slices).",
         ("lease",),
     ),
     Definition(
@@ -205,14 +207,14 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_source_without_sink_records",
         "counter",
-        "Records that were taken and stored nowhere, because their source had no enabled sink.",
+        "Records that were accepted but not stored, because their source had no enabled sink.",
         ("project_id", "branch_id", "source_id"),
     ),
     Definition(
         "stream_rejected_records",
         "counter",
         "Records that couldn't be rendered: kept, or dropped because there were too many, the disk "
-        "failed, or newer ones needed their room.",
+        "failed, or newer ones replaced them.",
         ("result",),
     ),
 )

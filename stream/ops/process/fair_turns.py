@@ -5,7 +5,7 @@ clients with requests of 30 ms each delay all others by half a second, several t
 
 Note [Light and busy]: a connection is *light* if it was served in an earlier period and has used
 little time since, or a moderate amount followed by a rest: a client that sends as fast as it is
-served, or pipelines requests, is ready again at once. Light connections are served first. All
+served, or pipelines requests, is ready again immediately. Light connections are served first. All
 others, new and busy ones, share a small part of each turn. The rest is still ready in the next
 turn, since epoll is level-triggered, and connections served least recently come first. So a
 producer that keeps a connection open and sends now and then isn't delayed by clients that send

@@ -3,9 +3,9 @@
 By default it examines a part of all objects whenever 700 more have been created than freed, and
 sometimes all objects, which blocks the reactor for 60 ms several times a second under load: each
 request that waits for the disk consists of a dozen objects, so a few hundred requests look like a
-leak. They aren't one: finished requests are freed at once by reference counting. So the collector
-runs rarely and skips the objects that exist since the start. It still runs at intervals, since a
-cycle may hold a large buffer.
+leak. They aren't one: finished requests are freed immediately by reference counting. So the
+collector runs rarely and skips the objects that exist since the start. It still runs at intervals,
+since a cycle may hold a large buffer.
 
 Objects that survive a collection aren't examined again for a while: with ten thousand connections
 that would take a fifth of a second each time. Nearly all cycles are found before, since they are

@@ -1,15 +1,15 @@
 """Twisted's epoll reactor on the monotonic clock, with bounded turns and less overhead per event.
 
 Twisted's own reactors count seconds since the epoch, so a step of the machine's clock ends every
-timeout and lease at once, or delays all of them (`stream.ops.clock`).
+timeout and lease immediately, or delays all of them (`stream.ops.clock`).
 
 Twisted enters a log context around every event, so that log entries name their protocol. This
 service doesn't use it, and at tens of thousands of small requests a second the context is a tenth
 of the work.
 
 Twisted serves all ready connections in each turn. Here connections of clients share a turn
-(`stream.ops.process.fair_turns`). Everything else is served at once: finished threads, children,
-and outgoing connections, such as the one to etcd with the lease. The rest is Twisted's.
+(`stream.ops.process.fair_turns`). Everything else is served immediately: finished threads,
+children, and outgoing connections, such as the one to etcd with the lease. The rest is Twisted's.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def install() -> bool:
             super().__init__()
 
         def _initThreadPool(self) -> None:
-            """Make the pool: Twisted's own does no job any more once a thread couldn't start."""
+            """Make the pool: Twisted's own runs no jobs after a thread could not be started."""
             self.threadpool = AbandonableThreadPool(0, THREADS, name="reactor")
             self._threadpoolStartupID = self.callWhenRunning(self.threadpool.start)
             self.threadpoolShutdownID = self.addSystemEventTrigger(

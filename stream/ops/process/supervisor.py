@@ -125,7 +125,7 @@ class Supervisor(Service):
         kill = self._reactor.callLater(self._stop_timeout, self._kill)
         await DeferredList([child.drain() for child in self._children])
         if not kill.active():
-            raise UserError(f"children were killed after {self._stop_timeout:g} s")
+            raise UserError(f"child processes were killed after {self._stop_timeout:g} s")
         kill.cancel()
 
     def _kill(self) -> None:

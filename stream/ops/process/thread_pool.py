@@ -76,7 +76,7 @@ class _Idle:
 class AbandonableThreadPool(ThreadPool):
     """A pool that can be abandoned with a job that never ends; see Note [Cheap hop].
 
-    It has the interface of Twisted's pool, and threads of its own. Jobs may be given from any
+    It has the interface of Twisted's pool, and its own threads. Jobs may be given from any
     thread.
 
     :ivar threads: those that haven't ended.
@@ -137,7 +137,7 @@ class AbandonableThreadPool(ThreadPool):
         """Run *func*, and call *onResult* in the same thread.
 
         It is called with whether that was a success, and the result or the `Failure`. If there is
-        no thread, it is called at once; see Note [No thread].
+        no thread, it is called immediately; see Note [No thread].
         """
 
         def job() -> None:

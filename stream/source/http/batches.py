@@ -247,7 +247,7 @@ def _sink_of(
 def _evaluated(
     evaluation: Evaluation, waiting: Sequence[tuple[SinkWriter, BlockCompletion]], now_ms: int
 ) -> Deferred[None] | None:
-    """Return a Deferred that fires when *evaluation* ends; ``None`` if it has failed at once."""
+    """Return a Deferred that fires when *evaluation* ends; ``None`` if it has already failed."""
     block, sink = evaluation.block, _sink_of(evaluation, waiting)
     assert block.renderer is not None
     try:

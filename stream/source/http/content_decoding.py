@@ -1,6 +1,6 @@
 """Decompression of bodies, in separate threads if they are large.
 
-Small bodies are decoded at once. Of the others a few are decoded concurrently, in turn between
+Small bodies are decoded immediately. Of the others a few are decoded concurrently, in turn between
 sources; the rest is queued compressed. So a source with expensive bodies delays only itself, and a
 decoded body is in memory only while it is processed (`stream.source.turns`).
 """
@@ -29,7 +29,7 @@ __all__ = ["INLINE_BYTES", "MAX_WAITING_BYTES", "THREADS", "Decoder"]
 _log = Logger(namespace="http-source")
 
 INLINE_BYTES = 8 * 1024
-"""A compressed body up to this size is decoded at once: a thread would cost more."""
+"""A compressed body up to this size is decoded immediately: a thread would cost more."""
 
 INLINE_DECODED_BYTES = 256 * 1024
 """Decoded size beyond which decoding continues in a thread."""
@@ -81,9 +81,9 @@ class Decoder:
         take: Callable[[bytes], None],
         failed: Callable[[Failure], bytes],
     ) -> None:
-        """Decode *body* and pass it on, at once or later.
+        """Decode *body* and pass it on, immediately or later.
 
-        Raises UserError: the body can't be decoded, if that is known at once; 503, the queue is
+        Raises UserError: the body can't be decoded, if that is known immediately; 503, the queue is
         full.
 
         :param key: the source, for fairness.

@@ -32,7 +32,7 @@ class Overloaded(UserError):
     name = "overloaded"
 
     def __init__(self) -> None:
-        super().__init__("too many bytes of requests are held at the moment")
+        super().__init__("the requests that wait for an answer have too many bytes at the moment")
 
 
 class RequestTimeout(UserError):

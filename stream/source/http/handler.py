@@ -14,9 +14,9 @@ write     into the open slices of the sinks                      `sink`
 answer    the completion that sinks call answers the request     `completions`, `batch_completion`
 ========  =====================================================  =================================
 
-Nearly all requests hold one small record as it is. They need no decoding, and are taken through all
-stages by the straight function `IngestHandler.handle`; `stream.source.http.ingestion` takes all
-others. No stage returns an answer: it calls `Connection.finish`, at once or later.
+Nearly all requests contain one small, uncompressed record. They need no decoding, and are taken
+through all stages by the straight function `IngestHandler.handle`; `stream.source.http.ingestion`
+takes all others. No stage returns an answer: it calls `Connection.finish`, immediately or later.
 """
 
 from __future__ import annotations
@@ -149,9 +149,9 @@ class IngestHandler:
         )
 
     def handle(self, request: Request, connection: Connection) -> None:
-        """Answer *request*, at once or later; see Note [Stages].
+        """Answer *request*, immediately or later; see Note [Stages].
 
-        The connection's `pending` will answer it, if that isn't done at once.
+        The connection's `pending` will answer it, if that isn't done immediately.
         """
         head = request.head
         route = head.record_route

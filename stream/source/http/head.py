@@ -155,15 +155,15 @@ class Head:
     def _read_body_framing(self, lengths: list[bytes], codings: list[bytes]) -> None:
         if codings:
             if lengths:
-                raise MalformedRequest("both Content-Length and Transfer-Encoding are given")
+                raise MalformedRequest("both Content-Length and Transfer-Encoding are present")
             if self.version == 0:
-                raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding")
+                raise MalformedRequest("HTTP/1.0 does not support Transfer-Encoding")
             if len(codings) > 1 or codings[0].lower() != b"chunked":
                 raise MalformedRequest('the only supported Transfer-Encoding is "chunked"')
             self.chunked = True
         elif lengths:
             if len(lengths) > 1:
-                raise MalformedRequest("Content-Length is given more than once")
+                raise MalformedRequest("Content-Length is present more than once")
             if _LENGTH.fullmatch(lengths[0]) is None:
                 raise MalformedRequest("invalid Content-Length")
             self.length = int(lengths[0])

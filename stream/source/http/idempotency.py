@@ -289,7 +289,7 @@ class IdempotencyWindow:
             ``None`` if another attempt will answer it.
         """
         if _KEY.fullmatch(key) is None:
-            raise UserError("an idempotency key has 1 to 255 visible ASCII characters")
+            raise UserError("an idempotency key must have 1 to 255 visible ASCII characters")
         scope = (project_id, source_id, key)
         self._forget_old()
         stored = self._stored.get(scope)

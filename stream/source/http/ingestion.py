@@ -94,7 +94,7 @@ class Ingestion:
         self._waited = Waited(connection)
 
     def decode(self, body: bytes) -> None:
-        """Decode *body* and run the other stages, at once or later.
+        """Decode *body* and run the other stages, immediately or later.
 
         Raises Exception: an immediate failure, which is counted and has to be answered by the
         caller.

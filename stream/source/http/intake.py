@@ -33,7 +33,7 @@ class Holder(Protocol):
     """A holder of bytes: a connection."""
 
     def give_way(self) -> None:
-        """Release the bytes that aren't fixed; they don't count any more."""
+        """Release the bytes that aren't fixed; they no longer count."""
 
 
 @attrs.define(eq=False)
@@ -101,7 +101,7 @@ class Intake:
         return True
 
     def release(self, holder: Holder) -> None:
-        """Record that *holder* holds nothing any more."""
+        """Record that *holder* no longer holds any bytes."""
         account = self._accounts.pop(holder, None)
         if account is None:
             return

@@ -64,7 +64,7 @@ class RequestParser:
     A small request that has arrived whole is returned directly. For any other, the head is returned
     first, once, so that the caller can decide whether to read the body.
 
-    After an error the connection can't be used any more: the start of the next request is unknown.
+    After an error the connection can no longer be used: the start of the next request is unknown.
 
     :param heads: the reader of heads, shared by all connections.
     :param max_head: maximum size of request line and headers in bytes, including the empty line.
@@ -137,7 +137,7 @@ class RequestParser:
         return self._place is not None and self._body_left > 0
 
     def drop(self) -> None:
-        """Drop the held data. Nothing may be fed any more."""
+        """Drop the held data. No further data may be fed."""
         self.rest = b""
         self._body = b""
         self._place = None

@@ -5,17 +5,17 @@ answered. So answers keep their order without bookkeeping, and a client holds at
 the bytes of one read, however many requests it pipelines: when bytes arrive while a request waits,
 reading pauses. It isn't paused earlier, since most clients wait for their answer anyway.
 
-Note [Sent ahead]: requests that are refused, or need no disk, are answered at once, and one read
-can bring thousands of them. So a connection answers them for a millisecond; for what remains it
-waits for its turn among all such connections, which share some milliseconds of each turn of the
+Note [Sent ahead]: requests that are refused, or need no disk, are answered immediately, and one
+read can bring thousands of them. So a connection answers them for a millisecond; for what remains
+it waits for its turn among all such connections, which share some milliseconds of each turn of the
 reactor. Until then nothing more is read from it.
 
 Note [Coarse time]: one timer of the factory checks timeouts, and also keeps the time for
 connections. A request needs no timer of its own, but a timeout fires up to two ticks late.
 
-Note [Direct send]: an answer nearly always fits into the socket's buffer. Sending it at once saves
-two changes of the poll set and a turn of the reactor. When it doesn't fit for the first time, or
-the socket fails, the transport takes over for the rest of the connection: no data ever overtakes
+Note [Direct send]: an answer nearly always fits into the socket's buffer. Sending it immediately
+saves two changes of the poll set and a turn of the reactor. When it doesn't fit for the first time,
+or the socket fails, the transport takes over for the rest of the connection: no data ever overtakes
 data in the transport's buffer.
 
 Note [Deadline of a request]: a request has `Limits.request_timeout` to arrive, from its first byte
@@ -91,7 +91,7 @@ four times as much for the next.
 """
 
 AT_ONCE_SECONDS = 0.001
-"""For requests of a connection that are answered at once; it is overrun by one of them at most."""
+"""For requests of a connection that are answered immediately; one of them may exceed it."""
 
 AHEAD_SECONDS = 0.005
 """Time of a turn of the reactor for the rest of all connections; one of them may exceed it."""
@@ -148,7 +148,7 @@ class RequestHandler(Interface):
     """The handler of requests; see `stream.source.http.handler.IngestHandler`."""
 
     def handle(self, request: Request, connection: Connection, /) -> None:
-        """Handle a request; the answer goes to the connection, at once or later."""
+        """Handle a request; the answer goes to the connection, immediately or later."""
 
     def check(self, head: Head, /) -> bytes | None: ...
 
@@ -435,7 +435,7 @@ class IngestProtocol(Protocol):
         intake.hold(self, owner or _stranger(self.peer_ip), size)
 
     def _release(self) -> None:
-        """Record that nothing is held any more."""
+        """Record that no bytes are held any longer."""
         if self._intake is not None:
             self._intake.release(self)
             self._intake = None
@@ -725,7 +725,7 @@ class IngestFactory(Factory):
         self.heads = HeadReader()
         self.fast: FastPath | None = None
         self._connections: set[IngestProtocol] = set()
-        # Being closed for others, so they don't count any more
+        # Being closed for others, so they no longer count
         self._leaving: set[IngestProtocol] = set()
         self._ahead: deque[IngestProtocol] = deque()
         self._no_room_at: float | None = None

@@ -100,7 +100,7 @@ def print_records(
 ) -> Printed | None:
     """Print the next records of *logs*, as many as a step may have.
 
-    :returns: ``None`` if the Python code has to go on with them: the compiled code has a defect.
+    :returns: ``None`` if the Python code has to continue with them: the compiled code has a defect.
     """
     plans = [None if sink is None else sink.plan for sink in sinks]
     has_headers = any(plan is not None and plan.has_headers for plan in plans)

@@ -515,7 +515,7 @@ def _take(plain: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
     others = dict(plain)
     lists = [others.pop(key) for key in dict.fromkeys((_camel(name), name)) if key in others]
     if len(lists) > 1:
-        raise ValueError(f"{name} is there twice")
+        raise ValueError(f"{name} occurs twice")
     items = lists[0] if lists else None
     if items is None:
         return others, []
@@ -577,7 +577,7 @@ def _with_base64_ids(record: Any, names: Sequence[str]) -> Any:
             value = record.get(key)
             if isinstance(value, str):
                 if _HEX.fullmatch(value) is None:
-                    raise ValueError(f"{key} has other characters than pairs of hexadecimal digits")
+                    raise ValueError(f"{key} must consist of pairs of hexadecimal digits")
                 changed[key] = base64.b64encode(bytes.fromhex(value)).decode()
             elif value is not None:
                 raise ValueError(f"{key}: expected text")

@@ -85,8 +85,8 @@ def check_repeated_steps(export: Export) -> Iterator[None]:
                     total += len(getattr(metric, kind).data_points) * sum(map(len, texts))
         if total > MAX_REPEATED_BYTES:
             raise ExportTooLarge(
-                "what the records of the export share, repeated in each of them, has more than "
-                f"{MAX_REPEATED_BYTES} bytes, please split it"
+                "the values that the records of the export share, counted once for each record, "
+                f"have more than {MAX_REPEATED_BYTES} bytes, please split the export"
             )
 
 

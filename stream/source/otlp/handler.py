@@ -117,9 +117,9 @@ class OtlpHandler:
         self._taps = taps
 
     def export(self, route: Otlp, request: Request, connection: Connection) -> None:
-        """Answer *request*, at once or later.
+        """Answer *request*, immediately or later.
 
-        The connection's `pending` will answer it, if that isn't done at once.
+        The connection's `pending` will answer it, if that isn't done immediately.
 
         Raises UserError: the request fails as a whole.
         """
@@ -379,7 +379,7 @@ def _room_of(sink: SinkWriter) -> Deferred[None] | None:
 
 
 def _decoded(export: _Export, body: bytes, waited: Waited) -> Generator[None, None, Export | None]:
-    """Decode *body* and check it, in small pieces of work; ``None`` if nobody waits any more.
+    """Decode *body* and check it, in small pieces of work; ``None`` if no caller waits any longer.
 
     Raises UserError: see `decode_steps` and `check_repeated_steps`.
     """

@@ -32,7 +32,7 @@ class CloseSync(Service):
         await self._mirror.stopService()
 
     def reached(self, revision: int) -> bool:
-        """Return whether no node writes any more to slices closed up to *revision*, by the mirror.
+        """Return whether no node writes to slices closed up to *revision*, by the mirror.
 
         The mirror may lag behind, so the result is a hint; `confirm` decides.
         """

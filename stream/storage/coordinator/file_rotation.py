@@ -112,7 +112,7 @@ class FileRotation:
         Raises UserError: another node is responsible for it.
         """
         if not self._is_owner(str(sink.source_key)):
-            raise UserError("another coordinator is responsible for the source, ask there")
+            raise UserError("another coordinator is responsible for the source: use its console")
         forced = []
         for item in self.operator.items.values():
             if item.value.key.sink_key == sink and item.value.state is FileState.WRITING:
@@ -210,7 +210,7 @@ class FileRotation:
         source = self._context.source(file.key.source_key)
         sink = self._context.sink(file.key.sink_key)
         if source is None or sink is None:
-            raise Requeue(f"the sink of the file {file.key} is gone")
+            raise Requeue(f"the sink of the file {file.key} no longer exists")
         timeout = self._settings.file_rotation_timeout.seconds
         async with self._context.file_lock(file.key, timeout) as lock:
             now = self._context.now()
@@ -278,13 +278,13 @@ class FileRotation:
         key, now = file.key, self._context.now()
         sink = self._context.sink(key.sink_key)
         if sink is None:
-            raise Requeue(f"the sink of the file {key} is gone")
+            raise Requeue(f"the sink of the file {key} no longer exists")
         async with self._context.file_lock(
             key, self._settings.file_rotation_timeout.seconds
         ) as lock:
             current = await read_file(self._context.client, key)
             if current is None or current.staging.expiration != file.staging.expiration:
-                raise Requeue(f"the file {key} is gone or has other credentials")
+                raise Requeue(f"the file {key} was deleted, or has other credentials")
             prepared = await self._provider.renew(sink, key)
             committed = False
             try:

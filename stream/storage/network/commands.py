@@ -10,7 +10,7 @@ source                                writer
   -> Ping ()                          <-
   -> Enquire (attempts of requests)   <- what is stored of each
                                       -> Draining ()             please flush and leave
-                                      -> Lost (handle, reason)   the file can't be used any more
+                                      -> Lost (handle, reason)   the file can no longer be used
 ```
 
 ``Open`` names the slice; the writer reads the path and the compression of its file from etcd. The
@@ -198,12 +198,12 @@ def from_wire(error: BaseException) -> WriterError:
 
 
 def encode_enquiries(enquiries: Sequence[Enquiry]) -> bytes:
-    """*enquiries*, one behind the other."""
+    """*enquiries*, one after another."""
     return b"".join(each.key + each.attempt for each in enquiries)
 
 
 def encode_owners(enquiries: Sequence[Enquiry]) -> bytes:
-    """The owners of *enquiries*, one behind the other."""
+    """The owners of *enquiries*, one after another."""
     return b"".join(_OWNER.pack(*each.owner) for each in enquiries)
 
 

@@ -339,7 +339,7 @@ class Connection(amp.AMP):
         def opened(answer: dict[str, Any]) -> None:
             self._opening -= 1
             file = RemoteFile(self, answer["handle"], answer["length"], listener)
-            if waiting.called:  # no caller waits for it any more
+            if waiting.called:  # no caller waits for it any longer
                 file.close()
             else:
                 self.files[file.handle] = file

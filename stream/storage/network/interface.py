@@ -71,7 +71,7 @@ class SliceSealed(WriterError):
 
 
 class Fenced(WriterError):
-    """The source node has lost its name to a later life and may not write any more."""
+    """The source node has lost its name to a later life and must not write any longer."""
 
 
 class Superseded(WriterError):
@@ -171,7 +171,7 @@ class SliceFileListener(Protocol):
         """The writer is about to stop: flush and close soon."""
 
     def lost(self, reason: WriterError) -> None:
-        """The file can't be used any more (lost connection, sealed slice, failed disk)."""
+        """The file can no longer be used (lost connection, sealed slice, failed disk)."""
 
 
 class LocalWriter(Protocol):

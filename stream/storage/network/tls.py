@@ -98,7 +98,7 @@ def _certificates(name: str, path: str) -> list[Certificate]:
     except crypto.Error:
         found = []
     if not found:
-        raise UserError(f'"{_SECTION}.{name}": "{path}" holds no PEM certificate')
+        raise UserError(f'"{_SECTION}.{name}": "{path}" contains no PEM certificate')
     return found
 
 
@@ -108,4 +108,6 @@ def _key(path: str) -> KeyPair:
         # Without a password callback, OpenSSL would prompt for one on the terminal.
         return KeyPair(crypto.load_privatekey(crypto.FILETYPE_PEM, data, b""))
     except (crypto.Error, ValueError, TypeError):
-        raise UserError(f'"{_SECTION}.key": "{path}" holds no PEM key without a password') from None
+        raise UserError(
+            f'"{_SECTION}.key": "{path}" contains no PEM key without a password'
+        ) from None

@@ -182,7 +182,7 @@ def save_slice(txn: AtomicTxn, old: Slice | None, new: Slice) -> None:
 
 
 async def forget_failures(txn: AtomicTxn, key: SliceKey) -> None:
-    """Remove the failed attempts of a slice, so that it is retried at once."""
+    """Remove the failed attempts of a slice, so that it is retried immediately."""
     slice_ = await load_slice(txn, key)
     save_slice(txn, slice_, attrs.evolve(slice_, retry=NO_RETRY))
 

@@ -68,7 +68,7 @@ def find_volumes(volumes_path: str) -> list[FoundVolume]:
     ]
     if not found:
         raise UserError(
-            f'no volume found in "{root}": make a directory "{{type}}/{{label}}" for each disk'
+            f'no volume found in "{root}": create a directory "{{type}}/{{label}}" for each disk'
         )
     return found
 
@@ -80,7 +80,7 @@ def read_volume_id(volume: FoundVolume) -> str | None:
     except FileNotFoundError:
         return None
     if not _ID.fullmatch(text):
-        raise UserError(f'"{volume.path / ID_FILE}" holds no volume id')
+        raise UserError(f'"{volume.path / ID_FILE}" contains no volume id')
     return text
 
 
@@ -132,7 +132,7 @@ def check_volume(volume: FoundVolume, volume_id: str, *, write: bool) -> None:
     except UserError as error:
         raise VolumeGone(str(error)) from None
     if found != volume_id:
-        raise VolumeGone(f'volume "{volume_id}" is not in "{volume.path}" any more')
+        raise VolumeGone(f'volume "{volume_id}" is no longer in "{volume.path}"')
     if write:
         probe = volume.path / f".probe-{volume_id}"
         descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)

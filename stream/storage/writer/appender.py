@@ -11,7 +11,7 @@ and is set again for the rest.
 
 Note [Compiled rounds]: nearly every round appends to the end of one file, and succeeds. Where the
 compiled code is built, such a round takes a hop to its thread, which costs half of one to a thread
-of the interpreter. If it meets an error, or the file has no name any more, the round is repeated by
+of the interpreter. If it meets an error, or the file no longer has a name, the round is repeated by
 Python code: it writes the same bytes to the same place, fails where the compiled code has failed,
 and handles that. So compiled code decides nothing.
 """

@@ -197,7 +197,7 @@ class DiskFile:
         Raises WriterUnavailable: see Note [Failed sync].
         """
         if self.broken:
-            raise WriterUnavailable(f"the file was given up: {self.broken}")
+            raise WriterUnavailable(f"the file was abandoned: {self.broken}")
         if self._synced == self.length:
             return False
         length = self.length
@@ -234,7 +234,7 @@ class DiskFile:
         if self._refusal is not None:
             return self._refusal
         if self.broken:
-            return WriterUnavailable(f"the file was given up: {self.broken}")
+            return WriterUnavailable(f"the file was abandoned: {self.broken}")
         return None
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ def _latest(volume: Path, since: float) -> Iterator[tuple[float, int, str, str]]
 class _Content:
     """The content of a file for `find_marks`.
 
-    A map of the file would be searched in one go, with all other threads of the process waiting
+    A map of the file would be searched in one step, with all other threads of the process waiting
     for the disk; and a file that is cut meanwhile would end the process.
     """
 

@@ -14,7 +14,7 @@ QUIET_SECONDS = 10.0
 
 
 class RefusalLog:
-    """Logs the first refusal at once, and the number of further ones every `QUIET_SECONDS`.
+    """Logs the first refusal immediately, and the number of further ones every `QUIET_SECONDS`.
 
     :param seconds: returns the monotonic time.
     """

@@ -1,10 +1,10 @@
 """A writer's index of requests with idempotency keys whose rows are on its volumes.
 
 Note [One attempt]: before a source node writes rows of such a request, it asks every writer whether
-they are stored. Each writer notes which attempt has asked last, and from then on takes rows of the
-request from this attempt alone. So an earlier attempt on another node, or in a former life of the
-same one, writes nothing behind the answer, however long it was paused and however late its bytes
-arrive. Appends of the request that are under way are waited for, so the answer is final.
+they are stored. Each writer notes which attempt has asked last, and from then on accepts rows of
+the request from this attempt alone. So an earlier attempt on another node, or in a former life of
+the same one, writes nothing behind the answer, however long it was paused and however late its
+bytes arrive. Appends of the request that are under way are waited for, so the answer is final.
 
 Note [Cuts]: a source node that lost its file opens it again, has what it knows not to be
 acknowledged cut off, and sends it again. But another attempt may have got the answer meanwhile that

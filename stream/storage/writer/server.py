@@ -184,11 +184,11 @@ class WriterConnection(amp.AMP):
         try:
             await self.factory.writer.check_life(source)
             if self.factory.latest_life(source.node_id) > source.number:
-                raise Fenced("a later life of the node has come meanwhile")
+                raise Fenced("a later life of the node has connected meanwhile")
         except Exception as error:
             problem = error
         if self._is_lost:
-            raise commands.UnavailableOnWire("the connection is gone")
+            raise commands.UnavailableOnWire("the connection is closed")
         if problem is not None:
             self._refused("not its present life", f"node {source.node_id!r}: {problem}")
             self.factory.reactor.callLater(0, self.transport.loseConnection)
@@ -238,7 +238,7 @@ class WriterConnection(amp.AMP):
             self._opening -= 1
         if self._is_lost:
             file.close()
-            raise commands.UnavailableOnWire("the connection is gone")
+            raise commands.UnavailableOnWire("the connection is closed")
         self._files[handle] = file
         return {"handle": handle, "length": file.length}
 

@@ -180,11 +180,13 @@ class StorageWriterService(Service):
                 raise UserError(
                     f'any host that reaches "{self._network.listen}" could write to the volumes: '
                     "set storage.level.local.writer.network.secret "
-                    "(STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_SECRET) or tls, the same on source "
-                    "nodes, or listen on 127.0.0.1; insecure: true beside it allows it all the same"
+                    "(STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_SECRET) or tls, with the same "
+                    "values on source nodes, or listen on 127.0.0.1; insecure: true permits it "
+                    "without protection"
                 )
             _log.warn(
-                'any host that reaches "{address}" may write to the volumes, since insecure is set',
+                'any host that reaches "{address}" may write to the volumes, because insecure is '
+                "set",
                 address=self._network.listen,
             )
         factory: IProtocolFactory = self._factory
@@ -366,7 +368,7 @@ class StorageWriterService(Service):
                 )
                 return done
         names = ", ".join(f"{known.volume_id} ({known.found.path})" for known in self._volumes)
-        raise UserError(f'there is no volume "{volume}" here, there are: {names}')
+        raise UserError(f'this node has no volume "{volume}", its volumes are: {names}')
 
     # Sealing.
 

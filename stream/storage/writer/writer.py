@@ -350,7 +350,7 @@ class StorageWriter:
         if volume is None:
             raise WriterUnavailable(f'volume "{volume_id}" is not on this node')
         if volume.gone:
-            raise WriterUnavailable(f'volume "{volume.volume_id}" is gone')
+            raise WriterUnavailable(f'volume "{volume.volume_id}" is missing')
         # A resumed file was opened before the volume was drained.
         if volume.drained and resume < 0:
             raise WriterDraining(f'volume "{volume.volume_id}" is drained')
@@ -395,7 +395,7 @@ class StorageWriter:
         volume.gone = True
         for file in self._all_files():
             if file.volume is volume:
-                file.end(WriterUnavailable(f'volume "{volume.volume_id}" is gone'))
+                file.end(WriterUnavailable(f'volume "{volume.volume_id}" is missing'))
 
     def drain(self) -> None:
         """Open nothing more, and notify every pipeline to leave."""
@@ -422,7 +422,7 @@ def _draining() -> WriterDraining:
 
 
 def _sealed(key: SliceKey) -> SliceSealed:
-    return SliceSealed(f"the slice {key} is not written any more")
+    return SliceSealed(f"the slice {key} is no longer written")
 
 
 def _check_number(source: SourceLife, present: int) -> None:

@@ -54,7 +54,7 @@ class Catalog:
         if not isinstance(plain, dict) or not all(isinstance(v, str) for v in plain.values()):
             raise UserError(
                 f'"credentialFile" of the connection "{self.declared.name}" can\'t be used on this '
-                "node: the file must be a JSON object of properties of the catalog, readable for "
+                "node: the file must be a JSON object of properties of the catalog, readable by "
                 "the service",
                 status=503,
                 name="connectionFailed",

@@ -74,8 +74,9 @@ class IcebergTarget(LakeTarget[Catalog]):
         ):
             if not all(_NAME.fullmatch(name) for name in names):
                 raise UserError(
-                    f'the name of the {member} "{shortened(place[member])}" must be letters, '
-                    "digits, dashes and underscores; dots are between the levels of a namespace",
+                    f'the name of the {member} "{shortened(place[member])}" may contain only '
+                    "letters, digits, dashes and underscores; separate the levels of a namespace "
+                    "by dots",
                     param=f"body.table.{member}",
                 )
         read_partitions(place["partitionBy"], columns, _TRANSFORMS)

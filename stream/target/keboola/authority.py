@@ -61,7 +61,7 @@ class KeboolaAuthority:
     async def create_branch(self, token: Token, name: str, by: By) -> Branch:
         """Refuse: branches of such a project are created in Keboola."""
         raise UserError(
-            "branches of this project are made in Keboola, not here",
+            "branches of this project are created in Keboola, not here",
             status=404,
             name="madeElsewhere",
         )

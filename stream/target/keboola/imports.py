@@ -264,7 +264,7 @@ class FileImporter:
                 )
 
     async def _forget_job(self, sink: SinkKey, job_id: int) -> None:
-        """Release the sink's slot at once; after a failure, the cleanup does it later."""
+        """Release the sink's slot immediately; after a failure, the cleanup does it later."""
         try:
             await self._client.delete(job_record_key(JobKey.of(sink, str(job_id))))
         except EtcdError as error:

@@ -79,8 +79,9 @@ async def with_sink_token(
 ) -> T:
     """Call *use* with the sink's token; return its result.
 
-    A user's change of the sink replaces the token, and the previous one is deleted at once, even if
-    it is in use. So a refusal of a token that was replaced meanwhile is retried with the new one.
+    A user's change of the sink replaces the token, and the previous one is deleted immediately,
+    even if it is in use. So a refusal of a token that was replaced meanwhile is retried with the
+    new one.
 
     :param use: may run several times.
     """

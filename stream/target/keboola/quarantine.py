@@ -3,9 +3,9 @@
 Note [Quarantine]. An import job accepts a file as a whole or not at all, so one bad row would block
 all others of its file. When a job fails because of the rows
 (`stream.target.keboola.errors.is_about_rows`), the rows are read back from staging storage.
-Malformed rows are left out at once. The others are imported by bisection: an accepted half is done,
-a refused one is halved again, down to single rows. So each bad row costs about 2·log2(n) jobs, and
-all acceptable rows are imported in their order.
+Malformed rows are left out immediately. The others are imported by bisection: an accepted half is
+done, a refused one is halved again, down to single rows. So each bad row costs about 2·log2(n)
+jobs, and all acceptable rows are imported in their order.
 
 The progress is stored in etcd, in one record of the file: the undecided ranges of rows (the last
 one is next), the refused ranges, and the staging file and the job of the current range. A range is
@@ -383,7 +383,7 @@ class RowQuarantine:
             if found == new:
                 return
             if found != old:
-                raise Requeue("somebody else works on the file")
+                raise Requeue("another process works on the file")
             txn.put(quarantine_record_key(old.key), encode(new))
 
         await atomic(self._client, body)
@@ -435,7 +435,7 @@ async def _save_part(txn: AtomicTxn, record: QuarantineRecord, **changes: Any) -
     stored = await txn.get(quarantine_record_key(record.key))
     current = decode(QuarantineRecord, stored.value) if stored else None
     if current is None or current.part is None or not _is_same_work(current, record):
-        raise Requeue("somebody else works on the file")
+        raise Requeue("another process works on the file")
     changed = attrs.evolve(current, part=attrs.evolve(current.part, **changes))
     txn.put(quarantine_record_key(record.key), encode(changed))
 

@@ -64,11 +64,11 @@ def read_partitions(
     names = [partition.name for partition in found]
     for partition in found:
         if names.count(partition.name) > 1:
-            raise _wrong(f'"{partition.name}" is there twice')
+            raise _wrong(f'"{partition.name}" occurs twice')
         if partition.transform != "identity" and partition.name in by_name:
             raise _wrong(
-                f'the partition "{partition}" is named like the column "{partition.name}": rename '
-                "the column"
+                f'the partition "{partition}" has the same name as the column "{partition.name}": '
+                "rename the column"
             )
     return tuple(found)
 
@@ -81,7 +81,7 @@ def _read(text: str, columns: Mapping[str, ColumnRecord], transforms: Sequence[s
         partition = Partition(call[1], call[3], int(call[2] or 0))
     shown = shortened(text)
     if partition.transform not in transforms:
-        raise _wrong(f'"{shown}" is no partition here, known are: {_listed(transforms)}')
+        raise _wrong(f'"{shown}" is not a valid partition, expected one of: {_listed(transforms)}')
     column = columns.get(partition.column)
     if column is None:
         raise _wrong(f'"{shown}" names no column of the mapping')

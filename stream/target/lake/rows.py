@@ -34,7 +34,7 @@ _TYPES = {
 
 
 def limit_memory() -> None:
-    """Return freed memory at once, and limit the threads: each has a memory arena of its own."""
+    """Return freed memory immediately, and limit the threads: each has its own arena."""
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(0)

@@ -46,7 +46,8 @@ def check_path(path: str) -> None:
     """Check that *path* can be the folder of a table. Raises UserError."""
     if _PATH.fullmatch(path) is None:
         raise UserError(
-            f'the path "{shortened(path)}" of the table must be names of letters, digits, ".", '
+            f'the path "{shortened(path)}" of the table must consist of names of letters, digits, '
+            f'".", '
             '"_", "=" and "-" with slashes between them, such as "shop/orders"',
             param="body.table.path",
         )

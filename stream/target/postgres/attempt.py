@@ -34,7 +34,7 @@ class Attempt:
         """The context of the work. Raises InterruptedError if it was cancelled before."""
         try:
             if self._given_up.is_set():
-                raise InterruptedError("the work was given up before it began")
+                raise InterruptedError("the work was cancelled before it began")
             yield
         finally:
             self._has_ended.set()
@@ -46,7 +46,7 @@ class Attempt:
             self._connection = connection
         try:
             if self._given_up.is_set():
-                raise InterruptedError("the work was given up while it connected")
+                raise InterruptedError("the work was cancelled while it connected")
             yield
         finally:
             with self._lock:  # a closed connection must not be cancelled

@@ -63,7 +63,7 @@ class Database:
             raise UserError(
                 # Its path is the operator's, and users get this message.
                 f'cannot read "passwordFile" of the connection "{self.name}" on this node: make '
-                "it readable for the service",
+                "it readable by the service",
                 status=503,
                 name="connectionFailed",
             ) from None

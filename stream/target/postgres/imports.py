@@ -358,7 +358,7 @@ def _copy(
             with cursor.copy(statement) as copy:
                 for chunk in chunks():
                     if is_given_up():
-                        raise InterruptedError("the import was given up")
+                        raise InterruptedError("the import was abandoned")
                     copy.write(chunk)
             rows += cursor.rowcount
     return rows

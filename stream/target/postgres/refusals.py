@@ -130,7 +130,7 @@ def move_rows(
     tries = 1
     while ranges:
         if is_given_up():
-            raise InterruptedError("the import was given up")
+            raise InterruptedError("the import was abandoned")
         start, end = ranges.pop()
         error = _try_to_move(connection, staged, (start, end))
         tries += 1

@@ -82,16 +82,16 @@ def check_names(schema: str, table: str, columns: Sequence[ColumnRecord]) -> Non
             raise UserError(f'the name of the {what} "{name}" must be printable characters')
         if len(name.encode()) > MAX_NAME_BYTES:
             raise UserError(
-                f'the name of the {what} "{name}" is too long: PostgreSQL takes {MAX_NAME_BYTES} '
+                f'the name of the {what} "{name}" is too long: PostgreSQL allows {MAX_NAME_BYTES} '
                 "bytes"
             )
         if what == "table" and name in (LEDGER, QUARANTINE):
-            raise UserError(f'the table "{name}" is that of Stream itself, use another name')
+            raise UserError(f'the table "{name}" is reserved for Stream itself, use another name')
         if what == "column" and name == ORDER_COLUMN:
-            raise UserError(f'the column "{name}" is that of Stream itself, use another name')
+            raise UserError(f'the column "{name}" is reserved for Stream itself, use another name')
         if what == "column" and name in _SYSTEM_COLUMNS:
             raise UserError(
-                f'the column "{name}" has a name that PostgreSQL keeps for itself, use another one'
+                f'the column "{name}" has a name that PostgreSQL reserves, use another name'
             )
 
 

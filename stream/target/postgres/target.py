@@ -140,7 +140,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
                 continue
             failed_at = other.retry.first_failed_at
             if failed_at is None or (self._now() - failed_at).total_seconds() < ORDER_SECONDS:
-                raise Requeue(f"{other.key} is to be imported before", seconds=WAIT_SECONDS)
+                raise Requeue(f"{other.key} must be imported first", seconds=WAIT_SECONDS)
 
     async def _import_staged(
         self, file: File, record: FileRecord, connection: Database, rows: Sequence[StagedRows]

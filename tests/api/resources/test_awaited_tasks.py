@@ -166,7 +166,7 @@ async def test_unknown_members(api: Api) -> None:
 
 @ensure
 async def test_too_many_callers_wait(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit, callers are answered at once, as without waiting."""
+    """Above the limit, callers are answered immediately, as without waiting."""
     monkeypatch.setattr(ends, "MAX_WAITING", 0)
     reply = await api.call("POST", SOURCES, NEW_SOURCE, headers=WAIT)
     assert reply.header("Preference-Applied") is None

@@ -71,7 +71,7 @@ async def test_ids_are_unique_and_not_empty(api: Api) -> None:
     reply = await api.call("POST", SOURCES, asked_for)
     assert (reply.status, reply.json["message"]) == (400, '"sourceId" must not be empty.')
     assert reply.json["param"] == "body.sourceId"
-    assert "letters like a to z" in reply.json["detail"]
+    assert "letters from a to z" in reply.json["detail"]
     asked_for["sourceId"] = "Ab" * 24
     reply = await api.call("POST", SOURCES, asked_for)
     assert (reply.status, reply.json["message"]) == (

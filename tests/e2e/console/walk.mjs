@@ -201,7 +201,7 @@ async function away() {
   await page.getByText("Not saved yet.").waitFor();
   if ((await fallback.inputValue()) !== "edited meanwhile") seen.problems.push("an outage of the API undoes edits");
   await page.getByRole("button", { name: "Undo" }).click();
-  await page.getByText("This is the mapping in use.").waitFor();
+  await page.getByText("This is the current mapping.").waitFor();
   step("away and back");
 }
 
@@ -453,7 +453,7 @@ async function signedOut() {
   await page.getByLabel("Token").waitFor();
   await picture("sign-in", { height: 640 });
   await signIn(token);
-  await page.getByText("This is the mapping in use.").waitFor();
+  await page.getByText("This is the current mapping.").waitFor();
   step("signed out");
 }
 

@@ -231,8 +231,8 @@ async def test_no_commands(files: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "mode", "message"),
     [
-        ("host", 0o640, '"manhole.hostKey" .* is open to others, its mode is 640'),
-        ("authorized", 0o622, '"manhole.authorizedKeys" .* is open to others'),
+        ("host", 0o640, '"manhole.hostKey" .* is accessible to other users, its mode is 640'),
+        ("authorized", 0o622, '"manhole.authorizedKeys" .* is accessible to other users'),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -249,7 +249,7 @@ async def test_files_that_others_can_change(
 async def test_missing_or_unusable_files(files: Path) -> None:
     """The error names the setting whose file is missing or unusable."""
     (files / "host").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=r'"manhole.hostKey" .* is no private key'):
+    with pytest.raises(UserError, match=r'"manhole.hostKey" .* is not a private key'):
         await _service(files).startService()
     (files / "host").unlink()
     with pytest.raises(UserError, match=r'cannot read "manhole.hostKey"'):

@@ -76,9 +76,9 @@ def test_settings_expand_names_like_the_console(name: str, tmp_path: Path) -> No
 )
 def test_unknown_namespaces(name: str, meant: str, tmp_path: Path) -> None:
     """An unknown namespace is refused, since nothing logs there."""
-    with pytest.raises(UserError, match=f'nothing logs under "{name}".*{meant}'):
+    with pytest.raises(UserError, match=f'unknown component of the log "{name}".*{meant}'):
         parse_levels([f"{name}=debug"])
-    with pytest.raises(UserError, match=f'nothing logs under "{name}".*{meant}'):
+    with pytest.raises(UserError, match=f'unknown component of the log "{name}".*{meant}'):
         LogControl(str(tmp_path / "log")).set_level(name, "debug")
 
 

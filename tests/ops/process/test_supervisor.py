@@ -143,7 +143,7 @@ async def test_a_child_that_does_not_drain(tmp_path: Path) -> None:
     log = tmp_path / "log"
     children = supervisor(STUBBORN, log, names="a", timeout=0.3)
     await children.startService()
-    with pytest.raises(UserError, match=r"children were killed after 0\.3 s"):
+    with pytest.raises(UserError, match=r"child processes were killed after 0\.3 s"):
         await children.stopService()
     assert not any(is_alive(pid) for pid in lives(log))
 

@@ -659,7 +659,7 @@ def test_shared_parts_are_counted_before_they_are_repeated() -> None:
             },
         ),
     ]:
-        with pytest.raises(ExportTooLarge, match="repeated in each of them") as caught:
+        with pytest.raises(ExportTooLarge, match="counted once for each record") as caught:
             check(signal, document)
         assert caught.value.status == 413
 

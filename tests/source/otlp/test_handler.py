@@ -328,7 +328,7 @@ def test_shared_parts_are_counted_before_the_first_record(
     document["resourceLogs"][0]["resource"] = {"attributes": [text]}
     status, _, body = listener.get(URL, json.dumps(document).encode(), headers=BEARER + JSON)
     assert (status, sink(listener).records) == (413, [])
-    assert "repeated in each of them" in json.loads(body)["message"]
+    assert "counted once for each record" in json.loads(body)["message"]
 
 
 @pytest.mark.parametrize("encoding", ["x-gzip", "identity, gzip", "GZIP"])

@@ -66,7 +66,7 @@ async def test_a_failed_import(coordinator: Coordinator) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_an_outage_of_etcd(coordinator: Coordinator, problem: EtcdError) -> None:
-    """An outage of etcd isn't recorded in the file, which is retried at once."""
+    """An outage of etcd isn't recorded in the file, which is retried immediately."""
     file = await importing_file(coordinator)
     coordinator.target.import_failures.append(problem)
     await coordinator.service.startService()

@@ -58,7 +58,7 @@ def test_a_record_that_does_not_say_when() -> None:
 
 
 def test_a_clock_that_was_set_back() -> None:
-    """A failure in the future is retried at once."""
+    """A failure in the future is retried immediately."""
     retry = NO_RETRY.failed(_NOW, "reason", delay=timedelta(hours=2))
     assert not retry.allows(_NOW - CLOCK_TOLERANCE)
     assert retry.allows(_NOW - CLOCK_TOLERANCE - timedelta(seconds=1))

@@ -101,7 +101,7 @@ def test_an_invalid_id_is_refused(tmp_path: Path, content: str) -> None:
     """The id is part of keys and names."""
     volume = _volume(tmp_path)
     (volume.path / "volume-id").write_text(content)
-    with pytest.raises(UserError, match="holds no volume id"):
+    with pytest.raises(UserError, match="contains no volume id"):
         make_volume_id(volume)
 
 

@@ -47,7 +47,7 @@ def test_transforms_of_columns() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("week(at)", "no partition here, known are: column, year"),
+        ("week(at)", "is not a valid partition, expected one of: column, year"),
         ("day(nothing)", "names no column"),
         ("nothing", "names no column"),
         ("day(customer)", "needs a column of type timestamp or date"),
@@ -57,7 +57,7 @@ def test_transforms_of_columns() -> None:
         ("bucket(0, customer)", "needs a number"),
         ("bucket(99999999999, customer)", "names no column"),
         ("month(3, at)", "takes no number"),
-        ("year(born)", "is named like the column"),
+        ("year(born)", "has the same name as the column"),
         ("day(at", "names no column"),
     ],
 )
@@ -69,12 +69,12 @@ def test_errors_of_partitions(text: str, reason: str) -> None:
 
 
 def test_a_target_may_lack_transforms() -> None:
-    with pytest.raises(UserError, match=r"known are: year\(column\), month"):
+    with pytest.raises(UserError, match=r"expected one of: year\(column\), month"):
         read("customer", transforms=TIME_TRANSFORMS)
 
 
 def test_a_partition_is_named_once() -> None:
-    with pytest.raises(UserError, match='"at_month" is there twice'):
+    with pytest.raises(UserError, match='"at_month" occurs twice'):
         read("month(at)", "hour(at)", "month(at)")
     with pytest.raises(UserError, match="at most 10"):
         read(*["month(at)"] * 11)

@@ -245,7 +245,7 @@ async def _change(world: ParquetWorld, columns: Mapping) -> None:
 @pytest.mark.parametrize(
     ("options", "columns", "reason"),
     [
-        ({"path": "../etc"}, {}, "must be names of letters"),
+        ({"path": "../etc"}, {}, "must consist of names of letters"),
         ({"path": ""}, {}, 'needs "path"'),
         ({"schema": "s"}, {}, 'has no "schema"'),
         ({"partitionBy": '["day(a)"]'}, {}, "needs a column of type timestamp or date"),
@@ -297,7 +297,7 @@ async def test_a_table_of_another_project_is_refused(world: ParquetWorld) -> Non
     """A table of another sink of the same project is accepted."""
     (Path(world.root.removeprefix("file://"))).mkdir()
     await described(world, world.path, f"{SINK_KEY.project_id}1/1/s/k")
-    with pytest.raises(UserError, match="was made for another project") as raised:
+    with pytest.raises(UserError, match="was created for another project") as raised:
         await world.create_sink()
     assert raised.value.name == "tableOfAnotherProject"
     await described(world, world.path, f"{SINK_KEY.project_id}/1/s/k")
@@ -313,7 +313,7 @@ async def test_a_table_created_by_another_project_meanwhile(
     """
     file = await world.importing_file(b'"a"\n')
     await described(world, world.path, f"{SINK_KEY.project_id}1/1/s/k")
-    with pytest.raises(UserError, match="was made for another project"):
+    with pytest.raises(UserError, match="was created for another project"):
         await world.target.import_file(file)
     assert world.rows() == []
     world.remove()

@@ -35,7 +35,7 @@ def test_paths(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["", "/a", "a/", "a//b", "a/../b", ".", "_a", "a b", "a\n", "é"])
 def test_paths_outside_the_folder(path: str) -> None:
-    with pytest.raises(UserError, match="must be names of letters"):
+    with pytest.raises(UserError, match="must consist of names of letters"):
         check_path(path)
 
 

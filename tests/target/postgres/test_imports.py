@@ -225,9 +225,9 @@ async def test_a_table_of_another_project_is_neither_used_nor_shown(world: Postg
     sink = await world.do("disable_sink", SINK_KEY)
     mark = "COMMENT ON TABLE {{}}.events IS 'made by Stream for the sink {}/1/s/k'"
     world.query(mark.format(f"{SINK_KEY.project_id}1"))
-    with pytest.raises(UserError, match="was made for another project"):
+    with pytest.raises(UserError, match="was created for another project"):
         await Targets([world.target]).preview(sink, 1, token="t")
-    with pytest.raises(UserError, match="was made for another project"):
+    with pytest.raises(UserError, match="was created for another project"):
         await world.do("enable_sink", SINK_KEY)
     world.query(mark.format(SINK_KEY.project_id))
     await Targets([world.target]).preview(sink, 1, token="t")
@@ -267,7 +267,7 @@ async def test_a_table_created_by_another_project_meanwhile(
         "COMMENT ON TABLE {}.events IS "
         f"'made by Stream for the sink {SINK_KEY.project_id}1/1/s/k'"
     )
-    with pytest.raises(UserError, match="was made for another project"):
+    with pytest.raises(UserError, match="was created for another project"):
         await world.target.import_file(file)
     assert await world.read() == []
     world.query("DROP TABLE {}.events")
@@ -606,7 +606,7 @@ async def test_with_a_primary_key_a_file_waits_for_older_ones(world: PostgresWor
     old = await world.staged_file(b'"k","old"\n')
     await world.reopen()
     new = await world.staged_file(b'"k","new"\n')
-    with pytest.raises(Requeue, match="is to be imported before"):
+    with pytest.raises(Requeue, match="must be imported first"):
         await world.target.import_file(new)
     await world.target.import_file(old)
     await world.storage.to_imported(old.key)
@@ -619,7 +619,7 @@ async def test_with_a_primary_key_a_file_waits_for_older_ones(world: PostgresWor
     last = await world.staged_file(b'"k","last"\n')
     world.storage.tick(ORDER_SECONDS)
     await _fail(world, stuck)
-    with pytest.raises(Requeue, match="is to be imported before"):
+    with pytest.raises(Requeue, match="must be imported first"):
         await world.target.import_file(last)
     world.storage.tick(ORDER_SECONDS)
     await world.target.import_file(last)

@@ -268,5 +268,5 @@ def test_reserved_names_are_refused() -> None:
     from stream.target.postgres.tables import check_names
 
     for table, column in (("_stream_quarantine", "a"), ("t", "_stream_order")):
-        with pytest.raises(UserError, match="is that of Stream itself"):
+        with pytest.raises(UserError, match="is reserved for Stream itself"):
             check_names("s", table, [ColumnRecord(column)])
