@@ -105,7 +105,8 @@ def shifted(address: str, offset: int) -> str:
     port = int(found[1]) + offset
     if port > _MAX_PORT:
         raise UserError(
-            f"--port-offset={offset} leads beyond port {_MAX_PORT}: {address} would get {port}"
+            f"--port-offset={offset} is too large: {address} would get the port {port}, the "
+            f"maximum is {_MAX_PORT}"
         )
     return f"{address[: found.start()]}:{port}"
 

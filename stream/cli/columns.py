@@ -40,7 +40,7 @@ def column_of(text: str) -> dict[str, Any]:
     rest = rest[head.end() :]
     if type == "template":
         if not rest.startswith("=") or len(rest) < 2:
-            raise ValueError(f"\"{text}\" has no template: {name}:template=Body('a')")
+            raise ValueError(f"\"{text}\" needs a template, such as {name}:template=Body('a')")
         template = {"language": "jsonnet", "content": rest[1:]}
         return {"type": type, "name": name, "rawString": True, "template": template}
     rest, options = _options(rest)
@@ -48,12 +48,12 @@ def column_of(text: str) -> dict[str, Any]:
     value, data_type = _value_and_type(rest)
     if type == "path":
         if not value:
-            raise ValueError(f'"{text}" has no path: {name}:path=a.b')
+            raise ValueError(f'"{text}" needs a path, such as {name}:path=a.b')
         column |= {"path": value, "rawString": "json" not in options}
         if "default" in options:
             column["defaultValue"] = options["default"]
     elif value is not None:
-        raise ValueError(f'a column of type "{type}" has no value: {name}:{type}')
+        raise ValueError(f'a column of type "{type}" takes no value: write {name}:{type}')
     elif extra := sorted({"raw", "json", "default"} & options.keys()):
         raise ValueError(f'a column of type "{type}" has no option "{extra[0]}"')
     if data_type:

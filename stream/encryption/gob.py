@@ -151,7 +151,7 @@ class _Decoder:
             length = self._uint()
             self._end = self._at + length
             if not length or self._end > len(self._data):
-                raise GobError("the gob is cut off")
+                raise GobError("the gob is truncated")
             number = self._int()
             if number >= 0:
                 return self._top(number)
@@ -228,7 +228,7 @@ class _Decoder:
 
     def _take(self, count: int) -> bytes:
         if count > self._end - self._at:
-            raise GobError("the gob is cut off")
+            raise GobError("the gob is truncated")
         start, self._at = self._at, self._at + count
         return self._data[start : self._at]
 
@@ -243,7 +243,7 @@ class _Decoder:
     def _count(self) -> int:
         count = self._uint()
         if count > self._end - self._at:  # each item has at least one byte
-            raise GobError("the gob is cut off")
+            raise GobError("the gob is truncated")
         return count
 
     def _bool(self) -> bool:

@@ -245,7 +245,7 @@ def _results(data: bytes) -> Iterator[tuple[int, Evaluated]]:
                 error = error_from_plain(json.loads(data[position : position + error_size]))
                 position += error_size
             if position > len(data):
-                raise ProtocolError("a result is cut off")
+                raise ProtocolError("a result is truncated")
             yield index, Evaluated(cells, error, seconds)
     except (struct.error, ValueError, TypeError, KeyError, RecursionError) as problem:
         raise ProtocolError("a result can't be read") from problem

@@ -80,14 +80,14 @@ def test_columns(text: str, column: dict[str, Any]) -> None:
         ("id", "is not NAME:TYPE"),
         (":uuid", "is not NAME:TYPE"),
         ("id:uid", 'did you mean "uuid"?'),
-        ("id:uuid=x", "has no value"),
+        ("id:uuid=x", "takes no value"),
         ("id:uuid:integr", 'did you mean "integer"?'),
-        ("u:path", "has no path"),
+        ("u:path", "needs a path"),
         ("u:path=a:stringg", 'did you mean "string"?'),
         ("u:path=a,kye", 'did you mean "key"?'),
         ("u:path=a,key,nulable", 'did you mean "nullable"?'),
         ("b:body,json", 'no option "json"'),
-        ("t:template", "has no template"),
+        ("t:template", "needs a template"),
     ],
 )
 def test_mistakes(text: str, reason: str) -> None:

@@ -26,7 +26,7 @@ def quarantine(path: Path) -> Path:
             path.rename(name)
             sync_directory(path.parent)
             return name
-    raise FileExistsError(f"{path.name} was quarantined too often")
+    raise FileExistsError(f"{path.name} was already quarantined too many times")
 
 
 def link_quarantined(path: Path) -> Path:
@@ -40,7 +40,7 @@ def link_quarantined(path: Path) -> Path:
             continue
         sync_directory(path.parent)
         return name
-    raise FileExistsError(f"{path.name} was quarantined too often")
+    raise FileExistsError(f"{path.name} was already quarantined too many times")
 
 
 def repair(path: Path, file: BinaryIO, parts: Sequence[tuple[int, int]]) -> Path:

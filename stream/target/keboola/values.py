@@ -70,7 +70,7 @@ def project_token(reply: Mapping[str, Any]) -> ProjectToken:
     try:
         token = Token(str(reply["storageToken"]))
     except UserError as error:
-        raise ValueError("the token can't stand in a header") from error
+        raise ValueError("the token contains characters that a header can't contain") from error
     return ProjectToken(
         token=token,
         info=token_info(reply["tokenDetail"]),

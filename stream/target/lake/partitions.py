@@ -58,7 +58,7 @@ def read_partitions(
     """
     named: list[str] = json.loads(text) if text else []
     if len(named) > _MAX_PARTITIONS:
-        raise _wrong(f"a table is partitioned by at most {_MAX_PARTITIONS} columns")
+        raise _wrong(f"a table can be partitioned by at most {_MAX_PARTITIONS} columns")
     by_name = {column.name: column for column in columns}
     found = [_read(each, by_name, transforms) for each in named]
     names = [partition.name for partition in found]

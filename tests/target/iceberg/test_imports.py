@@ -179,7 +179,7 @@ async def test_a_table_of_the_user_is_compared(world: IcebergWorld) -> None:
 @pytest.mark.parametrize(
     ("options", "columns", "reason"),
     [
-        ({"namespace": "a b"}, {}, 'name of the namespace "a b" must be letters'),
+        ({"namespace": "a b"}, {}, 'name of the namespace "a b" may contain only letters'),
         ({"namespace": "a..b"}, {}, "may contain only letters"),
         ({"table": "../x"}, {}, "may contain only letters"),
         ({"table": ""}, {}, 'needs "table"'),
