@@ -209,8 +209,8 @@ def test_a_closed_input(
         ("http://127.0.0.1:1", "\u017e", ["source", "list"], "The token has characters"),
         ("http://127.0.0.1:1", "t", ["source", "show", "\udcff"], '"\\udcff" can\'t be an id'),
         ("http://127.0.0.1:1", "t", ["source", "create", "\udcff"], "An argument is not UTF-8"),
-        ("", "", ["push", "http://[::1", os.devnull], "the URL of a source begins with"),
-        ("", "", ["push", "http://127.0.0.1:99999", os.devnull], "the URL of a source begins"),
+        ("", "", ["push", "http://[::1", os.devnull], "the URL of a source must begin with"),
+        ("", "", ["push", "http://127.0.0.1:99999", os.devnull], "the URL of a source must begin"),
     ],
 )
 def test_invalid_texts(

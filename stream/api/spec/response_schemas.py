@@ -609,8 +609,8 @@ TASK = _object(
             (
                 "isComplete",
                 Boolean(
-                    description="Whether a replay has mapped all selected records. It hasn't if it is "
-                    "still running, has reached its time limit, or if `nodes` are unavailable."
+                    description="Whether a replay has mapped all selected records. It hasn't if it "
+                    "is still running, has reached its time limit, or if `nodes` are unavailable."
                 ),
             ),
             (
