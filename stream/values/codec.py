@@ -256,11 +256,11 @@ def _structure_attrs(plain: Any, cls: type[T]) -> T:
 
 
 def _structure_time(text: Any, _: type) -> datetime:
-    return parse_any_time(_text(text)) if text else NO_TIME
+    return NO_TIME if text == "" else parse_any_time(_text(text))
 
 
 def _structure_time_or_none(text: Any, _: Any) -> datetime | None:
-    return parse_any_time(_text(text)) if text else None
+    return None if text is None or text == "" else parse_any_time(_text(text))
 
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)

@@ -93,7 +93,7 @@ def test_bodies_that_are_not_json() -> None:
         ("(.a", "expected )"),
         ("select .a", "expected ("),
         (".a .b", "unexpected"),
-        ("not " * 100 + ".a", "inside one another"),
+        ("not " * 100 + ".a", "nested too deeply"),
         ("." + "a" * 5000, "longer than"),
         ('"\\x"', "not a JSON value"),
     ],

@@ -136,7 +136,7 @@ def test_a_damaged_input(source: StubSource, capsys: pytest.CaptureFixture[str])
     assert run(push) == 2
     printed = capsys.readouterr().err
     assert "Element 3 (from 0)" in printed
-    assert "goes on from element 2" in printed
+    assert "continues from element 2" in printed
     _file("a.json", "[1, 2, 3, 4]")
     Path("state").write_text(json.dumps({**json.loads(Path("state").read_text()), "head": ""}))
     assert run(push) == 0

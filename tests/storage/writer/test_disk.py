@@ -207,7 +207,7 @@ def test_a_full_disk_that_can_not_be_truncated_ends_the_file(
     with pytest.raises(WriterUnavailable):
         file.append(0, b'"b"\n')
     monkeypatch.undo()
-    with pytest.raises(WriterUnavailable, match="given up"):
+    with pytest.raises(WriterUnavailable, match="was abandoned"):
         file.append(0, b'"b"\n')
     file.close()
 
@@ -245,9 +245,9 @@ def test_a_failing_disk_ends_the_file(
         file.append(4, b'"b"\n')
         file.sync()
     monkeypatch.undo()
-    with pytest.raises(WriterUnavailable, match="given up"):
+    with pytest.raises(WriterUnavailable, match="was abandoned"):
         file.append(4, b'"b"\n')
-    with pytest.raises(WriterUnavailable, match="given up"):
+    with pytest.raises(WriterUnavailable, match="was abandoned"):
         file.sync()
     file.close()
 

@@ -222,7 +222,7 @@ async def test_a_volume_that_disappears(node: Node, how: str) -> None:
     assert not await _drained(node, "two")
     with pytest.raises(WriterUnavailable):
         await file.append(2, b"b\n", level=SyncLevel.SYNCED)
-    with pytest.raises(WriterError, match="gone"):
+    with pytest.raises(WriterError, match="is missing"):
         await service.writer.open(slice_, await node.life("s"), Listener(), resume=2)
     if how == "not mounted":
         assert list(path.iterdir()) == []
