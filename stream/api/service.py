@@ -68,7 +68,7 @@ __all__ = ["ApiService"]
 _log = Logger(namespace="stream.api")
 
 DRAIN_SECONDS = 30.0
-"""How long the end waits for requests in progress."""
+"""How long the service, when it stops, waits for requests in progress."""
 
 _CLEANUP_GROUP = "task.cleanup"
 
@@ -76,15 +76,15 @@ _CLEANUP_GROUP = "task.cleanup"
 class ApiService(Service):
     """The configuration API.
 
-    startService fires when the port is open and fails if it can't be opened. stopService fires when
-    requests are answered and tasks have ended.
+    The Deferred of startService fires when the port is open, and fails if the port can't be opened.
+    The Deferred of stopService fires when all requests are answered and all tasks have ended.
 
-    :param client: started.
-    :param session: started; its lease holds the locks of tasks.
+    :param client: etcd client, already started.
+    :param session: etcd session, already started; the locks of tasks belong to its lease.
     :param repository: opens and closes the files of changed sinks.
-    :param now: the time in UTC.
-    :param authority: of the projects.
-    :param targets: of the tables.
+    :param now: returns the current time in UTC.
+    :param authority: verifies the tokens of projects.
+    :param targets: the targets that hold the tables of sinks.
     :param templates: checks and evaluates templates; started before and stopped after this service.
     """
 
@@ -241,7 +241,7 @@ class ApiService(Service):
 
     @property
     def port_number(self) -> int:
-        """The open port."""
+        """The number of the open port."""
         if self._port is None:
             raise ValueError("the API isn't listening")
         number: int = self._port.getHost().port  # type: ignore[attr-defined]
@@ -264,7 +264,7 @@ class ApiService(Service):
         try:
             self._port = await server_endpoint(self._reactor, self._listen).listen(self._site)
         except Exception:
-            await self.stopService()  # the process ends, and stops only what has started
+            await self.stopService()  # the process stops only services whose start succeeded
             raise
         _log.info(
             'started HTTP server on "{address}", port {port}',

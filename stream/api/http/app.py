@@ -37,7 +37,7 @@ from stream.values.url import quoted_path
 __all__ = ["REQUEST_SECONDS", "build_app"]
 
 REQUEST_SECONDS = 30.0
-"""Time limit of a request; tasks may take longer, and waiting for a task is added."""
+"""Time limit of a request, in addition to the time that it waits for a task."""
 
 Awaited = Callable[[Call, StartedTask], Awaitable[Answer | None]]
 """Waits for a task as long as the caller asked for; ``None`` if it can't wait."""
@@ -56,8 +56,8 @@ def build_app(
 ) -> Klein:
     """Build an application that serves all *operations*.
 
-    :param handlers: by id of the operation.
-    :param awaited: answers callers that wait for a task.
+    :param handlers: handlers by operation ID.
+    :param awaited: builds the answers for callers that wait for a task.
     :param documentation: the URL of the documentation's page.
 
     Raises ValueError: an operation doesn't have exactly one handler.
@@ -80,8 +80,8 @@ def build_app(
 class _MatchedRule(Rule):
     """A route that requests are matched with; no URLs are built from it.
 
-    Werkzeug compiles a program for building URLs from each route, which takes a tenth of the time
-    of a start.
+    For each route, Werkzeug would compile code that builds URLs. That takes a tenth of the startup
+    time.
     """
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
@@ -149,9 +149,9 @@ class _Endpoint:
         return json_answer(json_body(result), self._operation.status)
 
     def serve(self, request: Any, **path: str) -> Deferred[bytes]:
-        """Write the answer; fails only when it is cancelled."""
+        """Write the answer. The Deferred fails only when it is cancelled."""
         if request.path.startswith(b"//"):
-            # The router drops all leading slashes, so the route matches in spite of them.
+            # The router drops all leading slashes, so a path with several of them matches as well.
             return succeed(_redirect(request, unquote(request.path.decode("latin-1"))))
         answering: Deferred[Any] = Deferred.fromCoroutine(self._result(request, path))
         if not answering.called:
@@ -171,7 +171,7 @@ class _Endpoint:
         return writing.addErrback(self._broke_off, request)
 
     def _broke_off(self, failure: Failure, request: ApiRequest) -> bytes:
-        """Cut the connection, so that the client notices that the answer is incomplete."""
+        """Abort the connection, so that the client notices that the answer is incomplete."""
         if failure.check(CancelledError) is None:
             if failure.check(ReaderIsStuck):
                 _log.info(
@@ -189,7 +189,7 @@ class _Endpoint:
         problem = failure.value
         assert problem is not None
         if isinstance(problem, CancelledError):
-            failure.raiseException()  # the client has gone
+            failure.raiseException()  # the client has disconnected
         error = error_answer(problem, request.id, doc_url=self._doc_url)
         fields: dict[str, Any] = {
             "request_id": request.id,
@@ -243,7 +243,7 @@ def _query(uri: bytes) -> dict[str, str]:
 
 
 def _redirect(request: Any, path: str) -> bytes:
-    """Redirect to the form of *path* in which its route is registered; the query is kept."""
+    """Redirect to *path* in the form in which its route is registered; keep the query."""
     query = request.uri.partition(b"?")[1:]
     location = quoted_path(clean_path(path)) + b"".join(query).decode("ascii", "replace")
     return put(request, Answer(status=301, headers=(("Location", location),)))

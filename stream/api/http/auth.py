@@ -46,7 +46,7 @@ def token_of(header: str, authorization: str) -> tuple[str, bool]:
 async def authenticate(authority: ProjectAuthority, token: str, project: str) -> Identity:
     """Verify *token* and return its project.
 
-    Raises UserError: the token is refused, or is neither a master token nor one with rights.
+    Raises UserError: the token is refused, or it is neither a master token nor a token with rights.
 
     :param project: the value of ``X-KBC-ProjectId``.
     """
@@ -91,9 +91,9 @@ def check_right(identity: Identity, right: Right) -> None:
 
 
 class Branches:
-    """Resolves branches in paths to their keys; looks up and records unknown ones.
+    """Resolves the branch in a path to its key; looks up and records an unknown branch.
 
-    :param client: started.
+    :param client: etcd client, already started.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Branches:
 
         :param text: ``default`` or a number.
 
-        Raises UserError: *text* is neither, the branch is not the default one, or there are too
-        many.
+        Raises UserError: *text* is neither of these, the branch is not the default branch, or there
+        are too many branches.
         """
         project = identity.info.project_id
         if text == "default":

@@ -23,12 +23,12 @@ MAX_DEPTH = 100
 MAX_VALUES = 10_000
 """Maximum number of values in a body.
 
-The largest sink has about a tenth of it; reading and checking a value blocks the event loop for a
+The largest sink has about a tenth as many. Reading and checking a value blocks the event loop for a
 microsecond.
 """
 
 _TEXTS = ("text/plain", "text/html")
-"""Bodies that consist of one text, which no operation accepts."""
+"""Media types of plain texts, which no operation accepts."""
 _BLANKS = " \t\r\n"
 _WORDS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|-?[A-Za-z]++|(-?[0-9][0-9.eE+-]*+)', re.DOTALL)
 _LEADING_ZERO = re.compile(r"0[0-9]")
@@ -53,9 +53,9 @@ _WORDING = {
 
 @attrs.frozen
 class ReadBody:
-    """A request's body after its check against the operation's schema.
+    """A request's body, checked against the operation's schema.
 
-    :ivar value: the checked value with the known members only.
+    :ivar value: the checked value, with only the known members.
     :ivar unknown: unknown members, at most `MAX_FAULTS` of them.
     """
 
@@ -70,8 +70,8 @@ def read_body(
 
     Raises UserError: the body is missing, invalid, or doesn't match the schema.
 
-    :param content_type: of the request; none means JSON.
-    :param content_encoding: of the request.
+    :param content_type: media type of the body; empty means JSON.
+    :param content_encoding: value of the header ``Content-Encoding``.
     """
     essence = content_type.partition(";")[0].strip().lower()
     if essence in _TEXTS:
@@ -109,7 +109,8 @@ def read_body(
 def decode_json(text: str) -> Any:
     """Decode the first JSON document in *text*, after leading whitespace.
 
-    Raises DecodeError: the text is invalid at a position. Raises UserError: it has too many values.
+    Raises DecodeError: the text is invalid; the error names the position. Raises UserError: the
+    text has too many values.
     """
     start = len(text) - len(text.lstrip(_BLANKS))
     _check_bounds(text)
@@ -160,9 +161,9 @@ def _position_of(text: str, word: str) -> int:
 
 
 def _check_bounds(text: str) -> None:
-    """Refuse a text with too many values or levels before it is decoded.
+    """Refuse a text with too many values or nesting levels before it is decoded.
 
-    The check ends at the exceeded bound, or where *text* stops being JSON.
+    The check ends where a limit is exceeded, or where *text* is no longer valid JSON.
     """
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(text)
@@ -173,7 +174,7 @@ def _check_bounds(text: str) -> None:
 
 
 def _check_depth(text: str) -> None:
-    """Check as many brackets as the largest body may have."""
+    """Refuse too many nesting levels; count only as many brackets as the largest body may have."""
     depth = 0
     for match in islice(_TO_BRACKET.finditer(text), 2 * MAX_VALUES):
         if match[1] is None:
@@ -198,7 +199,7 @@ def _float(text: str) -> float:
 
 
 def _int(text: str) -> int | float:
-    # Beyond 20 digits no setting is exact, and thousands of digits take long to convert.
+    # No setting needs more than 20 exact digits, and converting thousands of digits is slow.
     return int(text) if len(text) <= 20 else _float(text)
 
 
@@ -206,7 +207,7 @@ _decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float,
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Return *value* with half surrogate pairs replaced, which UTF-8 can't encode."""
+    """Return *value* with unpaired surrogates replaced, because UTF-8 can't encode them."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):

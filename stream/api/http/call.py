@@ -35,7 +35,8 @@ __all__ = [
 class Identity:
     """The caller.
 
-    :ivar token: used on behalf of the caller at the project authority and at targets.
+    :ivar token: token that the service sends to the project authority and to targets on behalf of
+        the caller.
     """
 
     token: Token
@@ -43,7 +44,7 @@ class Identity:
 
     @property
     def by(self) -> By:
-        """The caller as recorded with changes."""
+        """The caller, in the form that is recorded with changes."""
         admin = self.info.admin
         return By(
             "user",
@@ -67,14 +68,14 @@ class Call:
 
     :ivar body: the body, if the operation declares one.
     :ivar unknown: unknown members of the body, listed as warnings in the answer.
-    :ivar raw_body: the body, if the operation takes any.
-    :ivar raw_headers: headers without the caller's token, if the operation takes any body.
-    :ivar client_ip: the peer's address.
-    :ivar last_event_id: id of the last event that the caller received of an earlier event stream.
-    :ivar wait: seconds for which the caller waits for the end of a task; 0 for not at all.
-    :ivar preference: the applied part of the header ``Prefer``; empty if *wait* doesn't come from
-        it.
-    :ivar header: returns the first value of a header; empty if there is none.
+    :ivar raw_body: the undecoded body, if the operation accepts any content.
+    :ivar raw_headers: headers without the caller's token, if the operation accepts any content.
+    :ivar client_ip: IP address of the peer.
+    :ivar last_event_id: id of the last event that the caller received from an earlier event stream.
+    :ivar wait: seconds that the caller waits for the task to end; 0 if it doesn't wait.
+    :ivar preference: the applied part of the header ``Prefer``; empty if *wait* comes from
+        elsewhere.
+    :ivar header: returns the first value of a header; empty if the header is missing.
     """
 
     operation: Operation
@@ -109,7 +110,7 @@ class Call:
 
     @property
     def in_branch(self) -> bool:
-        """Return whether the operation has a branch in its path."""
+        """Whether the operation has a branch in its path."""
         return self._branch is not None
 
     @property
@@ -132,9 +133,9 @@ class Call:
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """An answer other than JSON with the operation's status.
+    """An answer that isn't JSON or doesn't have the operation's status.
 
-    :ivar content_type: empty if there is no body.
+    :ivar content_type: media type of the body; empty if there is no body.
     """
 
     status: int = 200

@@ -28,7 +28,7 @@ class ErrorAnswer:
     """An error answer of the API.
 
     :ivar name: name of the error with its prefix.
-    :ivar retry_after: seconds; 0 if a retry won't help.
+    :ivar retry_after: seconds until a retry may succeed; 0 if a retry won't help.
     :ivar explanation: members that explain the error further; see `stream.errors.explained`.
     :ivar doc_url: the page about the operation; shown only with an explanation.
     """
@@ -98,14 +98,14 @@ _USER_ERRORS: tuple[tuple[type[BaseException], UserError], ...] = (
     ),
     (TimeoutError, UserError("the request took too long", status=408, name="requestTimeout")),
 )
-"""Messages for failures that are neither the user's mistake nor a defect."""
+"""Messages for failures that are caused neither by the user nor by a bug."""
 
 _INTERNAL = (EtcdError,)
 """Expected failures that users can do nothing about."""
 
 
 def as_user_error(problem: BaseException) -> UserError | None:
-    """Return the error for the user about *problem*; ``None`` if it is a defect of the service."""
+    """Return the error that the user gets for *problem*; ``None`` if it is a bug in the service."""
     if isinstance(problem, UserError):
         return _unavailable(problem.unreachable) if problem.unreachable else problem
     for kind, user_error in _USER_ERRORS:
@@ -121,21 +121,22 @@ def is_our_fault(problem: BaseException) -> bool:
 
 
 def _unwrapped(problem: BaseException) -> BaseException:
-    """Return the first failure of several concurrent operations."""
+    """Return the first failure if *problem* is that of several concurrent operations."""
     if isinstance(problem, FirstError) and problem.subFailure.value is not None:
         return problem.subFailure.value
     return problem
 
 
 def _generic(logged_as: str) -> str:
-    """Return the answer for a defect: it has an id, and no details."""
+    """Return the message for a bug in the service: it has an exception id and no details."""
     return f"Application error. {_SUPPORT} with exception id ({logged_as}) attached."
 
 
 def task_error(failure: TaskFailure) -> UserError:
     """Return the error of a task for a caller that has waited for it.
 
-    A failure that isn't the user's mistake is logged with the task and has the usual message.
+    A failure that the user didn't cause gets a generic message; its details are logged with the
+    task.
     """
     if failure.is_known:
         return UserError(

@@ -29,12 +29,12 @@ _TOKEN_HEADER = "X-StorageApi-Token"
 
 @attrs.frozen(kw_only=True)
 class Incoming:
-    """A received request; optional parts are read on demand.
+    """A received request, whose optional parts are read on demand.
 
     :ivar path: parameters of the path.
     :ivar query: first values by name.
     :ivar header: returns the first value of a header.
-    :ivar headers: names and values of all headers in their order.
+    :ivar headers: names and values of all headers, in the order received.
     :ivar body: reads the whole body; raises UserError.
     """
 
@@ -73,7 +73,7 @@ class Guard:
         return self._authority.challenge
 
     def lasting(self, call: Call, answer: StreamingResponse) -> StreamingResponse:
-        """Return *answer*, limited to the validity of the token of *call*."""
+        """Return *answer*, wrapped so that it ends when the token of *call* is no longer valid."""
         return while_valid(self._reactor, self._authority, call, answer)
 
     async def admit(
@@ -103,8 +103,8 @@ class Guard:
             project = incoming.header(b"x-kbc-projectid")
             identity = await authenticate(self._authority, token, project)
             on_caller(identity)
-        # Nothing is read from the connection before the caller is known. An unused body is read,
-        # too, so that the connection can be reused.
+        # Nothing is read from the connection before the caller is known. Even a body that isn't
+        # needed is read, so that the connection can be reused.
         data = b"" if operation.public else await incoming.body()
         read = ReadBody({})
         if operation.body is not None:
@@ -142,7 +142,7 @@ class Guard:
 
 
 def _wait(operation: Operation, parameters: Parameters, incoming: Incoming) -> tuple[float, str]:
-    """Return the seconds that the caller waits for a task, and the preference that sets them."""
+    """Return how many seconds the caller waits for a task, and the preference that says so."""
     if not operation.waits:
         return 0.0, ""
     if parameters["wait"]:

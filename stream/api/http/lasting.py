@@ -22,13 +22,13 @@ __all__ = ["RECHECK_SECONDS", "while_valid"]
 _log = Logger(namespace="stream.api")
 
 RECHECK_SECONDS = 0.4
-"""With the validity of an answer of etcd, a stream ends within a second."""
+"""Interval of checking a token; a stream ends within a second after its token is revoked."""
 
 
 def while_valid(
     reactor: Any, authority: ProjectAuthority, call: Call, answer: StreamingResponse
 ) -> StreamingResponse:
-    """Return *answer*, which ends when the token of *call* is refused or can't be verified."""
+    """Return *answer*, wrapped so that it ends when the token of *call* is no longer accepted."""
     if authority.tokens is None:
         return answer
 

@@ -1,7 +1,7 @@
 """Built web pages: the file for a path, and its caching headers.
 
-`make console` builds the console and the viewer of the API from `console/`. In a checkout without
-them, the answer is a page that says how to build them.
+`make console` builds the console and the API viewer from `console/`. In a checkout where they
+aren't built, the answer is a page that says how to build them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ENCODINGS = ((".br", "br"), (".gz", "gzip"))
 
 
 def security_headers(*origins: str) -> tuple[tuple[str, str], ...]:
-    """Return the headers of a page that loads nothing from other origins and allows no frames.
+    """Return headers for a page that loads nothing from other origins and can't be framed.
 
     :param origins: URLs of the service's own listeners that the page may send requests to.
     """
@@ -67,7 +67,7 @@ def _origin(url: str) -> str:
 class _File:
     """A file of the build.
 
-    :ivar encodings: the bytes by the name of their encoding, the smallest first.
+    :ivar encodings: the encoded content by name of the encoding, the smallest first.
     :ivar tag: the value of the header ETag.
     """
 
@@ -78,7 +78,7 @@ class _File:
 
 
 class BuiltPages:
-    """The files of a build. They are read in threads and cached until the next build.
+    """The files of a build, which are read in threads and cached until the next build.
 
     :param root: the directory of the build; it may appear, disappear and change.
     :param headers: headers of every answer.
@@ -124,7 +124,7 @@ class BuiltPages:
         return Answer(body=found.body, content_type=found.content_type, headers=headers)
 
     def _load(self) -> tuple[dict[str, _File], str]:
-        """Return the files by name, read again after a build, and the status of the build."""
+        """Return the files by name and the status of the build; reload them after a build."""
         try:
             built_at = self._root.stat().st_mtime_ns
         except FileNotFoundError:

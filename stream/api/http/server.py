@@ -1,6 +1,6 @@
 """The API's HTTP front: request ids, CORS, early refusals, the access log.
 
-It treats all requests alike; `stream.api.http.app` selects the operation.
+It treats all requests alike; `stream.api.http.app` selects the operation of each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 _log = Logger(namespace="stream.api.http.server")
 
 MAX_IN_FLIGHT = 1000
-"""Maximum number of requests in progress; more are refused immediately."""
+"""Maximum number of requests in progress; further ones are refused immediately."""
 MAX_TARGET_BYTES = 8 * 1024
 """Maximum length of the path and query of a request."""
 
@@ -49,7 +49,7 @@ _HEALTH_CHECK = b"/health-check"
 
 
 def clean_path(path: str) -> str:
-    """Return the form in which *path* would be registered."""
+    """Return *path* in the form in which routes are registered."""
     clean = posixpath.normpath("/" + path.lstrip("/"))
     return clean + "/" if clean in (CONSOLE, DOCUMENTATION) else clean
 
@@ -63,7 +63,7 @@ def error_body(error: ErrorAnswer) -> Answer:
 
 
 def put(request: Request, answer: Answer) -> bytes:
-    """Set status and headers; return the body, which remains to be written."""
+    """Set the status and the headers; return the body, which the caller has to write."""
     request.setResponseCode(answer.status)
     for name, value in answer.headers:
         request.responseHeaders.addRawHeader(name.encode(), value.encode())
@@ -77,7 +77,7 @@ def put(request: Request, answer: Answer) -> bytes:
 
 
 class Front(Resource):
-    """The resource before the routes.
+    """The resource in front of the routes.
 
     :param routes: the resource that answers all requests.
     """

@@ -1,21 +1,22 @@
-"""Connections of the API, with limits of size and time for heads, bodies and answers.
+"""Connections of the API, with size and time limits for heads, bodies and answers.
 
 A request is handled as soon as its head is complete. Nothing more is read from the connection until
-the handler asks for the body, which happens when the caller is known. So a request without a token
-costs no more than its head of some kilobytes, whatever follows it.
+the handler asks for the body, and a handler does so only when the caller is known. So a request
+without a token costs no more than its head of a few kilobytes, however much data follows.
 
-Note [Unread bodies]: an answer that is sent before the body was read ends the connection. If it
-were closed immediately, the client's system would discard the answer together with its unsent data.
-So only this side is closed, and further data is discarded, up to a limit of time and size.
+Note [Unread bodies]: an answer that is sent before the body was read ends the connection. If the
+connection were closed immediately, the client's operating system would discard the answer together
+with the data that it hasn't sent yet. So the service closes only its own side and discards further
+data, up to a time and size limit.
 
-Note [Lasting answers]: a streaming answer is the last one of its connection. Data that the client
-sends meanwhile is read and discarded: on a connection that isn't read, a disconnect would go
+Note [Lasting answers]: a streaming answer is the last one on its connection. Data that the client
+sends during the answer is read and discarded. If the connection weren't read, a disconnect would go
 unnoticed, and the work for the client would continue.
 
-Note [Requests sent ahead]: a pipelined request, sent before the answer to the previous one, starts
-in a later turn of the reactor, and all of them together get a small part of each turn. Twisted
-would start it while the answer is finished, within the same turn. Fifty such clients would block
-all others.
+Note [Requests sent ahead]: a pipelined request is sent before the previous one is answered. It
+starts in a later iteration of the reactor, and all pipelined requests together get a small part of
+each iteration. Twisted would start it in the iteration that finishes the previous answer, and fifty
+such clients would block all others.
 """
 
 from __future__ import annotations
@@ -60,16 +61,16 @@ MAX_HEADERS = 100
 MAX_CONNECTIONS = 1000
 """Beyond this limit, the oldest connection without a verified token is closed for a new one."""
 HEADERS_SECONDS = 10
-"""Time limit of a request's head, and of waiting for the next one."""
+"""Time limit for receiving a request's head, and for waiting for the next request."""
 BODY_SECONDS = 20
-"""Time limit of the body, from the start of reading it."""
+"""Time limit for receiving the body, counted from the first read."""
 _SWEEP_SECONDS = 1
 _AHEAD_SECONDS = 0.002
-"""Time per turn of the reactor for starting pipelined requests."""
+"""Time in each iteration of the reactor for starting pipelined requests."""
 _CLOSE_SECONDS = 15
 """How long a connection that is being closed may still receive its answer."""
 _READ_BYTES = 16 * 1024
-"""Bytes per read of a connection, which limits unrequested data after a head."""
+"""Bytes per read of a connection; limits how much is read after a head before it is requested."""
 _DISCARD_BYTES = 64 * 1024
 """Bytes per read of discarded data."""
 MAX_DISCARDED_BYTES = 32 * 1024 * 1024
@@ -84,8 +85,8 @@ class ApiRequest(Request):
     :ivar id: id of the request in the answer and in the log.
     :ivar project_id: project of the caller, once it is known.
     :ivar branch_id: branch of the call, once it is known.
-    :ivar span: the request's span; it is ended elsewhere.
-    :ivar is_whole: whether the body has been received, or there is none.
+    :ivar span: tracing span of the request; `Front` starts and ends it.
+    :ivar is_whole: whether the whole body has been received, or there is no body.
     """
 
     channel: Any
@@ -105,11 +106,11 @@ class ApiRequest(Request):
         self._site.expect(channel, HEADERS_SECONDS)
 
     def getRequestHostname(self) -> bytes:
-        """Return a constant: routes don't depend on the client's ``Host``."""
+        """Return a constant, because routes don't depend on the client's ``Host``."""
         return b"api"
 
     def gotLength(self, length: int | None) -> None:
-        """Handle a complete head. Unlike the base class, never use a file on disk."""
+        """Handle a complete head. Unlike the base class, never buffer the body in a file."""
         self._site.forget(self.channel)
         self.content = BytesIO()
         self._length = length
@@ -137,7 +138,8 @@ class ApiRequest(Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Render the request once its body is complete.
 
-        Unlike the base class it doesn't parse a form in the body: it may be a record.
+        Unlike the base class, this method doesn't parse a form in the body, because it may be a
+        record.
         """
         self.is_whole = True
         self._site.forget(self.channel)
@@ -161,7 +163,7 @@ class ApiRequest(Request):
     async def body(self) -> bytes:
         """Read the whole body on the first call.
 
-        Raises UserError: it is too large, or takes too long.
+        Raises UserError: the body is too large, or it doesn't arrive in time.
         """
         if self._length is not None and self._length > MAX_BODY_BYTES:
             self._problem = self._problem or _too_large()
@@ -181,12 +183,15 @@ class ApiRequest(Request):
         return self._arrival is not None
 
     def vouch(self) -> None:
-        """Mark the caller as known: its connection isn't closed in favor of an unknown one."""
+        """Mark the caller as known, so that connections of unknown callers are closed first."""
         if self.channel is not None:
             self._site.vouch(self.channel)
 
     def write(self, data: bytes) -> None:
-        """Send a part of the answer; end the connection after it if the request isn't whole."""
+        """Send a part of the answer.
+
+        If the request's body is incomplete, the connection ends after the answer.
+        """
         if not self.startedWriting and not self.is_whole and self.channel is not None:
             self.setHeader(b"Connection", b"close")
             self.channel.end_after_answer()
@@ -283,7 +288,7 @@ class ApiChannel(HTTPChannel):
     def hold(self) -> None:
         """Pause reading until `release`."""
         self._held = True
-        # The base class does this for the next request only at the end of a body.
+        # The base class suspends the timeout only after the whole body has been received.
         self._savedTimeOut = self.setTimeout(None) or self._savedTimeOut
         self._networkProducer.pauseProducing()
 
@@ -306,7 +311,7 @@ class ApiChannel(HTTPChannel):
     # Refusing.
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
-        # The base class converts any number of digits.
+        # The base class would convert any number of digits.
         if header == b"Content-Length" and data.isdigit() and len(data) > _MAX_LENGTH_DIGITS:
             self._refuse(_too_large())
             return False
@@ -363,9 +368,9 @@ class ApiChannel(HTTPChannel):
     def requestDone(self, request: HttpRequest) -> None:
         self._held = self._owes_continue = False
         if self._waitingForTransport and (self._buffer or self._dataBuffer):
-            # A client that sends requests without reading the answers gets no more of them.
+            # A client that doesn't read its answers gets no further answers.
             self.persistent = False
-        if self._buffer:  # answered immediately, while more of the received data is to be parsed
+        if self._buffer:  # answered immediately, before all received data was parsed
             self._dataBuffer.append(self._buffer)
             self._buffer = b""
         if self.persistent and any(self._dataBuffer):
@@ -374,7 +379,7 @@ class ApiChannel(HTTPChannel):
             self.go_on(request)
 
     def go_on(self, request: HttpRequest) -> None:
-        """Start the pipelined request after *request*, which is answered."""
+        """Start the pipelined request that follows the answered *request*."""
         if self._is_lost:
             return
         super().requestDone(request)
@@ -386,7 +391,7 @@ class ApiChannel(HTTPChannel):
             self.site.expect(self, HEADERS_SECONDS)
 
     def loseConnection(self) -> None:
-        """Close the connection when all is sent, or after a while; see Note [Unread bodies]."""
+        """Close the connection when all is sent or time is up; see Note [Unread bodies]."""
         self.setTimeout(None)
         if self._abortingCall is None:
             self._abortingCall = self.callLater(_CLOSE_SECONDS, self.forceAbortClient)
@@ -401,7 +406,7 @@ class ApiChannel(HTTPChannel):
         super().loseConnection()
 
     def timeoutConnection(self) -> None:
-        """Handle a timeout without received data."""
+        """Close a connection on which no data was received in time."""
         if self in self.site.deadlines:
             self.expired()
         else:
@@ -447,10 +452,10 @@ def _too_slow(message: str) -> UserError:
 
 
 class ApiSite(Site):
-    """A site whose connections are `ApiChannel`s and that leaves the log to `Front`.
+    """A site whose connections are `ApiChannel`s and that leaves logging to `Front`.
 
     :ivar connections: the open connections.
-    :ivar deadlines: deadlines of expected parts of requests.
+    :ivar deadlines: times by which the expected part of a request must arrive, by connection.
     """
 
     noisy = False
@@ -460,14 +465,14 @@ class ApiSite(Site):
 
     def __init__(self, root: IResource, reactor: Any) -> None:
         super().__init__(root, reactor=reactor, timeout=HEADERS_SECONDS)
-        # The oldest first. The second holds those of known callers.
+        # Connections of unknown and of known callers, each with the oldest first.
         self._strangers: dict[ApiChannel, None] = {}
         self._vouched: dict[ApiChannel, None] = {}
         self._discarding: WeakSet[ApiChannel] = WeakSet()
         self._waiting_bytes = 0
         self.deadlines: dict[ApiChannel, float] = {}
         self._sweeping: IDelayedCall | None = None
-        # Channels with a pipelined request, and the answered request before it.
+        # Channels with a pipelined request, each with the answered request before it.
         self._ahead: deque[tuple[ApiChannel, HttpRequest]] = deque()
         self._turning: IDelayedCall | None = None
 
@@ -479,7 +484,7 @@ class ApiSite(Site):
     # Connections.
 
     def connected(self, channel: ApiChannel) -> None:
-        """Add a new connection; an unknown or the oldest one may be closed for it."""
+        """Add a new connection. Above the limit, close the oldest one, unknown callers first."""
         self._strangers[channel] = None
         if len(self._strangers) + len(self._vouched) > MAX_CONNECTIONS:
             oldest = next(iter(self._strangers))
@@ -524,15 +529,15 @@ class ApiSite(Site):
     def expect(self, channel: ApiChannel, seconds: float) -> None:
         """Set the deadline of the next part of a request, in seconds.
 
-        A running deadline is kept. One timer serves all connections: most parts are complete before
-        it fires.
+        An existing deadline is kept. One timer serves all connections, because most parts arrive
+        before it fires.
         """
         self.deadlines.setdefault(channel, self.reactor.seconds() + seconds)
         if self._sweeping is None:
             self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
 
     def forget(self, channel: ApiChannel) -> None:
-        """Cancel the deadline: the expected part has been received."""
+        """Cancel the deadline, because the expected part has been received."""
         self.deadlines.pop(channel, None)
 
     def _sweep(self) -> None:
@@ -546,7 +551,7 @@ class ApiSite(Site):
             self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
 
     def start_later(self, channel: ApiChannel, answered: HttpRequest) -> None:
-        """Continue *channel* after *answered* in a later turn; see Note [Requests sent ahead]."""
+        """Continue *channel* after *answered*, but later; see Note [Requests sent ahead]."""
         self._ahead.append((channel, answered))
         if self._turning is None:
             self._turning = self.reactor.callLater(0, self._start_some)
@@ -561,7 +566,7 @@ class ApiSite(Site):
         self._turning = self.reactor.callLater(0, self._start_some) if self._ahead else None
 
     def hang_up(self) -> None:
-        """Close the connections after their pending data is sent."""
+        """Close the connections after their pending data has been sent."""
         for connection in self.connections:
             connection.loseConnection()
         self._ahead.clear()
@@ -573,4 +578,4 @@ class ApiSite(Site):
             self._sweeping = None
 
     def log(self, request: Any) -> None:
-        """Do nothing: `Front` writes the log."""
+        """Do nothing, because `Front` writes the access log."""

@@ -21,16 +21,16 @@ class ReaderIsStuck(Exception):
 
 
 async def write_lasting(reactor: Any, request: Any, answer: StreamingResponse) -> bytes:
-    """Write head and body of *answer*; the request remains to be finished.
+    """Write the head and the body of *answer*; the caller has to finish the request.
 
     Raises ReaderIsStuck: the client doesn't read the answer.
 
-    :param request: of twisted.web.
-    :returns: the rest to be written: nothing.
+    :param request: request of ``twisted.web``.
+    :returns: the rest of the body, which is always empty.
     """
     request.setHeader(b"Content-Type", answer.content_type.encode())
     request.setHeader(b"Cache-Control", b"no-store")
-    request.setHeader(b"X-Accel-Buffering", b"no")  # A buffering proxy would hold it back.
+    request.setHeader(b"X-Accel-Buffering", b"no")  # Without it, a proxy may buffer the answer.
     if request.method == b"HEAD":
         return b""
     pace = _Pace(reactor, request)

@@ -26,7 +26,7 @@ Known = Mapping[str, Sequence[str]]
 
 @attrs.frozen
 class Counted:
-    """The used part of a stored `stream.storage.model.statistics.Statistics`."""
+    """The part of a stored `stream.storage.model.statistics.Statistics` that is used here."""
 
     first_record_at: datetime | None = field(default=None, empty_text=True)
     last_record_at: datetime | None = field(default=None, empty_text=True)
@@ -38,8 +38,8 @@ class Counted:
 class _Sink:
     """The counters of a sink.
 
-    :ivar values: by level and the key after it.
-    :ivar rejected: by node.
+    :ivar values: statistics by level and by the part of the key after the level.
+    :ivar rejected: counts of rejected records by node.
     :ivar waiting: time of the first record of each file or slice that isn't in the table yet.
     """
 
@@ -72,7 +72,7 @@ class _Sink:
 class Counters:
     """Counters of the sinks of all branches.
 
-    Statistics cleared by a user still count, so a sink's numbers only grow.
+    Statistics that a user has cleared still count, so a sink's numbers never decrease.
     """
 
     def __init__(self) -> None:
@@ -90,9 +90,9 @@ class Counters:
             sink.rejected = {}
 
     def put(self, key: str, value: Counted | None) -> None:
-        """Apply a statistics value, ``None`` if it was deleted.
+        """Apply a statistics value; ``None`` means that it was deleted.
 
-        :param key: with the prefix `STATISTICS`.
+        :param key: key in etcd, with the prefix `STATISTICS`.
         """
         level, _, text = key.removeprefix(STATISTICS).partition("/")
         project, branch, source, sink, *rest = text.split("/")
@@ -104,9 +104,9 @@ class Counters:
             self._note(of)
 
     def put_rejected(self, key: str, value: RejectedCount | None) -> None:
-        """Apply a node's count of rejected records of a sink, ``None`` if it was deleted.
+        """Apply a node's count of a sink's rejected records; ``None`` means that it was deleted.
 
-        :param key: with the prefix `stream.rejected.state.COUNT`.
+        :param key: key in etcd, with the prefix `stream.rejected.state.COUNT`.
         """
         of, node = sink_of(key, COUNT)
         if value is not None:
@@ -127,7 +127,7 @@ class Counters:
         return changed
 
     def below(self, sink: SinkKey, text: str) -> tuple[int, int]:
-        """Return the records and bytes of a file or slice of *sink*.
+        """Return the number of records and bytes of a file or slice of *sink*.
 
         :param text: the text form of its key.
         """

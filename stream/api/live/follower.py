@@ -1,4 +1,4 @@
-"""One caller that follows a branch: its queue of events, and its end."""
+"""One caller that follows a branch, with its queue of events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sse(name: str, data: Any, id: int | None = None) -> bytes:
 
 
 class Follower:
-    """Writes events to one caller until its stream ends; a caller that is too slow is ended."""
+    """Writes events to one caller until its stream ends; ends the stream of a slow caller."""
 
     def __init__(self, reactor: Any, max_waiting: int = MAX_WAITING_BYTES) -> None:
         self._reactor = reactor
@@ -51,13 +51,13 @@ class Follower:
 
     @property
     def is_ended(self) -> bool:
-        """Whether nothing more but the end will be written to the caller."""
+        """Whether nothing but the final event will be written to the caller."""
         return bool(self._reason)
 
     def put(self, event: bytes, *, always: bool = False) -> None:
         """Queue *event* for the caller.
 
-        :param always: ignore the size limit, as for the first event.
+        :param always: ignore the size limit; used for the first event.
         """
         if self._reason:
             return
@@ -79,7 +79,7 @@ class Follower:
         """Write events until the end."""
         while True:
             while self._waiting:
-                # All events in one write: a write costs more than its content.
+                # All events go into one write, because a write costs more than its content.
                 events = b"".join(self._waiting)
                 self._waiting.clear()
                 self._bytes = 0

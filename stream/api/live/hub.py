@@ -36,23 +36,23 @@ _log = Logger(namespace="stream.api.live")
 
 TICK_SECONDS = 1.0
 LINGER_SECONDS = 60.0
-"""How long etcd is watched after the last caller has left: most callers reconnect."""
+"""How long etcd is watched after the last caller has left, because most callers reconnect."""
 MAX_SECONDS = 3600.0
-"""Maximum duration of a stream; a caller reconnects then."""
+"""Maximum duration of a stream, after which the caller reconnects."""
 VERIFY_SECONDS = 60.0
 """Interval of verifying a caller's token."""
 BEHIND_SECONDS = 3.0
-"""Shorter delays aren't reported: a broken watch usually recovers immediately."""
+"""Shorter delays aren't reported, because a broken watch usually recovers immediately."""
 MAX_KEPT_BYTES = 4 * 1024 * 1024
-"""Maximum size of the events kept for reconnecting callers, of all branches."""
+"""Maximum size of the events of all branches that are kept for reconnecting callers."""
 _PROJECT_SHARE = 2
-"""Maximum share of all streams that one project may have."""
+"""One project may use at most 1 / `_PROJECT_SHARE` of all streams."""
 _REFUSED = (401, 403, 404)
 
 
 @attrs.frozen
 class _Round:
-    """The events of a round.
+    """The events of one round of changes.
 
     :ivar events: encoded events by branch.
     """
@@ -76,10 +76,10 @@ class _Branch:
 class LiveHub(Service):
     """The followers on this node, and the events they get.
 
-    :param client: started.
-    :param known: returns the sources and sinks of a branch, with their ids in order; ``None`` while
-        they are uncertain.
-    :param now: the time in UTC.
+    :param client: etcd client, already started.
+    :param known: returns the sources and sinks of a branch, sorted by id; ``None`` while they are
+        uncertain.
+    :param now: returns the current time in UTC.
     :param max_concurrent: maximum number of followers.
     :param metrics: counts followers, refusals and ends.
     """
@@ -118,12 +118,12 @@ class LiveHub(Service):
         self._loop.clock = reactor
 
     async def stopService(self) -> None:
-        """Stop the hub; streams must have ended."""
+        """Stop the hub. All streams must have ended."""
         self.end_all()
         await self._close()
 
     def end_all(self) -> None:
-        """End all streams because the node stops; new ones are refused."""
+        """End all streams because the node stops, and refuse new ones."""
         super().stopService()
         for branch in tuple(self._branches.values()):
             for follower in tuple(branch.followers):
@@ -141,7 +141,7 @@ class LiveHub(Service):
         """
         self._check_room(branch)
         await self._open()
-        self._check_room(branch)  # Others have waited, too, and may follow by now.
+        self._check_room(branch)  # Other callers may have started to follow during the wait.
 
     def _check_room(self, branch: BranchKey) -> None:
         of_project = sum(
@@ -172,7 +172,7 @@ class LiveHub(Service):
     ) -> None:
         """Send events of *branch* to one caller until it leaves, is too slow, or loses its right.
 
-        :param last_id: id of the last event that the caller received; ``None`` at the first call.
+        :param last_id: id of the last event that the caller received; ``None`` on the first call.
         :param verify: raises UserError if the caller's token is no longer valid.
         """
         follower = Follower(self._reactor)
@@ -225,7 +225,7 @@ class LiveHub(Service):
         try:
             await verify()
         except UserError as error:
-            # An unavailable authority revokes no right.
+            # If the authority is unavailable, the token isn't revoked.
             if error.status in _REFUSED and not error.unreachable:
                 follower.end("token")
         except Exception:
@@ -241,16 +241,16 @@ class LiveHub(Service):
             else:
                 await self._change(self._start_watch)
         if not self._branches:
-            # The caller may leave before the watch is open.
+            # The caller may disconnect before the watch is open.
             self._close_later()
 
     async def _change(self, change: Callable[[], Awaitable[None]]) -> None:
-        """Start or stop the watch; any number of callers may wait for the end."""
+        """Start or stop the watch. Any number of callers may wait until that is done."""
         self._is_changing = True
         try:
             await change()
         except CancelledError:
-            # Only this caller has left.
+            # Only this caller has disconnected; others may still wait.
             self._is_changing = False
             self._changed.fire(None)
             raise
@@ -296,7 +296,7 @@ class LiveHub(Service):
             self._closing.cancel()
             self._closing = None
         while self._is_changing:
-            with suppress(EtcdError):  # It could not be opened, then.
+            with suppress(EtcdError):  # The watch could not be opened.
                 await self._changed.wait()
         if not (self._branches and self.running):
             await self._change(self._stop_watch)
@@ -308,7 +308,7 @@ class LiveHub(Service):
     ) -> bytes:
         """Return all counters and files as an event.
 
-        :param is_first: whether no event of a file precedes it from which the caller could resume.
+        :param is_first: whether the caller got no file event yet from which it could resume.
         """
         watch = self._watch
         assert watch is not None
@@ -321,7 +321,7 @@ class LiveHub(Service):
         head: dict[str, Any] = {"time": format_time(self._now())}
         behind = 0.0 if self._watch is None else self._watch.behind_seconds
         if self._uncertain_since is not None:
-            # The node has no lease: a watch that is merely silent shows nothing new, either.
+            # The node has no lease. Its watch may be silent because etcd is unreachable.
             behind = max(behind, self._reactor.seconds() - self._uncertain_since)
         if behind >= BEHIND_SECONDS:
             head["behindSeconds"] = round(behind)
@@ -391,7 +391,7 @@ class LiveHub(Service):
         self._baseline = 0 if self._watch is None else self._watch.revision
 
     def _missed(self, branch: BranchKey, last_id: int | None) -> list[bytes] | None:
-        """Return the events after one; ``None`` if some of them are no longer kept."""
+        """Return the events after *last_id*; ``None`` if some of them are no longer kept."""
         if last_id is None:
             return []
         revisions = [self._baseline, *(each.revision for each in self._rounds)]

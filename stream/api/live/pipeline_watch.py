@@ -1,9 +1,9 @@
 """The etcd watch behind the live streams of a node.
 
-Note [Order of changes]: files and slices of two levels are four mirrors, whose batches arrive
-within milliseconds of each other, in any order. So changes are collected for a moment and sorted by
-revision. Only the last event of such a round has an id: a caller that sends it gets the following
-rounds.
+Note [Order of changes]: the files and the slices of two levels are in four mirrors. Their batches
+arrive in any order, within milliseconds of each other. So changes are collected for a moment and
+sorted by revision. Only the last event of such a round has an id; a caller that sends this id gets
+the rounds that follow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = Logger(namespace="stream.api.live")
 ROUND_SECONDS = 0.1
 """How long changes are collected."""
 MAX_COLLECTED = 10_000
-"""Maximum number of changes in a round; beyond it, all followers start from scratch."""
+"""Maximum number of changes in a round; if there are more, all followers start from scratch."""
 
 
 @attrs.frozen
@@ -53,7 +53,10 @@ class PipelineEvent:
 
 @attrs.frozen
 class _Kind:
-    """:ivar all: the prefix of all records."""
+    """The records of files, or those of slices.
+
+    :ivar all: prefix that the records of all levels share.
+    """
 
     name: str
     record: type[Any]
@@ -64,7 +67,10 @@ class _Kind:
 
 @attrs.frozen
 class _Collected:
-    """:ivar text: the key of the file or slice, without a prefix."""
+    """A change that waits for the end of its round.
+
+    :ivar text: key of the file or slice, without a prefix.
+    """
 
     kind: _Kind
     text: str
@@ -72,18 +78,19 @@ class _Collected:
 
     @property
     def key(self) -> str:
-        """The key of its record."""
+        """The key of the record of the file or slice."""
         return self.kind.all + self.text
 
 
 class PipelineWatch(Service):
     """Watches statistics, rejected records, files and slices of all branches.
 
-    startService fires when everything is loaded. A stopped watch can't be started again.
+    The Deferred of startService fires when everything is loaded. A stopped watch can't be started
+    again.
 
-    :param now: the time in UTC.
+    :param now: returns the current time in UTC.
     :param on_events: called with the events of a round and its revision.
-    :param on_reset: called when events were lost; the counters are complete.
+    :param on_reset: called when events were lost; the counters are still complete.
 
     :ivar counters: counters of all sinks.
     """
@@ -156,7 +163,7 @@ class PipelineWatch(Service):
 
     @property
     def behind_seconds(self) -> float:
-        """For how long the shown data may have been out of date; 0 while etcd is followed."""
+        """Seconds for which the shown data may have been out of date; 0 while it is current."""
         return max(mirror.lag_seconds for mirror in self._mirrors)
 
     def _statistics_changed(self, batch: Batch[Counted]) -> None:
@@ -222,7 +229,7 @@ class PipelineWatch(Service):
             return
         collected.sort(key=lambda each: each.change.mod_revision)
         put = {each.key: each.change.mod_revision for each in collected if each.change.value}
-        # Skip what has moved to another level, whose mirror reports the change.
+        # Skip a record that has moved to another level; the mirror of that level reports it.
         gone = {
             each.key: each
             for each in collected

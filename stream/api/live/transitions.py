@@ -1,8 +1,8 @@
 """The conversion of changes of files and slices to events. Pure.
 
 Only files and slices that aren't imported yet are followed (levels local and staging): imported
-ones are kept for a day, and there may be very many. So a file or slice that disappears from both
-levels was imported or deleted; its record says which.
+ones are kept for a day, and there may be very many of them. So a file or slice that disappears from
+both levels was either imported or deleted; its record says which.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DELETED = "deleted"
 
 @attrs.frozen(kw_only=True)
 class FileInPipeline:
-    """The shown part of a file; see `stream.storage.model.entity.File`."""
+    """The part of a file that is shown; see `stream.storage.model.entity.File`."""
 
     key: FileKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)
@@ -38,13 +38,13 @@ class FileInPipeline:
 
     @property
     def since(self) -> datetime:
-        """When the file reached its state."""
+        """When the file reached its current state."""
         return self.imported_at or self.importing_at or self.closing_at or self.key.file_opened_at
 
 
 @attrs.frozen(kw_only=True)
 class SliceInPipeline:
-    """The shown part of a slice; see `stream.storage.model.entity.Slice`."""
+    """The part of a slice that is shown; see `stream.storage.model.entity.Slice`."""
 
     key: SliceKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)
@@ -56,7 +56,7 @@ class SliceInPipeline:
 
     @property
     def since(self) -> datetime:
-        """When the slice reached its state."""
+        """When the slice reached its current state."""
         return (
             self.imported_at
             or self.uploaded_at
@@ -75,12 +75,13 @@ _COMES_FROM: Mapping[FileState | SliceState, str | None] = {
     FileState.IMPORTED: FileState.IMPORTING.value,
     SliceState.WRITING: None,
     SliceState.CLOSING: SliceState.WRITING.value,
-    # From "closing" on it stays at its level, where it was known before; so it was uploaded.
+    # The step from "closing" doesn't change the level, so the slice would be known here. The
+    # preceding state of an unknown slice is therefore "uploaded".
     SliceState.UPLOADING: SliceState.UPLOADED.value,
     SliceState.UPLOADED: SliceState.UPLOADING.value,
     SliceState.IMPORTED: SliceState.UPLOADED.value,
 }
-"""The preceding state of a state, for what was unknown at its level."""
+"""The state before each state, for a file or slice that was unknown at its level."""
 
 
 def transition(

@@ -1,7 +1,7 @@
 """Sources with their sinks and statistics in one answer.
 
-Definitions come from memory. Files and statistics of all sinks are read together, one request for
-each kind of record, so the number of requests to etcd doesn't grow with the number of sources.
+Definitions come from memory. Files and statistics of all sinks are read together, with one request
+for each kind of record. So the number of requests to etcd doesn't grow with the number of sources.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Shown = tuple[bytes, list[tuple[SinkKey, bytes]]]
 class Aggregation:
     """The operation that shows sources with their sinks and statistics.
 
-    :param live: definitions in memory; the rest is read from etcd.
+    :param live: definitions in memory; everything else is read from etcd.
     """
 
     def __init__(

@@ -22,7 +22,8 @@ __all__ = ["Arrivals", "AwaitedTasks", "source_of"]
 def source_of(task: Task) -> SourceKey | None:
     """Return the source that the task is about, alone or with one of its sinks.
 
-    ``None`` if the task doesn't say: one of another service, or of an older version.
+    ``None`` if the task doesn't name the source, because another service or an older version
+    started it.
     """
     match task.lock.removeprefix(LOCK_PREFIX).split("/"):
         case [project, branch, source, *_] if project.isdecimal() and branch.isdecimal():
@@ -35,7 +36,7 @@ class Arrivals:
 
     The caller's next read must find them.
 
-    :param node_id: this node, whose own tasks have waited before they ended.
+    :param node_id: ID of this node. Its own tasks have already waited before they ended.
     """
 
     def __init__(self, live: LiveDefinitions, node_id: str) -> None:
@@ -52,7 +53,7 @@ class Arrivals:
 class AwaitedTasks:
     """Answers callers that wait for the end of a task.
 
-    :param handlers: handlers of all operations, by id; those that show objects are called.
+    :param handlers: handlers of all operations, by id; used to show the changed object.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ __all__ = ["ChangeTasks", "SourceEvent", "SourceEvents"]
 T = TypeVar("T")
 
 Report = Callable[[dict[str, Any]], Awaitable[None]]
-"""Shows what a task has done so far."""
+"""Reports what a task has done so far."""
 
 PATIENCE_SECONDS = 5.0
 """How long a request waits for the previous task; most changes take a fraction of a second."""
@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 5.0
 class SourceEvent:
     """The event about a finished change of a source, for the project's event log.
 
-    :ivar verb: the change of the source: ``create``.
+    :ivar verb: the kind of change, for example ``create``.
     :ivar name: name of the source.
     """
 
@@ -71,11 +71,11 @@ class ChangeTasks:
     ) -> StartedTask:
         """Make *change* in a task of the operation's type.
 
-        The changed object is locked meanwhile and named in the outputs.
+        The changed object is locked until the task ends, and the outputs of the task name it.
 
-        :param result: the text of the task after success.
-        :param event: sent to the project at the end of the task.
-        :param patience: seconds to wait while another task holds the object.
+        :param result: result text of the task if it succeeds.
+        :param event: sent to the project when the task ends.
+        :param patience: seconds to wait while another task has the object locked.
         :param absent: see `TaskExecutor.start`.
         :returns: the task as it starts.
         """
@@ -110,10 +110,10 @@ class ChangeTasks:
     async def start_other(
         self, call: Call, key: SourceKey | SinkKey, work: Callable[[Report], Awaitable[str]]
     ) -> StartedTask:
-        """Start other work than a change of a definition, in a task as in `start`.
+        """Start work that doesn't change a definition, in a task as in `start`.
 
-        :param work: is given a function for reporting outputs while it runs; returns the text of
-            the task.
+        :param work: gets a function that reports outputs while the work runs; returns the result
+            text of the task.
         """
 
         async def body(run: TaskRun) -> str:
@@ -159,7 +159,7 @@ class ChangeTasks:
 class SourceEvents:
     """Sends the project an event about a source.
 
-    Sending is independent of the task: it neither delays nor fails it.
+    Sending is independent of the task and can neither delay it nor make it fail.
     """
 
     def __init__(self, reactor: Any, authority: ProjectAuthority) -> None:
@@ -170,7 +170,7 @@ class SourceEvents:
     def about(
         self, identity: Identity, change: DefinitionChange[Any], event: SourceEvent | None
     ) -> Iterator[None]:
-        """Send *event*, if any, at the end of the block in which *change* is made."""
+        """Send *event*, if any, at the end of the ``with`` block, which makes *change*."""
         if event is None:
             yield
             return

@@ -27,8 +27,8 @@ _STATIC = {"style.css": "text/css; charset=utf-8"}
 class Documentation:
     """The API's documents.
 
-    Each document is made on first request, in a thread: printing one takes tens of milliseconds,
-    which must delay neither the start nor other requests.
+    Each document is made on the first request for it, in a thread. Formatting one takes tens of
+    milliseconds, which must delay neither startup nor other requests.
 
     :param urls: URLs of the API.
     :param pages: the built viewer.
@@ -66,7 +66,7 @@ class Documentation:
         return handler
 
     async def root(self, call: Call) -> Answer:
-        """Answer the root: redirect a browser to the console, else show name and version."""
+        """Answer the root: redirect a browser to the console; otherwise show name and version."""
         if self._has_console and "text/html" in call.header(b"accept"):
             headers = (
                 ("Location", f"{CONSOLE}/"),
@@ -96,7 +96,7 @@ class Documentation:
         return await self._pages.answer(call, name, _PAGE)
 
 
-# Made once per process for all its APIs: the documents depend on the operations alone.
+# Made once per process for all its APIs, because the documents depend only on the operations.
 
 
 @cache

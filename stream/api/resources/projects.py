@@ -19,7 +19,7 @@ __all__ = ["Projects"]
 class Projects:
     """The operations on branches and tokens of a project.
 
-    :param now: the time in UTC.
+    :param now: returns the current time in UTC.
     """
 
     def __init__(self, *, authority: ProjectAuthority, now: Callable[[], datetime]) -> None:

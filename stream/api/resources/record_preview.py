@@ -1,4 +1,4 @@
-"""Preview of the rows that a source's sinks, or a mapping, would make of a record."""
+"""Preview of the rows that a source's sinks, or a mapping, would produce from a record."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ from stream.values.ip import read_address
 __all__ = ["RecordPreview"]
 
 MAX_RECORDS = 100
-"""Maximum number of records of a batch, since a person reads the rows."""
+"""Maximum number of records of a batch. A person reads the rows, so few are enough."""
 
 MAX_RESULT_BYTES = 1024 * 1024
 """Maximum size of the results of all templates of a sink."""
 
 MAX_SHOWN_BYTES = 32 * 1024 * 1024
-"""Maximum size of all cells of an answer: a small compressed body may appear in many columns of
-many sinks.
+"""Maximum size of all cells of an answer.
+
+The content of a small compressed body may appear in many columns of many sinks.
 """
 
 _NOT_OF_THE_RECORD = frozenset({b"host", b"x-storageapi-token"})
@@ -64,7 +65,7 @@ class _TooMuch(UserError):
 
 
 class _Room:
-    """The remaining size of an answer."""
+    """The space that remains in an answer."""
 
     def __init__(self) -> None:
         self._left = MAX_SHOWN_BYTES
@@ -74,7 +75,7 @@ class _Room:
     ) -> list[tuple[str, str]]:
         """Return the cells of a row.
 
-        Raises UserError as `render_cells` does, and if the limit is exceeded.
+        Raises UserError: as `render_cells` does, or the space is used up.
         """
         try:
             cells = render_cells(mapping, record, evaluated, limit=self._left)
@@ -87,8 +88,8 @@ class _Room:
 class RecordPreview:
     """The operations that show the rows of a record without storing them.
 
-    :param limits: limits of the listener for the same bodies.
-    :param now: seconds since the epoch.
+    :param limits: limits that the source listener applies to the same bodies.
+    :param now: returns the current time in seconds since the epoch.
     :param templates: evaluates templates.
     """
 
@@ -110,7 +111,7 @@ class RecordPreview:
         return {"TestSource": self.test, "TestMapping": self.test_mapping}
 
     async def test(self, call: Call) -> Any:
-        """Return the rows that the source's sinks would make of the request's body."""
+        """Return the rows that the source's sinks would produce from the request's body."""
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
         client_ip = _forwarded_ip(call.raw_headers) if source.type == "http" else None
@@ -129,7 +130,7 @@ class RecordPreview:
         }
 
     async def test_mapping(self, call: Call) -> Any:
-        """Return the cells that a mapping makes of a record, column by column."""
+        """Return the cells that a mapping produces from a record, column by column."""
         source = await self._reads.source(call.source_key)
         table, record = call.body["table"], call.body["record"]
         has_types = table.get("type", KEBOOLA) != KEBOOLA
@@ -206,7 +207,7 @@ class RecordPreview:
         raw_headers: Sequence[tuple[bytes, bytes]],
         client_ip: str,
     ) -> list[RecordContext]:
-        """Return the records that the source would make of *body*. Raises UserError."""
+        """Return the records that the source would read from *body*. Raises UserError."""
         milliseconds = int(self._now() * 1000)
         headers = RecordHeaders(
             [(name, value) for name, value in raw_headers if name.lower() not in _NOT_OF_THE_RECORD]
@@ -241,7 +242,7 @@ class RecordPreview:
 def _forwarded_ip(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     """Return the first valid address of the headers that proxies of the API set, if any.
 
-    The headers may be forged, but the rows of a preview are shown to the caller only.
+    The headers may be forged, but only the caller sees the rows of a preview.
     """
     for header in (b"x-real-ip", b"x-forwarded-for"):
         given = next((value for name, value in headers if name.lower() == header), b"")

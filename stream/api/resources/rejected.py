@@ -126,7 +126,9 @@ def _selection(call: Call) -> Selection:
 
 
 def _chosen(given: Mapping[str, Any], where: str) -> Selection:
-    """Return the selection that *given* describes; all records if it is empty. Raises UserError.
+    """Return the selection that *given* describes; if it is empty, select all records.
+
+    Raises UserError: *given* is invalid.
 
     :param where: prefix of the names of its members.
     """

@@ -1,4 +1,4 @@
-"""The files and slices of a sink on their way to its table, for a dashboard."""
+"""The files and slices of a sink that are on their way to its table, for a dashboard."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Plain = dict[str, Any]
 
 
 class SinkFiles:
-    """The operation that shows the files of a sink on their way to its table.
+    """The operation that shows the files of a sink that are on their way to its table.
 
-    :param now: the time in UTC.
+    :param now: returns the current time in UTC.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SinkFiles:
         return {"SinkFiles": self.files}
 
     async def files(self, call: Call) -> Any:
-        """Return the open files of a sink and its last imported ones, with their slices."""
+        """Return the open and the most recently imported files of a sink, with their slices."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         found = await sink_pipeline(self._client, key, call.parameters["imports"])
         targets = {each.file.target.provider for each in (*found.active, *found.imported)}

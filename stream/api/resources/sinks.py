@@ -29,7 +29,7 @@ class Sinks:
     """The operations on sinks.
 
     :param templates: parses the templates of new mappings.
-    :param targets: of the tables.
+    :param targets: the targets that hold the tables of sinks.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Sinks:
         except ObjectExists:
             raise errors.sink_exists(key) from None
         except TaskAlreadyRunning:
-            # The pending creation is about to succeed, so the caller gets its answer.
+            # The running creation is about to succeed, so the answer is the one after its success.
             raise errors.sink_exists(key, being_created=True) from None
 
     async def get(self, call: Call) -> Any:

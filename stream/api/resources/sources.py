@@ -63,7 +63,7 @@ def entity_id(body: Any, member: str) -> str:
 class Sources:
     """The operations on sources.
 
-    :param storage_api: deletes the tables of a source with ``cascade``.
+    :param storage_api: deletes the tables when a source is deleted with ``cascade``.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Sources:
         return self._urls.source_view(await self._tasks.apply(call, rotation))
 
     async def delete(self, call: Call) -> Any:
-        """Delete a source, in a task; with ``cascade`` also its tables."""
+        """Delete a source, in a task; with ``cascade``, delete its tables as well."""
         key = call.source_key
         source = await self._reads.source(key)
         if not call.parameters["cascade"]:

@@ -1,4 +1,4 @@
-"""The table of a sink in requests."""
+"""The table of a sink, as described in requests."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _OPTIONS = ("connection", "schema", "namespace", "table", "path", "partitionBy")
 
 
 class TemplateChecks(Protocol):
-    """Parses templates in another process, since parsing may never end (`stream.templates`)."""
+    """Parses templates in another process, because parsing may never end (`stream.templates`)."""
 
     def check(self, project: int, templates: Sequence[str], /) -> Deferred[list[str | None]]:
-        """Return the problem of each of *templates*.
+        """Return the problem of each of *templates*; ``None`` for a valid one.
 
-        Raises UserError: they can't be checked now.
+        Raises UserError: the templates can't be checked now.
         """
 
 
 async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping) -> None:
     """Check the templates of *mapping*.
 
-    Raises UserError: the first invalid template, and why.
+    Raises UserError: a template is invalid; the error names the first one and the reason.
     """
     columns = [
         column
@@ -66,9 +66,9 @@ async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping
 
 
 def read_mapping(plain: AnyMapping[str, Any], *, has_types: bool) -> Mapping:
-    """Return the mapping of a request; its templates remain to be checked.
+    """Return the mapping of a request. Its templates aren't checked yet.
 
-    Raises UserError: the first problem of its columns.
+    Raises UserError: a column is invalid; the error describes the first problem.
 
     :param has_types: whether columns of the table have types; a column without one is a string.
     """
@@ -110,7 +110,7 @@ def _column(plain: Any, param: str) -> Column:
         column = column_from_plain(plain)
         _check_column(column)
     except UserError as error:
-        # The message about a template is complete, and clients compare the whole answer.
+        # The message about a template needs no *param*, and clients compare the whole answer.
         if plain["type"] != TemplateColumn.TYPE:
             error.param = error.param or param
         raise
@@ -199,8 +199,8 @@ def _refuse_other_members(plain: AnyMapping[str, Any], type: str) -> None:
 class TablePatch:
     """The changes that a request makes to the table of a sink.
 
-    :ivar mapping: the new mapping; ``None`` if it stays.
-    :ivar table_id: the new table of Keboola; ``None`` if it stays.
+    :ivar mapping: the new mapping; ``None`` if it doesn't change.
+    :ivar table_id: id of the new Keboola table; ``None`` if it doesn't change.
     :ivar options: changed options of a table of another type.
     """
 

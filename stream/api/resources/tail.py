@@ -1,4 +1,4 @@
-"""Live tails over HTTP: the operation, and the listener for samples of source nodes."""
+"""Live tails over HTTP: the operation, and the listener for samples from source nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Tails", "sample_site"]
 
 
 def sample_site(reactor: Any, take: Take) -> ApiSite:
-    """Return the listener for samples of source nodes; it passes them to *take*."""
+    """Return the listener for samples from source nodes; it passes them to *take*."""
     return ApiSite(_Samples(take), reactor)
 
 

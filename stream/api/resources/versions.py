@@ -45,7 +45,8 @@ class Versions:
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         await self._reads.sink_in_source(call.sink_key)
         page = await self._reads.sink_versions_page(call.sink_key, after, limit)
-        # Sources show the number as sent, sinks as in keys; clients rely on both.
+        # Lists for sources show the number as the caller sent it; lists for sinks show it as in
+        # keys. Clients rely on both.
         return _page(page, limit, padded(after))
 
     async def get_of_source(self, call: Call) -> Any:

@@ -70,7 +70,7 @@ class Urls:
             "description": source.description,
         }
         if source.missing_part:
-            pass  # the rest is shown
+            pass  # the URL can't be built; all other members are shown
         elif source.type == "http":
             path = path_of("stream", key.project_id, key.source_id, source.secret)
             view["http"] = {"url": f"{self.source}{path}"}
@@ -194,7 +194,7 @@ def _column(column: Column) -> Plain:
 def page_view(limit: int, total: int, after: str, last: str) -> Plain:
     """Return the position of a page in its list.
 
-    :param last: the id that the page ends with.
+    :param last: the last id on the page.
     """
     return {
         "limit": limit,
@@ -221,7 +221,7 @@ _NO_RECORDS = {"recordsCount": 0, "compressedSize": 0, "uncompressedSize": 0}
 
 
 def statistics_view(statistics: Aggregated) -> Plain:
-    """Return the total, zeros without records, and the levels that have records."""
+    """Return the total (zeros if there are no records) and the levels that have records."""
     view = _levels(statistics)
     if view["total"] is None:
         view["total"] = dict(_NO_RECORDS)
@@ -246,9 +246,9 @@ def _levels(statistics: Aggregated) -> Plain:
 def file_view(
     file: FileOutline, statistics: Aggregated | None, quarantine: Quarantine | None = None
 ) -> Plain:
-    """Return the view of a file; *statistics* are ``None`` if none were recorded for it.
+    """Return the view of a file; *statistics* is ``None`` if none were recorded for the file.
 
-    :param quarantine: of the rows that its target has refused.
+    :param quarantine: quarantine of the rows that the target of the file has refused.
     """
     view: Plain = {
         "state": file.state.value,
@@ -272,7 +272,7 @@ def file_view(
 def quarantine_view(quarantine: Quarantine) -> Plain:
     """Return the view of the rows that the target has refused.
 
-    ``fileId`` or ``table`` says where they are, once all are found.
+    ``fileId`` or ``table`` says where the rows are, once all of them are found.
     """
     view: Plain = {
         "recordsCount": quarantine.records_count,
@@ -287,7 +287,7 @@ def quarantine_view(quarantine: Quarantine) -> Plain:
 
 
 def times_view(**moments: datetime | None) -> Plain:
-    """Return the members with times; those that are ``None`` are left out."""
+    """Return the members with times; leave out those that are ``None``."""
     return {name: format_time(moment) for name, moment in moments.items() if moment is not None}
 
 
@@ -298,7 +298,7 @@ _OUTPUTS = (
 
 
 def task_view(task: Task, urls: Urls) -> Plain:
-    """Return the view of a task; unknown members of a running task are left out."""
+    """Return the view of a task; unknown members of a running task are omitted."""
     view: Plain = {
         "taskId": task.task_id,
         "type": task.type,
@@ -320,7 +320,7 @@ def task_view(task: Task, urls: Urls) -> Plain:
 
 
 def listed_task_view(task: Task, urls: Urls) -> Plain:
-    """A task in a list: without what it did to each record, which can be long."""
+    """Return the view of a task in a list, without the long list of results for each record."""
     view = task_view(task, urls)
     view.get("outputs", {}).pop("results", None)
     return view

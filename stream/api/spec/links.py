@@ -16,8 +16,8 @@ Plain = dict[str, Any]
 def links(operation: Operation, operations: Iterable[Operation]) -> Plain:
     """Return the operations that can follow *operation*, by the name of the link.
 
-    Path parameters of *operation* are passed on. The id of its object comes from the answer's body,
-    or from the request that creates the object.
+    The links pass on the path parameters of *operation*. They take the id of its object from the
+    answer's body, or from the request that creates the object.
     """
     found: Plain = {}
     if operation.result is TASK and operation.task:
@@ -43,7 +43,7 @@ def links(operation: Operation, operations: Iterable[Operation]) -> Plain:
 
 
 def _is_next(needed: list[str], values: Plain) -> bool:
-    """Return whether an operation is about the object that *values* name."""
+    """Return whether an operation refers to the object that *values* name."""
     return "sourceId" in needed and set(needed) == set(values)
 
 

@@ -153,7 +153,7 @@ class _Parts:
         self.named: dict[str, Plain] = {}
 
     def request(self, schema: Schema) -> Plain:
-        """Return `schema` for a request body, in which null means absence."""
+        """Return `schema` for a request body, where null means absence."""
         return self.schema(schema, lenient=True)
 
     def schema(self, schema: Schema, *, lenient: bool = False) -> Plain:

@@ -1,4 +1,7 @@
-"""The API's documents as YAML; a module of its own, since a start needs none."""
+"""The API's documents as YAML.
+
+This is a separate module because startup doesn't need the YAML library.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def to_yaml(document: dict[str, Any]) -> bytes:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """A YAML dumper without anchors: repeated parts are written out."""
+    """A YAML dumper that writes repeated parts in full, without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -15,7 +15,7 @@ from stream.values.number import MAX_INT64, MIN_INT64, whole_number
 __all__ = ["MAX_WAIT_SECONDS", "Operation", "Outcome", "Parameter", "Parameters"]
 
 MAX_WAIT_SECONDS = 50
-"""Maximum wait for a task: less than the minute after which many proxies time out."""
+"""Maximum wait for a task; less than the minute after which many proxies time out."""
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -27,7 +27,7 @@ Parameters = dict[str, Any]
 class Parameter:
     """A parameter in the path or in the query.
 
-    :ivar schema: schema of a text, an integer or a boolean; its default replaces a missing value.
+    :ivar schema: schema of a string, an integer or a boolean; its default replaces a missing value.
     """
 
     name: str
@@ -89,16 +89,16 @@ class Operation:
     """The declaration of one operation: its route, parameters, body and answers.
 
     :ivar id: e.g. ``CreateSource``.
-    :ivar path: with parameters in braces; ``{*name}`` matches the rest of the path.
-    :ivar task: the type of the task that the operation starts with the answer 202.
-    :ivar outcome: the answer after that task, for a caller that waits.
+    :ivar path: path with parameters in braces; ``{*name}`` matches the rest of the path.
+    :ivar task: type of the task that the operation starts; the answer is then 202.
+    :ivar outcome: the answer after that task has ended, for a caller that waits.
     :ivar public: whether no token is needed.
     :ivar any_token: whether a token is needed, but no right.
-    :ivar right: the right that the token needs; every other operation has one.
-    :ivar body: schema of the request's body; ``None`` if it has none, or any.
+    :ivar right: the right that the token needs; required unless *public* or *any_token* is set.
+    :ivar body: schema of the request's body; ``None`` if there is no body or any body is accepted.
     :ivar result: schema of the answer; ``None`` if it has no body.
-    :ivar content_type: type of an answer that isn't JSON.
-    :ivar errors: names and statuses of errors in addition to those of all operations.
+    :ivar content_type: media type of an answer that isn't JSON.
+    :ivar errors: names and statuses of errors, in addition to those that every operation has.
     """
 
     id: str

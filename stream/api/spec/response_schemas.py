@@ -1,4 +1,4 @@
-"""Schemas of answers, for the documentation. Members are in the order in which they are written."""
+"""Schemas of answers, for the documentation. Members are in the order used in answers."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _ESCAPES = {
 
 
 class DecodeError(UserError):
-    """The body isn't JSON, or has values of wrong types."""
+    """The body isn't JSON, or has values of the wrong type."""
 
     name = "decodePayload"
 
@@ -55,8 +55,9 @@ class DecodeError(UserError):
 def problems_error(problems: Sequence[Fault]) -> UserError:
     """Return all *problems* in one error with the name of the first.
 
-    Problems beyond `MAX_FAULTS` are only counted. Problems of different parts of the request are
-    also listed one by one. A problem that needs an explanation has it in members of the answer.
+    Problems beyond `MAX_FAULTS` are only counted. Problems in different parts of the request are
+    also listed one by one. Members of the answer contain the explanation of a problem that needs
+    one.
     """
     shown = problems[:MAX_FAULTS]
     texts = [problem.message for problem in shown]
@@ -115,8 +116,8 @@ def _wrong_length(path: str, shown: str, length: int, limit: str) -> Fault:
 class Schema:
     """The base of all schemas: a value of the API, its check and its documentation.
 
-    :ivar type: of JSON values, as in JSON Schema; empty for any.
-    :ivar nullable: for the documentation: whether null is allowed.
+    :ivar type: JSON Schema type of the values; empty for any.
+    :ivar nullable: whether the documentation says that null is allowed.
     """
 
     type: str = ""
@@ -127,9 +128,9 @@ class Schema:
     def read(self, value: Any, path: str) -> Any:
         """Return *value* without unknown members.
 
-        Raises DecodeError: a value has a wrong type.
+        Raises DecodeError: a value has the wrong type.
 
-        :param path: path of the value, from ``body``.
+        :param path: path of the value, starting with ``body``.
         """
         return value
 
@@ -157,8 +158,8 @@ class Text(Schema):
     :ivar enum: allowed values, empty for all.
     :ivar min_length: minimum number of characters.
     :ivar max_length: maximum number of characters.
-    :ivar format: for the documentation.
-    :ivar pattern: for the documentation.
+    :ivar format: JSON Schema format, used only in the documentation.
+    :ivar pattern: regular expression, used only in the documentation.
     """
 
     type: str = "string"
@@ -215,7 +216,7 @@ class DurationText(Text):
 class Integer(Schema):
     """An integer, or a number without a fraction.
 
-    :ivar minimum: the least allowed value.
+    :ivar minimum: the smallest allowed value.
     """
 
     type: str = "integer"
@@ -268,7 +269,7 @@ class Array(Schema):
         if not isinstance(value, list):
             raise _wrong_type(value, path, self)
         if self.max_items is not None and len(value) > self.max_items:
-            # Checked before the items are converted: there may be any number of them.
+            # Checked before the items are converted, because there may be any number of them.
             raise problems_error([_too_long(path, "[…]", len(value), self.max_items)])
         # A null item is read as the empty value of its type.
         return [
@@ -320,7 +321,7 @@ class Object(Schema):
             if name not in given:
                 continue
             item = given[name]
-            # Null differs from absence only where any value is allowed.
+            # Null and absence differ only where any value is allowed.
             if item is not None or isinstance(member.schema, Anything):
                 read[member.name] = member.schema.read(item, f"{path}.{member.name}")
         return read
@@ -335,7 +336,8 @@ class Object(Schema):
                 yield from member.schema.check(value[member.name], member_path)
 
     def unknown(self, value: Any, path: str) -> Iterator[Fault]:
-        # `read` takes one of several spellings of a name; the others may have any type.
+        # `read` uses only one of several spellings of a name; values under the others may have any
+        # type.
         if not isinstance(value, Mapping):
             return
         known = {member.name.casefold(): member for member in self.members}
