@@ -1,13 +1,14 @@
-"""The current tokens in etcd, without a read for each of them.
+"""The current tokens in etcd, known without a read for each of them.
 
 Note [Current tokens]: a mirror holds the tokens of all projects, so a revocation takes effect when
-its event arrives. But a watch may break silently, so a token in the mirror may be revoked. Each
-revocation therefore also writes the key `REVOKED`, in the same transaction. Its revision in etcd is
-that of the last revocation. If the mirror has it, the mirror has no token that was revoked when
-etcd was asked. Such an answer is valid for all tokens, for `TRUSTED_SECONDS` from the request on.
-So a node asks at most every `RENEWED_SECONDS`, regardless of the number of tokens in use, and not
-at all without any. If the mirror lacks the revocation, or etcd was restored to an earlier revision,
-nothing in the mirror is used: each token is read until the mirror has caught up.
+its event arrives. But a watch may break silently, so a token in the mirror may already be revoked.
+Each revocation therefore also writes the key `REVOKED`, in the same transaction. The revision of
+this key in etcd is that of the last revocation. A node asks etcd for this revision. If the mirror
+has reached it, the mirror contains no token that was revoked before the request. The answer is
+valid for all tokens, for `TRUSTED_SECONDS` after the request. So a node asks at most every
+`RENEWED_SECONDS`, however many tokens are in use, and never if none is in use. If the mirror lacks
+the revocation, or etcd was restored to an earlier revision, nothing in the mirror is used: each
+token is read until the mirror has caught up.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ __all__ = ["RENEWED_SECONDS", "TRUSTED_SECONDS", "CurrentTokens"]
 _log = Logger(namespace="stream.authority")
 
 TRUSTED_SECONDS = 0.9
-"""How long an answer of etcd is valid: a revoked token is refused within a second."""
+"""How long an answer from etcd is valid, so that a revoked token is refused within a second."""
 RENEWED_SECONDS = 0.45
-"""Age from which on a used answer is renewed, so that no request waits for the next one."""
+"""Age at which an answer in use is renewed, so that no request waits for the next one."""
 
 
 @attrs.frozen
@@ -50,10 +51,10 @@ class _Revocation:
 class CurrentTokens(Service):
     """The tokens of all projects; see Note [Current tokens].
 
-    startService fires when they are loaded.
+    The Deferred of startService fires when the tokens are loaded.
 
-    :param reactor: source of the time.
-    :param client: started.
+    :param reactor: clock.
+    :param client: etcd client, already started.
     """
 
     def __init__(self, reactor: Any, client: EtcdClient) -> None:
@@ -78,8 +79,10 @@ class CurrentTokens(Service):
     async def find(self, text: str) -> TokenRecord | None:
         """Return the record of the token with this *text*.
 
-        ``None`` if it is unknown here, or if the mirror isn't current: then read it from etcd.
-        Raises `EtcdError` if etcd has to be asked and doesn't answer.
+        ``None`` if the token is unknown here, or if the mirror isn't current; the caller then reads
+        the record from etcd.
+
+        Raises EtcdError: etcd has to be asked and doesn't answer.
         """
         if self._known(text) is None or not await self._is_current():
             return None
@@ -96,14 +99,14 @@ class CurrentTokens(Service):
         age = self._age(self._proven_at)
         if age < TRUSTED_SECONDS:
             if age >= RENEWED_SECONDS and self._age(self._asked_at) >= RENEWED_SECONDS:
-                self._ask().addErrback(lambda _: None)  # the next request for the answer asks again
+                self._ask().addErrback(lambda _: None)  # the next call asks again
             return True
         if self._asking is None and self._age(self._asked_at) < RENEWED_SECONDS:
             return False  # the mirror was behind a moment ago
         return await self._ask()
 
     def _age(self, at: float | None) -> float:
-        """Return the seconds since *at*; if the clock was set back, everything is old."""
+        """Return the seconds since *at*; infinity if the clock was set back."""
         age = float("inf") if at is None else self._reactor.seconds() - at
         return age if age >= 0 else float("inf")
 

@@ -19,7 +19,7 @@ __all__ = ["Admin", "Branch", "ProjectAuthority", "ProjectToken", "SourceChange"
 
 @attrs.frozen
 class Admin:
-    """The owner of a master token; *role* is ``admin`` for users who may write."""
+    """The owner of a master token. *role* is ``admin`` for users who may write."""
 
     id: int
     name: str
@@ -30,8 +30,8 @@ class Admin:
 class TokenInfo:
     """The owner and the rights of a token.
 
-    :param admin: ``None`` for tokens that belong to no person.
-    :param rights: rights of the token; ``None`` where the role of the *admin* decides.
+    :param admin: the user who owns the token; ``None`` if it belongs to no person.
+    :param rights: rights of the token; ``None`` if the role of *admin* decides.
     """
 
     id: str
@@ -47,7 +47,7 @@ class TokenInfo:
 class ProjectToken:
     """A token of a project, issued for a program.
 
-    :param expires_at: in UTC; ``None`` if it doesn't expire.
+    :param expires_at: time in UTC; ``None`` if the token doesn't expire.
     """
 
     token: Token
@@ -69,8 +69,8 @@ class SourceChange:
     """A change of a source, for the event log of its project.
 
     :ivar name: name of the source.
-    :ivar verb: the change: ``create``.
-    :ivar seconds: its duration.
+    :ivar verb: the kind of change, for example ``create``.
+    :ivar seconds: duration of the change.
     :ivar error: why it failed; ``None`` after success.
     """
 
@@ -84,8 +84,9 @@ class SourceChange:
 class ProjectAuthority(Protocol):
     """Verifies tokens and lists the branches of projects.
 
-    :ivar challenge: the value of ``WWW-Authenticate`` in a 401, also for a call without a token;
-        empty if there is no such header, and a missing token is a missing parameter (400).
+    :ivar challenge: the value of ``WWW-Authenticate`` in a 401, including that for a call without a
+        token. If it is empty, there is no such header, and a missing token is a missing parameter
+        (400).
     :ivar tokens: tokens of projects, if this service makes them; ``None`` if they come from
         elsewhere.
     """
@@ -101,14 +102,14 @@ class ProjectAuthority(Protocol):
     async def verify(self, token: Token) -> TokenInfo:
         """Return the owner and rights of *token*.
 
-        Raises UserError: it was refused, or can't be verified now.
+        Raises UserError: the token was refused, or can't be verified now.
         """
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
         """Exchange a program's *token* for a token of a project.
 
-        Raises UserError: it was refused, can't be exchanged now, or this authority exchanges
-        nothing.
+        Raises UserError: the token was refused, it can't be exchanged now, or this authority
+        exchanges no tokens.
         """
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
@@ -118,7 +119,10 @@ class ProjectAuthority(Protocol):
         """Return all branches of the token's project. Raises UserError."""
 
     async def create_branch(self, token: Token, name: str, by: By) -> Branch:
-        """Create a branch of the token's project. Raises UserError, also if it isn't supported."""
+        """Create a branch of the token's project.
+
+        Raises UserError: the branch can't be created, or this authority doesn't support it.
+        """
 
     def report(self, token: Token, change: SourceChange) -> None:
-        """Send *change* to the project's event log in the background; only log failures."""
+        """Send *change* to the project's event log in the background; failures are only logged."""

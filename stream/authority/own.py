@@ -2,10 +2,10 @@
 
 Note [Revocation]: a token is revoked when its record is deleted, and every node must refuse it
 within a second, even if its connections fail. So the mirror is used only while it is known to
-contain all revocations, see Note [Current tokens] of `stream.authority.current`. If the token is
-missing or the mirror is behind, the token's record is read from etcd, and cached for
-`REMEMBERED_SECONDS` from the start of the read. While etcd can't be reached, calls are refused with
-503 after `stream.authority.current.TRUSTED_SECONDS`.
+contain all revocations; see Note [Current tokens] in `stream.authority.current`. If the mirror is
+behind or doesn't have the token, the token's record is read from etcd. It is cached for
+`REMEMBERED_SECONDS`, counted from the beginning of the read. While etcd can't be reached, calls are
+refused with 503 after `stream.authority.current.TRUSTED_SECONDS`.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _MAX_BOOTSTRAP_BYTES = 1024
 class OwnAuthority(Service):
     """A `stream.authority.ProjectAuthority` with tokens in etcd.
 
-    startService fires when the tokens and the bootstrap token have been read. Raises UserError if
-    the bootstrap token is invalid.
+    The Deferred of startService fires when the tokens and the bootstrap token have been read. It
+    fails with UserError if the bootstrap token is invalid.
 
-    :param client: started.
-    :param now: the time in UTC.
-    :param bootstrap_file: file with a token that may make tokens of the project
+    :param client: etcd client, already started.
+    :param now: returns the current time in UTC.
+    :param bootstrap_file: file with a token that may create tokens of the project
         *bootstrap_project*; empty if there is none.
     """
 
@@ -137,7 +137,7 @@ class OwnAuthority(Service):
         return record
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
-        """Refuse every token: this authority exchanges none."""
+        """Refuse every token, because this authority exchanges none."""
         raise UserError("the token is unknown or was revoked", status=401, name="tokenInvalid")
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
@@ -182,7 +182,7 @@ class OwnAuthority(Service):
 
 
 def _bootstrap_token(path: str) -> str:
-    """Read the token in the file; blocks. Raises UserError."""
+    """Read the token from the file; this blocks. Raises UserError."""
     where = f'the file "{path}" of the setting "auth.bootstrapTokenFile"'
     try:
         with Path(path).open("rb") as file:

@@ -1,4 +1,4 @@
-"""A short-lived cache of answers about tokens; concurrent requests share one question."""
+"""A short-lived cache of answers about tokens, in which concurrent requests share one query."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ E = TypeVar("E")
 
 CACHE_ENTRIES = 10_000
 REFUSED_SECONDS = 5.0
-"""How long a refused token is refused without asking again."""
+"""How long a refused token is refused without another query."""
 MAX_ASKED = 16
-"""Maximum number of concurrent questions about tokens that were never accepted."""
+"""Maximum number of concurrent queries about tokens that were never accepted."""
 MAX_QUEUED = 256
 """Maximum number of such tokens in the queue; further ones get 503."""
 _REFUSALS = frozenset({401, 403})
 
 
 class RememberedAnswers(Generic[T]):
-    """Answers about tokens, by a digest of the token.
+    """Cached answers about tokens, by a digest of the token.
 
-    Answers are cached briefly: a revoked token is still accepted, and a refused one still refused,
-    while the answer is cached.
+    While an answer is cached, a token that has since been revoked is still accepted, and a refused
+    token is still refused. So answers are cached only briefly.
 
-    Anybody may send any number of wrong tokens. So tokens that were never accepted share a few
-    concurrent questions and a queue; tokens that were accepted before don't wait behind them.
+    Anyone can send any number of wrong tokens. So tokens that were never accepted share a queue and
+    a small number of concurrent queries; tokens that were accepted before don't wait behind them.
 
-    :param reactor: source of the time.
+    :param reactor: clock.
     :param seconds: how long an answer is valid.
     :param entries: maximum number of answers of each kind; the oldest are removed first.
     """
@@ -59,7 +59,7 @@ class RememberedAnswers(Generic[T]):
         Raises UserError: the error of *ask*, cached if it was a refusal (401, 403); 503 if too many
         unknown tokens are being verified.
 
-        :param key: a digest of the token and of all else that the answer depends on.
+        :param key: a digest of the token and of everything else that the answer depends on.
         """
         now = self._reactor.seconds()
         known = self._known.get(key)
@@ -87,9 +87,10 @@ class RememberedAnswers(Generic[T]):
         return await waiter
 
     def _ask(self, key: bytes, ask: Callable[[], Awaitable[T]]) -> Deferred[None]:
-        # Runs on its own: a caller that disconnects must not cancel it for the others.
+        # The query runs independently, because a caller that disconnects must not cancel it for the
+        # others.
         asking = ensureDeferred(_awaited(ask))
-        # The age of an answer counts from its question.
+        # The age of an answer is counted from the beginning of the query.
         asked_at = self._reactor.seconds()
         return asking.addCallbacks(
             self._answered, self._refused, callbackArgs=(key, asked_at), errbackArgs=(key, asked_at)

@@ -19,8 +19,8 @@ RIGHTS: tuple[Right, ...] = tuple(right for right in get_args(Right) if right !=
 
 - ``read``: definitions, statistics, tasks; no record.
 - ``write``: changes of sources and sinks, and ``read``.
-- ``tail``: records as they come in.
-- ``admin``: the project's tokens and branches, and all others.
+- ``tail``: records as they arrive.
+- ``admin``: the project's tokens and branches, and all other rights.
 """
 
 _INCLUDED: Mapping[Right, frozenset[Right]] = {
@@ -43,7 +43,7 @@ def includes(rights: Collection[Right], needed: Right) -> bool:
 def read_rights(names: Iterable[str]) -> tuple[Right, ...]:
     """Return the rights with these *names*, each once, in the order of `RIGHTS`.
 
-    Raises UserError: a name is unknown, or there is none.
+    Raises UserError: a name is unknown, or there are no names.
     """
     given = {name.strip().removeprefix(_PREFIX) for name in names}
     for name in sorted(given.difference(RIGHTS)):

@@ -1,8 +1,8 @@
-"""Tokens of projects of this service: create, list, revoke, and find by text.
+"""Tokens for the projects of this service: create, list, revoke, and find by text.
 
 A token's text contains its project and its id, and ends with a random secret. etcd stores only the
-SHA-256 of the text. That is enough for a text with more than 280 random bits: it can't be found by
-brute force, so the hash needs neither a salt nor a slow function.
+SHA-256 of the text. That is enough, because a text with more than 280 random bits can't be found by
+brute force. So the hash needs neither a salt nor a slow function.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 PREFIX = "authority/token/"
 """Prefix of the records in etcd."""
 REVOKED = f"{PREFIX}revoked"
-"""Written by each revocation: its revision is that of the last one."""
+"""Key that each revocation writes, so that its revision is that of the last revocation."""
 
 MAX_TOKENS = 1000
 """Maximum number of tokens of a project, including expired ones."""
@@ -98,21 +98,21 @@ def digest(text: str) -> str:
 
 
 def key_in(text: str) -> TokenKey | None:
-    """Return the key in the *text* of a token; ``None`` if it isn't the text of one."""
+    """Return the key in the *text* of a token; ``None`` if *text* isn't that of a token."""
     match = _FORM.fullmatch(text)
     return None if match is None else TokenKey(int(match[1]), match[2])
 
 
 def path_of(key: TokenKey) -> str:
-    """The key in etcd of the record of a token."""
+    """Return the key in etcd of the record of a token."""
     return f"{PREFIX}{key}"
 
 
 class Tokens:
     """The tokens of all projects.
 
-    :param client: started.
-    :param now: the time in UTC.
+    :param client: etcd client, already started.
+    :param now: returns the current time in UTC.
     """
 
     def __init__(self, client: EtcdClient, now: Callable[[], datetime]) -> None:
@@ -161,7 +161,7 @@ class Tokens:
         return record, text
 
     async def list(self, project_id: int) -> list[TokenRecord]:
-        """Return all tokens of a project, the oldest first, including expired ones."""
+        """Return all tokens of a project, including expired ones, the oldest first."""
         found = await self._client.range(f"{PREFIX}{project_id}/")
         records = [record for _, record in readable(TokenRecord, found.kvs)]
         return sorted(records, key=lambda record: (record.created.at, record.key.token_id))

@@ -26,8 +26,8 @@ _FORM = "NAME:TYPE, for example id:uuid or user:path=user.name"
 def column_of(text: str) -> dict[str, Any]:
     """Return the column that *text* describes, as in the API.
 
-    Raises ValueError: says what is wrong. Texts at paths and of templates are stored without JSON's
-    quotes, unless the option ``json`` is set.
+    Raises ValueError: *text* is invalid; the message says why. Strings that come from paths and
+    templates are stored without JSON's quotes, unless the option ``json`` is set.
     """
     name, separator, rest = text.partition(":")
     if not separator or not name or not rest:
@@ -66,7 +66,7 @@ def column_of(text: str) -> dict[str, Any]:
 
 
 def _options(text: str) -> tuple[str, dict[str, str]]:
-    """Split *text* from its trailing options; ``default=`` takes the whole rest."""
+    """Split *text* from its trailing options; ``default=`` takes everything after it."""
     found: dict[str, str] = {}
     match = _OPTION.search(text)
     if match is None:

@@ -21,7 +21,7 @@ def connect() -> Api:
 
 
 def source_url(source: str) -> str:
-    """Return the URL for records of *source*, which is an id or the URL itself.
+    """Return the URL that receives the records of *source*, which is an id or the URL itself.
 
     Raises ClientError: the source doesn't accept records over HTTP.
     """

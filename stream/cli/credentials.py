@@ -1,4 +1,4 @@
-"""The address and the token of the service: their sources, and their file.
+"""The address and the token of the service, from the environment or from a file.
 
 The file is ``credentials.json`` in the operating system's configuration directory, readable only by
 its owner. Environment variables take precedence.

@@ -1,7 +1,7 @@
 """Files of sources and sinks in YAML, parsed so that errors include the line.
 
-The members are those of the API's requests. They are taken from the OpenAPI document of the
-service, so a newer service may support more.
+The members are those of the API's requests. The schemas come from the OpenAPI document of the
+service, so a newer service may support more members.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ __all__ = ["Document", "DocumentError", "check", "parse_document", "schemas_of"]
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_NODES = 500_000
-"""Maximum number of values in a file; values behind an alias are counted each time."""
+"""Maximum number of values in a file; values behind an alias count each time it is used."""
 MAX_DEPTH = 50
 MAX_KEY_CHARACTERS = 200
 MAX_NUMBER_CHARACTERS = 100
 _PLACE_CHARACTERS = 100
-"""The path of a value counts as one more value per this number of characters."""
+"""The path of a value counts as one more value for each this many characters."""
 
 
 class DocumentError(Exception):
     """A file that can't be used.
 
-    :ivar faults: messages, each with the line.
+    :ivar faults: messages, each with the line number.
     """
 
     def __init__(self, faults: list[str]) -> None:
@@ -39,10 +39,10 @@ class DocumentError(Exception):
 
 @attrs.frozen
 class Document:
-    """A file of definitions, parsed, with the line of each value.
+    """A parsed file of definitions, with the line number of each value.
 
     :ivar value: content of the file.
-    :ivar lines: the line of each value by its path, such as ``sources[0].name``.
+    :ivar lines: the line number of each value by its path, such as ``sources[0].name``.
     :ivar name: name of the file.
     """
 
@@ -115,7 +115,7 @@ class _Reader:
             raise DocumentError([f"{self._name}:{line}: a number is too long"])
         try:
             value = self._loader.construct_object(node)
-        except (ValueError, KeyError, OverflowError):  # of a tag that doesn't match the text
+        except (ValueError, KeyError, OverflowError):  # a tag doesn't match the text
             raise DocumentError([f"{self._name}:{line}: the value does not fit its tag"]) from None
         if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
             raise DocumentError([f"{self._name}:{line}: JSON has no such value"])
@@ -139,7 +139,7 @@ class _Reader:
 
 
 def schemas_of(openapi: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the schemas of the bodies that create a source and a sink, from an OpenAPI 3 document.
+    """Return the schemas of the bodies for creating a source and a sink, from OpenAPI 3.
 
     If they are missing, returns empty schemas, which allow everything.
     """

@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 FAILED = 1
-"""Any failure without a code of its own."""
+"""Any failure that has no specific code."""
 USAGE = 2
 """The command line, or a file that it names, is invalid."""
 NOT_ALLOWED = 3
@@ -26,7 +26,7 @@ NOT_FOUND = 4
 CONFLICT = 5
 """An object already exists, or is being changed concurrently."""
 UNAVAILABLE = 6
-"""There is no answer, or the service asks for a later retry."""
+"""There is no answer, or the service asks the client to retry later."""
 REJECTED = 7
 """All records were sent, but some were rejected."""
 CHANGES = 8

@@ -55,7 +55,7 @@ def compile_filter(text: str) -> Callable[[Mapping[str, Any]], bool]:
     def meets(record: Mapping[str, Any]) -> bool:
         body: Any = record.get("body")
         if isinstance(body, str) and not record.get("isBase64"):
-            with suppress(ValueError, RecursionError):  # then it is a text
+            with suppress(ValueError, RecursionError):  # not a JSON value, so it is a string
                 body = json.loads(body)
         return _is_true(condition(body, record))
 
@@ -86,7 +86,7 @@ class _Parser:
         return ("end", "", len(self._text))
 
     def _take(self, *words: str) -> str:
-        """Return the next token if it is one of *words*, else an empty text."""
+        """Return the next token if it is one of *words*; otherwise an empty string."""
         kind, value, _ = self._peek()
         if kind in ("operator", "word") and value in words:
             self._next += 1
@@ -122,7 +122,7 @@ class _Parser:
         if self._take("not"):
             inner = self._one(depth + 1)
             return lambda body, record: not _is_true(inner(body, record))
-        # jq's select(…) means the same as its condition here.
+        # Here, jq's select(…) means the same as the condition in its parentheses.
         if self._take("select") and self._peek()[1] != "(":
             raise FilterFault(self._at("expected (", self._peek()[2]))
         if self._take("("):

@@ -20,11 +20,11 @@ Key = tuple[str, str]
 
 @attrs.frozen
 class SinkFlow:
-    """The state of one sink, from its records to its table.
+    """The flow of records through one sink to its table.
 
     :ivar files: number of files that are not imported, by state.
     :ivar oldest: receive time of the oldest record that is not in the table yet.
-    :ivar read_at: monotonic time of the reading.
+    :ivar read_at: monotonic time at which the state was read.
     """
 
     key: Key
@@ -39,7 +39,7 @@ class SinkFlow:
     read_at: float
 
     def row(self, per_second: float | None, now: float) -> dict[str, Any]:
-        """Return the shown row.
+        """Return the row that is shown for the sink.
 
         :param now: seconds since the epoch.
         """
@@ -99,7 +99,7 @@ def _flow(source_id: str, sink: Mapping[str, Any], state: str, read_at: float) -
 
 
 def _error(files: Sequence[Mapping[str, Any]], rejected: Mapping[str, Any]) -> str:
-    """Return the most important problem: one that blocks files, or the last rejected record."""
+    """Return the problem to show: one that blocks files, otherwise the last rejected record."""
     for file in files:
         if file.get("retryReason"):
             return f"attempt {file.get('retryAttempt', '?')}: {file['retryReason']}"
@@ -108,7 +108,7 @@ def _error(files: Sequence[Mapping[str, Any]], rejected: Mapping[str, Any]) -> s
 
 
 def rates(before: Iterable[SinkFlow], now: Iterable[SinkFlow]) -> dict[Key, float]:
-    """Return records per second between two readings."""
+    """Return the records per second between two readings."""
     earlier = {flow.key: flow for flow in before}
     found = {}
     for flow in now:
@@ -120,9 +120,9 @@ def rates(before: Iterable[SinkFlow], now: Iterable[SinkFlow]) -> dict[Key, floa
 
 
 def live_counts(events: Iterable[Event]) -> dict[Key, float]:
-    """Return records per second of each sink from the first two counters of the live events.
+    """Return the records per second of each sink, from the first two events with counters.
 
-    Raises ValueError: the events end before.
+    Raises ValueError: the events end before the second one.
     """
     first: dict[Key, int] = {}
     began = 0.0
@@ -139,7 +139,7 @@ def live_counts(events: Iterable[Event]) -> dict[Key, float]:
         if not began:
             first, began = counts, at
         elif at > began:
-            # Sinks without changes are left out of later events.
+            # Later events contain only the sinks that have changed.
             return {
                 key: max(0, counts.get(key, count) - count) / (at - began)
                 for key, count in first.items()

@@ -36,8 +36,7 @@ _COMMANDS = {
     "tasks": ("tasks:tasks", "Show the newest changes and how they ended."),
     "completion": ("completion:completion", "Print the completion for a shell."),
 }
-"""Commands by name: the module below `stream.cli.commands`, and the line in the list of commands.
-"""
+"""Each command's module below `stream.cli.commands`, and its summary for the list of commands."""
 
 
 class _Lazy(click.Group):
@@ -104,10 +103,10 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _without_reader() -> int:
-    """Return the exit code when nobody reads the output any more, as behind ``| head``."""
+    """Return the exit code for output that nobody reads any more, for example with ``| head``."""
     from stream.cli.exit_codes import FAILED
 
-    # Otherwise the interpreter would try to write the rest, and complain.
+    # Otherwise Python would try to write the rest at exit, and print an error.
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,6 +1,6 @@
 """The output of commands: tables for people, JSON and YAML for programs.
 
-Control characters in texts of records and of the service are escaped, since a terminal would
+Control characters in records and in messages of the service are escaped, because a terminal would
 interpret them.
 """
 
@@ -40,7 +40,7 @@ Column = tuple[str, Callable[[Any], Any]]
 """The title of a column, and its value for a row."""
 
 _NESTED = re.compile(r"\s*\n[\s-]*")
-# Includes half surrogate pairs, which can't be printed.
+# Includes unpaired surrogates, which can't be printed.
 _OTHERS = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROLS = re.compile(f"[\x00-\x1f{_OTHERS}]")
 _CONTROLS_IN_LINES = re.compile(f"[\x00-\x09\x0b-\x1f{_OTHERS}]")
@@ -49,7 +49,7 @@ _UNESCAPED = re.compile(f"[{_OTHERS}]")
 
 
 def output_option(function: F) -> F:
-    """The option ``--output`` of a command; `stream --output …` sets its default."""
+    """Add the option ``--output`` to a command; `stream --output …` sets its default."""
     return click.option(
         "-o",
         "--output",
@@ -76,12 +76,12 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def dump_json(value: Any, *, indent: int | None = None) -> str:
-    """Return *value* as JSON without control characters for terminals."""
+    """Return *value* as JSON, in which control characters for terminals are escaped."""
     return _escaped(json.dumps(value, indent=indent, ensure_ascii=False))
 
 
 def _escaped(text: str) -> str:
-    """Escape control characters in JSON, or in YAML whose texts with them are double-quoted."""
+    """Escape control characters in JSON, or in YAML that double-quotes strings with them."""
     return _UNESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -91,7 +91,7 @@ def one_line(text: str | None) -> str:
 
 
 def dump_yaml(value: Any) -> str:
-    """Return *value* as YAML, with members in order and long texts on one line."""
+    """Return *value* as YAML, with members in order and long strings on one line."""
     import yaml
 
     return _escaped(
@@ -110,7 +110,7 @@ def _dumper() -> type[Any]:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """A YAML dumper with lists indented below their key, and multi-line texts as blocks."""
+        """A YAML dumper that indents lists below their key; multi-line strings become blocks."""
 
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
             super().increase_indent(flow, False)
@@ -176,7 +176,7 @@ def _cell(value: Any) -> str:
 
 
 def print_table(rows: Sequence[Any], columns: Sequence[Column]) -> None:
-    """Print *rows* with aligned columns, in full width to a file or a pipe."""
+    """Print *rows* with aligned columns; in a file or a pipe, cells are never shortened."""
     from rich.cells import cell_len
 
     cells = [[_cell(value(row)) for _, value in columns] for row in rows]

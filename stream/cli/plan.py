@@ -1,8 +1,8 @@
 """The plan of `stream apply`: the changes that lead to the state in a file. Pure.
 
 Note [Managed members]: a member that the file leaves out stays unchanged. ``settings``, if present,
-are all overrides of a source or sink. Sources and sinks that aren't in the file are kept, unless
-sinks are pruned.
+contains all overrides of a source or sink. Sources that aren't in the file are kept, and so are
+sinks unless they are pruned.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Change:
 
     :ivar path: API path below the branch.
     :ivar title: description of the change, for people.
-    :ivar before: the changed members before; ``None`` if the object doesn't exist.
-    :ivar after: the changed members afterwards; ``None`` if the object is deleted.
+    :ivar before: the changed members before the call; ``None`` if the object doesn't exist.
+    :ivar after: the changed members after the call; ``None`` if the object is deleted.
     """
 
     action: Action
@@ -45,7 +45,7 @@ class Change:
     after: Any = None
 
     def diff(self, dump: Any) -> list[str]:
-        """Return the difference as lines that begin with ``+``, ``-`` or a space.
+        """Return the differences as lines that begin with ``+``, ``-`` or a space.
 
         :param dump: formats a value as lines of text.
         """
@@ -62,7 +62,7 @@ def plan(
     """Return the changes in the order in which they have to be made.
 
     :param wanted: the sources in the file.
-    :param present: existing sources by id, as returned by `exported`, with their sinks.
+    :param present: existing sources by id, with their sinks, as returned by `exported`.
     :param prune: whether sinks that aren't in the file are deleted.
     """
     changes: list[Change] = []
@@ -129,7 +129,7 @@ def _different(given: Plain, present: Plain) -> Plain:
 
 
 def _patch(different: Plain, present: Plain) -> Plain:
-    """Return the differing members; also within the table."""
+    """Return the members that differ, including those within the table."""
     table = different.get("table")
     if not isinstance(table, dict) or not isinstance(present.get("table"), dict):
         return different
@@ -199,12 +199,12 @@ def _is_same_setting(one: Any, other: Any) -> bool:
 def exported(
     source: Plain, sinks: Sequence[Plain], settings: Mapping[str, Sequence[Plain]]
 ) -> Plain:
-    """Return a source in the form of a file.
+    """Return a source in the form that files have.
 
     :param source: as the API shows it.
-    :param sinks: sinks of the source, likewise.
-    :param settings: as listed by the API, by the id of the sink, or ``""`` for the source; those of
-        other objects are left out.
+    :param sinks: sinks of the source, as the API shows them.
+    :param settings: settings as listed by the API, by the id of the sink, or by ``""`` for the
+        source; the result contains only those of the source and *sinks*.
     """
     result = _exported(source, _SOURCE_MEMBERS, settings.get(""))
     if sinks:

@@ -1,6 +1,6 @@
-"""The standard streams of a command: questions to a person, and what happens without a terminal.
+"""The standard streams of a command: questions to a person, and commands without a terminal.
 
-A standard stream is ``None`` if it was closed before the command began.
+A standard stream is ``None`` if it was closed before the command started.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def input_bytes() -> BinaryIO:
 
 @contextmanager
 def answered(advice: str) -> Iterator[None]:
-    """The context of a question. Raises click.UsageError with *advice* if the input has ended."""
+    """Return the context of a question.
+
+    Raises click.UsageError: the input has ended; *advice* is the message.
+    """
     if sys.stdin is None:
         raise click.UsageError(advice)
     try:

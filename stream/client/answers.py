@@ -1,10 +1,10 @@
 """Interpretation of the answer to a batch. Pure.
 
-Note [Answers of batches]: a batch is sent as NDJSON under an idempotency key. The answers of the
-source are: everything is stored (200, 202); some records can't be stored, and their lines are named
-(207, or 4xx with ``errors``); the batch is too large or unreadable (400, 413), so smaller batches
-may be accepted; a temporary failure (408, 429, 5xx), after which the same batch is sent again under
-the same key; everything else is final.
+Note [Answers of batches]: a batch is sent as NDJSON under an idempotency key. The source answers
+that everything is stored (200, 202); that some records can't be stored, with their lines (207, or
+4xx with ``errors``); that the batch is too large or unreadable (400, 413), so smaller batches may
+be accepted; or that there is a temporary failure (408, 429, 5xx), after which the same batch is
+sent again under the same key. Every other answer is final.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _STORED = re.compile(r"([0-9]+)/[0-9]+")
 class Refusal:
     """Why records of a batch were rejected.
 
-    :ivar lines: positions of the records, from 0.
+    :ivar lines: positions of the records, starting at 0.
     :ivar name: machine-readable reason.
-    :ivar sink_id: the sink that rejects them, if the answer names it.
+    :ivar sink_id: the sink that rejects the records, if the answer names it.
     """
 
     lines: tuple[int, ...]
@@ -45,7 +45,7 @@ class Stored:
     """All records are stored except the refused ones.
 
     :ivar accepted: the number of stored records; ``None`` if the answer doesn't contain it.
-    :ivar replayed: whether an earlier attempt had stored them.
+    :ivar replayed: whether an earlier attempt had stored the records.
     """
 
     accepted: int | None
@@ -79,7 +79,7 @@ class Split:
 
 @attrs.frozen
 class Final:
-    """A retry doesn't help."""
+    """The batch is refused for good; a retry doesn't help."""
 
     status: int
     message: str
@@ -93,7 +93,7 @@ def answer_of(
 ) -> Answer:
     """Return the meaning of an answer for a batch of *count* records.
 
-    :param headers: with lower-case names, or a case-insensitive mapping.
+    :param headers: headers with lower-case names, or a case-insensitive mapping.
     """
     document = _document(content)
     message = _message(document, content, status)
@@ -132,7 +132,7 @@ def _stored(
                 "The service has taken a batch as one record: it doesn't know batches. "
                 "Send one record with each request.",
             )
-        # The service doesn't remember long answers.
+        # The service doesn't store long answers with an idempotency key.
         return Stored(count if count == 1 else None, replayed=replayed)
     return Stored(_count(document, "accepted"), _refusals(document), replayed)
 

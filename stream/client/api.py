@@ -20,7 +20,7 @@ __all__ = ["Api", "is_private"]
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _WAIT_SECONDS = 10
-"""Seconds that a change waits for its task; a service without waiting answers immediately."""
+"""Seconds that a change waits for its task; a service that doesn't support this answers at once."""
 _TASK_SECONDS = 600.0
 _ATTEMPTS = 4
 _FIRST_DELAY = 0.1
@@ -35,13 +35,14 @@ _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 class Api:
     """Calls the API with a token.
 
-    Calls raise Unreachable without an answer, ServiceError for an error answer, and ClientError if
-    *url* is invalid.
+    Calls raise Unreachable if there is no answer, ServiceError for an error answer, and ClientError
+    if *url* is invalid.
 
     :param url: URL of the API, without ``/v1``.
-    :param token: sent as ``X-StorageApi-Token`` to that URL only: redirects are not followed.
-    :param branch: its number, or ``default``.
-    :param wait: waits for the given number of seconds.
+    :param token: sent as ``X-StorageApi-Token`` to that URL only, because redirects are not
+        followed.
+    :param branch: number of the branch, or ``default``.
+    :param wait: function that waits for the given number of seconds.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Api:
         self._wait(seconds)
 
     def get(self, *path: str, **parameters: Any) -> Any:
-        """Read *path* below the branch; retried if that may help."""
+        """Read *path* below the branch; retry if that may help."""
         return self._read(self._below_branch(path), parameters)
 
     def document(self) -> Any:
@@ -98,7 +99,7 @@ class Api:
     def pages(self, member: str, *path: str) -> Iterator[dict[str, Any]]:
         """Iterate over the entries of the list at *path*, over all its pages.
 
-        :param member: member of the answer with the entries.
+        :param member: name of the member of the answer that contains the entries.
         """
         after = ""
         for _ in range(_MAX_PAGES):
@@ -114,7 +115,7 @@ class Api:
         raise ClientError(f"The list of the API has more than {_MAX_PAGES} pages.")
 
     def call(self, method: str, *path: str, body: Any = None, **parameters: Any) -> Any:
-        """Call an operation that starts no task, once."""
+        """Call an operation that starts no task, without retries."""
         return self._call(method, self._below_branch(path), body, parameters)[1]
 
     def change(
@@ -122,8 +123,7 @@ class Api:
     ) -> dict[str, Any]:
         """Make a change and wait for its task.
 
-        Returns the answer of the service: the task or, if the service has waited for it, the
-        object.
+        Returns the changed object if the service waited for the task; otherwise returns the task.
 
         Raises TaskFailed: the task ended with an error.
         """
@@ -236,16 +236,16 @@ def _is_url(text: str) -> bool:
 
 
 def is_private(url: str) -> bool:
-    """Return whether data sent to *url* is private: by TLS, or on this machine."""
+    """Return whether data sent to *url* is encrypted with TLS or doesn't leave this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost")
 
 
 def _part(text: str) -> str:
-    """Return *text* as a part of a path.
+    """Return *text* escaped as a part of a path.
 
-    Raises ClientError: it would lead to another path. ``..`` means "one level up" even if its dots
-    are escaped, so deleting the sink ``..`` would delete its source.
+    Raises ClientError: *text* would lead to another path. ``..`` means "one level up" even if its
+    dots are escaped, so a call that deletes the sink ``..`` would delete its source.
     """
     try:
         quoted = quote(text, safe="")

@@ -1,6 +1,6 @@
 """The producer for asyncio.
 
-Batches are sent by the thread of a `Producer`. So compression doesn't block the event loop, a busy
+The thread of a `Producer` sends the batches. So compression doesn't block the event loop, a busy
 event loop doesn't delay records, and remaining records are sent even after the loop has ended.
 """
 
@@ -81,11 +81,12 @@ class AsyncProducer:
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             self._event.clear()
-            # Records decided between the two lines above have set no event for this wait.
+            # Records that were decided between the two lines above haven't set the event of this
+            # wait.
             if condition():
                 return
             await self._event.wait()
 
     def _decided(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # raised if the loop is closed
             self._loop.call_soon_threadsafe(self._event.set)

@@ -15,12 +15,12 @@ BATCH_BYTES = 900_000
 def encoded(record: Any) -> bytes:
     """Return *record* as JSON on one line; bytes and text are used as they are.
 
-    Raises TypeError or ValueError: it can't be encoded as JSON, or is empty.
+    Raises TypeError or ValueError: *record* can't be encoded as JSON, or is empty.
     """
     if isinstance(record, str):
         record = record.encode()
     if isinstance(record, bytes):
-        # Line breaks in JSON are always white space, since texts can't contain them.
+        # Line breaks in JSON are always whitespace, because strings can't contain them.
         line = record.strip().replace(b"\r", b" ").replace(b"\n", b" ")
         if not line:
             raise ValueError("the record is empty")
@@ -29,7 +29,7 @@ def encoded(record: Any) -> bytes:
 
 
 class Batcher:
-    """Splits a sequence of records into batches, at positions that depend on the records alone.
+    """Splits a sequence of records into batches, at positions that depend only on the records.
 
     :param max_records: maximum number of records in a batch.
     :param max_bytes: maximum size of a batch with its line breaks; a larger record is a batch of
@@ -53,7 +53,7 @@ class Batcher:
         )
 
     def add(self, record: bytes) -> None:
-        """Add *record*, which has to fit."""
+        """Add *record*, which must fit."""
         self._records.append(record)
         self._bytes += len(record) + 1
 

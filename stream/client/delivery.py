@@ -2,8 +2,8 @@
 
 Note [Keys of batches]: a batch is always sent under the same idempotency key, so records stored by
 an earlier attempt are not stored again while the service remembers the key (10 minutes by default),
-whichever source node receives the next attempt. When a batch is too large, the keys of its halves
-are derived from its own, so they are the same at the next attempt.
+whichever source node receives the next attempt. When a batch is too large, it is split, and the
+keys of its halves are derived from its key. So they are the same on the next attempt.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Delivered:
     """The outcome of a batch.
 
     :ivar accepted: number of stored records.
-    :ivar refusals: why the others were rejected; a line is the position in the batch, from 0.
+    :ivar refusals: why the others were rejected; a line is the position in the batch, starting at
+        0.
     """
 
     accepted: int
@@ -52,16 +53,18 @@ class Delivered:
 class Delivery:
     """Sends batches to one source; thread-safe.
 
-    Raises DeliveryFailed: *url* is no URL of a source.
+    Raises DeliveryFailed: *url* isn't the URL of a source.
 
     :param url: URL of the source, with its secret.
-    :param wait: waits for the given number of seconds; returns whether to stop.
-    :param patience: seconds after which a batch is given up, ``None`` for never.
-    :param compress: whether bodies are compressed; ``None`` unless the source is on this machine.
-    :param notify: called with a text when an attempt has failed and another one follows.
+    :param wait: function that waits for the given number of seconds and returns whether to stop.
+    :param patience: seconds after which the delivery of a batch fails; ``None`` to retry forever.
+    :param compress: whether bodies are compressed; ``None`` means that they are unless the source
+        is on this machine.
+    :param notify: called with a message when an attempt has failed and will be repeated.
     :param connections: maximum number of open connections.
-    :param has_fresh_keys: no batch was sent before under its key. The source gets the number of
-        each attempt, since it need not wait for a writer at a first one.
+    :param has_fresh_keys: whether no batch was sent before under its key. If so, each request
+        contains the number of its attempt, because the source need not wait for a writer on a first
+        attempt.
     """
 
     def __init__(
@@ -102,8 +105,8 @@ class Delivery:
     def send(self, records: Sequence[bytes], key: str) -> Delivered:
         """Send *records*, JSON documents without line breaks, under *key*, until they are decided.
 
-        Raises DeliveryFailed: the source refuses for good. Raises Unreachable: the patience is
-        over. Raises Stopped: the caller requested a stop.
+        Raises DeliveryFailed: the source refuses the batch for good. Raises Unreachable: *patience*
+        is exceeded. Raises Stopped: the caller requested a stop.
         """
         answer = self._until_decided(records, key)
         if isinstance(answer, Stored):
@@ -172,7 +175,7 @@ class Delivery:
 
 
 def _host(url: str) -> str:
-    """Return the host of a URL of a source; empty if it is none."""
+    """Return the host of the URL of a source; empty if *url* isn't such a URL."""
     try:
         url.encode()
         parts = urlsplit(url)

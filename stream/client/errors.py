@@ -19,11 +19,11 @@ _LONGEST_TEXT = 500
 
 
 class ClientError(Exception):
-    """The base of all errors of the client; its text says what is wrong and what to do."""
+    """The base of all errors of the client. The message says what is wrong and what to do."""
 
 
 class Unreachable(ClientError):
-    """There was no answer: no connection, a broken connection, or a timeout."""
+    """There was no answer, because the connection failed or timed out."""
 
 
 class ServiceError(ClientError):
@@ -33,8 +33,8 @@ class ServiceError(ClientError):
     :ivar name: the machine-readable name, such as ``stream.api.sourceNotFound``; empty if the
         answer has none.
     :ivar message: the message of the service.
-    :ivar explanations: further texts: details, hints, each fault.
-    :ivar retry_after: seconds after which the service asks for a retry, if it does.
+    :ivar explanations: further messages: details, hints, and each fault.
+    :ivar retry_after: seconds after which the service asks the client to retry, if it does.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class DeliveryFailed(ClientError):
 
 
 def service_error(status: int, document: Any, retry_after: float | None = None) -> ServiceError:
-    """Return the error for an answer with *status* and a body: a JSON *document*, or a text.
+    """Return the error for an answer whose body is *document*: a JSON value, or text.
 
-    The error has a message for every body.
+    The error has a message whatever the body is.
     """
     if not isinstance(document, Mapping):
         text = str(document or "").strip()

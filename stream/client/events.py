@@ -17,7 +17,7 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 class Event:
     """One event.
 
-    :ivar id: empty if it has none.
+    :ivar id: id of the event; empty if it has none.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Event:
 
 
 def events_of(parts: Iterable[bytes]) -> Iterator[Event]:
-    """Iterate over the events in *parts* of any size; an unfinished one at the end is left out.
+    """Iterate over the events in *parts* of any size; leave out an incomplete one at the end.
 
     Raises ClientError: an event is larger than `MAX_EVENT_BYTES`.
     """

@@ -1,7 +1,7 @@
-"""The HTTP library, imported in less than half of the time.
+"""The HTTP library, imported in less than half the usual time.
 
-httpx also imports its own command line if rich and click are installed. The client doesn't need it,
-and it would delay commands that run for a single call.
+If rich and click are installed, httpx also imports its own command line. The client doesn't need
+it, and the import would delay commands that make a single call.
 """
 
 from __future__ import annotations

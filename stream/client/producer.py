@@ -1,8 +1,8 @@
 """A producer: records are collected, and sent in batches by a background thread.
 
 Note [End of a program]: the thread is a daemon, and an exit handler waits until all records are
-sent. Exit handlers run while daemon threads are still running; other threads are joined before
-them, without a time limit.
+sent. Exit handlers run while daemon threads are still running. Python joins other threads before it
+runs the handlers, without a time limit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Rejected:
 
     :ivar record: the record as sent.
     :ivar name: machine-readable reason, such as ``stream.in.badRequest``.
-    :ivar sink_id: the sink that rejects it; empty if the answer doesn't name it.
+    :ivar sink_id: the sink that rejects the record; empty if the answer doesn't name it.
     """
 
     record: bytes
@@ -51,9 +51,9 @@ class Producer:
     """Sends records to a source in batches. Thread-safe; not usable in forked children.
 
     `send` returns as soon as the record is in memory. A record is stored when a later call of
-    `flush` or `close` returns. While the service is unavailable, batches are retried without an
-    end, and `send` waits or raises when *max_bytes* are buffered. Records that `close` can't send
-    within *exit_timeout* are lost, which is logged.
+    `flush` or `close` returns. While the service is unavailable, batches are retried forever, and
+    `send` waits or raises when *max_bytes* are buffered. Records that `close` can't send within
+    *exit_timeout* are lost, and the loss is logged.
 
     :param url: URL of the source, with its secret.
     :param batch_records: maximum number of records in a batch.
@@ -61,11 +61,11 @@ class Producer:
     :param linger: maximum time in seconds that a record waits for others.
     :param max_bytes: maximum size of the buffered records.
     :param when_full: whether `send` waits (``block``) or raises BufferFull (``raise``).
-    :param compress: whether batches are compressed with gzip; by default unless the source is on
-        this machine.
+    :param compress: whether batches are compressed with gzip; by default they are, unless the
+        source is on this machine.
     :param on_rejected: called in the thread of the producer with each record that the source can't
-        store; without it they are logged.
-    :param exit_timeout: seconds that the end of the program waits for records to be sent.
+        store; by default such records are logged.
+    :param exit_timeout: seconds that the program, when it ends, waits for records to be sent.
 
     :ivar accepted: number of stored records.
     :ivar rejected: number of records that the source can't store.
@@ -163,7 +163,8 @@ class Producer:
     def flush(self, timeout: float | None = None) -> None:
         """Wait until every earlier record is stored or rejected.
 
-        Raises TimeoutError: *timeout* seconds have passed. Raises DeliveryFailed: as in `send`.
+        Raises TimeoutError: *timeout* seconds have passed. Raises DeliveryFailed: the source
+        refuses all records.
         """
         self._check_process()
         with self._changed:
@@ -175,10 +176,10 @@ class Producer:
     def close(self, timeout: float | None = None) -> None:
         """Send the remaining records, then stop; further calls do nothing.
 
-        Raises DeliveryFailed: records are lost, since the time is over or the source has refused
+        Raises DeliveryFailed: records are lost, because the time is over or the source has refused
         them.
 
-        :param timeout: seconds; by default *exit_timeout*.
+        :param timeout: maximum time in seconds; by default *exit_timeout*.
         """
         if os.getpid() != self._pid:
             return
@@ -210,7 +211,7 @@ class Producer:
         return self._decided >= until or self._is_over
 
     def check(self) -> None:
-        """Raise the error of `send` if the source has refused all records."""
+        """Raise the error that `send` raises if the source refuses all records."""
         if self._failed is not None:
             raise self._failed
 

@@ -12,9 +12,9 @@ LONGEST_SECONDS = 300.0
 
 
 def retry_after_seconds(text: str | None, now: datetime) -> float | None:
-    """Return the delay in seconds, ``None`` if the header is absent or invalid.
+    """Return the delay in seconds; ``None`` if the header is absent or invalid.
 
-    :param text: its value: seconds, or an HTTP date.
+    :param text: value of the header: seconds, or an HTTP date.
     """
     if not text:
         return None

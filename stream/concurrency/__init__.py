@@ -1,4 +1,4 @@
-"""Helpers for Twisted's reactor that all packages use: waiters, deadlines, child processes.
+"""General helpers for Twisted's reactor, such as waiters, deadlines and child processes.
 
 The package doesn't depend on the product.
 """

@@ -1,4 +1,4 @@
-"""Child processes: sending signals, and waiting for the end of a process."""
+"""Child processes: sending signals, and waiting until a process has ended."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from stream.concurrency.waiters import Waiters
 __all__ = ["PIPE_BYTES", "Child", "ServerChild", "tied_command", "widen"]
 
 PIPE_BYTES = 1024 * 1024
-"""Size of a widened pipe, if the system permits it, and of a single read."""
+"""Size of a widened pipe, if the system permits it, and maximum size of a read."""
 
 _FIRST_READ_BYTES = 64 * 1024
-"""Buffer size of a read after a smaller one."""
+"""Buffer size of a read if the previous read didn't fill its buffer."""
 
 _MAX_LINE_BYTES = 16 * 1024
-"""Maximum number of bytes kept of an incomplete line."""
+"""Maximum number of bytes of an incomplete line that are kept."""
 
 _SHIM = """\
 import ctypes, os, signal, sys
@@ -52,9 +52,8 @@ def tied_command(
     """Return a command line that runs *arguments* and ties the child's lifetime to this process.
 
     On Linux, the kernel sends *sign* to the child when this process ends, even if it is killed. On
-    other systems, the child of a killed process has to be stopped by hand. The child runs in a
-    session of its own, so that Ctrl-C in the terminal doesn't stop it before the components that
-    use it.
+    other systems, the child of a killed process has to be stopped manually. The child runs in its
+    own session, so that Ctrl-C in the terminal doesn't stop it before the components that use it.
 
     :param arguments: an absolute path, followed by the arguments.
     :param sign: the signal that stops the child.
@@ -66,14 +65,14 @@ def tied_command(
 
 
 def widen(pipe: Any) -> None:
-    """Increase the amount of data that a pipe of a child carries in one turn of the reactor.
+    """Increase the amount of data that a child's pipe carries in one iteration of the reactor.
 
-    By default it is 64 KB to the child and 8 KB from it. A record of a megabyte takes more than a
-    hundred turns, of several milliseconds each when others send much.
+    By default it is 64 KB to the child and 8 KB from it. A record of a megabyte would take more
+    than a hundred iterations, each of several milliseconds when others send a lot of data.
 
     :param pipe: pipe in the attribute ``pipes`` of the transport of a child's protocol.
     """
-    # The user's limit of pipes is reached, or the system lacks the call
+    # The user's limit for pipes may be reached, or the system may lack the call.
     with suppress(OSError, AttributeError):
         fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     if isinstance(pipe, ProcessReader):
@@ -143,7 +142,7 @@ class Child(ProcessProtocol):
         return self._ended.wait() if self._is_running else succeed(None)
 
     async def stop(self, reactor: Any, kill_after: float, *, sign: str = "TERM") -> bool:
-        """Send *sign*, and SIGKILL after *kill_after* seconds; fires when the process has ended.
+        """Send *sign*, and SIGKILL after *kill_after* seconds; wait until the process has ended.
 
         :returns: whether the process ended without SIGKILL.
         """
@@ -158,9 +157,9 @@ class Child(ProcessProtocol):
 
 
 class ServerChild(Child):
-    """A child that runs until it is stopped and logs lines to its standard error.
+    """A child that runs until it is stopped and writes log lines to its standard error.
 
-    :param said: called with each line.
+    :param said: called with each line that the child writes.
     :param on_end: called with the reason when the process has ended.
     """
 

@@ -15,10 +15,10 @@ T = TypeVar("T")
 def within(deferred: Deferred[T], seconds: float, reactor: Any, what: str) -> Deferred[T]:
     """Cancel *deferred* after *seconds*; it then fails with Twisted's ``TimeoutError``.
 
-    The error of a plain ``addTimeout`` reads ``(10.0, 'Deferred')``, this one ``… took longer than
+    The error of a plain ``addTimeout`` is ``(10.0, 'Deferred')``. This one is ``… took longer than
     10 s``.
 
-    :param what: subject of that sentence: ``the upload of a slice``.
+    :param what: subject of that sentence, for example ``the upload of a slice``.
     """
 
     def timed_out(result: T | Failure, timeout: float) -> T | Failure:

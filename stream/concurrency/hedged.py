@@ -17,10 +17,10 @@ T = TypeVar("T")
 def hedged(attempt: Callable[[], Deferred[T]], seconds: float, reactor: Any) -> Deferred[T]:
     """Return the outcome of the first attempt that ends; the others are cancelled.
 
-    An attempt may wait for a connection that will never answer, although a new one would be
-    answered at once. The number of attempts is bounded by their own timeout.
+    An attempt may wait on a connection that will never answer, although a new attempt would be
+    answered at once. The timeout of the attempts themselves limits their number.
 
-    :param seconds: interval of further attempts while none has ended.
+    :param seconds: seconds between attempts while none has ended.
     """
     running: dict[Deferred[T], None] = {}
     outcome: Deferred[T] = Deferred(lambda _: end())

@@ -12,9 +12,10 @@ __all__ = ["Slots"]
 class Slots(DeferredSemaphore):
     """A semaphore for any number of waiters, even if their work ends immediately.
 
-    Twisted's semaphore begins the next work inside the end of the last one. If a thousand fail at
-    once, such as those that need an expired lease, they exceed the recursion limit, and some of
-    them never end. Here they begin one after the other.
+    Twisted's semaphore starts the next waiter's work within the call that ends the previous work.
+    If the work of a thousand waiters fails at once, for example because a lease has expired, these
+    nested calls exceed the recursion limit, and some waiters never end. This semaphore starts the
+    work of one waiter after another.
     """
 
     def __init__(self, tokens: int) -> None:

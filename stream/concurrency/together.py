@@ -14,8 +14,8 @@ __all__ = ["together"]
 async def together(*work: Coroutine[Any, Any, Any]) -> list[Any]:
     """Run all coroutines concurrently; return their results in the same order.
 
-    All coroutines run to their end. Then the failure of the first one that failed is raised, so the
-    caller knows the outcome of each when it rolls back.
+    All coroutines run to completion. Then the failure of the first one, in the given order, is
+    raised. So none of them is still running when the caller rolls back.
     """
     running = [Deferred.fromCoroutine(one) for one in work]
     results: Any = await DeferredList(running, consumeErrors=True)

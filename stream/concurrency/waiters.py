@@ -32,7 +32,7 @@ class Waiters(Generic[T]):
         return waiter
 
     def fire(self, result: T) -> None:
-        """Fire all waiting Deferreds; those added meanwhile wait for the next call."""
+        """Fire all waiting Deferreds. Those that callbacks add wait for the next call."""
         for waiter in self._take():
             if not waiter.called:
                 waiter.callback(result)

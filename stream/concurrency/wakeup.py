@@ -1,4 +1,4 @@
-"""Waiting for work with a heartbeat, for a writer of events to one caller."""
+"""Waiting for work with a heartbeat, used to write events to one caller."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from twisted.internet.defer import Deferred
 __all__ = ["HEARTBEAT_SECONDS", "Wakeup"]
 
 HEARTBEAT_SECONDS = 15.0
-"""Interval of comments that are sent without an event, so that no proxy closes the connection."""
+"""Seconds without events after which a comment keeps proxies from closing the connection."""
 
 
 class Wakeup:
     """Wakes one waiter when there is work, and at each heartbeat.
 
-    :param has_work: returns whether there is any.
+    :param has_work: returns whether there is work.
     """
 
     def __init__(self, reactor: Any, has_work: Callable[[], bool]) -> None:

@@ -172,8 +172,8 @@ def _make(
     """Make the changes; see Note [Concurrent changes].
 
     Note [Concurrent changes]: the later of two concurrent changes gets a conflict, or an error
-    because a task holds the object. Then the current state is read again, and the missing part of
-    the confirmed changes is made. A change that was not confirmed is never made.
+    because a task has the object locked. The command then reads the current state again and makes
+    the confirmed changes that are still missing. It never makes a change that was not confirmed.
     """
     from stream.values.backoff import Backoff
 
@@ -219,7 +219,7 @@ def export(sources: tuple[str, ...], output: str) -> None:
         found = list(api.pages("sources", "sources"))
         missing = [name for name in sources if name not in {x["sourceId"] for x in found}]
         if missing:
-            api.get("sources", missing[0])  # raises the error of the service
+            api.get("sources", missing[0])  # raises the service's error
         result = []
         for source in found:
             source_id = source["sourceId"]

@@ -182,7 +182,7 @@ def _failed(text: str, code: int) -> int:
 
 
 def _going_on(state: State, is_kept: bool, is_noted: bool) -> str:
-    """Return the summary of an interrupted push: its progress, and how to resume it."""
+    """Return the summary of an interrupted push, with its progress and how to resume it."""
     place = _place(state)
     if not is_kept:
         return f"Everything before {place} was sent; with --state a push can be resumed from there."
@@ -213,7 +213,7 @@ def _state(
     batch_records: int | None,
     batch_bytes: int | None,
 ) -> State:
-    """Return the initial state: the stored one, or a new one."""
+    """Return the initial state, which is the stored one or a new one."""
     kept = None if path is None else states.load(path)
     source = states.source_digest(url)
     if kept is None:
@@ -249,7 +249,8 @@ def _state(
 
 def _items(given: Input, pushed: Pushed, delimiter: str, *, is_kept: bool) -> Iterator[Item | None]:
     state = pushed.state
-    # With a state, batches are cut by records alone, so that a repeated push has the same ones.
+    # With a state file, only the records determine the batches, so that a repeated push has the
+    # same batches.
     ticks = None if is_kept or state.format != "ndjson" else _TICK_SECONDS
     parts = given.parts(state.offset, ticks=ticks)
     limit = MAX_RECORD_BYTES

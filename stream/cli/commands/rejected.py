@@ -76,7 +76,7 @@ def _path(source: str, sink: str, *rest: str) -> tuple[str, ...]:
 
 
 def _call(method: str, path: tuple[str, ...], **options: Any) -> Any:
-    """Call the API; report a service without rejected records as such."""
+    """Call the API; say so if the service doesn't support rejected records."""
     with connect() as api:
         try:
             if method == "GET":
@@ -94,7 +94,7 @@ def _call(method: str, path: tuple[str, ...], **options: Any) -> Any:
 
 
 class _NotThere(ClientError):
-    """The service doesn't know rejected records: it is older, or the original."""
+    """The service doesn't support rejected records, because it is older or the original."""
 
     exit_code = 4
 
@@ -361,10 +361,10 @@ def _first_id(outputs: dict[str, Any]) -> str:
 
 
 def _continues(outputs: dict[str, Any], begun: set[str]) -> bool:
-    """Return whether another replay gets on.
+    """Return whether another replay makes progress.
 
-    A service of an earlier version begins with the oldest record again. If it stores none, the next
-    replay would do the same, without an end.
+    An earlier version of the service begins with the oldest record again. If it stores no record,
+    every further replay would do the same, and the command would never end.
 
     :param begun: the first records of earlier replays.
     """
@@ -373,7 +373,7 @@ def _continues(outputs: dict[str, Any], begun: set[str]) -> bool:
 
 
 def _together(found: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
-    """Return the outputs of all replays, given those of the next one."""
+    """Return *found*, the outputs of earlier replays, merged with *further*, those of the next."""
     counts = ("replayed", "stored", "rejected")
     together = {
         **found,
@@ -387,7 +387,7 @@ def _together(found: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
         together["notes"] = list(notes)
     nodes = {node["nodeId"]: node for node in further.get("nodes") or ()}
     if "isComplete" not in further:
-        # A service of an earlier version doesn't ask the same node again.
+        # An earlier version of the service doesn't ask the same node again.
         nodes = {node["nodeId"]: node for node in found.get("nodes") or ()} | nodes
     together["nodes"] = list(nodes.values())
     return together

@@ -118,7 +118,7 @@ def create(
         "path": path,
         "partitionBy": list(partition_by),
     }
-    # The API knows which of them a kind of table needs.
+    # The API knows which of these options a kind of table needs.
     place = {member: value for member, value in given.items() if value}
     body: dict[str, Any] = {
         "type": "table",

@@ -108,7 +108,7 @@ def _url(found: dict[str, Any]) -> str:
 
 
 def made_id(made: dict[str, Any], member: str) -> str:
-    """Return the id of a created object, from the object itself or the outputs of its task."""
+    """Return the id of a created object, from the object itself or from the outputs of its task."""
     found = made.get(member) or (made.get("outputs") or {}).get(member)
     if not found:
         raise ClientError(f"The service has created the object, but the answer lacks its {member}.")

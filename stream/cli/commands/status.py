@@ -79,7 +79,7 @@ def _read(api: Api, sources: Sequence[str]) -> list[SinkFlow]:
     found = list(api.pages("sources", "aggregation", "sources"))
     missing = set(sources) - {source["sourceId"] for source in found}
     for source_id in sorted(missing):
-        api.get("sources", source_id)  # raises the error of the service
+        api.get("sources", source_id)  # raises the service's error
     return [
         flow
         for source in found

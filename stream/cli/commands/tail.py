@@ -104,7 +104,7 @@ _EXPECTED_ENDS = ("duration", "limit")
 
 
 def _ended(data: str) -> None:
-    """Raise ClientError if the tail has ended before its time."""
+    """Raise ClientError if the tail has ended early."""
     try:
         reason = str(json.loads(data).get("reason", ""))
     except (ValueError, AttributeError, RecursionError):

@@ -16,7 +16,8 @@ _MOST = 100
 
 def object_of(task: dict[str, Any]) -> str:
     """Return the source, or the source and the sink, that *task* is about."""
-    # Type, branch, source, perhaps sink, and time: outputs are missing until the end of a task.
+    # The id of a task consists of type, branch, source, perhaps sink, and time. It is used because
+    # outputs are missing until the task ends.
     return "/".join(str(task["taskId"]).split("/")[2:-1])
 
 
@@ -41,6 +42,6 @@ def tasks(source: str | None, limit: int, output: str) -> None:
     """
     with connect() as api:
         if source:
-            api.get("sources", source)  # raises the error of the service
+            api.get("sources", source)  # raises the service's error
         parameters = {"limit": limit, **({"sourceId": source} if source else {})}
         print_as(output, api.get("tasks", **parameters)["tasks"], _COLUMNS)

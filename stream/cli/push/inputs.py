@@ -25,7 +25,7 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _QUEUED_PARTS = 8
 _ZSTD_BYTES = 8 * 1024
-"""Compressed bytes per read, since the size of their output isn't limited otherwise."""
+"""Compressed bytes per read; only this limits the size of the decompressed output."""
 _SUFFIXES = {
     ".csv": "csv",
     ".json": "json",
@@ -42,7 +42,8 @@ class Input:
     :param name: a path, or ``-``.
 
     :ivar size: size of the file in bytes; ``None`` if unknown.
-    :ivar head: a digest of the beginning of the input, and its length; empty for a pipe.
+    :ivar head: a digest of the beginning of the input, with the length of that beginning; empty for
+        a pipe.
 
     Raises OSError: there is no such file.
     """
@@ -72,7 +73,7 @@ class Input:
             self._raw.close()
 
     def has_head(self, head: str) -> bool:
-        """Return whether the input has the beginning with *head*, even if it has grown since."""
+        """Return whether the input begins as described by *head*, even if it has since grown."""
         if not head or self._is_pipe:
             return True
         count = int(head.partition(":")[0])
@@ -87,21 +88,21 @@ class Input:
         return 0 if self._is_pipe else int(self._raw.tell())
 
     def format(self) -> str:
-        """Return the format by the name of the file, or by the beginning of the input."""
+        """Return the format, determined by the name of the file or the beginning of the input."""
         name = self.name.lower()
         for suffix in (".gz", ".gzip", ".zst", ".zstd"):
             name = name.removesuffix(suffix)
         found = _SUFFIXES.get(Path(name).suffix)
         begin = self._decoded_begin().removeprefix(b"\xef\xbb\xbf").lstrip()
         if found in (None, "json"):
-            # A file *.json may also have one document per line.
+            # A file named *.json may also contain one document per line.
             return "json" if begin.startswith(b"[") else "ndjson"
         return found
 
     def parts(self, offset: int = 0, *, ticks: float | None = None) -> Iterator[bytes]:
-        """Iterate over the decompressed bytes after the first *offset* ones.
+        """Iterate over the decompressed bytes, without the first *offset* bytes.
 
-        Raises InputFault: the input is no text, or can't be decompressed.
+        Raises InputFault: the input isn't text, or can't be decompressed.
 
         :param ticks: seconds without data from a pipe after which an empty part is returned.
         """
@@ -119,7 +120,7 @@ class Input:
         return self._checked(parts, offset)
 
     def _checked(self, parts: Iterator[bytes], offset: int) -> Iterator[bytes]:
-        """Return *parts* after the first *offset* bytes, checked to be text."""
+        """Return *parts* without the first *offset* bytes; check that they are text."""
         is_first = True
         for part in parts:
             if is_first and part:
@@ -136,7 +137,7 @@ class Input:
             raise InputFault("The input is shorter than the part that was already pushed.")
 
     def _decoded_begin(self) -> bytes:
-        """Return some bytes from the beginning, decompressed."""
+        """Return some bytes from the beginning of the decompressed input."""
         magic = self._magic
         try:
             if magic.startswith(_GZIP):
@@ -173,7 +174,7 @@ def _read(stream: Any) -> Iterator[bytes]:
 def _zstd_parts(raw: Any) -> Iterator[bytes]:
     """Decompress the zstd frames of *raw*.
 
-    The library's own reader accepts a truncated frame.
+    The library's own reader isn't used, because it accepts a truncated frame.
     """
     try:
         import zstandard
@@ -204,7 +205,7 @@ def _digest(head: bytes) -> str:
 
 
 def _with_ticks(parts: Iterator[bytes], seconds: float) -> Iterator[bytes]:
-    """Return *parts*, read by a thread, and an empty part after each *seconds* without one."""
+    """Return *parts*, read by a thread, with an empty part for each *seconds* without data."""
     waiting: queue.Queue[bytes | Exception | None] = queue.Queue(_QUEUED_PARTS)
 
     def read() -> None:

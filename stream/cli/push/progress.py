@@ -39,7 +39,7 @@ class _Bar(Shown):
 
 @contextmanager
 def progress(given: Input, pushed: Pushed) -> Iterator[Shown]:
-    """Show a bar with the records and their rate; only these for a pipe."""
+    """Show the number of records and their rate; for a file, show a progress bar as well."""
     columns = [TextColumn("{task.fields[counts]}")]
     bar = Progress(
         *([BarColumn(), TimeRemainingColumn(), *columns] if given.size is not None else columns),

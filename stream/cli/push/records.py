@@ -1,4 +1,4 @@
-"""Parsers of records in a stream of bytes: lines, elements of a JSON array, rows of CSV. Pure.
+"""Parsers of a stream of bytes to records: lines, JSON array elements, CSV rows. Pure.
 
 They keep only one record and one piece of the input in memory, so the input may have any size.
 """
@@ -22,15 +22,15 @@ __all__ = [
 ]
 
 MAX_RECORD_BYTES = 1024 * 1024
-"""Maximum size of a record: by default, a source accepts no larger ones."""
+"""Maximum size of a record; by default, a source accepts no larger ones."""
 
 _CUT_CHARACTERS = 3
-"""More characters than can be missing at the end of a number: ``e+``."""
+"""More characters than can be missing at the end of a number (``e+``)."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BOM = codecs.BOM_UTF8
 _ERROR_DISTANCE = 100
-"""An error this many characters before the end of the data isn't caused by missing data."""
+"""Missing data isn't the cause of an error at this many characters before the end of the data."""
 
 
 class InputFault(Exception):
@@ -40,11 +40,11 @@ class InputFault(Exception):
 class Item(NamedTuple):
     """A record, or the reason why it is invalid.
 
-    :ivar place: its line, from 1; in an array its index, from 0.
-    :ivar record: JSON on one line; empty if there is a problem.
-    :ivar end: position of its end in the input.
+    :ivar place: line number of the record, starting at 1; in an array its index, starting at 0.
+    :ivar record: the record as JSON on one line; empty if there is a problem.
+    :ivar end: position in the input at which the record ends.
     :ivar after: place of the next record.
-    :ivar problem: why it can't be sent.
+    :ivar problem: the reason why the record can't be sent.
     """
 
     place: int
@@ -60,7 +60,7 @@ def ndjson_lines(
     """Iterate over the lines of *parts* that are not blank; ``None`` for an empty part.
 
     :param line: number of the first line.
-    :param offset: number of bytes before it.
+    :param offset: number of bytes before the first line.
     :param limit: maximum length of a line in bytes.
     """
     rest = b""
@@ -80,7 +80,7 @@ def ndjson_lines(
                 yield Item(line, b"", offset, line + 1, _too_long(limit))
                 skipped = 0
             elif record := text.strip():
-                # A carriage return would split the record.
+                # A carriage return inside the record would split it.
                 if b"\r" in record:
                     record = record.replace(b"\r", b" ")
                 yield Item(line, record, offset, line + 1)
@@ -112,7 +112,7 @@ def array_elements(
 ) -> Iterator[Item]:
     """Iterate over the elements of the JSON array in *parts*.
 
-    Raises InputFault: it is no array.
+    Raises InputFault: the input isn't an array.
 
     :param index: index of the first element.
     :param offset: number of bytes before *parts*.
@@ -167,7 +167,7 @@ class _Text:
         self.offset = offset
 
     def next_character(self) -> str:
-        """Return the next character that is no white space; empty at the end."""
+        """Return the next non-whitespace character; an empty string at the end."""
         while True:
             match = _SPACE.match(self._text, self._at)
             assert match is not None
@@ -184,11 +184,11 @@ class _Text:
         self.offset += count
 
     def take_value(self, index: int, limit: int) -> bytes:
-        """Return the JSON value at the current position, on one line."""
+        """Return the JSON value at the current position, formatted on one line."""
         while True:
             try:
                 _, end = _decoder.raw_decode(self._text, self._at)
-                # A number may be incomplete: 1.5 could be cut after 1 or 1.
+                # A number may be incomplete, for example if 1.5 is cut after 1 or 1.
                 rest = self._text[end : end + _CUT_CHARACTERS]
                 if len(rest) == _CUT_CHARACTERS or (rest and rest[0] not in ".eE"):
                     break
@@ -246,17 +246,17 @@ def csv_rows(
     delimiter: str = ",",
     limit: int = MAX_RECORD_BYTES,
 ) -> Iterator[Item]:
-    """Iterate over the rows of the CSV in *parts* as JSON objects with texts as members.
+    """Iterate over the CSV rows in *parts* as JSON objects, whose values are strings.
 
-    Raises InputFault: it is no CSV.
+    Raises InputFault: the input isn't CSV.
 
     :param header: names of the members; by default those in the first row.
-    :param take_header: called with them.
+    :param take_header: called with the names of the members.
     :param line: number of the first line.
     :param offset: number of bytes before *parts*.
     """
     lines = _Lines(parts, offset, limit)
-    # The limit applies to the whole process; rows are limited by the lines.
+    # This limit applies to the whole process; the limit of lines is the one that limits rows.
     csv.field_size_limit(max(csv.field_size_limit(), limit))
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     first = line
@@ -298,7 +298,7 @@ def _header(row: list[str]) -> list[str]:
 
 
 class _Lines:
-    """Lines of text with line ends, for the CSV reader.
+    """Lines of text for the CSV reader, including their line endings.
 
     :ivar offset: number of bytes up to the last line that was read.
     """

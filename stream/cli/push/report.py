@@ -18,9 +18,9 @@ OTHER = "Other reasons."
 
 @attrs.define
 class Reason:
-    """A reason why records were rejected, with the first places.
+    """A reason why records were rejected, with the first records to which it applies.
 
-    :ivar places: the first records with it: lines, or indexes in an array.
+    :ivar places: line numbers, or indexes in an array, of the first records with this reason.
     """
 
     message: str
@@ -30,7 +30,7 @@ class Reason:
 
 
 class Report:
-    """Counts of reasons, each with the first places.
+    """The number of rejections by reason, each with the first places.
 
     :ivar count: total number of rejections; a record that two sinks reject counts twice here.
     """
@@ -57,7 +57,7 @@ class Report:
         return sorted(self._reasons.values(), key=lambda reason: -reason.count)
 
     def lines(self, place_name: str) -> list[str]:
-        """Return the report for people.
+        """Return the report as lines for people.
 
         :param place_name: ``line`` or ``element``.
         """
@@ -72,5 +72,5 @@ class Report:
         return texts
 
     def plain(self) -> list[dict[str, Any]]:
-        """Return the report for programs."""
+        """Return the report as plain values for programs."""
         return [attrs.asdict(reason) for reason in self.reasons]

@@ -1,9 +1,9 @@
-"""Reads records, sends them in batches over a few connections, and stores the progress.
+"""Sending records in batches over a few connections, with stored progress.
 
 Note [Progress]: several threads send batches, which end in any order. The state contains the
-position up to which everything is decided. Batches decided after it are sent again after a crash,
-under the same keys: the boundaries of batches depend on the records alone, and a key on the run and
-the batch's number.
+position up to which all records are decided. After a crash, batches beyond this position are sent
+again, under the same keys. The keys are the same because the boundaries of batches depend only on
+the records, and a key depends only on the run and the batch's number.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SAVE_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
 """How long a stopped push waits for batches in flight."""
 _AHEAD = 32
-"""Batches whose sending is noted at a time."""
+"""Number of batches whose sending is recorded at once."""
 
 
 class Sends(Protocol):
@@ -72,8 +72,8 @@ class Rejection:
 class Pushed:
     """The progress of a push.
 
-    :ivar state: the decided records since the first run.
-    :ivar accepted, rejected: counts of this run.
+    :ivar state: the state of the push, including earlier runs.
+    :ivar accepted, rejected: numbers of records accepted and rejected in this run.
     """
 
     state: State
@@ -111,8 +111,8 @@ def push_records(
 ) -> None:
     """Send *items*, and keep *pushed* up to date.
 
-    Reraises errors of reading, sending or writing the state, after the batches in flight are
-    decided and the state is written.
+    If reading, sending or writing the state fails, the batches in flight are decided and the state
+    is written before the error is raised again.
 
     :param items: records; ``None`` means that the current batch is sent now.
     :param stop: set when *delivery* has to give up.
@@ -121,8 +121,8 @@ def push_records(
     """
     push = _Push(delivery, pushed, state_path, on_rejected, progress, max_rejected)
     if state_path is not None:
-        # Before the first batch, so that a run that is killed immediately is repeated with the same
-        # keys.
+        # The state is written before the first batch, so that a run that is killed immediately is
+        # repeated with the same keys.
         states.save(state_path, pushed.state)
     threads = ThreadPoolExecutor(parallel, thread_name_prefix="stream-push")
     try:
@@ -135,7 +135,7 @@ def push_records(
     except BaseException:
         stop.set()
         push.drain()
-        with suppress(states.StateFault):  # the first failure is reported
+        with suppress(states.StateFault):  # the earlier failure is reported
             push.save()
         raise
     finally:
@@ -165,7 +165,8 @@ class _Push:
     def start(self, threads: ThreadPoolExecutor, batch: _Batch) -> None:
         state = self._pushed.state
         if self._state_path is not None and batch.number >= state.sent:
-            # Noted before anything of it is sent: a later run knows what may be in doubt.
+            # The number is written before the batch is sent, so that a later run knows which
+            # batches may have been sent.
             self._pushed.state = attrs.evolve(state, sent=batch.number + _AHEAD)
             self.save()
         key = f"{state.run}-{batch.number}"
@@ -174,7 +175,7 @@ class _Push:
         self._running.append((batch, future))
 
     def settle(self, at_most: int) -> None:
-        """Wait until at most *most* batches are in flight, in order."""
+        """Wait for batches, in order, until at most *at_most* of them are in flight."""
         while self._running and (len(self._running) > at_most or self._running[0][1].done()):
             batch, future = self._running[0]
             delivered = future.result()

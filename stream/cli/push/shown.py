@@ -11,7 +11,7 @@ __all__ = ["Shown"]
 
 
 class Shown:
-    """Shows only the reasons for delays: output to a file or pipe has no progress bar."""
+    """Shows only the reasons for delays, because output to a file or pipe has no progress bar."""
 
     def update(self, pushed: Pushed) -> None:
         """Show the progress."""

@@ -1,7 +1,8 @@
 """The progress of a push, in a crash-safe file.
 
-The file is replaced atomically: a new one is written, synced and renamed. So after a crash, or with
-a full disk, the older state remains, and the push repeats a few batches under the same keys.
+The file is replaced atomically: a new one is written, synced and renamed. So after a crash, or if
+the disk is full, the previous state remains, and the push repeats a few batches under the same
+keys.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ class State:
 
     :ivar run: random prefix of all keys.
     :ivar source: a digest of the URL of the source.
-    :ivar head: head of the input; see `Input.head`.
-    :ivar batch_records, batch_bytes: limits of batches; other limits would change the keys.
+    :ivar head: digest of the beginning of the input; see `Input.head`.
+    :ivar batch_records, batch_bytes: limits of batches; with other limits, the keys would belong
+        to other records.
     :ivar batch: number of the next batch.
     :ivar offset: number of decided bytes of the input.
-    :ivar place: place of the next record.
+    :ivar place: line number or index of the next record.
     :ivar header: header of a CSV file.
     :ivar sent: number of the first batch that was certainly not sent.
     :ivar saved_at: time at which the state was written, seconds since the epoch.
@@ -60,7 +62,7 @@ class State:
 
     @property
     def in_doubt(self) -> int:
-        """How many records, from `place` on, may have been sent without an answer."""
+        """How many records, starting at `place`, may have been sent without an answer."""
         return max(0, self.sent - self.batch) * self.batch_records
 
 
@@ -70,7 +72,7 @@ def source_digest(url: str) -> str:
 
 
 def new_state(**members: Any) -> State:
-    """Return a new state with keys of its own."""
+    """Return a new state with its own keys."""
     return State(run=secrets.token_hex(12), **members)
 
 
@@ -104,7 +106,7 @@ def load(path: Path) -> State | None:
 
 
 def save(path: Path, state: State) -> None:
-    """Write *state* durably. Raises StateFault if that fails; the older state is kept then."""
+    """Write *state* durably. If that fails, keep the old state and raise StateFault."""
     members = attrs.asdict(attrs.evolve(state, saved_at=time.time()))
     text = json.dumps({"version": _VERSION, **members}) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
