@@ -1,1 +1,1 @@
-"""Definitions of users: branches, sources and sinks, with their versions and lifecycle."""
+"""What users define: branches, sources and sinks, with their versions and lifecycle."""

@@ -1,7 +1,7 @@
 """Branch, source and sink as stored, and the parts they share.
 
-The order of attributes is the order of members in the stored JSON. The lifecycle of a definition is
-in `stream.definition.lifecycle`; this module decides and writes nothing.
+The order of attributes is the order of members in the stored JSON. This module only describes what
+is stored; `stream.definition.lifecycle` contains the lifecycle of a definition.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Version(Record):
 
 @attrs.frozen
 class Disabled(Record):
-    """When, by whom and why an entity was disabled.
+    """When an entity was disabled, by whom, and why.
 
-    :ivar directly: false if it was disabled with the parent; only such children are enabled with
-        the parent.
+    :ivar directly: false if the entity was disabled with its parent; only then is it enabled with
+        its parent.
     """
 
     directly: bool = False
@@ -96,10 +96,10 @@ class Enabled(Record):
 
 @attrs.frozen
 class Deleted(Record):
-    """When and by whom an entity was deleted.
+    """When an entity was deleted, and by whom.
 
-    :ivar directly: false if it was deleted with the parent; only such children are undeleted with
-        the parent.
+    :ivar directly: false if the entity was deleted with its parent; only then is it undeleted with
+        its parent.
     """
 
     directly: bool = False
@@ -119,8 +119,8 @@ class Undeleted(Record):
 class SettingOverride(Record):
     """A setting that differs from the service's configuration for one source or sink.
 
-    :ivar key: full path, e.g. ``storage.level.staging.upload.trigger.count``.
-    :ivar value: as the user sent it.
+    :ivar key: full path of the setting, e.g. ``storage.level.staging.upload.trigger.count``.
+    :ivar value: value as the user sent it.
     """
 
     key: str
@@ -131,7 +131,8 @@ class SettingOverride(Record):
 class Branch(Record):
     """A branch of a project.
 
-    :ivar name: name of a branch that was created here; other branches have their names elsewhere.
+    :ivar name: name of the branch if it was created here; the names of other branches aren't stored
+        here.
     """
 
     key: BranchKey = field(flatten=True)
@@ -163,7 +164,7 @@ SourceType = Literal["http", "otlp"]
 
 @attrs.frozen(kw_only=True)
 class Source(Record):
-    """An endpoint that receives records. Exactly the part named by `type` is present."""
+    """An endpoint that receives records. It has only the part that `type` names."""
 
     key: SourceKey = field(flatten=True)
     created: Created = Created()
@@ -189,7 +190,7 @@ class Source(Record):
 
     @property
     def missing_part(self) -> str:
-        """The part that the type requires and that isn't stored, if any."""
+        """The name of the part that the type requires but that isn't stored, if any."""
         return self.type if (self.http if self.type == "http" else self.otlp) is None else ""
 
     def check_complete(self) -> None:
@@ -204,7 +205,7 @@ class Source(Record):
 
 
 KEBOOLA = "keboola"
-"""The type of Keboola's tables, the only type without column types."""
+"""The type of Keboola tables; all other table types have column types."""
 
 
 @attrs.frozen
@@ -219,9 +220,9 @@ class TableSink(Record):
     """The table of a sink.
 
     :ivar type: the name of its target.
-    :ivar keboola: the table, if it is of this type.
+    :ivar keboola: the table, if it is a Keboola table.
     :ivar options: the location of a table of another type, such as the name of the connection.
-        ``partitionBy`` is a JSON array of texts.
+        ``partitionBy`` is a JSON array of strings.
     """
 
     type: str
@@ -236,7 +237,7 @@ class TableSink(Record):
 
     @property
     def label(self) -> str:
-        """The location of the table, for people."""
+        """The location of the table, in readable form."""
         if self.type == KEBOOLA:
             return "" if self.keboola is None else self.keboola.table_id
         return ".".join(value for name, value in self.options.items() if name != "partitionBy")
@@ -245,7 +246,7 @@ class TableSink(Record):
     def table_id(self) -> str:
         """Return the id of a Keboola table.
 
-        Raises UserError if it is of another type, or not stored.
+        Raises UserError: the table has another type, or its id isn't stored.
         """
         if self.keboola is None:
             raise _incomplete(f'a table of type "{self.type}"', f"table.{KEBOOLA}")
@@ -272,7 +273,7 @@ class Sink(Record):
 
     @property
     def missing_part(self) -> str:
-        """The part that the type of the table requires and that isn't stored, if any."""
+        """The name of the part that the table's type requires but that isn't stored, if any."""
         is_missing = self.table.type == KEBOOLA and self.table.keboola is None
         return f"table.{KEBOOLA}" if is_missing else ""
 

@@ -34,7 +34,7 @@ class DefinitionNotFound(UserError):
 
 
 class DefinitionExists(UserError):
-    """The id is taken by another live source or sink, or the name by another branch."""
+    """Another live source or sink has the id, or another branch has the name."""
 
     status = 409
 
@@ -95,21 +95,21 @@ def sink_version_not_found(key: SinkKey, number: int) -> DefinitionNotFound:
 
 
 def branch_exists(name: str) -> DefinitionExists:
-    """409: the project has a branch of this name."""
+    """409: the project already has a branch with this name."""
     return DefinitionExists(
         f'branch "{name}" already exists in the project', name="branchAlreadyExists"
     )
 
 
 def source_exists(key: SourceKey) -> DefinitionExists:
-    """409: the branch has a source of this id."""
+    """409: the branch already has a source with this id."""
     return DefinitionExists(
         f'source "{key.source_id}" already exists in the branch', name="sourceAlreadyExists"
     )
 
 
 def sink_exists(key: SinkKey, *, being_created: bool = False) -> DefinitionExists:
-    """409: the source has a sink of this id.
+    """409: the source already has a sink with this id.
 
     :param being_created: whether another request is creating it.
     """
@@ -120,22 +120,22 @@ def sink_exists(key: SinkKey, *, being_created: bool = False) -> DefinitionExist
 
 
 def branch_limit_reached(maximum: int) -> CountLimitReached:
-    """The project has as many branches as it may have."""
+    """The project already has the maximum number of branches."""
     return _limit("branch", "project", maximum)
 
 
 def source_limit_reached(maximum: int) -> CountLimitReached:
-    """The branch has as many sources as it may have."""
+    """The branch already has the maximum number of sources."""
     return _limit("source", "branch", maximum)
 
 
 def sink_limit_reached(maximum: int) -> CountLimitReached:
-    """The source has as many sinks as it may have."""
+    """The source already has the maximum number of sinks."""
     return _limit("sink", "source", maximum)
 
 
 def version_limit_reached(of: str, maximum: int) -> CountLimitReached:
-    """The source or sink has as many versions as it may have.
+    """The source or sink already has the maximum number of versions.
 
     :param of: ``source`` or ``sink``.
     """

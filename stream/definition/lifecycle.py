@@ -64,8 +64,8 @@ _HASH_DIGITS = 16
 def content_hash(entity: Source | Sink) -> str:
     """Return 16 hexadecimal digits that are equal for equal content.
 
-    The version and the details of the creation are not content. A sink must have the content of its
-    mapping.
+    The version and the details of the creation aren't part of the content. The mapping of a sink
+    must be loaded.
     """
     plain = {name: part for name, part in to_plain(entity).items() if name not in _NOT_CONTENT}
     if isinstance(entity, Sink):
@@ -75,7 +75,7 @@ def content_hash(entity: Source | Sink) -> str:
 
 
 def is_active(entity: Source | Sink | None) -> bool:
-    """Return whether records are accepted: the entity exists, isn't deleted and is enabled."""
+    """Return whether the entity accepts records: it exists, isn't deleted and is enabled."""
     return entity is not None and entity.deleted is None and entity.disabled is None
 
 
@@ -90,7 +90,7 @@ def new_source(
     description: str = "",
     config: tuple[SettingOverride, ...] = (),
 ) -> Source:
-    """Return a source that is created now, in its first version."""
+    """Return a new source, in its first version."""
     draft = Source(
         key=key,
         created=Created(at, by),
@@ -114,7 +114,7 @@ def new_sink(
     config: tuple[SettingOverride, ...] = (),
     allowed_signals: tuple[str, ...] = (),
 ) -> Sink:
-    """Return a sink that is created now, in its first version."""
+    """Return a new sink, in its first version."""
     draft = Sink(
         key=key,
         created=Created(at, by),
@@ -146,7 +146,7 @@ def next_version(entity: E, description: str, at: datetime, by: By) -> E:
 
 
 def revive(created: E, deleted: E, at: datetime, by: By) -> E:
-    """Return *created* with the creation and numbering of *deleted*, whose id it has."""
+    """Return *created*, which continues the version numbers of *deleted* with the same id."""
     undeleted = attrs.evolve(
         created,
         created=deleted.created,
@@ -159,7 +159,7 @@ def revive(created: E, deleted: E, at: datetime, by: By) -> E:
 def disable(entity: S, at: datetime, by: By, *, directly: bool, reason: str) -> S:
     """Return the disabled entity.
 
-    :param directly: false if it is disabled together with its parent.
+    :param directly: false if the entity is disabled together with its parent.
     """
     disabled = Disabled(directly=directly, at=at, reason=reason, by=by)
     return attrs.evolve(entity, disabled=disabled, enabled=None)
@@ -173,7 +173,7 @@ def enable(entity: S, at: datetime, by: By) -> S:
 def delete(entity: S, at: datetime, by: By, *, directly: bool) -> S:
     """Return the deleted entity.
 
-    :param directly: false if it is deleted together with its parent.
+    :param directly: false if the entity is deleted together with its parent.
     """
     return attrs.evolve(entity, deleted=Deleted(directly, at, by), undeleted=None)
 
@@ -184,9 +184,9 @@ def undelete(entity: S, at: datetime, by: By) -> S:
 
 
 def rollback(latest: E, target: E, at: datetime, by: By) -> E:
-    """Return the content of *target* as the version after *latest*.
+    """Return the content of *target* as the next version after *latest*.
 
-    Being enabled or deleted isn't content; it stays unchanged.
+    Whether the entity is enabled or deleted isn't part of the content, and doesn't change.
     """
     content = attrs.evolve(
         target,
@@ -200,7 +200,7 @@ def rollback(latest: E, target: E, at: datetime, by: By) -> E:
 
 
 def with_secret(source: Source, type: SourceType, secret: str) -> Source:
-    """Return *source* with this type and secret, without the part of another type."""
+    """Return *source* with this type and secret; remove the part for the other type."""
     http = attrs.evolve(source.http or HttpSource(""), secret=secret)
     otlp = attrs.evolve(source.otlp or OtlpSource(""), secret=secret)
     return attrs.evolve(

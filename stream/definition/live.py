@@ -1,9 +1,10 @@
 """Definitions in memory, for fast reads.
 
-They follow etcd with the delay of a watch, some milliseconds. Three rules hide the delay: a
-definition that isn't found here is read from etcd; a caller that learns of a finished change waits
-until the change has arrived here (`LiveDefinitions.follow` for a change of this node, `settle` for
-one of another); and nothing is answered from memory while the node has lost its connection to etcd.
+A watch updates them a few milliseconds after etcd changes. Three rules hide this delay. A
+definition that isn't found here is read from etcd. A caller that learns of a finished change waits
+until the change has arrived here (`LiveDefinitions.follow` for a change by this node, `settle` for
+one by another node). While the node has lost its connection to etcd, nothing is answered from
+memory.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _FIRST_DELAY = 0.002
 _PAGES = 16
 """Maximum number of cached pages of one list."""
 _SETTLE_SECONDS = 2.0
-"""Seconds after which a change that hasn't arrived is no longer waited for."""
+"""Maximum time in seconds to wait for a change to arrive."""
 
 
 class Entry(Generic[E]):
@@ -64,7 +65,7 @@ class Entry(Generic[E]):
 
     @property
     def is_readable(self) -> bool:
-        """Return whether there is a `value`; log it if not."""
+        """Return whether `value` can be decoded; if not, log the problem."""
         if self._value is None:
             try:
                 self._value = read_stored(self._kind, self._stored)
@@ -79,11 +80,11 @@ class Entry(Generic[E]):
         return self._shown is not None
 
     def replace(self, value: E) -> None:
-        """Keep *value*, the same definition with its parts stored elsewhere."""
+        """Keep *value*, which is the same definition with the parts that are stored separately."""
         self._value = value
 
     def shown(self, show: Callable[[E], bytes]) -> bytes:
-        """Return the definition rendered by *show*, cached."""
+        """Return the definition as rendered by *show*; the result is cached."""
         if self._shown is None:
             self._shown = show(self.value)
         return self._shown
@@ -94,7 +95,7 @@ class KnownPage(Generic[E]):
 
     :ivar items: readable entries.
     :ivar total: number of entries on all pages.
-    :ivar last: the id that the page ends with; empty if it has none.
+    :ivar last: the last id on the page; empty if the page is empty.
     """
 
     __slots__ = ("_shown", "items", "last", "total")
@@ -106,17 +107,19 @@ class KnownPage(Generic[E]):
         self._shown: bytes | None = None
 
     def shown(self, show: Callable[[KnownPage[E]], bytes]) -> bytes:
-        """Return the page rendered by *show*, cached."""
+        """Return the page as rendered by *show*; the result is cached."""
         if self._shown is None:
             self._shown = show(self)
         return self._shown
 
 
 class LiveDefinitions(Service):
-    """Definitions in memory. startService fires when everything is loaded.
+    """Definitions in memory.
 
-    :param client: started.
-    :param session: started; without a lease the memory isn't used.
+    The Deferred of startService fires when everything is loaded.
+
+    :param client: etcd client, already started.
+    :param session: etcd session, already started; while it has no lease, the memory isn't used.
     """
 
     def __init__(self, reactor: Any, client: EtcdClient, session: Session) -> None:
@@ -210,10 +213,10 @@ class LiveDefinitions(Service):
         return self._sinks_of.page(self._sinks.items, where, after, limit)
 
     async def complete(self, entries: Sequence[Entry[Sink]]) -> Sequence[Entry[Sink]]:
-        """Read the contents of the mappings of sinks that weren't rendered yet.
+        """Load the mappings of the sinks that weren't rendered yet.
 
-        :returns: *entries* without those whose mapping is unreadable, or that were deleted for good
-            meanwhile.
+        :returns: *entries* without those whose mapping is unreadable and those that have since been
+            deleted for good.
         """
         unread = {
             entry.value.key: entry
@@ -227,9 +230,10 @@ class LiveDefinitions(Service):
         return [entry for entry in entries if entry.value.key not in unread]
 
     async def follow(self, source: SourceKey, txn: AtomicTxn) -> None:
-        """Wait until the memory has what *txn*, a change of a source or its sinks, has written.
+        """Wait until the memory contains what *txn*, which changed *source* or its sinks, wrote.
 
-        If it has written nothing, it has seen what another change has written.
+        If *txn* has written nothing, wait for the current state in etcd, because *txn* may have
+        read what another change has written.
         """
         changed = [
             mirror for mirror in (self._sources, self._sinks) if txn.changes_below(mirror.prefix)
@@ -244,9 +248,9 @@ class LiveDefinitions(Service):
             _log.warn("changes of {source} are slow to arrive", source=str(source))
 
     async def settle(self, source: SourceKey) -> None:
-        """Wait until the memory has etcd's state of a source and its sinks.
+        """Wait until the memory contains the state of a source and its sinks that etcd has.
 
-        After a change, the caller's next read then finds it.
+        The caller's next read then finds an earlier change.
         """
         deadline = self._reactor.seconds() + _SETTLE_SECONDS
         backoff = Backoff(_FIRST_DELAY, _SETTLE_SECONDS)
@@ -277,7 +281,7 @@ async def _all_reached(mirrors: Sequence[Mirror[Any]], revision: int) -> None:
 def _is_caught_up(known: Mapping[str, Entry[Any]], found: RangeResult) -> bool:
     """Return whether *known* is as new as *found*, or newer.
 
-    Other callers may continue to change it meanwhile.
+    It may be newer because other callers continue to make changes.
     """
     stored = {kv.key: kv.mod_revision for kv in found.kvs}
     return all(
@@ -286,7 +290,7 @@ def _is_caught_up(known: Mapping[str, Entry[Any]], found: RangeResult) -> bool:
 
 
 class _Children:
-    """Keys by the key of their parent, in the order of lists."""
+    """Keys by the key of their parent, in the order in which lists show them."""
 
     def __init__(self) -> None:
         self._keys: dict[str, set[str]] = {}
@@ -311,7 +315,7 @@ class _Children:
                 self._sorted.pop(of, None)
 
     def keys(self, of: str) -> list[str]:
-        """All keys below *of* by id."""
+        """All keys below *of*, sorted by id."""
         if of not in self._keys:
             return []
         if of not in self._sorted:
@@ -319,7 +323,7 @@ class _Children:
         return self._sorted[of]
 
     def page(self, items: Mapping[str, Entry[E]], of: str, after: str, limit: int) -> KnownPage[E]:
-        """Return a page of keys.
+        """Return a page of the entries below *of*.
 
         :param after: start after this id.
         """

@@ -1,9 +1,9 @@
-"""Storage of large mappings: once for each sink, by the hash of their JSON.
+"""Storage of large mappings, once for each sink, by the hash of their JSON.
 
-Note [References]: a record that refers to a mapping guarantees that the mapping is stored. So the
-writer of such a record has, in the same transaction, read another record with this reference, or
-written the mapping. Mappings of a sink are deleted when neither the sink, nor its history, nor a
-file or slice of it is left, in a transaction on condition that none of them appears meanwhile.
+Note [References]: if a record refers to a mapping, the mapping is stored. To ensure this, the
+writer of such a record reads another record with the same reference or writes the mapping, in the
+same transaction. The mappings of a sink are deleted when the sink, its history, its files and its
+slices are gone. The transaction that deletes them requires that none of these exists.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ __all__ = [
 _log = Logger()
 
 MAX_MAPPING_BYTES = 512 * 1024
-"""Maximum size of a mapping's JSON. etcd accepts 1.5 MiB in one request; with a mapping of this
-size, all other writes of a change of a sink fit as well.
+"""Maximum size of a mapping's JSON.
+
+etcd accepts requests of up to 1.5 MiB. With a mapping of this size, there is room for all other
+writes that a change of a sink makes.
 """
 
 _FIRST_READS, _MAX_READS = 8, 100
 _READ_BYTES = 4 * 1024 * 1024
-"""Approximate maximum size of an answer of etcd with several mappings."""
+"""Approximate maximum size of an answer from etcd with several mappings."""
 
 
 def mapping_key(sink: SinkKey, mapping: StoredMapping) -> str:
@@ -67,7 +69,7 @@ def check_mapping_size(mapping: Mapping) -> None:
 
 
 def put_mapping(txn: AtomicTxn, sink: SinkKey, mapping: StoredMapping) -> None:
-    """Store *mapping*, unless records contain it or it exists; see Note [References].
+    """Store *mapping*, unless it is stored inline or already exists; see Note [References].
 
     The value under a hash is always the same, so writing it again does no harm.
     """
@@ -76,7 +78,7 @@ def put_mapping(txn: AtomicTxn, sink: SinkKey, mapping: StoredMapping) -> None:
 
 
 async def load_sink_mapping(txn: AtomicTxn, sink: Sink) -> Sink:
-    """Return *sink* with the content of its mapping."""
+    """Return *sink* with its mapping loaded."""
     mapping = sink.table.mapping
     if mapping.content is not None:
         return sink
@@ -89,7 +91,7 @@ async def load_sink_mapping(txn: AtomicTxn, sink: Sink) -> Sink:
 async def read_mappings(
     client: EtcdClient, wanted: Iterable[tuple[SinkKey, StoredMapping]]
 ) -> AnyMapping[tuple[SinkKey, StoredMapping], StoredMapping]:
-    """Return the *wanted* mappings with their contents; deleted and unreadable ones are skipped."""
+    """Return the *wanted* mappings, loaded; deleted and unreadable ones are skipped."""
     pairs = list(dict.fromkeys(wanted))
     found = {pair: pair[1] for pair in pairs if pair[1].content is not None}
     keys = {mapping_key(*pair): pair for pair in pairs if pair not in found}
@@ -109,9 +111,10 @@ async def read_mappings(
 
 
 async def with_mappings(client: EtcdClient, sinks: Sequence[Sink]) -> list[Sink]:
-    """Return *sinks* with the contents of their mappings.
+    """Return *sinks* with their mappings loaded.
 
-    Sinks that were deleted for good meanwhile, or whose mapping is unreadable, are left out.
+    The result doesn't contain sinks that have since been deleted for good, and sinks whose mapping
+    is unreadable.
     """
     found = await read_mappings(client, ((sink.key, sink.table.mapping) for sink in sinks))
     pairs = ((sink, found.get((sink.key, sink.table.mapping))) for sink in sinks)
@@ -119,10 +122,10 @@ async def with_mappings(client: EtcdClient, sinks: Sequence[Sink]) -> list[Sink]
 
 
 async def with_mapping(client: EtcdClient, sink: Sink) -> Sink:
-    """Return *sink* with the content of its mapping.
+    """Return *sink* with its mapping loaded.
 
-    Raises DefinitionNotFound: it was deleted for good since it was read. Raises UnreadableRecord:
-    its mapping is unreadable. Raises UserError: its mapping is missing.
+    Raises DefinitionNotFound: the sink was deleted for good after it was read. Raises
+    UnreadableRecord: its mapping is unreadable. Raises UserError: its mapping is missing.
     """
     mapping = sink.table.mapping
     if mapping.content is not None:

@@ -25,13 +25,13 @@ SINK_ACTIVE = "definition/sink/active/"
 SINK_DELETED = "definition/sink/deleted/"
 SINK_VERSION = "definition/sink/version/"
 MAPPING = "storage/mapping/"
-"""Mappings by sink and hash. They outlive the sink as long as it has files."""
+"""Mappings by sink and hash. They are kept as long as the sink or any of its files exists."""
 
 _DIGITS = 10
 
 
 def version_text(number: int) -> str:
-    """Return a version number as in keys: ten digits with leading zeros."""
+    """Return a version number in the form used in keys: ten digits with leading zeros."""
     return f"{number:0{_DIGITS}d}"
 
 

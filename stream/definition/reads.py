@@ -1,6 +1,6 @@
 """Reading definitions outside of changes: single ones, and pages of lists.
 
-Sinks are returned without the contents of their mappings; `DefinitionReads.with_mapping` and
+Sinks are returned without the contents of large mappings; `DefinitionReads.with_mapping` and
 `with_mappings` add them.
 """
 
@@ -31,8 +31,9 @@ class Page(Generic[E]):
     """A page of a list.
 
     :ivar items: readable entries.
-    :ivar total: number of entries on all pages; of versions, after the start of this page.
-    :ivar last: the id or number that the page ends with; empty if it has none.
+    :ivar total: number of entries on all pages; for versions, the number from the start of this
+        page.
+    :ivar last: the last id or number on the page; empty if the page is empty.
     """
 
     items: tuple[E, ...]
@@ -41,14 +42,14 @@ class Page(Generic[E]):
 
 
 def padded(version: str) -> str:
-    """Return the number of a version as in its key; an empty text stays empty."""
+    """Return the number of a version in the form used in keys; an empty string stays empty."""
     return version.rjust(_VERSION_DIGITS, "0") if version else ""
 
 
 class DefinitionReads:
-    """The reads of definitions from etcd.
+    """Reads definitions from etcd.
 
-    :param client: started.
+    :param client: etcd client, already started.
     """
 
     def __init__(self, client: EtcdClient) -> None:
@@ -86,7 +87,7 @@ class DefinitionReads:
     async def sink_in_source(self, key: SinkKey) -> Sink:
         """Return the live sink of a live source.
 
-        Raises DefinitionNotFound: the source or the sink is missing, reported in this order.
+        Raises DefinitionNotFound: the source or the sink is missing; the source is checked first.
         """
         if "/" in key.source_id or "/" in key.sink_id:
             raise errors.source_not_found(key.source_key)
@@ -121,18 +122,18 @@ class DefinitionReads:
         return version
 
     async def sinks(self, key: SourceKey) -> list[Sink]:
-        """Return all readable live sinks of a source by id."""
+        """Return all readable live sinks of a source, sorted by id."""
         found = await self._client.range(prefix.children(SINKS.active, key))
         return [sink for _, sink in readable(Sink, found.kvs)]
 
     async def with_mappings(self, sinks: Sequence[Sink]) -> list[Sink]:
-        """Return *sinks* with their mappings' contents; those without a stored one are skipped."""
+        """Return *sinks* with their mappings loaded; sinks whose mapping is missing are skipped."""
         return await with_mappings(self._client, sinks)
 
     async def with_mapping(self, sink: Sink) -> Sink:
-        """Return *sink* with the content of its mapping.
+        """Return *sink* with its mapping loaded.
 
-        Raises DefinitionNotFound: it was deleted for good since it was read. Raises
+        Raises DefinitionNotFound: the sink was deleted for good after it was read. Raises
         UnreadableRecord: its mapping is unreadable.
         """
         return await with_mapping(self._client, sink)
@@ -181,7 +182,8 @@ class DefinitionReads:
         found = await self._client.range(where, limit=limit, start_after=after)
         total = found.count
         if after:
-            # The count of a range with a later start lacks the keys before it; same snapshot.
+            # The count of a range with a later start doesn't include the keys before it. So all
+            # keys are counted, at the same revision.
             whole = await self._client.range(
                 where, limit=1, revision=found.revision, keys_only=True
             )
@@ -196,7 +198,7 @@ class DefinitionReads:
         return _page(store, found, found.count)
 
     async def _get(self, kind: type[E], path: str, *ids: str) -> E | None:
-        # An id with a slash would name another key.
+        # An id that contains a slash would name another key.
         if any("/" in part for part in ids):
             return None
         stored = await self._client.get(path)

@@ -1,23 +1,23 @@
-"""All changes of branches, sources and sinks, made in a running transaction.
+"""All changes of branches, sources and sinks, made within a running transaction.
 
-The methods read, check limits, decide which version a change makes and how it affects children, and
-write. They notify `SinkHooks` of changes of sinks before the new definition is written, so that
-files are opened and closed in the same transaction. The methods call no other service, so a body
-that uses them can be run again.
+The methods read definitions, check limits, decide which version a change makes and how it affects
+children, and write the result. They notify `SinkHooks` of changes of sinks before the new
+definition is written, so that files are opened and closed in the same transaction. The methods call
+no other service, so the body of an atomic operation that uses them can run again.
 
-Note [Pieces]: a change of a source also changes its sinks, and many sinks need more than etcd
-accepts in one transaction. So sinks are changed first, as many as fit, and the source is changed
-with the last of them. The size is estimated from earlier sinks: the next one is expected to need as
-many operations and bytes as the largest so far. The caller commits a piece and repeats the call
-until `Definitions.unfinished` is false. If that is interrupted, the source is unchanged, and
-repeating the call later finishes the change.
+Note [Pieces]: a change of a source also changes its sinks, and many sinks need more operations than
+etcd accepts in one transaction. So sinks are changed first, as many as fit into each transaction,
+and the source is changed with the last of them. The size is estimated from earlier sinks: the next
+one is expected to need as many operations and bytes as the largest so far. The caller commits a
+piece and repeats the call until `Definitions.unfinished` is false. If these repetitions are
+interrupted, the source is unchanged, and the change can be finished later by repeating the call.
 
 Note [Stranded sinks]: an interrupted undeletion leaves live sinks below a deleted source. They get
-no records, since the source is unknown. Repeating the undeletion finishes it. Otherwise the sinks
-are deleted again, by a cleanup once no task works on the source, or when a source with the same id
-is created. The cleanup can't finish the undeletion, since the files of the sinks need the user's
-token. The source can't be undeleted first, since it would accept records that the remaining sinks
-miss.
+no records, because the source is unknown. Repeating the undeletion finishes it. Otherwise the sinks
+are deleted again: by a cleanup when no task works on the source, or when a source with the same id
+is created. The cleanup can't finish the undeletion, because the files of the sinks need the user's
+token. The source can't be undeleted first, because it would accept records that the remaining sinks
+don't get.
 """
 
 from __future__ import annotations
@@ -56,18 +56,19 @@ MAX_SINKS = 100
 MAX_VERSIONS = 1000
 """Maximum number of versions of a source or sink."""
 MAX_OPERATIONS = 110
-"""Maximum number of operations in a transaction of several sinks: etcd accepts 128 by default, and
-the source is added.
+"""Maximum number of operations in a transaction that changes several sinks.
+
+etcd accepts 128 by default, and the change of the source comes in addition.
 """
 MAX_BYTES = 1024 * 1024
-"""Maximum bytes of such a transaction: etcd accepts 1.5 MiB by default."""
+"""Maximum size of such a transaction in bytes; etcd accepts 1.5 MiB by default."""
 MAX_DEFINITION_BYTES = 64 * 1024
 """Maximum size of the JSON of a source, or of a sink without its mapping, when it is changed."""
 
 
 @attrs.frozen
 class _Size:
-    """The used size of a transaction."""
+    """The size of a transaction, in operations and bytes."""
 
     operations: int
     bytes: int
@@ -86,7 +87,7 @@ class _Size:
 
 
 class Definitions:
-    """The changes of branches, sources and sinks inside of one transaction.
+    """Changes branches, sources and sinks within one transaction.
 
     :param hooks: notified of changes of sinks.
 
@@ -111,7 +112,7 @@ class Definitions:
     async def create_branch(
         self, change: Change, key: BranchKey, *, is_default: bool, name: str = ""
     ) -> Branch:
-        """Return the branch *key*, recorded if it is new. Raises `CountLimitReached`."""
+        """Return the branch *key*; record it if it is new. Raises `CountLimitReached`."""
         known = await change.txn.range(
             f"{prefix.BRANCH_ACTIVE}{key.project_id}/", track_deletes=False
         )
@@ -137,7 +138,7 @@ class Definitions:
         return source
 
     async def create_source(self, change: Change, new: Source) -> Source:
-        """Store *new*, made by `lifecycle.new_source`; a deleted id keeps its numbering.
+        """Store *new*, made by `lifecycle.new_source`; continue the versions of a deleted source.
 
         Raises `DefinitionExists` or `CountLimitReached`.
         """
@@ -165,7 +166,7 @@ class Definitions:
         """Make a new version of a source, even if *patch* changes nothing.
 
         :param description: description of the version.
-        :param patch: returns the new content, given the current one.
+        :param patch: returns the new content, given the current content.
         """
         source = await self.source(change, key)
         _check_version_count("source", source)
@@ -185,7 +186,7 @@ class Definitions:
         return rolled_back
 
     async def disable_source(self, change: Change, key: SourceKey) -> Source:
-        """Disable a source and its enabled sinks; do nothing if it is disabled."""
+        """Disable a source and its enabled sinks; do nothing if the source is already disabled."""
         source = await self.source(change, key)
         if source.disabled is not None:
             return source
@@ -235,8 +236,9 @@ class Definitions:
     async def purge_source(self, change: Change, key: SourceKey) -> tuple[Source, list[Sink]]:
         """Delete a source and its sinks for good, with their history.
 
-        Returns the source and all its sinks: live ones first, then those deleted before. If it
-        takes several pieces, each piece deletes live sinks, and the last one removes everything.
+        Returns the source and all its sinks: live ones first, then those deleted before. If the
+        change needs several pieces, each piece deletes live sinks, and the last one removes
+        everything else.
         """
         source = await self.source(change, key)
         live = await SINKS.all_live(change.txn, key)
@@ -269,7 +271,7 @@ class Definitions:
         return self._new_source_version(change, source, description)
 
     async def delete_stranded_sinks(self, change: Change, key: SourceKey) -> list[SinkKey]:
-        """Delete the live sinks of a deleted source with it; see Note [Stranded sinks].
+        """Delete the live sinks of a deleted source; see Note [Stranded sinks].
 
         Returns the sinks deleted in this piece; none if the source is live.
         """
@@ -286,9 +288,9 @@ class Definitions:
         return stranded
 
     def _is_full(self, change: Change) -> bool:
-        """Return whether the rest has to wait for the next transaction; see Note [Pieces].
+        """Return whether the remaining sinks must wait for the next transaction; see Note [Pieces].
 
-        Called before each sink; the first always fits.
+        It is called before each sink; the first sink always fits.
         """
         size = _Size(change.txn.size, change.txn.bytes)
         if self._before is not None:
@@ -316,9 +318,10 @@ class Definitions:
         return sink
 
     async def create_sink(self, change: Change, new: Sink) -> Sink:
-        """Store *new*, made by `lifecycle.new_sink`; a deleted id keeps its numbering.
+        """Store *new*, made by `lifecycle.new_sink`; continue the versions of a deleted sink.
 
-        Raises `DefinitionNotFound` for the source, `DefinitionExists` or `CountLimitReached`.
+        Raises `DefinitionNotFound` if there is no such source, `DefinitionExists` or
+        `CountLimitReached`.
         """
         _check_id("sink", new.key.sink_id)
         _check_mapping(new)
@@ -347,7 +350,7 @@ class Definitions:
         """Make a new version of a sink, even if *patch* changes nothing.
 
         :param description: description of the version.
-        :param patch: returns the new content, given the current one.
+        :param patch: returns the new content, given the current content.
         """
         await self._load(change, key)
         sink = await self.sink(change, key)
@@ -373,7 +376,7 @@ class Definitions:
         return rolled_back
 
     async def disable_sink(self, change: Change, key: SinkKey) -> Sink:
-        """Disable a sink; do nothing if it is disabled."""
+        """Disable a sink; do nothing if it is already disabled."""
         await self._load(change, key)
         sink = await self.sink(change, key)
         if sink.disabled is not None:
@@ -384,7 +387,7 @@ class Definitions:
         return await self._new_sink_version(change, sink, disabled, "Disabled.")
 
     async def enable_sink(self, change: Change, key: SinkKey) -> Sink:
-        """Enable a sink; one that was disabled with its source is enabled only with it."""
+        """Enable a sink. A sink disabled with its source can only be enabled with the source."""
         await self._load(change, key)
         sink = await self.sink(change, key)
         if sink.disabled is None or not sink.disabled.directly:
@@ -402,7 +405,7 @@ class Definitions:
         return deleted
 
     async def undelete_sink(self, change: Change, key: SinkKey) -> Sink:
-        """Restore a deleted sink; one that was deleted with its source is restored with it."""
+        """Restore a deleted sink. A sink deleted with its source is only restored with it."""
         source = await self.source(change, key.source_key)
         deleted = await SINKS.removed(change.txn, key)
         if deleted is None or deleted.deleted is None:
@@ -415,13 +418,13 @@ class Definitions:
         return await self._new_sink_version(change, deleted, sink, description)
 
     async def _load(self, change: Change, key: SinkKey) -> None:
-        """Read in one round trip what every change of a sink needs."""
+        """Read everything that a change of a sink needs, in one round trip."""
         await change.txn.load(
             [f"{SOURCES.active}{key.source_key}", f"{SINKS.active}{key}"], self._hooks.reads(key)
         )
 
     async def sinks(self, change: Change, key: SourceKey) -> Sequence[Sink]:
-        """Return all live sinks of a source by id."""
+        """Return all live sinks of a source, sorted by id."""
         return await SINKS.all_live(change.txn, key)
 
     async def _new_sink_version(
@@ -437,10 +440,10 @@ class Definitions:
         SINKS.save(change, new)
 
     async def _tell(self, change: Change, source: Source, old: Sink | None, new: Sink) -> None:
-        """Call the hooks for the step from *old* to *new*.
+        """Call the hooks for the change from *old* to *new*.
 
         Only an enabled sink has an open file. So only the file of an enabled sink is rotated, and
-        an undeleted sink that is still disabled gets none.
+        an undeleted sink that is still disabled gets no file.
         """
         was_active, is_active = lifecycle.is_active(old), lifecycle.is_active(new)
         if is_active and not was_active:
@@ -458,7 +461,7 @@ class Definitions:
 
 
 def _check_id(of: str, made: str) -> None:
-    # An id made from a name or another id can be longer than the original.
+    # An id that was made from a name or another id can be longer than that.
     if len(made) > MAX_ID_LENGTH:
         raise UserError(f'the {of} id "{made}" is longer than {MAX_ID_LENGTH} characters')
 
@@ -480,6 +483,6 @@ def _check_mapping(sink: Sink) -> None:
 
 
 def _check_version_count(of: str, entity: Source | Sink) -> None:
-    # Numbers have no gaps, so the newest number is the count.
+    # Version numbers have no gaps, so the newest number is the number of versions.
     if entity.version.number >= MAX_VERSIONS:
         raise errors.version_limit_reached(of, MAX_VERSIONS)

@@ -17,7 +17,7 @@ _FOREIGN = re.compile(r"[^a-zA-Z0-9\u00e1-\u017e\u00c1-\u017d]+")
 
 
 def slug(text: str) -> str:
-    """Return *text* in lower-case words joined by dashes, without accents; may be empty.
+    """Return the words of *text* in lower case, without accents, joined by dashes; may be empty.
 
     >>> slug("My Source"), slug("CamelCase"), slug("!!!!~~~~weird|||id##")
     ('my-source', 'camel-case', 'weird-id')
@@ -30,12 +30,12 @@ def slug(text: str) -> str:
 
 
 def made_id(name: str, of: str) -> str:
-    """Return the id for this *name*, never empty and never too long.
+    """Return the id for this *name*, which is never empty and never too long.
 
-    A name without any letter that an id can have (Chinese, Cyrillic, an emoji) gets a number
-    derived from the name.
+    If no character of the name is allowed in an id (Chinese, Cyrillic, an emoji), the id contains a
+    number derived from the name.
 
-    :param of: the kind of object, the prefix of such an id: ``source``.
+    :param of: the kind of object, which is the prefix of such an id, for example ``source``.
 
     >>> made_id("My Source", "source"), made_id("日本", "source")
     ('my-source', 'source-6b5a3d2c9a10')

@@ -1,7 +1,7 @@
 """The layout of versioned definitions in etcd: live, deleted, and their history.
 
 A live entity is written twice: under ``active`` and as the history record of its current version. A
-deleted one is moved to ``deleted`` and keeps its history. This module decides nothing.
+deleted entity is moved to ``deleted`` and keeps its history. This module makes no decisions.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Parent = BranchKey | SourceKey
 
 @attrs.frozen
 class EntityStore(Generic[E]):
-    """One kind of definitions.
+    """The storage of one kind of definition.
 
-    :ivar kind: the class.
-    :ivar active: prefix of live ones.
-    :ivar deleted: prefix of deleted ones.
+    :ivar kind: class of the definitions.
+    :ivar active: prefix of live definitions.
+    :ivar deleted: prefix of deleted definitions.
     :ivar history: prefix of all versions.
-    :ivar complete: adds the parts stored elsewhere to an entity that was read.
+    :ivar complete: adds the parts that are stored separately to an entity that was read.
     """
 
     kind: type[E]
@@ -58,11 +58,11 @@ class EntityStore(Generic[E]):
         return await self._get(txn, self.version_key(key, number))
 
     async def all_live(self, txn: AtomicTxn, parent: Parent) -> list[E]:
-        """Return all live entities of *parent* by id; sinks without their mappings' contents."""
+        """Return all live entities of *parent* by id. Large mappings of sinks aren't loaded."""
         return await self._range(txn, prefix.children(self.active, parent))
 
     async def all_removed(self, txn: AtomicTxn, parent: Parent) -> list[E]:
-        """Return all deleted entities of *parent* by id; sinks without their mappings' contents."""
+        """Return all deleted entities of *parent* by id. Large mappings of sinks aren't loaded."""
         return await self._range(txn, prefix.children(self.deleted, parent))
 
     async def count_live(self, txn: AtomicTxn, parent: Parent) -> int:
@@ -74,7 +74,7 @@ class EntityStore(Generic[E]):
         return f"{self.history}{key}/{prefix.version_text(number)}"
 
     def save(self, change: Change, entity: E) -> None:
-        """Write *entity* under its prefix, and remove it from the previous one."""
+        """Write *entity* under its prefix, and remove it from its previous prefix."""
         txn, key, data = change.txn, entity.key, encode(entity)
         if isinstance(entity, Sink):
             put_mapping(txn, entity.key, entity.table.mapping)

@@ -1,8 +1,8 @@
 """Reading etcd records for API requests.
 
-A record may be damaged, or written by a newer version of the service. It must not hide the others:
-a request for the record itself fails with `UnreadableRecord`, which names it, and a list leaves it
-out.
+A record may be damaged, or written by a newer version of the service. It must not hide other
+records. So a request for the record itself fails with `UnreadableRecord`, which names the record,
+and lists omit it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _log = Logger()
 T = TypeVar("T")
 
 LOG_SECONDS = 600.0
-"""Interval of logging that a record is left out."""
+"""Minimum seconds between log messages about the same omitted record."""
 
 _left_out = LogThrottle(LOG_SECONDS, time.monotonic)
 
@@ -68,6 +68,6 @@ def readable(kind: type[T], stored: Iterable[KeyValue]) -> Iterator[tuple[KeyVal
 
 
 def warn_left_out(error: UnreadableRecord) -> None:
-    """Log that a record is left out of lists, throttled."""
+    """Log, with throttling, that a record is omitted from lists."""
     if _left_out.due(error.key) is not None:
         _log.warn("{error}; lists leave it out", error=error.message)

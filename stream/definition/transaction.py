@@ -1,4 +1,4 @@
-"""The running transaction of a change, and the hooks called in it.
+"""The running transaction of a change, and the hooks that are called in it.
 
 A *change* is made inside the body of an atomic operation. The repository of definitions calls its
 `SinkHooks` when sinks change. `stream.definition.change.files` implements them, so that files are
@@ -22,10 +22,10 @@ __all__ = ["Change", "NoHooks", "SinkHooks"]
 
 @attrs.frozen
 class Change:
-    """The context of one change: its transaction, its time and who makes it.
+    """The context of one change: its transaction, its time and its author.
 
     :ivar txn: the running attempt of the atomic operation.
-    :ivar now: one time for everything that the change writes.
+    :ivar now: the time used in everything that the change writes.
     :ivar by: the author of the change.
     """
 
@@ -35,26 +35,26 @@ class Change:
 
 
 class SinkHooks(Protocol):
-    """Called by the repository before the new definition is written, in the same transaction."""
+    """Hooks that the repository calls in the transaction, before it writes the new definition."""
 
     def reads(self, key: SinkKey) -> Sequence[str]:
         """Return the prefixes that every change of a sink reads."""
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
-        """Handle that a sink was created, undeleted or enabled: it needs an open file."""
+        """Handle that a sink was created, undeleted or enabled, so it needs an open file."""
 
     async def sink_deactivated(self, change: Change, sink: Sink) -> None:
-        """Handle that a sink was deleted or disabled: its open file is closed."""
+        """Handle that a sink was deleted or disabled, so its open file is closed."""
 
     async def sink_modified(self, change: Change, source: Source, sink: Sink) -> None:
-        """Handle that an enabled sink has new content: its file is rotated."""
+        """Handle that an enabled sink has new content, so its file is rotated."""
 
     async def sink_deleted(self, change: Change, sink: Sink) -> None:
         """Handle that a sink was deleted (after `sink_deactivated`, if it was enabled)."""
 
 
 class NoHooks:
-    """Hooks that do nothing: for changes of branches, and for tests."""
+    """Hooks that do nothing, for changes of branches and for tests."""
 
     def reads(self, key: SinkKey) -> Sequence[str]:
         return ()

@@ -1,10 +1,12 @@
 """AES-256-GCM encryption of a gzipped JSON value.
 
-Text form: ``aes::`` and the base64 of nonce (12 bytes), ciphertext, tag (16 bytes). The additional
-data is the compact JSON of the metadata, so a value can't be moved to another record.
+The text form is ``aes::``, followed by nonce (12 bytes), ciphertext and tag (16 bytes) in base64.
+The additional data is the compact JSON of the metadata, so a value can't be moved to another
+record.
 
 Note [Two contents]: this service encrypts a version byte and gzipped JSON. The original service
-encrypts a gzipped gob in the same text form; it is read as a `stream.encryption.gob.Struct`.
+encrypts a gzipped gob, which has the same text form and is read as a
+`stream.encryption.gob.Struct`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ KEY_BYTES = 32
 _PREFIX = "aes::"
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
-# First byte of the plaintext, so that the form can change without ambiguity.
+# The first byte of the plaintext is a version, so that the format can change unambiguously.
 _VERSION = b"\x01"
 _GZIP = b"\x1f\x8b"
 _MAX_CONTENT_BYTES = 4 * 1024 * 1024
@@ -39,9 +41,9 @@ _MAX_CONTENT_BYTES = 4 * 1024 * 1024
 
 
 class AesEncryptor:
-    """An `Encryptor` with a secret key; see the module.
+    """An `Encryptor` with a secret key.
 
-    Raises UserError: a key of another length.
+    Raises UserError: the key doesn't have 32 bytes.
 
     :param secret_key: exactly 32 bytes.
     """
@@ -58,7 +60,7 @@ class AesEncryptor:
         self._cipher = AESGCM(secret_key)
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
-        """See `Encryptor.encrypt`."""
+        """Encrypt a value; see `Encryptor.encrypt`."""
         return self._sealed(packed(value), metadata)
 
     def encrypt_for_original(self, gob: bytes, metadata: Mapping[str, str]) -> str:
@@ -69,12 +71,12 @@ class AesEncryptor:
         return _PREFIX + base64.b64encode(seal(self._cipher, plain, metadata)).decode()
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
-        """See `Encryptor.decrypt`."""
+        """Decrypt a value; see `Encryptor.decrypt`."""
         return unpacked(opened(self._cipher, blob_of(text, _PREFIX), metadata))
 
 
 def blob_of(text: str, prefix: str) -> bytes:
-    """Return the bytes after the *prefix* of a text form. Raises DecryptionFailed."""
+    """Return the bytes that a text form has after its *prefix*. Raises DecryptionFailed."""
     if not text.startswith(prefix):
         other = provider_of(text)
         raise DecryptionFailed(
@@ -96,7 +98,7 @@ def seal(cipher: AESGCM, plain: bytes, metadata: Mapping[str, str]) -> bytes:
 
 
 def opened(cipher: AESGCM, blob: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return the plaintext of sealed bytes. Raises DecryptionFailed."""
+    """Return the plaintext of bytes made by `seal`. Raises DecryptionFailed."""
     if len(blob) < _NONCE_BYTES + _TAG_BYTES:
         raise DecryptionFailed("the encrypted value is too short")
     try:
@@ -113,7 +115,7 @@ def packed(value: Any) -> bytes:
 
 
 def unpacked(plain: bytes) -> Any:
-    """Return the value of a plaintext of `packed` or of the original; see Note [Two contents].
+    """Return the value of a plaintext made by `packed` or the original; see Note [Two contents].
 
     Raises DecryptionFailed: the content is damaged.
     """
@@ -132,7 +134,7 @@ def unpacked(plain: bytes) -> Any:
 
 
 def _gunzip(data: bytes) -> bytes:
-    """Decompress a value. Raises ValueError if it is larger than any token or credentials."""
+    """Decompress a value. Raises ValueError if it is larger than a token or credentials can be."""
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         content = file.read(_MAX_CONTENT_BYTES + 1)
     if len(content) > _MAX_CONTENT_BYTES:

@@ -17,12 +17,12 @@ __all__ = ["PROVIDERS", "configured_encryptor", "encryptor_from"]
 
 
 def encryptor_from(provider: str, secret_key: bytes = b"") -> Encryptor:
-    """Return the encryptor of a *provider* without a key service.
+    """Return the encryptor of a *provider* that needs no key service.
 
-    Raises UserError: the provider is another one, or the key has the wrong length.
+    Raises UserError: *provider* is another provider, or the key has the wrong length.
 
     :param provider: ``none`` or ``aes``.
-    :param secret_key: the key of ``aes``, 32 bytes; others ignore it.
+    :param secret_key: the key for ``aes``, 32 bytes; ignored for ``none``.
     """
     if provider == "none":
         return ClearEncryptor()
@@ -47,7 +47,7 @@ def configured_encryptor(settings: EncryptionSettings, reactor: Any, pool: Threa
 
 
 def _key_service(settings: EncryptionSettings) -> KeyService:
-    # Imported here, so that providers that aren't configured aren't loaded.
+    # Imported here, so that only the configured provider is loaded.
     from stream.encryption import keyservices
 
     if settings.provider == "aws":

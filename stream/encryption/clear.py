@@ -1,4 +1,4 @@
-"""No encryption: the record holds the value in clear, and the encrypted text stays empty."""
+"""No encryption: the record contains the value as plaintext, and the encrypted text is empty."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ClearEncryptor:
     enabled = False
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
-        """See `Encryptor.encrypt`."""
+        """Return an empty text; see `Encryptor.encrypt`."""
         return ""
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
-        """Fail always: an encrypted value was written under other settings."""
+        """Always fail, because an encrypted value was written with other settings."""
         provider = provider_of(text)
         raise DecryptionFailed(
             "encryption is off, an encrypted value can't be opened"

@@ -1,11 +1,13 @@
-"""Envelope encryption: each value has a key of its own, wrapped by a cloud's key service.
+"""Envelope encryption: each value has its own key, which a cloud's key service wraps.
 
-Text form: ``<provider>::aes::`` and the base64 of a version byte, the length of the wrapped key (2
-bytes), the wrapped key, and the value sealed as in `stream.encryption.aes`. The metadata is bound
-to the value, and to the wrapped key if the key service supports that.
+The text form is ``<provider>::aes::``, followed by these bytes in base64: a version byte, the
+length of the wrapped key (2 bytes), the wrapped key, and the value sealed as in
+`stream.encryption.aes`. The metadata is bound to the value, and to the wrapped key if the key
+service supports that.
 
-The original service uses the same prefixes, with another packing of the wrapped key and the value.
-That packing isn't published, so its values can't be opened; see `is_of_another_service`.
+The original service uses the same prefixes, but another format for the wrapped key and the value.
+That format isn't published, so this service can't decrypt these values; see
+`is_of_another_service`.
 """
 
 from __future__ import annotations
@@ -34,27 +36,27 @@ _MAX_WRAPPED_BYTES = 0xFFFF
 
 
 class KeyService(Protocol):
-    """A key that never leaves its cloud. Runs in a pool thread and may block."""
+    """A key that never leaves its cloud. Its methods run in a pool thread and may block."""
 
     def wrap(self, key: bytes, metadata: Mapping[str, str]) -> bytes:
         """Encrypt *key*. Raises UserError 503 if the service is unavailable or refuses."""
 
     def unwrap(self, wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
-        """Decrypt a key that was wrapped with the same metadata.
+        """Decrypt a key that was wrapped with the same *metadata*.
 
-        Raises DecryptionFailed: the service reports that it was not. Raises UserError: the service
-        is unavailable (503).
+        Raises DecryptionFailed: the service reports other metadata or another key. Raises
+        UserError: the service is unavailable (503).
         """
 
 
 class EnvelopeEncryptor:
-    """An `Encryptor` with a key service. Unwrapped keys are cached for an hour.
+    """An `Encryptor` with a key service.
 
-    The cache keeps uploads from waiting for a cloud.
+    Unwrapped keys are cached for an hour, so that uploads rarely wait for the cloud.
 
     :param provider: prefix of the text form.
-    :param reactor: source of the time.
-    :param pool: a pool that is started by the first use.
+    :param reactor: clock.
+    :param pool: thread pool, which the first use starts.
     """
 
     enabled = True
@@ -67,7 +69,7 @@ class EnvelopeEncryptor:
         self._keys: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
-        """See `Encryptor.encrypt`."""
+        """Encrypt a value; see `Encryptor.encrypt`."""
         key = os.urandom(KEY_BYTES)
         wrapped = await deferToThreadPool(
             self._reactor, self._pool, self._service.wrap, key, metadata
@@ -80,7 +82,7 @@ class EnvelopeEncryptor:
         return self._prefix + base64.b64encode(blob).decode()
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
-        """See `Encryptor.decrypt`."""
+        """Decrypt a value; see `Encryptor.decrypt`."""
         blob = blob_of(text, self._prefix)
         if not _has_own_form(blob):
             raise DecryptionFailed(
@@ -111,9 +113,9 @@ class EnvelopeEncryptor:
 
 
 def is_of_another_service(text: str) -> bool:
-    """Return whether a value was encrypted with a key service, but not by this service.
+    """Return whether a value was encrypted with a key service, but not by Stream.
 
-    No settings open it.
+    No settings make it possible to decrypt such a value.
     """
     provider = provider_of(text)
     if provider not in KEY_SERVICES:

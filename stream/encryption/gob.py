@@ -1,10 +1,10 @@
 """Go's gob encoding, used by the original service inside its encrypted values. Pure.
 
-A gob stream is a sequence of messages, each after its length. A message with a negative number
-defines a type; the first one with a positive number is the value. A struct contains the names of
-its fields; fields with a zero value are left out.
+A gob stream is a sequence of messages, each preceded by its length. A message with a negative type
+number defines a type; the first message with a positive type number contains the value. A struct
+contains the names of its fields; fields with a zero value are omitted.
 
-Only the part of gob for plain data is supported: no interfaces, no complex numbers, no cycles.
+Only plain data is supported: no interfaces, no complex numbers, no cycles.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _TIME = struct_.Struct(">Bqih")
 
 
 class GobError(ValueError):
-    """The bytes are no valid gob, or use an unsupported feature."""
+    """The bytes aren't valid gob, or use an unsupported feature."""
 
 
 @attrs.frozen
 class Struct:
     """The value of a Go struct.
 
-    :ivar name: name of its type.
+    :ivar name: name of the struct's type.
     :ivar fields: values by their names in Go; fields with a zero value are absent.
     """
 
@@ -69,7 +69,8 @@ BOOL, INT, UINT, FLOAT, BYTES, STRING = map(_Basic, range(1, 7))
 class _Marshalled:
     """A type that encodes itself, such as ``time.Time``.
 
-    :ivar member: member of gob's type description; the three kinds are encoded alike.
+    :ivar member: member of gob's type description; there are three such kinds, which are encoded
+        alike.
     """
 
     name: str
@@ -81,7 +82,7 @@ TIME = _Marshalled("Time")
 
 @attrs.frozen
 class ListOf:
-    """A slice or an array."""
+    """The type of a slice or an array."""
 
     item: Any
 
@@ -98,15 +99,15 @@ class MapOf:
 class StructType:
     """The type of a struct.
 
-    :ivar fields: name and type of each, in their order.
+    :ivar fields: names and types of the fields, in order.
     """
 
     name: str
     fields: tuple[tuple[str, Any], ...]
 
 
-# Gob's description of types, which is encoded as structs. A member of a type other than the basic
-# ones is the number of another struct.
+# Gob's descriptions of types, which are encoded as structs. In a description, other types are
+# referred to by number.
 
 _COMMON = StructType("CommonType", (("Name", STRING), ("Id", INT)))
 _FIELD = StructType("fieldType", (("Name", STRING), ("Id", INT)))
@@ -128,9 +129,10 @@ _WIRE = StructType(
 
 
 def decode_gob(data: bytes) -> Any:
-    """Decode the first value of a stream: a `Struct`, dict, list, text, number, bool or bytes.
+    """Decode the first value of a stream: a `Struct`, dict, list, str, number, bool or bytes.
 
-    Times are decoded where `TIME` would be encoded. Raises GobError.
+    Bytes from a type that encodes itself are decoded as a time if they have its form. Raises
+    GobError.
     """
     try:
         return _Decoder(data).value()
@@ -162,10 +164,10 @@ class _Decoder:
     def _top(self, number: int) -> Any:
         described = self._types.get(number)
         if described is None or "StructT" not in described.fields:
-            self._uint()  # a zero precedes a value that is no struct
+            self._uint()  # a zero precedes a value that isn't a struct
         return self._of(number, 0)
 
-    # By the number of a type in the stream.
+    # Decoding by the number of a type in the stream.
 
     def _of(self, number: int, depth: int) -> Any:
         if depth > _MAX_DEPTH:
@@ -207,7 +209,7 @@ class _Decoder:
             found[field] = self._of(number, depth + 1)
         return Struct(name, found)
 
-    # By a known type: gob's own descriptions.
+    # Decoding by a known type, used for gob's own descriptions.
 
     def _known(self, type: Any, depth: int) -> Any:
         if isinstance(type, _Basic):
@@ -242,7 +244,7 @@ class _Decoder:
 
     def _count(self) -> int:
         count = self._uint()
-        if count > self._end - self._at:  # each item has at least one byte
+        if count > self._end - self._at:  # each item is at least one byte long
             raise GobError("the gob is truncated")
         return count
 
@@ -279,9 +281,9 @@ def _time_or_bytes(data: bytes) -> Any:
 
 
 def encode_gob(type: StructType, value: Mapping[str, Any]) -> bytes:
-    """Encode *value*, with fields by their names in Go, as a stream for such a Go struct.
+    """Encode *value*, a Go struct as a mapping from field names, as a stream.
 
-    Fields that are absent or ``None`` are left out. A map with structs as keys is a list of pairs.
+    Fields that are absent or ``None`` are omitted. A map with structs as keys is a list of pairs.
     """
     encoder = _Encoder()
     number = encoder.define(type)
@@ -295,7 +297,7 @@ class _Encoder:
         self.definitions: list[bytes] = []
 
     def define(self, type: Any) -> int:
-        """Return the number of a type, which is defined on first use."""
+        """Return the number of a type; define the type on first use."""
         if isinstance(type, _Basic):
             return type.id
         known = self._numbers.get(type)
@@ -370,7 +372,7 @@ def _struct_bytes(type: StructType, value: Mapping[str, Any]) -> bytes:
     last = -1
     for index, (name, member) in enumerate(type.fields):
         item = value.get(name)
-        # A zero value is left out, since it is the reader's default.
+        # A zero value is omitted, because it is the reader's default.
         if item is None or (isinstance(member, _Basic) and not item):
             continue
         parts.append(_uint_bytes(index - last) + _value_bytes(member, item))

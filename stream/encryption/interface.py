@@ -12,7 +12,7 @@ PROVIDERS = ("none", "aes", *KEY_SERVICES)
 
 
 class DecryptionFailed(Exception):
-    """A stored value can't be decrypted; the text says why, without content."""
+    """A stored value can't be decrypted. The message says why, without quoting the value."""
 
 
 class Encryptor(Protocol):
@@ -20,10 +20,12 @@ class Encryptor(Protocol):
 
     @property
     def enabled(self) -> bool:
-        """False when values are stored in clear."""
+        """False if values are stored as plaintext."""
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
-        """Return the text form of *value*; ``""`` without encryption, and the caller keeps *value*.
+        """Return the text form of *value*.
+
+        An empty text means that encryption is disabled, and the caller stores the plaintext.
 
         Raises UserError: the key service is unavailable.
         """

@@ -1,7 +1,7 @@
 """The key services of the clouds: AWS KMS, Google Cloud KMS, Azure Key Vault.
 
-Each cloud's own library, installed by the extra of that name (``stream-service[aws]`` and so on),
-finds the credentials of this process. All calls may block and run in a pool thread.
+Each cloud's own library finds the credentials of this process. The extra with the cloud's name
+installs it (``stream-service[aws]`` and so on). All calls may block, and run in a pool thread.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _KEY_VERSION = re.compile(r"[0-9A-Za-z]{1,64}")
 class AwsKeyService:
     """A key of AWS KMS; the metadata is its encryption context.
 
-    :param key_id: id, alias or ARN.
+    :param key_id: id, alias or ARN of the key.
     """
 
     def __init__(self, region: str, key_id: str) -> None:
@@ -59,7 +59,7 @@ class AwsKeyService:
         self._client = session.create_client("kms", region_name=region, config=config)
 
     def wrap(self, key: bytes, metadata: Mapping[str, str]) -> bytes:
-        """See `KeyService.wrap`."""
+        """Wrap a key; see `KeyService.wrap`."""
         try:
             answer = self._client.encrypt(
                 KeyId=self._key_id, Plaintext=key, EncryptionContext=dict(metadata)
@@ -69,7 +69,7 @@ class AwsKeyService:
         return bytes(answer["CiphertextBlob"])
 
     def unwrap(self, wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
-        """See `KeyService.unwrap`."""
+        """Unwrap a key; see `KeyService.unwrap`."""
         try:
             answer = self._client.decrypt(
                 KeyId=self._key_id, CiphertextBlob=wrapped, EncryptionContext=dict(metadata)
@@ -87,7 +87,7 @@ class AwsKeyService:
 class GcpKeyService:
     """A key of Google Cloud KMS; the metadata is its additional authenticated data.
 
-    :param key_id: ``projects/…/locations/…/keyRings/…/cryptoKeys/…``.
+    :param key_id: name of the key: ``projects/…/locations/…/keyRings/…/cryptoKeys/…``.
     :param token: returns a currently valid bearer token.
     """
 
@@ -101,12 +101,12 @@ class GcpKeyService:
         self._rest = _Rest("gcp", token)
 
     def wrap(self, key: bytes, metadata: Mapping[str, str]) -> bytes:
-        """See `KeyService.wrap`."""
+        """Wrap a key; see `KeyService.wrap`."""
         body = {"plaintext": _text(key), "additionalAuthenticatedData": _text(bound(metadata))}
         return base64.b64decode(self._rest.post(f"{self._url}:encrypt", body)["ciphertext"])
 
     def unwrap(self, wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
-        """See `KeyService.unwrap`."""
+        """Unwrap a key; see `KeyService.unwrap`."""
         body = {
             "ciphertext": _text(wrapped),
             "additionalAuthenticatedData": _text(bound(metadata)),
@@ -116,9 +116,10 @@ class GcpKeyService:
 
 
 class AzureKeyService:
-    """An RSA key of an Azure Key Vault, which can't bind metadata; the value's own cipher does.
+    """An RSA key of an Azure Key Vault, which can't bind metadata.
 
-    The wrapped key names the version of the key that wrapped it, so a key may be rotated.
+    The cipher of the value binds the metadata. The wrapped key contains the version of the key that
+    wrapped it, so the key may be rotated.
 
     :param token: returns a currently valid bearer token.
     """
@@ -130,13 +131,13 @@ class AzureKeyService:
         self._rest = _Rest("azure", token)
 
     def wrap(self, key: bytes, metadata: Mapping[str, str]) -> bytes:
-        """See `KeyService.wrap`."""
+        """Wrap a key; see `KeyService.wrap`."""
         answer = self._call("wrapkey", "", key)
         version = str(answer.get("kid", "")).rpartition("/")[2]
         return orjson.dumps({"version": version, "value": answer["value"]})
 
     def unwrap(self, wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
-        """See `KeyService.unwrap`."""
+        """Unwrap a key; see `KeyService.unwrap`."""
         try:
             stored = orjson.loads(wrapped)
             version, value = stored["version"], _from_urlsafe(stored["value"])
@@ -185,7 +186,7 @@ class _Rest:
 
 
 def google_token() -> Callable[[], str]:
-    """Return a function that gets tokens of the application's default credentials."""
+    """Return a function that gets tokens for Google's application default credentials."""
     _library("google.auth", "gcp")
     try:
         found = application_token(_GOOGLE_SCOPE)
@@ -202,7 +203,7 @@ def google_token() -> Callable[[], str]:
 
 
 def azure_token() -> Callable[[], str]:
-    """Return a function that gets tokens of Azure's default credential.
+    """Return a function that gets tokens for Azure's default credential.
 
     It uses the environment, a workload identity, or a managed identity.
     """
@@ -230,7 +231,8 @@ def _library(name: str, extra: str) -> Any:
 
 
 def _unavailable(provider: str, problem: object) -> UserError:
-    # The type and, from a library, its code: messages may quote what was sent.
+    # Only the type of the error and, if a library sets it, its code: messages may quote what was
+    # sent.
     reason = problem if isinstance(problem, str) else type(problem).__name__
     response = getattr(problem, "response", None)
     if isinstance(response, dict):

@@ -2,7 +2,8 @@
 
 An enabled sink has exactly one open file. So a sink that is created, enabled or changed gets a new
 file, and the open file of a sink that is changed, disabled or deleted is closed. Both happen in the
-transaction of the change. Files and their remote parts are reached through the two protocols below.
+transaction of the change. The module accesses files and their remote parts through the two
+protocols below.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class RemoteFiles(Protocol[P]):
         """Undo `prepare` if no file uses the resources. Errors are only logged."""
 
     async def committed(self, prepared: P) -> None:
-        """Remove what *prepared* replaces, now that a file uses it. Errors are only logged."""
+        """Remove what *prepared* replaces, because a file now uses it. Errors are only logged."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
         """Delete what a disabled or deleted sink no longer needs."""
@@ -78,7 +79,7 @@ class FileRecords(Protocol[P_contra]):
 class SinkFiles(Generic[P]):
     """The `SinkHooks` of one attempt: opens and closes files as sinks change.
 
-    :param prepared: the prepared files so far, by sink.
+    :param prepared: the files prepared so far, by sink.
     :param token: token of the user who makes the change.
     :ivar used: sinks whose prepared file was opened in this attempt.
     :ivar missing: sinks whose file isn't prepared; if there are any, the attempt must not be

@@ -1,12 +1,12 @@
-"""The steps of a change of definitions: check, prepare, transaction, after.
+"""The steps of a change of definitions: check, prepare, transaction, follow-up.
 
-Every change of a source or a sink is a `DefinitionChange` and is made by `DefinitionChanges.make`
+Every change of a source or a sink is a `DefinitionChange`, which `DefinitionChanges.make` makes
 step by step. `stream.definition.repository` decides what a change writes.
 
 Note [Remote calls]: a file needs remote resources (token, table, staging file), and a transaction
 may run several times. So the transaction makes no remote calls. If sinks need files that aren't
-prepared, it ends with `_FilesNotPrepared`. These files are prepared, several at a time, and the
-transaction runs again. Prepared files that aren't used in the end are discarded.
+prepared, it ends with `_FilesNotPrepared`. Then these files are prepared, several at a time, and
+the transaction runs again. Prepared files that remain unused are discarded.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ T = TypeVar("T")
 P = TypeVar("P", bound=Prepared)
 
 TURN_SECONDS = 300.0
-"""How long a change that makes or deletes tables waits for others of the same source."""
+"""How long a change that creates or deletes tables waits for other changes of the same source."""
 
 
 MAX_ROUNDS = 10
-"""How many times a change may find further sinks whose files aren't prepared."""
+"""How many times a change may find more sinks whose files aren't prepared."""
 
 PREPARED_AT_ONCE = 8
 """Maximum number of files of one change that are prepared concurrently."""
@@ -61,9 +61,9 @@ class DefinitionChange(Generic[T]):
 
     :ivar key: key of the changed source or sink.
     :ivar write: reads, checks, decides and writes in a transaction; may run several times.
-    :ivar makes_tables: whether it makes or deletes tables: such changes of one source are made one
-        after the other.
-    :ivar after: runs when everything is written, given the result of `write`.
+    :ivar makes_tables: whether the change creates or deletes tables. Such changes of one source are
+        made one after another.
+    :ivar after: runs when everything is written; gets the result of `write`.
     """
 
     key: SourceKey | SinkKey
@@ -73,7 +73,7 @@ class DefinitionChange(Generic[T]):
 
     @property
     def source_key(self) -> SourceKey:
-        """The changed source, alone or with one of its sinks."""
+        """The source that is changed, or whose sink is changed."""
         return self.key.source_key if isinstance(self.key, SinkKey) else self.key
 
 
@@ -81,7 +81,7 @@ class DefinitionChange(Generic[T]):
 class Author:
     """The author of a change.
 
-    :ivar token: used to create the remote resources of the change.
+    :ivar token: token used to create the remote resources of the change.
     """
 
     by: By
@@ -99,7 +99,7 @@ class Readers(Protocol):
     """The readers of definitions on this node; `stream.definition.live.LiveDefinitions`."""
 
     async def follow(self, source: SourceKey, txn: AtomicTxn) -> None:
-        """Wait until the readers see what *txn*, a change of *source*, has written."""
+        """Wait until the readers see what *txn*, which changed *source*, has written."""
 
 
 class NoReaders:
@@ -116,9 +116,9 @@ class _FilesNotPrepared(Exception):
 
 
 class _PreparedFiles(Generic[P]):
-    """The files prepared for one change; each of them is used or discarded.
+    """The files prepared for one change, each of which is used or discarded.
 
-    :param now: the time in UTC.
+    :param now: returns the current time in UTC.
     :param token: token of the user who makes the change.
     :ivar by_sink: prepared files that no file record uses yet.
     :ivar tried: the last attempt, which found sinks without prepared files.
@@ -135,9 +135,9 @@ class _PreparedFiles(Generic[P]):
         self.tried: AtomicTxn | None = None
 
     async def prepare(self, missing: Sequence[tuple[Source, Sink]]) -> None:
-        """Prepare all *missing* files; the first failure is raised when all have ended.
+        """Prepare all *missing* files. When all have ended, raise the first failure, if any.
 
-        Raises RuntimeError: repeated calls made no progress.
+        Raises RuntimeError: repeated calls have made no progress.
         """
         self._rounds += 1
         if self._rounds >= MAX_ROUNDS:
@@ -159,14 +159,14 @@ class _PreparedFiles(Generic[P]):
         )
 
     async def committed(self, used: Iterable[SinkKey]) -> None:
-        """Mark the files of these sinks as used: their transaction is written."""
+        """Mark the files of these sinks as used, because their transaction is written."""
         self._rounds = 0
-        self.tried = None  # its reads are older than the transaction
+        self.tried = None  # its reads are older than the written transaction
         for key in used:
             await self._remote.committed(self.by_sink.pop(key))
 
     async def discard(self) -> None:
-        """Undo the prepared files that are unused."""
+        """Undo the preparation of the unused files."""
         for prepared in self.by_sink.values():
             await self._remote.discard(prepared)
 
@@ -177,7 +177,7 @@ class _Attempt(Generic[T]):
 
     :ivar txn: the transaction.
     :ivar used: sinks whose prepared file was opened.
-    :ivar is_last: whether it completes the change; see Note [Pieces] of
+    :ivar is_last: whether the transaction completes the change; see Note [Pieces] in
         `stream.definition.repository`.
     """
 
@@ -188,11 +188,11 @@ class _Attempt(Generic[T]):
 
 
 class DefinitionChanges(Generic[P]):
-    """Makes changes of definitions, with everything that they mean for files.
+    """Makes changes of definitions, with all their effects on files.
 
     :param records: the file records in etcd.
-    :param remote: the remote parts of files.
-    :param now: the time in UTC.
+    :param remote: creates and removes the remote parts of files.
+    :param now: returns the current time in UTC.
     """
 
     def __init__(
@@ -215,13 +215,13 @@ class DefinitionChanges(Generic[P]):
     async def make(
         self, change: DefinitionChange[T], author: Author, written: Callable[[], None] | None = None
     ) -> T:
-        """Make *change*, in one transaction or in several that are each safe on their own.
+        """Make *change*, in one transaction, or in several of which each leaves a valid state.
 
-        1. Check: the change is tried without writing. An invalid change is refused, and sinks
-           without a prepared file are found.
+        1. Check: the change is tried without writing. This refuses an invalid change, and finds the
+           sinks without a prepared file.
         2. Prepare: the remote resources of these files are created; see Note [Remote calls].
         3. Transaction: the change is tried again, and written.
-        4. After: the readers on this node are updated; then the follow-up steps run.
+        4. Follow-up: when the readers on this node see the change, its follow-up steps run.
 
         :param written: called when everything is written and can be read.
         """

@@ -86,7 +86,8 @@ def purge(
 ) -> DefinitionChange[tuple[Source, list[Sink]]]:
     """Return the final deletion of a source, its sinks and tables; see `Definitions.purge_source`.
 
-    :param delete_tables: called when the source is deleted; its failure doesn't restore the source.
+    :param delete_tables: called after the source is deleted; if it fails, the source isn't
+        restored.
     """
     return DefinitionChange(
         key=key,
