@@ -1,6 +1,6 @@
 """The interface to etcd: client, mirror, atomic operation, session, lock, distribution.
 
-Only this package talks to etcd. Only the module `request` knows the format of requests.
+Only this package communicates with etcd. Only the module `request` knows the format of requests.
 """
 
 from stream.etcd.atomic import AtomicConflict, AtomicTxn, LockLost, atomic

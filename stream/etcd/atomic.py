@@ -1,25 +1,25 @@
-"""Atomic operations: read and write in one transaction, and retry on a conflict.
+"""Atomic operations, which read and write in one transaction and retry on a conflict.
 
 The body of an operation reads, puts and deletes through its `AtomicTxn`. All reads are at one
-revision. Nothing is written until the body returns. Then one etcd transaction writes everything, on
-condition that nothing that was read has changed. On a conflict the body runs again, so it must not
+revision. Nothing is written until the body returns. Then one etcd transaction writes everything,
+provided that nothing that was read has changed. On a conflict the body runs again, so it must not
 keep state from an earlier run or call remote services.
 
-Note [Guards]: a key that was read must still have the revision read (0 if it didn't exist). No key
-in a range that was read may be newer than the snapshot. Since etcd can't compare counts, each key
-that was found must also still exist.
+Note [Guards]: a key that was read must still have the same revision (0 if it didn't exist). No key
+in a range that was read may be newer than the snapshot. etcd can't compare the number of keys, so
+each key that was found must also still exist.
 
 Note [Assumptions]: most new keys have random or recent names, so reading them before they are
-written finds nothing and costs a round trip. `AtomicTxn.expect_absent` therefore doesn't read in
-the first attempt. The guard of the key makes the transaction fail if the assumption is wrong, and
-the next attempt reads. An exception that the body raises in the first attempt must not depend on an
-assumption; it can't, since an absent key is the good case.
+written finds nothing and costs a round trip. Therefore, `AtomicTxn.expect_absent` doesn't read in
+the first attempt. If the assumption is wrong, the guard of the key makes the transaction fail, and
+the next attempt reads the key. An exception that the body raises in the first attempt must not
+depend on an assumption. It doesn't, because bodies raise only when such a key exists.
 
 Note [Doubt]: if etcd received the transaction but didn't answer, the transaction may have been
-applied. Running the body again could then apply it twice, or find its own writes and report a
-conflict. So the keys are checked first: if all keys that were put have the same new revision, the
-transaction was applied. Deletions can't be recognized in this way. A transaction that only deletes
-counts as applied if all its keys are gone.
+applied. If the body ran again, it could apply its changes twice, or find its own writes and report
+a conflict. So the keys are checked first. If all keys that were put have the same new revision, the
+transaction was applied. Deletions can't be recognized in this way, so a transaction that only
+deletes counts as applied if all its keys are gone.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ class _Put:
 class AtomicTxn:
     """One attempt of an atomic operation.
 
-    :param may_assume: whether `expect_absent` reads nothing; see Note [Assumptions].
+    :param may_assume: whether `expect_absent` skips the read; see Note [Assumptions].
 
-    :ivar in_doubt: whether etcd may have applied the transaction without an answer.
-    :ivar has_assumed: whether keys count as absent that weren't read.
-    :ivar written_at: the revision at which everything was written; 0 before, and if nothing was.
+    :ivar in_doubt: whether etcd may have applied the transaction although it didn't answer.
+    :ivar has_assumed: whether some keys were assumed to be absent without a read.
+    :ivar written_at: the revision at which everything was written; 0 if nothing is written yet.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class AtomicTxn:
     # Reading.
 
     async def get(self, key: str) -> KeyValue | None:
-        """Return the key's value, or what this attempt has put there."""
+        """Return the stored value of the key, or the value that this attempt has put."""
         return (await self.get_many([key]))[key]
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, KeyValue | None]:
@@ -133,9 +133,9 @@ class AtomicTxn:
         return {key: self._effective(key) for key in keys}
 
     async def load(self, keys: Sequence[str] = (), prefixes: Sequence[str] = ()) -> None:
-        """Read keys and prefixes in one round trip, before `get` and `range` ask for them.
+        """Read keys and prefixes in one round trip, for later calls of `get` and `range`.
 
-        Until then, the deletion of keys below a prefix is no conflict.
+        Before such a call, the deletion of keys below a prefix isn't a conflict.
         """
         keys = [key for key in dict.fromkeys(keys) if key not in {*self._keys, *self._writes}]
         prefixes = [prefix for prefix in dict.fromkeys(prefixes) if prefix not in self._ranges]
@@ -145,11 +145,11 @@ class AtomicTxn:
             self._ranges.update({prefix: (kvs, False) for prefix, kvs in ranges.items()})
 
     async def range(self, prefix: str, *, track_deletes: bool = True) -> list[KeyValue]:
-        """Return all keys below *prefix* and this attempt's own writes; *prefix* ends with a slash.
+        """Return all keys below *prefix*, which ends with a slash, with this attempt's own writes.
 
-        :param track_deletes: whether the deletion of any key in the range is a conflict. Otherwise
-            only the deletion of keys that this attempt writes is one, and the range adds a single
-            condition to the transaction.
+        :param track_deletes: whether the deletion of any key in the range is a conflict. If false,
+            only the deletion of keys that this attempt writes is a conflict, and the range adds a
+            single condition to the transaction.
         """
         if prefix not in self._ranges:
             found = await self._at_snapshot(partial(self._read_range, prefix))
@@ -167,8 +167,8 @@ class AtomicTxn:
     async def read_as(self, before: AtomicTxn) -> None:
         """Read what another attempt at the same operation has read.
 
-        The first attempt takes over what the other one has read: if it has changed since, the
-        transaction finds that out, and the next attempt reads. See Note [Assumptions].
+        The first attempt takes over what *before* has read. If it has since changed, the
+        transaction fails, and the next attempt reads again. See Note [Assumptions].
         """
         if self._may_assume:
             self._adopt(before)
@@ -184,7 +184,7 @@ class AtomicTxn:
         self.has_assumed = True
 
     async def _at_snapshot(self, read: Callable[[], Awaitable[R]]) -> R:
-        """Return the snapshot's revision: the first read sets it, concurrent reads wait for it."""
+        """Return the result of *read*. The first read sets the revision; others wait for it."""
         if self._revision:
             return await read()
         await self._first_read.acquire()
@@ -249,7 +249,7 @@ class AtomicTxn:
         )
 
     def on_commit(self, callback: Callable[[int], None]) -> None:
-        """Call *callback* with the revision once everything is written."""
+        """Call *callback* with the revision when everything is written."""
         self._callbacks.append(callback)
 
     @property
@@ -265,7 +265,7 @@ class AtomicTxn:
 
     @property
     def bytes(self) -> int:
-        """An upper estimate of the transaction's size in bytes so far."""
+        """An upper bound of the transaction's size in bytes so far."""
         namespace = len(self._client.namespace) + _OPERATION_BYTES
         total = sum(namespace + 3 * len(key) for key in (*self._keys, *self._deleted_prefixes))
         for key, put in self._writes.items():
@@ -336,10 +336,10 @@ class AtomicTxn:
         return revision > 0
 
     async def _applied_at(self) -> int:
-        """Return the revision at which our writes were applied; 0 if they weren't."""
+        """Return the revision at which this attempt's writes were applied; 0 if they weren't."""
         puts = {key: put for key, put in self._writes.items() if put is not None}
         if not self._revision and not self.has_assumed:
-            return 0  # Nothing was read, so writing it again does no harm.
+            return 0  # Nothing was read, so writing everything again is harmless.
         if not puts:
             return await self._gone_at()
         revision = 0
@@ -365,7 +365,7 @@ class AtomicTxn:
         return revision
 
     def _guards(self) -> list[Any]:
-        """Note [Guards]."""
+        """Return the conditions of the transaction; see Note [Guards]."""
         namespace = self._client.namespace
         guards: list[Any] = [
             compare_modified(namespace + key, "==", kv.mod_revision if kv else 0)
@@ -391,12 +391,13 @@ async def atomic(
     *,
     lock: Lock | None = None,
 ) -> T:
-    """Run *body* and write its changes in one transaction, all or nothing.
+    """Run *body*, and write all its changes in one transaction.
 
-    Raises AtomicConflict: after 15 seconds of conflicts. Raises LockLost: the lock is no longer
-    held; nothing is written.
+    Raises AtomicConflict: there were conflicts for 15 seconds. Raises LockLost: the lock is no
+    longer held, and nothing is written.
 
-    :param body: may run several times; its exceptions are passed on, and nothing is written then.
+    :param body: may run several times. If it raises an exception, nothing is written, and the
+        exception is raised.
     :param lock: must be held when the transaction is written.
     :returns: what *body* returned in the attempt that was written.
     """
@@ -426,7 +427,7 @@ async def atomic(
 
 
 async def _commit(client: EtcdClient, txn: AtomicTxn, deadline: float) -> bool:
-    """Commit; if there is no answer, find out whether it was applied."""
+    """Commit *txn*; if there is no answer, find out whether it was applied."""
     try:
         return await txn.commit()
     except EtcdUnavailable:

@@ -27,13 +27,13 @@ class BytesBody:
         return succeed(None)
 
     def pauseProducing(self) -> None:
-        """Do nothing: everything is already written."""
+        """Do nothing, because everything is already written."""
 
     def resumeProducing(self) -> None:
-        """Do nothing: everything is already written."""
+        """Do nothing, because everything is already written."""
 
     def stopProducing(self) -> None:
-        """Do nothing: everything is already written."""
+        """Do nothing, because everything is already written."""
 
 
 def read_body(response: IResponse) -> Deferred[bytes]:

@@ -1,14 +1,15 @@
-"""Names that one process at a time may hold, and the number of each life of a name.
+"""Names that only one process at a time may hold, and the number of each life of a name.
 
 A claim is a key under the session's lease that is put only if it doesn't exist. Its create revision
-is the *number* of the life, so a later life of the name has a higher number. All writes of a life
-to shared files carry its number, so that late writes of an earlier life can be refused: a process
-that was paused for longer than its lease doesn't know that it was replaced.
+is the *number* of the life, so a later life of the name has a higher number. A process that was
+paused for longer than its lease doesn't know that it was replaced. So all writes of a life to
+shared files contain its number, and late writes of an earlier life can be refused.
 
 Note [Dead holders]: after a crash, the name is held until the lease of the dead process ends. A
 restarted process waits for that. If the dead process ran under the same kernel and is certainly
-gone, its lease is revoked immediately. A wrong judgement does no harm: the earlier life would find
-its lease revoked and could write nothing more, since writes are checked by number.
+gone, its lease is revoked immediately. If this conclusion is ever wrong, it does no harm. The
+earlier life finds that its lease was revoked, and can't write any more because the number of each
+write is checked.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ _log = Logger()
 
 _POLL_SECONDS = 0.25
 _MARGIN_SECONDS = 3.0
-"""Added to the holder's lease: etcd ends a lease up to a second late, and answers later."""
+"""Added to the time to live of the holder's lease, because etcd may end a lease a second late."""
 _TOKEN_BYTES = 12
 
 
 class NameHeld(UserError):
-    """Another process holds the name and is alive."""
+    """Another process, which is alive, holds the name."""
 
     status = 503
     name = "nameHeld"
@@ -53,12 +54,12 @@ class NameHeld(UserError):
 class Holder(Record):
     """The process that holds a name, as described by its claim.
 
-    :ivar token: differs in each process.
+    :ivar token: random text that is different in each process.
     :ivar since: when the process claimed the name.
-    :ivar ttl: seconds that its lease lives without a keep-alive.
+    :ivar ttl: seconds that its lease lasts without a keep-alive.
     :ivar machine: id of the running kernel; empty if unknown.
     :ivar namespace: the namespace of process ids within the kernel.
-    :ivar started: clock ticks between the start of the kernel and the start of the process.
+    :ivar started: clock ticks from the start of the kernel to the start of the process.
     """
 
     token: str
@@ -72,7 +73,7 @@ class Holder(Record):
 
     @classmethod
     def this_process(cls, ttl: int) -> Holder:
-        """The description of the calling process."""
+        """Return the description of the calling process."""
         pid = os.getpid()
         return cls(
             token=secrets.token_hex(_TOKEN_BYTES),
@@ -86,7 +87,7 @@ class Holder(Record):
         )
 
     def is_certainly_dead(self) -> bool:
-        """Return whether the process ran under this kernel and in this namespace, and is gone."""
+        """Return whether the process, under this kernel and in this namespace, has ended."""
         if not self.started or not self.machine or self.machine != _machine():
             return False
         if self.namespace != _namespace() or not self.namespace:
@@ -117,18 +118,18 @@ def _started(pid: int) -> int | None:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the name before it may contain any character
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may contain anything
     state, started = fields[0], fields[19]
     return None if state in "ZX" else int(started)
 
 
 class Claim:
-    """A name that the session holds, or claims again under a new lease.
+    """A name that the session holds, and claims again under each new lease.
 
-    :param title: what holds the name, for messages: ``source node``.
+    :param title: what holds the name, for messages; for example ``source node``.
 
     :ivar number: number of the current life; 0 while the name isn't held.
-    :ivar lease: the lease that the key lives under.
+    :ivar lease: the lease that the key belongs to.
     """
 
     def __init__(self, key: str, title: str, holder: Holder) -> None:
@@ -140,7 +141,7 @@ class Claim:
 
     @property
     def node_id(self) -> str:
-        """The id of the node that holds the claim."""
+        """The id of the node, which is the claimed name."""
         return self.key.rpartition("/")[2]
 
 
@@ -163,7 +164,7 @@ class Claims:
         return all(claim.number and claim.lease == lease for claim in self._claims)
 
     def lost(self) -> None:
-        """Mark all names as not held: the lease has ended."""
+        """Mark all names as not held, because the lease has ended."""
         for claim in self._claims:
             claim.number = 0
 
@@ -171,7 +172,7 @@ class Claims:
         """Claim a name for the first time, waiting for the lease of a dead holder to end.
 
         Raises NameHeld: another process still holds the name after the time to live of its lease.
-        Raises EtcdUnavailable: etcd doesn't answer for that long.
+        Raises EtcdUnavailable: etcd doesn't answer during this time.
         """
         seen = ""
         patience = claim.holder.ttl + _MARGIN_SECONDS
@@ -198,7 +199,10 @@ class Claims:
             await deferLater(self._reactor, _POLL_SECONDS)
 
     async def _look_at(self, claim: Claim, kv: KeyValue, holder: Holder) -> None:
-        """Return the holder of the name; see Note [Dead holders]."""
+        """Revoke the lease of a dead holder; otherwise log who holds the name.
+
+        See Note [Dead holders].
+        """
         if holder.is_certainly_dead():
             _log.info(
                 'the name "{node}" is held by {holder}, which is dead: revoking its lease',
@@ -237,7 +241,7 @@ class Claims:
             raise EtcdUnavailable(f"{claim.key} belonged to an earlier lease of this process")
 
     async def _try(self, claim: Claim) -> KeyValue | None:
-        """Put the key unless it exists; return the existing key if it is under another lease."""
+        """Put the key unless it exists; return the existing key if it belongs to another lease."""
         lease = self._lease()
         if lease is None:
             raise EtcdUnavailable("there is no valid lease")
@@ -252,7 +256,7 @@ class Claims:
             [kv] = result.reads[0]
             if kv.lease != lease:
                 return kv
-            number = kv.create_revision  # The key was put by a request whose answer was lost.
+            number = kv.create_revision  # an earlier request, whose answer was lost
         if self._lease() != lease:
             raise EtcdUnavailable("the lease has ended meanwhile")
         claim.number, claim.lease = number, lease
@@ -262,7 +266,7 @@ class Claims:
 def _decode(kv: KeyValue) -> Holder:
     try:
         return decode(Holder, kv.value)
-    except ValueError:  # The holder has another version, with another description.
+    except ValueError:  # The holder runs another version, which describes itself differently.
         return Holder(token=str(kv.create_revision), host="?", pid=0, since="?", ttl=30)
 
 

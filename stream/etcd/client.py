@@ -37,15 +37,15 @@ T = TypeVar("T")
 
 FIRST_PAGE_KEYS, PAGE_KEYS = 100, 1000
 PAGE_BYTES = 8 * 1024 * 1024
-"""The desired size of a page of a range, in bytes.
+"""The target size of a page of a range, in bytes.
 
-The limit of keys is computed from the mean size of earlier keys.
+The number of keys in a page is computed from the mean size of earlier keys.
 """
 READS_PER_REQUEST = 100
-"""Operations that etcd accepts in a transaction by default."""
+"""Maximum number of reads in one transaction; etcd accepts 128 operations by default."""
 _CONNECT_RETRY_SECONDS = 0.25
 DOUBTED_SECONDS = 1.0
-"""Seconds without etcd after which watches that seem to go on are replaced."""
+"""Seconds without etcd after which watches are replaced, even if they seem to work."""
 
 
 @attrs.frozen
@@ -66,7 +66,7 @@ class RangeResult:
 class TxnResult:
     """The result of a transaction.
 
-    :ivar reads: results of the get operations of the branch that was taken, in order.
+    :ivar reads: results of the get operations in the branch that was executed, in order.
     """
 
     succeeded: bool
@@ -78,10 +78,11 @@ class EtcdClient(Service):
     """A client of an etcd cluster: reads, writes, transactions and watches.
 
     :param endpoints: ``host:port`` or URLs.
-    :param namespace: put before every key; ends with a slash.
-    :param connect_timeout: seconds to wait for the cluster at the start.
+    :param namespace: prefix of every key; ends with a slash.
+    :param connect_timeout: seconds to wait for the cluster at startup.
     :param request_timeout: seconds for one request.
-    :param log_operations: log each request with its keys, but without values, at level debug.
+    :param log_operations: whether to log each request at level debug, with its keys but without
+        values.
 
     :ivar mirrors: the running mirrors, for inspection.
     """
@@ -111,7 +112,7 @@ class EtcdClient(Service):
         )
 
     async def startService(self) -> None:
-        """Connect to the cluster; fires when it has answered.
+        """Connect to the cluster, and wait until it has answered.
 
         Raises EtcdUnavailable: there was no answer within the timeout.
         """
@@ -147,7 +148,7 @@ class EtcdClient(Service):
         repeatable: bool = False,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Call any method of the gateway, e.g. ``lease/grant``; its keys are absolute.
+        """Call any method of the gateway, e.g. ``lease/grant``; keys include the namespace.
 
         :param repeatable: the request may be sent again if it is unknown whether etcd has applied
             it.
@@ -170,9 +171,10 @@ class EtcdClient(Service):
         return answer
 
     async def pause(self, seconds: float) -> None:
-        """Wait before another attempt: *seconds*, or less if etcd answers somebody else again.
+        """Wait *seconds* before another attempt, or until etcd answers another caller again.
 
-        So the caller that retries most often, such as a session without a lease, ends all delays.
+        So the caller that retries most often, for example a session without a lease, ends the
+        delays of all callers.
         """
         waiting = self._back.wait()
         waiting.addTimeout(seconds, self.reactor)
@@ -180,10 +182,10 @@ class EtcdClient(Service):
             await waiting
 
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of *attempt*, made again if etcd comes back before it has an answer.
+        """Return the result of *attempt*; repeat it if etcd returns before it has an answer.
 
-        Its connection may never answer, and others have just got answers. So *attempt* must be
-        harmless if it takes effect twice, or late.
+        The connection of the first attempt may never answer, although etcd has answered other
+        callers. So *attempt* must be harmless if it takes effect twice, or late.
         """
         while True:
             is_back = False
@@ -302,7 +304,7 @@ class EtcdClient(Service):
     async def commit(
         self, compare: list[Any], success: list[Any], failure: list[Any] | None = None
     ) -> TxnResult:
-        """Run a transaction; its comparisons and operations use absolute keys."""
+        """Run a transaction, whose comparisons and operations use keys with the namespace."""
         answer = await self.call("kv/txn", transaction(compare, success, failure))
         reads = tuple(
             tuple(key_value(kv, self.namespace) for kv in item["response_range"].get("kvs", ()))
@@ -314,7 +316,7 @@ class EtcdClient(Service):
         )
 
     async def put_and_unlock(self, key: str, value: bytes, lock: str, lease: int) -> None:
-        """Put *key* and delete *lock*, if that lives under *lease*, in one transaction."""
+        """Put *key* and delete *lock* in one transaction, if *lock* belongs to *lease*."""
         put = put_operation(self.namespace + require_key(key), value)
         held = self.namespace + require_key(lock)
         await self.commit([compare_lease(held, lease)], [put, delete_operation(held)], [put])
@@ -373,7 +375,7 @@ class EtcdClient(Service):
 
         Returns the values and the revision.
 
-        :param keys_only: whether values are left out, for a check which keys exist.
+        :param keys_only: whether values are omitted, for a check of which keys exist.
         """
         found: dict[str, KeyValue | None] = {}
         for start in range(0, len(keys), READS_PER_REQUEST):
@@ -396,7 +398,7 @@ class EtcdClient(Service):
     async def watch(self, key: str, start_revision: int) -> WatchStream:
         """Watch a key, or all keys below a prefix, from *start_revision* on.
 
-        Fires when etcd has accepted the watch.
+        The Deferred fires when etcd has accepted the watch.
 
         Raises EtcdError: etcd refused the watch or is unavailable.
         """

@@ -57,7 +57,7 @@ class _Probed:
 
 
 def _probe(protocol: Any) -> Any:
-    """Turn on TCP keep-alive probes; options that the system doesn't have are skipped."""
+    """Enable TCP keep-alive probes; skip options that the system doesn't support."""
     protocol.transport.setTcpKeepAlive(True)
     handle = protocol.transport.getHandle()
     for name, value in (_PROBE_OPTIONS | _USER_TIMEOUT).items():

@@ -1,4 +1,4 @@
-"""Distribution of work over the nodes of a group; every node computes the same owner of a key."""
+"""Distribution of work over the nodes of a group, computed identically by each node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POINTS_PER_NODE = 128
 
 
 class HashRing:
-    """A consistent hash ring: when a node joins or leaves, only about its share of keys moves.
+    """A consistent hash ring. If a node joins or leaves, only about its share of the keys moves.
 
     :param nodes: node ids, in any order.
     """
@@ -50,7 +50,7 @@ def _hash(text: str) -> int:
 class Group(Service):
     """This node's membership in a group.
 
-    :param grouping_interval: seconds; changes within this interval are reported together.
+    :param grouping_interval: interval in seconds; changes within it are reported together.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Group(Service):
     def is_owner(self, key: str) -> bool:
         """Return whether this node is responsible for *key* according to its view of the group.
 
-        Without a lease the node is responsible for nothing: the other nodes consider it gone, even
-        if this node can't see that.
+        Without a lease, the node is responsible for nothing, because the other nodes consider it
+        gone. This node may not see that.
         """
         return self._session.lease_id is not None and self._ring.owner(key) == self._node_id
 
@@ -94,7 +94,7 @@ class Group(Service):
         self._listeners.append(listener)
 
     async def startService(self) -> None:
-        """Join the group; fires when the node is registered and sees its own registration."""
+        """Join the group, and wait until the node sees its own registration."""
         super().startService()
         _log.info(
             "joining distribution group",
@@ -136,7 +136,7 @@ class Group(Service):
     def _put_again(self) -> None:
         """Put the node's own key again after it was deleted.
 
-        If the node has a lease, another process has deleted the key: for example, a second process
+        If the node has a lease, another process has deleted the key, for example a second process
         with the same name that has ended.
         """
         if self.running and self._registration is not None:

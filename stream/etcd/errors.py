@@ -33,7 +33,7 @@ class EtcdUnavailable(EtcdError):
 
 
 class NotReached(EtcdUnavailable):
-    """The request was not sent, since no endpoint accepted a connection."""
+    """The request was not sent, because no endpoint accepted a connection."""
 
 
 class Compacted(EtcdError):
@@ -41,7 +41,7 @@ class Compacted(EtcdError):
 
 
 class TooManyChanges(Compacted):
-    """A watch returns more at once than is accepted; the keys have to be read instead."""
+    """A watch returned more data at once than is accepted. The keys have to be read instead."""
 
 
 class LeaseNotFound(EtcdError):

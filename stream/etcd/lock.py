@@ -1,11 +1,11 @@
 """A lock that is held by one session in the cluster, and by one user in this process.
 
-The key ``lock/<name>/<lease>`` lives under the session's lease. The oldest key of a name holds the
-lock. Each other key waits for the deletion of the one before it.
+The key ``lock/<name>/<lease>`` belongs to the session's lease. The session with the oldest key of a
+name holds the lock. Every other session waits until the key before its own is deleted.
 
-Note [Orphaned keys]: a key in the queue that nobody waits for blocks all later keys as long as the
-session lives. So a caller that gives up deletes its key, even if it is unknown whether the key was
-put. If the key can't be deleted now, the session retries at its next turn.
+Note [Orphaned keys]: if no caller waits for a key in the queue, the key blocks all later keys as
+long as the session exists. So a caller that gives up deletes its key, even if it is unknown whether
+the key was put. If the key can't be deleted now, the session retries in its next iteration.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class LockTimeout(EtcdError):
 class Lock:
     """A held lock; also an asynchronous context manager that releases it.
 
-    :ivar key: the key in etcd, under the session's lease.
-    :ivar create_revision: create revision of the key; a transaction compares it to ensure that the
+    :ivar key: key in etcd, which belongs to the session's lease.
+    :ivar create_revision: create revision of the key. A transaction compares it to ensure that the
         lock is still held.
     """
 
@@ -55,7 +55,7 @@ class Lock:
         self._release: Callable[[], Awaitable[None]] | None = release
 
     async def release(self) -> None:
-        """Release the lock; only the first call counts."""
+        """Release the lock; only the first call has an effect."""
         release, self._release = self._release, None
         if release is not None:
             await release()
@@ -128,9 +128,10 @@ class LockQueue:
         return self._local_locks.setdefault(name, DeferredLock())
 
     async def _queue_up(self, name: str, local: DeferredLock) -> tuple[Lock, bool]:
-        """Put our key of the lock, and return whether it is the oldest, which holds the lock.
+        """Put this session's key in the lock's queue; return whether it is the oldest.
 
-        An orphaned key of ours is reused.
+        The session with the oldest key holds the lock. If an earlier attempt left a key, it is
+        reused.
         """
         lease = self._lease()
         if lease is None:
@@ -149,13 +150,14 @@ class LockQueue:
         try:
             created, is_first = await _shielded(putting)
         except BaseException:
-            # Only when the put is done, or the key might be put after its deletion.
+            # The key is deleted only when the put has ended; otherwise it might be put after its
+            # deletion.
             putting.addBoth(give_up)
             raise
         return Lock(key, created, leave), is_first
 
     async def _put_key(self, name: str, key: str, lease: int) -> tuple[int, bool]:
-        """Put our key unless it exists, and look at the queue, in one transaction."""
+        """Put *key* unless it exists, and read the queue, in one transaction."""
         absolute = self._client.namespace + key
         queue = self._client.namespace + _prefix(name)
         reads = [
@@ -188,7 +190,7 @@ class LockQueue:
             self._local_locks.pop(name, None)
 
     async def _predecessor(self, name: str, lock: Lock) -> tuple[str, int] | None:
-        """Return the youngest key older than ours, and the revision at which it still existed."""
+        """Return the key just before ours, and a revision at which it still existed."""
         found = await self._client.read(
             _prefix(name),
             max_create_revision=lock.create_revision - 1,
@@ -202,7 +204,8 @@ class LockQueue:
     async def _check_queued(self, lock: Lock) -> None:
         """Check that our key still exists.
 
-        If our lease has ended, a queue without predecessors means nothing.
+        If our lease has ended, our key is gone, and an empty queue doesn't mean that we hold the
+        lock.
         """
         kv = await self._client.get(lock.key)
         if kv is None or kv.create_revision != lock.create_revision:
@@ -224,7 +227,10 @@ class LockQueue:
 
 
 def _prefix(name: str) -> str:
-    """Return the prefix of a lock's keys, quoted: lock ``a`` must not wait for keys of ``a/b``."""
+    """Return the prefix of a lock's keys.
+
+    The name is quoted, so that lock ``a`` doesn't wait for keys of lock ``a/b``.
+    """
     return f"lock/{quote(name, safe='')}/"
 
 

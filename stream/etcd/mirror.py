@@ -1,21 +1,23 @@
 """A local copy of an etcd prefix, as a dict.
 
-Everything below the prefix is read at one revision and watched from the next one, so there is no
-gap. A broken watch resumes from the last revision seen. After a compaction everything is read again
-and delivered as a batch that replaces the content. Batches are handled strictly in order.
+Everything below the prefix is read at one revision and watched from the next one, so no change is
+missed. A broken watch resumes from the last revision seen. After a compaction, everything is read
+again, and delivered as a batch that replaces the content. Batches are handled strictly in order.
 
-Note [Restored]: an etcd that was restored from a snapshot starts at the snapshot's revision. A
-watch from a later revision would stay silent, and the changes that the restore undid would never be
-reported. So a new watch first checks whether etcd's revision is behind the mirror's. If it is,
-everything is read again.
+Note [Restored]: when etcd is restored from a snapshot, it continues from the snapshot's revision. A
+watch from a later revision would stay silent, and would never report the changes that were undone.
+So a new watch first checks whether etcd's revision is behind the mirror's. If it is, everything is
+read again.
 
-Note [Missed]: a silent watch may have lost changes. A new watch would report those after the last
-revision seen. But if a change was lost and a later one wasn't, no watch reports the lost one again;
-only the number of keys shows it. So whatever was lost, everything is read again.
+Note [Missed]: a silent watch may have lost changes. A new watch would report the changes after the
+last revision seen. But if a change was lost and a later one wasn't, no watch reports the lost
+change again, and only the number of keys shows that it exists. So everything is read again,
+whatever was lost.
 
-Note [Late changes]: while etcd can't be reached, the connection of a watch stays open for a while.
-Then changes sent meanwhile arrive late, since the system repeats them at growing intervals, for as
-long as the outage itself. A new watch reports them at once.
+Note [Late changes]: when etcd becomes unreachable, the connection of a watch stays open for a
+while. Changes that etcd sends during the outage arrive late, because the operating system
+retransmits them at growing intervals. The delay may be as long as the outage. A new watch reports
+the changes at once.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ T = TypeVar("T")
 _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MAX_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
-"""Seconds without changes after which etcd is asked whether there were none."""
+"""Seconds without changes after which the mirror asks etcd whether there were any."""
 
 
 class _Restored(EtcdError):
@@ -61,7 +63,7 @@ class _Missed(EtcdError):
 class Change(Generic[T]):
     """A change of one key of a mirror.
 
-    :ivar value: the new value; ``None`` if the key is gone.
+    :ivar value: the new value; ``None`` if the key was deleted.
     :ivar previous: the value in the mirror before the change.
     """
 
@@ -75,8 +77,8 @@ class Change(Generic[T]):
 class Batch(Generic[T]):
     """The changes that a mirror applied together.
 
-    :ivar revision: after this batch, the mirror contains all changes up to it.
-    :ivar reset: the changes are the whole content; all other keys are gone.
+    :ivar revision: revision up to which the mirror contains all changes after this batch.
+    :ivar reset: whether the changes are the whole content, and all other keys are gone.
     """
 
     revision: int
@@ -87,10 +89,11 @@ class Batch(Generic[T]):
 class Mirror(Service, Generic[T]):
     """A local copy of a prefix, kept current by a watch.
 
-    :param prefix: ends with a slash.
+    :param prefix: the mirrored prefix; ends with a slash.
     :param decode: returns the value of a key; a key that it can't decode is logged and skipped.
     :param on_change: called with each batch after `items` has changed; the next batch waits for it.
-    :param keys_only: load only keys: *decode* must not need the stored value, which is empty then.
+    :param keys_only: whether to load only keys. Values are then empty, so *decode* must not need
+        them.
     """
 
     def __init__(
@@ -119,7 +122,7 @@ class Mirror(Service, Generic[T]):
         self._reached: Waiters[None] = Waiters()
 
     def listen(self, on_change: Callable[[Batch[T]], Awaitable[None] | None]) -> None:
-        """Call another listener with each batch, too; must be called before the start."""
+        """Add a listener that is called with each batch; must be called before the start."""
         self._listeners.append(on_change)
 
     @property
@@ -131,8 +134,8 @@ class Mirror(Service, Generic[T]):
     def lag_seconds(self) -> float:
         """Seconds for which the mirror may have been out of date; 0 while it is current.
 
-        The time counts from when the watch broke, or from the first change that isn't handled yet.
-        A silent watch is trusted for a minute.
+        The time is counted from when the watch broke, or from the first change that isn't handled
+        yet. A silent watch is trusted for a minute.
         """
         if self._behind_since is None:
             return 0.0
@@ -141,7 +144,7 @@ class Mirror(Service, Generic[T]):
 
     @property
     def stored_bytes(self) -> int:
-        """Estimated bytes of the mirrored keys and values: the number of keys × their mean size."""
+        """Estimated size of the mirrored keys and values in bytes: number of keys × mean size."""
         count, size = self._sizes
         return len(self._items) * size // count if count else 0
 
@@ -151,15 +154,15 @@ class Mirror(Service, Generic[T]):
         return self._items
 
     async def reached(self, revision: int) -> None:
-        """Wait until the mirror contains the changes up to *revision*, one of its prefix's changes.
+        """Wait until the mirror contains the change that was made at *revision*.
 
-        It may wait forever while etcd is unavailable.
+        The change must be below the prefix. While etcd is unavailable, this may wait forever.
         """
         while self.revision < revision:
             await self._reached.wait()
 
     async def startService(self) -> None:
-        """Start the mirror; fires when the content is loaded and delivered."""
+        """Start the mirror, and wait until the content is loaded and delivered."""
         super().startService()
         self._client.mirrors.add(self)
         await self._load()
@@ -192,7 +195,7 @@ class Mirror(Service, Generic[T]):
         await self._hand_on(Batch(result.revision, True, tuple(changes)))
 
     async def _follow(self) -> None:
-        """Watch the prefix, and resume after any failure."""
+        """Watch the prefix, and start again after any failure."""
         backoff = Backoff(_BACKOFF_FIRST_SECONDS, _BACKOFF_MAX_SECONDS, jitter=0.2)
         is_lost = False
         while self.running:
@@ -228,7 +231,7 @@ class Mirror(Service, Generic[T]):
                 await self._client.pause(backoff.next())
 
     def doubt(self) -> None:
-        """Replace the watch: etcd could not be reached for a while, see Note [Late changes]."""
+        """Replace the watch, because etcd was unreachable for a while; see Note [Late changes]."""
         if self._stream is not None:
             self._stream.cancel()
 
@@ -247,7 +250,7 @@ class Mirror(Service, Generic[T]):
         self._watches += 1
         self._behind_since = None
         try:
-            while self.running:  # A cancellation has no effect on a Deferred that is just firing.
+            while self.running:  # Cancelling a Deferred that is already firing has no effect.
                 try:
                     batch = await stream.next().addTimeout(_SILENCE_SECONDS, self._client.reactor)
                 except TimeoutError:
@@ -270,8 +273,8 @@ class Mirror(Service, Generic[T]):
         """Check whether a silent watch has missed changes.
 
         Nothing has changed if no key is newer than the mirror's revision and the number of keys is
-        the same. The check also advances `revision`; otherwise a compaction would pass it while
-        nothing changes here.
+        the same. The check also advances `revision`. Otherwise a compaction could overtake it while
+        nothing below the prefix changes.
         """
         found = await self._client.read(
             self._prefix, min_mod_revision=self.revision + 1, limit=1, keys_only=True
@@ -326,5 +329,5 @@ class Mirror(Service, Generic[T]):
 
 
 def json_values(cls: type[T]) -> Callable[[KeyValue], T]:
-    """Return the decoder of a mirror of JSON records."""
+    """Return a decoder for a mirror of JSON records."""
     return lambda kv: decode(cls, kv.value)

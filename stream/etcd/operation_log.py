@@ -12,9 +12,9 @@ MAX_KEYS = 20
 
 
 def keys_of(body: Mapping[str, Any]) -> str:
-    """Return the keys of a request, each once, with the operation: ``put a, range b…``.
+    """Return the keys of a request, each once, with the operation, as in ``put a, range b…``.
 
-    Values are left out: they may be encrypted, or tokens.
+    Values are omitted, because they may be tokens or encrypted.
     """
     named = list(dict.fromkeys(_named(body)))
     left_out = len(named) - MAX_KEYS

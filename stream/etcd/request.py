@@ -1,11 +1,13 @@
-"""The format of requests to etcd's JSON gateway; the only module that uses txaioetcd.
+"""The format of requests to etcd's JSON gateway.
 
-txaioetcd's types assemble keys, comparisons and operations. Subclasses in this module add what they
-lack: comparisons of a range, leases by number, sorting and limits.
+This is the only module that uses txaioetcd, whose types assemble keys, comparisons and operations.
+Subclasses in this module add what the types lack: comparisons of a range, leases by number, sorting
+and limits.
 
-Note [Types alone]: txaioetcd imports a database, numpy and treq for its client and its object maps,
-which aren't used here and take a tenth of the start-up time. So its types are imported without
-running the initialisation of the package: an empty package at the same place replaces it meanwhile.
+Note [Types alone]: for its client and its object maps, txaioetcd imports a database, numpy and
+treq. Stream doesn't use them, and their import takes a tenth of the startup time. So the types are
+imported without running the initialisation of the package; during the import, an empty package with
+the same path replaces it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _PACKAGE = "txaioetcd"
 
 @contextmanager
 def _without_initialisation() -> Iterator[None]:
-    """Import modules of txaioetcd alone; see Note [Types alone]."""
+    """Return a context that imports modules of txaioetcd alone; see Note [Types alone]."""
     if _PACKAGE in sys.modules:
         yield
         return
@@ -74,7 +76,7 @@ class KeyValue:
     """A key with its value and revisions.
 
     :ivar key: the key without the namespace.
-    :ivar lease: id of the lease that the key lives under; 0 if none.
+    :ivar lease: id of the lease that the key belongs to; 0 if there is none.
     """
 
     key: str
@@ -86,7 +88,7 @@ class KeyValue:
 
 
 def key_value(plain: Mapping[str, Any], namespace: str) -> KeyValue:
-    """Return a key-value pair of an answer, in which zero values are left out."""
+    """Return a key-value pair of an answer, which omits zero values."""
     return KeyValue(
         key=b64decode(plain["key"]).decode().removeprefix(namespace),
         value=b64decode(plain.get("value", "")),
@@ -98,14 +100,14 @@ def key_value(plain: Mapping[str, Any], namespace: str) -> KeyValue:
 
 
 def require_key(key: str) -> str:
-    """Return *key* if it names one key; a slash at the end would name everything below it."""
+    """Return *key* if it names one key: with a slash at the end, it would name a prefix."""
     if not key or key.endswith("/"):
         raise ValueError(f'"{key}" is not the name of one key')
     return key
 
 
 def require_prefix(prefix: str) -> str:
-    """Return *prefix* if it ends with a slash, or is empty: the whole namespace."""
+    """Return *prefix* if it ends with a slash or is empty, which means the whole namespace."""
     if prefix and not prefix.endswith("/"):
         raise ValueError(f'the prefix "{prefix}" has no slash at the end')
     return prefix
@@ -130,7 +132,7 @@ class _RangeCompare(CompModified):  # type: ignore[misc]
 
 
 class _LeasedSet(OpSet):  # type: ignore[misc]
-    """A put under a lease that is known by its number."""
+    """A put with a lease that is given by its number."""
 
     def __init__(self, key: bytes, value: bytes, lease_id: int) -> None:
         super().__init__(key, value)
@@ -146,7 +148,7 @@ class _LeasedSet(OpSet):  # type: ignore[misc]
 def compare_modified(key: str, operator: str, revision: int) -> Comp:
     """Return a comparison of the last modification of a key, or of all keys below a prefix.
 
-    :param operator: ``==``, ``<`` or ``>``, compared with *revision*. A key that doesn't exist has
+    :param operator: ``==``, ``<`` or ``>``, applied to *revision*. A key that doesn't exist has
         revision 0.
     """
     if not key or key.endswith("/"):
@@ -160,7 +162,7 @@ def compare_created(key: str, operator: str, revision: int) -> Comp:
 
 
 class _LeaseCompare(CompModified):  # type: ignore[misc]
-    """A comparison of the lease that a key lives under."""
+    """A comparison of the lease that a key belongs to."""
 
     def _marshal(self) -> dict[str, Any]:
         marshalled: dict[str, Any] = super()._marshal()
@@ -170,7 +172,7 @@ class _LeaseCompare(CompModified):  # type: ignore[misc]
 
 
 def compare_lease(key: str, lease: int) -> Comp:
-    """Return a comparison that holds if a key lives under *lease*; 0 if the key doesn't exist."""
+    """Return a comparison that is true if a key belongs to *lease*; a missing key has lease 0."""
     return _LeaseCompare(key.encode(), "==", lease)
 
 
@@ -206,7 +208,7 @@ def delete_operation(key: str) -> OpDel:
 
 
 def delete_range_operation(prefix: str, spared: Sequence[str]) -> list[OpDel]:
-    """Return operations that delete all keys below *prefix* but the sorted keys *spared*."""
+    """Return operations that delete all keys below *prefix* except the sorted keys *spared*."""
     whole = key_set(prefix)._marshal()
     start, end = b64decode(whole["key"]), b64decode(whole["range_end"])
     operations = []

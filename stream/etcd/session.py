@@ -1,22 +1,22 @@
 """A lease with a keep-alive, and the keys under it: registrations and locks.
 
-The session knows by its own clock when the lease must have ended, even if etcd can't be reached,
-and then notifies its user. It gets a new lease as soon as etcd is available, and puts every
+The session knows from its own clock when the lease must have ended, even if etcd is unreachable. It
+then notifies its user. As soon as etcd is available, it gets a new lease and puts every
 registration again.
 
-Note [Late puts]: a request may reach etcd long after its sender gave it up or died. A late put of a
-registration would restore an old value, or put the key under a lease that is about to end. So each
-put names the revision of the key that it replaces, and etcd refuses it if that revision isn't
+Note [Late puts]: a request may reach etcd long after its sender has given up or died. A late put of
+a registration would restore an old value, or attach the key to a lease that is about to end. So
+each put names the revision of the key that it replaces, and etcd refuses it if that revision isn't
 current.
 
 Note [Names first]: under a new lease the session claims its names before it puts anything. If
-another process holds one of them meanwhile, the session is over: it overwrites nothing of that
-process and notifies its user, who must end.
+another process has taken one of them, the session is over. It overwrites nothing of that process,
+and notifies its user, which must end.
 
 Note [Back soon]: without a lease a source node refuses all records, so the session gets the next
-one as soon as etcd can be reached. It retries at short intervals. A request that waits for a
-connection without an answer doesn't delay it: a keep-alive ends with its lease, and a new lease is
-requested again while earlier requests are pending. Those may get leases, too, which expire.
+one as soon as etcd can be reached. It retries at short intervals. A request on a connection that
+doesn't answer causes no delay: a keep-alive ends with its lease, and a new lease is requested again
+while earlier requests are pending. If those also get leases, these leases expire unused.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ T = TypeVar("T")
 
 _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MAX_SECONDS = 0.25
-"""A refused attempt costs nothing; see Note [Back soon]."""
+"""Maximum delay between attempts. A refused attempt costs nothing; see Note [Back soon]."""
 _ASK_AGAIN_SECONDS = 0.25
-"""Interval of requests for a lease while earlier ones have no answer."""
+"""Interval at which a lease is requested again while earlier requests have no answer."""
 _UNEXPECTED_SECONDS = 5.0
 """Delay after an unexpected failure."""
 _LOG_SECONDS = 5.0
-"""Interval of logging failed attempts."""
+"""Minimum seconds between log messages about failed attempts."""
 _GIVE_BACK_SECONDS = 3.0
 _PUT_ATTEMPTS = 5
 
 
 class Registration:
-    """A key that exists while the session lives.
+    """A key that exists as long as the session.
 
-    :ivar stored: lease and value that etcd is known to hold.
+    :ivar stored: lease and value that etcd is known to have.
     :ivar revision: revision of the key that the next put replaces; 0 if there is no key, ``None``
         if unknown.
     :ivar turn: serializes writes, so that an older value is never written after a newer one.
@@ -86,7 +86,7 @@ class Registration:
         self.turn = DeferredLock()
 
     async def update(self, value: bytes) -> None:
-        """Change the value; while etcd is unavailable, the session retries later."""
+        """Change the value. If etcd is unavailable, the session retries later."""
         self.value = value
         try:
             await self._session.store(self)
@@ -94,19 +94,20 @@ class Registration:
             _log.warn("cannot write {key} yet: {error}", key=self.key, error=error)
 
     async def remove(self) -> None:
-        """Delete the key; while etcd is unavailable, the session retries later."""
+        """Delete the key. If etcd is unavailable, the session retries later."""
         await self._session.remove(self)
 
 
 class Session(Service):
-    """A lease in etcd, kept alive, and the keys that live under it.
+    """A lease in etcd that is kept alive, and the keys that belong to it.
 
-    :param ttl: seconds that the lease lives without a keep-alive.
+    :param ttl: seconds that the lease lasts without a keep-alive.
 
-    :ivar lease_id: ``None`` while there is no valid lease.
+    :ivar lease_id: id of the lease; ``None`` while there is no valid lease.
     :ivar on_lost: called when the lease has ended or must have ended.
     :ivar on_renewed: called after the registrations were put under a new lease.
-    :ivar on_replaced: called when another process has taken a name of the session; it is over.
+    :ivar on_replaced: called when another process has taken a name of the session, which is then
+        over.
     """
 
     def __init__(self, client: EtcdClient, *, ttl: int, reactor: Any) -> None:
@@ -128,7 +129,7 @@ class Session(Service):
         self._log_at = 0.0
 
     async def startService(self) -> None:
-        """Create the session; fires when the first lease is granted."""
+        """Start the session, and wait until the first lease is granted."""
         super().startService()
         _log.info("creating etcd session")
         await self._grant()
@@ -137,7 +138,7 @@ class Session(Service):
         self._living.addErrback(self._ended)
 
     async def stopService(self) -> None:
-        """Revoke the lease, which deletes all keys under it."""
+        """Revoke the lease, which deletes all keys that belong to it."""
         super().stopService()
         if self._living is not None:
             self._living.cancel()
@@ -169,17 +170,17 @@ class Session(Service):
             asking = hedged(lambda: ensureDeferred(ask()), _ASK_AGAIN_SECONDS, self._reactor)
             asked_at, lease = await asking
             if not self.running:
-                return  # It expires.
+                return  # The lease expires.
             if self._reactor.seconds() < asked_at + self._ttl / 2:
-                break  # else it would soon have to count as lost
+                break  # otherwise the lease would soon count as lost
         self.lease_id = lease
         self._extend(asked_at)
         _log.debug("granted lease {lease}", lease=f"{self.lease_id:x}")
 
     def _extend(self, asked_at: float) -> None:
-        """Extend the lease's deadline from the time of the request.
+        """Extend the lease's deadline, counted from the time of the request.
 
-        etcd's clock started no earlier.
+        etcd can't have extended the lease before the request, so the deadline is never too late.
         """
         self._cancel_expiry()
         delay = max(0.0, asked_at + self._ttl - self._reactor.seconds())
@@ -263,9 +264,9 @@ class Session(Service):
             waiting.cancel()
 
     async def _keep_alive(self, lease: int) -> None:
-        """Send a keep-alive, and repeat it while it can still help.
+        """Send a keep-alive; on failure, repeat it as long as the lease is valid.
 
-        A stuck connection is abandoned early.
+        The timeout of a request is short, so that a stuck connection is abandoned early.
         """
         while True:
             asked_at = self._reactor.seconds()
@@ -288,9 +289,9 @@ class Session(Service):
             return
 
     async def _restore(self, lost: int) -> None:
-        """Put everything under the new lease and revoke the lost one, whose keys would conflict.
+        """Revoke the lost lease, whose keys would conflict, and put everything under the new one.
 
-        The next turn retries a failure.
+        If this fails, the next iteration retries it.
         """
         try:
             await self._revoke(lost)
@@ -320,7 +321,7 @@ class Session(Service):
                 _log.debug("cannot revoke the new lease, it will expire: {error}", error=problem)
 
     async def _catch_up(self) -> None:
-        """Do what was postponed while etcd was unavailable; see Note [Names first]."""
+        """Make the changes postponed while etcd was unavailable; see Note [Names first]."""
         await self._claims.retake()
         for registration in list(self._registrations.values()):
             await self.store(registration)
@@ -335,7 +336,7 @@ class Session(Service):
 
         Raises NameHeld: a live process holds it.
 
-        :param key: its last part is the name.
+        :param key: key of the claim; its last part is the name.
         :param title: what holds the name, for messages.
         """
         claim = Claim(key, title, Holder.this_process(self._ttl))
@@ -346,9 +347,9 @@ class Session(Service):
     # Registrations.
 
     async def register(self, key: str, value: bytes) -> Registration:
-        """Put *key* under the lease, and again under each new one.
+        """Put *key* under the lease, and again under each new lease.
 
-        Without a valid lease, the key is put when the next one is granted.
+        If there is no valid lease, the key is put when the next one is granted.
         """
         registration = Registration(self, key, value)
         self._registrations[key] = registration
@@ -371,7 +372,7 @@ class Session(Service):
             if not is_known or self.lease_id is None or registration.stored == wanted:
                 return
             if not self._claims.are_held:
-                return  # see Note [Names first]; it is put once the names are claimed
+                return  # see Note [Names first]; the key is put when the names are claimed
             lease, value = wanted
             registration.stored = None
             await self._put(registration, value, lease)
@@ -383,7 +384,7 @@ class Session(Service):
             registration.turn.release()
 
     async def _put(self, registration: Registration, value: bytes, lease: int) -> None:
-        """Put the registration on condition of its revision; see Note [Late puts]."""
+        """Put the registration if its revision is still current; see Note [Late puts]."""
         absolute = self._client.namespace + registration.key
         replaced, registration.revision = registration.revision, None
         for _ in range(_PUT_ATTEMPTS):
@@ -401,7 +402,7 @@ class Session(Service):
         raise EtcdUnavailable(f"{registration.key} is continuously changed by other processes")
 
     async def put_again(self, registration: Registration) -> None:
-        """Put a registration again whose key was deleted, if there is a lease."""
+        """If there is a lease, put a registration again whose key was deleted."""
         registration.stored = None
         try:
             await self.store(registration)
@@ -425,9 +426,9 @@ class Session(Service):
             _log.warn("cannot delete {key} yet: {error}", key=key, error=error)
 
     async def _delete(self, key: str) -> None:
-        """Delete the key only if it is ours: the next life of the node may have put it meanwhile.
+        """Delete the key if it is ours; the next life of the node may already have put its own.
 
-        A key under an earlier lease of ours ends with that lease.
+        A key that belongs to an earlier lease of ours ends with that lease.
         """
         if self.lease_id is not None:
             absolute = self._client.namespace + key
@@ -436,7 +437,7 @@ class Session(Service):
             )
         self._left_keys.discard(key)
         again = self._registrations.get(key)
-        if again is not None:  # registered again meanwhile: the order of the requests is unknown
+        if again is not None:  # registered again; the order of requests is unknown
             again.stored = again.revision = None
             await self.store(again)
 

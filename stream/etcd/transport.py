@@ -43,7 +43,7 @@ T = TypeVar("T")
 _POOL_SIZE = 16
 _IDLE_SECONDS = 30
 _REQUIRE_LEADER = b"Grpc-Metadata-hasleader"
-"""Makes a member without a leader end its watches instead of keeping them silent."""
+"""Header that makes a member without a leader end its watches instead of keeping them silent."""
 _NOT_SENT = (ConnectError, DNSLookupError, RequestNotSent)
 _BROKEN = (
     ConnectionClosed,
@@ -60,7 +60,7 @@ class Transport:
 
     :param endpoints: ``host:port`` or URLs; the next one is tried when one doesn't answer.
     :param request_timeout: seconds for one request to one endpoint.
-    :param log_operations: log each request at level debug.
+    :param log_operations: whether to log each request at level debug.
     """
 
     def __init__(
@@ -103,10 +103,11 @@ class Transport:
         repeatable: bool = False,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Call ``/v3/<method>``; every endpoint is tried once.
+        """Call ``/v3/<method>``; try each endpoint once.
 
         A request that has been sent is repeated at the next endpoint only if it is *repeatable*. A
-        repeatable request has one more attempt, since a kept connection may turn out to be closed.
+        repeatable request gets one more attempt, because a pooled connection may turn out to be
+        closed.
 
         Raises NotReached: the request was not sent. Raises EtcdUnavailable: there is no usable
         answer.
@@ -163,7 +164,7 @@ class Transport:
         raise problem
 
     async def stream(self, method: str, body: Mapping[str, Any]) -> IResponse:
-        """Call a method with a streaming answer; fires when the response headers have arrived."""
+        """Call a method with a streaming answer; wait until the response headers have arrived."""
         endpoint = self._endpoints[0]
         if self._log_operations:
             _log.debug("{method} {keys}", method=method, keys=keys_of(body))
@@ -226,13 +227,13 @@ class Transport:
     ) -> T:
         """Await a call with a timeout of *seconds*; raise its network errors as `EtcdError`.
 
-        :param goes_on: the call continues within that time if the caller is cancelled.
+        :param goes_on: whether the call continues until the timeout if the caller is cancelled.
         """
         waiting = _bounded(self._reactor, ensureDeferred(calling), seconds, goes_on=goes_on)
         try:
             return await waiting
         except TimeoutError:
-            # The path to etcd may have lost the kept connections, too.
+            # The network may have dropped the pooled connections as well.
             self._pool.closeCachedConnections()
             problem = f"no answer within {seconds:g} s"
             raise EtcdUnavailable(f"etcd does not answer: {endpoint}: {problem}") from None
@@ -277,7 +278,7 @@ class Transport:
             return ""
         if self._token is not None:
             return self._token
-        await self._authenticating.acquire()  # One request serves all waiters.
+        await self._authenticating.acquire()  # One request for a token serves all waiters.
         try:
             if self._token is None:
                 self._token = await self._new_token(endpoint)
@@ -308,12 +309,12 @@ def _is_sent(problem: EtcdUnavailable) -> bool:
 def _bounded(
     reactor: Any, called: Deferred[T], seconds: float, *, goes_on: bool = False
 ) -> Deferred[T]:
-    """Return the result of *called*, or raise ``TimeoutError`` or ``CancelledError``.
+    """Return a Deferred with the result of *called*, a ``TimeoutError`` or a ``CancelledError``.
 
-    :param goes_on: *called* is cancelled only when the time is over.
+    :param goes_on: whether a cancellation leaves *called* running until the timeout.
 
-    The Agent may report a cancelled request as a broken connection or even an unknown host, so an
-    outcome of *called* after its end is ignored.
+    The Agent may report a cancelled request as a broken connection or even an unknown host. So the
+    outcome of *called* is ignored after the returned Deferred has fired.
     """
 
     def end(error: Exception) -> None:

@@ -48,10 +48,11 @@ class Event:
 
 @attrs.frozen
 class WatchBatch:
-    """Changes that arrived together; after it, all changes up to `revision` are known.
+    """Changes that arrived together.
 
-    While a watch catches up, etcd's header already has a later revision than the changes. So the
-    header counts only in a message without changes (a progress notification).
+    After a batch, all changes up to `revision` are known. While a watch catches up, the revision in
+    etcd's header is later than that of the changes. So the header's revision is used only in a
+    message without changes (a progress notification).
     """
 
     revision: int
@@ -59,7 +60,7 @@ class WatchBatch:
 
 
 class LineTooLong(ValueError):
-    """A line has no end within the limit."""
+    """A line is longer than the limit."""
 
 
 class LineSplitter:
@@ -74,7 +75,7 @@ class LineSplitter:
         self._limit = limit
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that *data* completes, without their line ends."""
+        """Return the lines that *data* completes, without their line endings."""
         head, separator, rest = data.partition(b"\n")
         if not separator:
             self._keep(data)
@@ -96,7 +97,7 @@ class LineSplitter:
 class WatchStream(Protocol):
     """Receives the body of a watch; `next` returns the batches in order.
 
-    :ivar created: fires when etcd has accepted the watch.
+    :ivar created: Deferred that fires when etcd has accepted the watch.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -113,7 +114,8 @@ class WatchStream(Protocol):
     def next(self) -> Deferred[WatchBatch]:
         """Return the next batch of events.
 
-        Fails when the stream has ended: `Compacted`, `EtcdUnavailable`, …
+        When the stream has ended, the Deferred fails with `Compacted`, `EtcdUnavailable` or another
+        error.
         """
         if self._batches:
             batch, size = self._batches.popleft()
@@ -141,7 +143,7 @@ class WatchStream(Protocol):
             for line in self._splitter.feed(data):
                 self._line(orjson.loads(line), len(line))
         except LineTooLong as error:
-            # A new watch would return the same; a full read is paged.
+            # A new watch would return the same changes, but a full read is paged.
             self._end(TooManyChanges(str(error)))
             self.cancel()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -172,7 +174,7 @@ class WatchStream(Protocol):
         if compacted:
             self._end(Compacted(reason))
         elif not self._is_created and "permission denied" in reason:
-            self._end(InvalidToken(reason))  # etcd's only hint at an unknown token.
+            self._end(InvalidToken(reason))  # etcd's only indication of an unknown token.
         else:
             self._end(error_from(2, reason))
 
