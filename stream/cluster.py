@@ -1,7 +1,7 @@
 """Resources shared by the components of a process: etcd, leases, volumes, tables of projects.
 
-Each is built once, at the composition of the process (`stream.components`), and opens nothing. A
-component that needs a shared service lists it among its own services.
+Each is built once, when the process is composed (`stream.components`), and opens nothing at that
+time. A component that needs a shared service lists it among its own services.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "Projects", "Volumes", "etcd_client", "join_cluster", "reach_projects"]
 
 Later = Mapping[str, "Callable[[], Target]"]
-"""Functions that make targets when they are needed, by name."""
+"""Functions, by name, that make targets when they are needed."""
 
 _STAGING_USERS = {"storage-reader", "storage-coordinator"}
 
 WORK_THREADS = 4
-"""Threads for compression, uploads and key services: more than cores, since most of them wait."""
+"""Threads for compression, uploads and key services; may exceed the cores, as most threads wait."""
 
 
 @attrs.frozen(kw_only=True)
@@ -71,7 +71,7 @@ class Cluster:
     :ivar work: threads for uploads and compression.
     :ivar templates: processes that evaluate templates.
     :ivar group: returns this node's membership in a group, by the group's name.
-    :ivar now: the time in UTC.
+    :ivar now: returns the current time in UTC.
     """
 
     client: EtcdClient
@@ -85,7 +85,7 @@ class Cluster:
 
 
 def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
-    """Build the resources that this process shares with the cluster."""
+    """Build the cluster-wide resources of this process."""
     client = etcd_client(settings, reactor)
     session = Session(client, ttl=settings.distribution.ttl_seconds, reactor=reactor)
     volumes = Volumes(
@@ -143,7 +143,7 @@ def etcd_client(settings: Settings, reactor: Any) -> EtcdClient:
 class Projects:
     """The tables of projects, and the authority that verifies tokens.
 
-    :ivar authority: works while its services and those of `targets` run.
+    :ivar authority: verifies tokens; works while its services and those of `targets` run.
     """
 
     authority: ProjectAuthority
@@ -165,7 +165,7 @@ def reach_projects(
 
     :param components: components of this process.
     """
-    # A process that only receives records starts without these imports.
+    # A process that only receives records doesn't need these imports.
     from stream.encryption import configured_encryptor
     from stream.target.protocol import TargetContext
     from stream.target.registry import installed_targets, optional_targets
@@ -190,7 +190,7 @@ def reach_projects(
 
 
 def _own_projects(context: TargetContext, targets: Sequence[Target], later: Later) -> Projects:
-    """Build an authority with tokens of this service, without tables of Keboola."""
+    """Build an authority with tokens of this service, without Keboola tables."""
     from stream.authority.own import OwnAuthority
     from stream.target.registry import Targets
 
@@ -251,7 +251,7 @@ def _staging(
 ) -> StagingArea | None:
     """Build the staging for connections, if this process stores or reads slices there.
 
-    An API node uses it for replays, and works without it otherwise.
+    An API node needs it only for replays.
     """
     from stream.target.staged import StagingArea, staging_address
 

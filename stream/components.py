@@ -1,13 +1,13 @@
-"""The composition of a process: one function per component, and the order of their start.
+"""The composition of a process: one function per component, and the order in which they start.
 
 `build` is the table of contents. The function of a component takes the component's dependencies and
-returns its services in the order of their start. A service shared by several components starts
-once, with the first of them. Dependencies come first. Services stop in the reverse order, so that a
-source answers its last request before the writer behind it stops. Nothing is opened before the
-services start.
+returns its services, in the order in which they start. A service that several components share
+starts once, with the first of them. Dependencies start first. Services stop in the reverse order,
+so that a source answers its last request before the writer that it uses stops. Nothing is opened
+before the services start.
 
-The function of a component imports modules that only this component needs, so that other processes
-start without them.
+The function of a component imports the modules that only this component needs, so that processes
+without the component don't load them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = ["build"]
 _log = Logger(namespace="stream")
 
 WORKER_STOP_SHARE = 0.9
-"""Workers' share of the time for a stop, since their supervisor has to end in time, too."""
+"""Workers' share of the stop timeout. Their supervisor has to stop in time as well."""
 
 Replaced = Callable[[NameHeld], None]
 
@@ -74,14 +74,14 @@ def build(
     reactor: Any,
     log: LogControl,
 ) -> OrderedServices:
-    """Build the services of *components*, in the order of starting.
+    """Build the services of *components*, in the order in which they start.
 
-    :param workers: command lines, by name, of the processes that receive records; a single one is
-        replaced by a source in this process.
+    :param workers: command lines, by name, of the processes that receive records. If there is only
+        one, a source in this process replaces it.
     :param log: the logger; the console can change its levels.
     """
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
-    # Not also as a field, which would repeat it.
+    # The names aren't logged as a field as well, because the message already contains them.
     _log.info("configuration: {log_settings}", log_settings=json.dumps(masked(settings)))
     metrics = Metrics()
     watch_descriptors(metrics)
@@ -123,7 +123,8 @@ def cluster_members(
     """Build Stream's own components of this process, which communicate through etcd.
 
     :param parts: receives the objects that the console inspects.
-    :param on_replaced: called when another process holds a name of this one, which must end.
+    :param on_replaced: called when another process holds a name of this process, which must then
+        end.
     """
     cluster = join_cluster(settings, reactor, metrics)
     cluster.session.on_replaced.append(on_replaced)
@@ -161,7 +162,7 @@ def storage_writer(
     from stream.storage.writer.service import StorageWriterService
 
     local = settings.storage.level.local
-    # Volumes have a lease of their own, with another time to live.
+    # Volumes have their own lease, with another time to live.
     session = Session(cluster.client, ttl=local.volume.registration.ttl_seconds, reactor=reactor)
     session.on_replaced.append(on_replaced)
     watch_lease(metrics, session, "volumes")
@@ -296,7 +297,7 @@ def http_source(
 ) -> list[IService]:
     """Build the component that receives records.
 
-    :param parts: the other components of this process; a writer among them is called directly.
+    :param parts: the other components of this process. If there is a writer, it is called directly.
     """
     from stream.rejected.server import RejectedServer
     from stream.sink.balancing import Balancer
@@ -375,7 +376,8 @@ def http_source(
     async def enquire(
         enquiries: Sequence[Enquiry], /, *, are_first: bool
     ) -> list[list[StoredRows]]:
-        # Without a lease, connections of its own would end those that are still being flushed.
+        # Without a lease, new connections of this node would end the ones that are still being
+        # flushed.
         if router.refusal is not None:
             raise router.refusal
         return await clients.enquire(enquiries, are_first=are_first)
@@ -506,7 +508,7 @@ def consoles(settings: Settings, reactor: Any, parts: Parts) -> list[IService]:
     services: list[IService] = []
     manhole, pprof = settings.manhole, settings.pprof
     if manhole.enabled:
-        # Imported here, since SSH takes a while to import.
+        # Imported here, because importing SSH takes a while.
         from stream.ops.debug.manhole import ManholeService
 
         services.append(
@@ -558,5 +560,5 @@ def _rejected_records(
 
 
 def _each_once(services: Iterable[IService]) -> list[IService]:
-    """Return *services* without repetitions, each at its first position."""
+    """Return *services* without duplicates, each at its first position."""
     return list(dict.fromkeys(services))

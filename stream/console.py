@@ -1,4 +1,4 @@
-"""The functions of the console of a running process, each with a line of help."""
+"""The functions of the console of a running process, each with a line of help text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Text(str):
 
 @attrs.define
 class Parts:
-    """The parts of this process; ``None`` for missing ones.
+    """The parts of this process; ``None`` for parts that it doesn't have.
 
     :ivar client: client of etcd.
     """

@@ -1,7 +1,7 @@
-"""Defaults that depend on the command line: its components, ``dev`` and ``--port-offset``.
+"""Defaults that depend on the command line: on its components, ``dev`` and ``--port-offset``.
 
-The other components use a local etcd or sandbox without further settings. Settings that no chosen
-component uses need not be set. Values set by the user take precedence.
+If ``etcd`` or ``sandbox`` is among the components, the others use it without further settings.
+Settings that no chosen component uses need not be set. Values set by the user take precedence.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from stream.values.number import whole_number
 __all__ = ["defaults_for", "port_offset", "shifted"]
 
 _UNUSED = "unused.invalid"
-"""Satisfies the validation of a required address in a process that never uses it."""
+"""Value of a required address in a process that never uses it; passes validation."""
 
 _STORAGE_STOP_TIMEOUT = "9m50s"
-"""Components with data on disks have ten minutes for a stop, others one."""
+"""Components with data on disk have ten minutes to stop; others have one minute."""
 
 _USERS = {
     "etcd.endpoint": {
@@ -39,7 +39,7 @@ _USERS = {
     "storage.volumesPath": {"storage-writer", "storage-reader"},
 }
 _URLS = ("etcd.endpoint", "storageApiHost", "api.publicUrl", "source.http.publicUrl")
-"""Settings with a port of this machine, used if they aren't set."""
+"""Settings whose default contains a port on this machine."""
 
 _PORT = re.compile(r":(\d+)$")
 _MAX_PORT = 65535
@@ -56,14 +56,14 @@ def defaults_for(
 ) -> dict[str, object]:
     """Return the default values by setting key.
 
-    Raises UserError: the offset leads beyond the last port.
+    Raises UserError: a port plus the offset exceeds the highest port.
 
-    :param components: chosen components.
-    :param flags: settings given by flag, by the flag's name.
+    :param components: the chosen components.
+    :param flags: settings given as flags, by the flag's name.
     :param environ: the environment.
-    :param is_dev: use the settings of ``stream-service dev``.
-    :param target: target of ``stream-service dev``, empty for the sandbox.
-    :param port_offset: added to each default port; 0 for no change.
+    :param is_dev: whether to use the settings of ``stream-service dev``.
+    :param target: target of ``stream-service dev``; empty for the sandbox.
+    :param port_offset: number that is added to each default port.
     """
     defaults: dict[str, object] = {"etcd.namespace": "stream/"}
     if {"storage-writer", "storage-reader"} & set(components):
@@ -112,7 +112,7 @@ def shifted(address: str, offset: int) -> str:
 
 
 def _shifted_ports(defaults: Mapping[str, object], offset: int) -> dict[str, object]:
-    """Return the default addresses of this machine, shifted."""
+    """Return the default addresses on this machine, with shifted ports."""
     found = {}
     built_in = Settings()
     for leaf in LEAVES:

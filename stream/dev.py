@@ -1,6 +1,6 @@
 """``stream-service dev``: all components on this machine.
 
-It includes an etcd, and a local Storage API or tables of another target.
+It runs an etcd, and either a local Storage API or another target.
 
 `DEV_SETTINGS` replaces built-in defaults, so files, environment variables and flags take
 precedence.
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 COMMAND = "dev"
-"""The name of the command, given like a component."""
+"""The name of the command, which is given like a component."""
 
 DATA = "var"
 """Directory of all data, relative to the working directory."""
@@ -46,14 +46,14 @@ DEV_SETTINGS: Mapping[str, object] = {
     "metrics.listen": "127.0.0.1:9000",
     "source.http.listen": "127.0.0.1:7000",
     "source.http.publicUrl": "http://127.0.0.1:7000",
-    # A stop at a terminal must be fast; remaining slices are uploaded at the next start.
+    # Stopping in a terminal must be fast; the remaining slices are uploaded after the next start.
     "stopTimeout": "30s",
     "storage.volumesPath": f"{DATA}/volumes",
     "source.quarantine.path": f"{DATA}/rejected",
     "storage.level.local.writer.network.listen": "127.0.0.1:6000",
     # A laptop has less space than a server.
     "storage.level.local.writer.allocation.static": "10MB",
-    # Rows are in the table within seconds.
+    # Rows must be in the table within seconds.
     "storage.level.staging.operator.sliceRotationCheckInterval": "200ms",
     "storage.level.staging.operator.sliceUploadCheckInterval": "500ms",
     "storage.level.staging.upload.minInterval": "1s",
@@ -63,14 +63,14 @@ DEV_SETTINGS: Mapping[str, object] = {
     "storage.level.target.import.minInterval": "1s",
     "storage.level.target.import.trigger.interval": "2s",
 }
-"""Values by setting key: loopback only, data below `DATA`, an import every two seconds."""
+"""Values by setting key: only loopback addresses, data below `DATA`, imports every two seconds."""
 
 
 Given = Callable[[str], str]
-"""The user's value for a key from flag or environment, empty if it isn't set."""
+"""Returns the user's value of a key, from a flag or the environment; empty if it isn't set."""
 
 _POSTGRES_PORT = 5433
-"""Debian's own server uses 5432."""
+"""The default port is 5433 because Debian's own server uses 5432."""
 
 
 def _postgres_settings(data: str, port_offset: int, given: Given) -> Mapping[str, object]:
@@ -92,7 +92,7 @@ def _iceberg_settings(data: str, port_offset: int, given: Given) -> Mapping[str,
     folder = Path(data).absolute()
     catalog = {
         "type": "sql",
-        # Processes that commit at the same time wait for each other.
+        # With the timeout, processes that commit at the same time wait for each other.
         "uri": f"sqlite:///{folder}/catalog.db?timeout=60",
         "warehouse": (folder / "warehouse").as_uri(),
     }
@@ -106,10 +106,11 @@ def _parquet_settings(data: str, port_offset: int, given: Given) -> Mapping[str,
 
 @attrs.frozen
 class DevTarget:
-    """A choice of ``--target``: tables outside the sandbox, in projects of this service.
+    """A value of ``--target``, for tables outside the sandbox in projects of this service.
 
-    :ivar components: components for the tables, in addition to Stream's own and etcd.
-    :ivar settings: made of the data directory, the port offset, and the user's settings.
+    :ivar components: components for the target, in addition to Stream's own and etcd.
+    :ivar settings: makes settings from the data directory, the port offset, and the user's
+        settings.
     """
 
     components: frozenset[str]
@@ -147,10 +148,10 @@ def _dev_target(name: str) -> DevTarget:
 def dev_settings(
     port_offset: int = 0, target: str = "", given: Given = lambda key: ""
 ) -> dict[str, object]:
-    """Return `DEV_SETTINGS` for the instance with *port_offset* and *target*.
+    """Return `DEV_SETTINGS`, adapted to *port_offset* and *target*.
 
-    It has a data directory of its own. Only ports in connections are shifted here; see
-    `stream.defaults.shifted` for the others.
+    Each combination has its own data directory. Only ports in connections are shifted here; see
+    `stream.defaults.shifted` for other ports.
 
     Raises UserError: the target is unknown.
     """
@@ -173,7 +174,7 @@ def dev_settings(
 
 
 def create_volume(volumes_path: str) -> None:
-    """Create the volume ``default/001`` below *volumes_path*, unless there is a volume."""
+    """Create the volume ``default/001`` below *volumes_path*, unless a volume exists there."""
     root = Path(volumes_path)
     if not any(entry.is_dir() for entry in root.glob("[!.]*/*")):
         (root / _VOLUME).mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""User-facing errors: status, machine-readable name, precise message and layout.
+"""User-facing errors, with their status, machine-readable name, message and layout.
 
-Every layer raises `UserError` (or a subclass) for a caller's mistake; any other exception is a
-defect and becomes a 500 with only an exception id in its body. The layout of nested texts
-(``Prefix:`` and bullets) is shared by the API, the HTTP source and the start-up errors.
+Every layer raises `UserError` (or a subclass) for a caller's mistake. Any other exception is a bug;
+its answer is a 500 with only an exception id in the body. The API, the HTTP source and startup
+errors share the layout of nested texts (``Prefix:`` and bullets).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 E = TypeVar("E", bound=BaseException)
 
 MAX_FAULTS = 20
-"""Maximum number of faults of one request that are listed."""
+"""Maximum number of faults that are listed for one request."""
 
 _ONE_LINE_LIMIT = 60
 _SHOWN_CHARACTERS = 100
@@ -42,12 +42,12 @@ _WORD_BREAK = re.compile(r"[_\s-]+(\w)")
 
 @attrs.frozen
 class Fault:
-    """A fault of a request.
+    """One thing that is wrong with a request.
 
-    :ivar name: machine-readable, as in `UserError`.
-    :ivar message: without capital letter and full stop.
-    :ivar param: its position: ``body.name``, ``limit``, ``X-StorageApi-Token``.
-    :ivar detail: additional information: what is allowed here, or what to do.
+    :ivar name: machine-readable name, as in `UserError`.
+    :ivar message: the message, without capital letter and full stop.
+    :ivar param: the part of the request: ``body.name``, ``limit``, ``X-StorageApi-Token``.
+    :ivar detail: additional information, such as what is allowed here, or what to do.
     """
 
     name: str
@@ -59,25 +59,26 @@ class Fault:
 class UserError(Exception):
     """A caller's mistake.
 
-    Clients compare the members that they know, so further explanations are in separate members
-    (`explained`), and only if the message isn't complete.
+    Clients compare the members that they know. So further explanations are in separate members
+    (`explained`), which are present only if the message isn't sufficient.
 
-    :param message: the fault, without capital letter and full stop (`sentence` adds them).
+    :param message: what is wrong, without capital letter and full stop (`sentence` adds them).
     :param status: the HTTP status of the answer.
-    :param name: machine-readable, lowerCamelCase, without the listener's prefix; a name with a dot
-        comes from another API and is passed through unchanged.
+    :param name: machine-readable name in lowerCamelCase, without the listener's prefix. A name with
+        a dot comes from another API and is passed through unchanged.
     :param exception_id: the id under which another API logged the failure, if it returned one.
     :param param: the invalid part of the request: ``body.name``, ``limit``.
-    :param detail: additional information: what is allowed, or what to do.
-    :param faults: all faults, if there are several; at most `MAX_FAULTS` are shown.
+    :param detail: additional information, such as what is allowed, or what to do.
+    :param faults: everything that is wrong, if there are several faults; at most `MAX_FAULTS` are
+        shown.
 
-    :ivar hint: the caller's probable intention, if it can be guessed; in a separate member, since
-        clients may rely on the message.
-    :ivar column: the column without a value, if the fault is in a record.
-    :ivar unquoted: the message without quotes of a record, for users who may not see records; empty
-        if it quotes nothing.
-    :ivar unreachable: the unavailable service, if that is the failure; the answer asks for a later
-        retry.
+    :ivar hint: the caller's probable intention, if it can be guessed. It is in a separate member,
+        because clients may rely on the message.
+    :ivar column: the column without a value, if the problem is in a record.
+    :ivar unquoted: the message without quotations from a record, for users who may not see records;
+        empty if the message quotes nothing.
+    :ivar unreachable: name of the unavailable service, if that is the failure; the answer asks the
+        caller to retry later.
     """
 
     status = 400
@@ -123,7 +124,7 @@ class UserError(Exception):
 
 
 class NestedError(UserError):
-    """Several problems, or one problem with a context, printed with `format_nested`."""
+    """Several problems, or one problem with a context, formatted with `format_nested`."""
 
     def __init__(
         self,
@@ -140,9 +141,9 @@ class NestedError(UserError):
         self.children = tuple(children)
 
     def sentences(self, *, quoting: bool = True) -> str:
-        """Return the same layout with sentences; only the prefix has no full stop.
+        """Return the message in the same layout, as sentences; only the prefix has no full stop.
 
-        :param quoting: include quotes of a record.
+        :param quoting: whether to include quotations from a record.
         """
         return format_nested(
             sentence(self.prefix), [_sentences(child, quoting) for child in self.children]
@@ -159,7 +160,7 @@ def _sentences(error: Exception | str, quoting: bool) -> str:
 def explained(error: UserError, prefix: str) -> dict[str, Any]:
     """Return the members of an answer that explain *error* further; usually none.
 
-    :param prefix: the listener's prefix of names: ``stream.api.``.
+    :param prefix: the listener's prefix for names, such as ``stream.api.``.
     """
     members: dict[str, Any] = {}
     if error.param:
@@ -192,9 +193,9 @@ def shortened(text: str, characters: int = _SHOWN_CHARACTERS) -> str:
 def without_frames(error: E) -> E:
     """Return *error* without its context, its cause and its frames.
 
-    Frames hold the request with its body. If they also hold the keeper of the error, all of it
-    would stay in memory until the garbage collector looks for reference cycles, which is rare under
-    load.
+    Frames refer to the request with its body. If they also refer to the object that keeps the
+    error, there is a reference cycle. It would stay in memory until the garbage collector runs,
+    which is rare under load.
     """
     errors: list[BaseException] = [error]
     for each in errors:
@@ -207,7 +208,7 @@ def without_frames(error: E) -> E:
 
 
 def sentence(text: str) -> str:
-    """Return *text* with a capital first letter and, if it ends like a word, a full stop."""
+    """Return *text* with a capital first letter, and with a full stop if it ends like a word."""
     text = text.rstrip(" ")
     if text:
         text = text[0].upper() + text[1:]
@@ -215,14 +216,14 @@ def sentence(text: str) -> str:
 
 
 def record_error_name(name: str) -> str:
-    """Return an error's *name* in answers to producers: with the listener's prefix."""
+    """Return an error's *name* for answers to producers, with the listener's prefix."""
     return name if "." in name else _RECORD_PREFIX + name
 
 
 def record_message(error: UserError, *, quoting: bool = True) -> str:
-    """Return the message of *error* for a producer: sentences, unless it has a fixed text.
+    """Return the message of *error* for a producer, as sentences unless its text is fixed.
 
-    :param quoting: include quotes of the record.
+    :param quoting: whether to include quotations from the record.
     """
     if getattr(error, "verbatim", False):
         return str(error)
@@ -230,9 +231,9 @@ def record_message(error: UserError, *, quoting: bool = True) -> str:
 
 
 def format_nested(prefix: str, children: Sequence[str]) -> str:
-    """Return *prefix* and its causes: on one line for a single short cause, else as bullets.
+    """Return *prefix* and its causes: one short cause on the same line, otherwise bullets.
 
-    An empty *prefix* with one child is that child; with several, only the bullets.
+    If *prefix* is empty, the result is the only child, or only the bullets.
     """
     if not prefix:
         return (
@@ -255,5 +256,5 @@ def _bullet(text: str) -> str:
 
 
 def camel_case(name: str) -> str:
-    """Convert ``missing_field`` to ``missingField``, and ``deleted source not found`` likewise."""
+    """Return *name* in lowerCamelCase, for example ``missingField`` for ``missing_field``."""
     return _WORD_BREAK.sub(lambda match: match[1].upper(), name)

@@ -1,9 +1,11 @@
-"""A PostgreSQL server as a child process, for one machine: started, restarted and stopped with it.
+"""A PostgreSQL server as a child process, for one machine.
 
-It is for trying Stream, not for valuable data: one user, loopback only.
+The service starts it, restarts it when it exits, and stops it. The server is meant for trying
+Stream, not for valuable data: it has one user, and listens only on loopback.
 
 Note [Ordinary user]: PostgreSQL refuses to run as root. If this process runs as root, the server
-runs as ``postgres`` or ``nobody``, which owns the data and may traverse the parent directories.
+runs as ``postgres`` or ``nobody``, which owns the data and gets permission to traverse the parent
+directories.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ __all__ = ["DATABASE", "USER", "LocalPostgres", "find_postgres", "password_file"
 _log = Logger()
 
 USER = "stream"
-"""The superuser of the server."""
+"""Name of the server's superuser."""
 DATABASE = "postgres"
 
 _DEBIAN = Path("/usr/lib/postgresql")
@@ -50,7 +52,7 @@ _LOCKED_ATTEMPTS = 20
 
 
 def find_postgres() -> Path | None:
-    """Return the folder of a server's programs: from the PATH, or the newest of Debian's."""
+    """Return the directory of a server's programs, from the PATH or Debian's newest version."""
     found = shutil.which("initdb")
     if found is not None and shutil.which("postgres") is not None:
         return Path(found).resolve().parent
@@ -62,7 +64,7 @@ def find_postgres() -> Path | None:
 
 
 def password_file(path: Path) -> Path:
-    """Return the file with the server's password below *path*."""
+    """Return the path of the file below *path* that contains the server's password."""
     return path / "password"
 
 
@@ -75,7 +77,7 @@ class _Owner:
 
     @classmethod
     def choose(cls) -> _Owner:
-        """Return the current user, or another one if it is root."""
+        """Return the current user; another user if the current one is root."""
         if os.geteuid() != 0:
             return cls(os.geteuid(), os.getegid())
         for name in ("postgres", "nobody"):
@@ -94,8 +96,8 @@ class _Owner:
 class LocalPostgres(Service):
     """A PostgreSQL server as a child process, for development.
 
-    :param listen: a loopback address.
-    :param path: directory of the data and the password; kept between runs.
+    :param listen: loopback address to listen on.
+    :param path: directory of the data and the password, which is kept between runs.
     """
 
     def __init__(self, reactor: Any, listen: str, path: str) -> None:
@@ -112,7 +114,7 @@ class LocalPostgres(Service):
         self._owner = _Owner(0, 0)
 
     async def startService(self) -> None:
-        """Start the server; fires when it accepts connections. Raises UserError if it can't."""
+        """Start the server, and wait until it accepts connections. Raises UserError if it can't."""
         super().startService()
         threads = self._reactor.getThreadPool()
         self._programs, self._owner = await deferToThreadPool(self._reactor, threads, self._prepare)
@@ -130,7 +132,7 @@ class LocalPostgres(Service):
         )
 
     async def _start(self) -> None:
-        # A server whose parent was killed takes a moment to end, and locks its data until then.
+        # A server whose parent was killed takes a moment to end. Until then it locks its data.
         for _ in range(_LOCKED_ATTEMPTS):
             self._spawn()
             try:
@@ -153,7 +155,7 @@ class LocalPostgres(Service):
         return (fatal or self._last_lines or ["it said nothing"])[-1]
 
     def _prepare(self) -> tuple[Path, _Owner]:
-        """Create the data directory unless it exists; blocks. Raises UserError."""
+        """Create the data directory unless it exists; this blocks. Raises UserError."""
         programs = find_postgres()
         if programs is None:
             raise UserError(
@@ -166,7 +168,7 @@ class LocalPostgres(Service):
             here = Path.cwd()
             for directory in (self._path, *self._path.parents):
                 if directory == self._path or here in directory.parents:
-                    # Permission to traverse, not to list
+                    # Permission to traverse the directories, not to list them.
                     directory.chmod(directory.stat().st_mode | 0o011)
         if not self._data.exists():
             self._make(programs, owner)
@@ -181,7 +183,7 @@ class LocalPostgres(Service):
         if not password.exists():
             password.write_text(f"{secrets.token_urlsafe(24)}\n", encoding="utf-8")
             password.chmod(0o600)
-        # Under a temporary name, so that an incomplete directory isn't used.
+        # The directory first has a temporary name, so that an incomplete one is never used.
         made = self._path / "data.new"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(mode=0o700)
@@ -249,7 +251,7 @@ class LocalPostgres(Service):
             self._changed.fire(True)
 
     def ended(self, reason: Failure) -> None:
-        """Handle the end of the server; a running service starts it again."""
+        """Handle the end of the server; if the service is running, start the server again."""
         self._child = None
         self._changed.fire(False)
         if not self.running or self._is_starting:
@@ -263,7 +265,7 @@ class LocalPostgres(Service):
         self._restart = self._reactor.callLater(delay, self._spawn)
 
     async def stopService(self) -> None:
-        """Stop the server; fires when it has ended, without waiting for its clients."""
+        """Stop the server without waiting for its clients, and wait until it has ended."""
         super().stopService()
         if self._restart is not None and self._restart.active():
             self._restart.cancel()

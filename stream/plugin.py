@@ -1,4 +1,4 @@
-"""The entry point: from a command line to services.
+"""The entry point, which turns a command line into services.
 
 ``twistd stream --components=api,http-source`` and ``stream-service api http-source`` are
 equivalent.
@@ -51,7 +51,7 @@ NAMES = (
     "postgres",
     "sandbox",
 )
-"""Valid components: the service's own five, and those for a single machine."""
+"""Valid components: Stream's own five, and those for a single machine."""
 
 _PROGRAM = "stream-service"
 _HELP = """\
@@ -84,7 +84,7 @@ Examples:
 """
 _COMMANDS = ("check-takeover", "convert-to-original")
 UMASK = 0o077
-"""Files of a process are readable only by its user."""
+"""Makes the files of a process readable only by its user."""
 _DAEMON_LOG = "twistd.log"
 """The default log file of twistd's daemons."""
 
@@ -92,10 +92,10 @@ _DAEMON_LOG = "twistd.log"
 class Options(usage.Options):
     """The command line after ``twistd stream``.
 
-    After `parseOptions` it has:
+    `parseOptions` sets these attributes:
 
     :ivar components: the chosen components, in the order of `NAMES`.
-    :ivar is_dev: whether ``dev`` was among them: everything on this machine.
+    :ivar is_dev: whether ``dev`` was given, so that everything runs on this machine.
     :ivar settings: the validated settings.
     :ivar is_worker: whether another process started this one as a worker.
     :ivar workers: names and command lines of the worker processes.
@@ -142,7 +142,7 @@ class Options(usage.Options):
             chosen = chosen - {DEV} or dev_components(NAMES, target)
         offset = port_offset(line)
         environ = dict(os.environ)
-        # Required settings depend on the components: unknown ones require none.
+        # Required settings depend on the components; unknown components require none.
         known = [name for name in NAMES if name in chosen]
         runner = getattr(self, "parent", None) or {}
         self.logs_elsewhere = bool(runner.get("logger") or runner.get("syslog"))
@@ -169,7 +169,7 @@ class Options(usage.Options):
 
 
 def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Return the values of ``--components`` and the rest of the command line."""
+    """Return the values of ``--components``, and the rest of the command line."""
     named: list[str] = []
     rest: list[str] = []
     items = iter(argv)
@@ -186,9 +186,9 @@ def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
 def _runner_log_file(
     runner: Mapping[str, Any], flags: dict[str, str | list[str]]
 ) -> Mapping[str, object]:
-    """Apply twistd's own flags: its log file becomes the service's, since a daemon can't print.
+    """Apply twistd's own flags; its log file becomes the service's, because a daemon can't print.
 
-    :param flags: the flag for the log file is added if it is missing.
+    :param flags: flags of the service; the flag for the log file is added if it is missing.
     """
     path = runner.get("logfile")
     if path and path != "-":
@@ -198,9 +198,12 @@ def _runner_log_file(
 
 
 def check_components(chosen: set[str], given: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return *chosen* in the order of `NAMES`. Raises UserError for none and for unknown ones.
+    """Return *chosen* in the order of `NAMES`.
 
-    :param given: the components as written; the error names the unknown ones in this order.
+    Raises UserError: there are no components, or unknown ones.
+
+    :param given: the components as the user wrote them; the error names the unknown ones in this
+        order.
     """
     valid = ", ".join(NAMES)
     unknown = [name for name in dict.fromkeys((*given, *sorted(chosen))) if name not in NAMES]
@@ -240,7 +243,7 @@ def _version() -> str:
 
 
 def _answer(text: str) -> NoReturn:
-    """Print *text* and exit; a reader such as ``head`` may stop early."""
+    """Print *text* and exit, even if a reader such as ``head`` stops early."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -249,7 +252,7 @@ def _answer(text: str) -> NoReturn:
 
 
 def _printed(error: UserError) -> str:
-    """Return the text of *error* for stderr, and below it what to do, if the error says so."""
+    """Return the text of *error* for stderr, followed by what to do if the error says so."""
     text = format_nested("Error", [sentence(str(error))])
     return f"{text}\n{sentence(error.detail)}" if error.detail else text
 
@@ -268,9 +271,10 @@ def _log_or_refuse(settings: Settings) -> LogControl:
 
 def makeService(options: Options) -> IService:
     """Return the root service; nothing is opened before the reactor runs."""
-    # Data and keys must be private. Children inherit it; twistd's own --umask is applied later.
+    # Data and keys must be private. Child processes inherit the umask; twistd's own --umask is
+    # applied later.
     os.umask(UMASK)
-    # A log rotation may send the signal early, and the default is to end.
+    # A log rotation may send SIGHUP early, and by default it would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from twisted.internet import reactor
 
@@ -320,7 +324,7 @@ def makeService(options: Options) -> IService:
 
 
 def main() -> None:
-    """Run the console script: its arguments are component names and flags, or a command."""
+    """Run the console script, whose arguments are components and flags, or a command."""
     if len(sys.argv) > 1 and sys.argv[1] in _COMMANDS:
         from stream.takeover.command import run_command
 

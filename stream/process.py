@@ -1,4 +1,4 @@
-"""The process: signals, start and stop, and an exit code that reports failures."""
+"""The process: its signals, its start and stop, and an exit code that reports failures."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ _log = Logger()
 _REASONS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt"}
 ENOUGH_FILES = 10_000
 SWITCH_SECONDS = 0.0005
-"""Switch interval of the GIL: the reactor waits for it after each system call while a thread
-computes, dozens of times per turn.
+"""Switch interval of the GIL.
+
+While another thread computes, the reactor waits for the GIL after each system call, dozens of times
+per iteration.
 """
 _MACOS_FILES = 10_240
 
@@ -44,9 +46,9 @@ _MACOS_FILES = 10_240
 class Process(Service):
     """The root service of the plugin.
 
-    :param build: returns the services to run; called when the reactor runs.
-    :param stop_seconds: time limit of a stop; afterwards the process ends with 1.
-    :param ready: called when everything is ready.
+    :param build: called when the reactor runs; returns the services to run.
+    :param stop_seconds: time limit for stopping; after it, the process ends with exit code 1.
+    :param ready: called when all services are ready.
     :param hangup: called on SIGHUP.
     :param observer: log observer that replaces the runner's.
     """
@@ -73,7 +75,7 @@ class Process(Service):
         self._exiting = False
 
     def setServiceParent(self, parent: Any) -> None:
-        """Make the runner log with our observer from its first line on."""
+        """Make the runner log with our observer, starting with its first line."""
         if self._observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
@@ -116,14 +118,14 @@ class Process(Service):
 
     def fail(self, reason: str) -> None:
         """Stop because of a failure, with a non-zero exit code."""
-        # The runner has replaced stderr.
+        # The runner has replaced ``sys.stderr``.
         shown = format_nested("Error", [sentence(hide_secrets(reason))])
         print(shown, file=sys.__stderr__, flush=True)
         atexit.register(_exit_with_failure)
         self.exit(reason, is_failure=True)
 
     def exit(self, reason: str, *, is_failure: bool = False) -> None:
-        """Stop; the first reason counts."""
+        """Stop the process; only the first reason counts."""
         if self._exiting:
             return
         self._exiting = True
@@ -139,14 +141,14 @@ class Process(Service):
         if self._exiting:
             return
         reason = _REASONS[signal.Signals(number)]
-        self._limit.arm()  # The reactor may never process it.
+        self._limit.arm()  # a blocked reactor may never process the call below
         self._reactor.callFromThread(self.exit, reason)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._hangup)
 
     async def stopService(self) -> None:
-        """Stop the services; fires when they have stopped."""
+        """Stop the services, and wait until they have stopped."""
         super().stopService()
         self._garbage.stop()
         if self._main is not None:
@@ -165,7 +167,7 @@ def _taken(error: Any) -> str:
 
 
 def raise_file_limit() -> None:
-    """Raise the soft limit of open files to the hard limit, and log it.
+    """Raise the soft limit of open files to the hard limit, and log the new limit.
 
     Each connection is an open file, and the usual soft limit is meant for interactive shells.
     """
@@ -174,7 +176,7 @@ def raise_file_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (ValueError, OSError):
-            continue  # macOS: the hard limit is unlimited, which the soft limit can't be.
+            continue  # on macOS, the hard limit may be unlimited, but the soft limit can't be.
         limit = wanted
         break
     if 0 <= limit < ENOUGH_FILES:
@@ -186,14 +188,14 @@ def raise_file_limit() -> None:
 def _ignore_signals() -> None:
     """Ignore signals.
 
-    Python removes its handlers at exit, and a late signal would set the exit code.
+    Python removes its signal handlers at exit, and a late signal would then set the exit code.
     """
     for number in (*_REASONS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _exit_with_failure() -> None:
-    """Exit with a failure code; Twisted's runner always ends with 0."""
+    """Exit with a failure code, because Twisted's runner always ends with 0."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The quick start that a local run prints when it is ready: addresses, and a first record."""
+"""The quick start that a local run prints when it is ready: its addresses and a first record."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ _PARQUET_QUERY = """{python} -c 'from pyarrow.dataset import dataset; print(data
 
 
 def quick_start(settings: Settings, components: Sequence[str] = ()) -> str:
-    """Return the text for *settings*, of a run of *components*."""
+    """Return the text for a run of *components* with *settings*."""
     if "postgres" in components:
         return _of_postgres(settings)
     if _lake(settings) is not None and "sandbox" not in components:
         return _of_lake(settings)
-    # Imported here, since most processes have no sandbox.
+    # Imported here, because most processes have no sandbox.
     from stream.sandbox.store import tables_file
 
     return _TEMPLATE.format(
@@ -114,7 +114,7 @@ def _of_postgres(settings: Settings) -> str:
 
 
 def _lake(settings: Settings) -> Connection | None:
-    """Return the connection of a development service with tables in a lake."""
+    """Return the connection of a development service whose tables are in a lake."""
     found = settings.target.connections.by_name.get("lake")
     return found if found is not None and found.type in ("iceberg", "parquet") else None
 
@@ -169,8 +169,8 @@ def _relative(path: Path) -> str:
 
 
 def announce(settings: Settings, components: Sequence[str]) -> None:
-    """Print the quick start of a complete run, only on a terminal."""
-    # The runner has replaced stdout.
+    """Print the quick start of a complete run, but only on a terminal."""
+    # The runner has replaced ``sys.stdout``.
     output = sys.__stdout__
     is_whole = {"api", "http-source"} <= set(components)
     has_lake = "etcd" in components and _lake(settings) is not None

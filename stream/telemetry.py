@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["watch_descriptors", "watch_etcd", "watch_lease", "watch_source", "watch_threads"]
 
 _TREES = ("definition/", "storage/")
-"""Prefixes whose keys form a tree (definitions, files, slices and statistics); others are flat."""
+"""Prefixes whose keys form a tree (definitions, files, slices, statistics); others are flat."""
 
 
 _DESCRIPTORS = (Path("/proc/self/fd"), Path("/dev/fd"))
-"""Directories with the open files of the current process, on Linux and others."""
+"""Directories that list the open files of the current process, on Linux and other systems."""
 
 
 def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
@@ -47,13 +47,16 @@ def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
 
 
 def watch_lease(metrics: Metrics, session: Session, of: str) -> None:
-    """Export whether *session* has the lease of *of*: ``node`` or ``volumes``."""
+    """Export whether *session* has its lease.
+
+    :param of: what the lease is for: ``node`` or ``volumes``.
+    """
     gauge: Gauge = metrics.own("stream_etcd_lease_held").labels({"lease": of})
     metrics.on_collect(lambda: gauge.set(session.lease_id is not None))
 
 
 def watch_threads(metrics: Metrics, pools: Mapping[str, ThreadPool]) -> None:
-    """Export the number of jobs that wait for a thread of each of *pools*, by name."""
+    """Export, for each of *pools* by name, the number of jobs that wait for a thread."""
 
     def collect() -> None:
         family = metrics.own("stream_threads_waiting")
@@ -72,7 +75,7 @@ def _backlog(pool: ThreadPool) -> int:
 
 
 def watch_descriptors(metrics: Metrics) -> None:
-    """Export the number of open files, counted when scraped, outside of the reactor."""
+    """Export the number of open files, which is counted in a thread when scraped."""
     used, total = metrics.descriptor_gauges()
     used.set_function(count_descriptors)
     total.set_function(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])

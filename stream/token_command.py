@@ -1,7 +1,7 @@
 """``stream-service token``: creates, lists and revokes tokens of this service's projects.
 
-It reads and writes etcd directly, with the settings of the service: access to etcd is full access
-to the service. So it needs no token and no running API.
+It reads and writes etcd directly, with the settings of the service, so it needs no token and no
+running API. Anyone with access to etcd has full access to the service.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class Request:
 
 
 def read_request(argv: Sequence[str], environ: Mapping[str, str], *, is_dev: bool) -> Request:
-    """Return the request on a command line, after the word ``token``.
+    """Return the request in *argv*, the command line after the word ``token``.
 
-    Raises UserError or SettingsError.
+    Raises UserError: the request is invalid. Raises SettingsError: the settings are invalid.
 
-    :param is_dev: use the etcd of ``stream-service dev``.
+    :param is_dev: whether to use the etcd of ``stream-service dev``.
     """
     given, rest = _own_flags(argv)
     line = parse_argv(rest)
@@ -101,7 +101,7 @@ def read_request(argv: Sequence[str], environ: Mapping[str, str], *, is_dev: boo
     if project is None:
         raise UserError("--project must be a number, at least 1")
     offset = port_offset(line)
-    components = ("http-source",)  # it needs only etcd, whose settings have defaults
+    components = ("http-source",)  # this component needs only etcd, whose settings have defaults
     defaults = defaults_for(components, line.flags, environ, is_dev=is_dev, port_offset=offset)
     defaults["etcd.connectTimeout"] = _CONNECT_SECONDS
     return Request(

@@ -1,7 +1,8 @@
-"""Command lines of the worker processes of an http-source: the same command with other names.
+"""Command lines of the worker processes of an http-source.
 
-A worker is a source node of its own in etcd, with its own lease, its own share of slices and its
-own files in them. All workers listen on the same address; the kernel distributes connections.
+A worker runs the command of its parent with another name. In etcd, it is a separate source node,
+with its own lease, its own share of the slices and its own files in them. All workers listen on the
+same address, and the kernel distributes the connections.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ def worker_commands(
     config_files: Sequence[str],
     preset: Sequence[str] = (),
 ) -> dict[str, list[str]]:
-    """Return names and command lines of the workers.
+    """Return the names and command lines of the workers.
 
     :param settings: settings of the parent.
-    :param flags: flags of the parent; the environment and files are read again.
+    :param flags: flags of the parent; the workers read the environment and files again.
     :param preset: arguments that select other defaults: ``dev``, ``--port-offset=…``.
     """
     commands = {}
@@ -51,7 +52,7 @@ def worker_commands(
 
 
 def _port_after(listen: str, number: int) -> str:
-    """Return *listen* with a separate port for each worker; port 0 stays."""
+    """Return *listen* with a separate port for each worker; port 0 doesn't change."""
     host, port = split_address(listen)
     shown = f"[{host}]" if ":" in host else host
     return f"{shown}:{port + number if port else 0}"

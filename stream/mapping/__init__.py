@@ -1,1 +1,1 @@
-"""From a record to the row of a table: columns, templates, and the CSV bytes."""
+"""The conversion of a record to a table row: columns, templates, and the CSV bytes."""

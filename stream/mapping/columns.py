@@ -1,6 +1,6 @@
 """The columns of a table mapping, as defined by users and stored.
 
-The order of attributes is the order of members in the stored JSON. This module has only the
+The order of attributes is the order of members in the stored JSON. This module contains only the
 definition of columns and its validation; `stream.mapping.render` renders them.
 
 Columns of typed tables have a `data_type` (`stream.mapping.types`), and may be `nullable`; columns
@@ -64,7 +64,7 @@ class UuidColumn(Record):
 
 @attrs.frozen
 class DatetimeColumn(Record):
-    """The receive time of the record, in UTC with milliseconds."""
+    """The time at which the record was received, in UTC with milliseconds."""
 
     TYPE: ClassVar[str] = "datetime"
     type: Literal["datetime"] = attrs.field(default="datetime", init=False)
@@ -76,7 +76,7 @@ class DatetimeColumn(Record):
 
 @attrs.frozen
 class IpColumn(Record):
-    """The client's address."""
+    """The client's IP address."""
 
     TYPE: ClassVar[str] = "ip"
     type: Literal["ip"] = attrs.field(default="ip", init=False)
@@ -116,7 +116,7 @@ class PathColumn(Record):
 
     :ivar path: e.g. ``user.tags[0]``.
     :ivar raw_string: whether a string is rendered without JSON's quotes and escapes.
-    :ivar default_value: rendered, like a string of the body, if the path has no value.
+    :ivar default_value: rendered like a string of the body if the path has no value.
     """
 
     TYPE: ClassVar[str] = "path"
@@ -179,7 +179,7 @@ class Mapping(Record):
     columns: tuple[Column, ...] = ()
 
     def validate(self) -> None:
-        """Check the columns. Raises UserError with the first fault.
+        """Check the columns. Raises UserError that describes the first problem.
 
         Templates are only checked for presence here; `stream.mapping.jsonnet.check_template` parses
         them.
@@ -210,9 +210,9 @@ def _validate_column(column: Column) -> None:
 
 
 def column_from_plain(plain: Any) -> Column:
-    """Return the column that *plain* describes, e.g. a part of a request. Raises UserError.
+    """Return the column that *plain* describes, for example in a request. Raises UserError.
 
-    Unknown members are left out.
+    Unknown members are ignored.
     """
     return known_part(_column_from_plain(plain))
 

@@ -1,6 +1,6 @@
-"""Templates that only put texts together: ``Body('user.name') + '@' + Ip()``. Pure.
+"""Templates that only concatenate strings, such as ``Body('user.name') + '@' + Ip()``. Pure.
 
-Python and Jsonnet give the same text if all parts are strings, so the engine isn't needed.
+If all parts are strings, Python and Jsonnet return the same text, so the engine isn't needed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _PART = re.compile(
 
 @attrs.frozen
 class TextPart:
-    """One part of a text: a literal, the sender's address, or a string of the body.
+    """One part of the text: a literal, the sender's address, or a string from the body.
 
-    :ivar literal: the text; ``None`` for the others.
-    :ivar steps: where the string is; ``None`` for the others.
-    :ivar default: the text if there is nothing; ``None`` if that is an error.
+    :ivar literal: text of a literal; ``None`` for other parts.
+    :ivar steps: path to a string in the body; ``None`` for other parts.
+    :ivar default: text used if the path has no value; ``None`` if a missing value is an error.
     """
 
     literal: str | None = None
@@ -37,9 +37,10 @@ class TextPart:
 
 
 def concatenated(content: str) -> tuple[TextPart, ...] | None:
-    """Return the parts of the template *content*, ``None`` if it does anything else.
+    """Return the parts of the template *content*; ``None`` if it does anything else.
 
-    Steps that could be the index of an array are left to the engine, and so is the whole body.
+    ``None`` also means that the engine must evaluate the template, because it uses the whole body
+    or a step that could be the index of an array.
     """
     parts = []
     at = 0
@@ -57,7 +58,7 @@ def concatenated(content: str) -> tuple[TextPart, ...] | None:
                 return None
             default = match["default"]
             if default is not None and default[1:-1] == NO_DEFAULT:
-                return None  # to the engine it is none
+                return None  # the engine treats it as no default
             parts.append(TextPart(steps=steps, default=None if default is None else default[1:-1]))
         at = match.end()
         if not match["more"]:

@@ -1,9 +1,9 @@
-"""The process that runs templates; started by `stream.templates.process`.
+"""The process that runs templates, which `stream.templates.process` starts.
 
-Processor time is limited by a kernel timer that counts the time used by the process, not wall-clock
-time: neither load on the host nor a pause of the process makes a template look slow. The timer's
-signal isn't handled and ends the process in any state; so does exceeding the memory limit. The node
-finds the current record in a shared page.
+A kernel timer limits the CPU time of the process. It doesn't count wall-clock time, so neither load
+on the host nor a pause of the process makes a template look slow. The timer's signal isn't handled,
+so it ends the process in any state. Exceeding the memory limit ends the process as well. The node
+finds the number of the current record in a shared page.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from stream.mapping.snippet import check_template
 __all__ = ["NICENESS", "PAGE", "PAGE_BYTES", "PROGRESS", "Setting"]
 
 INPUT, OUTPUT, PAGE = 0, 1, 3
-"""Descriptors: frames from the node, frames to it, the page with the progress."""
+"""File descriptors: frames from the node, frames to the node, the page with the progress."""
 
 PROGRESS = Struct("<QIi")
-"""Number of the batch, index of the record (of a template, if they are only parsed), its column."""
+"""Number of the batch, index of the record (or of the template that is parsed), its column."""
 
 PAGE_BYTES = 4096
 SLACK_SECONDS = 0.05
-"""The timer is reset only after this much of it has elapsed: a reset costs as much as a read."""
+"""Time after which the timer is reset; not sooner, because a reset costs as much as a read."""
 
 FLUSH_SECONDS = 0.002
-"""How long results are kept to be sent with others."""
+"""How long results wait to be sent together with others."""
 
 FLUSH_BYTES = 64 * 1024
 STACK_BYTES = 16 * 1024 * 1024
 NICENESS = 10
-"""Lower priority than the node."""
+"""Gives the process a lower priority than the node."""
 
 MEMORY_EXIT = 70
 """Exit code if Python, rather than the engine (which aborts), runs out of memory."""
@@ -62,18 +62,18 @@ _KEPT_SHARE = 4
 """A process that keeps more than this share of its memory limit is replaced."""
 
 _LOOK_SECONDS = 0.02
-"""Seconds between two checks of its memory, which take as long as a few records."""
+"""Seconds between two checks of its memory; a check takes as long as a few records."""
 
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 256 * 1024
 
 
 class Output:
-    """Frames to the node.
+    """Sends frames to the node.
 
-    Note [One wake-up]: each write wakes the node, which goes first on a shared core: it writes the
-    rows that it gets, and sends a group to the disk for them. So the results of a short batch and
-    its end are one write.
+    Note [One wake-up]: each write wakes the node, which has priority if both share a core. The node
+    then appends the rows that it gets, and writes a group to the disk for them. So the results of a
+    short batch are sent in one write, together with the end of the batch.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Output:
         self._since = time.monotonic()
 
     def result(self, index: int, result: Evaluated) -> None:
-        """Add the result of one record; send the results when there are enough of them."""
+        """Add the result of one record; send the results if there are many or they have waited."""
         data = encode_result(index, result)
         self._results.append(data)
         self._size += len(data)
@@ -106,7 +106,7 @@ class Output:
         self._write(self._frame_of_results() + end)
 
     def _frame_of_results(self) -> bytes:
-        """Take the pending results; return their frame, or nothing if there are none."""
+        """Remove the pending results; return their frame, or empty bytes if there are none."""
         if not self._results:
             return b""
         results = frame(b"R", encode_results(self._serial, self._results))
@@ -119,7 +119,7 @@ class Output:
         self._write(frame(letter, data))
 
     def _write(self, data: bytes) -> None:
-        """Write to the node; if it has ended, the process ends, too."""
+        """Write to the node; if the node has ended, end this process as well."""
         view = memoryview(data)
         try:
             while view:
@@ -129,9 +129,9 @@ class Output:
 
 
 class KernelWatch:
-    """Writes the progress to the page, and limits the processor time by the kernel.
+    """Writes the progress to the page, and limits the CPU time with a kernel timer.
 
-    :param seconds: processor time limit of one record.
+    :param seconds: limit of the CPU time of one record.
     """
 
     def __init__(self, page: mmap.mmap, seconds: float) -> None:
@@ -143,7 +143,7 @@ class KernelWatch:
         self._is_first = True
 
     def start(self, serial: int, seconds: float) -> None:
-        """Start a batch; records left after *seconds* are postponed."""
+        """Start a batch; the records that remain after *seconds* are postponed."""
         self._serial = serial
         self._ends = time.process_time() + seconds
         self._is_first = True
@@ -164,7 +164,7 @@ class KernelWatch:
 class Setting:
     """The settings that an engine process gets when it starts.
 
-    :ivar seconds: processor time limit of one record.
+    :ivar seconds: limit of the CPU time of one record.
     :ivar memory: memory limit of templates in bytes.
     """
 
@@ -257,12 +257,12 @@ def _address_space() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
-        return 0  # not Linux, where there is no such limit, either
+        return 0  # not on Linux; the limit isn't set there either
     return pages * mmap.PAGESIZE
 
 
 def _die_with_parent(parent: int) -> None:
-    """End the process with its parent, even if it doesn't see the end of its input."""
+    """End the process when its parent ends, even if it doesn't see the end of its input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -272,20 +272,23 @@ def _die_with_parent(parent: int) -> None:
 class MemoryLimit:
     """The limit of this process's address space, which is the limit of its templates' memory.
 
-    The space of a stack is added when its thread starts. If it were added before, templates could
-    use it as memory: half a gigabyte for all threads.
+    The size of a stack is added to the limit when its thread starts. If it were added earlier,
+    templates could use the space of all stacks, half a gigabyte, as memory.
 
-    :param memory: limit in bytes, in addition to the stacks and what the process has now.
+    :param memory: limit in bytes, in addition to the stacks and the current size of the process.
     """
 
     def __init__(self, memory: int) -> None:
         self._base = _address_space()
         self._memory = memory
-        self._stacks = 1  # of the thread that serves
+        self._stacks = 1  # for the thread that serves the node
         self._set()
 
     def threads_start(self, count: int) -> None:
-        """Add space for the stacks of *count* threads: a thread that has ended leaves its own."""
+        """Raise the limit for the stacks of *count* threads.
+
+        The limit is never lowered, because the stack of a thread stays mapped after its end.
+        """
         if count + 1 > self._stacks:
             self._stacks = count + 1
             self._set()
@@ -304,7 +307,7 @@ class MemoryLimit:
 
 
 def main() -> None:
-    """Serve the node; the first argument has the settings."""
+    """Serve the node; the first argument contains the settings."""
     setting = Setting(sys.argv[1])
     _die_with_parent(setting.parent)
     os.chdir("/")
@@ -314,7 +317,7 @@ def main() -> None:
     threading.stack_size(STACK_BYTES)
     engine = Engine(setting, page, MemoryLimit(setting.memory))
     worker: Any = threading.Thread(target=_guarded, args=(engine,), daemon=True)
-    worker.start()  # with a stack of a known size
+    worker.start()  # in a thread, whose stack has a known size
     worker.join()
     os._exit(0)
 

@@ -1,19 +1,19 @@
 """The protocol between a node and its engine processes: frames of bytes. Pure.
 
-A frame is four bytes of length, a letter and the rest:
+A frame consists of its length in four bytes, a letter, and the content:
 
     node            engine
                     H               ready
-    P plan          templates under a number, to be used by later batches
+    P plan          templates with a number, for use by later batches
     D number        a plan that is no longer needed
-    B batch         records to be evaluated, each with the number of a plan
-                    R results       of some records, as soon as they are there
-                    E               all records of the batch are answered or left for later
-    C templates     to be read without being run
-                    K faults        what is wrong with each
+    B batch         records to evaluate, each with the number of a plan
+                    R results       results of some records, sent as soon as they are available
+                    E               end of the batch: its other records are postponed
+    C templates     templates to parse without running them
+                    K faults        what is wrong with each template
 
-The engine is trusted less than the node, since it runs users' code. So its frames are parsed with
-limits, and an invalid one counts as its end.
+The engine is trusted less than the node, because it runs users' code. So its frames are parsed with
+limits, and an invalid frame is treated like the end of the process.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 MAX_FRAME_BYTES = 128 * 1024 * 1024
 MAX_MESSAGE_CHARACTERS = 2000
-"""Maximum length of a failure's message, which a template may choose."""
+"""Maximum length of a failure's message; the template may choose the message."""
 
 MAX_CHILDREN = 20
 
@@ -77,7 +77,7 @@ class FrameBuffer:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Return letter and content of each complete frame. Raises ProtocolError."""
+        """Return the letter and the content of each complete frame. Raises ProtocolError."""
         buffer = self._data
         buffer += data
         start = 0
@@ -89,7 +89,7 @@ class FrameBuffer:
             if len(buffer) - begin < size:
                 break
             start = begin + size
-            with memoryview(buffer) as view:  # slicing the buffer would make another copy
+            with memoryview(buffer) as view:  # slicing the buffer itself would make another copy
                 letter, rest = bytes(view[begin : begin + 1]), bytes(view[begin + 1 : start])
             yield letter, rest
         del buffer[:start]
@@ -107,7 +107,7 @@ def encode_plan(number: int, plan: TemplatePlan) -> bytes:
 
 
 def decode_plan(data: bytes) -> tuple[int, TemplatePlan]:
-    """Return number and plan of a frame."""
+    """Return the number and the plan in a frame."""
     number, limit, templates = json.loads(data)
     planned = [(PlannedPath if is_path else PlannedTemplate)(*item) for is_path, *item in templates]
     return number, TemplatePlan(tuple(planned), limit)
@@ -129,7 +129,7 @@ class BatchItem:
 def encode_batch(serial: int, seconds: float, items: Sequence[BatchItem]) -> bytes:
     """Return the frame of a batch.
 
-    :param serial: its number.
+    :param serial: number of the batch.
     :param seconds: time after which the remaining records are postponed.
     """
     headers: dict[int, int] = {}
@@ -172,7 +172,7 @@ def _headers(plain: Any) -> RecordHeaders:
 class BatchReader:
     """A batch as parsed by the engine.
 
-    :ivar records: numbers of plans, and records.
+    :ivar records: records, each with the number of its plan.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -191,7 +191,7 @@ class BatchReader:
                 none if place == _NO_HEADERS else headers[place],
                 body,
                 signal,
-                # The content of an OTLP record is printed as its body.
+                # The body of an OTLP record is its content, formatted as JSON.
                 json.loads(body) if signal and body else UNPARSED,
             )
             self.records.append((plan, record))
@@ -201,7 +201,7 @@ class BatchReader:
 
 
 def encode_result(index: int, result: Evaluated) -> bytes:
-    """Return a record's part of a frame of results."""
+    """Return the part of a frame of results that describes one record."""
     error = b"" if result.error is None else _dumps(error_to_plain(result.error))
     return b"".join(
         (
@@ -221,7 +221,7 @@ def encode_results(serial: int, results: Sequence[bytes]) -> bytes:
 
 
 def decode_results(data: bytes) -> tuple[int, Iterator[tuple[int, Evaluated]]]:
-    """Return the number of the batch, and index and result of each record. Raises ProtocolError."""
+    """Return the batch's number, and the index and result of each record. Raises ProtocolError."""
     if len(data) < _SERIAL.size:
         raise ProtocolError("results without a batch")
     return _SERIAL.unpack_from(data)[0], _results(data)
@@ -252,7 +252,7 @@ def _results(data: bytes) -> Iterator[tuple[int, Evaluated]]:
 
 
 def error_to_plain(error: UserError) -> dict[str, Any]:
-    """Return *error* as JSON, with limits."""
+    """Return *error* as plain JSON values of limited size."""
     if isinstance(error, CellTooBig):
         return {"tooBig": True}
     plain: dict[str, Any] = {"status": error.status, "name": error.name}
@@ -301,5 +301,5 @@ def _short(text: str) -> str:
 def _dumps(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
-    except TypeError:  # lone surrogates
+    except TypeError:  # unpaired surrogates
         return json.dumps(value).encode()

@@ -1,14 +1,16 @@
-"""Evaluation of templates for many records; used only in the engine's process.
+"""Evaluation of templates for many records, used only in the engine's process.
 
-Note [Compiled once]: the engine parses a snippet for each evaluation and builds its standard
-library, which takes ten times as long as most templates. So a snippet is a loop here: an array
-whose items are the template's results for one record each, passed to a native function that returns
-when there is a next record. Until then the loop waits in its own thread. It is restarted after some
-records, to free its memory, and after a failure. Only one thread runs at a time.
+Note [Compiled once]: for each evaluation, the engine parses the snippet and builds its standard
+library. That takes ten times as long as most templates. So a snippet is made into a loop: an array
+in which each item is the template's result for one record. The item is passed to a native function,
+which returns when there is a next record. Until then the loop waits in its own thread. It is
+restarted after some records, to free its memory, and after a failure. Only one thread runs at a
+time.
 
-Note [Column by column]: the records of a group are evaluated for the first template, then for the
-second, so that threads change once per group rather than once per record. The total time of a
-record's templates is limited, so it is counted for each record.
+Note [Column by column]: the first template is evaluated for all records of a group, then the
+second, and so on. So the thread changes once per group and template rather than for each record.
+The total time that all templates take for a record is limited, so the time is counted for each
+record.
 """
 
 from __future__ import annotations
@@ -40,20 +42,20 @@ from stream.record.context import RecordContext
 __all__ = ["GROUP_RECORDS", "MAX_LOOPS", "RECORDS_PER_LOOP", "Evaluator", "Group", "Watch"]
 
 GROUP_RECORDS = 32
-"""Records that are evaluated column by column; their cells are in memory at the same time."""
+"""Number of records evaluated column by column; their cells are in memory at the same time."""
 
 MAX_LOOPS = 32
 """Maximum number of cached templates; the least recently used one is evicted."""
 
 RECORDS_PER_LOOP = 1000
 BYTES_PER_LOOP = 4 * 1024 * 1024
-"""Bytes of records' bodies after which a new loop is started."""
+"""Total size of bodies after which a new loop is started."""
 
 MAX_STACK = 500
 """Maximum stack depth of a template."""
 
 OWN_FRAMES = 10
-"""Stack frames of the loop around it."""
+"""Stack frames of the loop around the template."""
 
 _PANIC = "the template uses a value where it can't be used"
 
@@ -78,9 +80,9 @@ class Watch(Protocol):
     def begin(self, record: int, column: int, spent: float) -> bool:
         """Start the evaluation of a record for one more column.
 
-        :param record: its index.
-        :param spent: processor time that it has used, in seconds.
-        :returns: False if the time for all records is over, and it is postponed.
+        :param record: index of the record.
+        :param spent: CPU time that the record has used, in seconds.
+        :returns: False if the time of the batch is over, and the record is postponed.
         """
 
 
@@ -131,10 +133,11 @@ class Group:
         if place >= self._left:
             return None
         if not self._watch.begin(self._first + place, self._column, self._spent[place]):
-            self._left = place  # earlier records continue
+            self._left = place  # the columns of earlier records are still evaluated
             return None
         self._place = place
-        # Not the process's clock, which has a coarse resolution while its timer is running.
+        # The clock of the process isn't used, because it is coarse while the timer of the process
+        # runs.
         self._began = time.thread_time()
         return self._records[place]
 
@@ -191,8 +194,9 @@ class _Loop(threading.Thread):
         self._bytes = 0
         self._is_full = False
         self._is_stopping = False
-        # Each is released once for each time that it is acquired. A semaphore of `threading` would
-        # do the same with a condition and a list of waiting threads, four times a group.
+        # Locks serve as binary semaphores: one thread acquires them, the other one releases them. A
+        # semaphore of `threading` would need a condition and a list of waiting threads, four times
+        # for each group.
         self._work = threading.Lock()
         self._work.acquire()
         self._done = threading.Lock()
@@ -297,7 +301,7 @@ class _Loop(threading.Thread):
             if type(value) is float and not math.isfinite(value):
                 raise ValueError
         except ValueError:
-            group.fail(UserError("overflow"))  # a number beyond all doubles
+            group.fail(UserError("overflow"))  # a number that exceeds the range of a double
             self._after()
         except RecursionError:
             group.fail(UserError("max stack frames exceeded."))
@@ -312,7 +316,7 @@ class _Loop(threading.Thread):
         self._after()
 
     def _after(self) -> None:
-        """Continue with the next record after a result, in this loop or in a new one."""
+        """After a result, continue with the next record, in this loop or in a new one."""
         self._next()
         if self._bytes > BYTES_PER_LOOP:
             self._is_full = True
@@ -329,7 +333,7 @@ class _Loop(threading.Thread):
 
 
 def _read(planned: PlannedPath, group: Group) -> None:
-    """Find the values at a path for the records of *group*."""
+    """Set the cells of a path column for the records of *group*."""
     cell: Callable[[RecordContext], bytes | None] = (
         path_value(planned.path, raw_string=planned.raw_string)
         if planned.may_be_absent
@@ -347,8 +351,8 @@ def _read(planned: PlannedPath, group: Group) -> None:
 class Evaluator:
     """Caches the loops of the most recently used templates.
 
-    :param starting: called before the thread of a loop is started, with the number of threads
-        there may be then.
+    :param starting: called before the thread of a loop is started, with the maximum number of
+        threads that exist afterwards.
     """
 
     def __init__(self, starting: Callable[[int], None] = lambda _: None) -> None:

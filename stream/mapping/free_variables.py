@@ -1,8 +1,9 @@
 """Detection of undefined variables in Jsonnet snippets.
 
-The engine detects an unknown variable only when it is evaluated, so a misspelled name in a rare
-branch would first fail in production. A name that is defined in any part of the snippet counts as
-known in all of it; remaining errors are found when the template runs.
+The engine detects an unknown variable only when it is evaluated. So a misspelled name in a branch
+that is rarely taken would first fail in production. A name that is defined in any part of the
+snippet counts as known in the whole snippet. Errors that this check misses are found when the
+template runs.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ _PARTNERS = {"{": "}", "[": "]", "(": ")"}
 _IMPORTS = {"import", "importbin", "importstr"}
 
 MAX_NESTING = 200
-"""Maximum nesting of brackets: more than anybody writes, and few for a parser's stack."""
+"""Maximum nesting of brackets; more than people write, and few enough for a parser's stack."""
 
 
 @attrs.frozen
 class Use:
-    """The position of a variable; lines and columns start at 1, `end` is after the name."""
+    """The position of a variable. Lines and columns start at 1; `end` is just after the name."""
 
     name: str
     line: int
@@ -60,10 +61,10 @@ class _Token:
 
 
 def check_brackets(content: str) -> None:
-    """Check the brackets. Raises UserError with the position of an unmatched or too deep one.
+    """Check the brackets. Raises UserError with the position of one that is unmatched or too deep.
 
-    Must be called before *content* is parsed: the engine tries all ways to parse open brackets,
-    which takes three times as long for each further one.
+    This must be called before *content* is parsed. The engine tries all ways to parse open
+    brackets, and each additional bracket triples the time.
     """
     open_brackets: list[_Token] = []
     for token in _tokens(content):
@@ -98,13 +99,13 @@ def check_brackets(content: str) -> None:
 
 
 def _place(content: str, position: int) -> str:
-    """Return line and column, from 1."""
+    """Return line and column, starting at 1, as text."""
     before = content[:position]
     return f"{before.count(chr(10)) + 1}:{position - (before.rfind(chr(10)) + 1) + 1}"
 
 
 def first_import(content: str) -> Use | None:
-    """Return the first import of a file, of any kind."""
+    """Return the first import of a file, whatever its kind."""
     previous = ""
     for token in _tokens(content):
         if token.kind == "name" and token.text in _IMPORTS and previous != ".":
@@ -131,8 +132,8 @@ def unknown_variable(content: str, known: set[str]) -> Use | None:
 def without_tailstrict(content: str) -> str:
     """Return *content* with spaces instead of each ``tailstrict``.
 
-    The engine doesn't count the frames of such calls, so an endless recursion would overflow the
-    stack of the process. Ordinary calls are counted, and return the same results.
+    The engine doesn't count the stack frames of such calls, so an endless recursion would overflow
+    the stack of the process. It counts the frames of ordinary calls, which return the same results.
     """
     if "tailstrict" not in content:
         return content
@@ -150,7 +151,9 @@ def _tokens(content: str) -> Iterator[_Token]:
 
 
 class _Names:
-    """:ivar _brackets: open brackets; ``(`` of a parameter list is ``params``.
+    """The names that a snippet defines and uses.
+
+    :ivar _brackets: open brackets; the ``(`` of a parameter list is ``params``.
     :ivar _locals: number of brackets that were open at each unfinished ``local``.
     """
 
@@ -185,9 +188,9 @@ class _Names:
         return self._brackets[-1] if self._brackets else ""
 
     def _name(self, token: _Token, previous: str, following: str) -> bool:
-        """Record a name; return True if its parameters may follow."""
+        """Record a name; return whether its parameters may follow."""
         if previous == "." or (previous in ("(", ",") and following == "=" and self._top() == "("):
-            return False  # a field of something, or a named argument
+            return False  # a field of an object, or a named argument
         continues_local = (
             previous == "," and self._locals and self._locals[-1] == len(self._brackets)
         )

@@ -1,4 +1,4 @@
-"""The functions by which templates access the record, and their results as JSON text."""
+"""The functions that templates use to access the record, and their results as JSON text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stream.record.path import ABSENT, PathStep, find_strictly, parse_path
 __all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json", "without_surrogates"]
 
 NO_DEFAULT = "<<~~errOnUndefined~~>>"
-"""Default of ``default``: Jsonnet functions can't detect a missing argument otherwise."""
+"""Default of the parameter ``default``; there is no other way to detect a missing argument."""
 
 _DEFAULT_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 _EXACT_INTEGER = 2**53
@@ -86,10 +86,12 @@ def _body(record: RecordContext, path: Any = "", default: Any = NO_DEFAULT) -> A
 
 
 def _for_templates(value: Any) -> Any:
-    """Return *value* in Jsonnet's types: numbers are doubles, texts are Unicode.
+    """Return *value* converted to Jsonnet's types: numbers are doubles, strings are Unicode.
 
-    An integer that no double holds exactly is rounded, half a surrogate pair becomes U+FFFD. Raises
-    UserError: a number is beyond all doubles.
+    An integer that a double can't represent exactly is rounded, and an unpaired surrogate becomes
+    U+FFFD.
+
+    Raises UserError: a number exceeds the range of a double.
     """
     kind = type(value)
     if kind is str:
@@ -112,7 +114,7 @@ def _for_templates(value: Any) -> Any:
 
 
 def without_surrogates(text: str) -> str:
-    """Return *text* with U+FFFD instead of each half of a surrogate pair."""
+    """Return *text* with each unpaired surrogate replaced by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -124,13 +126,13 @@ FUNCTIONS: Mapping[str, tuple[str, tuple[str, ...], Callable[..., Any]]] = {
     "BodyStr": ("", (), _body_str),
     "Body": (f'path="", default="{NO_DEFAULT}"', ("path", "default"), _body),
 }
-"""By name: parameters in Jsonnet with their defaults, their names, and the Python function."""
+"""Functions by name: Jsonnet parameters with defaults, parameter names, and Python function."""
 
 
 def to_json(value: Any) -> str:
-    """Return compact JSON in the form of Jsonnet: keys sorted, numbers as doubles.
+    """Return compact JSON as Jsonnet formats it: keys sorted, numbers as doubles.
 
-    Integral numbers have all their digits, others seventeen significant ones.
+    Integral numbers are written with all their digits, other numbers with 17 significant digits.
     """
     if isinstance(value, str):
         return '"' + _UNSAFE.sub(_escape, value) + '"'

@@ -1,8 +1,8 @@
-"""Template columns: Jsonnet snippets evaluated with the record's data.
+"""Template columns, which are Jsonnet snippets evaluated with the record's data.
 
-Most snippets are just one call of a record function. They are rendered here: the call is made
-directly and its result formatted like the engine's. All others run in a separate process
-(`stream.templates`).
+Most snippets consist of one call of a record function. They are rendered here: the function is
+called directly, and its result is formatted as the engine would format it. All other snippets run
+in a separate process (`stream.templates`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def check_language(language: str) -> None:
 def direct_cell(content: str, raw_string: bool) -> Callable[[RecordContext], bytes] | None:
     """Return a function from a record to the text of the cell; ``None`` if it needs the engine.
 
-    The function raises UserError with the cause's text.
+    The function raises UserError with the text of the cause.
     """
     match = _CALL.fullmatch(content)
     if match is None:
@@ -54,8 +54,8 @@ def _literal(text: str) -> Any:
 def cell_text(value: Any, raw_string: bool) -> bytes:
     """Return the text of a template's result. Raises UserError: a number is too large.
 
-    :param raw_string: whether a string is rendered as its text; everything else is rendered as
-        JSON.
+    :param raw_string: whether a string is rendered without JSON's quotes; everything else is
+        rendered as JSON.
     """
     if raw_string and isinstance(value, str):
         return text_bytes(value)

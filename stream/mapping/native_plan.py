@@ -41,17 +41,17 @@ _KINDS: dict[type[Column], str] = {
 
 
 _NO_KEY = b"\xff"
-"""Begins what no key is: keys are Unicode."""
+"""Begins a step that matches no key, because keys are Unicode."""
 
 
 def native_plan(
     mapping: Mapping, row_size_limit: int, *, of_maps: bool = False
 ) -> native.RowPlan | None:
-    """Return the compiled renderer of *mapping*, ``None`` if it can't render all of its columns.
+    """Return the compiled renderer of *mapping*; ``None`` if it can't render all columns.
 
     :param row_size_limit: maximum size of a row in bytes, without the line feed.
-    :param of_maps: for bodies that are maps: a number written as a key finds no item of an array
-        there, and an index no key.
+    :param of_maps: whether the bodies are maps. In a map, a number written as a key finds no item
+        of an array, and an index finds no key.
     """
     if not native.is_built:
         return None
@@ -64,11 +64,11 @@ def native_plan(
             specs.append(spec)
         return native.RowPlan(specs, row_size_limit)
     except ValueError:
-        return None  # too many paths, or a literal that isn't Unicode
+        return None  # there are too many paths, or a literal isn't Unicode
 
 
 def has_indexes(mapping: Mapping) -> bool:
-    """Return whether a path has a step for which it matters whether the body is a map."""
+    """Return whether a path has a step whose meaning depends on whether the body is a map."""
     return any(
         step.as_index is not None
         for column in mapping.columns
@@ -120,7 +120,7 @@ def _steps(steps: Sequence[PathStep]) -> _Steps:
 
 
 def _strict_steps(steps: Sequence[PathStep]) -> _Steps:
-    """Return steps that find either keys or items, as `stream.record.path.find_strictly` does."""
+    """Return steps that find only keys or only items, as in `stream.record.path.find_strictly`."""
     return [
         (text_bytes(step.text), None)
         if step.index is None

@@ -1,4 +1,4 @@
-"""The cell of a path column: the value at a path in the parsed body. Pure."""
+"""The cell of a path column, which is the value at a path in the parsed body. Pure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["path_cell", "path_value"]
 def path_cell(
     path: str, raw_string: bool, default_value: str | None
 ) -> Callable[[RecordContext], bytes]:
-    """Return a function that returns the text of the cell.
+    """Return the function that renders the text of the cell.
 
-    It raises UserError: there is no value, or no parsed body.
+    This function raises UserError if there is no value or no parsed body.
 
     :param path: e.g. ``user.tags[0]``.
     :param raw_string: whether a string is rendered without JSON's quotes and escapes.
-    :param default_value: rendered, like a string of the body, if the path has no value.
+    :param default_value: rendered like a string of the body if the path has no value.
     """
     value = path_value(path, raw_string=raw_string)
     default: bytes | None = None
@@ -43,11 +43,11 @@ def path_cell(
 
 
 def path_value(path: str, *, raw_string: bool) -> Callable[[RecordContext], bytes | None]:
-    """Return a function that returns the value at *path* as JSON, ``None`` if there is none.
+    """Return a function that returns the value at *path* as JSON; ``None`` if there is none.
 
-    It raises UserError: there is no parsed body.
+    This function raises UserError if there is no parsed body.
 
-    :param raw_string: whether a string is rendered as its text.
+    :param raw_string: whether a string is rendered without JSON's quotes and escapes.
     """
     in_tree = JsonPath(path).render
     steps = parse_path(path)

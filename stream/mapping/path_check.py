@@ -1,6 +1,7 @@
 """The check of a column's path when it is defined.
 
-Stored paths were checked before, or are older than this check; a lookup accepts any text.
+Stored paths were checked earlier, or are older than this check. A lookup accepts any text as a
+path.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ROOTS = {"$": "JSONPath", "@": "JSONPath", "#": "a JSON pointer"}
 def check_path(path: str) -> None:
     """Check *path*. Raises UserError, with a hint, if it can never match a value.
 
-    Keys are separated by dots, items of arrays are numbers in brackets. A key may hold any other
+    Keys are separated by dots; items of arrays are numbers in brackets. A key may contain all other
     characters.
     """
     found = _fault(path)
@@ -116,5 +117,5 @@ def _from_pointer(path: str) -> str:
 
 
 def _without(rest: str) -> str:
-    """Return a hint to write *rest* instead, if that is a plain path."""
+    """Return a hint to write *rest* instead if it is a plain path; otherwise an example."""
     return f'write "{shortened(rest)}"' if _PLAIN.fullmatch(rest) else _EXAMPLE

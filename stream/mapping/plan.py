@@ -1,9 +1,9 @@
 """Requests to the template engine, and its answers. Pure.
 
-A mapping's plan consists of the template columns that are more than one call of a record function.
-For large records it includes the paths, since the engine also parses bodies that take long. The
-engine (`stream.templates`) evaluates a plan for a record in a separate process and answers with the
-texts of the cells, or with the first failing column and the reason.
+A mapping's plan consists of the template columns that do more than call one record function. For
+large records it includes the paths, because the engine also parses the bodies that take a long time
+to parse. The engine (`stream.templates`) evaluates a plan for a record in a separate process. It
+answers with the texts of the cells, or with the first failing column and the reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 NOTHING_FOUND = b""
-"""The engine's text for an optional `PlannedPath` without a value: JSON is never empty."""
+"""The engine's text for an optional `PlannedPath` without a value. JSON is never empty."""
 
 
 @attrs.frozen
@@ -32,8 +32,9 @@ class PlannedTemplate:
     """One template column.
 
     :ivar column: its name, for messages.
-    :ivar content: the snippet.
-    :ivar raw_string: whether a string is rendered as its text; everything else is rendered as JSON.
+    :ivar content: the Jsonnet snippet.
+    :ivar raw_string: whether a string is rendered without JSON's quotes; everything else is
+        rendered as JSON.
     """
 
     column: str
@@ -47,10 +48,10 @@ class PlannedPath:
 
     :ivar column: its name, for messages.
     :ivar path: path into the body.
-    :ivar raw_string: whether a string is rendered as its text.
-    :ivar default: rendered if the path has no value.
-    :ivar may_be_absent: whether a missing value is `NOTHING_FOUND` instead of an error; only
-        without *raw_string* and *default*
+    :ivar raw_string: whether a string is rendered without JSON's quotes and escapes.
+    :ivar default: text that is rendered if the path has no value.
+    :ivar may_be_absent: whether a missing value is `NOTHING_FOUND` instead of an error; allowed
+        only without *raw_string* and *default*.
     """
 
     column: str
@@ -65,9 +66,9 @@ class TemplatePlan:
     """The templates, or the templates and paths, of one mapping in the order of their columns.
 
     :ivar limit: maximum total size of a record's cells in bytes.
-    :ivar needs_body: whether any of them may use the record's body.
-    :ivar needs_headers: whether any of them may use its headers, which also determine how a body is
-        parsed.
+    :ivar needs_body: whether any of the columns may use the record's body.
+    :ivar needs_headers: whether any of the columns may use the record's headers, which also
+        determine how the body is parsed.
     """
 
     templates: tuple[PlannedTemplate | PlannedPath, ...]
@@ -77,7 +78,7 @@ class TemplatePlan:
 
     @property
     def has_templates(self) -> bool:
-        """Whether it contains templates, not only paths."""
+        """Whether the plan contains templates, not only paths."""
         return any(isinstance(template, PlannedTemplate) for template in self.templates)
 
     def __attrs_post_init__(self) -> None:
@@ -95,9 +96,10 @@ class TemplatePlan:
 class Evaluated:
     """The outcome of one record.
 
-    :ivar cells: texts of the first columns of the plan; of all if there is no error.
-    :ivar error: why the next column can't be rendered.
-    :ivar seconds: used processor time.
+    :ivar cells: texts of the columns of the plan, up to the one that failed; all of them if there
+        is no error.
+    :ivar error: why the next column can't be rendered, if any.
+    :ivar seconds: CPU time that was used.
     """
 
     cells: Sequence[bytes]

@@ -1,10 +1,10 @@
 """Rendering of records to CSV rows of a table.
 
-A mapping is compiled once. A row is rendered optimistically; only after a failure is it rendered
+A mapping is compiled once. A row is first rendered optimistically. If that fails, it is rendered
 again column by column, to find the failing column.
 
-Templates that need the engine are evaluated elsewhere (`stream.templates`), before the row is
-rendered: the caller evaluates `Renderer.plan`, and passes the answer to the renderer.
+Templates that need the engine are evaluated before the row is rendered (`stream.templates`): the
+caller evaluates `Renderer.plan` and passes the answer to the renderer.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ QuotedCell = Callable[[RecordContext], Quoted]
 class Renderer:
     """A compiled mapping.
 
-    :ivar row: renders a record to its row, with a line feed at the end. Raises UserError: the
-        record can't be rendered, or not within the limit. Only for mappings without a plan.
+    :ivar row: renders a record to its row, with a line feed at the end; only for mappings without a
+        plan. It raises UserError if the record can't be rendered or the row is too large.
     :ivar plan: the templates that need the engine; ``None`` if there are none.
-    :ivar large_plan: the same for large records, whose paths and templates all need the engine:
-        parsing such a body would block the reactor too long.
-    :ivar native: the compiled renderer for most rows, also of templates that only concatenate
-        texts; ``None`` if it isn't built, or doesn't support the mapping.
-    :ivar native_of_maps: the same for bodies that are maps: records of OTLP.
+    :ivar large_plan: the plan for large records. All their paths and templates need the engine,
+        because parsing such a body would block the reactor for too long.
+    :ivar native: the compiled renderer for most rows, including those with templates that only
+        concatenate strings; ``None`` if it isn't built or doesn't support the mapping.
+    :ivar native_of_maps: the compiled renderer for bodies that are maps, as in OTLP records.
     """
 
     row: Callable[[RecordContext], bytes]
@@ -95,17 +95,17 @@ class Renderer:
     native_of_maps: RowPlan | None = None
 
     def plan_for(self, record: RecordContext) -> TemplatePlan | None:
-        """Return the plan to evaluate before *record* is rendered; ``None`` for none."""
+        """Return the plan to evaluate before *record* is rendered; ``None`` if there is none."""
         return self.large_plan if takes_long(record) else self.plan
 
     def row_of(self, record: RecordContext, evaluated: Evaluated) -> bytes:
-        """Return the row of *record* and the engine's result."""
+        """Return the row of *record*, given the engine's result."""
         return (self._large_row_of if takes_long(record) else self._row_of)(record, evaluated)
 
     def native_row(self, record: RecordContext) -> bytes | None:
-        """Return the row of a record for the engine, if compiled code renders it at once.
+        """Return the row of a record that has a plan, if compiled code can render it at once.
 
-        ``None`` leaves it to the engine, as in `plan_for`.
+        ``None`` means that the engine has to render it; see `plan_for`.
         """
         native = self.native
         if native is None or len(record.body) > MAX_NATIVE_BYTES or not _reads(native, record):
@@ -115,7 +115,7 @@ class Renderer:
     def native_rows(self, block: RecordBlock) -> list[bytes] | None:
         """Return the rows of *block*, if compiled code renders each of them.
 
-        ``None`` leaves all of them to the engine, as `plan_for` says.
+        ``None`` means that the engine has to render all of them; see `plan_for`.
         """
         native = self.native
         if native is None or not _reads(native, block.shared):
@@ -128,12 +128,12 @@ class Renderer:
     def lines(
         self, shared: RecordContext, body: bytes, max_records: int, max_ends: int, max_bytes: int
     ) -> tuple[bytes, int, int] | None:
-        """Return the rows of all lines of *body*, their number, and the number of line feeds.
+        """Return the rows of all lines of *body*, the number of rows, and the number of line feeds.
 
-        ``None`` leaves them to `rows`: compiled code doesn't render all of them, or there are more
-        than allowed.
+        ``None`` means that `rows` has to render them, because compiled code can't render all of
+        them or a limit is exceeded.
 
-        :param shared: has the data that all records share; its headers declare JSON.
+        :param shared: record with the data that all records share; its headers declare JSON.
         :param max_ends: maximum number of line feeds.
         :param max_bytes: maximum size of the rows.
         """
@@ -143,7 +143,7 @@ class Renderer:
         return native.lines(body, *_context(native, shared), max_records, max_ends, max_bytes)
 
     def rows(self, block: RecordBlock) -> list[bytes]:
-        """Return the row of each record of *block*. Raises UserError if any of them fails.
+        """Return the row of each record of *block*. Raises UserError if a record can't be rendered.
 
         Only for mappings without a plan.
         """
@@ -165,16 +165,17 @@ MAX_NATIVE_BYTES = 1024 * 1024
 """Maximum size of a body for compiled code, which parses it in up to three milliseconds."""
 
 _JSON = BodyKind.JSON
-"""Python 3.11 takes 0.1 µs to look up a member of an enumeration, too long for each record."""
+"""Looking up a member of an enumeration takes 0.1 µs in Python 3.11, too long for each record."""
 
 _OF_THE_BODY = (400, 415)
 """Statuses of errors that another body or content type might avoid."""
 
 
 class RowTooBig(UserError):
-    """The row exceeds the limit with the named column.
+    """The named column makes the row exceed the limit.
 
-    :cvar verbatim: the message is shown unchanged, neither as a sentence nor after a context.
+    :cvar verbatim: whether the message is shown unchanged, neither as a sentence nor after a
+        context.
     """
 
     status = 413
@@ -189,7 +190,7 @@ class RowTooBig(UserError):
 
 
 def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
-    """Return the renderer of *mapping*: quoted cells, and a line feed at the end.
+    """Return the renderer of *mapping*; rows have quoted cells and end with a line feed.
 
     :param row_size_limit: maximum size of a row in bytes, without the line feed.
     """
@@ -263,7 +264,7 @@ def _compiled_rows(native: RowPlan, block: RecordBlock) -> list[bytes | None]:
 
 
 def _context(native: RowPlan, record: RecordContext) -> tuple[int, bytes, bytes]:
-    """Return what compiled code needs of *record* beside its body: time, address and headers."""
+    """Return what compiled code needs in addition to the body: time, address and headers."""
     return (
         record.timestamp_ms,
         record.client_ip.encode() if native.has_ip else b"",
@@ -315,7 +316,7 @@ def _takes_engine(column: Column) -> bool:
 
 
 def _renders_raw(column: TemplateColumn) -> bool:
-    """Return whether strings are rendered as their texts; values of typed columns are JSON."""
+    """Return whether strings are rendered without quotes; values of typed columns are JSON."""
     return column.raw_string and not column.data_type
 
 
@@ -330,8 +331,8 @@ def template_plan(
 ) -> TemplatePlan | None:
     """Return the columns of *mapping* that need the engine; ``None`` if there are none.
 
-    :param limit: maximum total size of their results for one record in bytes.
-    :param takes_engine: returns whether a column does.
+    :param limit: maximum total size of the results for one record, in bytes.
+    :param takes_engine: returns whether a column needs the engine.
     """
     planned = tuple(_planned(column) for column in mapping.columns if takes_engine(column))
     return TemplatePlan(planned, limit) if planned else None
@@ -348,7 +349,7 @@ def _takes_engine_of(record: RecordContext) -> Callable[[Column], bool]:
 
 def _planned(column: Column) -> PlannedTemplate | PlannedPath:
     if isinstance(column, PathColumn):
-        if column.data_type:  # its type handles the default; see `stream.mapping.typed`
+        if column.data_type:  # the column's type handles the default; see `stream.mapping.typed`
             return PlannedPath(column.name, column.path, False, None, may_be_absent=True)
         return PlannedPath(column.name, column.path, column.raw_string, column.default_value)
     assert isinstance(column, TemplateColumn)
@@ -360,8 +361,9 @@ def _row_of(
 ) -> RowOf:
     """Return the renderer of rows of a mapping with a plan.
 
-    The engine's answer has the cells of the columns before the first failing one. So columns are
-    processed in order, and the first failure is reported, whichever renderer it comes from.
+    The engine's answer contains the cells of the columns before the first one that failed. So the
+    columns are processed in order, and the first failure is reported, whether it comes from the
+    engine or from this process.
     """
     columns = tuple(
         (column.name, None if takes_engine(column) else _quotable(column))
@@ -422,7 +424,7 @@ def _render_carefully(
 def _blaming(
     column: str, error: UserError, record: RecordContext, row_size_limit: int
 ) -> UserError:
-    """Return *error* with the column that it came from."""
+    """Return *error* with the name of the column that it came from."""
     if isinstance(error, CellTooBig):
         return RowTooBig(column, row_size_limit)
     hint = hint_for(record) if error.status in _OF_THE_BODY else ""
@@ -487,7 +489,7 @@ def _typed_row_of(
 
 
 def _answered_texts(answers: Iterator[bytes], error: UserError | None) -> RenderedCell:
-    """Return the next of *answers*, ``None`` for `NOTHING_FOUND`. Raises *error* without one."""
+    """Return the next of *answers*, ``None`` for `NOTHING_FOUND`; without one, raise *error*."""
 
     def cell(_: RecordContext) -> bytes | None:
         text = next(answers, None)
@@ -499,7 +501,7 @@ def _answered_texts(answers: Iterator[bytes], error: UserError | None) -> Render
 
 
 def _rendered_cell(column: Column) -> RenderedCell:
-    """Return the result of a typed column before its conversion to a value of the type."""
+    """Return the renderer of a typed column, before conversion to a value of the type."""
     if isinstance(column, PathColumn):
         return path_value(column.path, raw_string=False)
     return _cell(column)
@@ -517,14 +519,15 @@ def render_cells(
     *,
     limit: int | None = None,
 ) -> list[tuple[str, str]]:
-    """Return names of columns and texts of their cells, without CSV quoting, for tests by users.
+    """Return the columns' names and cells without CSV quoting, for tests by users.
 
-    A column with a type that is NULL has the text ``NULL``.
+    The cell of a typed column without a value is ``NULL``.
 
     :param evaluated: the engine's result for the record, if `plan_for` requires it.
     :param limit: maximum total size of the cells in bytes; ``None`` for no limit.
 
-    Raises UserError (422) naming the first column that can't be rendered, and why; RowTooBig.
+    Raises UserError (422): a column can't be rendered; the error names the first one and the
+    reason. Raises RowTooBig: the row is too large.
     """
     answers = iter(evaluated.cells if evaluated is not None else ())
     takes_engine = _takes_engine_of(record)
@@ -557,10 +560,10 @@ def render_cells(
 
 
 def _quotable(column: Column) -> QuotedCell:
-    """Return the quoted text of the cell; see `stream.record.quoting`.
+    """Return the function that renders the quoted cell; see `stream.record.quoting`.
 
-    The columns that nearly every mapping has are inlined, each in one frame: they take half of the
-    time of a row.
+    The columns that nearly every mapping has are inlined, so that each needs only one frame. They
+    take half of the time of a row.
     """
     if isinstance(column, HeadersColumn):
         return lambda record: record.headers.csv_cell
@@ -580,9 +583,9 @@ def _quotable(column: Column) -> QuotedCell:
 
 
 def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
-    """Return *cell*, quoted, with shortcuts for bodies in the usual form.
+    """Return *cell* with quoting, and with shortcuts for bodies in the usual form.
 
-    In a body without escapes, a string's text equals its spelling, and contains no quote.
+    In a body without escapes, a string's text is the same as its JSON form, and contains no quote.
     """
     keys = tuple(step.text for step in parse_path(column.path))
     occurs_once = JsonPath(column.path).occurs_once
@@ -600,7 +603,7 @@ def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
                     break
                 value = value.get(key)
             if value is not None:
-                if record.is_canonical:  # a value is spelled as it is printed
+                if record.is_canonical:  # values in the body have the form that orjson writes
                     if raw_string and type(value) is str:
                         return quoted(value.encode())
                     return quoted(orjson.dumps(value))
@@ -613,7 +616,7 @@ def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
     return render
 
 
-# Values that many records share are quoted once.
+# Values that many records have in common are quoted only once.
 
 
 @lru_cache(maxsize=16)
@@ -647,7 +650,7 @@ def _uuid(_: RecordContext) -> bytes:
 
 
 def _template_cell(column: TemplateColumn) -> Cell:
-    """Return the cell of a template that doesn't need the engine."""
+    """Return the renderer of a template that doesn't need the engine."""
     template = column.template
     check_language(template.language)
     return direct_cell(template.content, _renders_raw(column)) or _not_evaluated

@@ -1,6 +1,6 @@
-"""Jsonnet snippets as parsed by the engine; used only in the engine's process.
+"""Jsonnet snippets as the engine parses them, used only in the engine's process.
 
-The time is unbounded: the engine's grammar takes hours for some short texts.
+Parsing has no time limit here: some short texts take the engine's parser hours.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ _NOT_DEFINED = "variable is not defined: "
 class Snippet:
     """A template with the functions that it uses.
 
-    :ivar definitions: Jsonnet code that is put before it.
-    :ivar record_functions: the functions of `FUNCTIONS` that it calls, with their parameters.
-    :ivar standard_functions: the same of the standard library; they don't receive the record.
+    :ivar definitions: Jsonnet code that is placed before the template.
+    :ivar record_functions: the functions of `FUNCTIONS` that the template calls, with their
+        parameters.
+    :ivar standard_functions: the functions of the standard library that it calls; they don't
+        receive the record.
     """
 
     definitions: str
@@ -50,10 +52,10 @@ class Snippet:
 
 
 def prepare(content: str) -> Snippet:
-    """Return the snippet of a template. Raises UserError: its brackets don't match."""
+    """Return the snippet of a template. Raises UserError if its brackets don't match."""
     content = without_surrogates(content)
     check_brackets(content)
-    # Functions that the snippet can't use needn't be defined.
+    # Only functions that the snippet may use are defined.
     used = {name: FUNCTIONS[name] for name in FUNCTIONS if name in content}
     extension = standard_extension(content)
     definitions = [
@@ -70,7 +72,7 @@ def prepare(content: str) -> Snippet:
 
 
 def reason(text: str) -> str:
-    """Return the engine's *text* without its trace, in user terms."""
+    """Return the engine's *text* for users, without its trace."""
     if IMPORTS in text:
         return IMPORTS
     message = _TRACE.sub("", text).removeprefix("runtime error: ")
@@ -89,14 +91,14 @@ def refuse_import(directory: str, name: str) -> NoReturn:
 def check_template(content: str) -> None:
     """Parse the snippet without running it.
 
-    Raises UserError with the position and the fault, e.g. ``1:1-8 Unknown variable: Invalid``.
+    Raises UserError with the position and the problem, e.g. ``1:1-8 Unknown variable: Invalid``.
     """
     content = without_surrogates(content)
     check_brackets(content)
     imported = first_import(content)
     if imported is not None:
         raise UserError(f"{imported.line}:{imported.start}-{imported.end} {IMPORTS}")
-    # A function that lacks an argument is parsed, but not called.
+    # A function whose argument is missing is parsed but not called.
     snippet = f"\nfunction(missing)\n{content}"
     try:
         rjsonnet.evaluate_snippet(_FILE, snippet, import_callback=refuse_import)

@@ -1,6 +1,6 @@
 """Members of Jsonnet's ``std`` that templates may use and the engine lacks.
 
-They are put before a snippet that names them.
+Their definitions are placed before a snippet that names them.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ _MEMBERS = {
         " then [y for x in value for y in self.flattenDeepArray(x)] else [value]"
     ),
     "thisFile": "thisFile:: 'template'",
-    # The engine's own implementation writes to the process's standard error.
+    # The engine's own implementation would write to standard error.
     "trace": "trace(str, rest):: rest",
 }
 
 
 def standard_extension(content: str) -> str:
-    """Return definitions to be put before *content*; empty if it needs none."""
+    """Return the definitions to place before *content*; empty if it needs none."""
     names = set(_WORD.findall(content)) & set(_MEMBERS)
     if not names:
         return ""
     members = ", ".join(_MEMBERS[name] for name in sorted(names))
-    # A local may refer to itself, so the engine's own needs another name.
+    # A local may refer to itself, so the engine's own ``std`` needs another name.
     return f"local engineStd = std; local std = engineStd + {{ {members} }};"

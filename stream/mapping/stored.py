@@ -4,9 +4,10 @@ A sink, its versions, its files and all their slices have the same mapping. A la
 once (`stream.definition.mappings`), and the records refer to it by its hash.
 
 Note [Two forms]: a record has one of two forms of the member ``mapping``. ``{"columns": […]}`` is
-the mapping itself: the form of the original service, and of all that have at most `INLINE_BYTES`.
-``{"hash": …}`` is the reference to a larger one. Both are read, regardless of size. A writer of a
-record with a reference stores the mapping in the same transaction, unless it exists.
+the mapping itself. The original service writes this form; Stream writes it for mappings of at most
+`INLINE_BYTES`. ``{"hash": …}`` is the reference to a larger mapping. Both forms can be read,
+regardless of size. A writer of a record with a reference stores the mapping in the same
+transaction, unless it exists.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ __all__ = ["INLINE_BYTES", "StoredMapping", "stored_mapping"]
 INLINE_BYTES = 4096
 """Maximum size of an inline mapping as JSON.
 
-Up to a hundred records with it are written in one transaction, and etcd accepts 1.5 MiB.
+Up to a hundred records that contain it are written in one transaction, and etcd accepts 1.5 MiB.
 """
 
 _KNOWN_TEXTS = 512
-"""Cache of parsed mappings: all slices of a sink have the same text."""
+"""Maximum number of cached parsed mappings. All slices of a sink have the same text."""
 
 
 @attrs.frozen
 class StoredMapping(Record):
-    """A mapping in a record; equal to every other one with the same columns.
+    """A mapping in a record, which equals every other mapping with the same columns.
 
     :ivar hash: SHA-256 of the mapping's JSON in hexadecimal digits.
     :ivar content: the mapping; ``None`` if only the reference is known.
-    :ivar is_new: whether the mapping isn't known to be stored by its hash.
+    :ivar is_new: whether the mapping may not be stored under its hash yet.
     :ivar size: size of the mapping's JSON in bytes, 0 if only the reference is known.
     """
 
@@ -51,12 +52,12 @@ class StoredMapping(Record):
 
     @classmethod
     def of(cls, mapping: Mapping) -> StoredMapping:
-        """Return the reference to *mapping*, which counts as not stored yet."""
+        """Return the reference to *mapping*, which is assumed not to be stored yet."""
         data = encode(mapping)
         return cls(hashlib.sha256(data).hexdigest(), mapping, is_new=True, size=len(data))
 
     def resolved(self, content: Mapping) -> StoredMapping:
-        """Return the same reference with the *content* that was read by its hash."""
+        """Return the same reference with *content*, which was read by its hash."""
         return attrs.evolve(self, content=content, size=len(encode(content)))
 
     @property
@@ -83,7 +84,7 @@ class StoredMapping(Record):
 
 
 def stored_mapping(mapping: Mapping | StoredMapping) -> StoredMapping:
-    """Return the reference to *mapping*, if it isn't one already."""
+    """Return the reference to *mapping*; return *mapping* if it is a reference already."""
     return mapping if isinstance(mapping, StoredMapping) else StoredMapping.of(mapping)
 
 
@@ -101,7 +102,7 @@ def _inline(text: bytes) -> StoredMapping:
 
 
 def _write(stored: StoredMapping) -> dict[str, Any]:
-    """Write the suitable form; see Note [Two forms]."""
+    """Write the form that suits the size; see Note [Two forms]."""
     if stored.is_inline:
         plain: dict[str, Any] = to_plain(stored.mapping)
         return plain

@@ -1,8 +1,8 @@
-"""Cells of typed columns: NULL, or a valid text. Pure.
+"""Cells of typed columns, which are NULL or a valid text. Pure.
 
-A column is first rendered like others (`stream.mapping.render`); this module converts the result to
-a value of the column's type, or reports why it can't. Values at paths and results of templates are
-JSON, so that null and texts can be distinguished.
+A typed column is first rendered like other columns (`stream.mapping.render`). This module converts
+the result to a value of the column's type, or reports why it can't. Values at paths and results of
+templates are JSON, so that null and strings can be distinguished.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ _OF_TEXTS: dict[type[Column], tuple[str, ...]] = {
 
 
 class MissingValue(UserError):
-    """There is no value, and the column isn't nullable."""
+    """There is no value for a column that isn't nullable."""
 
     name = "missingValue"
 
 
 def is_typed(mapping: Mapping) -> bool:
-    """Return whether the columns have types; then all have."""
+    """Return whether the columns have types; either all columns have one or none has."""
     return any(column.data_type for column in mapping.columns)
 
 
 def check_types(mapping: Mapping) -> None:
-    """Check types, defaults and keys. Raises UserError with the first invalid column."""
+    """Check types, defaults and keys. Raises UserError that names the first invalid column."""
     for column in mapping.columns:
         try:
             _check(column)
@@ -89,7 +89,7 @@ def _check(column: Column) -> None:
 
 
 def typed_value(column: Column) -> TypedValue:
-    """Return the renderer of cells of *column*, whose type `check_types` knows."""
+    """Return the function that makes cells of *column*, whose type `check_types` has accepted."""
     fit, nullable = fitting(column.data_type), column.nullable
     is_json = isinstance(column, PathColumn | TemplateColumn)
     is_kept = keeps_spelling(column)
@@ -115,7 +115,7 @@ def typed_value(column: Column) -> TypedValue:
 
 
 def keeps_spelling(column: Column) -> bool:
-    """Return whether a JSON string is taken as it is written, with its quotes."""
+    """Return whether a JSON string is stored as it is written, with its quotes."""
     if column.data_type == "json":
         return True
     is_json = isinstance(column, PathColumn | TemplateColumn)
@@ -123,7 +123,7 @@ def keeps_spelling(column: Column) -> bool:
 
 
 def default_of(column: Column) -> bytes | None:
-    """Return the valid text that stands for a missing value; ``None`` if there is none."""
+    """Return the valid text that replaces a missing value; ``None`` if there is none."""
     if isinstance(column, PathColumn) and column.default_value is not None:
         return fitting(column.data_type)(column.default_value.encode())
     return None

@@ -1,6 +1,6 @@
 """Types of columns, and validation of texts. Pure.
 
-An invalid value is refused when the record is received, so that no import fails for it. Valid
+An invalid value is refused when the record is received, so that it can't make an import fail. Valid
 values are written in one form that every typed target reads: numbers in decimal notation, times in
 UTC, everything else unchanged.
 """
@@ -43,7 +43,7 @@ DATA_TYPES = (
 )
 MAX_DECIMAL_DIGITS = 38
 MAX_KEY_BYTES = 2400
-"""Maximum total size of a primary key's texts: the limit of an index entry in a database."""
+"""Maximum total size of a primary key's texts, because databases limit an index entry."""
 
 _DECIMAL = re.compile(r"decimal\((\d{1,3}),\s?(\d{1,3})\)")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}|[+-]?[0-9]{1,19}\.0+")
@@ -67,10 +67,10 @@ Fitting = Callable[[bytes], bytes]
 
 
 class ValueMisfit(UserError):
-    """A value is invalid for the type of its column.
+    """A value isn't valid for the type of its column.
 
     :param value: the received value, whose beginning is shown.
-    :param wanted: what the type accepts, for people: ``an integer``.
+    :param wanted: what the type accepts, for people; for example ``an integer``.
     """
 
     name = "valueMisfit"
@@ -82,7 +82,7 @@ class ValueMisfit(UserError):
 
 
 def decimal_size(data_type: str) -> tuple[int, int] | None:
-    """Return the total and fraction digits of a decimal type; ``None`` for other types."""
+    """Return the total and fraction digits of a decimal type; ``None`` for any other type."""
     found = _DECIMAL.fullmatch(data_type)
     return (int(found[1]), int(found[2])) if found else None
 
@@ -109,13 +109,13 @@ def check_data_type(data_type: str) -> None:
 
 
 def fitting(data_type: str) -> Fitting:
-    """Return the function that checks and converts texts of *data_type*, a valid type."""
+    """Return the function that checks and converts texts to *data_type*, which must be valid."""
     size = decimal_size(data_type)
     return _decimal(*size) if size is not None else _FITTING[data_type]
 
 
 def _text(value: bytes) -> str:
-    """Return the text of a short value; a text too long for the type is cut to nothing."""
+    """Return the text of a short value; empty for a value that is too long for the type."""
     return value.decode("ascii", "replace").strip(" ") if len(value) <= 1000 else ""
 
 
@@ -240,7 +240,7 @@ def _json(value: bytes) -> bytes:
 
 
 def _check_surrogates(value: bytes) -> None:
-    """Check that no half surrogate pair is in a name or a text. Raises ValueMisfit."""
+    """Check that no name and no string contains an unpaired surrogate. Raises ValueMisfit."""
     try:
         json.dumps(json.loads(value), ensure_ascii=False).encode()
     except UnicodeEncodeError:
