@@ -291,8 +291,8 @@ impl Connections {
         events: Bound<'py, PyList>,
         now: f64,
     ) -> PyResult<Bound<'py, PyList>> {
-        let mut light: Vec<(u64, RawFd)> = Vec::new();
-        let mut busy: Vec<(u64, RawFd)> = Vec::new();
+        let mut light: Vec<(i32, u64, RawFd)> = Vec::new();
+        let mut busy: Vec<(i32, u64, RawFd)> = Vec::new();
         let others = PyList::empty(py);
         {
             let mut state = self.state.borrow_mut();
@@ -302,11 +302,10 @@ impl Connections {
                 let (descriptor, mask): (RawFd, i64) = event.extract()?;
                 match state.slots.get_mut(&descriptor) {
                     Some(slot) if mask == READABLE && slot.state == State::Armed => {
-                        let entry = (slot.used.last, descriptor);
                         if slot.used.is_light(turn, now, &self.shares) {
-                            light.push(entry);
+                            light.push((slot.used.cost_class(), slot.used.last, descriptor));
                         } else {
-                            busy.push(entry);
+                            busy.push((0, slot.used.last, descriptor));
                         }
                     }
                     _ => others.append(event)?,
@@ -319,38 +318,16 @@ impl Connections {
         let mut lanes = Lanes::default();
         let mut blocks = Vec::new();
         let mut left = Vec::new();
-        for (mut ready, share) in [(light, self.shares.light_turn), (busy, self.shares.busy_turn)] {
-            ready.sort_unstable();
-            let mut started = monotonic();
-            let end = started + share;
-            let left_before = left.len();
-            self.state.borrow_mut().asked = 0.0;
-            for (_, descriptor) in ready {
-                match self.read(py, descriptor, &mut lanes, &mut blocks) {
-                    Read::Taken | Read::Nothing => {}
-                    Read::Unread => {
-                        others.append(PyTuple::new(py, [i64::from(descriptor), READABLE])?)?;
-                    }
-                    Read::Left(connection, data) => left.push((descriptor, connection, data)),
-                }
-                let ended = monotonic();
-                let mut state = self.state.borrow_mut();
-                state.served += 1;
-                let served = state.served;
-                if let Some(slot) = state.slots.get_mut(&descriptor) {
-                    slot.used.served(served, started, ended);
-                }
-                started = ended;
-                // What is left takes its time after the loop.
-                let expected = state.left * (left.len() - left_before) as f64;
-                if ended + expected >= end
-                    || state.asked + expected >= self.shares.python_turn
-                    || left.len() >= MAX_LEFT
-                {
-                    break;
-                }
-            }
-        }
+        light.sort_unstable();
+        busy.sort_unstable();
+        let half = self.shares.light_turn / 2.0;
+        let cheap =
+            self.read_some(py, &light, half, &mut lanes, &mut blocks, &mut left, &others)?;
+        let mut light = light.split_off(cheap);
+        light.sort_unstable_by_key(|&(_, last, _)| last);
+        self.read_some(py, &light, half, &mut lanes, &mut blocks, &mut left, &others)?;
+        let share = self.shares.busy_turn;
+        self.read_some(py, &busy, share, &mut lanes, &mut blocks, &mut left, &others)?;
         for open in &mut lanes.open {
             blocks.extend(open.cut(py));
         }
@@ -438,6 +415,50 @@ impl Connections {
         if let Some(slot) = self.state.borrow_mut().slots.get_mut(&descriptor) {
             slot.state = wanted;
         }
+    }
+
+    /// Read requests of *ready* in that order for *share* seconds; return how many.
+    #[allow(clippy::too_many_arguments)]
+    fn read_some(
+        &self,
+        py: Python,
+        ready: &[(i32, u64, RawFd)],
+        share: f64,
+        lanes: &mut Lanes,
+        blocks: &mut Vec<Block>,
+        left: &mut Vec<(RawFd, Py<PyAny>, Vec<u8>)>,
+        others: &Bound<PyList>,
+    ) -> PyResult<usize> {
+        let mut started = monotonic();
+        let end = started + share;
+        let left_before = left.len();
+        self.state.borrow_mut().asked = 0.0;
+        for (done, &(_, _, descriptor)) in ready.iter().enumerate() {
+            match self.read(py, descriptor, lanes, blocks) {
+                Read::Taken | Read::Nothing => {}
+                Read::Unread => {
+                    others.append(PyTuple::new(py, [i64::from(descriptor), READABLE])?)?;
+                }
+                Read::Left(connection, data) => left.push((descriptor, connection, data)),
+            }
+            let ended = monotonic();
+            let mut state = self.state.borrow_mut();
+            state.served += 1;
+            let served = state.served;
+            if let Some(slot) = state.slots.get_mut(&descriptor) {
+                slot.used.served(served, started, ended);
+            }
+            started = ended;
+            // What is left takes its time after the loop.
+            let expected = state.left * (left.len() - left_before) as f64;
+            if ended + expected >= end
+                || state.asked + expected >= self.shares.python_turn
+                || left.len() >= MAX_LEFT
+            {
+                return Ok(done + 1);
+            }
+        }
+        Ok(ready.len())
     }
 
     fn read(

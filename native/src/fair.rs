@@ -16,9 +16,16 @@ pub struct Shares {
     pub light_turn: f64,
     /// What all others together may use of a turn.
     pub busy_turn: f64,
-    /// What the Python code may use of each of the two for heads and for requests left to it.
+    /// What the Python code may use for heads and for requests left to it, each time that some of
+    /// the connections are served in a turn.
     pub python_turn: f64,
 }
+
+/// The cost of a service, in seconds, up to which connections are in the cheapest class.
+const CHEAP: f64 = 0.0001;
+
+/// Weight of the latest service in the mean cost.
+const LATEST: f64 = 0.5;
 
 /// The time that one connection has used.
 #[derive(Debug)]
@@ -27,6 +34,8 @@ pub struct Used {
     period: u64,
     seconds: f64,
     before: f64,
+    /// The mean seconds of a service.
+    cost: f64,
     ended: f64,
     ready: u64,
     rested: bool,
@@ -41,6 +50,7 @@ impl Used {
             period: 0,
             seconds: 0.0,
             before: 0.0,
+            cost: 0.0,
             ended: f64::INFINITY,
             ready: 0,
             rested: false,
@@ -64,9 +74,15 @@ impl Used {
         self.since.is_some_and(|since| since < self.period) && self.seconds + self.before < share
     }
 
+    /// Return the class of its cost: connections of one class are served in turn.
+    pub fn cost_class(&self) -> i32 {
+        (self.cost / CHEAP).max(1.0).log2() as i32
+    }
+
     /// Add time that its request has taken after it was served.
     pub fn add(&mut self, seconds: f64) {
         self.seconds += seconds;
+        self.cost += LATEST * seconds;
     }
 
     /// Note that the connection was served.
@@ -74,6 +90,7 @@ impl Used {
         self.last = count;
         self.since.get_or_insert(self.period);
         self.seconds += ended - started;
+        self.cost += LATEST * (ended - started - self.cost);
         self.ended = ended;
         self.rested = false;
     }

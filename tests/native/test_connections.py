@@ -17,7 +17,7 @@ from stream.mapping.native_plan import native_plan
 
 pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
 
-SHARES = (1.0, 0.03, 0.02, 0.2, 0.02, 0.005, 0.006)
+SHARES = (1.0, 0.03, 0.02, 0.2, 0.02, 0.005, 0.003)
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 USUAL = b"the usual answer"
@@ -387,7 +387,7 @@ def test_a_busy_client_is_served_after_the_others(table: Table) -> None:
 def test_the_python_code_has_its_share_of_a_turn(table: Table, expensive: str) -> None:
     """Unknown heads or unusual requests that take long end the turn; the others stay ready."""
     python_turn = SHARES[6]
-    clients = [table.client() for _ in range(8)]
+    clients = [table.client() for _ in range(12)]
 
     def turn(second: float, body: bytes) -> int:
         for number, client in enumerate(clients):
@@ -405,4 +405,5 @@ def test_the_python_code_has_its_share_of_a_turn(table: Table, expensive: str) -
         for client in clients:
             client.seconds = python_turn / 2
         assert turn(2.5, b"unusual") == len(clients)  # their mean time isn't known yet
-    assert 1 <= turn(4.0, b"unusual") <= 4
+    # Some because their requests have been cheap, some because they have waited the longest.
+    assert 2 <= turn(4.0, b"unusual") <= 8

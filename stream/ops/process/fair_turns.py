@@ -54,6 +54,12 @@ requests.
 BUSY_SECONDS = 0.005
 """Time per turn for all other connections."""
 
+CHEAP_SECONDS = 0.0001
+"""Mean time of a service up to which connections are in the cheapest class."""
+
+LATEST = 0.5
+"""Weight of the latest service in the mean time of a service."""
+
 Ready = tuple[Any, int, int]
 """A ready connection, its descriptor, and its events."""
 
@@ -67,18 +73,19 @@ class _Used:
     :ivar period: the last period in which it was served.
     :ivar seconds: time used in that period.
     :ivar before: time used in the period before that one.
+    :ivar cost: the mean time of a service.
     :ivar last: total number of services at its last service, or at its start.
     :ivar ended: time of its last service.
     :ivar ready: the last turn in which it was ready.
     :ivar rested: whether it wasn't ready for a while before.
     """
 
-    __slots__ = ("before", "ended", "last", "period", "ready", "rested", "seconds", "since")
+    __slots__ = ("before", "cost", "ended", "last", "period", "ready", "rested", "seconds", "since")
 
     def __init__(self, period: int, last: int) -> None:
         self.since = math.inf
         self.period = period
-        self.seconds = self.before = 0.0
+        self.seconds = self.before = self.cost = 0.0
         self.last = last
         self.ended = math.inf
         self.ready = 0
@@ -99,11 +106,20 @@ class _Used:
         share = RESTED_SHARE if self.rested else LIGHT_SHARE
         return self.since < self.period and self.seconds + self.before < share
 
+    def cost_class(self) -> int:
+        """Return the class of its cost; see Note [Cheap ones first]."""
+        return int(math.log2(max(1.0, self.cost / CHEAP_SECONDS)))
+
 
 _Entry = tuple[int, Ready, _Used]
 """A connection with the time of its last service."""
 
 _last_served = itemgetter(0)
+
+
+def _cheap(entry: _Entry) -> tuple[int, int]:
+    last, _, used = entry
+    return used.cost_class(), last
 
 
 class FairTurns:
@@ -138,7 +154,11 @@ class FairTurns:
                 used.enter(period)
             is_light = used.is_light(self._turn, start)
             (light if is_light else busy).append((used.last, each, used))
-        now = self._serve(light, LIGHT_SECONDS, start, serve)
+        light.sort(key=_cheap)
+        done, now = self._serve(light, LIGHT_SECONDS / 2, start, serve)
+        light = sorted(light[done:], key=_last_served)
+        _, now = self._serve(light, LIGHT_SECONDS / 2, now, serve)
+        busy.sort(key=_last_served)
         self._serve(busy, BUSY_SECONDS, now, serve)
 
     def _serve(
@@ -147,10 +167,10 @@ class FairTurns:
         seconds: float,
         now: float,
         serve: Callable[[Ready], None],
-    ) -> float:
-        """Serve *ready* for at most *seconds*; return the time afterwards."""
+    ) -> tuple[int, float]:
+        """Serve *ready* in that order for *seconds*; return how many, and the time afterwards."""
         end = now + seconds
-        ready.sort(key=_last_served)
+        done = 0
         for _, each, used in ready:
             self._served += 1
             used.last = self._served
@@ -158,8 +178,10 @@ class FairTurns:
             serve(each)
             before, now = now, self._clock()
             used.seconds += now - before
+            used.cost += LATEST * (now - before - used.cost)
             used.ended = now
             used.rested = False
+            done += 1
             if now >= end:
                 break
-        return now
+        return done, now

@@ -69,7 +69,7 @@ SHARES = (
     fair_turns.RESTED_SHARE,
     LIGHT_SECONDS,
     fair_turns.BUSY_SECONDS,
-    fair_turns.LIGHT_SECONDS,
+    fair_turns.LIGHT_SECONDS / 2,
 )
 
 

@@ -153,3 +153,31 @@ def test_every_connection_is_served(costs: list[float], turns: int) -> None:
     served = [name for _ in range(turns) for name in reactor.turn(connections)]
     rounds = [served[at : at + len(costs)] for at in range(0, len(served), len(costs))]
     assert all(len(set(names)) == len(names) for names in rounds)
+
+
+def test_cheap_requests_come_first() -> None:
+    """A light connection with cheap requests doesn't wait for hundreds with expensive ones."""
+    reactor = Reactor()
+    expensive = _some(200, LIGHT_SECONDS / 10, "expensive")
+    cheap = Connection("cheap", LIGHT_SECONDS / 1000)
+    everyone = [*expensive, cheap]
+    for each in everyone:  # each is light in the next period but one
+        while not each.served:
+            reactor.turn([each])
+    reactor.now += 2 * PERIOD_SECONDS
+    for _ in range(5):
+        assert reactor.turn(everyone)[0] == "cheap"
+
+
+def test_expensive_requests_do_not_starve() -> None:
+    """However many light connections have cheap requests, those with expensive ones are served."""
+    reactor = Reactor()
+    cheap = _some(200, LIGHT_SECONDS / 20, "cheap")
+    expensive = Connection("expensive", LIGHT_SECONDS)
+    for each in (*cheap, expensive):
+        while not each.served:
+            reactor.turn([each])
+    reactor.now += 2 * PERIOD_SECONDS
+    turns = len(cheap)
+    served = [name for _ in range(turns) for name in reactor.turn([*cheap, expensive])]
+    assert "expensive" in served
