@@ -537,7 +537,7 @@ def _rejected_records(
     settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster
 ) -> RejectedRecords:
     from stream.rejected.keeper import RejectedRecords
-    from stream.rejected.state import add_counts, note_taken_over, remove_counts
+    from stream.rejected.state import add_counts, note_found, note_kept, remove_counts
 
     family = metrics.own("stream_rejected_records")
     path = settings.source.quarantine.path
@@ -552,7 +552,8 @@ def _rejected_records(
         cluster.work.pool,
         partial(add_counts, cluster.client, settings.node_id),
         partial(remove_counts, cluster.client, settings.node_id),
-        partial(note_taken_over, cluster.client),
+        partial(note_kept, cluster.client, settings.node_id),
+        partial(note_found, cluster.client, settings.node_id),
         is_required=bool(settings.source.quarantine.path),
         written=family.labels({"result": "kept"}).add,
         dropped=family.labels({"result": "dropped"}).add,

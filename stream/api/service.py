@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -148,7 +148,6 @@ class ApiService(Service):
             reactor,
             client,
             settings.hostname,
-            timedelta(seconds=settings.sink.quarantine.max_age.seconds),
             now,
             settings.storage.level.local.writer.network.tls,
         )

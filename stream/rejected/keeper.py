@@ -8,15 +8,15 @@ Note [Counts]: etcd has the sum of the counts of all lives of the node, and each
 ones. So a restart loses at most the last second, and a user who resets the statistics deletes the
 key without being overruled.
 
-Note [Stopped nodes]: the count of a sink also says when the node has last kept a record of it, so
-that the API can name a stopped node whose records are missing. A node that has taken over the
-records of another one, or has removed its last ones, says so in the counts, too.
+Note [Kept until]: etcd also says until when the node keeps records of which sinks, see Note
+[Stopped nodes] of `stream.rejected.state`. The time moves on with each record, and is therefore
+noted in advance, so that a flood of records needs few writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,10 +40,10 @@ from stream.record.headers import RecordHeaders
 from stream.rejected.answers import answer
 from stream.rejected.files import RejectedFiles
 from stream.rejected.record import Headers, Noted, frame, shown_headers
-from stream.rejected.state import NOTHING_KEPT, LastError, RejectedCount
+from stream.rejected.state import KeptRecords, LastError, RejectedCount
 from stream.settings import QuarantineSettings
 from stream.storage.model.entity import QuarantineLimits
-from stream.values.utctime import from_milliseconds, from_timestamp
+from stream.values.utctime import NO_TIME, from_milliseconds, from_timestamp
 
 __all__ = ["RejectedRecords"]
 
@@ -62,10 +62,15 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024
 
 SINKS_PER_TRANSACTION = 50
 """Each sink needs a condition and a put; etcd accepts 128 by default."""
+FOUND_PER_TRANSACTION = 40
+"""Each pair of a node and a sink needs three keys."""
+KEPT_AHEAD_SECONDS = 60.0
+"""How much longer than necessary a node is noted as keeping records; see Note [Kept until]."""
 
 Written = Callable[[int], None]
 AddCounts = Callable[[Mapping[SinkKey, RejectedCount]], Awaitable[None]]
-TakenOver = Callable[[Sequence[tuple[str, SinkKey]]], Awaitable[None]]
+NoteKept = Callable[[Mapping[SinkKey, KeptRecords | None]], Awaitable[None]]
+NoteFound = Callable[[Sequence[tuple[str, SinkKey]], KeptRecords], Awaitable[None]]
 Batch = dict[SinkKey, tuple[QuarantineLimits, list[Noted]]]
 
 
@@ -76,7 +81,6 @@ class _Counted:
     count: int = 0
     dropped: int = 0
     last: Noted | None = None
-    kept_at: datetime | None = None
 
 
 class RejectedRecords(Service):
@@ -85,7 +89,8 @@ class RejectedRecords(Service):
     :param path: the directory; if empty, records are counted but not kept.
     :param add: adds counts to those in etcd; see Note [Counts].
     :param remove: removes the counts of a deleted sink from etcd.
-    :param taken_over: notes that nodes no longer keep records of sinks; see Note [Stopped nodes].
+    :param note_kept: notes of which sinks records are kept; see Note [Kept until].
+    :param note_found: notes the records on the disk at the start, with the nodes that kept them.
     :param is_required: whether an unusable directory is an error.
     :param defaults: the service's settings, for sinks that are no longer known.
     :param written: called with the number of records that are kept.
@@ -101,7 +106,8 @@ class RejectedRecords(Service):
         pool: ThreadPool,
         add: AddCounts,
         remove: Callable[[SinkKey], Awaitable[object]],
-        taken_over: TakenOver,
+        note_kept: NoteKept,
+        note_found: NoteFound,
         *,
         is_required: bool,
         written: Written,
@@ -117,7 +123,8 @@ class RejectedRecords(Service):
         self._pool = pool
         self._add = add
         self._remove = remove
-        self._taken_over = taken_over
+        self._note_kept = note_kept
+        self._note_found = note_found
         self._written = written
         self._dropped = dropped
         self._waiting: Batch = {}
@@ -126,9 +133,11 @@ class RejectedRecords(Service):
         self._counted: dict[SinkKey, _Counted] = {}
         self._max_ages: dict[SinkKey, float] = {}
         self._gone: set[SinkKey] = set()
-        self._taken: list[tuple[str, SinkKey]] = []
-        self._found: set[SinkKey] = set()
+        self._found: list[tuple[str, SinkKey]] = []
+        self._found_at = NO_TIME
         self._kept: set[SinkKey] = set()
+        self._unnoted: set[SinkKey] = set()
+        self._noted: dict[SinkKey, datetime] = {}
         self._left_out = LogThrottle(LOG_SECONDS, reactor.seconds)
         self._next_cleanup = 0.0
         self._disk = DeferredLock()
@@ -150,9 +159,11 @@ class RejectedRecords(Service):
         if self._files is None:
             _log.warn("rejected records are counted but not kept: source.quarantine.path is empty")
             return
+        # Before the directories of other nodes are free for them again.
+        self._found_at = from_timestamp(self._wall_clock())
         try:
             moved = await self._in_thread(self._files.prepare)
-            self._found = await self._in_thread(self._files.sinks)
+            self._kept = await self._in_thread(self._files.sinks)
         except OSError as error:
             problem = f'cannot use "{self._path}" for rejected records (source.quarantine.path)'
             if self._is_required:
@@ -162,7 +173,8 @@ class RejectedRecords(Service):
             return
         if moved:
             _log.info("took over {count} segments of rejected records", count=len(moved))
-        self._taken = list(dict.fromkeys(moved))
+        own = ((self.node_id, sink) for sink in sorted(self._kept, key=str))
+        self._found = list(dict.fromkeys([*moved, *own]))
 
     async def stopService(self) -> None:
         """Stop; fires when all noted records are written."""
@@ -177,16 +189,17 @@ class RejectedRecords(Service):
 
     def known(self, sink: SinkKey, limits: QuarantineLimits) -> None:
         """Set the retention of a sink's records, even without failures."""
+        changed = self._max_ages.get(sink) != limits.max_age.seconds
         self._max_ages[sink] = limits.max_age.seconds
-        if sink in self._found:
-            self._found.discard(sink)
-            self._note_kept(sink)
+        if changed and sink in self._kept:
+            self._unnoted.add(sink)
 
     def forget(self, sink: SinkKey) -> None:
-        """Stop counting the records of a deleted sink; they stay until they are too old."""
+        """Stop counting the records of a deleted sink; they stay until they are too old.
+
+        They are also noted as kept until then, since the sink can be undeleted.
+        """
         self._counted.pop(sink, None)
-        self._found.discard(sink)
-        self._kept.discard(sink)
         self._gone.add(sink)
 
     def offer(
@@ -254,6 +267,7 @@ class RejectedRecords(Service):
         except Exception:
             _log.failure("the maintenance of rejected records failed")
         try:
+            await self._store_kept()
             await self._store_counts()
         except EtcdError as error:
             _log.debug("cannot store the counts of rejected records yet: {error}", error=error)
@@ -288,32 +302,61 @@ class RejectedRecords(Service):
             )
             self._written(appended.kept)
             if appended.kept:
-                self._note_kept(sink)
+                self._kept.add(sink)
+                self._unnoted.add(sink)
             if appended.left_out:
                 self._drop(sink, appended.left_out, appended.problem)
             if appended.dropped:
                 self._drop(sink, appended.dropped, "newer ones need the space")
-
-    def _note_kept(self, sink: SinkKey) -> None:
-        """Note that records of a sink are kept; see Note [Stopped nodes]."""
-        self._kept.add(sink)
-        counted = self._counted.setdefault(sink, _Counted())
-        counted.kept_at = from_timestamp(self._wall_clock())
 
     def _note_removed(self, left: set[SinkKey]) -> None:
         """Note of which sinks no record is kept any more.
 
         :param left: the sinks with records on the disk.
         """
-        for sink in self._kept - left:
-            self._kept.discard(sink)
-            self._counted.setdefault(sink, _Counted()).kept_at = NOTHING_KEPT
+        self._unnoted |= self._kept - left
+        self._kept &= left
+
+    async def _store_kept(self) -> None:
+        """Store of which sinks records are kept; see Note [Kept until]."""
+        while self._found:
+            some = self._found[:FOUND_PER_TRANSACTION]
+            until = self._found_at + timedelta(seconds=self._defaults.max_age.seconds)
+            await self._note_found(some, KeptRecords(at=self._found_at, until=until))
+            del self._found[:FOUND_PER_TRANSACTION]
+        while self._unnoted:
+            some_sinks = list(self._unnoted)[:SINKS_PER_TRANSACTION]
+            self._unnoted.difference_update(some_sinks)
+            notes = self._new_notes(some_sinks)
+            try:
+                if notes:
+                    await self._note_kept(notes)
+            except BaseException:
+                self._unnoted.update(some_sinks)
+                raise
+            for sink, note in notes.items():
+                if note is None:
+                    self._noted.pop(sink, None)
+                else:
+                    self._noted[sink] = note.until
+
+    def _new_notes(self, sinks: Sequence[SinkKey]) -> dict[SinkKey, KeptRecords | None]:
+        """Return what is to be noted about *sinks*, without what the last notes still say."""
+        now = from_timestamp(self._wall_clock())
+        ahead = timedelta(seconds=KEPT_AHEAD_SECONDS)
+        notes: dict[SinkKey, KeptRecords | None] = {}
+        for sink in sinks:
+            if sink not in self._kept:
+                notes[sink] = None
+                continue
+            until = now + timedelta(seconds=self._max_age(sink))
+            noted = self._noted.get(sink)
+            if noted is None or not until <= noted <= until + ahead:
+                notes[sink] = KeptRecords(at=now, until=until + ahead)
+        return notes
 
     async def _store_counts(self) -> None:
         """Add the new counts to etcd; see Note [Counts]."""
-        while self._taken:
-            await self._taken_over(self._taken[:SINKS_PER_TRANSACTION])
-            del self._taken[:SINKS_PER_TRANSACTION]
         while self._gone:
             sink = self._gone.pop()
             try:
@@ -339,7 +382,6 @@ class RejectedRecords(Service):
         later.count += counted.count
         later.dropped += counted.dropped
         later.last = later.last or counted.last
-        later.kept_at = later.kept_at or counted.kept_at
 
     # Questions of the API.
 
@@ -413,6 +455,4 @@ def _count(counted: _Counted) -> RejectedCount:
             message=last.public_message,
             time=from_milliseconds(last.at),
         )
-    return RejectedCount(
-        count=counted.count, dropped=counted.dropped, last_error=error, kept_at=counted.kept_at
-    )
+    return RejectedCount(count=counted.count, dropped=counted.dropped, last_error=error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,15 +15,17 @@ from twisted.logger import Logger
 from stream.concurrency.deadline import within
 from stream.concurrency.together import together
 from stream.definition.key import BranchKey, SinkKey
-from stream.definition.stored import read_stored, readable
+from stream.definition.stored import UnreadableRecord, read_stored, readable, warn_left_out
 from stream.errors import UserError, shortened
-from stream.etcd import EtcdClient
+from stream.etcd import EtcdClient, KeyValue
 from stream.rejected.answers import Selection
 from stream.rejected.link import Asking, NodeUnavailable, tls_credentials
 from stream.rejected.state import (
     COUNT,
+    KEPT,
     NODE,
     STORED,
+    KeptRecords,
     RejectedCount,
     RejectedNode,
     ReplayedRecords,
@@ -84,7 +86,6 @@ class RejectedNodes(Service):
     """The rejected records of a sink across all source nodes.
 
     :param hostname: name of this machine: only its own loopback addresses can be reached.
-    :param max_age: maximum age of kept records, from the service's settings.
     :param tls: the certificates of this node, if it has any.
     """
 
@@ -93,11 +94,9 @@ class RejectedNodes(Service):
         reactor: Any,
         client: EtcdClient,
         hostname: str,
-        max_age: timedelta,
         now: Callable[[], datetime],
         tls: WriterTlsSettings,
     ) -> None:
-        self._max_age = max_age
         self._now = now
         self._reactor = reactor
         self._client = client
@@ -121,7 +120,8 @@ class RejectedNodes(Service):
         answers = [each.answer for each in asked if each.answer is not None]
         records = [record for each in answers for record in each["records"]]
         records.sort(key=lambda record: record["id"], reverse=True)
-        nodes = [each.view() for each in (*asked, *self._stopped(counts, _ids(asked)))]
+        stopped = await self.stopped(sink, _ids(asked))
+        nodes = [each.view() for each in (*asked, *stopped)]
         return {
             "records": records[:limit],
             "reasons": _merged_reasons([each["reasons"] for each in answers]),
@@ -135,16 +135,12 @@ class RejectedNodes(Service):
 
         :param running: the ids of the running nodes.
         """
-        return self._stopped(await self._counts(sink), running)
-
-    def _stopped(
-        self, counts: Mapping[str, RejectedCount], running: Collection[str]
-    ) -> list[Asked]:
-        since = self._now() - self._max_age
+        found = (await self._client.range(f"{KEPT}{sink}/")).kvs
+        keeping = sorted(sink_of(kv.key, KEPT)[1] for kv in found if _may_be_kept(kv, self._now()))
         return [
             Asked(node_id=node_id, problem="the node doesn't run")
-            for node_id, count in sorted(counts.items())
-            if node_id not in running and count.may_be_kept(since)
+            for node_id in keeping
+            if node_id not in running
         ]
 
     async def _counts(self, sink: SinkKey) -> Mapping[str, RejectedCount]:
@@ -234,6 +230,15 @@ class RejectedNodes(Service):
         asking = await connectProtocol(endpoint, Asking(node.secret, question))
         answer: dict[str, Any] = await asking.done
         return answer
+
+
+def _may_be_kept(stored: KeyValue, now: datetime) -> bool:
+    """Return whether a node may still keep records; it may if its `KeptRecords` are unreadable."""
+    try:
+        return read_stored(KeptRecords, stored).until > now
+    except UnreadableRecord as error:
+        warn_left_out(error)
+        return True
 
 
 def _ids(asked: Sequence[Asked]) -> set[str]:

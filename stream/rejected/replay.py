@@ -24,13 +24,15 @@ available again.
 Note [Cut replays]: a replay has a time limit, and the records that it rejects again stay where they
 are. Its repetition would begin with the same ones. So a replay that is cut stores its position
 (`ReplayPosition`), and the next replay of the same records with the same version of the sink
-continues there. One that reaches the end deletes the position.
+continues there. It also asks the nodes that were read to the end for records that they have
+rejected since. So a replay that reaches the end has seen all records that were kept when it began,
+even if it has continued another one. A replay deletes the position when it begins, and stores it
+again if it fails: if it can't store where it has ended, the next one begins with the oldest record.
 
 Note [Unavailable nodes]: the records of a node that doesn't answer are left out, and the outcome
 names the node and isn't complete. Nor is it if a node doesn't run that may keep records. A position
-names the nodes that were read to the end, so a replay that continues asks all others, whether they
-come before the position or have only now started. The replay after one that has reached the end
-asks all nodes.
+names the nodes that were read to the end, so a replay that continues asks all others from their
+oldest record, whether they come before the position or have only now started.
 """
 
 from __future__ import annotations
@@ -51,12 +53,13 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from stream.concurrency.together import together
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.reads import DefinitionReads
 from stream.definition.stored import readable
 from stream.errors import UserError
-from stream.etcd import AtomicTxn, EtcdClient, EtcdError, atomic
+from stream.etcd import AtomicTxn, EtcdClient, EtcdError, KeyValue, atomic
 from stream.rejected.answers import Selection
 from stream.rejected.masked_headers import notes_of
 from stream.rejected.nodes import Asked, RejectedNodes
@@ -221,7 +224,7 @@ class _Work:
     :ivar deadline: by the reactor's clock.
     :ivar start: the position stored before, ``None`` to begin with the oldest record.
     :ivar like: a position without a place, for the selection and the version of the sink.
-    :ivar done: the nodes that were read to the end, also by the replay that is continued.
+    :ivar ends: where the nodes end that were read to the end, also by the replay that is continued.
     """
 
     sink: SinkKey
@@ -232,10 +235,12 @@ class _Work:
     deadline: float
     start: ReplayPosition | None
     like: ReplayPosition
-    done: set[str]
+    ends: dict[str, str]
 
     def after(self, node_id: str) -> str:
         """Return the position on a node to start from."""
+        if node_id in self.ends:
+            return self.ends[node_id]
         if self.start is None or self.start.node != node_id:
             return ""
         return self.start.after
@@ -243,7 +248,8 @@ class _Work:
     def cut_at(self, node_id: str, after: str) -> ReplayPosition:
         """Note that the time is over; return the position."""
         self.outcome.is_cut = True
-        return attrs.evolve(self.like, node=node_id, after=after, done=tuple(sorted(self.done)))
+        ends = {name: end for name, end in sorted(self.ends.items()) if name != node_id}
+        return attrs.evolve(self.like, node=node_id, after=after, done=tuple(ends), ends=ends)
 
 
 class Replayer:
@@ -319,13 +325,12 @@ class Replayer:
         claim = Replay(
             token=secrets.token_hex(_TOKEN_BYTES), node=self._node_id, started_at=self._now()
         )
-        await self._claim(sink, claim)
+        stored = await self._claim(sink, claim)
         try:
             like = await self._like(sink, selection)
+            start = _start(stored, like)
             nodes = await self._nodes.all()
-            start = await self._start(sink, like)
-            stopped = await self._nodes.stopped(sink, nodes)
-            known = {*nodes, *(node.node_id for node in stopped)}
+            outcome.nodes += await self._nodes.stopped(sink, nodes)
             work = _Work(
                 sink=sink,
                 claim=claim,
@@ -335,15 +340,14 @@ class Replayer:
                 deadline=deadline,
                 start=start,
                 like=like,
-                done={name for name in known if start is not None and start.is_done(name)},
+                ends={} if start is None else dict(start.ends or {}),
             )
-            outcome.nodes += [node for node in stopped if node.node_id not in work.done]
             position = await self._replay_nodes(work, nodes)
             if _has_all_ids(work):
                 outcome.nodes.clear()
             outcome.has_ended = True
         except Exception:
-            await self._release(sink, claim)
+            await self._release(sink, claim, lambda txn: _restore(txn, stored))
             raise
         await self._release(sink, claim, lambda txn: _note(txn, sink, position))
         return outcome
@@ -358,21 +362,37 @@ class Replayer:
             at=self._now(),
         )
 
-    async def _start(self, sink: SinkKey, like: ReplayPosition) -> ReplayPosition | None:
-        """Return the position to continue from; see Note [Cut replays]."""
-        stored = await self._client.get(f"{POSITION}{sink}")
-        found = readable(ReplayPosition, () if stored is None else (stored,))
-        return next((position for _, position in found if position.is_like(like)), None)
-
     async def _replay_nodes(
         self, work: _Work, nodes: Mapping[str, RejectedNode]
     ) -> ReplayPosition | None:
-        """Replay the records of all nodes; return the position if the time is over before."""
-        for node_id in sorted(nodes.keys() - work.done):
+        """Replay the records of all nodes; return the position if the time is over before.
+
+        Nodes that an earlier replay has read to the end are asked last, and without a time limit:
+        most of them have nothing new, and then the replay is complete.
+        """
+        earlier = nodes.keys() & work.ends.keys()
+        for node_id in sorted(nodes.keys() - earlier):
+            position = await self._replay_node(work, nodes[node_id])
+            if position is not None:
+                return position
+        for node_id in await self._with_news(work, [nodes[name] for name in sorted(earlier)]):
             position = await self._replay_node(work, nodes[node_id])
             if position is not None:
                 return position
         return None
+
+    async def _with_news(self, work: _Work, nodes: Sequence[RejectedNode]) -> list[str]:
+        """Return which of *nodes* have records that are newer than those that were read."""
+        found = await together(
+            *(
+                self._fetch(node, work.sink, work.selection, work.after(node.node_id), 1)
+                for node in nodes
+            )
+        )
+        work.outcome.nodes += [each.problem for each in found if each.problem is not None]
+        return [
+            node.node_id for node, each in zip(nodes, found, strict=True) if each.kept or each.after
+        ]
 
     async def _replay_node(self, work: _Work, node: RejectedNode) -> ReplayPosition | None:
         """Replay the records of a node; return the position if the time is over before."""
@@ -395,7 +415,7 @@ class Replayer:
                 if fetched.cursors:
                     after = fetched.cursors[done - 1]
             if not fetched.after:
-                work.done.add(node.node_id)
+                work.ends[node.node_id] = after
                 return None
             after = fetched.after
 
@@ -531,15 +551,22 @@ class Replayer:
 
     # The claim of a sink.
 
-    async def _claim(self, sink: SinkKey, claim: Replay) -> None:
-        """Take over the claim of the sink, and drop the undecided file of its former owner."""
+    async def _claim(self, sink: SinkKey, claim: Replay) -> KeyValue | None:
+        """Take over the claim of the sink, and drop the undecided file of its former owner.
 
-        async def body(txn: AtomicTxn) -> File | None:
+        Returns the position of an earlier replay, which is deleted; see Note [Cut replays].
+        """
+
+        async def body(txn: AtomicTxn) -> tuple[File | None, KeyValue | None]:
             dropped = await self._drop(txn, sink)
+            position = await txn.get(f"{POSITION}{sink}")
+            txn.delete(f"{POSITION}{sink}")
             txn.put(f"{REPLAY}{sink}", encode(claim))
-            return dropped
+            return dropped, position
 
-        await self._forget(await atomic(self._client, body))
+        dropped, position = await atomic(self._client, body)
+        await self._forget(dropped)
+        return position
 
     async def _release(
         self, sink: SinkKey, claim: Replay, also: Callable[[AtomicTxn], None] = lambda _: None
@@ -617,12 +644,23 @@ def _has_all_ids(work: _Work) -> bool:
     return ids is not None and work.outcome.replayed >= len(ids - work.selection.without)
 
 
+def _start(stored: KeyValue | None, like: ReplayPosition) -> ReplayPosition | None:
+    """Return the position to continue from; see Note [Cut replays]."""
+    found = readable(ReplayPosition, () if stored is None else (stored,))
+    same = (each for _, each in found if each.is_like(like) and each.ends is not None)
+    return next(same, None)
+
+
 def _note(txn: AtomicTxn, sink: SinkKey, position: ReplayPosition | None) -> None:
-    """Store the position of a replay that was cut, or delete that of an earlier one."""
-    if position is None:
-        txn.delete(f"{POSITION}{sink}")
-    else:
+    """Store the position of a replay that was cut."""
+    if position is not None:
         txn.put(f"{POSITION}{sink}", encode(position))
+
+
+def _restore(txn: AtomicTxn, position: KeyValue | None) -> None:
+    """Store the position again that a failed replay has found."""
+    if position is not None:
+        txn.put(position.key, position.value)
 
 
 class ReplayLeftovers(Service):

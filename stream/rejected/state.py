@@ -1,4 +1,10 @@
-"""The state of rejected records in etcd: their nodes, their counts, and running replays."""
+"""The state of rejected records in etcd: their nodes, their counts, and running replays.
+
+Note [Stopped nodes]: a key says that a node keeps records of a sink, and until when. So the API can
+name a stopped node whose records are missing. The key isn't part of the counts, which users reset
+and which are removed with the sink: the records stay in both cases. A node that takes over the
+records of another one moves its keys, unless the other one runs again and has noted new records.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +15,19 @@ from typing import Any
 import attrs
 
 from stream.definition.key import SinkKey
+from stream.definition.stored import UnreadableRecord, read_stored, readable, warn_left_out
 from stream.etcd import AtomicTxn, EtcdClient, atomic
-from stream.values.codec import Record, decode, encode, field
-from stream.values.utctime import NO_TIME, format_time, from_milliseconds
+from stream.values.codec import Record, encode, field
+from stream.values.utctime import NO_TIME, format_time
 
 __all__ = [
     "COUNT",
+    "KEPT",
     "NODE",
-    "NOTHING_KEPT",
     "POSITION",
     "REPLAY",
     "STORED",
+    "KeptRecords",
     "LastError",
     "RejectedCount",
     "RejectedNode",
@@ -27,7 +35,8 @@ __all__ = [
     "ReplayPosition",
     "ReplayedRecords",
     "add_counts",
-    "note_taken_over",
+    "note_found",
+    "note_kept",
     "rejected_view",
     "remove_counts",
     "sum_of",
@@ -37,15 +46,14 @@ NODE = "runtime/rejected/node/"
 """Addresses of source nodes that answer questions, under their leases."""
 COUNT = "rejected/count/"
 """The counts of rejected records, by sink and source node."""
+KEPT = "rejected/kept/"
+"""Which source nodes keep records, by sink and node; see Note [Stopped nodes]."""
 REPLAY = "rejected/replay/"
 """The running replays, by sink."""
 POSITION = "rejected/position/"
 """The positions of replays that were cut, by sink."""
 STORED = "rejected/stored/"
 """Ids of replayed records that may still be kept, by sink."""
-
-NOTHING_KEPT = from_milliseconds(0)
-"""The time of the last kept record of a node that keeps none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,14 +96,11 @@ class RejectedCount(Record):
     :ivar count: all records that could not be rendered, kept or not.
     :ivar dropped: records of them that could not be kept: too many at once, a full disk, or
         displaced by newer ones.
-    :ivar kept_at: when the node has last kept one; `NOTHING_KEPT` if it keeps none any more,
-        ``None`` if unknown, as in counts of an earlier version.
     """
 
     count: int = 0
     dropped: int = field(default=0, omit_empty=True)
     last_error: LastError | None = None
-    kept_at: datetime | None = None
 
     def __add__(self, other: RejectedCount) -> RejectedCount:
         errors = [error for error in (self.last_error, other.last_error) if error is not None]
@@ -103,16 +108,20 @@ class RejectedCount(Record):
             count=self.count + other.count,
             dropped=self.dropped + other.dropped,
             last_error=max(errors, key=lambda error: error.time, default=None),
-            kept_at=self.kept_at if other.kept_at is None else other.kept_at,
             unknown={**self.unknown, **other.unknown},
         )
 
-    def may_be_kept(self, since: datetime) -> bool:
-        """Return whether the node may keep records that are newer than *since*."""
-        kept_at = self.kept_at
-        if kept_at is None and self.last_error is not None:
-            kept_at = self.last_error.time
-        return kept_at is not None and kept_at > since
+
+@attrs.frozen(kw_only=True)
+class KeptRecords(Record):
+    """A source node keeps records of a sink; see Note [Stopped nodes].
+
+    :ivar at: when the node has noted this.
+    :ivar until: when the last of the records will be too old.
+    """
+
+    at: datetime = NO_TIME
+    until: datetime = NO_TIME
 
 
 def sum_of(counts: Iterable[RejectedCount]) -> RejectedCount:
@@ -151,24 +160,22 @@ class ReplayPosition(Record):
     :ivar sink_version: the version of the sink that has rejected the records before the position.
     :ivar node: the source node that was being read.
     :ivar after: the position on this node; empty for its oldest record.
-    :ivar done: the nodes that were read to the end; ``None`` in positions of an earlier version:
-        those before `node` in the order of ids.
+    :ivar done: the nodes that were read to the end.
+    :ivar ends: the position of the last record that was read on each of them, empty if there was
+        none; ``None`` in positions of an earlier version.
     """
 
     selection: str
     sink_version: int = 0
     node: str = ""
     after: str = ""
-    done: tuple[str, ...] | None = None
+    done: tuple[str, ...] = ()
+    ends: Mapping[str, str] | None = None
     at: datetime = NO_TIME
 
     def is_like(self, other: ReplayPosition) -> bool:
         """Return whether both are of the same records and version of the sink."""
         return (self.selection, self.sink_version) == (other.selection, other.sink_version)
-
-    def is_done(self, node_id: str) -> bool:
-        """Return whether the records of a node were read to the end."""
-        return node_id < self.node if self.done is None else node_id in self.done
 
 
 @attrs.frozen(kw_only=True)
@@ -186,34 +193,78 @@ class ReplayedRecords(Record):
 async def add_counts(
     client: EtcdClient, node_id: str, counts: Mapping[SinkKey, RejectedCount]
 ) -> None:
-    """Add to a node's earlier counts; for at most as many sinks as one transaction allows."""
+    """Add to a node's earlier counts; for at most as many sinks as one transaction allows.
+
+    A count that can't be read stays as it is, and the others are stored.
+    """
     keys = {sink: f"{COUNT}{sink}/{node_id}" for sink in counts}
 
     async def add(txn: AtomicTxn) -> None:
         found = await txn.get_many(list(keys.values()))
         for sink, count in counts.items():
             stored = found[keys[sink]]
-            before = decode(RejectedCount, stored.value) if stored else RejectedCount()
-            txn.put(keys[sink], encode(before + count))
+            try:
+                before = read_stored(RejectedCount, stored) if stored else RejectedCount()
+            except UnreadableRecord as error:
+                warn_left_out(error)
+            else:
+                txn.put(keys[sink], encode(before + count))
 
     await atomic(client, add)
 
 
-async def note_taken_over(client: EtcdClient, taken: Sequence[tuple[str, SinkKey]]) -> None:
-    """Note that nodes no longer keep records of sinks, since another node has taken them over.
+async def note_kept(
+    client: EtcdClient, node_id: str, kept: Mapping[SinkKey, KeptRecords | None]
+) -> None:
+    """Note of which sinks a node keeps records, and of which it keeps none any more (``None``).
 
-    For at most as many nodes and sinks as one transaction allows.
+    For at most as many sinks as one transaction allows.
     """
-    keys = [f"{COUNT}{sink}/{node_id}" for node_id, sink in taken]
 
     async def note(txn: AtomicTxn) -> None:
-        found = await txn.get_many(keys)
-        for key, stored in found.items():
-            if stored is not None:
-                count = decode(RejectedCount, stored.value)
-                txn.put(key, encode(attrs.evolve(count, kept_at=NOTHING_KEPT)))
+        for sink, records in kept.items():
+            key = _kept_key(sink, node_id)
+            if records is None:
+                txn.delete(key)
+            else:
+                txn.put(key, encode(records))
 
     await atomic(client, note)
+
+
+async def note_found(
+    client: EtcdClient, node_id: str, found: Sequence[tuple[str, SinkKey]], kept: KeptRecords
+) -> None:
+    """Note that a node has found records of sinks on its disk; see Note [Stopped nodes].
+
+    The next replay of records that were taken over begins with the oldest one: on this node, they
+    may be before the position of a replay that was cut.
+
+    Writes three keys of each pair in one transaction.
+
+    :param found: the node that has kept the records before, maybe the same one, and the sink.
+    :param kept: when they were found, and how long they are kept if nothing else is known.
+    """
+
+    async def note(txn: AtomicTxn) -> None:
+        keys = [_kept_key(sink, node) for former, sink in found for node in (former, node_id)]
+        stored = [kv for kv in (await txn.get_many(keys)).values() if kv is not None]
+        known = {kv.key: records for kv, records in readable(KeptRecords, stored)}
+        for former, sink in found:
+            own, before = _kept_key(sink, node_id), _kept_key(sink, former)
+            until = max(kept.until, *(known[key].until for key in (own, before) if key in known))
+            known[own] = attrs.evolve(kept, until=until)
+            txn.put(own, encode(known[own]))
+            if former != node_id:
+                txn.delete(f"{POSITION}{sink}")
+                if before in known and known[before].at <= kept.at:
+                    txn.delete(before)
+
+    await atomic(client, note)
+
+
+def _kept_key(sink: SinkKey, node_id: str) -> str:
+    return f"{KEPT}{sink}/{node_id}"
 
 
 async def remove_counts(client: EtcdClient, node_id: str, sink: SinkKey) -> None:

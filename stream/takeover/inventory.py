@@ -18,10 +18,12 @@ from stream.etcd import KeyValue
 from stream.mapping.columns import Mapping as Columns
 from stream.rejected.state import (
     COUNT,
+    KEPT,
     NODE,
     POSITION,
     REPLAY,
     STORED,
+    KeptRecords,
     RejectedCount,
     Replay,
     ReplayedRecords,
@@ -93,6 +95,7 @@ KINDS = (
     Kind(PLACES, "staging places of running nodes", is_own=True, is_live=True),
     Kind(NODE, "running nodes with rejected records", is_own=True, is_live=True),
     Kind(COUNT, "counts of rejected records", RejectedCount, is_own=True),
+    Kind(KEPT, "nodes that keep rejected records", KeptRecords, is_own=True),
     Kind(REPLAY, "replays of rejected records", Replay, is_own=True),
     Kind(POSITION, "positions of replays", ReplayPosition, is_own=True),
     Kind(STORED, "replayed records", ReplayedRecords, is_own=True),

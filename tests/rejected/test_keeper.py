@@ -22,8 +22,10 @@ from stream.rejected import keeper
 from stream.rejected.files import RejectedFiles
 from stream.rejected.keeper import RejectedRecords
 from stream.rejected.record import Noted
-from stream.rejected.state import NOTHING_KEPT, RejectedCount
+from stream.rejected.state import KeptRecords, RejectedCount
 from stream.settings import QuarantineSettings
+from stream.values.duration import Duration
+from stream.values.utctime import from_timestamp
 from tests.rejected.samples import ERROR, KEY, LIMITS, NOW, line, record
 
 
@@ -62,7 +64,9 @@ class _World:
     written: list[int] = attrs.Factory(list)
     dropped: list[int] = attrs.Factory(list)
     counts: dict[SinkKey, RejectedCount] = attrs.Factory(dict)
-    taken: list[tuple[str, SinkKey]] = attrs.Factory(list)
+    kept: dict[SinkKey, KeptRecords] = attrs.Factory(dict)
+    found: list[tuple[str, SinkKey]] = attrs.Factory(list)
+    notes: int = 0
     is_etcd_away: bool = False
 
     async def add(self, counts: Mapping[SinkKey, RejectedCount]) -> None:
@@ -74,10 +78,25 @@ class _World:
     async def remove(self, sink: SinkKey) -> None:
         self.counts.pop(sink, None)
 
-    async def take_over(self, taken: Sequence[tuple[str, SinkKey]]) -> None:
+    async def note_kept(self, kept: Mapping[SinkKey, KeptRecords | None]) -> None:
         if self.is_etcd_away:
             raise EtcdUnavailable("no answer")
-        self.taken += taken
+        self.notes += 1
+        for sink, records in kept.items():
+            self.kept.pop(sink, None)
+            if records is not None:
+                self.kept[sink] = records
+
+    async def note_found(self, found: Sequence[tuple[str, SinkKey]], kept: KeptRecords) -> None:
+        if self.is_etcd_away:
+            raise EtcdUnavailable("no answer")
+        self.found += found
+        self.kept.update({sink: kept for _, sink in found})
+
+    def kept_for(self, sink: SinkKey = KEY) -> float:
+        """Return for how many seconds from now records are noted as kept."""
+        now = from_timestamp(self.clock.seconds())
+        return (self.kept[sink].until - now).total_seconds()
 
     def service(self, path: str | None = None, *, is_required: bool = True) -> RejectedRecords:
         service = RejectedRecords(
@@ -88,7 +107,8 @@ class _World:
             self.pool,
             self.add,
             self.remove,
-            self.take_over,
+            self.note_kept,
+            self.note_found,
             is_required=is_required,
             written=self.written.append,
             dropped=self.dropped.append,
@@ -356,40 +376,92 @@ def test_records_are_removed_by_the_age_of_their_sink(world: _World) -> None:
     world.run(service.stopService)
 
 
-def test_counts_say_whether_records_are_kept(world: _World) -> None:
-    """So the API can name a stopped node whose records are missing, and only such a node."""
+def test_it_is_noted_until_when_records_are_kept(world: _World) -> None:
+    """By the limit of the sink, also if it changes; so the API can name a stopped node whose
+    records are missing.
+    """
+    service = world.service()
+    service.known(KEY, LIMITS)
+    assert world.kept == {}
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    world.clock.advance(1)
+    hour = LIMITS.max_age.seconds
+    assert hour <= world.kept_for() <= hour + keeper.KEPT_AHEAD_SECONDS
+    longer = attrs.evolve(LIMITS, max_age=Duration.of_seconds(30 * 86400))
+    for limits in (longer, LIMITS):
+        service.known(KEY, limits)
+        world.clock.advance(1)
+        seconds = limits.max_age.seconds
+        assert seconds <= world.kept_for() <= seconds + keeper.KEPT_AHEAD_SECONDS
+    world.run(service.stopService)
+
+
+def test_a_flood_of_records_needs_few_notes(world: _World) -> None:
+    """The time until they are kept is noted in advance, and is never too early."""
+    service = world.service()
+    service.known(KEY, LIMITS)
+    for _ in range(150):
+        service.offer(KEY, LIMITS, record(b"1"), ERROR)
+        world.clock.advance(1)
+        assert world.kept_for() >= LIMITS.max_age.seconds
+    assert world.notes == 3
+    world.run(service.stopService)
+
+
+def test_a_node_that_only_counts_keeps_nothing(world: _World) -> None:
+    """Without a quarantine, without a directory, or if every record is too large."""
+    service = world.service()
+    service.offer(KEY, None, record(b"1"), ERROR)
+    service.offer(KEY, LIMITS, record(b"1" * 100_000), ERROR)
+    world.run(service.stopService)
+    service = world.service(path="")
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    world.run(service.stopService)
+    assert (world.counts[KEY].count, world.kept) == (3, {})
+
+
+def test_removed_records_are_no_longer_noted(world: _World) -> None:
+    """Neither those that were erased nor those that were too old."""
     service = world.service()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     world.clock.advance(1)
-    kept_at = world.counts[KEY].kept_at
-    assert kept_at is not None and kept_at > NOTHING_KEPT
-    service.offer(KEY, None, record(b"2"), ERROR)
-    world.clock.advance(1)
-    assert (world.counts[KEY].count, world.counts[KEY].kept_at) == (2, kept_at)
+    assert list(world.kept) == [KEY]
     erased = world.run(lambda: service.ask({"kind": "erase", "sink": str(KEY)}))
     assert erased == {"erased": 1}
     world.run(service.stopService)
-    assert world.counts[KEY].kept_at == NOTHING_KEPT
+    assert world.kept == {}
+
+
+def test_records_of_a_deleted_sink_are_noted(world: _World) -> None:
+    """They are there again when the sink is undeleted, also if the node has stopped meanwhile."""
+    service = world.service()
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    world.clock.advance(1)
+    service.forget(KEY)
+    world.clock.advance(1)
+    assert (world.counts, list(world.kept)) == ({}, [KEY])
+    world.run(service.stopService)
+    assert list(world.kept) == [KEY]
 
 
 def test_a_restarted_node_still_keeps_its_records(world: _World) -> None:
-    """Its counts say so again when it knows the sink; those of a deleted sink stay deleted."""
+    """It says so again, first with the limit of the service, and then with that of the sink."""
     service = world.service()
-    other = attrs.evolve(KEY, sink_id="other")
-    for sink in (KEY, other):
-        service.offer(sink, LIMITS, record(b"1"), ERROR)
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
     world.run(service.stopService)
-    world.counts.clear()
+    world.kept.clear()
     service = world.service()
+    world.clock.advance(1)
+    assert (world.found, list(world.kept)) == ([("node-1", KEY)], [KEY])
+    assert world.kept_for() > 6 * 86400
     service.known(KEY, LIMITS)
     world.clock.advance(1)
-    assert list(world.counts) == [KEY]
-    assert (world.counts[KEY].count, world.counts[KEY].kept_at is None) == (0, False)
+    assert world.kept_for() <= LIMITS.max_age.seconds + keeper.KEPT_AHEAD_SECONDS
     world.run(service.stopService)
 
 
-def test_a_taken_over_node_keeps_no_records(world: _World) -> None:
-    """The counts say so, also after an outage of etcd."""
+def test_records_of_a_node_that_was_taken_over(world: _World) -> None:
+    """Both nodes are noted, also after an outage of etcd."""
     gone = RejectedFiles(world.path, "gone")
     gone.prepare()
     for _ in range(2):
@@ -397,9 +469,11 @@ def test_a_taken_over_node_keeps_no_records(world: _World) -> None:
     gone.close()
     world.is_etcd_away = True
     service = world.service()
+    started = from_timestamp(world.clock.seconds())
     world.clock.advance(1)
-    assert world.taken == []
+    assert world.found == []
     world.is_etcd_away = False
     world.clock.advance(2)
-    assert world.taken == [("gone", KEY)]
+    assert world.found == [("gone", KEY), ("node-1", KEY)]
+    assert world.kept[KEY].at == started
     world.run(service.stopService)

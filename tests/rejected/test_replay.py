@@ -22,19 +22,23 @@ from stream.rejected import rendering as rendering_module
 from stream.rejected import replay as replay_module
 from stream.rejected.answers import Selection, answer
 from stream.rejected.files import RejectedFiles
-from stream.rejected.nodes import Asked, RejectedNodes
+from stream.rejected.nodes import Asked, RejectedNodes, rejected_counts
 from stream.rejected.replay import Outcome, Replayer, ReplayLeftovers
 from stream.rejected.state import (
     COUNT,
-    NOTHING_KEPT,
+    KEPT,
     POSITION,
     REPLAY,
     STORED,
+    KeptRecords,
     LastError,
     RejectedCount,
     RejectedNode,
     ReplayPosition,
-    note_taken_over,
+    add_counts,
+    note_found,
+    note_kept,
+    remove_counts,
 )
 from stream.settings import Settings
 from stream.settings.local import WriterTlsSettings
@@ -55,6 +59,7 @@ from tests.target.world import (
 reactor: Any = _reactor
 
 ALL = Selection()
+_HOUR = timedelta(hours=1)
 
 
 def _table(path: str) -> TableSink:
@@ -69,7 +74,7 @@ class _Nodes(RejectedNodes):
     """
 
     def __init__(self, client: EtcdClient, path: Path, now: Callable[[], Any]) -> None:
-        super().__init__(reactor, client, "localhost", timedelta(days=7), now, WriterTlsSettings())
+        super().__init__(reactor, client, "localhost", now, WriterTlsSettings())
         self.files = {name: RejectedFiles(path, name) for name in ("one", "two")}
         for files in self.files.values():
             files.prepare()
@@ -326,25 +331,33 @@ async def test_an_unavailable_node_is_named(replays: _Replays) -> None:
     assert not outcome.is_complete
 
 
-async def _count(replays: _Replays, node: str, **members: Any) -> None:
-    """Store the count of a node that doesn't run."""
-    count = encode(RejectedCount(count=1, **members))
-    await replays.world.storage.client.put(f"{COUNT}{SINK_KEY}/{node}", count)
+async def _keeps(replays: _Replays, node: str, until: timedelta, at: timedelta = _HOUR) -> None:
+    """Note that a node that doesn't run keeps records.
+
+    :param until: for how long from now.
+    :param at: how long ago this was noted.
+    """
+    now = replays.world.storage.now
+    kept = KeptRecords(at=now - at, until=now + until)
+    await note_kept(replays.world.storage.client, node, {SINK_KEY: kept})
+
+
+async def _stopped(replays: _Replays) -> list[str]:
+    return [node.node_id for node in await replays.nodes.stopped(SINK_KEY, replays.nodes.files)]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_stopped_node_that_may_keep_records_is_named(replays: _Replays) -> None:
-    """In lists, tests and replays; unless its records are too old, or were taken over."""
-    now = replays.world.storage.now
-    old = now - timedelta(days=8)
-    await _count(replays, "former-version", last_error=LastError(time=now))
-    await _count(replays, "former-version-old", last_error=LastError(time=old))
-    await _count(replays, "keeps", kept_at=now)
-    await _count(replays, "old", kept_at=old, last_error=LastError(time=now))
-    await _count(replays, "keeps-none", kept_at=NOTHING_KEPT, last_error=LastError(time=now))
+    """In lists, tests and replays; unless its records are too old."""
+    client = replays.world.storage.client
+    await _keeps(replays, "keeps", _HOUR)
+    await _keeps(replays, "old", -_HOUR)
+    await client.put(f"{KEPT}{SINK_KEY}/unreadable", b"{")
+    error = LastError(time=replays.world.storage.now)
+    await add_counts(client, "counts", {SINK_KEY: RejectedCount(count=1, last_error=error)})
     (id,) = replays.keep(b"{}")
     found = await replays.nodes.newest(SINK_KEY, ALL, 1)
-    stopped = ["former-version", "keeps"]
+    stopped = ["keeps", "unreadable"]
     assert [node["nodeId"] for node in found["nodes"] if not node["available"]] == stopped
     outcome = await replays.replay()
     assert [node.node_id for node in outcome.nodes] == stopped
@@ -352,16 +365,58 @@ async def test_a_stopped_node_that_may_keep_records_is_named(replays: _Replays) 
     mapping = _table("a").mapping.mapping
     _, unavailable = await replays.replayer.test(SINK_KEY, mapping, ALL)
     assert [node.node_id for node in unavailable] == stopped
-    with pytest.raises(UserError, match="that don't run: former-version, keeps"):
+    with pytest.raises(UserError, match="that don't run: keeps, unreadable"):
         await replays.nodes.get(SINK_KEY, "unknown")
-    with pytest.raises(UserError, match="that don't run: former-version, keeps"):
+    with pytest.raises(UserError, match="that don't run: keeps, unreadable"):
         await replays.nodes.erase_one(SINK_KEY, "unknown")
     # Records that were selected by their ids, and found, can't be on another node.
     assert (await replays.replay(Selection(ids=frozenset({id})))).is_complete
     assert not (await replays.replay(Selection(ids=frozenset({id, "unknown"})))).is_complete
     assert await replays.nodes.erase(SINK_KEY, Selection(ids=frozenset({id}))) == (1, [])
-    await note_taken_over(replays.world.storage.client, [(name, SINK_KEY) for name in stopped])
+    for node in stopped:
+        await note_kept(client, node, {SINK_KEY: None})
     assert (await replays.replay()).is_complete
+
+
+@pytest_twisted.ensureDeferred
+async def test_counts_can_be_removed_while_records_are_kept(replays: _Replays) -> None:
+    """The records stay when the sink is deleted and undeleted."""
+    client = replays.world.storage.client
+    await _keeps(replays, "keeps", _HOUR)
+    await add_counts(client, "keeps", {SINK_KEY: RejectedCount(count=1)})
+    await remove_counts(client, "keeps", SINK_KEY)
+    assert not (await client.range(COUNT)).kvs
+    assert not (await replays.replay()).is_complete
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_of_stopped_nodes_are_taken_over(replays: _Replays) -> None:
+    """The new node has kept them from the moment the former one doesn't, for as long as that one
+    would have; a node that runs again and has rejected more is still named.
+    """
+    client, now = replays.world.storage.client, replays.world.storage.now
+    await _keeps(replays, "former", 9 * _HOUR)
+    await _keeps(replays, "again", _HOUR, at=-_HOUR)
+    await client.put(f"{KEPT}{SINK_KEY}/unreadable", b"{")
+    await client.put(f"{POSITION}{SINK_KEY}", encode(ReplayPosition(selection="")))
+    found = [(name, SINK_KEY) for name in ("former", "again", "unreadable", "absent")]
+    await note_found(client, "new", found, KeptRecords(at=now, until=now + 2 * _HOUR))
+    assert await _stopped(replays) == ["again", "new", "unreadable"]
+    assert not (await client.range(POSITION)).kvs
+    new = await client.get(f"{KEPT}{SINK_KEY}/new")
+    assert new is not None and decode(KeptRecords, new.value).until == now + 9 * _HOUR
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_count_that_can_not_be_read(replays: _Replays) -> None:
+    """It stays as it is, and the node stores its other counts."""
+    client, other = replays.world.storage.client, attrs.evolve(SINK_KEY, sink_id="other")
+    await client.put(f"{COUNT}{SINK_KEY}/one", b"{")
+    one = RejectedCount(count=1)
+    for _ in range(2):
+        await add_counts(client, "one", {SINK_KEY: one, other: one})
+    assert await rejected_counts(client, SINK_KEY) == {}
+    assert await rejected_counts(client, other) == {other: {"one": RejectedCount(count=2)}}
 
 
 @pytest_twisted.ensureDeferred
@@ -475,17 +530,81 @@ async def test_a_replay_that_continues_asks_nodes_that_did_not_answer(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_position_of_an_earlier_version(slow: _Replays) -> None:
-    """It doesn't name the nodes that are done: those before it are."""
+async def test_a_replay_that_continues_asks_for_newer_records(slow: _Replays) -> None:
+    """Also the nodes that were read to the end: it is complete only when they have nothing new."""
+    (one,) = slow.keep(b"{}")
+    two = slow.keep(b"{}", b"{}", node="two")
+    assert await _seen(slow) == ([one], True)
+    assert await _seen(slow) == ([two[0]], True)
+    newer = slow.keep(b"{}", b"{}")
+    assert await _seen(slow) == ([two[1]], True)
+    assert await _seen(slow) == ([newer[0]], True)
+    outcome = await slow.replay()
+    assert ([result["id"] for result in outcome.results], outcome.is_complete) == (newer[1:], True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_has_stopped_since_it_was_read(
+    slow: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have rejected more records."""
     slow.keep(b"{}")
-    ids = slow.keep(b"{}", b"{}", node="two")
+    slow.keep(b"{}", b"{}", node="two")
     for _ in range(2):
-        await slow.replay()
+        assert (await slow.replay()).is_cut
+    await _keeps(slow, "one", _HOUR)
+    monkeypatch.delitem(slow.nodes.files, "one")
+    outcome = await slow.replay()
+    assert (outcome.is_cut, [node.node_id for node in outcome.nodes]) == (False, ["one"])
+    assert not outcome.is_complete
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replay_that_can_not_store_its_end(
+    slow: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one begins with the oldest record, not where the one before it was cut."""
+    ids = slow.keep(b"{}", b"{}")
+    assert await _seen(slow) == ([ids[0]], True)
+
+    async def without_etcd(*_: object) -> None:
+        """Store nothing."""
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slow.replayer, "_release", without_etcd)
+        assert (await _seen(slow))[0] == [ids[1]]
+    await slow.clean_up()
+    assert (await _seen(slow))[0] == [ids[0]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replay_that_fails_keeps_the_position(
+    slow: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one continues where the one before it was cut."""
+    ids = slow.keep(b"{}", b"{}")
+    assert await _seen(slow) == ([ids[0]], True)
+
+    async def fail(_: SinkKey) -> Any:
+        raise UserError("no luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slow.replayer, "_definitions", fail)
+        with pytest.raises(UserError, match="no luck"):
+            await slow.replay()
+    assert (await _seen(slow))[0] == [ids[1]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_position_of_an_earlier_version(slow: _Replays) -> None:
+    """It doesn't say where the nodes end that are done, so the replay begins again."""
+    ids = slow.keep(b"{}", b"{}")
+    await slow.replay()
     client = slow.world.storage.client
     (kv,) = (await client.range(POSITION)).kvs
-    position = attrs.evolve(decode(ReplayPosition, kv.value), done=None)
+    position = attrs.evolve(decode(ReplayPosition, kv.value), ends=None)
     await client.put(kv.key, encode(position))
-    assert await _seen(slow) == ([ids[1]], False)
+    assert await _seen(slow) == ([ids[0]], True)
 
 
 @pytest_twisted.ensureDeferred
@@ -520,7 +639,9 @@ async def test_a_node_of_an_earlier_version_tells_no_positions(
     monkeypatch.setattr(rendering_module, "RECORDS_AT_ONCE", 2)
     assert await _seen(slow) == (ids[:2], True)
     assert await _seen(slow) == (ids[2:], True)
-    assert await _seen(slow) == ([], False)
+    # To ask for newer records, it can only begin with those that it was last asked for.
+    monkeypatch.setattr(replay_module, "REPLAY_SECONDS", 9.0)
+    assert await _seen(slow) == (ids[2:], False)
 
 
 @pytest_twisted.ensureDeferred

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,7 @@ async def _asked(
     """Return whether the node answers, and the reason if it doesn't."""
     server = RejectedServer(reactor, session, "one", "127.0.0.1:0", "localhost", _answer, of_node)
     await server.startService()
-    nodes = RejectedNodes(
-        reactor, etcd, host, timedelta(days=7), lambda: from_timestamp(NOW), of_api
-    )
+    nodes = RejectedNodes(reactor, etcd, host, lambda: from_timestamp(NOW), of_api)
     nodes.startService()
     try:
         (asked,) = await nodes.ask_all(KEY, "list")
@@ -84,9 +81,7 @@ async def test_a_disconnected_caller(etcd: EtcdClient, session: Session) -> None
 
     server = RejectedServer(reactor, session, "one", "127.0.0.1:0", "localhost", slow, PLAIN)
     await server.startService()
-    nodes = RejectedNodes(
-        reactor, etcd, "localhost", timedelta(days=7), lambda: from_timestamp(NOW), PLAIN
-    )
+    nodes = RejectedNodes(reactor, etcd, "localhost", lambda: from_timestamp(NOW), PLAIN)
     asking = Deferred.fromCoroutine(nodes.ask_all(KEY, "list"))
     await begun
     asking.cancel()

@@ -72,6 +72,7 @@ def test_unknown_keys() -> None:
         "authority/token/123/abcdefgh",
         "authority/token/revoked",
         "rejected/count/123/456/s/k/node-1",
+        "rejected/kept/123/456/s/k/node-1",
         "rejected/replay/123/456/s/k",
         "rejected/stored/123/456/s/k/token",
         "runtime/life/source/node/node-1",

@@ -7,6 +7,7 @@ import pytest_twisted
 
 from stream.definition.key import SinkKey
 from stream.etcd import EtcdClient
+from stream.rejected.state import KeptRecords, RejectedCount, add_counts, note_kept
 from stream.storage.model.entity import File
 from stream.storage.model.state import FileState
 from stream.storage.model.statistics import Statistics
@@ -172,6 +173,23 @@ async def test_records_before_a_reset(api: Api) -> None:
         assert (await api.get(f"{SINK}/statistics/files"))["files"] == []
     aggregated = await api.get("/v1/branches/456/aggregation/sources")
     assert len(aggregated["sources"][0]["sinks"][0]["statistics"]["files"]) == 1
+
+
+@ensure
+async def test_a_reset_does_not_hide_a_stopped_node(api: Api) -> None:
+    """The reset deletes the counts of rejected records, which are still kept on the node."""
+    await api.create_source()
+    await api.create_sink()
+    until = KeptRecords(until=parse_time("2100-01-01T00:00:00.000Z"))
+    await note_kept(api.etcd, "stopped", {KEY: until})
+    for path in (SINK, SOURCE):
+        await add_counts(api.etcd, "stopped", {KEY: RejectedCount(count=2)})
+        total = await api.get(f"{SINK}/statistics/total")
+        assert total["rejected"] == {"count": 2}
+        assert (await api.call("DELETE", f"{path}/statistics/clear")).status == 200
+        assert "rejected" not in await api.get(f"{SINK}/statistics/total")
+        (node,) = (await api.get(f"{SINK}/rejected"))["nodes"]
+        assert (node["nodeId"], node["available"]) == ("stopped", False)
 
 
 @ensure
