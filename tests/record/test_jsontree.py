@@ -16,10 +16,13 @@ from stream.record.jsontree import (
     MAX_DEPTH,
     MAX_VALUES,
     JsonPath,
+    _TO_VALUE,
+    _VALUES_AT_ONCE,
     _read_integer,
     _refuse_constant,
     _without_surrogates,
     array_items,
+    has_more_values,
     parse_json,
 )
 from tests.effort import examples
@@ -317,3 +320,18 @@ def test_every_value_keeps_its_spelling(
         elif isinstance(value, str):
             assert found in (json.dumps(value), json.dumps(value, ensure_ascii=False))
             assert _find(source, path, True) == value
+
+
+_PARTS = st.sampled_from([b"1,", b'"a,[",', b'{"x":[1]},', b"[],", b" ", b'"', b"\\", b"]", b":"])
+
+
+@given(
+    repeated=st.lists(st.tuples(_PARTS, st.integers(1, _VALUES_AT_ONCE)), max_size=8),
+    limit=st.integers(0, 3 * _VALUES_AT_ONCE),
+)
+def test_values_are_counted_alike_one_by_one(repeated: list[tuple[bytes, int]], limit: int) -> None:
+    """Counting hundreds of values with one match finds as many as counting each, in any text."""
+    source = b"".join(part * times for part, times in repeated)
+    signs = sum(source.count(sign) for sign in (b",", b"[", b"{"))
+    one_by_one = sum(1 for _ in _TO_VALUE.finditer(source))
+    assert has_more_values(source, limit) is (signs > limit and one_by_one > limit + 1)
