@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from stream.record.errors import InvalidJson
 from stream.record.jsontree import (
+    _TO_VALUE,
+    _VALUES_AT_ONCE,
     MAX_DEPTH,
     MAX_VALUES,
     JsonPath,
-    _TO_VALUE,
-    _VALUES_AT_ONCE,
     _read_integer,
     _refuse_constant,
     _without_surrogates,
