@@ -1,17 +1,24 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
+import { request, Unreachable } from "../src/api/client";
 import { filesOf, triggerOf } from "../src/api/pipeline";
 import { readEvents, SseParser } from "../src/api/sse";
 import { cleaned, columnName, columnOf, columnsFor, dataTypeOf } from "../src/lib/columns";
 import { diff, nearChanges } from "../src/lib/diff";
+import { followed, isEdited, isOvertaken } from "../src/lib/drafts";
 import { bytes, choicesOf, durationMs, rate, rulesText, shortSpan, sizeBytes, span } from "../src/lib/format";
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
+import { missingText, replayText } from "../src/lib/rejected";
+import { Repeats } from "../src/lib/repeats";
 import { RateSeries, summed } from "../src/lib/series";
 import { idOf, slug } from "../src/lib/slug";
 import { shellQuoted, snippets } from "../src/lib/snippets";
 import { firstPlace, placeText, tableOf, type Targets, targetsOf, typesOf } from "../src/lib/places";
+import { answered, answers, connection, doubt } from "../src/state/connection";
 import { load, sources } from "../src/state/data";
+import { draftKey, draftOf, keepDraft } from "../src/state/drafts";
 import { lack, learnRights, may, token } from "../src/state/rights";
-import { session } from "../src/state/session";
+import { endSession, session, signIn } from "../src/state/session";
+import { Tail } from "../src/state/tail";
 import { labelOf, objectOf } from "../src/lib/tasks";
 import { parseRoute, sinkHref, sourceHref } from "../src/state/router";
 
@@ -197,9 +204,9 @@ describe("rights of a token", () => {
     expect(lack("tail")).toBe("Your token lacks the right “tail”.");
   });
   test("aren't taken over by a session that began while they were asked for", async () => {
-    const answers: ((answer: Response) => void)[] = [];
-    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => answers.push(resolve)));
-    const answer = (rights: string[]) => answers.shift()!(new Response(JSON.stringify({ name: "one", rights })));
+    const asked: ((answer: Response) => void)[] = [];
+    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => asked.push(resolve)));
+    const answer = (rights: string[]) => asked.shift()!(new Response(JSON.stringify({ name: "one", rights })));
     token.value = null;
     session.value = { token: "of-an-admin", branch: "default" };
     const former = learnRights();
@@ -213,13 +220,13 @@ describe("rights of a token", () => {
     expect(may("read") && !may("write")).toBe(true);
   });
   test("and sources aren't those of a former session", async () => {
-    const answers: ((answer: Response) => void)[] = [];
-    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => answers.push(resolve)));
+    const given: ((answer: Response) => void)[] = [];
+    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => given.push(resolve)));
     session.value = { token: "of-one-project", branch: "default" };
     const loading = load();
     session.value = { token: "of-another-project", branch: "default" };
     const answer = { page: { lastId: "" }, sources: [{ sourceId: "one", sinks: [] }], name: "one", rights: ["read"] };
-    for (const give of answers) give(new Response(JSON.stringify(answer)));
+    for (const give of given) give(new Response(JSON.stringify(answer)));
     await loading;
     expect([sources.value, token.value]).toEqual([null, null]);
   });
@@ -348,4 +355,204 @@ test("a difference shows what is near a change", () => {
   ]);
   expect(nearChanges(diff("a\nb", "a\nc")).map((line) => line.kind)).toEqual(["same", "removed", "added"]);
   expect(nearChanges(diff("a\nb\nc\nd\ne\nf", "a\nb\nc\nd\ne\nx"))[0]).toEqual({ kind: "left", text: "… 2 lines are the same" });
+});
+
+describe("edits of a mapping", () => {
+  const columns = (...names: string[]) => names.map((name) => ({ type: "body" as const, name }));
+  const [ours, theirs, mine] = [columns("a"), columns("a", "b"), columns("a", "c")];
+  test("are none until something is edited: the sink is followed", () => {
+    const draft = followed({ columns: ours, base: ours }, theirs, false);
+    expect(draft).toEqual({ columns: theirs, base: theirs });
+    expect([isEdited(draft, false), isOvertaken(draft, theirs, false)]).toEqual([false, false]);
+  });
+  test("are kept when somebody else changes the mapping, who is named before it is replaced", () => {
+    const draft = { columns: mine, base: ours };
+    expect(followed(draft, ours, false)).toBe(draft);
+    expect(followed(draft, theirs, false)).toBe(draft);
+    expect([isOvertaken(draft, ours, false), isOvertaken(draft, theirs, false)]).toEqual([false, true]);
+  });
+  test("end when the sink has them, whoever has saved them", () => {
+    const draft = followed({ columns: mine, base: ours }, columns("a", "c"), false);
+    expect(isEdited(draft, false)).toBe(false);
+    expect(followed(draft, theirs, false).columns).toBe(theirs);
+  });
+  test("that the API doesn't store stay while they are typed, but are no draft", () => {
+    const draft = { columns: columns("a "), base: ours };
+    expect(isEdited(draft, false)).toBe(false);
+    expect(followed(draft, columns("a"), false)).toBe(draft);
+    expect(followed(draft, theirs, false).columns).toBe(theirs);
+  });
+  test("outlive a token that ends, belong to its user, and are forgotten at the end of the session", () => {
+    const [source, sink] = [{ projectId: 1, branchId: 2 }, { sourceId: "shop", sinkId: "events" }];
+    const draft = { columns: mine, base: ours };
+    const signedIn = (tokenId: string, name: string) => {
+      signIn({ token: `text of ${tokenId}`, branch: "default" });
+      token.value = { tokenId, name, rights: ["read", "write"] };
+      return draftOf(draftKey(source, sink));
+    };
+    signedIn("1", "ada");
+    keepDraft(draftKey(source, sink), draft);
+    expect(draftOf(draftKey(source, { ...sink, sinkId: "other" }))).toBeUndefined();
+    endSession("the token has expired");
+    expect(signedIn("2", "grace")).toBeUndefined();
+    expect(signedIn("3", "")).toBeUndefined();
+    expect(signedIn("4", "ada")).toBe(draft);
+    endSession();
+    expect(signedIn("1", "ada")).toBeUndefined();
+    endSession();
+    token.value = null;
+  });
+});
+
+describe("the connection to the API", () => {
+  const settle = () => vi.advanceTimersByTimeAsync(0);
+  let isUp = true;
+  const asked: string[] = [];
+  const stub = () => {
+    vi.useFakeTimers();
+    isUp = true;
+    asked.length = 0;
+    vi.stubGlobal("fetch", (path: string) => {
+      asked.push(path);
+      if (!isUp) return Promise.reject(new TypeError("refused"));
+      return Promise.resolve(new Response("", { status: path === "/slow" ? 504 : 200 }));
+    });
+  };
+  test("isn't lost because a proxy gives up one call", async () => {
+    stub();
+    const before = answers.value;
+    const states: string[] = [];
+    const stop = connection.subscribe((state) => void states.push(state));
+    await expect(request("GET", "/slow")).rejects.toThrow(Unreachable);
+    await settle();
+    expect(states).toEqual(["ok"]);
+    expect(answers.value).toEqual({ found: before.found + 1, outages: before.outages });
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(asked).toEqual(["/slow", "/health-check"]);
+    stop();
+  });
+  test("is lost until the API is healthy", async () => {
+    stub();
+    const before = answers.value;
+    isUp = false;
+    await expect(request("GET", "/any")).rejects.toThrow(Unreachable);
+    await settle();
+    expect(connection.value).toBe("lost");
+    doubt();
+    isUp = true;
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(connection.value).toBe("ok");
+    expect(answers.value).toEqual({ found: before.found + 1, outages: before.outages + 1 });
+    expect(asked).toEqual(["/any", "/health-check", "/health-check"]);
+  });
+  test("is there when any call is answered, even without a health check", async () => {
+    stub();
+    isUp = false;
+    doubt();
+    await settle();
+    expect(connection.value).toBe("lost");
+    answered();
+    expect(connection.value).toBe("ok");
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(connection.value).toBe("ok");
+  });
+  test("lets a failed call be repeated after each outage, otherwise once", () => {
+    const repeats = new Repeats();
+    const now = { found: 3, outages: 1 };
+    const next = (by: { found: number; outages: number }) => ({ found: now.found + by.found, outages: now.outages + by.outages });
+    expect(repeats.isDue(now)).toBe(false);
+    repeats.fails(now);
+    expect([repeats.isDue(now), repeats.isDue(next({ found: 1, outages: 0 }))]).toEqual([false, true]);
+    expect(repeats.isDue(next({ found: 1, outages: 0 }))).toBe(false);
+    repeats.fails(next({ found: 1, outages: 0 }));
+    expect(repeats.isDue(next({ found: 2, outages: 0 }))).toBe(false);
+    expect(repeats.isDue(next({ found: 3, outages: 1 }))).toBe(true);
+    repeats.succeeds();
+    repeats.fails(next({ found: 3, outages: 1 }));
+    expect(repeats.isDue(next({ found: 4, outages: 1 }))).toBe(true);
+    let made = 1;
+    for (let outages = 2; outages < 50; outages++) {
+      repeats.fails(next({ found: outages + 2, outages: outages - 1 }));
+      made += Number(repeats.isDue(next({ found: outages + 3, outages })));
+    }
+    expect(made).toBe(5);
+  });
+  test("a reload that is asked for during another one has what was changed before", async () => {
+    const given: ((answer: Response) => void)[] = [];
+    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => given.push(resolve)));
+    const answer = (sourceId: string) => {
+      const found = { page: { lastId: "" }, sources: [{ sourceId, sinks: [] }] };
+      for (const give of given.splice(0)) give(new Response(JSON.stringify(found)));
+    };
+    session.value = { token: "one", branch: "default" };
+    token.value = { name: "one", rights: ["read"] };
+    const first = load();
+    const second = load();
+    expect(load()).toBe(second);
+    answer("before");
+    await first;
+    expect(sources.value?.map((each) => each.sourceId)).toEqual(["before"]);
+    await vi.waitFor(() => expect(given).toHaveLength(1));
+    answer("after");
+    await second;
+    expect(sources.value?.map((each) => each.sourceId)).toEqual(["after"]);
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+    vi.unstubAllGlobals();
+    session.value = null;
+    sources.value = null;
+    token.value = null;
+  });
+});
+
+describe("a tail", () => {
+  const tails: Tail[] = [];
+  const made = () => {
+    vi.stubGlobal("fetch", () => new Promise<Response>(() => undefined));
+    tails.push(new Tail("shop"));
+    return tails.at(-1)!;
+  };
+  test("pauses while a record is read", () => {
+    const tail = made();
+    tail.hold();
+    tail.hold();
+    expect(tail.isPaused.value).toBe(true);
+    tail.release();
+    expect(tail.isPaused.value).toBe(false);
+  });
+  test("stays as the user has set it", () => {
+    const tail = made();
+    tail.pause(true);
+    tail.hold();
+    tail.release();
+    expect(tail.isPaused.value).toBe(true);
+    tail.pause(false);
+    tail.hold();
+    tail.pause(true);
+    tail.release();
+    expect(tail.isPaused.value).toBe(true);
+  });
+  afterEach(() => {
+    for (const tail of tails.splice(0)) tail.stop();
+    vi.unstubAllGlobals();
+  });
+});
+
+describe("the outcome of a replay", () => {
+  const away = (nodeId: string) => ({ nodeId, available: false, message: "it doesn't run" });
+  test("names the nodes whose records are missing", () => {
+    expect(replayText({ replayed: 1_200, stored: 1_199, rejected: 1 })).toBe("1,199 of 1,200 became rows, 1 rejected again.");
+    expect(replayText({ replayed: 2, stored: 2, rejected: 0, nodes: [away("source-1")] })).toBe(
+      "2 of 2 became rows, 0 rejected again. The records of source-1 are missing, because the node can't be reached: replay again later.",
+    );
+    expect(replayText({ replayed: 0, hasMore: true, nodes: [away("a"), { nodeId: "b", available: true }, away("c")] })).toBe(
+      "0 of 0 became rows, 0 rejected again. More records are waiting: replay again. The records of a, c are missing, because the nodes can't be reached: replay again later.",
+    );
+  });
+  test("is the text of the task if an older API doesn't count", () => expect(replayText({})).toBeNull());
+  test("of other requests name them, too", () => {
+    expect(missingText(undefined, "are still kept")).toBe("");
+    expect(missingText([away("a")], "are still kept")).toBe("The records of a are still kept, because the node can't be reached");
+  });
 });

@@ -28,7 +28,9 @@ _STEPS = [
     *("first row", "every page", "rejected, fixed, replayed", "under load"),
     *("deleted in another tab", "changes of others", "a record of 1 MB"),
     *("10,000 records a second", "answers that take longer than a refresh"),
-    *("a clock that is an hour off", "a mapping of 100 columns", "a filter by state"),
+    *("a clock that is an hour off", "a mapping of 100 columns"),
+    *("a call that is too slow for a proxy", "a mapping that another changes"),
+    *("a filter by state",),
     *("away and back", "viewer", "signed out"),
 ]
 

@@ -1,6 +1,7 @@
 /** Calls of the API with the token of the session. */
 
-import { connection, endSession, learnTime, session } from "../state/session";
+import { answered, doubt } from "../state/connection";
+import { endSession, learnTime, session } from "../state/session";
 
 export class ApiError extends Error {
   constructor(
@@ -59,16 +60,16 @@ export async function request(method: string, path: string, options: Options = {
     answer = await fetch(path, { method, headers, body, signal: options.signal, credentials: "omit", cache: "no-store" });
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    connection.value = "lost";
+    doubt();
     throw new Unreachable("The API can't be reached.");
   }
   if ([502, 504].includes(answer.status)) {
-    connection.value = "lost";
+    doubt();
     throw new Unreachable(`A proxy answers ${answer.status} for the API.`);
   }
   learnTime(answer.headers.get("Date"));
   if (answer.ok) {
-    if (connection.value === "lost") connection.value = "ok";
+    answered();
     return answer;
   }
   const error = await refusal(answer);

@@ -185,12 +185,18 @@ export interface RejectedReason {
   message: string;
 }
 
+export interface AnsweringNode {
+  nodeId: string;
+  available: boolean;
+  message?: string;
+}
+
 export interface RejectedList {
   records: RejectedRecord[];
   reasons: RejectedReason[];
   total: number;
   dropped: number;
-  nodes: { nodeId: string; available: boolean; message?: string }[];
+  nodes: AnsweringNode[];
 }
 
 export interface RejectedDetail extends RejectedRecord {
@@ -200,11 +206,19 @@ export interface RejectedDetail extends RejectedRecord {
   ip?: string;
 }
 
+export interface RejectedDeleted {
+  deleted: number;
+  /** Nodes that may keep others, but can't be reached. */
+  nodes?: AnsweringNode[];
+}
+
 export interface ReplayTest {
   tested: number;
   accepted: number;
   rejected: number;
   results: { id: string; accepted: boolean; reason?: string; column?: string; message?: string; row?: unknown }[];
+  /** Nodes that may keep others, but can't be reached. */
+  nodes?: AnsweringNode[];
 }
 
 export interface LiveCounters {

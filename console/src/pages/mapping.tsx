@@ -4,10 +4,10 @@ import { useEffect, useMemo, useState } from "preact/hooks";
 import { ApiError, call, errorText, request, sourcePath } from "../api/client";
 import { readEvents } from "../api/sse";
 import { COLUMN_TYPES, type Column, type ColumnType, type TailRecord, type TestedRow } from "../api/types";
-import { connection, session } from "../state/session";
+import { session } from "../state/session";
 import { cleaned, columnName, columnOf, columnsFor, MAX_COLUMNS } from "../lib/columns";
 import { Button, clipped, ErrorBox, Field } from "../ui/parts";
-import { useSettled } from "../ui/hooks";
+import { useRepeats, useSettled } from "../ui/hooks";
 
 const TYPING_MS = 250;
 const VALUE_CHARS = 400;
@@ -54,7 +54,7 @@ function useTested(sourceId: string, tableType: string, columns: Column[], sampl
     return JSON.stringify({ table: { type: tableType, mapping: { columns: columns.map((each) => cleaned(each, hasTypes(tableType))) } }, record });
   }, [tableType, columns, sample]);
   const settled = useSettled(body, TYPING_MS);
-  const link = connection.value;
+  const [repeat, ended] = useRepeats(settled);
   const [state, setState] = useState<Tested>(NOTHING);
   const [tested, setTested] = useState("");
   useEffect(() => {
@@ -64,8 +64,9 @@ function useTested(sourceId: string, tableType: string, columns: Column[], sampl
       return;
     }
     const abort = new AbortController();
-    const done = (next: Tested) => {
+    const done = (next: Tested, error: unknown = null) => {
       if (abort.signal.aborted) return;
+      ended(error);
       setState(next);
       setTested(settled);
     };
@@ -88,12 +89,11 @@ function useTested(sourceId: string, tableType: string, columns: Column[], sampl
             else if (!faults.has(place)) faults.set(place, fault.message);
           }
         } else problem = errorText(error);
-        done({ row: null, more: 0, faults, problem });
+        done({ row: null, more: 0, faults, problem }, error);
       },
     );
     return () => abort.abort();
-    // Again after an outage of the API.
-  }, [settled, sourceId, link]);
+  }, [settled, sourceId, repeat]);
   return { ...state, isTesting: tested !== body };
 }
 

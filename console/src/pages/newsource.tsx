@@ -207,7 +207,7 @@ export function NewSource({ isFirst = false }: { isFirst?: boolean }) {
             )}
           </section>
           <ErrorBox error={error} />
-          {sourceId && Boolean(error) && <p class="quiet">The source was created. Use the button to create its sink again.</p>}
+          {sourceId && Boolean(error) && <p class="quiet">The source was created, but its sink was not. Use the button to try again.</p>}
           <div class="actions">
             {!isFirst && (
               <a class="button plain" href="#/">

@@ -2,8 +2,9 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { call, get, isMissing, sinkPath } from "../api/client";
-import type { AggregatedSink, RejectedDetail, RejectedList, RejectedReason, RejectedRecord, ReplayTest } from "../api/types";
+import type { AggregatedSink, RejectedDeleted, RejectedDetail, RejectedList, RejectedReason, RejectedRecord, ReplayTest } from "../api/types";
 import { bytes, count } from "../lib/format";
+import { missingText, type Replayed, replayText } from "../lib/rejected";
 import { counterOf, load, tick } from "../state/data";
 import { go, sinkHref } from "../state/router";
 import { may } from "../state/rights";
@@ -93,10 +94,12 @@ function Record({ sink, id, onFix, onGone }: { sink: AggregatedSink; id: string;
 
 function Tested({ result }: { result: ReplayTest }) {
   const wrong = result.results.find((each) => !each.accepted);
+  const missing = missingText(result.nodes, "are not tested");
   return (
-    <p class={result.rejected ? "note bad" : "note"} role="status">
+    <p class={result.rejected || missing ? "note bad" : "note"} role="status">
       Of {count(result.tested)} kept records, the present mapping takes {count(result.accepted)} and rejects {count(result.rejected)}.
       {wrong && ` For example: ${wrong.column ? `${wrong.column}: ` : ""}${shortened(wrong.message ?? wrong.reason ?? "")}`}
+      {missing && ` ${missing}.`}
     </p>
   );
 }
@@ -134,7 +137,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   useInterval(() => found.data && found.reload(), REFRESH_MS);
   if (found.error && !found.data) return <ErrorBox error={found.error} onRetry={found.reload} />;
   if (found.isLoading && !found.data) return <Loading what="rejected records" />;
-  if (!found.data) return <Empty title="Not available">This API has no rejected records.</Empty>;
+  if (!found.data) return <Empty title="Not available">This API doesn't show rejected records.</Empty>;
   const { reasons, total, dropped, nodes } = found.data;
   const newest = found.data.records.filter((each) => reason === null || keyOf(each) === reason);
   // What is read doesn't move away while others arrive.
@@ -161,13 +164,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
   });
   const replay = run("replay", async () => {
     const task = await change(`Replay rejected records of ${sink.name}`, "POST", `${path}/replay`, await selectionOf(path, reasons, group));
-    const outputs = (task.outputs ?? {}) as { replayed?: number; stored?: number; rejected?: number; hasMore?: boolean; nodes?: RejectedList["nodes"] };
-    const missing = (outputs.nodes ?? []).map((node) => node.nodeId).join(", ");
-    setOutcome(
-      outputs.replayed === undefined
-        ? (task.result ?? "The records were replayed.")
-        : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} became rows, ${count(outputs.rejected ?? 0)} rejected again.${outputs.hasMore ? " More records are waiting: replay again." : ""}${missing ? ` The records of ${missing} are missing, because the node can't be reached: replay again later.` : ""}`,
-    );
+    setOutcome(replayText((task.outputs ?? {}) as Replayed) ?? task.result ?? "The records were replayed.");
     setTest(null);
     open(null);
     found.reload();
@@ -181,8 +178,10 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
       danger: true,
       act: async () => {
         const { ids, ...selection } = await selectionOf(path, reasons, group);
+        let missing = "";
         if (ids) for (const id of ids) await call("DELETE", `${path}/${encodeURIComponent(id)}`);
-        else await call("DELETE", `${path}?${query(selection)}`);
+        else missing = missingText((await call<RejectedDeleted | null>("DELETE", `${path}?${query(selection)}`))?.nodes, "are still kept");
+        setOutcome(missing && `${missing}: delete them later.`);
         open(null);
         found.reload();
       },
@@ -277,7 +276,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
 function Away({ nodes }: { nodes: RejectedList["nodes"] }) {
   return (
     <p class="note bad">
-      Records of {nodes.map((node) => node.nodeId).join(", ")} are not shown: the node can't be reached. They are still kept there.
+      {missingText(nodes, "are not shown")}. They are still kept there.
     </p>
   );
 }

@@ -1,12 +1,13 @@
 import { useEffect, useState } from "preact/hooks";
-import { sinkPath } from "../api/client";
-import type { AggregatedSink, AggregatedSource, Column } from "../api/types";
+import { get, sinkPath } from "../api/client";
+import type { AggregatedSink, AggregatedSource, Sink } from "../api/types";
 import { cleaned } from "../lib/columns";
+import { type Draft, followed, isEdited, isOvertaken, isSame } from "../lib/drafts";
 import { rate } from "../lib/format";
 import { placeText } from "../lib/places";
 import { counterOf, load, sources, tick } from "../state/data";
+import { draftKey, draftOf, keepDraft } from "../state/drafts";
 import { go, sinkHref, sourceHref } from "../state/router";
-import { ended, session } from "../state/session";
 import { change } from "../state/tasks";
 import { useTitle } from "../ui/hooks";
 import { type Ask, Badge, Button, Confirm, ErrorBox, Menu, Tabs, Time } from "../ui/parts";
@@ -17,50 +18,44 @@ import { Pipeline } from "./pipeline";
 import { Rejected, shortened } from "./rejected";
 import { Gone, Rename } from "./source";
 
-interface Draft {
-  columns: Column[];
-  /** The version of the sink that was edited. */
-  base: number;
-}
-
-/** Mappings that are not saved yet, by sink: they outlive a look at another page, and a token that ends meanwhile. */
-const drafts = new Map<string, Draft>();
-session.subscribe((current) => {
-  if (!current && !ended.peek()) drafts.clear();
-});
-
 function MappingTab({ source, sink }: { source: AggregatedSource; sink: AggregatedSink }) {
   const { type, mapping } = sink.table;
-  const key = [source.projectId, source.branchId, sink.sourceId, sink.sinkId].join("/");
-  const draft = drafts.get(key);
-  const [columns, setColumns] = useState<Column[]>(draft?.columns ?? mapping.columns);
-  const [base, setBase] = useState(draft?.base ?? sink.version.number);
+  const typed = hasTypes(type);
+  const current = mapping.columns;
+  const key = draftKey(source, sink);
+  const [held, setHeld] = useState<Draft>(() => draftOf(key) ?? { columns: current, base: current });
   const [sample, setSample] = useState<Sample>(chosenSamples.get(sink.sourceId) ?? FIRST_SAMPLE);
   const [error, setError] = useState<unknown>(null);
   const [saved, setSaved] = useState(false);
   const [isBusy, setBusy] = useState(false);
-  const plain = (list: Column[]) => JSON.stringify(list.map((each) => cleaned(each, hasTypes(type))));
-  const isChanged = plain(columns) !== plain(mapping.columns);
+  // While it is being saved, the sink may have the columns before or after it.
+  const draft = isBusy ? held : followed(held, current, typed);
+  const isChanged = isEdited(draft, typed);
+  const isBehind = !isBusy && isOvertaken(draft, current, typed);
   useEffect(() => {
-    if (isChanged) drafts.set(key, { columns, base });
-    else drafts.delete(key);
-  }, [key, isChanged, columns, base]);
-  const isOvertaken = sink.version.number !== base && isChanged;
+    if (draft !== held) {
+      setHeld(draft);
+      setSaved(false);
+    }
+    keepDraft(key, isChanged ? draft : null);
+  }, [key, draft, held, isChanged]);
   const save = async () => {
     setBusy(true);
     setError(null);
     try {
-      const next = columns.map((each) => cleaned(each, hasTypes(type)));
-      await change(`Change the mapping of ${sink.name}`, "PATCH", sinkPath(sink.sourceId, sink.sinkId), {
+      const path = sinkPath(sink.sourceId, sink.sinkId);
+      // The page learns of changes by others within half a minute: none is replaced before it was seen.
+      const { table } = await get<Sink>(path);
+      if (!isSame(table.mapping.columns, draft.base, typed)) return await load();
+      await change(`Change the mapping of ${sink.name}`, "PATCH", path, {
         changeDescription: "Mapping changed in the console.",
-        table: { mapping: { columns: next } },
+        table: { mapping: { columns: draft.columns.map((each) => cleaned(each, typed)) } },
       });
       await load();
-      const current = sources.peek()?.find((each) => each.sourceId === sink.sourceId)?.sinks.find((each) => each.sinkId === sink.sinkId);
-      if (current) {
-        setColumns(current.table.mapping.columns);
-        setBase(current.version.number);
-      }
+      const next = sources.peek()?.find((each) => each.sourceId === sink.sourceId)?.sinks.find((each) => each.sinkId === sink.sinkId);
+      const stored = next?.table.mapping.columns ?? draft.columns;
+      // What was edited meanwhile is kept.
+      setHeld((now) => ({ columns: now.columns === draft.columns ? stored : now.columns, base: stored }));
       setSaved(true);
     } catch (problem) {
       setError(problem);
@@ -68,29 +63,31 @@ function MappingTab({ source, sink }: { source: AggregatedSource; sink: Aggregat
       setBusy(false);
     }
   };
-  const reset = () => {
-    setColumns(mapping.columns);
-    setBase(sink.version.number);
-  };
+  const follow = () => setHeld({ columns: current, base: current });
+  const keepMine = () => setHeld({ columns: draft.columns, base: current });
   const rejected = counterOf(sink.sourceId, sink.sinkId)?.rejected ?? 0;
   return (
     <>
-      {isOvertaken && (
-        <p class="note bad" role="alert">
-          The sink was changed meanwhile, to version {sink.version.number}. Saving replaces that mapping by yours.
-        </p>
-      )}
       <MappingEditor
         sourceId={sink.sourceId}
         tableType={type}
-        columns={columns}
-        onChange={(next) => {
-          setColumns(next);
+        columns={draft.columns}
+        onChange={(columns) => {
+          setHeld({ columns, base: draft.base });
           setSaved(false);
         }}
         sample={sample}
         onSample={setSample}
       />
+      {isBehind && (
+        <div class="note bad" role="alert">
+          <p>Someone else has changed this mapping. If you keep yours and save it, it replaces theirs.</p>
+          <div class="actions start">
+            <Button onClick={follow}>Take theirs</Button>
+            <Button onClick={keepMine}>Keep mine</Button>
+          </div>
+        </div>
+      )}
       <ErrorBox error={error} />
       <div class="actions bar">
         <span role="status" class="quiet">
@@ -105,10 +102,10 @@ function MappingTab({ source, sink }: { source: AggregatedSource; sink: Aggregat
             "This is the current mapping."
           )}
         </span>
-        <Button onClick={reset} disabled={!isChanged}>
+        <Button onClick={follow} disabled={!isChanged}>
           Undo
         </Button>
-        <Button kind="primary" needs="write" busy={isBusy} disabled={!isChanged} onClick={() => void save()}>
+        <Button kind="primary" needs="write" busy={isBusy} disabled={!isChanged || isBehind} onClick={() => void save()}>
           Save the mapping
         </Button>
       </div>

@@ -59,10 +59,10 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
   const matching = useMemo(() => records.filter((each) => matches(each, wanted)), [records, wanted]);
   const isPaused = tail.isPaused.value;
   const isLost = !isPaused && tail.state.value === "lost";
-  // What is read doesn't move away while others arrive.
-  const toggle = (serial: number) => {
-    setOpened(opened === serial ? null : serial);
-    if (opened !== serial) tail.pause(true);
+  const open = (serial: number | null) => {
+    setOpened(serial);
+    if (serial === null) tail.release();
+    else tail.hold();
   };
   const texts = { connecting: "Connecting", live: "Live", ended: "Ended", lost: "Reconnecting" };
   // A tail that was refused needs no filter.
@@ -85,7 +85,7 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
         <Button aria-pressed={isPaused} onClick={() => tail.pause(!isPaused)}>
           {isPaused ? "Go on" : "Pause"}
         </Button>
-        <Button kind="quiet" onClick={() => tail.clear()}>
+        <Button kind="quiet" onClick={() => (tail.clear(), open(null))}>
           Clear
         </Button>
         <span class="feed" data-state={isPaused ? "paused" : tail.state.value}>
@@ -109,7 +109,7 @@ function RecordsOf({ sourceId }: { sourceId: string }) {
               key={record.serial}
               record={record}
               isOpen={opened === record.serial}
-              onToggle={() => toggle(record.serial)}
+              onToggle={() => open(opened === record.serial ? null : record.serial)}
             />
           ))}
         </ol>

@@ -1,12 +1,13 @@
 /** Sources, sinks and their counters, kept current during a session. */
 
 import { batch, signal } from "@preact/signals";
-import { ApiError, get, inBranch, isMissing, request, Unreachable } from "../api/client";
+import { ApiError, get, inBranch, isMissing, request } from "../api/client";
 import { readEvents } from "../api/sse";
 import type { AggregatedSource, LastError, LiveCounters, Page, SinkStatistics } from "../api/types";
 import { RateSeries } from "../lib/series";
 import { learnRights, token } from "./rights";
-import { connection, now, session } from "./session";
+import { answers } from "./connection";
+import { now, session } from "./session";
 
 const PAGE = 100;
 /** Retention of rates: 15 minutes. */
@@ -152,7 +153,7 @@ function takeCounters(event: LiveCounters): void {
 }
 
 let loading: Promise<void> | null = null;
-let loadAgain = false;
+let next: Promise<void> | null = null;
 
 async function loadPages(): Promise<void> {
   const asked = session.peek();
@@ -176,24 +177,25 @@ async function loadPages(): Promise<void> {
   });
 }
 
-/** Reload everything, once at a time; a call during a reload causes one more. */
+/** Reload everything, once at a time. A call during a reload waits for one more, which has what was changed before. */
 export function load(): Promise<void> {
   if (loading) {
-    loadAgain = true;
-    return loading;
+    next ??= loading
+      .catch(() => undefined)
+      .then(() => {
+        next = null;
+        return load();
+      });
+    return next;
   }
   loading = Promise.all([loadPages(), learnRights()])
     .then(() => undefined)
     .catch((error: unknown) => {
-      if (!(error instanceof Unreachable)) failure.value = error;
+      failure.value = error;
       throw error;
     })
     .finally(() => {
       loading = null;
-      if (loadAgain) {
-        loadAgain = false;
-        void load().catch(() => undefined);
-      }
     });
   return loading;
 }
@@ -268,7 +270,6 @@ async function follow(signal: AbortSignal): Promise<void> {
     } catch (error) {
       if (signal.aborted) return;
       feed.value = "lost";
-      if (error instanceof Unreachable) connection.value = "lost";
       await pause(wait, signal);
       wait = Math.min(wait * 2, MAX_PAUSE_MS);
     }
@@ -277,14 +278,10 @@ async function follow(signal: AbortSignal): Promise<void> {
 
 let running: AbortController | null = null;
 
+/** Stop, and forget what belongs to the session: the next one may be somebody else's. */
 export function stopData(): void {
   running?.abort();
   running = null;
-}
-
-/** Follow the branch of the session. */
-export function startData(): void {
-  stopData();
   counters.clear();
   batch(() => {
     sources.value = null;
@@ -292,6 +289,11 @@ export function startData(): void {
     failure.value = null;
     feed.value = "connecting";
   });
+}
+
+/** Follow the branch of the session. */
+export function startData(): void {
+  stopData();
   if (!session.peek()) return;
   running = new AbortController();
   const { signal } = running;
@@ -302,24 +304,9 @@ export function startData(): void {
   signal.addEventListener("abort", () => clearInterval(timer));
 }
 
-// Poll while the API is unavailable, so that the page recovers by itself.
-let asking = false;
-connection.subscribe((state) => {
-  if (state !== "lost" || asking) return;
-  asking = true;
-  const ask = async () => {
-    try {
-      const answer = await fetch("/health-check", { cache: "no-store", credentials: "omit" });
-      if (answer.ok) {
-        asking = false;
-        connection.value = "ok";
-        if (session.peek()) void load().catch(() => undefined);
-        return;
-      }
-    } catch {
-      // Still unavailable.
-    }
-    setTimeout(() => void ask(), 1_000);
-  };
-  setTimeout(() => void ask(), 1_000);
+// What is shown is renewed as soon as an outage has ended.
+let known = answers.peek().outages;
+answers.subscribe(({ outages }) => {
+  if (outages !== known && session.peek()) void load().catch(() => undefined);
+  known = outages;
 });

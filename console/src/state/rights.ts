@@ -7,6 +7,7 @@ import { session } from "./session";
 export type Right = "read" | "write" | "tail" | "admin";
 
 export interface CurrentToken {
+  tokenId?: string;
   name: string;
   rights: Right[];
 }
@@ -31,6 +32,9 @@ export async function learnRights(): Promise<void> {
 }
 
 export const may = (right: Right): boolean => token.value?.rights.includes(right) ?? false;
+
+/** Return whose session it is. A token that replaces an expired one has another id, but the same name. */
+export const whose = (): string => token.value?.name || token.value?.tokenId || session.value?.token || "";
 
 /** Return why an action that needs *right* is not offered; `null` if the token has the right. */
 export const lack = (right: Right | undefined): string | null =>

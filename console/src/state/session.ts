@@ -1,4 +1,4 @@
-/** The session: its token, and whether the API answers. */
+/** The session: its token, and the clock of the API. */
 
 import { signal } from "@preact/signals";
 
@@ -30,7 +30,6 @@ function fromFragment(): Session | null {
 export const session = signal<Session | null>(null);
 /** Reason for the end of the session, for the sign-in page. */
 export const ended = signal("");
-export const connection = signal<"ok" | "lost">("ok");
 /** Offset of this machine's clock to the API's, in milliseconds; positive if it is ahead. */
 export const clockAhead = signal(0);
 

@@ -21,6 +21,7 @@ export class Tail {
   readonly problem: Signal<string> = signal("");
   readonly left: Signal<number> = signal(0);
   readonly isPaused = signal(false);
+  private isHeld = false;
   private waiting: Shown[] = [];
   private dropped = 0;
   private serial = 0;
@@ -42,7 +43,20 @@ export class Tail {
     this.left.value = 0;
   }
 
+  /** Pause while a record is read, so that it doesn't move away while others arrive. */
+  hold(): void {
+    if (this.isPaused.peek()) return;
+    this.pause(true);
+    this.isHeld = true;
+  }
+
+  /** Go on after `hold`, unless the user has paused the tail. */
+  release(): void {
+    if (this.isHeld) this.pause(false);
+  }
+
   pause(isPaused: boolean): void {
+    this.isHeld = false;
     this.isPaused.value = isPaused;
     if (!isPaused) this.draw();
   }

@@ -1,6 +1,7 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Unreachable } from "../api/client";
-import { connection } from "../state/session";
+import { Repeats } from "../lib/repeats";
+import { answers } from "../state/connection";
 
 export interface Loaded<T> {
   data: T | null;
@@ -12,11 +13,31 @@ export interface Loaded<T> {
 /** How long an unanswered read keeps the next one waiting. */
 const GIVEN_UP_MS = 30_000;
 
+/** Return a number that changes when the call with this *key* is to be made again, because it couldn't reach the API.
+ *
+ * The second value takes the error of each call, `null` after a success.
+ */
+export function useRepeats(key: string): [number, (error: unknown) => void] {
+  const repeats = useMemo(() => new Repeats(), [key]);
+  const [round, setRound] = useState(0);
+  const [failure, setFailure] = useState<unknown>(null);
+  const now = answers.value;
+  useEffect(() => {
+    if (repeats.isDue(now)) setRound((old) => old + 1);
+  }, [repeats, now, failure]);
+  const ended = (error: unknown) => {
+    if (error instanceof Unreachable) repeats.fails(answers.peek());
+    else repeats.succeeds();
+    setFailure(error);
+  };
+  return [round, ended];
+}
+
 /** Return the result of *read*, which is called again when *key* changes. The previous result stays until then.
  *
  * A reload waits for the end of the previous one. Otherwise a page that reloads faster than the API answers would
  * never show an answer. One that has no answer for `GIVEN_UP_MS` is given up: its connection may be dead. What failed
- * because the API couldn't be reached is read again when it answers.
+ * because the API couldn't be reached is read again when it answers; see `Repeats`.
  */
 export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise<T>): Loaded<T> {
   const [state, setState] = useState<{ key: string; data: T | null; error: unknown; isLoading: boolean }>({
@@ -26,6 +47,7 @@ export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise
     isLoading: true,
   });
   const [round, setRound] = useState(0);
+  const [repeat, ended] = useRepeats(key);
   const isBusy = useRef(false);
   const begunAt = useRef(0);
   const isAskedAgain = useRef(false);
@@ -38,6 +60,7 @@ export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise
     const end = (data: (old: T | null) => T | null, error: unknown) => {
       if (abort.signal.aborted) return;
       isBusy.current = false;
+      ended(error);
       setState((old) => ({ key, data: data(old.key === key ? old.data : null), error, isLoading: false }));
       if (isAskedAgain.current) setRound((old) => old + 1);
     };
@@ -46,12 +69,7 @@ export function useLoaded<T>(key: string, read: (signal: AbortSignal) => Promise
       (error: unknown) => end((old) => old, error),
     );
     return () => abort.abort();
-  }, [key, round]);
-  // What couldn't be read during an outage of the API is read after it.
-  const link = connection.value;
-  useEffect(() => {
-    if (link === "ok" && state.error instanceof Unreachable) setRound((old) => old + 1);
-  }, [link]);
+  }, [key, round, repeat]);
   const reload = () => {
     if (isBusy.current && performance.now() - begunAt.current < GIVEN_UP_MS) isAskedAgain.current = true;
     else setRound((old) => old + 1);

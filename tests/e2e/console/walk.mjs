@@ -238,6 +238,14 @@ async function loaded() {
   await page.getByText("Paused").waitFor();
   await check("tail");
   await picture("tail");
+  // What was opened paused the tail; what the user has paused stays so.
+  const tail = page.getByRole("region", { name: "Live tail" });
+  await page.locator(".record[aria-expanded=true]").click();
+  await tail.locator(".feed", { hasText: "Live" }).waitFor();
+  await tail.getByRole("button", { name: "Pause" }).click();
+  await page.locator(".record").nth(1).click();
+  await page.locator(".record[aria-expanded=true]").click();
+  await tail.locator(".feed", { hasText: "Paused" }).waitFor();
   await go(`#/sources/${id}/sinks/events`);
   await page.locator(".file[data-state=writing] .slice").first().waitFor();
   await picture("pipeline", { height: 1000 });
@@ -365,6 +373,26 @@ async function slowApi() {
   step("answers that take longer than a refresh");
 }
 
+// A proxy gives up one call: the others are answered, so the API is there, and the call isn't repeated without end.
+async function slowCall() {
+  let asked = 0;
+  isAway = true;
+  await page.route("**/wide/versions?*", (route) => {
+    asked++;
+    return route.fulfill({ status: 504, body: "gateway timeout" });
+  });
+  await go("#/sources/fast/sinks/wide/versions");
+  await page.locator(".note.bad", { hasText: "A proxy answers 504 for the API." }).waitFor();
+  const isBlamed = await page.locator(".banner").waitFor({ timeout: 5_000 }).then(() => true, () => false);
+  if (isBlamed) seen.problems.push("one slow call is taken for an outage of the API");
+  if (asked > 2) seen.problems.push(`a call that a proxy gives up is made ${asked} times`);
+  isAway = false;
+  await page.unroute("**/wide/versions?*");
+  await page.getByRole("button", { name: "Try again" }).click();
+  await page.getByRole("button", { name: "What changed" }).first().waitFor();
+  step("a call that is too slow for a proxy");
+}
+
 async function wrongClock() {
   for (const [hours, text] of [[1, "ahead of"], [-1, "behind"]]) {
     const other = await context.newPage();
@@ -421,6 +449,56 @@ async function wideMapping() {
   step("a mapping of 100 columns");
 }
 
+async function hasValue(field, wanted) {
+  await page.waitForFunction(([node, text]) => node.value === text, [await field.elementHandle(), wanted], { timeout: 40_000 });
+}
+
+// Somebody else changes a mapping that is open here.
+async function changedElsewhere() {
+  const path = `/sources/${id}/sinks/events`;
+  const mapping = `#${path}/mapping`;
+  const fallback = page.getByLabel("Default of action, if the path is missing");
+  const notice = page.getByRole("alert").filter({ hasText: "Someone else has changed this mapping." });
+  const save = page.getByRole("button", { name: "Save the mapping" });
+  // The button is disabled if the page has learned of the change already.
+  const trySave = async () => {
+    await save.click({ timeout: 2_000 }).catch(() => undefined);
+    await notice.waitFor({ timeout: 40_000 });
+  };
+  const changed = async (defaultValue) => {
+    const { table } = await call("GET", path);
+    const columns = table.mapping.columns.map((each) => (each.name === "action" ? { ...each, defaultValue } : each));
+    await call("PATCH", `${path}?wait=30s`, { table: { mapping: { columns } } });
+  };
+  // Without edits the page follows, and there is no draft.
+  await go(mapping);
+  await page.getByText("This is the current mapping.").waitFor();
+  await changed("theirs");
+  await hasValue(fallback, "theirs");
+  await page.getByText("This is the current mapping.").waitFor();
+  // Edits are kept, and replace nothing that wasn't seen.
+  await fallback.fill("mine");
+  await changed("theirs, too");
+  await trySave();
+  await check("changed elsewhere");
+  await go("#/");
+  await go(mapping);
+  await notice.waitFor();
+  await page.getByRole("button", { name: "Take theirs" }).click();
+  await hasValue(fallback, "theirs, too");
+  await page.getByText("This is the current mapping.").waitFor();
+  await fallback.fill("mine");
+  await changed("theirs again");
+  await trySave();
+  await page.getByRole("button", { name: "Keep mine" }).click();
+  await notice.waitFor({ state: "hidden" });
+  await save.click();
+  await page.getByText("Saved: new records use it within a second.").waitFor();
+  const { table } = await call("GET", path);
+  if (!table.mapping.columns.some((each) => each.defaultValue === "mine")) seen.problems.push("the mapping that was kept is not saved");
+  step("a mapping that another changes");
+}
+
 async function signIn(given) {
   await page.getByLabel("Token").fill(given);
   await page.getByRole("button", { name: "Sign in" }).click();
@@ -442,7 +520,19 @@ async function signedOut() {
   await page.locator(".wrong").first().waitFor();
   await check("sign in");
   await page.unroute("**/v1/branches/**");
-  // Who signs in again finds what was edited; who signs out leaves nothing.
+  // Who signs in again finds what was edited, and nobody else; who signs out leaves nothing.
+  const somebody = { tokenId: "other", projectId: 1, name: "somebody else", rights: ["read", "write", "tail", "admin"] };
+  await page.route("**/v1/tokens/current", (route) => route.fulfill({ json: somebody }));
+  await signIn(token);
+  await page.getByRole("heading", { name: "Deleted" }).waitFor();
+  await go(mapping);
+  await page.getByText("This is the current mapping.").waitFor();
+  if ((await fallback.inputValue()) === "edited before") seen.problems.push("somebody else finds what was edited");
+  await page.route("**/v1/branches/**", (route) => route.continue({ headers: { "X-StorageApi-Token": "ended" } }));
+  await go("#/deleted");
+  await page.getByText("The session has ended").waitFor();
+  await page.unroute("**/v1/branches/**");
+  await page.unroute("**/v1/tokens/current");
   await signIn(token);
   await page.getByRole("heading", { name: "Deleted" }).waitFor();
   await go(mapping);
@@ -481,6 +571,8 @@ try {
   await slowApi();
   await wrongClock();
   await wideMapping();
+  await slowCall();
+  await changedElsewhere();
   await manySources();
   await away();
   await viewer();

@@ -1,0 +1,35 @@
+/** Texts about rejected records. */
+
+import type { AnsweringNode } from "../api/types";
+import { count } from "./format";
+
+/** The outputs of a replay. */
+export interface Replayed {
+  replayed?: number;
+  stored?: number;
+  rejected?: number;
+  hasMore?: boolean;
+  nodes?: AnsweringNode[];
+}
+
+/** Return a sentence about the records of the nodes that can't be reached; empty if there are none.
+ *
+ * :param what: what is true of their records.
+ */
+export function missingText(nodes: AnsweringNode[] | undefined, what: string): string {
+  const missing = (nodes ?? []).filter((node) => !node.available).map((node) => node.nodeId);
+  if (!missing.length) return "";
+  return `The records of ${missing.join(", ")} ${what}, because the ${missing.length === 1 ? "node" : "nodes"} can't be reached`;
+}
+
+/** Return the outcome of a replay for the user; `null` if the outputs don't tell it. */
+export function replayText({ replayed, stored = 0, rejected = 0, hasMore, nodes }: Replayed): string | null {
+  if (replayed === undefined) return null;
+  const missing = missingText(nodes, "are missing");
+  const sentences = [
+    `${count(stored)} of ${count(replayed)} became rows, ${count(rejected)} rejected again.`,
+    hasMore && "More records are waiting: replay again.",
+    missing && `${missing}: replay again later.`,
+  ];
+  return sentences.filter(Boolean).join(" ");
+}
