@@ -45,7 +45,10 @@ _BEHIND_ALL_TIMES = "\x7f"
 
 
 class _Periodic(Service):
-    """Runs at the start and then at an interval: one run at a time, with a time limit."""
+    """Runs at startup and then at an interval.
+
+    Runs never overlap, and each has a time limit.
+    """
 
     span_name = ""
 
@@ -91,7 +94,7 @@ class _Periodic(Service):
         raise NotImplementedError
 
     async def each(self, items: Sequence[T], clean_up: Callable[[T], Awaitable[bool]]) -> list[int]:
-        """Clean up all items; return the counts of deleted, retained and failed ones."""
+        """Clean up all items; return how many were deleted, retained and failed."""
         counts = [0, 0, 0]
         unavailable: set[str] = set()
 
@@ -117,7 +120,7 @@ class _Periodic(Service):
 class MetadataCleanup(_Periodic):
     """The periodic deletion of old files and slices from etcd.
 
-    :param is_owner: whether this node is responsible for a project, by its id.
+    :param is_owner: whether this node is responsible for a project, given the project's ID.
     """
 
     span_name = "metacleanup.cleanMetadataFiles"
@@ -164,7 +167,7 @@ class MetadataCleanup(_Periodic):
         await self.each(owned, self._stranded.delete)
 
     async def _clean_mappings(self) -> None:
-        """Delete the mappings of sinks that were deleted for good, after their last file."""
+        """Delete the mappings of permanently deleted sinks that have no more files."""
         unknown = [
             sink
             for sink in await sinks_with_mappings(self._context.client)
@@ -181,9 +184,9 @@ class MetadataCleanup(_Periodic):
             )
 
     async def _sinks(self) -> list[SinkKey]:
-        """Return the sinks with files, of the projects that this node is responsible for.
+        """Return the sinks that have files, in the projects that this node is responsible for.
 
-        They are found by their files, since a sink that was deleted for good has no other records.
+        They are found by their files, because a permanently deleted sink has no other records.
         """
         sinks: list[SinkKey] = []
         behind = ""
@@ -211,8 +214,8 @@ class MetadataCleanup(_Periodic):
     async def _delete(self, file: File) -> bool:
         """Delete a file under the operators' lock; return False if another node works on it.
 
-        Staged objects are deleted first. After a crash in between, the next run finds the remaining
-        records; objects without records would never be found.
+        The staged objects are deleted before the records. After a crash between the two steps, the
+        next run finds the records that remain; objects without records would never be found.
         """
         lock = await self._context.session.try_lock(f"operator.file.{file.key}")
         if lock is None:
@@ -242,8 +245,8 @@ def expired_files(
 ) -> list[File]:
     """Return the files of a sink that are due for deletion. Pure.
 
-    Imported files are deleted when they are old enough, except for the newest. Other files are
-    deleted only when they have been stuck for so long that their data count as lost.
+    Imported files are deleted when they are old enough, except the newest one. Other files are
+    deleted only when they have been stuck for so long that their data is considered lost.
     """
     newest_first = sorted(files, key=lambda file: file.key, reverse=True)
     expired = []
@@ -253,7 +256,7 @@ def expired_files(
             old = seconds >= settings.archived_file_expiration.seconds
             if old and index > settings.archived_file_retention_per_sink:
                 expired.append(file)
-        # A clock that was set back doesn't make data count as lost.
+        # If the clock was set back, the data isn't considered lost.
         elif (now - file.last_change_at).total_seconds() >= settings.active_file_expiration.seconds:
             expired.append(file)
     return expired
@@ -262,7 +265,7 @@ def expired_files(
 class JobCleanup(_Periodic):
     """The periodic deletion of finished jobs from etcd.
 
-    :param is_owner: whether this node is responsible for a project, by its id.
+    :param is_owner: whether this node is responsible for a project, given the project's ID.
     """
 
     span_name = "jobcleanup.cleanJobs"

@@ -32,17 +32,17 @@ class CloseSync(Service):
         await self._mirror.stopService()
 
     def reached(self, revision: int) -> bool:
-        """Return whether no node writes to slices closed up to *revision*, by the mirror.
+        """Return whether no node still writes to slices closed up to *revision*.
 
-        The mirror may lag behind, so the result is a hint; `confirm` decides.
+        The answer comes from the mirror, which may lag behind. It is a hint; `confirm` decides.
         """
         return all(report >= revision for report in self._mirror.items.values())
 
     async def confirm(self, revision: int) -> bool:
-        """Return the same as `reached`, read from etcd itself.
+        """Return the same as `reached`, but from data read from etcd.
 
-        A node whose lease has ended doesn't count; without nodes nothing is written. A node that
-        appears after this read already sees all earlier closures.
+        A node whose lease has ended doesn't count. If there are no nodes, nothing is written. A
+        node that registers after this read already sees all slices that were closed before.
         """
         reports = await self._client.range(CLOSE_SYNC)
         return all(int(report.value) >= revision for report in reports.kvs)

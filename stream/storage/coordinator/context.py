@@ -25,7 +25,7 @@ __all__ = ["CoordinatorContext"]
 class CoordinatorContext:
     """The context that all operators of a coordinator share.
 
-    :ivar now: the time in UTC.
+    :ivar now: returns the current time in UTC.
     :ivar sinks: active sinks.
     :ivar sources: active sources.
     :ivar meter: metrics of the operators.
@@ -58,7 +58,8 @@ class CoordinatorContext:
         return sink is not None and sink.is_enabled
 
     def table(self, key: SinkKey) -> str:
-        """Return the name of the sink's table for the log; the sink's key if the sink is gone."""
+        """Return the sink's table name for the log; the sink's key if the sink is deleted.
+        """
         sink = self.sink(key)
         return str(key) if sink is None else sink.table.label
 
@@ -72,7 +73,7 @@ class CoordinatorContext:
             await lock.release()
 
     async def file_failed(self, key: FileKey, error: Exception) -> None:
-        """Record a failed attempt and the delay until the next one."""
+        """Record a failed attempt and the delay before the next one."""
         reason = str(error)
 
         async def body(txn: AtomicTxn) -> None:

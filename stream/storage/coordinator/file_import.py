@@ -30,9 +30,9 @@ _TERMINAL = "{{table}} +{{rows}} {}, {{age_seconds}} s after arrival"
 class FileImport:
     """The operator that imports closed files into their tables.
 
-    :param is_owner: whether this node is responsible for a source, by the source's key.
-    :param import_file: imports the file into its table; idempotent. Returns the number of
-        quarantined rows.
+    :param is_owner: whether this node is responsible for a source, given the source's key.
+    :param import_file: imports the file into its table and returns the number of quarantined rows;
+        idempotent.
     :param statistics: returns the statistics of a file.
     """
 
@@ -91,7 +91,7 @@ class FileImport:
         self._wake_others(file.key)
 
     def _wake_others(self, key: FileKey) -> None:
-        """Wake the other files of the sink: they may wait for the end of an import."""
+        """Wake the other files of the sink, because they may be waiting for an import to end."""
         for item in self.operator.items.values():
             if item.value.key.sink_key == key.sink_key and item.value.key != key:
                 self.operator.wake(item.key)

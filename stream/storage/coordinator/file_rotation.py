@@ -1,8 +1,8 @@
 """Files: ``writing`` → a new file and ``closing`` → ``importing``.
 
-The staging file of the new file is prepared before the transaction. A closing file proceeds when
-none of its slices is at level local. A slow upload isn't a failed attempt, since each change of the
-slices wakes the file.
+The staging file of the new file is prepared before the transaction. A closing file becomes
+``importing`` when none of its slices is at level local. A slow upload doesn't count as a failed
+attempt: the file waits until a change of its slices wakes it.
 
 Note [Expired credentials]: if staging storage, the Storage API or a reader is unavailable for
 hours, the upload credentials of a closing file may expire before all its slices are uploaded. Such
@@ -48,7 +48,7 @@ _log = Logger()
 
 CONCURRENCY = 20
 THROTTLED_LOG_SECONDS = 60.0
-"""Interval of logging a sink that waits for its import jobs."""
+"""Minimum interval between log messages about a sink that waits for its import jobs."""
 _GOES_ON_WHEN_THROTTLED = {
     "expiration": "file rotation: sink is throttled but file is near expiration",
     "maxSlices": "file rotation: sink is throttled but file has too many slices",
@@ -58,8 +58,8 @@ _GOES_ON_WHEN_THROTTLED = {
 class FileRotation:
     """The operator that rotates files when a limit is reached.
 
-    :param is_owner: whether this node is responsible for a source, by the source's key.
-    :param can_import: whether the target of a file accepts one more file of its sink.
+    :param is_owner: whether this node is responsible for a source, given the source's key.
+    :param can_import: whether the target of a file accepts another file of the same sink.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class FileRotation:
         )
 
     def slices_changed(self, batch: Batch[Slice]) -> None:
-        """Track the slices of each file at level local; the last one to leave wakes the file."""
+        """Track each file's slices at level local; wake the file when the last one leaves it.
+        """
         if batch.reset:
             self._local_slices.clear()
         for change in batch.changes:
@@ -122,7 +123,7 @@ class FileRotation:
         return forced
 
     def slices_of(self, file: str) -> Sequence[str]:
-        """Return the keys of the file's slices at level local."""
+        """Return the keys of the file's slices that are at level local."""
         return tuple(self._local_slices.get(file, ()))
 
     def _wait(self, item: Item[File]) -> float | None:
@@ -139,7 +140,7 @@ class FileRotation:
         return None
 
     def _wait_for_expiration(self, file: File) -> float | None:
-        """Wait for the expiration of credentials; see Note [Expired credentials]."""
+        """Return the time until the credentials expire; see Note [Expired credentials]."""
         if file.staging.expiration is None or not self._context.sink_enabled(file.key.sink_key):
             return None
         return max(0.0, (file.staging.expiration - self._context.now()).total_seconds())
@@ -156,7 +157,10 @@ class FileRotation:
         )
 
     def _wait_for_rotation(self, file: File) -> float | None:
-        """Wait until a trigger fires, and the target accepts the file or the file can't wait."""
+        """Return the time until the file may be rotated.
+
+        A trigger must have fired, and the target must accept the file unless the file can't wait.
+        """
         decision = self._decide(file)
         if not decision.rotate:
             return decision.wait
@@ -227,7 +231,8 @@ class FileRotation:
                 atomic(self._context.client, body, lock=lock), prepared
             )
         if opened is None:
-            # A closed file arrives with its new state; a changed sink, with its new definition.
+            # The mirror delivers a closed file with its new state, and a changed sink with its new
+            # definition.
             raise Requeue(
                 f"skipped rotation, the file {file.key} is closed or its sink has changed"
             )
@@ -323,13 +328,13 @@ class FileRotation:
                 _log.warn("file {file_id} is already closed: {error}", file_id=key, error=error)
                 return
             except InvalidCombination as error:
-                # After a lost connection to etcd, the file may be loaded before its slices.
+                # After the connection to etcd was lost, the file may be loaded before its slices.
                 raise Requeue(f"a slice of the file {key} is not uploaded: {error}") from error
         _log.info("closed file {file_id}", file_id=key, is_empty=is_empty)
 
 
 async def _unless_no_volume(acting: Awaitable[None]) -> None:
-    """Treat a missing volume as temporary: a restarting writer is back in seconds."""
+    """Treat a missing volume as temporary: a writer that restarts is available again in seconds."""
     try:
         await acting
     except UserError as error:

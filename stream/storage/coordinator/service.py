@@ -139,18 +139,22 @@ class StorageCoordinatorService(Service):
             member.on_change(self._topology_changed)
 
     async def startService(self) -> None:
-        """Start the operators; fires when every mirror is loaded and the operators run."""
+        """Start the operators.
+
+        The Deferred fires when every mirror is loaded and the operators run.
+        """
         super().startService()
         _log.info("starting storage coordinator node")
         await self._services.startService()
 
     async def stopService(self) -> None:
-        """Stop the operators; fires when no operation is running."""
+        """Stop the operators. The Deferred fires when no operation is running."""
         super().stopService()
         await self._services.stopService()
 
     def _collect(self) -> None:
-        """Export the pending records of the sources that this node is responsible for."""
+        """Export the number and age of pending records, for this node's share of the sources.
+        """
         metrics, now = self._context.meter.metrics, self._context.now()
         ages: dict[tuple[str, ...], Gauge] = {}
         counts: dict[tuple[str, ...], Gauge] = {}
@@ -182,7 +186,8 @@ class StorageCoordinatorService(Service):
         return self._file_rotation.force(sink)
 
     def _statistics_changed(self, file: str) -> None:
-        """Check new statistics when they arrive: rotation by count and size needs no timer."""
+        """Check new statistics when they arrive, so that rotation by count and size needs no timer.
+        """
         self._file_rotation.operator.wake(file)
         for key in self._file_rotation.slices_of(file):
             self._slice_rotation.operator.wake(key)
@@ -195,7 +200,7 @@ class StorageCoordinatorService(Service):
         self._file_rotation.slices_changed(batch)
 
     def _sinks_changed(self, batch: Batch[Sink]) -> None:
-        """Wake the files of sinks that were enabled."""
+        """Wake the files of the sinks that were just enabled."""
         sinks = {change.key.removeprefix(SINK_ACTIVE) for change in batch.changes}
         for operator in (self._file_rotation.operator, self._file_import.operator):
             for item in operator.items.values():

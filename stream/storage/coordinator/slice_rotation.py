@@ -1,9 +1,9 @@
 """Slices: ``writing`` → a new slice and ``closing`` → ``uploading``.
 
 Note [Closing a slice]: a slice becomes ``uploading`` only after every source node has reported that
-it no longer writes to it, however long that takes; a dead node is dropped when its lease ends. Only
-then are the statistics final. They are read from etcd itself, not from the cache, to decide whether
-the slice is empty.
+it no longer writes to it, however long that takes. A dead node is no longer waited for when its
+lease ends. Only then are the statistics final. To decide whether the slice is empty, they are read
+from etcd, not from the cache.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ CONCURRENCY = 20
 
 
 class SliceRotation:
-    """The operator that rotates slices, and closes those no longer written by source nodes.
+    """The operator that rotates slices, and uploads closed ones that no source node writes to.
 
-    :param is_owner: whether this node is responsible for a source, by the source's key.
+    :param is_owner: whether this node is responsible for a source, given the source's key.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SliceRotation:
         )
 
     def close_sync_changed(self) -> None:
-        """Wake closing slices: a source node has reported."""
+        """Wake the closing slices, because a source node has reported a new revision."""
         for item in self.operator.items.values():
             if item.value.state is SliceState.CLOSING:
                 self.operator.wake(item.key)

@@ -1,4 +1,5 @@
-"""All statistics in memory, a few milliseconds old; the input of rotation decisions."""
+"""An in-memory copy of all statistics for rotation decisions, a few milliseconds old.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _SLICE_PARTS = 7
 class StatisticsCache(Service):
     """The statistics of all slices, kept current by a watch and summed by file.
 
-    :param on_change: called with the text of each file key whose statistics changed.
+    :param on_change: called with the key, as text, of each file whose statistics changed.
     """
 
     def __init__(self, client: EtcdClient, on_change: Callable[[str], None]) -> None:
@@ -71,7 +72,7 @@ class StatisticsCache(Service):
             level_text, _, text = change.key.removeprefix(_PREFIX).partition("/")
             parts = text.split("/")
             if len(parts) < _SLICE_PARTS:
-                continue  # sums and resets of a sink belong to no file
+                continue  # a sink's sums and resets belong to no file
             file = "/".join(parts[:_FILE_PARTS])
             touched.add(file)
             values = self._by_file.setdefault(file, {})

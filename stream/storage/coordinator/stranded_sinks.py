@@ -1,6 +1,6 @@
-"""Deletion of the live sinks that an interrupted undeletion leaves below a deleted source.
+"""Deletion of active sinks that an interrupted undeletion has left below a deleted source.
 
-See Note [Stranded sinks] of `stream.definition.repository`.
+See Note [Stranded sinks] in `stream.definition.repository`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = Logger()
 
 
 class StrandedSinks:
-    """Finds live sinks of deleted sources, and deletes them."""
+    """Finds active sinks of deleted sources and deletes them."""
 
     def __init__(self, context: CoordinatorContext, targets: Targets) -> None:
         self._context = context
@@ -43,14 +43,14 @@ class StrandedSinks:
         )
 
     def sources(self) -> list[SourceKey]:
-        """Return the sources that may have stranded sinks, as known to this node."""
+        """Return the sources that, as far as this node knows, may have stranded sinks."""
         keys = {sink.key.source_key for sink in self._context.sinks.items.values()}
         return sorted(key for key in keys if self._context.source(key) is None)
 
     async def delete(self, source: SourceKey) -> bool:
         """Delete the stranded sinks of *source*.
 
-        Returns False if there are none, or a task works on the source.
+        Returns False if there are none, or if a task is working on the source.
         """
         change = DefinitionChange(key=source, write=partial(_delete, source))
         deleted = await self._changes.make(change, Author(SYSTEM))

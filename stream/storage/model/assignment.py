@@ -16,12 +16,13 @@ __all__ = ["assign_volumes"]
 def assign_volumes(
     volumes: Sequence[Volume], config: AssignmentConfig, seed: int
 ) -> tuple[str, ...]:
-    """Return ids of at most ``config.count`` volumes, spread over nodes, preferred types first.
+    """Return the IDs of at most ``config.count`` volumes on different nodes, preferred types first.
 
     Each round takes one volume of the current type from each node. When a round finds none, the
     next preferred type is used, and finally any type. Drained volumes are skipped.
 
-    :param seed: the file's opening time in nanoseconds; makes sinks use different volumes.
+    :param seed: the file's opening time in nanoseconds. It makes different sinks use different
+        volumes.
     """
     generator = random.Random(seed)
     by_node: dict[str, list[Volume]] = {}

@@ -1,7 +1,7 @@
 """The encoding of a file's rows, fixed when the file is opened.
 
-The classes are the stored form of a part of the settings (`stream.settings`), with the same names
-and defaults.
+The classes define how a part of the settings (`stream.settings`) is stored, with the same names and
+defaults.
 """
 
 # ruff: noqa: RUF009 — the defaults are immutable
@@ -53,7 +53,8 @@ class ZstdCompression(Record):
 class Compression(Record):
     """Compression of a slice.
 
-    Only the part of the chosen type is kept; a text stands for the type alone.
+    Only the parameters of the chosen type are stored; a string stands for the type with its default
+    parameters.
     """
 
     type: str = _DEFAULT.compression.type
@@ -71,7 +72,7 @@ class Compression(Record):
 
     @property
     def in_staging(self) -> Compression:
-        """Return the compression of staged objects: targets support only gzip."""
+        """Return the compression of staged objects; targets support only gzip."""
         return self if self.type in ("none", "gzip") else Compression.of_type("gzip")
 
     @property
@@ -112,7 +113,8 @@ class Encoding(Record):
 
     @classmethod
     def of(cls, settings: EncodingSettings) -> Encoding:
-        """Return the stored form of *settings*, without the parts of compressions not chosen."""
+        """Return the stored form of *settings*, without the parameters of other compression types.
+        """
         encoding = from_plain(cls, to_plain(settings))
         chosen = encoding.compression.type
         compression = attrs.evolve(

@@ -1,4 +1,4 @@
-"""File and slice as stored. The order of attributes is the order of members in the JSON.
+"""The stored form of files and slices. The order of attributes is the order of the JSON members.
 
 Mapping, encoding and triggers are fixed when a file is opened and copied to its slices, so a later
 change of the sink or of a setting doesn't affect open data. Only a reference to the mapping is
@@ -82,7 +82,7 @@ class AssignmentConfig(Record):
 
 @attrs.frozen
 class Assignment(Record):
-    """The volumes with the slices of a file; fixed for the file's life."""
+    """The volumes that hold the slices of a file; they don't change while the file exists."""
 
     config: AssignmentConfig = AssignmentConfig()
     volumes: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class Assignment(Record):
 class Allocation(Record):
     """The disk space that a slice reserves when it is opened.
 
-    :ivar relative: percent of the largest recent slice.
+    :ivar relative: reserved space as a percentage of the largest recent slice.
     """
 
     enabled: bool = _ALLOCATION.enabled
@@ -104,7 +104,7 @@ class Allocation(Record):
 class LocalFile(Record):
     """The part of a file at level ``local``.
 
-    :ivar dir: path below each volume's root.
+    :ivar dir: path of the file's directory, relative to the root of each volume.
     """
 
     dir: str = ""
@@ -134,7 +134,7 @@ class FileStaging(Record):
     """The part of a file at level ``staging``.
 
     :ivar is_empty: the import was skipped because the file holds no record.
-    :ivar compression: compression of the objects in staging storage; only its type matters.
+    :ivar compression: how the objects in staging storage are compressed; only its type matters.
     :ivar expiration: when the upload credentials expire.
     """
 
@@ -175,9 +175,9 @@ class FileTarget(Record):
 
 @attrs.frozen
 class QuarantineLimits(Record):
-    """Limits of size and age of the kept records that can't be mapped to the sink.
+    """Limits of the size and age of the rejected records that are kept for a sink.
 
-    :ivar max_size: bytes of the sink's rejected records on one source node.
+    :ivar max_size: maximum bytes of the sink's rejected records on one source node.
     """
 
     max_size: ByteSize = _QUARANTINE.max_size
@@ -219,7 +219,7 @@ class File(Record):
         return self.imported_at or self.importing_at or self.closing_at or self.key.file_opened_at
 
     def advance(self, expected: FileState, to: FileState, now: datetime) -> Self:
-        """Return the file after the transition, without its failed attempts.
+        """Return the file in its new state, without its failed attempts.
 
         Raises InvalidFileState: the file is not in the *expected* state.
         """
@@ -232,7 +232,7 @@ class File(Record):
 class LocalSlice(Record):
     """The part of a slice at level ``local``.
 
-    :ivar dir: path below the volume's root.
+    :ivar dir: path of the slice's directory, relative to the root of the volume.
     :ivar is_empty: the upload was skipped because no record was received.
     :ivar allocated_disk_space: bytes reserved by each file of the slice when it is created.
     """
@@ -284,7 +284,8 @@ def _staging_of_slice(staging: SliceStaging, slice_: Any) -> SliceStaging:
 
 @attrs.frozen(kw_only=True)
 class Slice(Record):
-    """One upload unit: a directory on one volume, with a file for each source node."""
+    """One upload unit: a directory on one volume, with one file for each source node that writes.
+    """
 
     key: SliceKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)
@@ -333,7 +334,7 @@ class Slice(Record):
         return SLICE_LEVEL[self.state]
 
     def advance(self, expected: SliceState, to: SliceState, now: datetime) -> Self:
-        """Return the slice after the transition, without its failed attempts.
+        """Return the slice in its new state, without its failed attempts.
 
         Raises InvalidSliceState: the slice is not in the *expected* state.
         """
@@ -342,11 +343,11 @@ class Slice(Record):
         return attrs.evolve(self, state=to, retry=NO_RETRY, **reached)
 
     def upload_again(self, file: FileState, now: datetime) -> Self:
-        """Return the uploaded slice, reset for an upload to other staging storage.
+        """Return the uploaded slice, reset so that it is uploaded to other staging storage.
 
         Raises InvalidFileState, InvalidSliceState: see `check_upload_again`.
 
-        :param file: the state of its file.
+        :param file: current state of the slice's file.
         """
         check_upload_again(self.key, file, self.state)
         return attrs.evolve(

@@ -1,4 +1,4 @@
-"""Keys of files, slices and jobs. The text form of a key is its path in etcd below each prefix."""
+"""Keys of files, slices and jobs. The text form of a key is its path below an etcd prefix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FileKey:
 
     @classmethod
     def of(cls, sink: SinkKey, opened_at: datetime) -> FileKey:
-        """Return the key of a file of a sink, given the time when it was opened."""
+        """Return the key of the file that was opened at a given time."""
         return cls(sink.project_id, sink.branch_id, sink.source_id, sink.sink_id, opened_at)
 
     def __str__(self) -> str:

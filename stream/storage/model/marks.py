@@ -1,10 +1,10 @@
-"""Marks: which requests' rows a group has, written into the header of the group's gzip member.
+"""Marks in the header of a group's gzip member identify the requests whose rows it contains.
 
-A request with an idempotency key may come again, to another source node or to one that was
-restarted, after its rows were stored and before anybody learned of it. So what says that they are
-stored must be there exactly if they are. A gzip member begins with a header that may hold a field
-for anybody's use (RFC 1952, FEXTRA): the marks are in the very member that has the rows. Programs
-that unpack it ignore them.
+A producer may repeat a request with an idempotency key after its rows were stored but before any
+node recorded that; the repetition may reach another source node, or one that has restarted. So the
+record of their storage must exist if and only if the rows do. The header of a gzip member may
+contain extra fields for applications (RFC 1952, FEXTRA). The marks are stored there, in the same
+member as the rows. Programs that decompress the member ignore them.
 
 ::
 
@@ -19,8 +19,8 @@ that unpack it ignore them.
      4 bytes  CRC-32 of the field before
     the rest  of the member
 
-So a member is known to be whole without unpacking it, and one that a crash has cut off is known not
-to be.
+The checksums show, without decompressing it, whether a member is complete or was cut off by a
+crash.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ATTEMPT_BYTES = 8
 _MARK_BYTES = KEY_BYTES + CONTENT_BYTES + ATTEMPT_BYTES
 
 MAX_MARKS = 1_000
-"""Maximum number of marks of one group; a header has room for twice as many."""
+"""Maximum number of marks in one group; a header has room for twice as many."""
 
 _HEADER_BYTES = 10
 _FLAGS_AT = 3
@@ -72,7 +72,7 @@ class Mark:
 
     :ivar key: digest of the project, the source and the idempotency key.
     :ivar content: digest of the content, which distinguishes another request under the same key.
-    :ivar attempt: random, differs for each attempt to carry the request out.
+    :ivar attempt: random ID of one attempt to carry out the request.
     """
 
     key: bytes
@@ -80,33 +80,36 @@ class Mark:
     attempt: bytes
 
     def encoded(self) -> bytes:
-        """The mark in the form of a header."""
+        """The mark as stored in the header."""
         return self.key + self.content + self.attempt
 
     @classmethod
     def decode(cls, data: bytes) -> Mark:
-        """Read what `encoded` has made."""
+        """Decode the result of `encoded`."""
         content_at, attempt_at = KEY_BYTES, KEY_BYTES + CONTENT_BYTES
         return cls(data[:content_at], data[content_at:attempt_at], data[attempt_at:])
 
 
 def key_digest(project_id: int, source_id: str, key: bytes) -> bytes:
-    """The digest of an idempotency key of a source."""
+    """Return the digest of an idempotency key of a source."""
     return blake2b(b"%d/%s/%s" % (project_id, source_id.encode(), key), digest_size=16).digest()
 
 
 def source_digest(source_id: str) -> bytes:
-    """The digest by which writers distinguish the sources of a project."""
+    """Return the digest by which writers distinguish the sources of a project."""
     return blake2b(source_id.encode(), digest_size=SOURCE_BYTES).digest()
 
 
 def content_digest(fingerprint: bytes) -> bytes:
-    """The digest of a content, from its longer fingerprint."""
+    """Return the digest of a request's content, given its longer fingerprint."""
     return fingerprint[:CONTENT_BYTES].ljust(CONTENT_BYTES, b"\0")
 
 
 def marked(member: bytes, marks: Sequence[Mark]) -> bytes:
-    """The gzip *member*, which has no optional fields, with *marks*, at most `MAX_MARKS`."""
+    """Return the gzip *member* with *marks* added to its header.
+
+    The member must have no optional fields; at most `MAX_MARKS` are allowed.
+    """
     if member[_FLAGS_AT] or len(marks) > MAX_MARKS:
         raise ValueError("a member can't be marked")
     rest = member[_HEADER_BYTES:]
@@ -120,7 +123,7 @@ def marked(member: bytes, marks: Sequence[Mark]) -> bytes:
 
 
 def marks_of(member: bytes) -> tuple[Mark, ...]:
-    """The marks of one gzip member; none if it has no valid ones."""
+    """Return the marks of one gzip member; none if it has no valid marks."""
     if member[:2] != b"\x1f\x8b" or len(member) < _HEADER_BYTES or member[_FLAGS_AT] != _FEXTRA:
         return ()
     found = _read(member, 0)
@@ -128,9 +131,9 @@ def marks_of(member: bytes) -> tuple[Mark, ...]:
 
 
 def find_marks(data: Any) -> Iterator[tuple[int, tuple[Mark, ...]]]:
-    """The ends of all marked members in the content of a file, and their marks.
+    """Yield the end and the marks of each marked member in the content of a file.
 
-    :param data: bytes or a map of a file. A member that isn't whole is passed over.
+    :param data: the content, as bytes or a memory map. Incomplete members are skipped.
     """
     at = data.find(_MAGIC)
     while at >= 0:
@@ -142,7 +145,8 @@ def find_marks(data: Any) -> Iterator[tuple[int, tuple[Mark, ...]]]:
 
 
 def _read(data: Any, start: int) -> tuple[int, tuple[Mark, ...]] | None:
-    """The end and the marks of the member at *start*; ``None`` if it isn't a whole marked one."""
+    """Return the end and the marks of the complete member at *start*; ``None`` if there is none.
+    """
     head = bytes(data[start : start + _HEADER_BYTES + _LENGTHS.size])
     if len(head) < _HEADER_BYTES + _LENGTHS.size or head[:2] != b"\x1f\x8b":
         return None

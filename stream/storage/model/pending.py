@@ -1,4 +1,4 @@
-"""The records that are not in their table yet, by sink: count and oldest time. Pure."""
+"""The number and the oldest time of each sink's records that aren't in its table yet. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Pending", "pending_by_sink"]
 class Pending:
     """The records of a sink that are not in its table yet.
 
-    :ivar oldest: receive time of the oldest record.
+    :ivar oldest: when the oldest record was received.
     """
 
     records: int
@@ -26,10 +26,10 @@ class Pending:
 
 
 def pending_by_sink(files: Iterable[tuple[FileKey, Aggregated]]) -> Mapping[SinkKey, Pending]:
-    """Return the records of *files* that are not imported, by sink.
+    """Return the pending records in *files* by sink.
 
-    Sinks without such records are left out. A file is imported as a whole, so its oldest record
-    counts as long as one of its slices isn't at level target.
+    Sinks without pending records are omitted. A file is imported as a whole, so its oldest record
+    is pending as long as any of its slices isn't at level target.
     """
     pending: dict[SinkKey, Pending] = {}
     for key, levels in files:

@@ -1,4 +1,4 @@
-"""Prefixes of files, slices, statistics and volumes in etcd. Every prefix ends with a slash.
+"""The etcd prefixes of files, slices, statistics and volumes. All end with a slash.
 
 Files and slices are stored twice in each transaction: under ``all`` for access by key, and under
 the level of their state, so that operators watch only the part they need.

@@ -1,6 +1,6 @@
 """The progress of open files and slices towards the conditions that close them. Pure.
 
-`stream.storage.model.triggers` makes the decision; this module shows it in advance.
+`stream.storage.model.triggers` makes the decision; this module shows how close it is.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Condition", "file_progress", "slice_progress"]
 
 @attrs.frozen
 class Condition:
-    """One condition; any condition that is met closes the file or slice.
+    """A condition that closes a file or a slice; it is enough that one condition is met.
 
     :ivar name: as in metrics: ``recordCount``, ``size``, ``time``, ``sliceCount``, ``expiration``.
-    :ivar value: records, bytes, seconds or slices so far.
+    :ivar value: number of records, bytes, seconds or slices so far.
     :ivar limit: the value at which the condition is met.
-    :ivar at: when time alone meets the condition; ``None`` if it needs records.
+    :ivar at: when the condition is met without further records; ``None`` if it needs records.
     """
 
     name: str
@@ -64,7 +64,7 @@ def file_progress(
     """Return the conditions that close a file in state ``writing``, the nearest first.
 
     :param expiration: when the file's upload credentials expire.
-    :param all_levels: statistics of the file, all levels together.
+    :param all_levels: statistics of the file, summed over all levels.
     """
     trigger = config.trigger
     found = [

@@ -19,13 +19,14 @@ _MAXIMUM = timedelta(hours=3)
 _JITTER = 0.1
 _SHORTEST_WAIT_SECONDS = 0.001
 _MAX_REASON = 2000
-"""Stored characters of a reason: it is written with every further change of a record."""
+"""Maximum length of a stored reason, which is written again with every change of the record."""
 
 
 def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> timedelta:
     """Return the delay after the *attempt*-th failure.
 
-    It begins with 2 min, grows by a factor of 4 up to 3 h, and varies by ± *jitter*.
+    The delay starts at 2 min, is multiplied by 4 after each failure, up to 3 h, and varies by ±
+    *jitter*.
 
     The jitter is derived from the time of the failure, so equal input gives an equal delay.
     """
@@ -36,7 +37,8 @@ def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> ti
 
 @attrs.frozen
 class Retry:
-    """Failed attempts since the last change of state; all fields are empty without any."""
+    """The failed attempts since the last change of state; without any, all fields are empty.
+    """
 
     retry_attempt: int = field(default=0, omit_empty=True)
     retry_reason: str = field(default="", omit_empty=True)
@@ -45,7 +47,7 @@ class Retry:
     retry_after: datetime | None = None
 
     def failed(self, now: datetime, reason: str, *, delay: timedelta | None = None) -> Self:
-        """Add a failure.
+        """Return the attempts with one more failure.
 
         :param delay: a fixed delay for errors that an early retry can't fix; by default `backoff`.
         """
@@ -62,7 +64,7 @@ class Retry:
     def allows(self, now: datetime) -> bool:
         """Return whether the operation may be retried.
 
-        It may, too, if the clock was set back since, or if the record doesn't say when.
+        It also may if the clock was set back since the failure, or if the record contains no time.
         """
         return (
             self.retry_attempt == 0
@@ -72,16 +74,17 @@ class Retry:
         )
 
     def wait(self, now: datetime) -> float:
-        """Return the seconds until `allows` is true; 0 if it is."""
+        """Return the seconds until `allows` returns true; 0 if it already does."""
         if self.allows(now):
             return 0.0
         assert self.retry_after is not None
-        # Not zero at the very moment, which is still too early.
+        # Never zero: at exactly that time, a retry is still too early.
         return max((self.retry_after - now).total_seconds(), _SHORTEST_WAIT_SECONDS)
 
 
 def _bounded(reason: str) -> str:
-    """Return *reason* shortened in the middle: its beginning and its end say most."""
+    """Return *reason* shortened in the middle; its beginning and its end are the most useful.
+    """
     if len(reason) <= _MAX_REASON:
         return reason
     half = _MAX_REASON // 2

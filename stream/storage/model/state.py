@@ -112,7 +112,7 @@ class InvalidSliceState(UserError):
 
 
 class InvalidCombination(UserError):
-    """The states of a file and one of its slices are an invalid combination, or not valid yet."""
+    """The states of a file and one of its slices can't occur together, or not yet."""
 
     name = "invalidCombination"
 
@@ -120,9 +120,10 @@ class InvalidCombination(UserError):
 def check_file_transition(
     file: object, found: FileState, expected: FileState, to: FileState
 ) -> None:
-    """Check that a file *found* in a state may go from *expected* *to* the next one.
+    """Check that the transition is allowed, and that the file is in the state *expected*.
 
-    :param file: the file's key, for the message.
+    :param file: key of the file, for the error message.
+    :param found: current state of the file.
     """
     if _FILE_NEXT.get(expected) is not to:
         raise UserError(
@@ -138,9 +139,10 @@ def check_file_transition(
 def check_slice_transition(
     slice_: object, found: SliceState, expected: SliceState, to: SliceState
 ) -> None:
-    """Check that a slice *found* in a state may go from *expected* *to* the next one.
+    """Check that the transition is allowed, and that the slice is in the state *expected*.
 
-    :param slice_: the slice's key, for the message.
+    :param slice_: key of the slice, for the error message.
+    :param found: current state of the slice.
     """
     if _SLICE_NEXT.get(expected) is not to:
         raise UserError(
@@ -155,8 +157,8 @@ def check_slice_transition(
 def check_upload_again(slice_: object, file: FileState, found: SliceState) -> None:
     """Check that a slice may go back from ``uploaded`` to ``uploading``.
 
-    :param slice_: the slice's key, for the message.
-    :param file: the state of its file.
+    :param slice_: key of the slice, for the error message.
+    :param file: current state of the slice's file.
     """
     if file is not FileState.CLOSING:
         raise InvalidFileState(

@@ -18,15 +18,17 @@ _ZERO = ByteSize(0)
 
 @attrs.frozen
 class Statistics(Record):
-    """Counters of one key under ``storage/stats/``, or a sum of several.
+    """The counters of one key under ``storage/stats/``, or the sum of several.
 
-    :ivar slices_count: counted in the ``_open`` key only, so a slice with many writers counts once.
+    :ivar slices_count: counted only in the ``_open`` key, so a slice that many nodes write to
+        counts once.
     :ivar uncompressed_size: bytes before local compression.
     :ivar compressed_size: bytes after local compression.
     :ivar staging_size: bytes in staging storage, known once the slice is uploaded.
-    :ivar reset_at: marks a value to be subtracted: the counts up to a reset by the user.
+    :ivar reset_at: time of a reset by the user. A value with this time holds the counts up to the
+        reset, which are subtracted.
 
-    A sum has the unknown members of its last part.
+    A sum takes unknown members from its last summand.
     """
 
     slices_count: int = field(default=0, omit_empty=True)
@@ -51,7 +53,8 @@ class Statistics(Record):
         )
 
     def __sub__(self, other: Statistics) -> Statistics:
-        """Return the counters minus those of *other*, at least zero; the times stay."""
+        """Return the counters minus those of *other*, at least zero; the times are unchanged.
+        """
         return attrs.evolve(
             self,
             slices_count=max(0, self.slices_count - other.slices_count),
@@ -74,7 +77,7 @@ def _latest(a: datetime | None, b: datetime | None) -> datetime | None:
 
 
 def total(values: Iterable[Statistics]) -> Statistics:
-    """Return the sum, minus the values with `Statistics.reset_at`."""
+    """Return the sum; values with `Statistics.reset_at` are subtracted."""
     counted = EMPTY
     resets = []
     for value in values:
@@ -89,7 +92,7 @@ def total(values: Iterable[Statistics]) -> Statistics:
 
 @attrs.frozen
 class Aggregated:
-    """The statistics of an object by level."""
+    """The statistics of a file, slice or sink by level."""
 
     local: Statistics = EMPTY
     staging: Statistics = EMPTY

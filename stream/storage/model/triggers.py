@@ -21,7 +21,7 @@ class Decision:
 
     :ivar rotate: whether to rotate now.
     :ivar condition: name of the deciding condition, as in metrics.
-    :ivar cause: description of the condition, for people.
+    :ivar cause: readable description of the condition.
     :ivar wait: seconds after which time alone changes the decision; ``None`` if it never does.
     """
 
@@ -32,7 +32,7 @@ class Decision:
 
 
 _UNKNOWN = Duration.of_seconds(100 * 365 * 86400)
-"""An age above every setting."""
+"""An age that exceeds every possible setting."""
 
 
 def _no(cause: str, wait: float | None = None) -> Decision:
@@ -40,21 +40,21 @@ def _no(cause: str, wait: float | None = None) -> Decision:
 
 
 def _elapsed(since: datetime, now: datetime) -> Duration:
-    """Return the age in whole seconds; `_UNKNOWN` if the clock was set back since."""
+    """Return the age in whole seconds; `_UNKNOWN` if the clock has been set back."""
     if is_ahead(since, now):
         return _UNKNOWN
     return Duration.of_seconds(int((now - since).total_seconds()))
 
 
 def _until(since: datetime, interval: Duration, now: datetime) -> float:
-    """Return the seconds until *interval*, in whole seconds, has elapsed."""
+    """Return the number of whole seconds until *interval* has elapsed."""
     return math.ceil(interval.seconds) - (now - since).total_seconds()
 
 
 def slice_rotation(
     config: UploadConfig, opened_at: datetime, local: Statistics, now: datetime
 ) -> Decision:
-    """Decide whether a slice in state ``writing`` is closed and uploaded.
+    """Decide whether to close and upload a slice in state ``writing``.
 
     :param local: statistics of the slice at level local.
     """
@@ -78,10 +78,10 @@ def file_rotation(
     all_levels: Statistics,
     now: datetime,
 ) -> Decision:
-    """Decide whether a file in state ``writing`` is closed and imported.
+    """Decide whether to close and import a file in state ``writing``.
 
     :param expiration: when the file's upload credentials expire.
-    :param all_levels: statistics of the file, all levels together.
+    :param all_levels: statistics of the file, summed over all levels.
     """
     trigger = config.trigger
     slices = all_levels.slices_count
@@ -130,7 +130,7 @@ def _volume_of_data(
     elapsed: Duration,
     wait: float,
 ) -> Decision:
-    """Check the conditions that slices and files share: records, compressed bytes, age."""
+    """Check the conditions that apply to both slices and files: records, compressed bytes, age."""
     if statistics.records_count >= count:
         return Decision(
             True,

@@ -14,8 +14,9 @@ class Volume(Record):
     """The registration of a volume by its writer node, under a lease.
 
     :ivar node_address: ``host:port`` of the writer's listener.
-    :ivar type: first level below the volumes path, lower-case; sinks prefer types.
-    :ivar label: second level below the volumes path.
+    :ivar type: name of the first directory below the volumes path, in lower case; sinks prefer
+        certain types.
+    :ivar label: name of the second directory below the volumes path.
     :ivar drained: whether the volume accepts no new slices; its slices are uploaded as usual.
     """
 

@@ -1,12 +1,12 @@
 """The client that opens slice files on remote writers; see `commands` for the protocol.
 
-Note [Reconnecting]: a writer should get rows again as soon as it is available. So the client always
-tries to connect: failed calls are repeated soon, since one call per writer costs nothing, and a
-call without an answer is abandoned early, since the system itself repeats it at growing intervals.
-A caller that waits for another attempt to open a file is notified when the writer has accepted a
-connection, and when a volume was registered, so the delays in between can grow. A writer whose
-registration has ended is called at its last address as long as a caller waits for one of its
-volumes: it answers before it has a new lease.
+Note [Reconnecting]: a writer should receive rows again as soon as it is available. So the client
+keeps trying to connect. It retries a failed connection attempt quickly, because one attempt per
+writer is cheap. It abandons an unanswered attempt early, because the operating system would repeat
+it at growing intervals. A caller that waits to open a file again is notified when the writer
+accepts a connection, and when a volume is registered, so its own delays can grow. If a writer's
+registration has ended, the client uses its last address as long as a caller waits for one of its
+volumes, because a writer answers before it has a new lease.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ _log = Logger()
 T = TypeVar("T")
 
 _REDIAL = backoffPolicy(0.1, 5.0)
-"""Delays after refusals. An unavailable writer is called more often; see Note [Reconnecting]."""
+"""Delays after refusals. The client tries an unavailable writer more often; see Note
+[Reconnecting].
+"""
 _REDIAL_MAX_SECONDS = 0.3
 _CONNECT_SECONDS = 2.0
 _FIRST_ATTEMPT_SECONDS = 1.0
-"""How long a first attempt of a request waits for a writer that doesn't answer."""
+"""How long the first attempt of a request waits for a writer that doesn't answer."""
 _FORGET_SECONDS = 5.0
-"""Interval of looking for writers that hold no registered volume."""
+"""Interval at which writers without a registered volume are looked for."""
 
 
 @attrs.define(eq=False)
@@ -65,9 +67,9 @@ class _Writer:
     """The state of the writer at one address.
 
     :ivar life: the life for which the connections are made.
-    :ivar volumes: ids of volumes requested from it.
+    :ivar volumes: IDs of the volumes on which callers have opened files through this writer.
     :ivar opening: number of files being opened.
-    :ivar connection: the current connection; it may already be lost.
+    :ivar connection: the latest connection, which may already be lost.
     """
 
     client: ClientService
@@ -78,7 +80,7 @@ class _Writer:
     connection: Connection | None = None
 
     def stop(self) -> Deferred[None]:
-        """Disconnect; fires when it is done."""
+        """Disconnect. The Deferred fires when the connection is closed."""
         for connection in self.factory.connections:
             connection.leave()
         stopped: Deferred[None] = self.client.stopService()
@@ -89,11 +91,11 @@ class WriterClients(Service):
     """A `stream.storage.network.interface.SliceOpener` for all volumes of the cluster.
 
     There is one connection to each writer. It is made on first use and restored as long as one of
-    the writer's volumes is registered. A new life of the node has connections of its own.
+    the writer's volumes is registered. Each life of the source node has its own connections.
 
-    :param node_id: id of this source node.
+    :param node_id: ID of this source node.
     :param life: returns the number of the node's current life, 0 while it has none.
-    :param volume: returns the registered volume with an id, if there is one.
+    :param volume: returns the registered volume with an ID, if there is one.
     :param local: opens files on the volumes of this process.
     :param is_local: whether a volume belongs to this process.
     :param volumes: returns all registered volumes.
@@ -133,7 +135,7 @@ class WriterClients(Service):
         self._forgetting.start(_FORGET_SECONDS, now=False)
 
     async def stopService(self) -> None:
-        """Close all connections; fires when every connection is closed."""
+        """Close all connections. The Deferred fires when every connection is closed."""
         super().stopService()
         if self._forgetting.running:
             self._forgetting.stop()
@@ -141,7 +143,8 @@ class WriterClients(Service):
         await DeferredList([writer.stop() for writer in writers], consumeErrors=True)
 
     def _forget_unregistered(self) -> None:
-        """Remove writers without volumes, which may never return; open files may end."""
+        """Remove writers without volumes, since they may never return; keep those with open files.
+        """
         for address, writer in list(self._writers.items()):
             found = [self._volume(volume_id) for volume_id in writer.volumes]
             registered = {volume.node_address for volume in found if volume is not None}
@@ -183,10 +186,10 @@ class WriterClients(Service):
     async def enquire(
         self, enquiries: Sequence[Enquiry], *, are_first: bool
     ) -> list[list[StoredRows]]:
-        """Return the rows that all writers have of requests with idempotency keys.
+        """Return the rows that the writers have stored of requests with idempotency keys.
 
-        :param are_first: no writer can have rows of them, so a writer that doesn't answer is
-            skipped. All others learn the latest attempt.
+        :param are_first: whether no writer can have rows of these requests. A writer that doesn't
+            answer is then skipped; all others record the latest attempt.
 
         Raises WriterError if a writer doesn't answer.
         """
@@ -201,7 +204,7 @@ class WriterClients(Service):
         if self._local is not None:
             asked.append(ensureDeferred(_awaited(self._local.enquire(enquiries))))
         seconds = self._settings.stream_open_timeout.seconds
-        for each in asked:  # also of the local one, which waits for appends to a disk
+        for each in asked:  # includes the local writer, which waits for appends to a disk
             within(
                 each,
                 min(seconds, _FIRST_ATTEMPT_SECONDS) if are_first else seconds,
@@ -231,9 +234,10 @@ class WriterClients(Service):
         return self._waiting.setdefault(slice_.key.volume_id, Waiters()).wait()
 
     def volumes_changed(self, batch: Batch[Volume]) -> None:
-        """Connect to the writers of new volumes; called at each change. See Note [Reconnecting].
+        """Connect to the writers of new volumes; called on each change. See Note [Reconnecting].
 
-        Pending openings at an address that a writer has left fail first, so that they are retried.
+        If a writer has left an address, pending openings there fail first, so that they are
+        retried.
         """
         self._forget_unregistered()
         self._tell(change.value.volume_id for change in batch.changes if change.value is not None)
@@ -277,7 +281,8 @@ class WriterClients(Service):
             client = ClientService(
                 self._endpoint(host or "127.0.0.1", port),
                 factory,
-                # To `ClientService`, a connection that the writer refuses is a success at first.
+                # `ClientService` counts a connection as successful even if the writer then refuses
+                # it.
                 retryPolicy=lambda attempts: _redial(attempts, factory.refusals),
                 clock=self._reactor,
             )
@@ -302,12 +307,13 @@ async def _awaited(awaitable: Awaitable[T]) -> T:
 
 
 def _redial(attempts: int, refusals: int) -> float:
-    """Return the seconds until the next call, after failed calls and refused connections."""
+    """Return the seconds before the next attempt, after failed attempts and refused connections."""
     if refusals:
         return float(_REDIAL(attempts + refusals))
     return float(min(_REDIAL(attempts), _REDIAL_MAX_SECONDS))
 
 
 def _keep_writer_errors(failure: Failure) -> Failure:
-    """Keep errors of the writer; others, such as a timeout, mean that it is unavailable."""
+    """Keep the writer's errors; any other error, such as a timeout, means that it is unavailable.
+    """
     return failure if failure.check(WriterError) else translated(failure)

@@ -16,10 +16,10 @@ source                                writer
 ``Open`` names the slice; the writer reads the path and the compression of its file from etcd. The
 life must be the one that holds the node's name in etcd (`stream.etcd.claims`).
 
-A handle is random and bound to its connection. ``Append`` has the offset and the CRC-32 of its
-data, so that an append repeated after a broken connection is recognized and a corrupted one is
-refused. Each end proves that it knows the shared secret with an HMAC over both nonces and the
-node's name and life; the proofs are empty if no secret is configured.
+A handle is random and bound to its connection. ``Append`` contains the offset and the CRC-32 of its
+data, so that an append that is repeated after a lost connection is recognized and a corrupted one
+is refused. Each end proves that it knows the shared secret with an HMAC over both nonces and the
+node's name and life; if no secret is configured, the proofs are empty.
 """
 
 from __future__ import annotations
@@ -83,11 +83,13 @@ _OWNER = struct.Struct(f"<q{SOURCE_BYTES}s")
 _PART_BYTES = 65_000
 _MAX_PARTS = 64
 MAX_APPEND_BYTES = _PART_BYTES * _MAX_PARTS
-"""More than the size of the largest group: one incompressible row of the maximum size."""
+"""Maximum size of an append. The largest group, one incompressible row of the maximum size, is
+smaller.
+"""
 
 
 class BigBytes(amp.Argument):
-    """Bytes split over numbered keys, since an AMP value has at most 65,535 bytes."""
+    """Bytes split over numbered keys, since an AMP value is at most 65,535 bytes long."""
 
     def toBox(self, name: bytes, strings: Any, objects: Any, proto: Any) -> None:
         value: bytes = objects[amp._wireNameToPythonIdentifier(name)]
@@ -112,7 +114,7 @@ class BigBytes(amp.Argument):
 
 
 class Unauthorized(Exception):
-    """The other end has another version, another secret, or has not greeted."""
+    """The other end has a different version, a different secret, or hasn't sent its greeting."""
 
 
 class NoSpaceOnWire(Exception):
@@ -140,11 +142,11 @@ class FencedOnWire(Exception):
 
 
 class SupersededOnWire(Exception):
-    """Another attempt of a request may have been made, as it is sent over the connection."""
+    """`Superseded` on the wire: another attempt of a request may have been made."""
 
 
 class WrongOffsetOnWire(Exception):
-    """`WrongOffset` on the wire; its text is the length of the file."""
+    """`WrongOffset` on the wire; its message is the length of the file."""
 
 
 _ERRORS = {
@@ -171,7 +173,8 @@ _KINDS: dict[type[WriterError], type[Exception]] = {
 
 
 _KEYS = "; keys: "
-"""Separates the text of `Superseded` and the keys, which a source of an earlier version shows."""
+"""Separates the message of `Superseded` from the keys; source nodes of earlier versions show both.
+"""
 
 
 def to_wire(error: WriterError) -> Exception:
@@ -198,12 +201,12 @@ def from_wire(error: BaseException) -> WriterError:
 
 
 def encode_enquiries(enquiries: Sequence[Enquiry]) -> bytes:
-    """*enquiries*, one after another."""
+    """Return *enquiries* as consecutive fixed-size entries."""
     return b"".join(each.key + each.attempt for each in enquiries)
 
 
 def encode_owners(enquiries: Sequence[Enquiry]) -> bytes:
-    """The owners of *enquiries*, one after another."""
+    """Return the owners of *enquiries* as consecutive fixed-size entries."""
     return b"".join(_OWNER.pack(*each.owner) for each in enquiries)
 
 
@@ -219,7 +222,7 @@ def enquiries_of(data: bytes, owners: bytes = b"") -> list[Enquiry]:
 
 
 def encode_stored(stored: Sequence[Sequence[StoredRows]]) -> bytes:
-    """The answer to enquiries, in their order."""
+    """Return the answer to enquiries, in the order of the enquiries."""
     plain = [[[str(rows.sink), rows.content.hex()] for rows in each] for each in stored]
     return json.dumps(plain, separators=(",", ":")).encode()
 
@@ -248,12 +251,13 @@ def source_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife
 
 
 def writer_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
-    """Return the writer's proof, so that no other process at its address gets rows."""
+    """Return the writer's proof, so that no other process at its address receives rows."""
     return _proof(b"writer", secret, challenge, nonce, source)
 
 
 def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
-    """Return a proof; it includes the name of the end, so that one end can't reuse the other's."""
+    """Return a proof; it includes the side that sends it, so that neither can replay the other's.
+    """
     if not secret:
         return b""
     parts = (end, challenge, nonce, source.node_id.encode(), b"%d" % source.number)
@@ -262,14 +266,14 @@ def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, source: Sour
 
 
 class Challenge(amp.Command):
-    """Requests the writer's nonce, which the greeting must prove."""
+    """Requests the writer's nonce, which the greeting's proof must include."""
 
     arguments = []
     response = [(b"nonce", amp.String())]
 
 
 class Hello(amp.Command):
-    """The greeting of a source node: its name, life and proof of the secret."""
+    """The greeting of a source node: its name, its life, and its proof that it knows the secret."""
 
     arguments = [
         (b"version", amp.Integer()),
@@ -314,12 +318,15 @@ class Append(amp.Command):
 
 
 class Enquire(amp.Command):
-    """Asks what is stored of requests with idempotency keys; see `stream.storage.writer.requests`.
+    """Asks which rows of requests with idempotency keys are stored.
 
-    The answer is a JSON list with an entry for each enquiry: a list of sinks and contents.
+    See `stream.storage.writer.requests`.
+
+    The answer is a JSON list with one entry for each enquiry: a list of sinks and content digests.
     """
 
-    # Writers of an earlier version pass over the owners; sources of one don't send them.
+    # Writers of earlier versions ignore the owners; source nodes of earlier versions don't send
+    # them.
     arguments = [(b"enquiries", BigBytes()), (b"owners", BigBytes(optional=True))]
     response = [(b"stored", BigBytes())]
     errors = _ERRORS
@@ -341,14 +348,14 @@ class Ping(amp.Command):
 
 
 class Draining(amp.Command):
-    """The writer is about to stop; source nodes leave it."""
+    """Notifies source nodes that the writer is about to stop, so that they leave it."""
 
     arguments = []
     response = []
 
 
 class Lost(amp.Command):
-    """An open file is lost; its source node opens it again."""
+    """Notifies a source node that an open file is lost, so that it opens the file again."""
 
     arguments = [
         (b"handle", amp.String()),

@@ -1,8 +1,9 @@
-"""The source node's end of a connection to a writer; see `commands` for the protocol.
+"""The source node's side of a connection to a writer; see `commands` for the protocol.
 
-Note [Credit]: a pipeline may call `append` at any time; this module limits the data in flight. Few
-appends of one file, and at most a window of bytes of all files, are sent before their answers
-arrive, and nothing while the transport's buffer is full. Files take turns.
+Note [Credit]: a pipeline may call `append` at any time; this module limits the data in flight. It
+sends only a few appends of one file, and only a limited number of bytes of all files together,
+before their answers arrive. It sends nothing while the transport's buffer is full. Files take
+turns.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ __all__ = ["APPENDS_IN_FLIGHT", "Connection", "ConnectionFactory", "translated"]
 _log = Logger()
 
 APPENDS_IN_FLIGHT = 4
-"""Appends of one file in flight: while some wait for the disk, the next are sent."""
+"""Maximum number of appends of one file in flight: while some wait for the disk, the next are sent.
+"""
 
 _NONCE_BYTES = 32
 
@@ -71,7 +73,7 @@ class RemoteFile:
     """A `stream.storage.network.interface.SliceFile` behind a connection.
 
     :ivar waiting: unsent appends.
-    :ivar in_flight: appends that were sent and not answered.
+    :ivar in_flight: appends that were sent but not answered yet.
     """
 
     def __init__(
@@ -114,17 +116,17 @@ class RemoteFile:
         return closed
 
     def sent(self) -> None:
-        """Close the file after its last append, since the writer keeps the order."""
+        """Close the file once its last append is sent; the writer keeps the order."""
         if self._state is RemoteFileState.CLOSING and not self.waiting:
             self._connection.close_file(self)
 
     def closed(self) -> None:
-        """Handle that the writer has closed the file, or doesn't answer."""
+        """Handle the writer's answer that the file is closed, or its timeout."""
         if self._follow(RemoteFileEvent.CLOSED):
             self._when_closed.fire(None)
 
     def lose(self, reason: WriterError) -> None:
-        """Mark the file as lost. Appends in flight get answers of their own."""
+        """Mark the file as lost; appends in flight are still answered individually."""
         was_open = self._state is RemoteFileState.OPEN
         if not self._follow(RemoteFileEvent.LOST):
             return
@@ -212,7 +214,7 @@ class Connection(amp.AMP):
         self._accepting.fire(None)
 
     def accepted(self) -> Deferred[None]:
-        """Return a Deferred that fires once the writer has accepted the connection.
+        """Return a Deferred that fires when the writer has accepted the connection.
 
         Raises WriterUnavailable or Fenced: the writer refused it.
         """
@@ -235,10 +237,10 @@ class Connection(amp.AMP):
         super().dataReceived(data)
 
     def _keep_alive(self) -> None:
-        """Check that the writer is alive; any received data counts.
+        """Check that the writer is alive; any received data proves it.
 
-        Silence is judged only at the next beat: if this process was busy, data that arrived
-        meanwhile is read first.
+        Silence is judged only at the next check: if this process was busy, it first reads the data
+        that has arrived since.
         """
         now = self.factory.reactor.seconds()
         if self._heard:
@@ -251,7 +253,7 @@ class Connection(amp.AMP):
         self.callRemote(commands.Ping).addErrback(lambda _: None)
 
     def leave(self) -> None:
-        """Close the transport; with a producer, TLS would wait for more data."""
+        """Close the transport; TLS would wait for more data as long as a producer is registered."""
         self.transport.unregisterProducer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -274,14 +276,14 @@ class Connection(amp.AMP):
     def resumeProducing(self) -> None:
         self._is_paused = False
         if self.transport.disconnecting:
-            self.transport.unregisterProducer()  # Otherwise it would wait for the producer.
+            self.transport.unregisterProducer()  # otherwise it would wait for the producer
         self._send_more()
 
     def stopProducing(self) -> None:
         """Do nothing: `connectionLost` handles a lost connection."""
 
     def pump(self, file: RemoteFile) -> None:
-        """Send the appends of *file* that the limits allow."""
+        """Send as many appends of *file* as the limits allow."""
         if file.waiting and file.in_flight < APPENDS_IN_FLIGHT:
             self._turns.setdefault(file)
         self._send_more()
@@ -361,7 +363,9 @@ class Connection(amp.AMP):
         return waiting
 
     async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:
-        """Return the writer's rows of requests; a writer without support for marks has none.
+        """Return the rows of requests that the writer has stored.
+
+        A writer that doesn't support marks has none.
 
         Raises WriterError.
         """
@@ -378,7 +382,7 @@ class Connection(amp.AMP):
             raise commands.from_wire(error) from error
 
     def close_file(self, file: RemoteFile) -> None:
-        """Request the writer to close *file*; afterwards it is gone regardless of the answer."""
+        """Ask the writer to close *file*; afterwards the file is gone, whatever the answer is."""
 
         def closed(_: object) -> None:
             self.files.pop(file.handle, None)
@@ -414,14 +418,15 @@ def translated(failure: Failure) -> Failure:
 
 
 class ConnectionFactory(Factory):
-    """Makes the connections to one writer.
+    """Creates the connections to one writer.
 
     :param source: this source node, in the life for which the connections are made.
 
-    :param on_accepted: called whenever the writer has accepted a connection.
+    :param on_accepted: called each time the writer accepts a connection.
 
-    :ivar refusals: consecutive connections that the writer refused; silence doesn't count.
-    :ivar connections: existing connections, accepted or not, the oldest first.
+    :ivar refusals: number of consecutive connections that the writer has refused; timeouts don't
+        count.
+    :ivar connections: all open connections, accepted or not, the oldest first.
     """
 
     protocol: Any = Connection

@@ -1,7 +1,7 @@
 """The interface between sink pipelines and writers.
 
-It has two implementations: the writer in the same process and the client of a remote one. Both pass
-the same contract tests.
+It has two implementations: the writer in the same process and the client of a remote writer. Both
+pass the same contract tests.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class SyncLevel(enum.IntEnum):
     """Written to the writer host's page cache: survives a crash of any process.
     """
     SYNCED = 2
-    """Written to the disk (fdatasync): survives a loss of power."""
+    """Written to the disk (fdatasync): survives a power failure."""
 
 
 class WriterError(Exception):
-    """An append or an opening failed; the data of the failed append isn't acknowledged."""
+    """Opening a file or appending to it failed; the data of a failed append isn't acknowledged."""
 
 
 class WriterUnavailable(WriterError):
@@ -59,7 +59,7 @@ class WriterUnavailable(WriterError):
 
 
 class WriterDraining(WriterError):
-    """The writer is stopping or the volume is drained: nothing new is opened."""
+    """The writer is stopping or the volume is drained; no new files are opened."""
 
 
 class NoSpace(WriterError):
@@ -75,7 +75,9 @@ class Fenced(WriterError):
 
 
 class Superseded(WriterError):
-    """Another attempt of a request with an idempotency key may have been made; nothing is kept.
+    """Another attempt of a request may have been made; no data of the append is kept.
+
+    Only requests with an idempotency key are refused in this way.
 
     :ivar keys: the keys of these requests; empty if the writer doesn't name them.
     """
@@ -86,13 +88,13 @@ class Superseded(WriterError):
 
 
 class ContentConflict(WriterError):
-    """Other bytes are stored at the position of the append; they stay unchanged."""
+    """Other bytes are already stored at the position of the append; they remain unchanged."""
 
 
 class WrongOffset(WriterError):
     """The append neither continues the file nor repeats its end.
 
-    :ivar length: actual length of the file in bytes.
+    :ivar length: current length of the file in bytes.
     """
 
     def __init__(self, length: int) -> None:
@@ -116,11 +118,11 @@ UNKNOWN_OWNER = (0, b"")
 
 @attrs.frozen
 class Enquiry:
-    """Asks what is stored of a request; from then on no other attempt may store any of it.
+    """Asks which rows of a request are stored; from then on, no other attempt may store any.
 
-    :ivar key: digest of its project, source and idempotency key; see `stream.storage.model.marks`.
+    :ivar key: digest of the project, source and idempotency key; see `stream.storage.model.marks`.
     :ivar attempt: the attempt that is about to carry the request out.
-    :ivar owner: its project, and the digest of its source; `UNKNOWN_OWNER` if a source node of an
+    :ivar owner: the project, and the digest of the source; `UNKNOWN_OWNER` if a source node of an
         earlier version asks.
     """
 
@@ -131,7 +133,7 @@ class Enquiry:
 
 @attrs.frozen
 class StoredRows:
-    """A sink has the rows of a request.
+    """States that the rows of a request are stored for a sink.
 
     :ivar content: digest of the request's content.
     """
@@ -143,7 +145,7 @@ class StoredRows:
 class SliceFile(Protocol):
     """An open file of one slice and one source node.
 
-    :ivar length: bytes in the file when it was opened, the offset of the first append.
+    :ivar length: length of the file when it was opened, which is the offset of the first append.
     """
 
     length: int
@@ -151,21 +153,22 @@ class SliceFile(Protocol):
     def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
         """Append *data*, which must end where a part of the file ends.
 
-        :param offset: the length of the file before. A repetition of an earlier append is
-            recognized by its position and bytes, and acknowledged without being written again.
+        :param offset: the length of the file before this append. A repetition of an earlier append
+            is recognized by its position and bytes, and acknowledged without being written again.
             Other bytes at an occupied position fail with `ContentConflict`.
-        :returns: fires with the new length once *level* is reached; fails with a `WriterError`.
+        :returns: a Deferred that fires with the new length once *level* is reached, or fails with a
+            `WriterError`.
         """
 
     def close(self) -> Deferred[None]:
         """Sync and close the file; nothing may be appended afterwards.
 
-        Fires also if the file is lost.
+        The Deferred fires even if the file is lost.
         """
 
 
 class SliceFileListener(Protocol):
-    """Notified by the writer of events of an open file."""
+    """Receives the writer's notifications about an open file."""
 
     def draining(self) -> None:
         """The writer is about to stop: flush and close soon."""
@@ -183,7 +186,7 @@ class LocalWriter(Protocol):
         """See `SliceOpener`."""
 
     def enquire(self, enquiries: Sequence[Enquiry]) -> Awaitable[list[list[StoredRows]]]:
-        """Return the stored rows of requests; see `stream.storage.writer.requests`."""
+        """Return which rows of requests are stored; see `stream.storage.writer.requests`."""
 
 
 class SliceOpener(Protocol):
@@ -194,14 +197,16 @@ class SliceOpener(Protocol):
     ) -> Deferred[SliceFile]:
         """Open or create the file of *slice_* that *source* writes.
 
-        :param resume: bytes acknowledged to this life; a longer file is truncated to them. -1 if
-            the caller knows of none: the file is truncated after its last whole part.
-        :returns: fires with the file; fails with a `WriterError`, such as `Fenced` if the life
-            isn't the current one of its node.
+        :param resume: number of bytes acknowledged to this life; a longer file is truncated to this
+            length. With -1, for a caller that doesn't know it, the file is truncated after its last
+            complete part.
+        :returns: a Deferred that fires with the file, or fails with a `WriterError`, for example
+            `Fenced` if the life isn't the node's current one.
         """
 
     def available(self, slice_: Slice) -> Deferred[None]:
         """Return a Deferred that fires when opening *slice_* may be retried; may be cancelled.
 
-        It fires when the writer of its volume has responded again, or has registered the volume.
+        It fires when the writer that holds the slice's volume responds again or registers the
+        volume.
         """

@@ -19,7 +19,7 @@ class ConnectionState(enum.Enum):
     """The states of a connection to a writer."""
 
     GREETING = "greeting"
-    """The greeting isn't finished; nothing can be opened."""
+    """The greeting isn't finished; no file can be opened."""
     ACCEPTED = "accepted"
     REFUSED = "refused"
     """The greeting failed; the connection is being closed."""
@@ -27,7 +27,7 @@ class ConnectionState(enum.Enum):
 
 
 class ConnectionEvent(enum.Enum):
-    """The events that move a connection from state to state."""
+    """The events that change the state of a connection."""
 
     GREETED = "greeted"
     REFUSED = "refused"
@@ -44,7 +44,7 @@ CONNECTION_TRANSITIONS: Mapping[ConnectionState, Mapping[ConnectionEvent, Connec
     ConnectionState.REFUSED: {ConnectionEvent.LOST: ConnectionState.LOST},
     ConnectionState.LOST: {},
 }
-"""The next state by state and event. Other events are ignored in a state."""
+"""The next state by state and event; events that aren't listed for a state are ignored."""
 
 
 class RemoteFileState(enum.Enum):
@@ -59,14 +59,14 @@ class RemoteFileState(enum.Enum):
 
 
 class RemoteFileEvent(enum.Enum):
-    """The events that move a remote file from state to state."""
+    """The events that change the state of a remote file."""
 
     CLOSE = "close"
     """The pipeline no longer needs the file."""
     CLOSED = "closed"
-    """The writer has confirmed the close, or didn't answer in time."""
+    """The writer has confirmed that the file is closed, or hasn't answered in time."""
     LOST = "lost"
-    """The writer has given the file up, or the connection is lost."""
+    """The writer has given up the file, or the connection is lost."""
 
 
 REMOTE_FILE_TRANSITIONS: Mapping[RemoteFileState, Mapping[RemoteFileEvent, RemoteFileState]] = {

@@ -1,4 +1,4 @@
-"""Mutual TLS between source nodes and writers, with certificates of one authority."""
+"""Mutual TLS between source nodes and writers, with certificates from one certificate authority."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OLDEST = TLSVersion.TLSv1_2
 
 
 class Credentials:
-    """The credentials of an end of a connection, read from files.
+    """The TLS credentials of this node, read from files.
 
     :param chain: the node's certificate, followed by intermediate certificates.
     """
@@ -37,7 +37,8 @@ class Credentials:
         self._ca = ca
 
     def server(self) -> CertificateOptions:
-        """Return the writer's options, which require a certificate of the authority."""
+        """Return the writer's TLS options, which require a client certificate from the authority.
+        """
         first, *rest = (certificate.original for certificate in self._chain)
         return CertificateOptions(
             privateKey=self._key.original,
@@ -48,7 +49,7 @@ class Credentials:
         )
 
     def client(self, host: str) -> Any:
-        """Return a source node's options: the writer's certificate must be for *host*."""
+        """Return a source node's TLS options, which require a writer's certificate for *host*."""
         return optionsForClientTLS(
             host,
             trustRoot=trustRootFromCertificates(self._ca),
@@ -63,7 +64,7 @@ class Credentials:
 
 
 def credentials(settings: WriterTlsSettings) -> Credentials | None:
-    """Return the credentials in the files of the settings; ``None`` if none are set. Blocks.
+    """Return the credentials in the configured files; ``None`` if none are configured. Blocks.
 
     Raises UserError: a file is missing or unreadable, or the files don't match.
     """

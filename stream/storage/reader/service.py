@@ -1,11 +1,11 @@
 """The storage-reader component: ``uploading`` → ``uploaded`` for slices on this node's volumes.
 
-Note [Stopping]: a stop waits briefly for running uploads and then cancels them, since an upload may
-take a quarter of an hour. No data is lost: the files stay, an incomplete object isn't visible, and
-the next reader of the volume uploads the whole slice again. A cancelled upload isn't a failed
-attempt, so the next reader doesn't wait. A thread may still work on a cancelled upload, at worst on
-the manifest of a file. So the volumes stay locked until the process has ended, and no other reader
-uploads meanwhile.
+Note [Stopping]: when the service stops, it waits briefly for running uploads and then cancels them,
+since an upload may take a quarter of an hour. No data is lost: the slice files remain, an
+incomplete object isn't visible, and the next reader of the volume uploads the whole slice again. A
+cancelled upload doesn't count as a failed attempt, so the next reader doesn't wait. A thread may
+still work on a cancelled upload, at worst on the manifest of a file. So the volumes remain locked
+until the process has ended, which keeps other readers from uploading at the same time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _log = Logger()
 
 CONCURRENCY = 8
 STOP_SECONDS = 10.0
-"""How long a stop waits for running uploads; see Note [Stopping]."""
+"""How long a stopping service waits for running uploads; see Note [Stopping]."""
 
 _WAIT_FOR_ID_SECONDS = 30.0
 _LOOK_FOR_ID_SECONDS = 0.5
@@ -76,7 +76,7 @@ class StorageReaderService(Service):
     """The reader's service: it uploads closed slices of its volumes to staging.
 
     :param pool: a started thread pool for reading and uploading.
-    :param now: the time in UTC.
+    :param now: returns the current time in UTC.
     :param damaged: called with each slice in which a damaged file was found.
     :param metrics: metrics of uploads.
     """
@@ -130,7 +130,7 @@ class StorageReaderService(Service):
         )
 
     async def startService(self) -> None:
-        """Lock the volumes and load all slices; fires when this is done."""
+        """Lock the volumes and load all slices. The Deferred fires when this is done."""
         super().startService()
         _log.info("starting storage reader node")
         try:
@@ -147,7 +147,10 @@ class StorageReaderService(Service):
         self._meter.metrics.on_collect(self._collect)
 
     async def stopService(self) -> None:
-        """Stop the uploads; fires when they have ended or were cancelled; see Note [Stopping]."""
+        """Stop the uploads.
+
+        The Deferred fires when they have ended or are cancelled; see Note [Stopping].
+        """
         super().stopService()
         await self._operator.stopService(STOP_SECONDS)
         await self._slices.stopService()
@@ -161,7 +164,7 @@ class StorageReaderService(Service):
         self._locks = []
 
     async def _wait_for_id(self, found: FoundVolume) -> str:
-        """Wait for the volume's id: the writer makes it, and may start later."""
+        """Wait for the volume's ID, which the writer creates; the writer may start later."""
         deadline = self._reactor.seconds() + _WAIT_FOR_ID_SECONDS
         while True:
             volume_id = read_volume_id(found)
@@ -172,7 +175,7 @@ class StorageReaderService(Service):
             await deferLater(self._reactor, _LOOK_FOR_ID_SECONDS)
 
     def _failing(self) -> Iterator[Slice]:
-        """Return the slices here whose upload has failed since they were closed."""
+        """Return the slices on this node whose upload has failed since they were closed."""
         for item in self._operator.items.values():
             slice_ = item.value
             if (
@@ -200,9 +203,9 @@ class StorageReaderService(Service):
         return f"{definition_prefix.SINK_ACTIVE}{sink}" in self._sinks.items
 
     async def retry(self, sink: SinkKey) -> Sequence[SliceKey]:
-        """Retry the failed uploads of *sink* now, regardless of their delay.
+        """Retry the failed uploads of *sink* now, regardless of their retry delay.
 
-        :returns: the retried slices of this node's volumes.
+        :returns: the retried slices on this node's volumes.
         """
         failing = [slice_.key for slice_ in self._failing() if slice_.key.sink_key == sink]
         for key in failing:
@@ -246,7 +249,7 @@ class StorageReaderService(Service):
             await self._failed(item.value, error)
 
     async def _upload(self, slice_: Slice) -> Statistics:
-        """Upload a slice; return the result."""
+        """Upload a slice; return what was uploaded."""
         statistics = (await slice_statistics(self._client, slice_.key)).local
         try:
             files: CheckedFiles = await deferToThreadPool(
@@ -362,7 +365,7 @@ class StorageReaderService(Service):
             if isinstance(error, CredentialsExpired):
                 expiration = (await load_file(txn, slice_.key.file_key)).staging.expiration
                 if expiration is None or expiration > self._now():
-                    rest = None  # the file has other credentials meanwhile
+                    rest = None  # the file has been given other credentials
             await self._repository.slice_failed(txn, slice_.key, reason, self._now(), rest)
 
         await atomic(self._client, body)

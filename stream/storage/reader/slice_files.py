@@ -1,9 +1,9 @@
-"""The files of one slice as one checked stream of bytes. Blocks.
+"""Reads the files of one slice as one checked stream of bytes. Blocks.
 
-A slice has one file for each source node that wrote to it. An incomplete part at the end of a file,
-left by a crash, was never acknowledged and isn't sent. If a file is damaged before its end, all
-readable parts are sent, and the file is quarantined. Concatenated gzip members are a valid gzip
-file, and rows have no header, so the files are simply concatenated.
+A slice has one file for each source node that wrote to it. A crash may leave an incomplete part at
+the end of a file; it was never acknowledged and isn't sent. If a file is damaged before its end,
+all its readable parts are sent, and the file is quarantined. Concatenated gzip members are a valid
+gzip file, and rows have no header, so the files are simply concatenated.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ _BLOCK_BYTES = 1024 * 1024
 
 
 class FileInUse(Exception):
-    """The writer hasn't closed a file of the slice yet."""
+    """The writer still has a file of the slice open."""
 
 
 @attrs.frozen
 class CheckedFiles:
     """The checked files of one slice, with the parts to upload.
 
-    :ivar files: paths with the start and end of each part, sorted by name.
-    :ivar cut: names of files with data after their last whole part.
-    :ivar damaged: names of quarantined files with further missing data.
-    :ivar finished: names of files of the original service whose streams were finished now.
+    :ivar files: path of each file, with the start and end of each part to upload; sorted by name.
+    :ivar cut: names of files that contain data after their last complete part.
+    :ivar damaged: names of quarantined files, from which other data is missing as well.
+    :ivar finished: names of files of the original service whose unfinished gzip streams this check
+        has repaired.
     """
 
     files: tuple[tuple[Path, tuple[tuple[int, int], ...]], ...]
@@ -56,7 +57,7 @@ class CheckedFiles:
         return sum(end - start for _, parts in self.files for start, end in parts)
 
     def chunks(self) -> Chunks:
-        """Return the bytes to send, read again at each call."""
+        """Return the bytes to send; each call reads them again."""
         return self._read
 
     def _read(self) -> Iterator[bytes]:
@@ -78,10 +79,10 @@ def _open(path: Path) -> BinaryIO:
 
 
 def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFiles:
-    """Find and check the files of a slice; without files, the slice is empty.
+    """Find and check the files of a slice; a slice without files is empty.
 
-    An entry with the name of such a file that isn't one (a directory, a link) is quarantined. Files
-    of the original service are finished; see `stream.storage.volumes.unfinished`.
+    A directory or a link with the name of a slice file is quarantined. Unfinished streams in files
+    of the original service are repaired; see `stream.storage.volumes.unfinished`.
 
     Raises FileInUse: the writer hasn't closed a file, so its data may be incomplete.
     """

@@ -1,4 +1,4 @@
-"""Metrics of operations: durations, failures and moved bytes."""
+"""Metrics of operations: durations, failures and bytes moved."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _SPANS: dict[Operation, str] = {
     "jobcleanup": "model.jobcleanup",
 }
 _PARTS: tuple[Operation, ...] = ("filecleanup", "jobcleanup")
-"""Parts of a run with a span of their own."""
+"""Parts of a cleanup run that have their own trace spans."""
 RETAIN_SECONDS = 300.0
-"""How long the last metrics of a deleted sink are kept, so that they can be scraped, in seconds."""
+"""How long the metrics of a deleted sink are kept, so that their last values can be scraped."""
 
 
 @attrs.frozen
 class OperationMeter:
     """The metrics of one operator.
 
-    :ivar clock: monotonic time in seconds.
+    :ivar clock: returns the monotonic time in seconds.
     """
 
     metrics: Metrics
@@ -66,12 +66,12 @@ class OperationMeter:
         item: object,
         step: str,
     ) -> Iterator[Outcome]:
-        """Measure the operation in the block; a `Requeue` doesn't count.
+        """Measure the operation in the ``with`` block; a `Requeue` doesn't count.
 
         :param attempt: number of the attempt, from 1.
-        :param target: name of the target of the item.
+        :param target: name of the item's target.
         :param item: the key of the item.
-        :param step: the operation, for the name of the span.
+        :param step: name of the operation, for the name of the span.
         """
         outcome = Outcome()
         started = self._touched[key] = self.clock()
@@ -88,7 +88,7 @@ class OperationMeter:
                 try:
                     yield outcome
                 except TRANSIENT_ERRORS as reason:
-                    recorded.set("waits_for", type(reason).__name__)  # and isn't a failure
+                    recorded.set("waits_for", type(reason).__name__)  # it isn't a failure
                     waits = reason
             if waits is not None:
                 raise waits
@@ -129,7 +129,7 @@ class OperationMeter:
         self.metrics.moved(counter, sink_labels(key), records, target=target)
 
     def retire(self, is_active: Callable[[SinkKey], bool]) -> None:
-        """Drop the metrics of deleted sinks without recent operations.
+        """Remove the metrics of deleted sinks that had no recent operations.
 
         A cleanup may run long after the sink was deleted.
         """

@@ -1,21 +1,21 @@
 """The framework of background operators, shared by the coordinator and the reader.
 
-An operator holds the watched records as *items*. The cheap synchronous `wait` returns how long an
-item needs no action. Then the operator reconciles the item: it moves the stored state closer to the
-desired one. `wait` is called again whenever something changes that the item depends on. So an idle
-operator costs nothing, however many items it has. Each item is reconciled by one call at a time,
-and the number of concurrent calls is limited.
+An operator holds the watched records as *items*. The synchronous function `wait`, which is cheap,
+returns how long the operator may leave an item alone. After this time the operator reconciles the
+item: it moves the stored state closer to the desired one. `wait` is called again whenever something
+changes that the item depends on. So an idle operator costs nothing, however many items it has. An
+item is never reconciled by two calls at once, and the number of concurrent calls is limited.
 
-Note [Sweep]: an item that waits only for a change is still checked now and then, so that an
-unforeseen dependency delays it instead of blocking it.
+Note [Sweep]: an item that waits only for a change is still checked from time to time, so that an
+unforeseen dependency delays the item but doesn't block it.
 
 Note [Failures]: a failed attempt is recorded with the item, which then waits for minutes, since the
-cause is most likely in the item or its target. An unavailable etcd, or a lost lease, isn't caused
-by the item and ends for all items at once. So it is not recorded, and all items are retried after
-the interval.
+cause is most likely in the item or its target. An unavailable etcd or a lost lease isn't caused by
+the item, and affects all items at once. So it isn't recorded, and all items are retried after the
+interval.
 
-Neither a stale item nor a second operator on another node does harm: the transaction at the end of
-each reconciliation checks the state again.
+Neither a stale item nor a second operator on another node can do harm, because the transaction at
+the end of each reconciliation checks the state again.
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ T = TypeVar("T")
 
 SWEEP_SECONDS = 30.0
 TELL_SECONDS = 10.0
-"""Interval of logging that etcd is unavailable, however many items wait for it."""
+"""Minimum interval between log messages that etcd is unavailable, however many items wait for it.
+"""
 _SPARE_MOMENTS = 100
 
 
 class Requeue(Exception):
-    """Raised by `reconcile` if it is too early: the item is reconciled again later.
+    """Raised by `reconcile` if it is too early to reconcile the item, which is then retried later.
 
-    :param seconds: the delay; ``None`` for the interval of the operator. A change of the item, or a
-        call of `wake`, ends it.
+    :param seconds: the delay; ``None`` for the interval of the operator. A change of the item or a
+        call of `wake` ends the delay early.
     """
 
     def __init__(self, reason: str = "", *, seconds: float | None = None) -> None:
@@ -66,7 +67,7 @@ class Item(Generic[T]):
     """One watched record.
 
     :ivar mod_revision: etcd revision of the value.
-    :ivar processed: whether this revision was reconciled; its result arrives as a new revision.
+    :ivar processed: whether this revision was reconciled. The result arrives as a new revision.
     """
 
     key: str
@@ -78,16 +79,17 @@ class Item(Generic[T]):
 class Operator(Service, Generic[T]):
     """A loop that moves the items of a watched prefix to their next states.
 
-    :param name: for the log and the metrics.
+    :param name: name of the operator in the log and the metrics.
     :param prefix: the watched prefix; item keys don't include it.
-    :param wait: returns the seconds until the item needs action, as far as known; at most 0 if it
-        does now, ``None`` if only a change can require it. Cheap, without I/O.
-    :param reconcile: performs the action. If it returns, the item rests until it changes; if it
-        raises, it is retried after the interval.
-    :param interval: seconds.
+    :param wait: returns the seconds until the item needs action, as far as is known: 0 or less if
+        it needs action now, ``None`` if it needs none until something changes. Cheap, without I/O.
+    :param reconcile: performs the action. If it returns, the item isn't reconciled again until it
+        changes; if it raises an exception, the item is retried after the interval.
+    :param interval: seconds before an item is retried.
     :param concurrency: maximum number of concurrent reconciliations.
 
-    :ivar was_cut_off: whether a stop has cancelled reconciliations, whose threads may still run.
+    :ivar was_cut_off: whether reconciliations were cancelled when the operator stopped; their
+        threads may still run.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Operator(Service, Generic[T]):
         self._running: set[Deferred[None]] = set()
         self._reconciling: set[Deferred[None]] = set()
         self._timers = _Timers(reactor, self._look_at_key)
-        # Keys, not items: an item in progress may be deleted and return meanwhile.
+        # Keys, not items: while an item is being reconciled, it may be deleted and created again.
         self._busy: set[str] = set()
         self._woken_while_busy: set[str] = set()
         self._woken: dict[str, None] = {}
@@ -132,7 +134,7 @@ class Operator(Service, Generic[T]):
             self._look_at(item)
 
     async def stopService(self, grace: float | None = None) -> None:
-        """Start no more reconciliations; fires when the running ones have ended.
+        """Start no more reconciliations. The Deferred fires when the running ones have ended.
 
         :param grace: seconds after which running ones are cancelled; ``None`` to wait for them.
         """
@@ -173,10 +175,10 @@ class Operator(Service, Generic[T]):
             self.wake(key)
 
     def wake(self, key: str) -> None:
-        """Check an item soon, since a dependency has changed.
+        """Check an item soon, because something it depends on has changed.
 
-        An item that is being reconciled is checked again afterwards: the change may have come too
-        late.
+        An item that is being reconciled is checked again afterwards, because the reconciliation may
+        not have seen the change.
         """
         self._woken[key] = None
         if self.running and self._wake_call is None:
@@ -216,7 +218,7 @@ class Operator(Service, Generic[T]):
         done.addBoth(lambda _: self._finished(item, done))
 
     def _wait_of(self, item: Item[T]) -> float:
-        """Return the time to wait for an item, limited by Note [Sweep]."""
+        """Return the time to wait for an item, limited as described in Note [Sweep]."""
         try:
             wait = self._wait(item)
         except Exception:
@@ -267,9 +269,9 @@ class Operator(Service, Generic[T]):
 
 
 class _Timers:
-    """One timer for each key, based on a single timer of the reactor.
+    """A timer for each key, based on a single reactor timer.
 
-    :param ring: called with each key whose time has come; the key has no timer then.
+    :param ring: called with each key whose timer has expired; the key then has no timer.
     """
 
     def __init__(self, reactor: Any, ring: Callable[[str], None]) -> None:
