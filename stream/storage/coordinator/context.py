@@ -58,8 +58,7 @@ class CoordinatorContext:
         return sink is not None and sink.is_enabled
 
     def table(self, key: SinkKey) -> str:
-        """Return the sink's table name for the log; the sink's key if the sink is deleted.
-        """
+        """Return the sink's table name for the log; the sink's key if the sink is deleted."""
         sink = self.sink(key)
         return str(key) if sink is None else sink.table.label
 

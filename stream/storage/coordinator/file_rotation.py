@@ -91,8 +91,7 @@ class FileRotation:
         )
 
     def slices_changed(self, batch: Batch[Slice]) -> None:
-        """Track each file's slices at level local; wake the file when the last one leaves it.
-        """
+        """Track each file's slices at level local; wake the file when the last one leaves it."""
         if batch.reset:
             self._local_slices.clear()
         for change in batch.changes:

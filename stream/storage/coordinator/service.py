@@ -153,8 +153,7 @@ class StorageCoordinatorService(Service):
         await self._services.stopService()
 
     def _collect(self) -> None:
-        """Export the number and age of pending records, for this node's share of the sources.
-        """
+        """Export the number and age of pending records, for this node's share of the sources."""
         metrics, now = self._context.meter.metrics, self._context.now()
         ages: dict[tuple[str, ...], Gauge] = {}
         counts: dict[tuple[str, ...], Gauge] = {}

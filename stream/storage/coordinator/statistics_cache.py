@@ -1,5 +1,4 @@
-"""An in-memory copy of all statistics for rotation decisions, a few milliseconds old.
-"""
+"""An in-memory copy of all statistics for rotation decisions, a few milliseconds old."""
 
 from __future__ import annotations
 

@@ -145,8 +145,7 @@ def find_marks(data: Any) -> Iterator[tuple[int, tuple[Mark, ...]]]:
 
 
 def _read(data: Any, start: int) -> tuple[int, tuple[Mark, ...]] | None:
-    """Return the end and the marks of the complete member at *start*; ``None`` if there is none.
-    """
+    """Return the end and the marks of the complete member at *start*; ``None`` if there is none."""
     head = bytes(data[start : start + _HEADER_BYTES + _LENGTHS.size])
     if len(head) < _HEADER_BYTES + _LENGTHS.size or head[:2] != b"\x1f\x8b":
         return None

@@ -37,8 +37,7 @@ def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> ti
 
 @attrs.frozen
 class Retry:
-    """The failed attempts since the last change of state; without any, all fields are empty.
-    """
+    """The failed attempts since the last change of state; without any, all fields are empty."""
 
     retry_attempt: int = field(default=0, omit_empty=True)
     retry_reason: str = field(default="", omit_empty=True)
@@ -83,8 +82,7 @@ class Retry:
 
 
 def _bounded(reason: str) -> str:
-    """Return *reason* shortened in the middle; its beginning and its end are the most useful.
-    """
+    """Return *reason* shortened in the middle; its beginning and its end are the most useful."""
     if len(reason) <= _MAX_REASON:
         return reason
     half = _MAX_REASON // 2

@@ -53,8 +53,7 @@ class Statistics(Record):
         )
 
     def __sub__(self, other: Statistics) -> Statistics:
-        """Return the counters minus those of *other*, at least zero; the times are unchanged.
-        """
+        """Return the counters minus those of *other*, at least zero; the times are unchanged."""
         return attrs.evolve(
             self,
             slices_count=max(0, self.slices_count - other.slices_count),

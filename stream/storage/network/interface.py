@@ -44,8 +44,7 @@ class SyncLevel(enum.IntEnum):
     NONE = 0
     """Queued by the writer."""
     WRITTEN = 1
-    """Written to the writer host's page cache: survives a crash of any process.
-    """
+    """Written to the writer host's page cache: survives a crash of any process."""
     SYNCED = 2
     """Written to the disk (fdatasync): survives a power failure."""
 

@@ -1,1 +1,1 @@
-"""The storage model in etcd: records, the changes of files and slices, and reads."""
+"""The storage model in etcd: records, changes of files and slices, and queries."""

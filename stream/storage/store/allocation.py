@@ -1,6 +1,6 @@
-"""The disk space that a new slice reserves: a bit more than the largest recent slice.
+"""The disk space that a new slice reserves: slightly more than the largest recent slice used.
 
-The decision is pure. Only `largest_recent_slice` reads, outside of any transaction, since an
+The decision is pure. Only `largest_recent_slice` reads from etcd, outside any transaction, since an
 estimate needs no guard.
 """
 

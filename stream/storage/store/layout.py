@@ -1,8 +1,8 @@
 """The version of the data layout in etcd and on volumes.
 
 Note [Layout version]: a cluster without a version has the layout of the original service, which
-every version of this service reads. Before a version writes data that older ones can't read, it has
-to put the key with the number of its layout; older versions don't start then.
+every version of this service reads. Before a version writes data that older versions can't read, it
+must write the number of its layout to the key. Older versions then refuse to start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYOUT_VERSION = 1
 class Layout(Record):
     """The stored layout version.
 
-    :ivar written_by: the version of the service, for people.
+    :ivar written_by: version of the service that wrote the record; informational.
     """
 
     version: int = LAYOUT_VERSION

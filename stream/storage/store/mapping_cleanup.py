@@ -1,7 +1,8 @@
 """Deletion of the mappings of sinks without other records.
 
-A sink keeps the mappings of all its versions, and a file outlives its sink. So the mappings are
-deleted after the last of them; see Note [References] of `stream.definition.mappings`.
+A sink keeps the mappings of all its versions, and files outlive their sink. So the mappings are
+deleted only after the sink and its last file; see Note [References] of
+`stream.definition.mappings`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _BEHIND_ALL_HASHES = "\x7f"
 
 
 async def sinks_with_mappings(client: EtcdClient) -> list[SinkKey]:
-    """Return all sinks with stored mappings; one small read for each."""
+    """Return all sinks with stored mappings; needs one small read for each sink."""
     sinks: list[SinkKey] = []
     behind = ""
     while True:
@@ -40,7 +41,7 @@ async def delete_unused_mappings(client: EtcdClient, sink: SinkKey) -> bool:
         f"{prefix.FILE_ALL}{sink}/",
         f"{prefix.SLICE_ALL}{sink}/",
     )
-    for below in ranges:  # so that the transaction doesn't read a long history
+    for below in ranges:  # the transaction must not read a long history
         if (await client.range(below, limit=1, keys_only=True)).kvs:
             return False
 

@@ -1,7 +1,7 @@
 """The files and the statistics of many sinks for the API, read in a few requests at one revision.
 
-Each kind of record is one range of keys, regardless of the number of sinks. Of files, only the few
-shown members are decoded.
+Each kind of record takes one range read, regardless of the number of sinks. Of each file, only the
+few members that the API shows are decoded.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Counted = tuple[Level, Statistics]
 class Within:
     """The selection of sinks.
 
-    :ivar below: a sink, or a branch.
-    :ivar sources: ids of sources of a branch, at least one; ``None`` for all. The records between
-        them may be read, too.
+    :ivar below: a sink, or the branch whose sinks are selected.
+    :ivar sources: IDs of at least one source of the branch; ``None`` for all. Records of sources
+        whose IDs lie between them may be read as well.
     """
 
     below: BranchKey | SinkKey
@@ -59,7 +59,7 @@ class _Target:
 
 @attrs.frozen(kw_only=True)
 class FileOutline:
-    """The shown members of a file; see `stream.storage.model.entity.File`."""
+    """The members of a file that the API shows; see `stream.storage.model.entity.File`."""
 
     key: FileKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)
@@ -84,8 +84,8 @@ class SinkOverview:
     """The stored files and statistics of a sink.
 
     :ivar statistics: statistics of all records, minus those counted before the last reset.
-    :ivar files: the oldest first. A file waits for each of its slices, so the failure of a slice's
-        upload is shown as that of the file.
+    :ivar files: files, the oldest first. A file waits for each of its slices, so a failed upload of
+        a slice is shown as a failure of the file.
     :ivar file_statistics: statistics of the files that have any.
     """
 
@@ -98,7 +98,7 @@ NOTHING = SinkOverview()
 
 
 async def overview(client: EtcdClient, within: Within) -> dict[SinkKey, SinkOverview]:
-    """Return the overview by sink; sinks without stored records are left out."""
+    """Return the overview by sink; sinks without stored records are omitted."""
     stored = await within.read(client, prefix.FILE_ALL)
     kinds = [*map(prefix.statistics, Level), prefix.slice_level(Level.LOCAL)]
     others: list[RangeResult] = await gatherResults(
@@ -135,7 +135,7 @@ async def overview(client: EtcdClient, within: Within) -> dict[SinkKey, SinkOver
 
 
 def _failing(slices: Iterable[_SliceOutline]) -> dict[FileKey, Retry]:
-    """Return failures of slices that aren't uploaded yet, by file: the one that is retried last."""
+    """Return, by file, the failure of the not yet uploaded slice that is retried last."""
     failing: dict[FileKey, Retry] = {}
     for slice_ in slices:
         retry, known = slice_.retry, failing.get(slice_.key.file_key, NO_RETRY)

@@ -1,4 +1,4 @@
-"""The files and slices of one sink with their statistics, for a dashboard, at one revision.
+"""The files and slices of one sink with their statistics at one revision, for a dashboard.
 
 Only the newest of the imported files are read: a busy sink has thousands of them.
 """
@@ -24,11 +24,11 @@ from stream.values.utctime import format_time
 __all__ = ["PipelineFile", "PipelineSlice", "SinkPipeline", "sink_pipeline"]
 
 MAX_ACTIVE = 100
-"""Maximum number of files that aren't imported, the newest first; there are more only if imports
-fail.
+"""Maximum number of returned files that aren't imported, the newest first. There are more only if
+imports fail.
 """
 MAX_SLICES = 1000
-"""Maximum number of slices of those files at each level, by key."""
+"""Maximum number of returned slices of those files at each level, in the order of their keys."""
 _FILE_PARTS = 5
 _SLICE_PARTS = 7
 _NO_RECORDS = Aggregated()
@@ -46,7 +46,7 @@ class PipelineSlice:
 class PipelineFile:
     """A file with its slices and statistics.
 
-    :ivar slices: slices that aren't imported, by volume and time.
+    :ivar slices: slices that aren't imported, sorted by volume and time.
     """
 
     file: File
@@ -69,7 +69,7 @@ class SinkPipeline:
 async def sink_pipeline(client: EtcdClient, sink: SinkKey, imports: int) -> SinkPipeline:
     """Return the stored files of *sink*.
 
-    :param imports: number of imported files.
+    :param imports: maximum number of imported files to return.
     """
     staged = await client.range(_below(prefix.file_level(Level.STAGING), sink), limit=MAX_ACTIVE)
     revision = staged.revision
@@ -153,7 +153,7 @@ async def _statistics(
             Deferred.fromCoroutine(
                 client.range(
                     _below(prefix.statistics(level), sink),
-                    # The keys of that file follow its key, with a slash.
+                    # The keys below that file start with the file's key and a slash.
                     start_after=start if level is Level.TARGET else "",
                     revision=revision,
                 )
@@ -167,7 +167,7 @@ async def _statistics(
         for kv, statistics in readable(Statistics, result.kvs):
             parts = kv.key.removeprefix(prefix.statistics(level)).split("/")
             if len(parts) <= _SLICE_PARTS:
-                continue  # sums and resets of the sink
+                continue  # the sink's own sums and resets
             value = level, statistics
             for length in (_FILE_PARTS, _SLICE_PARTS):
                 counted.setdefault("/".join(parts[:length]), []).append(value)

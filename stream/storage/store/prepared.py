@@ -1,4 +1,4 @@
-"""The remote resources of a new file, and the interface of their provider."""
+"""The remote resources of a new file, and the interface of the provider that creates them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["FileProvider", "PreparedFile"]
 
 @attrs.frozen
 class PreparedFile:
-    """Remote resources created for a file before the transaction that opens it.
+    """The remote resources that were created for a file before the transaction that opens it.
 
-    :ivar table: the table of the file.
-    :ivar provider: provider of staging and target.
+    :ivar table: name of the table that the file is imported into.
+    :ivar provider: name of the provider of staging and target.
     :ivar expiration: when the upload credentials expire; ``None`` for never.
-    :ivar records: keys and values to be put together with the file.
+    :ivar records: keys and values that are written in the same transaction as the file.
     """
 
     key: FileKey
@@ -39,24 +39,25 @@ class FileProvider(Protocol):
     ) -> PreparedFile:
         """Create the resources that a file of *sink* needs.
 
-        :param token: token of the user; ``None`` in the background, where the sink's own stored
-            token is used.
+        :param token: token of the user. Background operations pass ``None``; the sink's own stored
+            token is then used.
         """
 
     async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
         """Create other staging storage for an open or closed file of *sink*.
 
-        Raises UserError: nothing was created for the file before.
+        Raises UserError: no resources were created for the file before.
         """
 
     async def discard(self, prepared: PreparedFile) -> None:
-        """Undo `prepare` or `renew`: the caller assumes that the file doesn't use the resources.
+        """Undo `prepare` or `renew` when the file is assumed not to use the resources.
 
-        Errors are only logged. If the file does use them, they are kept.
+        If the file does use the resources, they are kept. Errors are only logged.
         """
 
     async def committed(self, prepared: PreparedFile) -> None:
-        """Remove what the resources replace, after the file's commit; errors are only logged."""
+        """Remove the resources that these replace, after the file's commit; errors are only logged.
+        """
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
         """Delete what a disabled or deleted sink no longer needs.
@@ -65,4 +66,4 @@ class FileProvider(Protocol):
         """
 
     async def deleted(self, change: Change, sink: Sink) -> None:
-        """The sink was deleted."""
+        """Delete what belonged to a sink that was deleted."""

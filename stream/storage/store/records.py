@@ -1,7 +1,7 @@
-"""Reading and writing files, slices and statistics in a running transaction.
+"""Reads and writes files, slices and statistics in an open transaction.
 
-Both copies of a record are always written together; a change of level deletes the copy at the old
-one. `stream.storage.store.repository` decides which changes are allowed.
+Both copies of a record are always written together; when the level changes, the copy at the old
+level is deleted. `stream.storage.store.repository` decides which changes are allowed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ async def load_slices(txn: AtomicTxn, key: FileKey) -> list[Slice]:
 
 
 async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
-    """Return the number of the file's slices; a decrease isn't a conflict."""
+    """Return the number of the file's slices; a concurrent decrease isn't a conflict."""
     return len(await txn.range(f"{prefix.SLICE_ALL}{key}/", track_deletes=False))
 
 
@@ -101,7 +101,7 @@ async def local_files(txn: AtomicTxn, key: SinkKey) -> list[File]:
 
 
 def local_files_of(key: SinkKey) -> str:
-    """Return the prefix of `local_files`."""
+    """Return the prefix that `local_files` reads."""
     return f"{prefix.file_level(Level.LOCAL)}{key}/"
 
 
@@ -112,7 +112,7 @@ async def local_slices(txn: AtomicTxn, key: object) -> list[Slice]:
 
 
 def keys_of_new(file: File, slices: Sequence[Slice]) -> list[str]:
-    """Return the keys that `create_file` and `create_slice` check."""
+    """Return the keys that must not exist yet for `create_file` and `create_slice`."""
     return [
         f"{prefix.FILE_ALL}{file.key}",
         *(f"{prefix.SLICE_ALL}{slice_.key}" for slice_ in slices),
@@ -144,7 +144,7 @@ async def create_slice(txn: AtomicTxn, slice_: Slice) -> None:
 
 
 def save_file(txn: AtomicTxn, old: File | None, new: File) -> None:
-    """Write a file; log a change of its state when the transaction is written."""
+    """Write a file; if its state changes, log that when the transaction is committed."""
     if old is None or old.state is not new.state:
         before, state = "new" if old is None else old.state.value, new.state.value
 
@@ -163,7 +163,7 @@ def save_file(txn: AtomicTxn, old: File | None, new: File) -> None:
 
 
 def save_slice(txn: AtomicTxn, old: Slice | None, new: Slice) -> None:
-    """Write a slice; log a change of its state when the transaction is written."""
+    """Write a slice; if its state changes, log that when the transaction is committed."""
     if old is None or old.state is not new.state:
         before, state = "new" if old is None else old.state.value, new.state.value
 
@@ -194,10 +194,10 @@ async def move_statistics(
     new: Level,
     counted: Statistics | None = None,
 ) -> Statistics:
-    """Move the statistics of a slice or a file to another level, as one sum for each slice.
+    """Move the statistics of a slice or a file to another level, summed for each slice.
 
-    One key remains regardless of the number of source nodes, so the transaction that imports a file
-    doesn't grow with the cluster.
+    One key per slice remains, regardless of the number of source nodes, so the transaction that
+    imports a file doesn't grow with the cluster.
 
     :param counted: exact counts of a single slice, if the caller has read its files.
     :returns: the sum of all moved statistics.
@@ -237,7 +237,7 @@ def delete_file_records(txn: AtomicTxn, file: File) -> None:
 
 
 def delete_slice_records(txn: AtomicTxn, slices: Sequence[Slice]) -> None:
-    """Delete slices that were read outside of *txn*; their level may have changed since."""
+    """Delete slices that were read outside *txn*; their level may have changed since then."""
     for slice_ in slices:
         keys = (key for level in Level for key in prefix.slice_keys(slice_.key, level))
         for key in dict.fromkeys(keys):

@@ -1,8 +1,8 @@
-"""The changes of files and slices, each a part of one transaction.
+"""The changes of files and slices; each is part of a single transaction.
 
 The methods run inside the body of an atomic operation. They read what they need, check that the
 step is allowed, and write both copies of each record and the related statistics. Callers pass the
-time and the remotely prepared resources.
+time and the remote resources that they have prepared.
 """
 
 from __future__ import annotations
@@ -54,27 +54,30 @@ __all__ = ["NO_VOLUME", "StorageRepository"]
 _log = Logger()
 
 SLICES_PER_TRANSACTION = 20
-"""Each slice costs up to five operations or conditions; etcd accepts 128 by default."""
+"""Maximum number of slices in one transaction. Each takes up to five operations or conditions; etcd
+accepts 128 by default.
+"""
 
 NO_VOLUME = "replay"
-"""The volume id of a slice that is on no volume; other ids are longer."""
+"""The volume ID of a slice that is on no volume; real IDs are longer."""
 
 MAX_SLICES = 240
 """Maximum number of slices of a file.
 
-Files are rotated long before, unless rotation fails for hours.
+A file is rotated long before it has so many, unless rotation fails for hours.
 """
 
 
 class StorageRepository:
     """The changes of files and slices, each in one transaction.
 
-    :param settings: settings of the service; sources and sinks override them.
+    :param settings: settings of the service, which sources and sinks may override.
     :param volumes: the currently registered volumes.
-    :param largest_slice: bytes of the largest recent slice of a sink, the size that new ones
-        reserve; without it they reserve the fixed size of the settings.
-    :param quarantine: settings of the service for rejected records; without them, none are kept.
-    :param volume_limit: limit of volumes per sink; without it only that of the settings applies.
+    :param largest_slice: returns the bytes of the largest recent slice of a sink, on which the size
+        that new slices reserve is based. Without it, they reserve the fixed size from the settings.
+    :param quarantine: the service's settings for rejected records; without them, none are kept.
+    :param volume_limit: limit of volumes per sink; without it, only the limit in the settings
+        applies.
     """
 
     def __init__(
@@ -123,12 +126,13 @@ class StorageRepository:
     async def open_uploading(
         self, txn: AtomicTxn, source: Source, sink: Sink, prepared: PreparedFile
     ) -> Slice | None:
-        """Open a file in state ``closing``, with one slice in state ``uploading`` on no volume.
+        """Open a file in state ``closing``, with one slice in state ``uploading`` but on no volume.
 
         No source node writes to it, and no reader uploads it. The caller uploads it, and continues
         with `slice_to_uploaded` or `drop_uploading`.
 
-        :returns: the slice; ``None``, without changes, if the sink was changed or isn't enabled.
+        :returns: the slice. ``None`` if the sink was changed or isn't enabled; then nothing is
+            written.
         """
         if not await _unchanged(txn, source, sink):
             return None
@@ -151,10 +155,11 @@ class StorageRepository:
     async def drop_uploading(
         self, txn: AtomicTxn, key: FileKey, also: Callable[[File], Sequence[str]]
     ) -> File | None:
-        """Delete a file of `open_uploading` whose slice isn't uploaded.
+        """Delete a file that `open_uploading` created and whose slice isn't uploaded.
 
-        :param also: other keys that belong to the file.
-        :returns: the file; ``None``, without changes, if it is gone or its slice is uploaded.
+        :param also: further keys to delete with the file.
+        :returns: the file. ``None`` if it no longer exists or its slice is uploaded; then nothing
+            is deleted.
         """
         stored = await txn.get(f"{prefix.FILE_ALL}{key}")
         if stored is None:
@@ -174,7 +179,7 @@ class StorageRepository:
         return file
 
     async def _within_limit(self, file: File) -> File:
-        """Return *file* with as many of its first volumes as the limit allows."""
+        """Return *file* with only as many of its first volumes as the limit allows."""
         assignment = file.local.assignment
         if self._volume_limit is None:
             return file
@@ -185,7 +190,7 @@ class StorageRepository:
     async def _space(self, file: File, *, is_first: bool = False) -> ByteSize:
         """Return the bytes that a new slice of the file reserves; a failed estimate is ignored.
 
-        :param is_first: whether the sink is new, so that it has no slices.
+        :param is_first: whether the sink is new and therefore has no slices yet.
         """
         largest = ByteSize(0)
         if self._largest_slice is not None and file.local.allocation.enabled and not is_first:
@@ -216,7 +221,7 @@ class StorageRepository:
     ) -> File:
         """Return a new file.
 
-        :param volumes: ``None`` for the assigned ones.
+        :param volumes: volumes of the file; ``None`` to assign them.
         """
         if volumes is None:
             volumes = self._assigned(source, sink, prepared)
@@ -254,7 +259,7 @@ class StorageRepository:
         )
 
     def _quota(self, wanted: ByteSize) -> ByteSize:
-        """Return the buffer quota of a sink, limited by that of the service."""
+        """Return the buffer quota of a sink, limited by the service's quota."""
         limit = self._settings.local.quota
         return min(wanted or limit, limit) if limit else wanted
 
@@ -278,7 +283,7 @@ class StorageRepository:
         return [await self._close_file(txn, file, now) for file in files]
 
     async def close_left_behind(self, txn: AtomicTxn, key: FileKey, now: datetime) -> bool:
-        """Close *key* without a successor if a newer file of the sink is open.
+        """Close the file *key* without opening a new one if a newer file of the sink is open.
 
         Such a file results from an incomplete rotation of another service; rotations of this
         service are atomic.
@@ -311,7 +316,7 @@ class StorageRepository:
     async def rotate_file(
         self, txn: AtomicTxn, key: FileKey, prepared: PreparedFile, source: Source, sink: Sink
     ) -> File | None:
-        """Open a new file and close *key*; return ``None``, without changes, if it isn't open.
+        """Open a new file and close *key*; return ``None`` and change nothing if *key* isn't open.
 
         The definitions are guarded by the transaction: a sink that was disabled or deleted gets no
         new file.
@@ -328,8 +333,9 @@ class StorageRepository:
     async def rotate_slice(self, txn: AtomicTxn, key: SliceKey, now: datetime) -> Slice | None:
         """Open a new slice on the same volume and close *key*.
 
-        Returns ``None``, without changes, if slice or file aren't open, or if the file has as many
-        slices as one import accepts: then the open slices grow until the file is rotated.
+        Returns ``None`` and changes nothing if the slice or its file isn't open, or if the file
+        already has as many slices as one import accepts. In that case the open slices grow until
+        the file is rotated.
         """
         slice_ = await records.load_slice(txn, key)
         file = await records.load_file(txn, key.file_key)
@@ -350,7 +356,7 @@ class StorageRepository:
     ) -> Slice:
         """Move a slice from ``closing`` to ``uploading``.
 
-        Raises InvalidSliceState: it isn't closing.
+        Raises InvalidSliceState: the slice isn't closing.
         """
         slice_ = await records.load_slice(txn, key)
         new = slice_.advance(SliceState.CLOSING, SliceState.UPLOADING, now)
@@ -371,9 +377,9 @@ class StorageRepository:
     ) -> Slice:
         """Move a slice from ``uploading`` to ``uploaded``, and its statistics to level staging.
 
-        Raises InvalidSliceState: it isn't uploading.
+        Raises InvalidSliceState: the slice isn't uploading.
 
-        :param is_empty: overrides the recorded value with what the reader found.
+        :param is_empty: whether the reader found no rows; replaces the recorded value.
         :param counted: the reader's counts; they replace the recorded ones.
         """
         slice_ = await records.load_slice(txn, key)
@@ -391,10 +397,11 @@ class StorageRepository:
     ) -> File:
         """Move a file from ``closing`` to ``importing``, once every slice is uploaded.
 
-        Raises InvalidFileState: it isn't closing. Raises UserError: a slice isn't uploaded.
+        Raises InvalidFileState: the file isn't closing. Raises UserError: a slice isn't uploaded.
 
-        :param is_empty: whether no record was counted. The count may be older than the upload of a
-            slice, such as that of a replay, so a file with a non-empty slice isn't empty.
+        :param is_empty: whether the statistics contain no records. They may be older than the
+            upload of a slice, for example by a replay, so a file with a non-empty slice isn't empty
+            in any case.
         """
         file = await records.load_file(txn, key)
         new = file.advance(FileState.CLOSING, FileState.IMPORTING, now)
@@ -409,12 +416,13 @@ class StorageRepository:
     async def file_to_imported(
         self, client: EtcdClient, key: FileKey, now: datetime, lock: Lock | None = None
     ) -> File:
-        """Move a file from ``importing`` to ``imported``, after its slices with their statistics.
+        """Move the slices of a file with their statistics, then the file, to ``imported``.
 
-        Slices are changed in several transactions. After a crash, the next call finishes the step:
-        until then the file is ``importing``, and its import is known to have succeeded.
+        The slices are changed in several transactions. After a crash, the next call finishes the
+        step. Until then the file remains ``importing``, although its import is known to have
+        succeeded.
 
-        Raises InvalidFileState: it isn't importing.
+        Raises InvalidFileState: the file isn't importing.
         """
         slices = await records.read_slices(client, key)
         keys = [slice_.key for slice_ in slices if slice_.state is not SliceState.IMPORTED]
@@ -485,11 +493,11 @@ class StorageRepository:
     ) -> Statistics:
         """Delete the records of a file and its slices; add its imported counts to the sink's.
 
-        Slices are deleted first, in transactions of their own. After a crash, the next call
+        The slices are deleted first, in separate transactions. After a crash, the next call
         finishes the deletion.
 
-        :param also: other keys that belong to the file.
-        :returns: the statistics of the file, all levels together.
+        :param also: further keys to delete with the file.
+        :returns: the statistics of the file, summed over all levels.
         """
         slices = await records.read_slices(client, key)
         for start in range(0, len(slices), SLICES_PER_TRANSACTION):
@@ -515,7 +523,7 @@ def _overrides(source: Source, sink: Sink) -> list[list[tuple[str, object]]]:
 
 
 async def _unchanged(txn: AtomicTxn, source: Source, sink: Sink) -> bool:
-    """Return whether the sink is still the enabled one that the file was prepared for."""
+    """Return whether the sink is enabled and hasn't changed since the file was prepared."""
     found = await txn.get_many([f"{SOURCE_ACTIVE}{source.key}", f"{SINK_ACTIVE}{sink.key}"])
     stored = found[f"{SINK_ACTIVE}{sink.key}"]
     if stored is None or found[f"{SOURCE_ACTIVE}{source.key}"] is None:

@@ -1,10 +1,11 @@
 """Replacement of the staging storage of a closing file whose credentials have expired.
 
-Note [Restaging]: an import accepts one staging file, so uploaded slices are reset, too: the files
-of a slice are on their volume until its records are deleted. First the slices are reset, as many at
-a time as etcd accepts. Then the file gets its new staging, unless a slice was uploaded to the old
-one meanwhile. After a crash, the next attempt repeats the work. A concurrent upload is recorded
-only if its staging is still that of the file; see `stream.target.protocol.Staged`.
+Note [Restaging]: an import accepts only one staging file, so slices that are already uploaded are
+reset as well. They can be uploaded again, because the files of a slice remain on their volume until
+its records are deleted. First the slices are reset, as many in each transaction as etcd accepts.
+Then the file gets its new staging storage, unless another slice was uploaded to the old one in
+between. After a crash, the next attempt repeats the work. A concurrent upload is recorded only if
+the file still uses the staging storage that it went to; see `stream.target.protocol.Staged`.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ __all__ = ["replace_staging"]
 async def replace_staging(
     client: EtcdClient, key: FileKey, prepared: PreparedFile, now: datetime, lock: Lock
 ) -> int:
-    """Reset all slices of the closing file *key* for an upload to *prepared*.
+    """Reset all slices of the closing file *key* so that they are uploaded to *prepared*.
 
-    :returns: how many of them were already uploaded.
+    :returns: the number of slices that were already uploaded.
 
     Raises InvalidFileState: the file isn't closing. Raises InvalidSliceState: a slice was uploaded
-    meanwhile.
+    while this function ran.
     """
     slices = await records.read_slices(client, key)
     uploaded = [slice_.key for slice_ in slices if _has_moved(slice_)]

@@ -1,4 +1,4 @@
-"""Statistics read from etcd itself, for the API and for decisions that need the newest values."""
+"""Statistics read from etcd, for the API and for decisions that need the latest values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 async def _below(client: EtcdClient, key: object) -> list[tuple[Level, KeyValue]]:
-    """Return all values below a key in the three levels, as of one revision."""
+    """Return all values below a key at the three levels, read at one revision."""
     found: list[tuple[Level, KeyValue]] = []
     revision = 0
     for level in Level:
@@ -41,9 +41,9 @@ def _aggregated(values: Sequence[tuple[Level, KeyValue]]) -> Aggregated:
 
 
 async def sink_statistics(client: EtcdClient, key: SinkKey) -> Aggregated:
-    """Return the statistics of all records of the sink, minus those before the last reset.
+    """Return the statistics of the sink's records since the last reset.
 
-    Unreadable values are left out: the result is only shown to users.
+    Unreadable values are skipped, because the result is only shown to users.
     """
     found = await _below(client, key)
     return Aggregated.of(
@@ -66,13 +66,14 @@ def _reset_key(key: SinkKey) -> str:
 
 
 async def last_reset(client: EtcdClient, key: SinkKey) -> Statistics | None:
-    """Return the value subtracted since the last reset, with its time; ``None`` without a reset."""
+    """Return the value subtracted since the last reset, with its time; ``None`` if there was none.
+    """
     stored = await client.get(_reset_key(key))
     return read_stored(Statistics, stored) if stored else None
 
 
 async def clear(change: Change, key: SinkKey) -> None:
-    """Subtract the sink's imported counts from now on; local and staging counts stay."""
+    """Subtract the sink's imported counts from now on; local and staging counts are unchanged."""
     target = f"{prefix.statistics(Level.TARGET)}{key}/"
     kvs = await change.txn.range(target, track_deletes=False)
     counted = total(

@@ -11,16 +11,16 @@ __all__ = ["ALWAYS_POSSIBLE", "OPERATIONS_PER_VOLUME", "VolumeLimit"]
 _log = Logger()
 
 OPERATIONS_PER_VOLUME = 5
-"""Operations per volume of the largest transaction, which closes a file and opens the next."""
+"""Operations per volume in the largest transaction, which closes a file and opens the next one."""
 
 ALWAYS_POSSIBLE = 24
-"""Number of volumes that works with etcd's default of 128 operations."""
+"""Number of volumes that fits etcd's default limit of 128 operations."""
 
 
 class VolumeLimit:
-    """Asks etcd for its limit if a sink wants more volumes than always work.
+    """Asks etcd for its limit if a sink needs more than `ALWAYS_POSSIBLE` volumes.
 
-    A file with more volumes than etcd's limit could be opened, but never closed.
+    A file with more volumes than etcd's limit allows could be opened, but never closed.
     """
 
     def __init__(self, client: EtcdClient) -> None:
@@ -28,7 +28,7 @@ class VolumeLimit:
         self._most = ALWAYS_POSSIBLE
 
     async def of(self, wanted: int) -> int:
-        """Return *wanted*, or the maximum number of volumes. Fails with `EtcdError`."""
+        """Return *wanted*, limited to the maximum number of volumes. Fails with `EtcdError`."""
         if wanted <= self._most:
             return wanted
         if await self._client.takes_operations(OPERATIONS_PER_VOLUME * (wanted + 1)):

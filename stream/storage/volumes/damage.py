@@ -1,9 +1,9 @@
 """Recovery of readable parts from a slice file that is damaged in the middle.
 
-A disk may return wrong data, or none. Compressed files consist of parts with checksums of their
-own. So the data after the damage is found by the mark at the beginning of each part, and used if
-the part is whole. Of a plain file only the data before the damage is used: nothing shows where a
-row begins.
+A disk may return wrong data or none. Compressed files consist of parts, each with its own checksum.
+So the parts after the damage are found by the signature at the beginning of each part, and a part
+is used if it is complete. Of a plain file only the data before the damage is used, because nothing
+shows where a row begins.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["Recovered", "recover"]
 _MARKS = {"gzip": b"\x1f\x8b\x08", "zstd": b"\x28\xb5\x2f\xfd"}
 _BLOCK_BYTES = 64 * 1024
 _UNREADABLE_BYTES = 4096
-"""Bytes that are skipped at once where the disk can't read."""
+"""Number of bytes to skip at once where the disk can't read."""
 _MAX_FALSE_MARKS = 10_000
-"""Maximum number of false marks: a mark may occur by chance, and each costs an attempt."""
+"""Maximum number of false signatures: one may occur by chance, and each costs an attempt."""
 _ZEROS = 16
-"""A run of zeros this long at the end is left by a loss of power; no part ends with it."""
+"""Length of a run of zeros at the end that a power failure leaves; no part ends with so many."""
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Recovered:
     """The readable parts of a damaged file.
 
     :ivar parts: start and end of each readable part, in order.
-    :ivar rows: rows in them.
+    :ivar rows: number of rows in them.
     :ivar uncompressed: bytes of those rows.
     :ivar is_damaged: whether more than a truncated end is missing.
     """
@@ -52,7 +52,7 @@ class Recovered:
 def recover(file: BinaryIO, compression: str) -> Recovered:
     """Return the readable parts of a damaged file.
 
-    :param file: unbuffered.
+    :param file: the file, opened unbuffered.
     :param compression: ``none``, ``gzip`` or ``zstd``.
     """
     found = readable_prefix(file, compression)
@@ -79,7 +79,7 @@ def recover(file: BinaryIO, compression: str) -> Recovered:
 
 
 def _find(file: BinaryIO, mark: bytes, start: int, size: int) -> int:
-    """Return the next position of *mark* from *start* on, or -1."""
+    """Return the position of the first *mark* at or after *start*, or -1."""
     position = start
     while position < size:
         block = _read(file, position, _BLOCK_BYTES)
@@ -103,7 +103,7 @@ def _ends_with_zeros(file: BinaryIO, size: int) -> bool:
 
 
 def _read(file: BinaryIO, position: int, size: int) -> bytes | None:
-    """Read bytes; return ``None`` if the disk can't."""
+    """Read bytes; return ``None`` if the disk can't read them."""
     try:
         file.seek(position)
         return file.read(size)

@@ -1,4 +1,4 @@
-"""Classification of operating system errors: faults of a disk or of the host."""
+"""Classifies operating system errors as disk failures or failures of the host."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _OF_HOST = frozenset(
 
 
 def is_of_disk(error: OSError) -> bool:
-    """Return whether *error* may be the disk's fault.
+    """Return whether *error* may be caused by the disk.
 
-    A resource shortage of the process or the host affects every disk. It is no reason to drain a
-    volume or to give up a file: the same call may succeed a moment later.
+    A resource shortage in the process or on the host affects every disk. It is no reason to drain a
+    volume or to abandon a file, because the same call may succeed a moment later.
     """
     return error.errno not in _OF_HOST

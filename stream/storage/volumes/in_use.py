@@ -1,7 +1,7 @@
 """Locks on slice files that are open for writing.
 
-The lock ends with the process that holds it, however that ends. It depends neither on etcd, whose
-data may be late, nor on the writer, which may be paused.
+The operating system releases the lock when the process that holds it ends, for any reason. The lock
+depends neither on etcd, whose data may arrive late, nor on the writer, which may be paused.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ class VolumeGone(Exception):
 class FoundVolume:
     """A volume that was found on the disk.
 
-    :ivar type: lower-case.
-    :ivar label: as the directory is named.
+    :ivar type: name of the first directory, in lower case.
+    :ivar label: name of the second directory, unchanged.
     """
 
     path: Path
@@ -74,7 +74,7 @@ def find_volumes(volumes_path: str) -> list[FoundVolume]:
 
 
 def read_volume_id(volume: FoundVolume) -> str | None:
-    """Return the volume's id, or ``None`` if the writer hasn't made it yet."""
+    """Return the volume's ID, or ``None`` if the writer hasn't created it yet."""
     try:
         text = (volume.path / ID_FILE).read_text(errors="replace").strip()
     except FileNotFoundError:
@@ -85,14 +85,14 @@ def read_volume_id(volume: FoundVolume) -> str | None:
 
 
 def make_volume_id(volume: FoundVolume) -> str:
-    """Return the volume's id, made and synced to disk if there is none.
+    """Return the volume's ID; if there is none, create one and sync it to disk.
 
     The file appears atomically with its content, so a reader that waits for it never sees a part.
     Raises UserError: the volume isn't writable.
     """
     known = read_volume_id(volume)
     if known is not None:
-        _sync_volume(volume)  # its maker may have been killed before syncing it
+        _sync_volume(volume)  # the process that created it may have been killed before the sync
         return known
     volume_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
     unfinished = volume.path / f".{ID_FILE}-{volume_id}"
@@ -123,9 +123,10 @@ def _sync_volume(volume: FoundVolume) -> None:
 def check_volume(volume: FoundVolume, volume_id: str, *, write: bool) -> None:
     """Check that the directory is still the volume and can be used.
 
-    Raises VolumeGone: another volume or none is there. Raises OSError: it can't be used.
+    Raises VolumeGone: the directory is missing or is another volume. Raises OSError: the volume
+    can't be used.
 
-    :param write: also check that it stores a few bytes durably.
+    :param write: whether to check that the volume stores a few bytes durably.
     """
     try:
         found = read_volume_id(volume)
@@ -145,9 +146,9 @@ def check_volume(volume: FoundVolume, volume_id: str, *, write: bool) -> None:
 
 
 def name_volumes(found: Iterable[FoundVolume]) -> dict[str, FoundVolume]:
-    """Return the volumes by id; missing ids are made.
+    """Return the volumes by ID; missing IDs are created.
 
-    Raises UserError: two have the same id (a copied disk), or one isn't writable.
+    Raises UserError: two volumes have the same ID (a copied disk), or a volume isn't writable.
     """
     named: dict[str, list[FoundVolume]] = {}
     for volume in found:
@@ -165,13 +166,13 @@ def is_drained(volume: FoundVolume) -> bool:
 
 
 def free_bytes(path: Path) -> tuple[int, int]:
-    """Return the available and the total bytes of the disk with *path*."""
+    """Return the available and the total bytes of the disk that contains *path*."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
 
 class VolumeLock:
-    """Prevents a second process of the same kind from using a volume.
+    """The lock that prevents a second process of the same kind from using a volume.
 
     Raises UserError: another process holds the lock, or the volume isn't writable.
 
@@ -198,7 +199,7 @@ class VolumeLock:
             os.close(descriptor)
 
     def _is_current(self, descriptor: int) -> bool:
-        """Return whether the locked file is still the one at the path."""
+        """Return whether the locked file is still the file at the path."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
@@ -208,7 +209,7 @@ class VolumeLock:
     def release(self) -> None:
         """Release the lock.
 
-        The file is removed first, so that a process that has opened it notices.
+        The file is removed first, so that a process that has already opened it notices the release.
         """
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)

@@ -30,7 +30,7 @@ def quarantine(path: Path) -> Path:
 
 
 def link_quarantined(path: Path) -> Path:
-    """Give the file a second name in quarantine, unless it has one, and return that name."""
+    """Give the file a second name in quarantine, unless it already has one; return that name."""
     for name in _names(path):
         try:
             os.link(path, name, follow_symlinks=False)
@@ -44,7 +44,7 @@ def link_quarantined(path: Path) -> Path:
 
 
 def repair(path: Path, file: BinaryIO, parts: Sequence[tuple[int, int]]) -> Path:
-    """Replace the file by its readable *parts*; return the path of the damaged one.
+    """Replace the file with its readable *parts*; return the path of the damaged file.
 
     :param file: the same file, open for reading.
     """

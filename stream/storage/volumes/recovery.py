@@ -1,8 +1,8 @@
-"""The readable prefix of a slice file, up to its last whole part.
+"""Finds the readable prefix of a slice file, up to its last complete part.
 
-A compressed file consists of whole gzip members or zstd frames, one for each group of rows; a plain
-file consists of rows. All acknowledged data ends at such a boundary, so truncating the file there
-loses nothing. The file is read in blocks, and only one block is kept in memory.
+A compressed file consists of complete gzip members or zstd frames, one for each group of rows; a
+plain file consists of rows. Acknowledged data always ends at the end of a part, so truncating the
+file there loses nothing. The file is read in blocks, and only one block is kept in memory.
 
 The search ends at the first unreadable part; `damage` checks the data after it.
 """
@@ -24,9 +24,9 @@ __all__ = ["Readable", "RowCounter", "readable_prefix"]
 
 _BLOCK_BYTES = 1024 * 1024
 _GZIP_PIECE_BYTES = 32 * 1024
-"""Size of the input pieces: the output is at most a thousand times as large."""
+"""Size of the input pieces; the output of a piece is at most a thousand times as large."""
 _ZSTD_PIECE_BYTES = 4 * 1024
-"""Size of the input pieces: zstd's compression ratio may be much higher, so it is smaller."""
+"""Size of the input pieces; smaller than for gzip, because zstd may compress much better."""
 _GZIP_CONTAINER = 31
 _CORRUPT: Any = (
     zlib.error,
@@ -40,11 +40,11 @@ _CORRUPT: Any = (
 class Readable:
     """The readable part of a file from the position where reading began.
 
-    :ivar length: bytes of the file up to its last whole part.
+    :ivar length: bytes of the file up to the end of its last complete part.
     :ivar rows: rows in them.
     :ivar uncompressed: bytes of those rows.
-    :ivar is_corrupt: whether the rest isn't merely truncated.
-    :ivar is_rows: whether each part ends with a row, as all parts written by sinks do.
+    :ivar is_corrupt: whether the rest is corrupt, not just truncated.
+    :ivar is_rows: whether each part ends with a complete row, as all parts written by sinks do.
     """
 
     length: int
@@ -55,10 +55,10 @@ class Readable:
 
 
 def readable_prefix(file: BinaryIO, compression: str, start: int = 0) -> Readable:
-    """Return the length of a file up to its last whole part, and its content.
+    """Return the readable part of a file, up to the end of its last complete part.
 
     :param compression: ``none``, ``gzip`` or ``zstd``.
-    :param start: position where reading begins; lengths count from it.
+    :param start: position where reading begins; returned lengths are relative to it.
     """
     if compression == "none":
         return _plain(_blocks(file, _BLOCK_BYTES, start))
@@ -139,14 +139,14 @@ def _plain(blocks: Iterator[bytes | None]) -> Readable:
 
 
 class RowCounter:
-    """Finds rows in a stream of CSV whose values are all quoted.
+    """Finds the rows in a stream of CSV in which all values are quoted.
 
-    A line feed ends a row exactly if the number of quotes before it is even.
+    A line feed ends a row if and only if the number of quotes before it is even.
 
-    :param strict: stop at a zero byte between values, which no row contains but a loss of power
-        leaves; for data without a checksum.
+    :param strict: stop at a zero byte between values. No row contains one there, but a power
+        failure may leave one; used for data without a checksum.
     :ivar rows: number of complete rows.
-    :ivar is_broken: such a position was found; the rest isn't counted.
+    :ivar is_broken: whether such a byte was found; the data after it isn't counted.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -156,13 +156,13 @@ class RowCounter:
         self._inside = False
 
     def feed(self, data: bytes) -> int:
-        """Count the rows that end in *data*; return the position of the last end, or -1."""
+        """Count the rows that end in *data*; return the end position of the last one, or -1."""
         last = -1
         position = 0
         if self.is_broken:
             return last
         if native.is_built and type(data) is bytes:
-            # It does not hold the lock of the interpreter while records are ingested.
+            # It doesn't hold the GIL, so records can be ingested at the same time.
             rows, last, self._inside, self.is_broken = native.count_rows(
                 data, self._inside, self._strict
             )
@@ -181,5 +181,5 @@ class RowCounter:
                     return last
             position += len(piece) + 1
             self._inside = not self._inside
-        self._inside = not self._inside  # the last piece isn't followed by a quote
+        self._inside = not self._inside  # no quote follows the last piece
         return last

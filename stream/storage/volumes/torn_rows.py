@@ -1,12 +1,13 @@
-"""Plain slice files of the original service with a torn row in the middle. Blocks.
+"""Repairs plain slice files of the original service with a torn row in the middle. Blocks.
 
-If a writer of the original was killed while it wrote a row, the row's beginning stays in the file.
-The next rows are written directly behind it, and are acknowledged. Every value is quoted, so what
-follows a torn row looks quoted where it isn't: all of it would seem to be one unfinished row.
+If a writer of the original was killed while it wrote a row, the beginning of the row remains in the
+file. The next rows are written directly after it and are acknowledged. Every value is quoted, so
+after a torn row the quoted and the unquoted text seem to be swapped: the rest of the file would be
+read as one unfinished row.
 
-So a row is looked for that has as many values as most rows of the file. What is before it was never
-acknowledged, and is left out of the file that replaces this one; the file as it was is kept. Where
-the text can be read in two ways, the longer row is taken.
+So the next row is searched for that has as many values as most rows of the file. The text before it
+was never acknowledged, and is omitted from the file that replaces this one; the unrepaired file is
+kept. If the text can be read in two ways, the longer row is used.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ _ROW = re.compile(_VALUE + rb"(?:," + _VALUE + rb")*+\n")
 _VALUES = re.compile(_VALUE)
 _QUOTE = ord('"')
 _CLOSED_INSIDE = re.compile(rb'(?<!")""++(?=[,\n])')
-"""Quotes within a value that could be a whole value, or the end of one."""
+"""Quotes within a value that could be a complete value or the end of one."""
 _COUNTED_ROWS = 1_000
 _COPIED_BYTES = 1024 * 1024
 
 
 def whole_rows(data: Any) -> list[tuple[int, int]]:
-    """Return the parts of a plain file that are whole rows; adjacent rows are one part.
+    """Return the parts of a plain file that are complete rows; adjacent rows form one part.
 
-    :param data: bytes, or the map of a file.
+    :param data: the content, as bytes or a memory map.
     """
     count = _usual_values(data)
     if not count:
@@ -68,7 +69,8 @@ def whole_rows(data: Any) -> list[tuple[int, int]]:
 def _usual_values(data: Any) -> int:
     """Return the number of values that most rows have; 0 if there are none.
 
-    Rows up to the first torn one can't be misread; others count only if there are none.
+    Rows before the first torn row can't be misread. Other rows count only if there are none before
+    it.
     """
     counts = Counter(_counted(_leading_rows(data))) or Counter(_counted(_any_rows(data)))
     return counts.most_common(1)[0][0] if counts else 0
@@ -95,22 +97,22 @@ def _counted(rows: Iterable[re.Match[bytes]]) -> Iterator[int]:
 
 
 def _next_row(data: Any, position: int, usual: re.Pattern[bytes], count: int) -> tuple[int, int]:
-    """Return where the row behind a torn one begins and ends; -1 twice if none follows."""
+    """Return where the row after a torn row begins and ends; -1 and -1 if none follows."""
     odd = _ROW.match(data, position)
     if odd is not None:
         values = [value.start() for value in _VALUES.finditer(odd[0])]
-        # The torn row ends with a comma, so its values look like the first ones of this row. A row
-        # with fewer values isn't torn.
+        # The torn row ends with a comma, so its values look like the first values of this row. A
+        # row with fewer values isn't torn.
         return position + values[max(0, len(values) - count)], odd.end()
     return _found(data, position + 1, usual)
 
 
 def _found(data: Any, position: int, rows: re.Pattern[bytes]) -> tuple[int, int]:
-    """Return what ``rows.search`` finds, without comparing each quote with the rest of a value.
+    """Return the match of ``rows.search``, without comparing each quote with the rest of a value.
 
-    A torn JSON object of a megabyte has a hundred thousand quotes. A value could begin at half of
-    them, and all of those would end at the same quote: if the first is not in a row, none of them
-    is. The others have to end within the value.
+    A torn JSON object of one megabyte contains a hundred thousand quotes. A value could begin at
+    half of them, and all of those values would end at the same quote. If the first of them isn't in
+    a row, none is. The others have to end within the value.
     """
     at = data.find(b'"', position)
     while at >= 0:
@@ -126,7 +128,7 @@ def _found(data: Any, position: int, rows: re.Pattern[bytes]) -> tuple[int, int]
                 return row.span()
         if value is None:
             break
-        # Back to the first of the quotes that the value ends with: it may begin another one.
+        # Go back to the first quote at the end of the value, since it may begin another value.
         while last - 1 > at and data[last - 1] == _QUOTE:
             last -= 1
         at = last
@@ -134,13 +136,13 @@ def _found(data: Any, position: int, rows: re.Pattern[bytes]) -> tuple[int, int]
 
 
 def drop_torn_rows(path: Path) -> Path | None:
-    """Replace a plain file with torn rows in the middle by one without them.
+    """Replace a plain file that has torn rows in the middle with a file without them.
 
     The file is either unchanged or replaced, however often the function is interrupted.
 
-    A file that the disk can't read is unchanged: see `stream.storage.volumes.recovery`.
+    A file that the disk can't read remains unchanged; see `stream.storage.volumes.recovery`.
 
-    :returns: the path of the file as it was; ``None`` if it is unchanged.
+    :returns: the path of the unrepaired file; ``None`` if nothing was changed.
     """
     if not path.stat().st_size:
         return None
@@ -154,7 +156,7 @@ def drop_torn_rows(path: Path) -> Path | None:
 
 
 def _is_readable(file: FileIO) -> bool:
-    """Read the file once: an unreadable page of a mapped file would kill the process."""
+    """Read the file once, because an unreadable page of a mapped file would kill the process."""
     try:
         while file.read(_COPIED_BYTES):
             pass
@@ -174,7 +176,7 @@ def _without_torn_rows(path: Path, file: FileIO) -> Path | None:
 
 
 def _write(path: Path, data: Any, parts: Sequence[tuple[int, int]]) -> Path:
-    """Write *parts* into a file that takes the place of *path*; return where the old one is."""
+    """Write *parts* into a file that replaces *path*; return the new path of the old file."""
     replacing = path.with_name(f".{path.name}.finished")
     replacing.unlink(missing_ok=True)
     mode = path.stat().st_mode & 0o777

@@ -1,15 +1,15 @@
-"""Slice files of the original service with unfinished gzip streams. Blocks.
+"""Repairs slice files of the original service that contain unfinished gzip streams. Blocks.
 
 A source node of the original service writes one gzip stream to a slice file while it is open. Its
 acknowledged data ends with a sync marker; the stream is finished when the node closes the file. If
 the node was killed, the stream is unfinished, and after its restart the node writes a second stream
 directly after the marker. If its writer was killed, unacknowledged data is between the two streams.
-Such a file can't be decompressed as a whole, although all rows are in it.
+Such a file contains all rows, but it can't be decompressed as a whole.
 
-So the file is replaced once by one with finished streams and the same rows, before it is read or
-continued. Files that this service has opened are marked by a note and left unchanged: their groups
-are finished streams, and unfinished data in them was never acknowledged
-(`stream.storage.volumes.recovery`).
+So before the file is read or continued, it is replaced once with a file that contains the same rows
+in finished streams. Files that this service has opened are marked by a note file and left
+unchanged, because their groups are finished streams, and unfinished data in them was never
+acknowledged (`stream.storage.volumes.recovery`).
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ _MARKER = b"\x00\x00\xff\xff"
 _BLOCK_BYTES = 32 * 1024
 _CONTAINER = 31
 _PLAIN = b"\x00" * 5
-"""Flags and time in the header of a stream of rows: without a name or other extra fields."""
+"""Flags and time in the header of a stream of rows, which has no name or other extra fields."""
 _SYSTEMS = (0xFF, 0x03)
-"""Operating systems in the header of a stream: unknown, as written by Go, and Unix."""
+"""Values of the operating system in the header of a stream: unknown, as written by Go, and Unix."""
 _LEVEL = 1
 
 
 @attrs.frozen
 class Finished:
-    """The outcome of a file.
+    """The outcome of repairing a file.
 
-    :ivar rows: rows in unfinished streams.
-    :ivar kept: path of the original file if a part of it can't be decompressed; else ``None``.
+    :ivar rows: number of rows that were in unfinished streams.
+    :ivar kept: path of the unrepaired file if a part of it can't be decompressed; otherwise
+        ``None``.
     """
 
     rows: int
@@ -55,9 +56,9 @@ class Finished:
 
 @attrs.frozen
 class _Stream:
-    """A part of a file.
+    """One gzip stream in a file.
 
-    :ivar end: position after its end, or after its last marker if it is unfinished.
+    :ivar end: position after the stream's end, or after its last marker if it is unfinished.
     """
 
     start: int
@@ -66,7 +67,7 @@ class _Stream:
 
 
 def life_path(path: Path) -> Path:
-    """Return the path of the note that names the last life to open a slice file.
+    """Return the path of the note file that contains the last life that opened a slice file.
 
     See `open_disk_file` of the writer.
     """
@@ -79,11 +80,11 @@ def is_of_original(path: Path) -> bool:
 
 
 def finish_streams(path: Path) -> Finished | None:
-    """Replace a gzip file with unfinished streams by one with finished streams and the same rows.
+    """Replace a gzip file that has unfinished streams with one that has the same rows, finished.
 
     The file is either unchanged or replaced, however often the function is interrupted.
 
-    :returns: ``None`` if no row is in an unfinished stream; the file is unchanged then.
+    :returns: the outcome; ``None`` if no row is in an unfinished stream and the file is unchanged.
     """
     with path.open("rb", buffering=0) as file:
         streams, is_damaged = _streams(file)
@@ -115,7 +116,7 @@ def unfinished_rows(path: Path) -> int:
 
 
 def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
-    """Return the readable streams, and whether other data is between or inside them."""
+    """Return the readable streams, and whether there is other data between or inside them."""
     size = file.seek(0, os.SEEK_END)
     found = []
     is_damaged = False
@@ -126,7 +127,7 @@ def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
             found.append(_Stream(position, end, True))
             position = end
             continue
-        # After a torn end, another stream may look like a part of this one.
+        # If the end is torn, the next stream may look like a part of this one.
         inner = _next_stream(file, position + 1, end, is_plain=True)
         if inner is not None and inner < end:
             end, is_broken = inner, True
@@ -136,7 +137,7 @@ def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
         if not is_broken:
             break
         following = _next_stream(file, end, size)
-        # Another stream begins directly after a marker; anything else is damage.
+        # A stream may begin only directly after a marker; anything else is damage.
         is_damaged |= following is None or following != last
         if following is None:
             break
@@ -147,8 +148,8 @@ def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
 def _walk(file: BinaryIO, start: int) -> tuple[int, bool, bool]:
     """Decompress the stream at *start*.
 
-    :returns: the position where it ends or becomes unreadable; whether it is finished; whether the
-        following data can't belong to it.
+    :returns: the position where the stream ends or becomes unreadable; whether it is finished;
+        whether the data after it can't belong to it.
     """
     stream = zlib.decompressobj(_CONTAINER)
     position = start
@@ -165,7 +166,7 @@ def _walk(file: BinaryIO, start: int) -> tuple[int, bool, bool]:
 
 
 def _readable(stream: Any, block: bytes) -> int:
-    """Return how many bytes of *block* can be decompressed."""
+    """Return the number of bytes of *block* that can be decompressed."""
     for index in range(len(block)):
         try:
             stream.decompress(block[index : index + 1])
@@ -175,7 +176,7 @@ def _readable(stream: Any, block: bytes) -> int:
 
 
 def _rewrite(file: BinaryIO, streams: Sequence[_Stream], target: BinaryIO) -> int:
-    """Write each stream as a finished one; return the number of rows in unfinished ones."""
+    """Write each stream as a finished stream; return the number of rows in unfinished ones."""
     rows = 0
     for stream in streams:
         if stream.is_finished:
@@ -240,9 +241,10 @@ def _last_marker(file: BinaryIO, start: int, end: int) -> int | None:
 
 
 def _next_stream(file: BinaryIO, start: int, size: int, *, is_plain: bool = False) -> int | None:
-    """Return the position of the next stream of rows from *start* on.
+    """Return the position of the first stream of rows at or after *start*.
 
-    :param is_plain: whether it has the original's header, nine bytes of which are fixed.
+    :param is_plain: whether the stream has the header that the original writes, nine bytes of which
+        are fixed.
     """
     position = start
     while (position := _find(file, position, size)) >= 0:
@@ -259,7 +261,7 @@ def _has_plain_header(block: bytes) -> bool:
 
 
 def _begins_row(block: bytes) -> bool:
-    """Return whether a stream begins with *block*, and with a row."""
+    """Return whether *block* is the beginning of a stream whose content begins with a row."""
     stream = zlib.decompressobj(_CONTAINER)
     try:
         for index in range(len(block)):
@@ -272,7 +274,7 @@ def _begins_row(block: bytes) -> bool:
 
 
 def _find(file: BinaryIO, start: int, size: int) -> int:
-    """Return the position of a stream's mark from *start* on, or -1."""
+    """Return the position of the first stream header at or after *start*, or -1."""
     while start < size:
         file.seek(start)
         block = file.read(_BLOCK_BYTES)

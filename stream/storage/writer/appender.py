@@ -1,19 +1,19 @@
-"""The appends of one volume, written and synced in rounds.
+"""Writes and syncs the appends of one volume in rounds.
 
 A round takes everything that is queued for any file of the volume, writes it, syncs each file for
-which an append requires it, and answers all appends. Meanwhile the next round gathers. Rounds run
-one after another, so one thread at a time appends to a file. Files are opened and closed
-concurrently with the rounds.
+which an append requires it, and answers all appends. Appends that arrive during a round are queued
+for the next one. Rounds run one after another, so only one thread at a time appends to a file.
+Files are opened and closed concurrently with the rounds.
 
-Note [Watchdog]: rounds follow each other hundreds of times a second, so none has a timer of its
-own. One timer runs while there are rounds. When it fires, it looks how old the present round is,
-and is set again for the rest.
+Note [Watchdog]: there are hundreds of rounds per second, so rounds don't have their own timers. A
+single timer runs while there are rounds. When it fires, it checks the age of the current round, and
+is set again for the remaining time.
 
-Note [Compiled rounds]: nearly every round appends to the end of one file, and succeeds. Where the
-compiled code is built, such a round takes a hop to its thread, which costs half of one to a thread
-of the interpreter. If it meets an error, or the file no longer has a name, the round is repeated by
-Python code: it writes the same bytes to the same place, fails where the compiled code has failed,
-and handles that. So compiled code decides nothing.
+Note [Compiled rounds]: nearly every round appends to the end of one file and succeeds. If the
+compiled code is built, such a round runs in its thread; the switch to it costs half as much as a
+switch to a Python thread. If an error occurs, or if the file was removed, Python code repeats the
+round: it writes the same bytes to the same position, fails where the compiled code has failed, and
+handles the failure. So the compiled code makes no decisions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["THREADS", "VolumeAppender"]
 _log = Logger()
 
 THREADS = 4
-"""One thread for the round, `JOBS` for opening and closing; the others help the round to sync."""
+"""One thread for the round and `JOBS` threads for opening and closing; the others help to sync."""
 JOBS = 2
 
 QUEUE_LIMIT_BYTES = 256 * 1024 * 1024
@@ -55,16 +55,16 @@ HIGH_WATERMARK_BYTES = 64 * 1024 * 1024
 LOW_WATERMARK_BYTES = 32 * 1024 * 1024
 
 INLINE_CHECK_BYTES = 64 * 1024
-"""Bytes whose checksums cost less in the reactor's thread than a hop to another one."""
+"""Number of bytes whose checksums cost less in the reactor thread than a switch of threads."""
 
 STUCK_SECONDS = 30.0
-"""Duration of a round from which on the disk counts as stuck."""
+"""Duration of a round after which the disk is considered stuck."""
 
 CLOSE_AGAIN_SECONDS = 1.0
-"""Interval of closing a file while the host starts no thread."""
+"""Interval of attempts to close a file while the host can't start a thread."""
 
 
-@attrs.define(eq=False)  # one for each group: a frozen one takes three times as long
+@attrs.define(eq=False)  # created for each group; a frozen class takes three times as long
 class _Append:
     file: DiskFile
     offset: int
@@ -77,7 +77,7 @@ class _Append:
 class VolumeAppender:
     """The appends to one volume: grouped, written and synced in a thread.
 
-    :param pool: thread pool of the volume; a stuck disk must not block other volumes.
+    :param pool: the volume's own thread pool, so that a stuck disk doesn't block other volumes.
 
     :ivar is_stuck: whether the disk doesn't respond; appends are refused until it does.
     """
@@ -89,8 +89,8 @@ class VolumeAppender:
         synced: Callable[[float], None] = lambda _: None,
         thread: DiskThread | None = None,
     ) -> None:
-        """:param synced: called with the seconds that each sync of a file took.
-        :param thread: runs rounds of one file; ``None`` to run all of them in *pool*.
+        """:param synced: called with the duration of each sync of a file in seconds.
+        :param thread: runs the rounds that write one file; ``None`` to run all rounds in *pool*.
         """
         self.is_stuck = False
         self._synced = synced
@@ -112,7 +112,7 @@ class VolumeAppender:
     def append(
         self, file: DiskFile, offset: int, data: bytes, level: SyncLevel, crc: int | None = None
     ) -> Deferred[int]:
-        """Append data; fires with the file's new length once *level* is reached.
+        """Append data. The Deferred fires with the file's new length once *level* is reached.
 
         Fails with `WriterError`.
 
@@ -130,9 +130,9 @@ class VolumeAppender:
         return done
 
     def run(self, job: Callable[[], Any]) -> Deferred[Any]:
-        """Run another blocking function, concurrently with the appends.
+        """Run another blocking function concurrently with the appends.
 
-        Fails with `NoThread`: it didn't run.
+        Fails with `NoThread` if it could not be run.
         """
         return self._jobs.run(deferToThreadPool, self._reactor, self._pool, job)
 
@@ -141,7 +141,8 @@ class VolumeAppender:
         return self._settled(file).addCallback(lambda _: ensureDeferred(self._close(file)))
 
     async def _close(self, file: DiskFile) -> None:
-        """Close the file as soon as there is a thread: it can't be opened again before."""
+        """Close the file as soon as a thread can be started; until then, it can't be opened again.
+        """
         while True:
             try:
                 await self.run(file.close)
@@ -162,11 +163,11 @@ class VolumeAppender:
 
     @property
     def is_above_high_watermark(self) -> bool:
-        """Whether more bytes wait than the disk can write soon."""
+        """Whether more bytes are queued than the disk can write soon."""
         return self._held_bytes > HIGH_WATERMARK_BYTES
 
     def below_low_watermark(self) -> Deferred[None]:
-        """Return a Deferred that fires when few bytes wait."""
+        """Return a Deferred that fires when few bytes are queued."""
         if self._held_bytes <= LOW_WATERMARK_BYTES:
             return succeed(None)
         return self._throttled.wait()
@@ -185,11 +186,11 @@ class VolumeAppender:
             self._start_round(batch)
 
     def _start_round(self, batch: Sequence[_Append]) -> None:
-        """Start a round in a thread of the interpreter."""
+        """Start a round in a Python thread."""
         syncs: deque[float] = deque()
 
         def ended(success: bool, result: Any) -> None:
-            """In the thread."""
+            """Report the result; runs in the thread."""
             self._reactor.callFromThread(self._ended, success, result, batch, syncs)
 
         self._pool.callInThreadWithCallback(
@@ -197,7 +198,7 @@ class VolumeAppender:
         )
 
     def _start_compiled(self, batch: Sequence[_Append]) -> bool:
-        """Start a round in the compiled thread; return False if it isn't of its kind.
+        """Start a round in the compiled thread; return False if it must run in Python.
 
         See Note [Compiled rounds].
         """
@@ -227,14 +228,16 @@ class VolumeAppender:
         return True
 
     async def leave(self, seconds: float) -> bool:
-        """End the compiled thread; fires when its round has ended, or after *seconds*.
+        """End the compiled thread.
+
+        The Deferred fires when the thread's round has ended, or after *seconds*.
 
         The result is whether it has ended.
         """
         return self._thread is None or await self._thread.leave(seconds)
 
     def _check_stuck(self) -> None:
-        """See Note [Watchdog]."""
+        """Check the age of the current round; see Note [Watchdog]."""
         self._watchdog = None
         if not self._is_running or self.is_stuck:
             return
@@ -245,7 +248,7 @@ class VolumeAppender:
             self._found_stuck()
 
     def _found_stuck(self) -> None:
-        """Refuse the waiting appends; the outcome of the running round stays open."""
+        """Refuse the queued appends; the outcome of the current round remains unknown."""
         self.is_stuck = True
         _log.error("the disk has not responded for {seconds} s", seconds=STUCK_SECONDS)
         batch, self._queue = self._queue, []
@@ -303,10 +306,10 @@ def _round(
     spread: Callable[[Callable[[], None]], None],
     synced: Callable[[float], None],
 ) -> list[int | WriterError]:
-    """Write everything, then sync each file that requires it, once; runs in a thread.
+    """Write everything, then sync each file that requires it once; runs in a thread.
 
-    :param spread: runs a function in another thread, sooner or later.
-    :param synced: called with the seconds that each sync took, from any thread.
+    :param spread: runs a function in another thread at some time.
+    :param synced: called with the duration of each sync in seconds, from any thread.
     """
     by_file: dict[DiskFile, list[int]] = {}
     for index, item in enumerate(batch):
@@ -329,7 +332,8 @@ def _round(
 
 
 def _is_intact(batch: Sequence[_Append]) -> bool:
-    """Return whether the data agrees with its checksums; False if checking would take long."""
+    """Return whether the data matches its checksums; False if the check would take too long here.
+    """
     checked = [item for item in batch if item.crc is not None]
     return sum(len(item.data) for item in checked) <= INLINE_CHECK_BYTES and all(
         checksum(item.data) == item.crc for item in checked
@@ -347,7 +351,7 @@ def _removal(file: DiskFile) -> WriterError | None:
 
 
 def _write(file: DiskFile, items: Sequence[_Append]) -> list[int | WriterError]:
-    """Write an append; a damaged one is refused, and so are the following ones by their offsets."""
+    """Write an append; refuse it if it is corrupt. The later appends then fail by their offsets."""
     good = [item for item in items if item.crc is None or checksum(item.data) == item.crc]
     written = iter(file.append_many([(item.offset, item.data) for item in good]))
     damaged = WriterUnavailable("the data were damaged on the way")
@@ -367,7 +371,7 @@ def _sync_all(
     left = deque(files)
     count = len(left)
     problems: dict[DiskFile, WriterError] = {}
-    if count == 1:  # nearly always: nobody has to wait for anybody
+    if count == 1:  # nearly always true; needs no other thread
         _sync(left[0], synced, problems)
         return problems
     ended = threading.Semaphore(0)
@@ -394,7 +398,7 @@ def _sync_all(
 def _sync(
     file: DiskFile, synced: Callable[[float], None], problems: dict[DiskFile, WriterError]
 ) -> None:
-    """Sync *file*; note in *problems* why it can't be."""
+    """Sync *file*; if that fails, record the error in *problems*."""
     started = time.perf_counter()
     try:
         if file.sync():

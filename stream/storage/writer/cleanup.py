@@ -1,7 +1,7 @@
 """Removal of slice directories without a record in etcd. Blocks.
 
-Only directories that look like a slice's are removed, and symbolic links aren't followed: a volume
-may contain other files, too.
+A volume may contain other files, so only directories that look like slice directories are removed,
+and symbolic links aren't followed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 __all__ = ["remove_directories", "remove_empty_parents", "slice_directories"]
 
 _SLICE_DEPTH = 6
-"""``project/branch/source/sink/file/slice``; the first two are numbers."""
+"""Depth of ``project/branch/source/sink/file/slice``; the first two names are numbers."""
 _NUMBERS = 2
 
 
 def slice_directories(volume: Path) -> list[str]:
-    """Return the slice directories of a volume, relative to it."""
+    """Return the slice directories of a volume, relative to its root."""
     return list(_directories(volume, _SLICE_DEPTH))
 
 
 def _directories(volume: Path, depth: int, path: str = "", level: int = 0) -> Iterator[str]:
-    """Return the directories *depth* levels down; unreadable ones are skipped."""
+    """Return the directories *depth* levels below; unreadable ones are skipped."""
     if level == depth:
         yield path
         return
@@ -39,7 +39,7 @@ def _directories(volume: Path, depth: int, path: str = "", level: int = 0) -> It
 
 
 def remove_directories(volume: Path, directories: Iterable[str]) -> int:
-    """Remove *directories*; return how many of them are gone."""
+    """Remove *directories*; return how many of them no longer exist."""
     removed = 0
     for directory in directories:
         path = volume / directory
@@ -49,10 +49,10 @@ def remove_directories(volume: Path, directories: Iterable[str]) -> int:
 
 
 def remove_empty_parents(volume: Path) -> None:
-    """Remove the empty directories above slices, the deepest first."""
+    """Remove the empty parent directories of slices, the deepest first."""
     for depth in range(_SLICE_DEPTH - 1, 0, -1):
         for directory in list(_directories(volume, depth)):
             try:
                 (volume / directory).rmdir()
             except OSError:
-                continue  # it isn't empty, perhaps since a moment ago
+                continue  # it isn't empty, perhaps because a slice was just opened

@@ -1,4 +1,4 @@
-"""One slice file on disk. Blocks; runs in a thread of the volume's pool."""
+"""A slice file on disk. Its functions block and run in a thread of the volume's pool."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DIRECTORY_MODE = 0o700
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _KEEP_SIZE = 1
 _BUFFERS_PER_CALL = 1024
-"""Maximum number of buffers per call of the operating system."""
+"""Maximum number of buffers per system call."""
 
 _UNUSABLE = {errno.EISDIR, errno.ELOOP, errno.EIO, errno.EACCES, errno.ENXIO, errno.ENODEV}
 """Errors of a path that can't be opened for writing as a file."""
@@ -41,16 +41,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DiskFile:
-    """An open file; used by one thread at a time.
+    """An open slice file, used by one thread at a time.
 
     Note [Failed sync]: after a failed sync it is unknown which bytes are on the disk, and a second
-    sync of the same descriptor can succeed without them. So the file is given up: it is truncated
-    to the length promised before, and has to be opened again.
+    sync of the same descriptor may succeed without writing them. So the file is abandoned: it is
+    truncated to the length that was promised before, and must be opened again.
 
     :ivar length: bytes written.
-    :ivar broken: why the file was given up; empty while it is usable.
-    :ivar is_fault: whether it was given up because of a possible disk fault.
-    :ivar quarantined: the new path of a damaged file that was found there.
+    :ivar broken: why the file was abandoned; empty while it is usable.
+    :ivar is_fault: whether it was abandoned because the disk may have failed.
+    :ivar quarantined: new path of a damaged file that was found at the path of this one.
     """
 
     def __init__(self, descriptor: int, length: int, quarantined: Path | None = None) -> None:
@@ -66,20 +66,20 @@ class DiskFile:
         self._met_in_sync = 0
 
     def refuse(self, reason: WriterError) -> None:
-        """Make every append that isn't written yet fail; may be called from any thread."""
+        """Make every append fail that isn't written yet; may be called from any thread."""
         self._refusal = reason
 
     def promise(self) -> None:
-        """Mark the written data as about to be acknowledged: it must never be truncated."""
+        """Mark the written data as about to be acknowledged, so that it is never truncated."""
         self._promised = self.length
 
     # Writing.
 
     def append(self, offset: int, data: bytes) -> int:
-        """Write *data*; return the new length. A repetition of existing bytes changes nothing.
+        """Write *data*; return the new length. Repeating existing bytes changes nothing.
 
-        Raises WrongOffset, ContentConflict: see there. Raises NoSpace: nothing is kept. Raises
-        WriterUnavailable: the file was given up.
+        Raises WrongOffset, ContentConflict: see these classes. Raises NoSpace: no data is kept.
+        Raises WriterUnavailable: the file was abandoned.
         """
         result = self.append_many([(offset, data)])[0]
         if isinstance(result, WriterError):
@@ -87,7 +87,7 @@ class DiskFile:
         return result
 
     def append_many(self, appends: Sequence[tuple[int, bytes]]) -> list[int | WriterError]:
-        """Call `append` for each; consecutive ones are written in one call."""
+        """Call `append` for each append; consecutive appends are written in one call."""
         results: list[int | WriterError] = []
         run: list[bytes] = []
         end = self.length
@@ -119,7 +119,8 @@ class DiskFile:
         return ContentConflict(f"other bytes are stored from {offset} to {end}")
 
     def _write_run(self, run: list[bytes]) -> list[int | WriterError]:
-        """Append each of *run*; if the disk is full, append as many as fit, one by one."""
+        """Write the appends of *run* together; if the disk is full, one by one as long as they fit.
+        """
         if not run:
             return []
         refusal = self._failure()
@@ -142,7 +143,7 @@ class DiskFile:
         return ends
 
     def _write_singly(self, run: list[bytes]) -> list[int | WriterError]:
-        """Append one by one; after one that doesn't fit, the rest has no valid position."""
+        """Write appends one by one; after one that doesn't fit, the rest have no valid position."""
         results: list[int | WriterError] = []
         for data in run:
             results += self._write_run([data])
@@ -152,7 +153,7 @@ class DiskFile:
         return results
 
     def _cut_back(self, error: OSError) -> WriterError:
-        """Remove the data of a failed append, and return its error."""
+        """Remove the data of a failed append; return the append's error."""
         try:
             os.ftruncate(self._descriptor, self.length)
         except OSError as again:
@@ -166,9 +167,9 @@ class DiskFile:
     # Appends by compiled code; see Note [Compiled rounds] in `stream.storage.writer.appender`.
 
     def place_of(self, appends: Sequence[tuple[int, bytes]]) -> tuple[int, int] | None:
-        """Return the descriptor and the length, if *appends* follow each other at the end.
+        """Return the descriptor and the length if *appends* continue the file one after another.
 
-        ``None`` if one of them doesn't, if all are empty, or if the file refuses them.
+        Returns ``None`` if one of them doesn't, if all are empty, or if the file refuses them.
         """
         end = self.length
         for offset, data in appends:
@@ -180,13 +181,13 @@ class DiskFile:
         return self._descriptor, self.length
 
     def appended(self, end: int, *, is_synced: bool) -> None:
-        """Note that data was written up to *end*, and is about to be acknowledged."""
+        """Record that data was written up to *end* and is about to be acknowledged."""
         self.length = self._promised = end
         if is_synced:
             self._synced = end
 
     def meet(self, write_error: int, sync_error: int) -> None:
-        """Make the next write or sync fail with an error that was met already; 0 for none."""
+        """Make the next write or sync fail with an error that has already occurred; 0 for none."""
         self._met_in_write, self._met_in_sync = write_error, sync_error
 
     # Syncing and closing.
@@ -211,9 +212,9 @@ class DiskFile:
         return True
 
     def check_linked(self) -> None:
-        """Check that the file wasn't removed, since its data would be lost.
+        """Check that the file wasn't removed, in which case its data would be lost.
 
-        Raises WriterUnavailable: it was removed.
+        Raises WriterUnavailable: the file was removed.
         """
         if not self.broken and not os.fstat(self._descriptor).st_nlink:
             self.broken, self.is_fault = "it was removed", True
@@ -238,7 +239,7 @@ class DiskFile:
         return None
 
     def close(self) -> None:
-        """Sync, release the space reserved beyond the end, and close."""
+        """Sync the file, release the space reserved beyond its end, and close it."""
         try:
             if not self.broken:
                 os.ftruncate(self._descriptor, self.length)
@@ -248,13 +249,13 @@ class DiskFile:
 
 
 def _raise_met(error: int) -> None:
-    """Raise the OSError with the number *error*, if it isn't 0."""
+    """Raise the OSError with the number *error* if it isn't 0."""
     if error:
         raise OSError(error, os.strerror(error))
 
 
 def _write_all(descriptor: int, buffers: Sequence[bytes], offset: int) -> None:
-    """Write all buffers, regardless of how many bytes the operating system writes at a time."""
+    """Write all buffers, even if the operating system writes only some bytes at a time."""
     left: list[bytes | memoryview] = [buffer for buffer in buffers if buffer]
     while left:
         written = os.pwritev(descriptor, left[:_BUFFERS_PER_CALL], offset)
@@ -273,21 +274,21 @@ def open_disk_file(
 ) -> DiskFile:
     """Open or create the file, and make its directory entries durable.
 
-    Note [Lives on disk]: the number of the life that opened the file last is stored beside it,
-    durable before that life writes anything. Only that life may have the file truncated to a length
-    that it names; any other life continues after the readable part. etcd decides which life may
-    open the file, not this number: after a restore of etcd from a backup the number would be too
-    high.
+    Note [Lives on disk]: the number of the life that last opened the file is stored next to the
+    file, and is durable before that life writes anything. Only that life may have the file
+    truncated to a length that it specifies; any other life continues after the readable part. etcd
+    decides which life may open the file, not this number: after a restore of etcd from a backup the
+    number would be too high.
 
-    :param root: root of the volume; directories below it are made.
+    :param root: root of the volume; missing directories below it are created.
     :param life: the number of the life of the source node that opens the file.
-    :param resume: bytes acknowledged to the caller; a longer file is truncated to them. -1 if the
-        caller knows of none: the file is truncated after its last whole part, and repaired if it is
-        damaged before.
+    :param resume: number of bytes acknowledged to the caller; a longer file is truncated to this
+        length. With -1, for a caller that doesn't know it, the file is truncated after its last
+        complete part, and repaired if it is damaged before that.
     :param reserve: bytes to reserve on the disk for a new file.
 
-    Raises NoSpace, WriterUnavailable: see there. Raises Fenced: another life wrote the data to be
-    truncated.
+    Raises NoSpace, WriterUnavailable: see these classes. Raises Fenced: another life wrote the data
+    that would be truncated.
     """
     try:
         _make_directories(path.parent, root)
@@ -307,7 +308,7 @@ def open_disk_file(
         if length:
             if resume < 0:
                 length, repaired = _recover(descriptor, path, compression)
-                if repaired is not None:  # it is another file now
+                if repaired is not None:  # the path now has a different file
                     _claim(descriptor)
                 quarantined = repaired or quarantined
             else:
@@ -325,7 +326,8 @@ def open_disk_file(
 
 
 def _is_last_of(path: Path, life: int) -> bool:
-    """Return whether *life* opened the slice file *path* last; see Note [Lives on disk]."""
+    """Return whether *life* was the last to open the slice file *path*; see Note [Lives on disk].
+    """
     try:
         return life_path(path).read_text(errors="replace") == f"{life}\n"
     except FileNotFoundError:
@@ -333,7 +335,7 @@ def _is_last_of(path: Path, life: int) -> bool:
 
 
 def _note_life(path: Path, life: int) -> None:
-    """Write the note of the life; it becomes durable with the directory entries, synced later."""
+    """Write the number of the life; it becomes durable when the directory entries are synced."""
     noted = life_path(path)
     unfinished = noted.with_name(f"{noted.name}.new")
     descriptor = os.open(
@@ -348,7 +350,7 @@ def _note_life(path: Path, life: int) -> None:
 
 
 def _finish(descriptor: int, path: Path, compression: str) -> int:
-    """Finish the streams of a file of the original service; return its length.
+    """Repair unfinished streams in a file of the original service; return the file's length.
 
     See `stream.storage.volumes.unfinished`. If the file was replaced, the descriptor then refers to
     the new one.
@@ -363,20 +365,20 @@ def _finish(descriptor: int, path: Path, compression: str) -> int:
 
 
 def _follow(descriptor: int, path: Path) -> None:
-    """Make *descriptor* refer to the file that is at *path* now."""
+    """Make *descriptor* refer to the file that is now at *path*."""
     replaced = os.open(path, _FLAGS, FILE_MODE)
     os.dup2(replaced, descriptor, inheritable=False)
     os.close(replaced)
 
 
 def _claim(descriptor: int) -> None:
-    """Lock the file. Raises OSError while it is in use."""
+    """Lock the file. Raises OSError if it is in use."""
     if not lock_for_writing(descriptor):
         raise OSError(errno.EBUSY, "it is in use")
 
 
 def _open_regular(path: Path) -> tuple[int, Path | None]:
-    """Open or create the file. Anything but a writable file is quarantined first."""
+    """Open or create the file. Anything else than a writable file is quarantined first."""
     try:
         descriptor = os.open(path, _FLAGS, FILE_MODE)
     except OSError as error:
@@ -393,8 +395,8 @@ def _open_regular(path: Path) -> tuple[int, Path | None]:
 def _recover(descriptor: int, path: Path, compression: str) -> tuple[int, Path | None]:
     """Return the length of the intact part of the file.
 
-    A damaged file is replaced by its readable parts, also behind the descriptor, and the path of
-    the damaged one is recorded.
+    A damaged file is replaced with its readable parts, the descriptor then refers to the new file,
+    and the path of the damaged file is recorded.
     """
     with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
         recovered = recover(file, compression)
@@ -413,8 +415,8 @@ def _cannot_open(error: OSError) -> WriterError:
 def _cut(descriptor: int, length: int) -> None:
     """Truncate unacknowledged data at the end of the file.
 
-    The remaining data is made durable: the process that wrote it may have ended before doing so,
-    and from now on it counts as stored.
+    The remaining data is synced, because it counts as stored from now on, and the process that
+    wrote it may have ended before syncing it.
     """
     os.ftruncate(descriptor, length)
     sync_file(descriptor, os)
@@ -423,7 +425,7 @@ def _cut(descriptor: int, length: int) -> None:
 def _reserve(descriptor: int, size: int) -> None:
     """Reserve blocks without changing the length.
 
-    A failure does no harm: the space is taken when it is written.
+    A failure does no harm, because the space is then allocated when data is written.
     """
     fallocate = getattr(_libc, "fallocate", None)
     if fallocate is not None:
@@ -434,7 +436,7 @@ _ATTEMPTS = 3
 
 
 def _make_directories(path: Path, root: Path) -> None:
-    """Make *path* below *root*. The cleanup may remove a parent just before its child is made."""
+    """Create *path* below *root*, even if the cleanup removes a parent in between."""
     parents = [path, *path.parents]
     missing = parents[: parents.index(root)]
     for attempt in range(_ATTEMPTS):
@@ -451,7 +453,8 @@ def _make_directories(path: Path, root: Path) -> None:
 def _sync_entries(path: Path, root: Path) -> None:
     """Make every directory entry from the file up to *root* durable.
 
-    This includes existing directories: their maker may have been killed before syncing them.
+    This includes existing directories, because the process that created them may have been killed
+    before syncing them.
     """
     parents = [path, *path.parents]
     for directory in parents[: parents.index(root) + 1]:

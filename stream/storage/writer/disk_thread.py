@@ -1,11 +1,11 @@
 """A compiled thread for the appends of a volume; see ``native/src/disk.rs``.
 
-A round in a thread of the interpreter waits for the interpreter's lock at its start, and after each
-call of the operating system; at its end the reactor waits for it. The compiled thread never takes
-the lock, and wakes the reactor by a descriptor.
+A round in a Python thread waits for the GIL when it starts and after each system call; when it
+ends, the reactor waits for the GIL. The compiled thread never takes the GIL, and wakes the reactor
+through a descriptor.
 
-It handles no failure: it reports the first error, and the appender repeats the round in a thread of
-the interpreter, which meets this error instead of asking the disk.
+The compiled thread handles no failures. It reports the first error, and the appender repeats the
+round in a Python thread, which raises this error instead of writing or syncing again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _log = Logger()
 class Outcome:
     """The outcome of a round of one file.
 
-    :ivar write_error: the system's number of the error that ended the writes; 0 for none.
-    :ivar sync_error: the same of the sync.
-    :ivar links: number of names of the file; 0 if it was removed, -1 if that isn't known.
+    :ivar write_error: errno of the error that ended the writes; 0 for none.
+    :ivar sync_error: errno of the error of the sync; 0 for none.
+    :ivar links: number of hard links to the file; 0 if it was removed, -1 if unknown.
     :ivar seconds: duration of the sync.
     """
 
@@ -51,10 +51,13 @@ class Outcome:
 
 @implementer(IReadDescriptor)
 class DiskThread:
-    """The compiled thread of one volume. It runs one round at a time."""
+    """The compiled thread of one volume, which runs one round at a time."""
 
     def __init__(self, reactor: Any) -> None:
-        """Raises OSError: the host starts no thread, or has no descriptor left."""
+        """Start the thread.
+
+        Raises OSError: the host can't start a thread or has no descriptor left.
+        """
         self._reactor = reactor
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
@@ -79,18 +82,18 @@ class DiskThread:
         sync: bool,
         ended: Callable[[Outcome], None],
     ) -> None:
-        """Append *data* to a file; only while the thread is idle.
+        """Append *data* to a file; may be called only while the thread is idle.
 
-        :param place: descriptor and end of the file.
-        :param sync: whether the file is synced afterwards.
-        :param ended: called with the outcome in the reactor's thread.
+        :param place: descriptor of the file and position of its end.
+        :param sync: whether to sync the file afterwards.
+        :param ended: called with the outcome in the reactor thread.
         """
         assert self._thread is not None
         self._thread.start(*place, data, sync)
         self._ended = ended
 
     async def leave(self, seconds: float) -> bool:
-        """End the thread; fires when its round has ended, or after *seconds*.
+        """End the thread. The Deferred fires when its round has ended, or after *seconds*.
 
         The result is whether it has ended. If not, it ends after the round.
         """
@@ -113,35 +116,36 @@ class DiskThread:
     # For the reactor.
 
     def fileno(self) -> int:
-        """Return the descriptor by which the thread wakes the reactor."""
+        """Return the descriptor through which the thread wakes the reactor."""
         return self._wake
 
     def logPrefix(self) -> str:
         return "volume"
 
     def doRead(self) -> None:
-        """Handle the end of the round."""
+        """Handle the outcome of a round that has ended."""
         os.eventfd_read(self._wake)
         found = self._thread.take() if self._thread is not None else None
         ended, self._ended = self._ended, None
         if found is not None and ended is not None:
             try:
                 ended(Outcome(*found))
-            except Exception:  # the reactor would no longer listen to the thread
+            except Exception:  # otherwise the reactor would no longer listen to the thread
                 _log.failure("the end of a round can't be handled")
-        if self._left is not None and self._ended is None:  # else there is a further round
+        if self._left is not None and self._ended is None:  # otherwise another round is running
             self._close()
             if not self._left.called:
                 self._left.callback(None)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Do nothing: the descriptor is never closed by another end."""
+        """Do nothing: the descriptor has no peer that could close it."""
 
 
 def disk_thread(reactor: Any) -> DiskThread | None:
-    """Return a compiled thread; ``None`` if there is none, and threads of the interpreter do.
+    """Return a compiled thread; ``None`` if Python threads must be used instead.
 
-    It isn't built, this system has no ``eventfd``, or the host starts no thread.
+    That is the case if the compiled code isn't built, if this system has no ``eventfd``, or if the
+    host can't start a thread.
     """
     if not (native.is_built and hasattr(os, "eventfd") and IReactorFDSet.providedBy(reactor)):
         return None

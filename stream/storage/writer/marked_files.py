@@ -1,4 +1,4 @@
-"""Finds the marks in a volume's latest slice files, for a writer that starts. All of it blocks.
+"""Finds the marks in a volume's latest slice files, for a writer that starts. Blocks.
 
 See Note [Restart] in `stream.storage.writer.requests`.
 """
@@ -21,16 +21,16 @@ __all__ = ["MarkedGroup", "marked_groups"]
 
 _PREFIX = "slice"
 _MAX_BYTES = 2 * 1024 * 1024 * 1024
-"""Maximum size of the latest files, which are read in some seconds."""
+"""Maximum total size of the latest files, which takes a few seconds to read."""
 _READ_BYTES = 1024 * 1024
-"""Bytes that are searched at once: meanwhile no other thread of the process runs."""
+"""Number of bytes to search at once, during which no other thread of the process runs."""
 
 
 @attrs.frozen
 class MarkedGroup:
     """A group of rows whose requests had idempotency keys.
 
-    :ivar end: where it ends in the file.
+    :ivar end: file offset at which the group ends.
     """
 
     file: str
@@ -40,9 +40,11 @@ class MarkedGroup:
 
 
 def marked_groups(volume: Path, since: float, max_marks: int) -> list[MarkedGroup]:
-    """The marked groups in slice files that were written after *since*, seconds since the epoch.
+    """Return the marked groups in slice files that were written after *since*.
 
-    The oldest come first. Of more than *max_marks* marks the oldest are left out.
+    The oldest groups come first. If there are more than *max_marks* marks, the oldest are omitted.
+
+    :param since: in seconds since the epoch.
     """
     files = sorted(_latest(volume, since), reverse=True)
     found: list[Sequence[MarkedGroup]] = []
@@ -51,7 +53,7 @@ def marked_groups(volume: Path, since: float, max_marks: int) -> list[MarkedGrou
         bytes_left -= size
         if bytes_left < 0 or left <= 0:
             break
-        # Each group has a mark, so as many groups are more than enough.
+        # Each group has at least one mark, so this number of groups is sufficient.
         groups = _of_file(volume, directory, name, max_marks)
         left -= sum(len(group.marks) for group in groups)
         found.append(groups)
@@ -59,7 +61,8 @@ def marked_groups(volume: Path, since: float, max_marks: int) -> list[MarkedGrou
 
 
 def _latest(volume: Path, since: float) -> Iterator[tuple[float, int, str, str]]:
-    """Time, size, directory and name of files. What vanishes meanwhile is passed over."""
+    """Return time, size, directory and name of the files; skip files that vanish during the call.
+    """
     for directory in slice_directories(volume):
         try:
             with os.scandir(volume / directory) as entries:
@@ -75,8 +78,9 @@ def _latest(volume: Path, since: float) -> Iterator[tuple[float, int, str, str]]
 class _Content:
     """The content of a file for `find_marks`.
 
-    A map of the file would be searched in one step, with all other threads of the process waiting
-    for the disk; and a file that is cut meanwhile would end the process.
+    A memory map of the file would be searched in one step, during which all other threads of the
+    process would wait for the disk. If the file were truncated during the search, the process would
+    be killed.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -88,7 +92,7 @@ class _Content:
         return os.pread(self._descriptor, size, part.start) if size > 0 else b""
 
     def find(self, wanted: bytes, start: int = 0) -> int:
-        """The place of *wanted* at or after *start*; -1 if it isn't there."""
+        """Return the position of *wanted* at or after *start*; -1 if there is none."""
         while piece := os.pread(self._descriptor, _READ_BYTES, start):
             found = piece.find(wanted)
             if found >= 0:
@@ -100,10 +104,10 @@ class _Content:
 
 
 def _of_file(volume: Path, directory: str, name: str, most: int) -> Sequence[MarkedGroup]:
-    """The last *most* marked groups of a file.
+    """Return the last *most* marked groups of a file.
 
-    They are made durable: the process that wrote them may have ended before its sync, and from now
-    on answers to producers say that the rows are stored.
+    The groups are synced, because from now on producers are answered that the rows are stored, and
+    the process that wrote them may have ended before its sync.
     """
     path = volume / directory / name
     try:

@@ -1,4 +1,4 @@
-"""The throttled log of connections that the writer refused."""
+"""Throttled logging of the connections that the writer refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUIET_SECONDS = 10.0
 class RefusalLog:
     """Logs the first refusal immediately, and the number of further ones every `QUIET_SECONDS`.
 
-    :param seconds: returns the monotonic time.
+    :param seconds: returns the monotonic time in seconds.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:

@@ -1,8 +1,8 @@
 """The state of slices and source nodes in etcd that the writer needs to open a file.
 
-None of it comes from the other end of a connection. The other end names only a slice and itself;
-etcd holds the slice's path and compression, whether it is still written, and which life holds the
-node's name. Reads are linearizable: they reflect everything before they began.
+A source node sends only the names of the slice and of itself. The slice's path and compression, its
+state, and the life that holds the node's name are read from etcd. Reads are linearizable: they
+reflect everything that was written before they began.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class WrittenSlice:
 
 
 class Register(Protocol):
-    """The source of the state that the writer checks."""
+    """Provides the state that the writer checks."""
 
     async def look_up(self, key: SliceKey, node_id: str) -> tuple[WrittenSlice | None, int]:
-        """Return the slice, ``None`` if it isn't written, and the current life of the node.
+        """Return the slice, or ``None`` if it accepts no rows, and the current life of the node.
 
         Raises an exception if the state can't be read.
         """
@@ -63,7 +63,7 @@ class EtcdRegister:
 
 
 def state_of(kv: KeyValue) -> SliceState:
-    """Return the state of a stored slice; the rest of the record isn't checked."""
+    """Return the state of a stored slice without checking the rest of the record."""
     return SliceState(orjson.loads(kv.value)["state"])
 
 

@@ -1,22 +1,24 @@
 """A writer's index of requests with idempotency keys whose rows are on its volumes.
 
-Note [One attempt]: before a source node writes rows of such a request, it asks every writer whether
-they are stored. Each writer notes which attempt has asked last, and from then on accepts rows of
-the request from this attempt alone. So an earlier attempt on another node, or in a former life of
-the same one, writes nothing behind the answer, however long it was paused and however late its
-bytes arrive. Appends of the request that are under way are waited for, so the answer is final.
+Note [One attempt]: before a source node writes the rows of such a request, it asks every writer
+whether they are stored. Each writer records which attempt was the last to ask, and from then on
+accepts rows of the request only from this attempt. So an earlier attempt, on another node or in an
+earlier life of the same node, writes nothing after the answer, however long it was paused and
+however late its bytes arrive. The writer waits for appends of the request that are in progress, so
+the answer is final.
 
-Note [Cuts]: a source node that lost its file opens it again, has what it knows not to be
-acknowledged cut off, and sends it again. But another attempt may have got the answer meanwhile that
-just these rows are stored. Then nothing is cut: the opening fails with `Superseded`, and the
-outcome of the rows is for the producers to ask again. That holds also when the request has been
-forgotten since.
+Note [Cuts]: a source node that lost its file opens it again, has the unacknowledged data cut off,
+and sends that data again. But in between, another attempt may have been answered that exactly these
+rows are stored. In this case nothing is cut: the opening fails with `Superseded`, and the producers
+must repeat their requests to learn the outcome. This applies even if the request has been forgotten
+in the meantime.
 
-Note [Restart]: marks are in the files, so a writer that starts reads those of the latest files
-again. It doesn't know who has asked its former life, so it takes no marked rows before it is asked
-itself: a source that sends them again after a restart is refused, and its producers come again.
+Note [Restart]: the marks are in the files, so a writer that starts reads the marks of the latest
+files again. It doesn't know which attempts have asked its previous life, so it accepts no marked
+rows of a request before an attempt has asked. A source node that sends such rows again after the
+restart is refused, and its producers retry.
 
-Each source has a share of the remembered requests: see Note [Shares] of
+Each source has a share of the remembered requests; see Note [Shares] of
 `stream.values.shared_keys`.
 """
 
@@ -48,8 +50,9 @@ _MAX_FILES = 10_000
 class _Rows:
     """Rows of a request in one file.
 
-    :ivar end: of their group in the file.
-    :ivar appending: waiters for the end of the append; ``None`` once they are stored.
+    :ivar end: file offset at which their group ends.
+    :ivar appending: callers that wait until the append has ended; ``None`` once the rows are
+        stored.
     """
 
     sink: SinkKey
@@ -61,11 +64,12 @@ class _Rows:
 
 @attrs.define(eq=False)
 class _Request:
-    """A request, by its key.
+    """A remembered request.
 
-    :ivar attempt: that has asked last, which alone may write; empty if none has asked.
-    :ivar until: when it is forgotten.
-    :ivar owner: its project, and the digest of its source.
+    :ivar attempt: the attempt that was the last to ask, and which alone may write; empty if none
+        has asked.
+    :ivar until: when the request is forgotten.
+    :ivar owner: the project, and the digest of the source.
     """
 
     until: float
@@ -75,11 +79,11 @@ class _Request:
 
 
 class Requests:
-    """The requests with idempotency keys whose rows came to this node.
+    """The requests with idempotency keys that this node has rows of or was asked about.
 
     :param seconds: how long a request is remembered.
-    :param max_keys: maximum number of them.
-    :param clock: of the reactor.
+    :param max_keys: maximum number of remembered requests.
+    :param clock: the reactor's clock.
     """
 
     def __init__(self, seconds: float, max_keys: int, clock: Callable[[], float]) -> None:
@@ -120,7 +124,7 @@ class Requests:
         return request
 
     def _of(self, key: bytes, owner: Owner) -> _Request:
-        """The request with *key*, remembered for the whole time from now on."""
+        """Return the request with *key*, remembered for the full time from now on."""
         now = self._clock()
         while self._requests and next(iter(self._requests.values())).until <= now:
             self._forget(next(iter(self._requests)))
@@ -147,7 +151,8 @@ class Requests:
             self._remove(rows)
 
     def _keep(self, rows: _Rows) -> None:
-        """Remember that *rows* may not be cut off, without their request; see Note [Cuts]."""
+        """Remember, without the request of *rows*, that they may not be cut off; see Note [Cuts].
+        """
         self._uncut[rows.file] = max(self._uncut.get(rows.file, 0), rows.end)
         self._uncut.move_to_end(rows.file)
         if len(self._uncut) > _MAX_FILES:
@@ -164,9 +169,9 @@ class Requests:
     def appending(
         self, file: str, sink: SinkKey, end: int, marks: Iterable[Mark]
     ) -> Callable[[bool], None]:
-        """Note rows that are being appended; call the result when that has ended, well or not.
+        """Record rows that are being appended; the caller calls the result when the append ends.
 
-        Raises `Superseded` if one of *marks* isn't of the attempt that has asked last.
+        Raises Superseded: one of *marks* isn't from the attempt that was the last to ask.
         """
         marks = tuple(marks)
         superseded = frozenset(mark.key for mark in marks if not self._is_latest(mark))
@@ -191,7 +196,7 @@ class Requests:
         return request is not None and request.attempt == mark.attempt
 
     def found(self, file: str, sink: SinkKey, end: int, marks: Iterable[Mark]) -> None:
-        """Note rows that a file has already; see Note [Restart]."""
+        """Record rows that a file already contains; see Note [Restart]."""
         for mark in marks:
             self._note(file, sink, end, mark, None)
 
@@ -211,9 +216,9 @@ class Requests:
             request.rows.remove(rows)
 
     def cut(self, file: str, length: int) -> None:
-        """The file is about to be cut to *length* bytes, if it is longer.
+        """Check and record that a file is about to be truncated to *length* bytes.
 
-        Raises `Superseded` if that may not be; see Note [Cuts].
+        Raises Superseded: it must not be truncated; see Note [Cuts].
         """
         lost = [rows for rows in self._files.get(file, ()) if rows.end > length]
         if self._uncut.get(file, 0) > length:
@@ -226,7 +231,7 @@ class Requests:
 
 
 def settled(appended: Deferred[int], ended: Callable[[bool], None]) -> Deferred[int]:
-    """Let *ended* know how *appended* ends."""
+    """Notify *ended* when *appended* succeeds or fails."""
 
     def stored(end: int) -> int:
         ended(True)

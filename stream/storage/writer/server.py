@@ -1,16 +1,18 @@
 """The server that offers the writer's files to remote source nodes; see `stream.storage.network`.
 
-Note [High watermark]: while more bytes wait for a volume's disk than it can write soon, the
-connections that send them aren't read. So memory is bounded regardless of what source nodes send.
+Note [High watermark]: while more bytes are queued for a volume than its disk can write soon, the
+server doesn't read from the connections that send them. So memory is bounded regardless of what
+source nodes send.
 
-Note [One connection for each node]: a source node that has abandoned a connection greets over a new
-one. Data sent over the old one may still arrive then, such as the opening of a file, which would
-truncate data acknowledged since. So a greeting ends all earlier connections of the node. A late
-greeting does no harm: the node sends nothing after it before its answer.
+Note [One connection for each node]: a source node that has abandoned a connection sends its
+greeting over a new one. Data that was sent over the old connection may still arrive after that. If
+it opens a file, this would truncate data that has been acknowledged since. So a greeting ends all
+earlier connections of the node. A late greeting does no harm, because the node sends nothing else
+before its greeting is answered.
 
-Note [Lives]: the life that greets must be the one that holds the node's name in etcd. A former life
-that resumes after a pause, or a second process with the same name, is refused at its greeting, so
-that it can't even close the connection of the current one.
+Note [Lives]: the life that greets must be the one that holds the node's name in etcd. The greeting
+of an earlier life that resumes after a pause, or of a second process with the same name, is
+refused, so that it can't even close the connection of the current life.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ MAX_FILES_PER_CONNECTION = 100_000
 SILENCE_SECONDS = 30.0
 
 _READ_BYTES = 64 * 1024
-"""Maximum size of the transport's reads; a read may include the beginning of a call."""
+"""Maximum size of a read from the transport, which may include the beginning of the next call."""
 _MAX_CALL_BYTES = commands.MAX_APPEND_BYTES + 4 * _READ_BYTES
 _MAX_GREETING_BYTES = 2 * _READ_BYTES
 _LEVELS = frozenset(map(int, SyncLevel))
@@ -58,7 +60,7 @@ _DETAIL_LENGTH = 200
 
 
 class _Remote:
-    """A file opened by the other end; forwards the writer's notifications."""
+    """A file that the source node has opened; forwards the writer's notifications to the node."""
 
     def __init__(self, connection: WriterConnection, handle: bytes) -> None:
         self._connection = connection
@@ -72,9 +74,9 @@ class _Remote:
 
 
 class WriterConnection(amp.AMP):
-    """One source node's connection. Its files are closed when it ends.
+    """The connection of a source node; its files are closed when the connection ends.
 
-    :ivar life: life of the node that has greeted; 0 before.
+    :ivar life: the node's life according to its greeting; 0 before the greeting.
     """
 
     factory: WriterFactory
@@ -104,7 +106,10 @@ class WriterConnection(amp.AMP):
         self._wait_for_data(_HELLO_SECONDS)
 
     def dataReceived(self, data: bytes) -> None:
-        """Receive data. A call is kept in memory until it is complete, so its size is limited."""
+        """Receive data.
+
+        A call is kept in memory until it is complete, so its size is limited.
+        """
         self._incomplete_bytes += len(data)
         self._is_doubted = False
         if self._node_id is not None:
@@ -126,12 +131,12 @@ class WriterConnection(amp.AMP):
             self._impatience = self.factory.reactor.callLater(seconds, self._silent)
 
     def _silent(self) -> None:
-        if self._crowded is not None:  # Reading is paused by us.
+        if self._crowded is not None:  # this object has paused reading
             self._wait_for_data(self.factory.silence_seconds)
             return
         if not self._is_doubted:
-            # This process may have been paused itself: data that arrived meanwhile is read before
-            # the next check.
+            # This process may have been paused itself, so it reads the data that has arrived since
+            # before the next check.
             self._is_doubted = True
             self._wait_for_data(_SECOND_LOOK_SECONDS)
             return
@@ -179,7 +184,8 @@ class WriterConnection(amp.AMP):
         }
 
     async def _check_life(self, source: SourceLife) -> None:
-        """Check the greeting's life; see Note [Lives]. Raises the error for the other end."""
+        """Check the greeting's life; see Note [Lives]. Raises the error to send to the other end.
+        """
         problem: Exception | None = None
         try:
             await self.factory.writer.check_life(source)
@@ -200,7 +206,7 @@ class WriterConnection(amp.AMP):
         self.factory.refusals.refused(peer, f"{reason} ({detail[:_DETAIL_LENGTH]})")
 
     def is_of(self, node: str) -> bool:
-        """Return whether *node* has greeted over this connection."""
+        """Return whether this connection belongs to *node*."""
         return self._node_id == node
 
     def superseded(self, node: str) -> None:
@@ -259,7 +265,7 @@ class WriterConnection(amp.AMP):
 
     @commands.Enquire.responder
     async def enquire(self, enquiries: bytes, owners: bytes) -> dict[str, object]:
-        """Return the stored rows of requests; see `stream.storage.writer.requests`."""
+        """Return which rows of requests are stored; see `stream.storage.writer.requests`."""
         self._require_hello()
         try:
             found = await self.factory.writer.enquire(commands.enquiries_of(enquiries, owners))
@@ -277,7 +283,7 @@ class WriterConnection(amp.AMP):
 
     @commands.Ping.responder
     def ping(self) -> dict[str, object]:
-        """Keep the connection from being closed for silence."""
+        """Keep the connection from being closed because of silence."""
         return {}
 
     def _listen_less(self, appender: VolumeAppender) -> None:
@@ -323,7 +329,7 @@ class WriterConnection(amp.AMP):
 
 
 def _on_wire(error: Exception) -> Exception:
-    """Return the error for the other end; unexpected failures are sent without details."""
+    """Return the error to send to the other end; unexpected failures are sent without details."""
     if isinstance(error, WriterError):
         return commands.to_wire(error)
     _log.failure("a call of a source node failed")
@@ -333,12 +339,12 @@ def _on_wire(error: Exception) -> Exception:
 class WriterFactory(Factory):
     """The connections of source nodes to this writer.
 
-    :param secret: shared with all source nodes; empty for none.
-    :param silence_seconds: a node that sends nothing for this long, not even pings, is
-        disconnected.
+    :param secret: the secret shared with all source nodes; empty for none.
+    :param silence_seconds: time after which a node is disconnected if it sends nothing, not even
+        pings.
 
-    :ivar epoch: differs in each life of the writer.
-    :ivar connections: existing connections, the oldest first.
+    :ivar epoch: ID that differs in each life of the writer.
+    :ivar connections: all open connections, the oldest first.
     """
 
     protocol: Any = WriterConnection

@@ -76,7 +76,7 @@ MIN_FREE_BYTES = 64 * 1024 * 1024
 
 CLEANUP_SECONDS = 300.0
 STOP_SECONDS = 10.0
-"""How long a stop waits for files and threads of a disk that may never respond."""
+"""How long a stopping writer waits for the files and threads of a disk that may never respond."""
 
 _LEAVE_POLL_SECONDS = 0.05
 _UNSEEN_LOG_SECONDS = 60.0
@@ -89,7 +89,8 @@ class StorageWriterService(Service):
     :param address_host: host name or address that other nodes use to reach this one.
     :param metrics: metrics of volumes, queues and syncs.
     :param damaged: called with each slice in which a damaged file was found.
-    :param min_free_bytes: a volume with less counts as drained; its open slices may still grow.
+    :param min_free_bytes: a volume with less free space counts as drained; its open slices may
+        still grow.
     :param remembered_seconds: how long requests with idempotency keys are remembered.
     :param max_keys: maximum number of remembered requests.
 
@@ -148,7 +149,7 @@ class StorageWriterService(Service):
         self._loops: list[LoopingCall] = []
 
     async def startService(self) -> None:
-        """Start the writer; fires when volumes are open and everything is registered."""
+        """Start the writer. The Deferred fires when volumes are open and registered."""
         super().startService()
         require_durable_files()
         try:
@@ -221,7 +222,7 @@ class StorageWriterService(Service):
         _log.info("found {count} volumes", count=len(named))
 
     async def _remember(self, volume: OpenVolume) -> None:
-        """Learn which requests with idempotency keys have rows here, before anybody asks."""
+        """Find the requests with idempotency keys that have rows here, before any attempt asks."""
         requests = self.writer.requests
         since = self._now() - requests.seconds
         groups: list[MarkedGroup] = await volume.appender.run(
@@ -244,7 +245,7 @@ class StorageWriterService(Service):
         self._metrics.own("stream_writer_open_files").labels({}).set(self.writer.open_files)
 
     def _lock_volumes(self) -> dict[str, FoundVolume]:
-        """Lock the volumes in a thread: only the holder of the lock may make an id."""
+        """Lock the volumes in a thread; only the holder of the lock may create a volume's ID."""
         found = find_volumes(self._volumes_path)
         for volume in found:
             self._locks[volume.path] = VolumeLock(volume, "writer")
@@ -281,8 +282,8 @@ class StorageWriterService(Service):
     async def _look_at(self, volume: OpenVolume) -> tuple[int, int]:
         """Check whether the volume accepts new data; return its available and total bytes.
 
-        Only a check that has written data clears a failure: a check that began before the failure
-        doesn't know of it, however late it ends.
+        Only a check that has written data clears a failure. A check that began before the failure
+        doesn't clear it, however late it ends.
         """
         has_failed = volume.failed
         looking: Deferred[tuple[bool, int, int]] = deferToThreadPool(
@@ -333,7 +334,7 @@ class StorageWriterService(Service):
             _log.failure("cannot check the volume {id}", id=volume.volume_id)
 
     async def _find_out(self, volume: OpenVolume) -> None:
-        if volume.appender.is_stuck:  # The disk would block this check, too.
+        if volume.appender.is_stuck:  # the disk would block this check as well
             self._set_drained(volume, True, "the disk does not answer", is_fault=True)
             return
         try:
@@ -358,8 +359,8 @@ class StorageWriterService(Service):
 
         Raises UserError: this node has no such volume.
 
-        :param volume: its id, or its path.
-        :returns: its path.
+        :param volume: ID or path of the volume.
+        :returns: the path of the volume.
         """
         for known in self._volumes:
             if volume == known.volume_id or Path(volume).absolute() == known.found.path.absolute():
@@ -373,7 +374,8 @@ class StorageWriterService(Service):
     # Sealing.
 
     async def _may_be_written(self, key: SliceKey) -> bool:
-        """Read from etcd whether a slice is written: the mirror may lag behind a pipeline."""
+        """Read from etcd whether a slice still accepts rows; the mirror may lag behind a pipeline.
+        """
         stored = await self._client.get(f"{prefix.slice_level(Level.LOCAL)}{key}")
         return stored is not None and state_of(stored) in WRITABLE
 
@@ -386,9 +388,9 @@ class StorageWriterService(Service):
             await self._seal_vanished()
 
     async def _seal_vanished(self) -> None:
-        """Seal files of slices that vanished during a gap in the watch, which nothing reports.
+        """Seal the files of slices whose deletion was missed during a gap in the watch.
 
-        A slice that is missing in the mirror may also be too new for it, so etcd is read.
+        A slice that is missing in the mirror may also be too new for the mirror, so etcd is read.
         """
         for key in self.writer.open_slices:
             known = f"{prefix.slice_level(Level.LOCAL)}{key}" in self._slices.items
@@ -418,7 +420,8 @@ class StorageWriterService(Service):
     async def _clean_volume(self, volume: OpenVolume) -> int:
         """Clean up a volume.
 
-        The disk is read before etcd; otherwise a slice opened in between would look orphaned.
+        The disk is read before etcd. Otherwise a slice that is opened in between would look
+        orphaned.
         """
         path = volume.found.path
         directories = await volume.appender.run(lambda: slice_directories(path))
@@ -430,7 +433,7 @@ class StorageWriterService(Service):
                 used.add(_directory_of(key))
         removed = 0
         orphans = [directory for directory in directories if directory not in used]
-        at_once = self._cleanup.concurrency  # files can be opened in between
+        at_once = self._cleanup.concurrency  # files can be opened between the batches
         for start in range(0, len(orphans), at_once):
             part = orphans[start : start + at_once]
             removed += await volume.appender.run(partial(remove_directories, path, part))
@@ -440,7 +443,7 @@ class StorageWriterService(Service):
     # Stopping.
 
     async def stopService(self) -> None:
-        """Stop the writer; fires when pipelines have left or were cut off."""
+        """Stop the writer. The Deferred fires when the pipelines have left or were disconnected."""
         super().stopService()
         for loop in self._loops:
             if loop.running:
@@ -462,9 +465,9 @@ class StorageWriterService(Service):
         await self._release()
 
     async def _deregister(self) -> None:
-        """Remove the registrations, so that nothing new is assigned.
+        """Remove the registrations, so that no new slices are assigned.
 
-        Errors don't interrupt the stop.
+        Errors don't prevent the service from stopping.
         """
         registrations, self._registrations = list(self._registrations.values()), {}
         if not registrations:
@@ -492,7 +495,7 @@ class StorageWriterService(Service):
         _log.info("closed volumes")
 
     async def _leave(self, volume: OpenVolume) -> None:
-        """Release the volumes; one with a running thread stays locked until the process ends."""
+        """Release the volumes; one with a running thread remains locked until the process ends."""
         if not await volume.leave(self._reactor, STOP_SECONDS):
             self._locks.pop(volume.found.path, None)
             _log.error(

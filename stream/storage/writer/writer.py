@@ -1,21 +1,22 @@
 """Opens slice files on this node's volumes, for local pipelines and for the server.
 
-Note [One opening at a time]: there is one open file for each slice and source node. A new opening
-ends the older one, whose connection may be dead without having been noticed, and begins when that
-file is closed; openings of the same file wait for each other. So the length that an opening finds
-is the length that its first append meets.
+Note [One opening at a time]: a slice has at most one open file per source node. If the file is open
+and is opened again, the older opening ends, because its connection may be dead without anyone
+having noticed. The new opening begins when the file is closed. Openings of the same file wait for
+each other. So the length that an opening finds is still correct at its first append.
 
 Note [Fencing]: only the current life of a source node may open a file. etcd is read twice, before
-the older opening is ended and afterwards: a life that claims the name in between comes with an
-opening of its own, which ends this one. So of two lives of a node, the later one has the file, and
-the earlier one can't get it back. An opening truncates data that its own life wrote and knows to be
+the older opening is ended and afterwards. A life that claims the name after that opens the file
+itself, which ends this opening. So of two lives of a node, the later one has the file, and the
+earlier one can't get it back. An opening truncates data that its own life wrote and knows to be
 unacknowledged; data of other lives is truncated only after the last whole part.
 
-Note [Sealing]: the mirror of slices shows when a slice may no longer be written. It may lag, and
-nothing waits for a source node that has lost its lease. So a file is locked as long as it is open,
-and the reader treats it as finished only when it isn't locked. etcd is read again once the file is
-locked: a writer that locks it after the reader has checked finds the slice sealed. What the mirror
-reports while a file is being opened is remembered until the opening ends.
+Note [Sealing]: the mirror of slices shows when a slice accepts no more rows. The mirror may lag,
+and nothing waits for a source node that has lost its lease. So a file is locked as long as it is
+open, and the reader treats it as finished only when it isn't locked. Once the file is locked, the
+writer reads etcd again: if the reader has checked the file before, the writer now finds the slice
+sealed. A change that the mirror reports while a file is being opened is remembered until the
+opening ends.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ _FileKey = tuple[SliceKey, str]
 
 
 class OpenVolume:
-    """A volume in use, with threads of its own, so that a stuck disk doesn't block the others.
+    """An open volume with its own threads, so that a stuck disk doesn't block other volumes.
 
-    :ivar drained: whether nothing new is opened here.
-    :ivar failed: whether the disk refused a write; other volumes are preferred until it accepts
-        one.
-    :ivar gone: whether something else is at the volume's path; nothing may be written there.
+    :ivar drained: whether the volume accepts no new files.
+    :ivar failed: whether the disk has refused a write. Other volumes are preferred until it accepts
+        a write again.
+    :ivar gone: whether the volume is no longer at its path; nothing may be written there.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class OpenVolume:
         reactor: Any,
         synced: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """:param synced: called with the seconds that each sync of a file took."""
+        """:param synced: called with the duration of each sync of a file in seconds."""
         self.found = found
         self.volume_id = volume_id
         self.drained = False
@@ -93,7 +94,7 @@ class OpenVolume:
         self.appender = VolumeAppender(reactor, self.pool, synced, disk_thread(reactor))
 
     async def leave(self, reactor: Any, seconds: float) -> bool:
-        """End the threads; fires when all have ended, or after *seconds*.
+        """End the threads. The Deferred fires when all have ended, or after *seconds*.
 
         The result is whether they have ended.
         """
@@ -130,7 +131,7 @@ class OpenFile:
     ) -> Deferred[int]:
         """Append data; see `stream.storage.network.interface.SliceFile.append`.
 
-        :param crc: expected CRC-32 of data from another process.
+        :param crc: expected CRC-32 of the data if it comes from another process.
         """
         if self._refusal is not None:
             return fail(self._refusal)
@@ -160,7 +161,7 @@ class OpenFile:
         return self._close(WriterUnavailable("the file is closed"))
 
     def end(self, reason: WriterError) -> Deferred[None]:
-        """Close the file from the writer's side.
+        """Close the file on the writer's initiative.
 
         The pipeline is notified, and queued appends are refused.
         """
@@ -183,7 +184,7 @@ class OpenFile:
 
 @attrs.define(eq=False)
 class _Turn:
-    """A waiting or running opening; see Note [One opening at a time].
+    """An opening of a file that waits or runs; see Note [One opening at a time].
 
     :ivar sealed: whether the slice was sealed while the file was being opened.
     """
@@ -196,8 +197,9 @@ class _Turn:
 class StorageWriter:
     """A `stream.storage.network.interface.SliceOpener` for the volumes of this node.
 
-    :param damaged: called with each file whose damaged original was quarantined.
-    :param register: reads etcd, since a mirror of slices may lag behind the pipeline.
+    :param damaged: called with each file that was repaired after its damaged content was
+        quarantined.
+    :param register: reads the state from etcd, since a mirror may lag behind the pipeline.
 
     :ivar requests: requests with idempotency keys whose rows are on the volumes.
     """
@@ -223,7 +225,7 @@ class StorageWriter:
         self._volumes[volume.volume_id] = volume
 
     def has_volume(self, volume_id: str) -> bool:
-        """Return whether the writer has the volume open."""
+        """Return whether the volume is open in this writer."""
         return volume_id in self._volumes
 
     @property
@@ -237,7 +239,7 @@ class StorageWriter:
         return list(self._files)
 
     async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:
-        """Return the stored rows of requests; see `stream.storage.writer.requests`."""
+        """Return which rows of requests are stored; see `stream.storage.writer.requests`."""
         return await self.requests.enquire(enquiries)
 
     # Opening.
@@ -266,7 +268,7 @@ class StorageWriter:
         return waiting
 
     def available(self, slice_: Slice) -> Deferred[None]:
-        """Return a Deferred that never fires: a local writer is never unavailable."""
+        """Return a Deferred that never fires, since a local writer is never unavailable."""
         return Deferred()
 
     async def open_file(
@@ -334,7 +336,7 @@ class StorageWriter:
         return file
 
     async def _refusal(self, turn: _Turn, key: SliceKey, source: SourceLife) -> WriterError | None:
-        """Return why a file just opened may not be used; see Note [Sealing] and Note [Fencing]."""
+        """Return why a file just opened must not be used; see Note [Sealing] and Note [Fencing]."""
         try:
             await self._look_up(key, source)
         except WriterError as error:
@@ -359,8 +361,8 @@ class StorageWriter:
     async def _look_up(self, key: SliceKey, source: SourceLife) -> WrittenSlice:
         """Look up the slice and the node.
 
-        Raises SliceSealed, Fenced: the file may not be opened. Raises WriterUnavailable: etcd can't
-        be read.
+        Raises SliceSealed, Fenced: the file must not be opened. Raises WriterUnavailable: etcd
+        can't be read.
         """
         try:
             slice_, present = await self._register.look_up(key, source.node_id)
@@ -372,7 +374,7 @@ class StorageWriter:
         return slice_
 
     def forget(self, file: OpenFile) -> None:
-        """Remove a closed file."""
+        """Remove a closed file from the open files."""
         key, source_node_id = file.key
         files = self._files.get(key, {})
         if files.get(source_node_id) is file:
@@ -383,7 +385,7 @@ class StorageWriter:
     # Ending.
 
     def seal(self, key: SliceKey) -> None:
-        """Refuse all further appends: the slice is no longer in a writable state."""
+        """Refuse all further appends, because the slice is no longer in a writable state."""
         for file in list(self._files.get(key, {}).values()):
             file.end(_sealed(key))
         for (slice_key, _), turn in self._turns.items():
@@ -391,14 +393,14 @@ class StorageWriter:
                 turn.sealed = True
 
     def lose_volume(self, volume: OpenVolume) -> None:
-        """Stop writing to the volume: its data would be lost."""
+        """Stop writing to the volume, because the data would be lost."""
         volume.gone = True
         for file in self._all_files():
             if file.volume is volume:
                 file.end(WriterUnavailable(f'volume "{volume.volume_id}" is missing'))
 
     def drain(self) -> None:
-        """Open nothing more, and notify every pipeline to leave."""
+        """Open no more files, and ask every pipeline to leave."""
         self._draining = True
         for file in self._all_files():
             file.listener.draining()
@@ -410,7 +412,7 @@ class StorageWriter:
             await turn.lock.run(lambda: None)
         await DeferredList(
             [file.end(WriterDraining("the writer stopped")) for file in self._all_files()],
-            consumeErrors=True,  # The caller of a wait that ends cancels them.
+            consumeErrors=True,  # a caller whose wait ends cancels them
         )
 
     def _all_files(self) -> list[OpenFile]:
@@ -436,8 +438,8 @@ def _check_number(source: SourceLife, present: int) -> None:
 def _path_of(root: Path, local: LocalSlice, source_node_id: str) -> Path:
     """Return the path of one source node's file of a slice.
 
-    Raises WriterUnavailable: the node's name, which comes from elsewhere, leads outside the
-    directory.
+    Raises WriterUnavailable: the path would be outside the slice's directory, because of the node's
+    name, which another process has sent.
     """
     path = root / local.dir / local.filename(source_node_id)
     inside = path.parent.parent != root and root in path.parents
