@@ -1,1 +1,1 @@
-"""Targets: the kinds of tables that files are imported into."""
+"""Targets: the systems with the tables that files are imported into."""

@@ -12,7 +12,7 @@ __all__ = ["ColumnRecord", "columns_of"]
 
 @attrs.frozen
 class ColumnRecord(Record):
-    """A column of a table: its name, its type (`stream.mapping.types`) and its options."""
+    """A column of a table: name, type (`stream.mapping.types`) and options."""
 
     name: str
     type: str = "string"
@@ -21,7 +21,7 @@ class ColumnRecord(Record):
 
 
 def columns_of(mapping: Mapping) -> tuple[ColumnRecord, ...]:
-    """Return the columns of the rows of *mapping*."""
+    """Return the columns of the rows that *mapping* produces."""
     return tuple(
         ColumnRecord(column.name, column.data_type or "string", column.primary_key, column.nullable)
         for column in mapping.columns

@@ -1,4 +1,4 @@
-"""Running imports of each sink, counted cluster-wide by records in etcd."""
+"""Counts the running imports of each sink in the whole cluster by records in etcd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stream.values.codec import Record, encode, field
 __all__ = ["WAIT_SECONDS", "JobRecord", "JobSlots", "RunningJobs"]
 
 WAIT_SECONDS = 10.0
-"""Delay after which a file without a free slot is retried, unless an import of its sink ends."""
+"""How long a file waits for a free slot, unless an import of its sink ends earlier."""
 
 
 @attrs.frozen
@@ -28,9 +28,9 @@ class JobRecord(Record):
 
 
 class RunningJobs(Service):
-    """The number of running import jobs per sink, from their records.
+    """The number of running import jobs per sink, counted from their records.
 
-    :param prefix: prefix of the records' keys, without the key of the job.
+    :param prefix: prefix of the records' keys, before the key of the job.
     :param limit: maximum number of concurrent jobs per sink.
     """
 
@@ -50,7 +50,7 @@ class RunningJobs(Service):
         await self._mirror.stopService()
 
     def allow(self, file: FileKey) -> bool:
-        """Return whether the sink may start one more job."""
+        """Return whether the sink may start another job."""
         return self._counts.get(file.sink_key, 0) < self._limit
 
     @property
@@ -66,9 +66,9 @@ class RunningJobs(Service):
 
 
 class JobSlots:
-    """Slots for imports that run in a process of Stream itself.
+    """Slots for imports that run in Stream's own processes.
 
-    A running import's record is under the lease of its node, so it ends with the node.
+    The record of a running import is bound to the lease of its node, so it ends with the node.
 
     :param target: name of the target.
     :param limit: maximum number of concurrent imports per sink.
@@ -83,7 +83,7 @@ class JobSlots:
 
     @asynccontextmanager
     async def taken(self, job: JobKey) -> AsyncIterator[None]:
-        """Occupy a slot of the sink in the context. Raises `Requeue` if all are occupied."""
+        """Hold a slot of the sink while the context is open. Raises `Requeue` if none is free."""
         key = f"{self._prefix}{job}"
         registration = await self._session.register(key, encode(JobRecord(job)))
         try:
@@ -92,11 +92,12 @@ class JobSlots:
         except Exception:
             await registration.remove()
             raise
-        # Not at the end of the process, whose lease ends, too.
+        # not needed when the process ends, since its lease ends as well
         await registration.remove()
 
     async def _check(self, key: str, sink: SinkKey) -> None:
-        """Check that this import is among the first: two concurrent ones may exceed the limit."""
+        """Check that this import is within the limit, which concurrent imports may have exceeded.
+        """
         found = await self._client.range(f"{self._prefix}{sink}/")
         oldest = sorted(found.kvs, key=lambda kv: kv.create_revision)[: self._limit]
         if key not in (kv.key for kv in oldest):

@@ -1,4 +1,4 @@
-"""Owners of tables: projects may share a connection, but not each other's rows. Pure."""
+"""Checks the owners of tables, since projects may share a connection but not rows. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ __all__ = ["check_project"]
 
 
 def check_project(made_by: str, table: str, owner: str) -> None:
-    """Refuse a table that was made for a sink of another project. Raises UserError.
+    """Refuse a table that was created for a sink of another project. Raises UserError.
 
-    :param made_by: the sink for which *table* was made; empty if Stream has not made it. Such a
-        table is the operator's, who decides with the connection which projects may write to it.
-    :param owner: the sink that wants it.
+    :param made_by: the sink for which *table* was created; empty if Stream hasn't created it. Such
+        a table belongs to the operator, who decides by the connection which projects may write to
+        it.
+    :param owner: the sink that needs the table.
     """
     project = owner.partition("/")[0]
     if made_by and made_by.partition("/")[0] != project:

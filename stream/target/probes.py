@@ -1,4 +1,4 @@
-"""Availability of connections: tried on request, and cached."""
+"""The availability of connections, which is checked on request and cached."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ __all__ = ["PROBE_SECONDS", "REMEMBERED_SECONDS", "ConnectionState", "Probes"]
 _log = Logger()
 
 REMEMBERED_SECONDS = 10.0
-"""For how long an answer, or its absence, is shown without trying again."""
+"""How long an answer, or its absence, is shown before the connection is tried again."""
 PREPARE_SECONDS = 30.0
-"""How long the target may take until it can try a connection."""
+"""How long the target may take to prepare for trying a connection."""
 PROBE_SECONDS = 5.0
-"""Timeout after which a connection counts as unavailable."""
+"""Time after which a connection that doesn't answer counts as unavailable."""
 
 
 @attrs.frozen(kw_only=True)
 class ConnectionState:
     """The state of a connection.
 
-    :ivar is_available: whether it answers; ``None`` if unknown.
-    :ivar message: why it doesn't answer, for every user of the project.
+    :ivar is_available: whether the connection answers; ``None`` if unknown.
+    :ivar message: why the connection doesn't answer, as shown to every user of the project.
     """
 
     connection: Connection
@@ -45,9 +45,9 @@ class ConnectionState:
 
 
 class Probes:
-    """Tries connections; concurrent requests share one attempt.
+    """Checks connections; concurrent requests share one attempt.
 
-    :param now: the time in UTC.
+    :param now: returns the current time in UTC.
     """
 
     def __init__(self, reactor: Any, targets: Targets, now: Callable[[], datetime]) -> None:
@@ -59,7 +59,7 @@ class Probes:
         self._running: set[str] = set()
 
     async def states(self, connections: Sequence[Connection]) -> Sequence[ConnectionState]:
-        """Return the states of *connections*, which are tried concurrently."""
+        """Return the states of *connections*, which are checked concurrently."""
         return await gatherResults([self._state(each) for each in connections], consumeErrors=True)
 
     def _state(self, connection: Connection) -> Deferred[ConnectionState]:
@@ -74,7 +74,7 @@ class Probes:
             return done
         waiters = self._asking[name] = Waiters()
         waiting = waiters.wait()
-        # Runs on its own: a caller that disconnects must not cancel it for the others.
+        # Runs independently, since a caller that disconnects must not cancel it for the others.
         Deferred.fromCoroutine(self._probed(connection)).addCallback(self._answered, name)
         return waiting
 
@@ -83,7 +83,7 @@ class Probes:
         self._asking.pop(name).fire(state)
 
     async def _probed(self, connection: Connection) -> ConnectionState:
-        """Try a connection; never fails."""
+        """Check a connection; never fails."""
         is_available: bool | None = False
         message = ""
         try:
@@ -108,7 +108,7 @@ class Probes:
             return None
         name = connection.name
         if name in self._running:
-            raise TimeoutError  # The last attempt hasn't ended yet, and occupies a thread.
+            raise TimeoutError  # the last attempt still runs and occupies a thread
         self._running.add(name)
         try:
             preparing = Deferred.fromCoroutine(_prepared(target, name))

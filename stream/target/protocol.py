@@ -1,9 +1,9 @@
-"""The interface of a target, a kind of table that files are imported into.
+"""The interface of a target, which stands for one kind of table that files are imported into.
 
-The storage model (files, slices, states, rotation, statistics, retries) doesn't depend on a target;
-it calls these methods. A target is selected by the type of a sink's table; see
-`stream.target.registry`. Its methods may be called by any node, repeatedly, and concurrently. It
-keeps its state in etcd or in the target system.
+The storage model (files, slices, states, rotation, statistics, retries) doesn't depend on the
+target; it calls the target through this interface. A target is selected by the type of a sink's
+table; see `stream.target.registry`. Its methods may be called by any node, repeatedly, and
+concurrently. It keeps its state in etcd or in the target system.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class TargetContext:
-    """Resources of the process for targets; none is started when the target is made.
+    """The resources of the process that targets use; none is started when a target is created.
 
-    :ivar client: client of etcd.
-    :ivar session: the lease of the node, for locks.
+    :ivar client: etcd client.
+    :ivar session: etcd session with the node's lease, for locks.
     :ivar encryptor: encrypts secrets stored in etcd.
     :ivar pool: threads for uploads and compression; started with the process.
-    :ivar now: the time in UTC.
-    :ivar staging: staging for targets without staging storage of their own; ``None`` in a process
-        that neither uploads nor imports nor replays, or without declared connections.
+    :ivar now: returns the current time in UTC.
+    :ivar staging: staging area for targets without their own staging storage. ``None`` if no
+        connections are declared, or in a process that doesn't upload, import or replay.
     """
 
     settings: Settings
@@ -72,13 +72,14 @@ class TargetContext:
 
 
 class StagingReplaced(Exception):
-    """The file's staging storage was replaced during the upload of a slice."""
+    """The file's staging storage was replaced while a slice was uploaded."""
 
 
 class TargetUnavailable(StagingError):
-    """The target of a file is unavailable now, so the records of the file must be kept.
+    """The target of a file is currently unavailable, so the file's records must be kept.
 
-    :param place: the same for all files that this concerns, such as the name of a connection.
+    :param place: what is unavailable, such as the name of a connection; the same for all affected
+        files.
     """
 
     def __init__(self, message: str, place: str) -> None:
@@ -90,9 +91,9 @@ class TargetUnavailable(StagingError):
 class Staged:
     """A slice in staging storage that is about to be marked as uploaded.
 
-    :ivar lock: required by the transaction that marks it; ``None`` if none is needed.
-    :ivar check: awaited in this transaction. Raises `StagingReplaced` unless the file is imported
-        from the storage that the slice was uploaded to.
+    :ivar lock: lock that the transaction that marks the slice requires; ``None`` if none is needed.
+    :ivar check: awaited in this transaction. It raises `StagingReplaced` unless the file will be
+        imported from the storage that the slice was uploaded to.
     """
 
     lock: Lock | None
@@ -101,13 +102,13 @@ class Staged:
 
 @attrs.frozen(kw_only=True)
 class Quarantine:
-    """Rows of a file that its target has refused.
+    """The rows of a file that its target refused.
 
     :ivar records_count: number of rows that are or will be quarantined.
-    :ivar reason: why the target refused them.
+    :ivar reason: why the target refused the rows.
     :ivar is_finished: whether every refused row has been found and stored.
-    :ivar file_id: id of the file in the project's file storage with the rows, once stored.
-    :ivar table: the table with the rows, for targets with quarantine tables.
+    :ivar file_id: ID of the file in the project's file storage that contains the rows, once stored.
+    :ivar table: name of the table with the rows, for targets with quarantine tables.
     """
 
     records_count: int
@@ -119,9 +120,10 @@ class Quarantine:
 
 @attrs.frozen
 class Preview:
-    """Some rows of a table, for people.
+    """Some rows of a table, to be shown to users.
 
-    :ivar rows: a text for each column, at most `PREVIEW_CHARACTERS` long; ``None`` for no value.
+    :ivar rows: for each row, a string of at most `PREVIEW_CHARACTERS` for each column; ``None`` for
+        no value.
     """
 
     columns: Sequence[str]
@@ -132,16 +134,19 @@ PREVIEW_CHARACTERS = 1000
 
 
 class Target(FileProvider, Protocol):
-    """A kind of table. `FileProvider` is the part that prepares new files.
+    """A kind of table that files are imported into.
 
-    :ivar name: the ``type`` of its tables, and the ``provider`` in the records of files.
+    The inherited `FileProvider` prepares new files.
+
+    :ivar name: name of the target, used as the ``type`` of its tables and the ``provider`` in
+        records of files.
     :ivar services: started before the target is used, in this order, and stopped after it.
-    :ivar import_services: services of nodes that import files (coordinators).
+    :ivar import_services: additional services of the nodes that import files (coordinators).
     """
 
     @property
     def name(self) -> str:
-        """The name of the target, as in the type of a sink's table."""
+        """The name of the target, which is the ``type`` of its tables."""
 
     @property
     def services(self) -> Sequence[IService]:
@@ -154,7 +159,7 @@ class Target(FileProvider, Protocol):
     # Reader: upload of slices.
 
     def upload(self, slice_: Slice, chunks: Chunks) -> AbstractAsyncContextManager[Staged]:
-        """Store the rows of *slice_* in staging storage; repeated calls store the same.
+        """Store the rows of *slice_* in staging storage; repeated calls store the same object.
 
         The caller marks the slice as uploaded inside the context.
 
@@ -166,46 +171,48 @@ class Target(FileProvider, Protocol):
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """Notify the project of an attempted upload; problems are only logged."""
+        """Notify the project of an attempted upload; failures are only logged."""
 
     # Coordinator: import of files.
 
     def may_import(self, file: FileKey) -> bool:
-        """Return whether the target accepts one more file of the sink now."""
+        """Return whether the target now accepts another file of the sink."""
 
     async def import_file(self, file: File) -> int:
         """Import each row of the file once, regardless of repeated calls and crashes.
 
         Raises `Requeue` if the work doesn't fit into one attempt.
 
-        :returns: the number of its rows that were refused and are quarantined.
+        :returns: the number of rows that were refused and are quarantined.
         """
 
     def running_jobs(self) -> Sequence[JobKey]:
-        """Return the running jobs of the target; each occupies a slot of its sink."""
+        """Return the target's running jobs, each of which occupies a slot of its sink."""
 
     async def forget_finished(self, job: JobKey) -> bool:
-        """Delete the record of a job that isn't running; return False if it is kept."""
+        """Delete the record of a job that isn't running; return False if the record is kept."""
 
     def file_records(self, file: FileKey) -> Sequence[str]:
-        """Return the etcd keys that are deleted with the file, each from `file_record`."""
+        """Return the etcd keys to delete with the file, each made by `file_record`."""
 
     async def delete_staged(self, file: FileKey) -> None:
         """Remove the staged objects of *file*, whose records are deleted next; idempotent.
 
-        Raises `StagingError` if something is left, and `TargetUnavailable` if nothing of the same
-        place can be removed now; the records stay then, and it is called again.
+        Raises `StagingError` if some objects remain, and `TargetUnavailable` if no objects at the
+        same place can be removed at present. The records are then kept, and the method is called
+        again.
         """
 
     # API: views and deletion.
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """Return the files of a sink, or of a branch, with refused rows."""
+        """Return the quarantines of the files of a sink or a branch."""
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
-        """Delete the tables of *sinks* that were deleted for good.
+        """Delete the tables of *sinks* that were permanently deleted.
 
-        Raises UserError: lists what could not be deleted; everything else is deleted.
+        Raises UserError: some tables could not be deleted. The error lists them; all others are
+        deleted.
 
         :param token: token of the user.
         """
@@ -213,47 +220,47 @@ class Target(FileProvider, Protocol):
 
 @runtime_checkable
 class Previewing(Protocol):
-    """A `Target` that can read its tables: not every one can."""
+    """A `Target` that can also read its tables."""
 
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
-        """Return the first rows of the table of *sink*, with the columns of its mapping.
+        """Return the first rows of *sink*'s table, with the columns of its mapping.
 
         Raises UserError: 404 ``tableNotFound`` if there is no table.
 
-        :param sink: with the content of its mapping.
+        :param sink: the sink, with the content of its mapping.
         :param token: token of the user.
         """
 
 
 @runtime_checkable
 class Probing(Protocol):
-    """A `Target` that can check whether a connection of its type answers: not every one can."""
+    """A `Target` that can also check whether a connection of its type answers."""
 
     async def prepare_probe(self, connection: str) -> None:
-        """Get ready to `probe` the *connection*, such as by the start of a process.
+        """Prepare to `probe` the *connection*, for example by starting a process.
 
-        Its time doesn't count.
+        The time that this takes doesn't count against the connection.
         """
 
     async def probe(self, connection: str) -> None:
-        """Try the *connection*, within seconds.
+        """Check within seconds whether the *connection* answers.
 
-        Raises UserError: it doesn't answer. Every user of the project sees the message, so it
-        contains neither host nor user; the log has the details.
+        Raises UserError: the connection doesn't answer. Every user of the project sees the message,
+        so it contains neither host nor user; the details are in the log.
         """
 
 
 def file_record(target: str, kind: str, file: FileKey) -> str:
     """Return the etcd key of a target's record of a file.
 
-    :param target: its name.
+    :param target: name of the target.
     :param kind: one of `RECORD_KINDS`, so that a process without the target can delete the records.
     """
     return f"storage/{target}/{kind}/{file}"
 
 
 RECORD_KINDS = ("file", "quarantine")
-"""``file``: the destination; ``quarantine``: the refused rows."""
+"""Kinds of records: ``file`` for the destination, ``quarantine`` for the refused rows."""
 
 TargetFactory = Callable[[TargetContext], Target]
-"""Makes a target without opening anything."""
+"""A function that creates a target without opening connections or files."""

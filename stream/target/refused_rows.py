@@ -1,8 +1,8 @@
 """Reads the rows of a staged file one by one, even if some are malformed.
 
-Sinks write a strict form: every value is quoted, quotes in values are doubled, and a line feed ends
-each row. A malformed row ends where the next valid one begins, so it affects no other row. Blocks;
-keeps one row and one block of bytes in memory.
+Sinks write a strict format: every value is quoted, quotes in values are doubled, and a line feed
+ends each row. A malformed row ends where the next valid row begins, so it affects no other rows.
+Blocks; keeps only one row and one block of bytes in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stream.storage.volumes.damage import recover
 __all__ = ["Damage", "Row", "RowSplitter", "read_rows"]
 
 MAX_ROW_BYTES = 8 * 1024 * 1024
-"""Length at which an unfinished row is malformed; a sink may be configured for at most 4 MB."""
+"""Length at which an unfinished row counts as malformed; sinks write rows of at most 4 MB."""
 
 _BLOCK_BYTES = 256 * 1024
 _GZIP_CONTAINER = 31
@@ -31,8 +31,8 @@ _VALUE = rb'"(?:[^"]++|"")*+"'
 class Row:
     """One staged row.
 
-    :ivar text: the row with its line feed.
-    :ivar is_malformed: whether it isn't in the form that sinks write.
+    :ivar text: the row, including its line feed.
+    :ivar is_malformed: whether the row isn't in the format that sinks write.
     """
 
     text: bytes
@@ -41,7 +41,7 @@ class Row:
 
 @attrs.frozen
 class Damage:
-    """The start and end of a part of a compressed object that can't be decompressed."""
+    """A part of a compressed object that can't be decompressed, by its start and end."""
 
     start: int
     end: int
@@ -62,11 +62,11 @@ class RowSplitter:
     def feed(self, data: bytes) -> Iterator[Row]:
         """Return the rows that end in *data*."""
         self._buffer += data
-        # A short rest may be the beginning of a row; it is checked again with the next data.
+        # A short remainder may be the beginning of a row; it is checked again with the next data.
         return self._cut(is_end=False)
 
     def end(self) -> Iterator[Row]:
-        """Return the remaining rows at the end of the data, and reset the splitter."""
+        """Return the remaining rows when the data has ended, and reset the splitter."""
         return self._cut(is_end=True)
 
     def _cut(self, *, is_end: bool) -> Iterator[Row]:
@@ -85,7 +85,8 @@ class RowSplitter:
         self._buffer = bytearray(buffer[position:])
 
     def _next_start(self, buffer: bytes, position: int) -> int:
-        """Return the start of the next whole row after a malformed one, or the end of *buffer*."""
+        """Return the start of the next complete row after a malformed one, or the end of *buffer*.
+        """
         start = position
         while True:
             feed = buffer.find(b'\n"', start)
@@ -99,7 +100,7 @@ class RowSplitter:
 def read_rows(file: BinaryIO, compression: str, splitter: RowSplitter) -> Iterator[Row | Damage]:
     """Iterate over the rows of a staged object, in order.
 
-    :param file: the whole object, unbuffered; its position is changed.
+    :param file: the complete object, opened unbuffered; its position is changed.
     :param compression: ``none``, ``gzip`` or ``zstd``.
     """
     if compression == "none":

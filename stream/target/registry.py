@@ -1,7 +1,7 @@
-"""The targets of a process by name, and the entry points for other packages.
+"""The targets of a process by name, and the entry points through which packages add targets.
 
-A package adds a target by an entry point of the group ``stream.targets``. Its name is the name of
-the target, its object a `TargetFactory`::
+A package adds a target by an entry point of the group ``stream.targets``. The name of the entry
+point is the name of the target, and its object is a `TargetFactory`::
 
     [options.entry_points]
     stream.targets =
@@ -51,13 +51,13 @@ _OPTIONAL = {
     "iceberg": ("pyiceberg", "stream.target.iceberg.target", "IcebergTarget"),
     "parquet": ("pyarrow", "stream.target.parquet.target", "ParquetTarget"),
 }
-"""Targets of this package that need an extra of the same name, with library, module and class."""
+"""Targets of this package that need an extra of the same name: library, module and class."""
 
 
 def optional_targets(
     context: TargetContext,
 ) -> tuple[list[Target], Mapping[str, Callable[[], Target]]]:
-    """Make the targets of this package whose libraries are installed.
+    """Create the targets of this package whose libraries are installed.
 
     Raises UserError: their settings are invalid, or need one that isn't installed.
 
@@ -94,9 +94,9 @@ def _not_installed(name: str) -> UserError:
 
 
 def installed_targets(context: TargetContext) -> list[Target]:
-    """Make the targets of other installed packages.
+    """Create the targets of other installed packages.
 
-    Raises UserError: one can't be loaded, or its name differs from that of its entry point.
+    Raises UserError: a target can't be loaded, or its name differs from that of its entry point.
     """
     made: list[Target] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
@@ -119,13 +119,13 @@ def installed_targets(context: TargetContext) -> list[Target]:
 
 
 class Targets:
-    """The targets of this process; each call is forwarded to the target of its sink or file.
+    """The targets of this process; each call is forwarded to the target of the sink or file.
 
-    :param targets: with different names. Raises UserError if two have the same.
-    :param staging: staging for targets without their own.
-    :param checks: started before the targets.
-    :param later: functions that make further targets, by name, when they are needed. They have
-        nothing to start.
+    :param targets: targets with different names. Raises UserError if two have the same name.
+    :param staging: staging area for targets without their own staging storage.
+    :param checks: services that are started before the targets.
+    :param later: functions, by name, that create further targets when they are needed. Such targets
+        have no services.
     """
 
     def __init__(
@@ -182,15 +182,15 @@ class Targets:
         self.named(name)
 
     def usable(self, connected: Collection[str]) -> list[str]:
-        """Return the types of tables that a sink can have, sorted.
+        """Return the sorted types of tables that a sink can have.
 
-        :param connected: types of the connections that its project may use.
+        :param connected: types of the connections that the sink's project may use.
         """
         return sorted(name for name in self._targets if name not in _OPTIONAL or name in connected)
 
     @property
     def services(self) -> list[IService]:
-        """The services that are started before any target is used."""
+        """The services to start before any target is used."""
         return [*self._checks, *(service for target in self for service in target.services)]
 
     @property
@@ -230,7 +230,7 @@ class Targets:
         return self.named(file.target.provider)
 
     def may_import(self, file: File) -> bool:
-        """Return whether the target of *file* accepts one more file of its sink now."""
+        """Return whether the target of *file* now accepts another file of the same sink."""
         return self.of_file(file).may_import(file.key)
 
     async def import_file(self, file: File) -> int:
@@ -240,7 +240,7 @@ class Targets:
     # Cleanup.
 
     def file_records(self, file: File) -> Sequence[str]:
-        """Return the etcd keys that are deleted with *file*, even if its target isn't installed."""
+        """Return the etcd keys to delete with *file*, even if its target isn't installed."""
         target = self._find(file.target.provider)
         if target is not None:
             return target.file_records(file.key)
@@ -266,9 +266,9 @@ class Targets:
     async def quarantines(
         self, below: BranchKey | SinkKey, files: Iterable[FileOutline]
     ) -> Mapping[FileKey, Quarantine]:
-        """Return the files of a sink, or of a branch, with rows that their target has refused.
+        """Return the quarantines of the files of a sink or a branch.
 
-        :param files: files whose targets are asked.
+        :param files: files whose targets are queried.
         """
         return await self.quarantines_of(below, {file.target.provider for file in files})
 
@@ -284,7 +284,7 @@ class Targets:
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
         """Return the first rows of the table of *sink*; see `Previewing.preview`.
 
-        Raises UserError: its target can't read tables.
+        Raises UserError: the sink's target can't read tables.
         """
         target = self._of(sink)
         if not isinstance(target, Previewing):

@@ -1,8 +1,9 @@
 """Staging for targets without their own: a bucket or folder that all nodes can access.
 
-Note [One place]: readers store slices there, and coordinators read them, so all must use the same
-place. Each of these nodes records its place under its lease: the URL of a bucket, or an id stored
-in the folder itself. A node whose place differs from the others' doesn't start.
+Note [One place]: readers store slices in the staging area and coordinators read them, so all of
+them must use the same place. Each of these nodes records its place under its lease: the URL of a
+bucket, or an ID that is stored in the folder itself. A node doesn't start if its place differs from
+that of another node.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_PIECE_BYTES = 256 * 1024
-"""Maximum size of the pieces of `decompressed`: gzip may expand by a factor of a thousand."""
+"""Maximum size of the pieces that `decompressed` returns; gzip data may expand a thousandfold."""
 
 PLACES = "runtime/staging/node/"
-"""Prefix of the nodes' records of their places."""
+"""Etcd prefix of the records of the nodes' places."""
 
 _ID_NAME = ".stream-staging"
 _INPUT_BYTES = 64 * 1024
@@ -61,8 +62,8 @@ def staging_address(
 
     Raises UserError: the settings are invalid, or are required and missing.
 
-    :param components: components of this process. A process that uploads and imports needs no
-        setting: its slices are in the folder ``staging`` beside the one of its volumes.
+    :param components: components of this process. A process that both uploads and imports needs no
+        setting: it uses the folder ``staging`` next to the folder of its volumes.
     """
     if not settings.url:
         if {"storage-reader", "storage-coordinator"} <= set(components):
@@ -89,7 +90,7 @@ def staging_address(
 
 
 class StagingArea:
-    """Objects below one address, in a folder for each file.
+    """The staged objects below one address, in a folder for each file.
 
     :param pool: a thread pool, started before use.
     """
@@ -100,9 +101,9 @@ class StagingArea:
         self._pool = pool
 
     async def put(self, slice_: Slice, chunks: Chunks) -> None:
-        """Store the rows of *slice_* durably and as a whole. Raises StagingError.
+        """Store the rows of *slice_* durably and atomically. Raises StagingError.
 
-        Cancellation stops the upload at its next chunk; its thread may run for another moment.
+        A cancelled upload stops at its next chunk, so its thread may run a little longer.
         """
         given_up = threading.Event()
         try:
@@ -128,7 +129,8 @@ class StagingArea:
         await deferToThreadPool(self._reactor, self._pool, remove)
 
     def place(self) -> str:
-        """Return the identity of the place, equal on all nodes; blocks. Raises UserError."""
+        """Return the identity of the place, which is equal on all nodes; blocks. Raises UserError.
+        """
         if self.address.scheme != "file":
             return f"{self.address.scheme}://{self.address.bucket}/{self.address.prefix}"
         try:
@@ -136,7 +138,7 @@ class StagingArea:
             own = str(uuid_utils.uuid7())
             written = Path(self.address.prefix, f"{_ID_NAME}-{own}")
             written.write_text(own, encoding="ascii")
-            with suppress(FileExistsError):  # The first node gives the folder its id, atomically.
+            with suppress(FileExistsError):  # the first node atomically gives the folder its ID
                 written.with_name(_ID_NAME).hardlink_to(written)
             written.unlink()
             return (bucket.read(_ID_NAME) or b"").decode("ascii", "replace")
@@ -166,7 +168,7 @@ class StagingPlace(Record):
 class StagingCheck(Service):
     """Checks that all nodes use the same place; see Note [One place].
 
-    Its start raises UserError if another node has another place.
+    Raises UserError at startup if another node uses a different place.
     """
 
     def __init__(
@@ -180,7 +182,7 @@ class StagingCheck(Service):
         self._registration: Registration | None = None
 
     async def startService(self) -> None:
-        """Record the place; fires when no node is known to have another place."""
+        """Record the place, and check that no other node uses a different place."""
         super().startService()
         address = self._area.address
         own = StagingPlace(
@@ -202,7 +204,7 @@ class StagingCheck(Service):
                 )
 
     async def stopService(self) -> None:
-        """Remove the record; fires when it is removed."""
+        """Remove the record. The Deferred fires when it is removed."""
         super().stopService()
         if self._registration is not None:
             await self._registration.remove()
@@ -213,7 +215,7 @@ def decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
 
     Raises StagingError: the object is damaged.
 
-    :param compression: ``none`` or ``gzip``, of any number of members.
+    :param compression: ``none`` or ``gzip``; with gzip, the object may have any number of members.
     """
     if compression == "none":
         for chunk in chunks:
@@ -223,7 +225,8 @@ def decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
     is_begun = False
     try:
         for chunk in chunks:
-            # Data after a piece is copied with it, so the input is split into small parts.
+            # The data after a piece is copied together with the piece, so the input is split into
+            # small parts.
             for part in _pieces(chunk, _INPUT_BYTES):
                 rest = part
                 while True:

@@ -1,4 +1,4 @@
-"""The base of targets whose slices wait in Stream's own staging area."""
+"""The base class of targets whose slices wait in Stream's own staging area."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ __all__ = ["Declared", "StagedRecord", "StagedRows", "StagedTarget"]
 
 _log = Logger()
 AVOIDED_SECONDS = 60.0
-"""For how long cleanup doesn't ask a connection that has failed."""
+"""How long cleanup doesn't use a connection that has failed."""
 _STAGED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
 StagedRows = Callable[[], Iterator[bytes]]
-"""Returns the stored bytes of a slice; called in a thread."""
+"""A function that returns the stored bytes of a slice; called in a thread."""
 
 
 class Declared(Protocol):
-    """A connection as a target uses it."""
+    """A connection in the form that a target uses."""
 
     @property
     def declared(self) -> Connection:
-        """The connection as declared by the operator."""
+        """The connection as the operator has declared it."""
 
 
 class StagedRecord(Protocol):
@@ -56,7 +56,7 @@ class StagedRecord(Protocol):
 
     @property
     def import_id(self) -> str:
-        """The unique id of the import, which the target stores."""
+        """The unique ID of the import, which the target stores."""
 
     @property
     def connection(self) -> str:
@@ -68,7 +68,9 @@ R = TypeVar("R", bound=StagedRecord)
 
 
 class StagedTarget(ABC, Generic[C, R]):
-    """The part of a `stream.target.protocol.Target` that doesn't depend on the kind of table.
+    """The part of a target that doesn't depend on the kind of table.
+
+    It implements `stream.target.protocol.Target`.
 
     :param name: name of the target.
     :param connections: connections by name.
@@ -104,36 +106,36 @@ class StagedTarget(ABC, Generic[C, R]):
     ) -> tuple[bool, int]:
         """Import each row of the file once, even if several nodes import it concurrently.
 
-        :param rows: the rows of each slice, in the order of the slices' opening.
+        :param rows: the rows of each slice, in the order in which the slices were opened.
         :returns: whether the file was new, and the number of quarantined rows.
         """
 
     async def _before_import(self, file: File, record: R) -> None:
-        """Raise `Requeue` if the import has to wait."""
+        """Check whether the import has to wait. Raises `Requeue` if so."""
 
     @abstractmethod
     async def _drop_table(self, sink: Sink, connection: C) -> bool:
-        """Delete the table of *sink* if it was made for the sink; return False if it is kept."""
+        """Delete the table of *sink* if it was created for the sink; return False if it is kept."""
 
     async def _abandoned(self, record: R, connection: C) -> None:
-        """Remove what an incomplete import has left; nothing of a complete one."""
+        """Remove what an incomplete import has left; remove nothing after a complete import."""
 
     # New files.
 
     def _prepared(self, sink: Sink, record: R) -> PreparedFile:
-        """Return the prepared file of *record*, whose staging never expires."""
+        """Return the prepared file for *record*; its staging never expires."""
         records = ((self._record_key(record.key), encode(record)),)
         return PreparedFile(record.key, sink.table, self.name, None, records)
 
     async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
-        """Return the file unchanged: its staging never expires."""
+        """Return the file unchanged, since its staging never expires."""
         return self._prepared(sink, await self._record(file))
 
     async def discard(self, prepared: PreparedFile) -> None:
-        """Do nothing: at most a table was made, which the next attempt finds."""
+        """Do nothing; at most a table was created, which the next attempt finds."""
 
     async def committed(self, prepared: PreparedFile) -> None:
-        """Do nothing: nothing was replaced."""
+        """Do nothing, since no resources were replaced."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
         """Do nothing: nothing is stored for a sink."""
@@ -162,7 +164,7 @@ class StagedTarget(ABC, Generic[C, R]):
         return found
 
     def _declared(self, record: R) -> C:
-        """Return the connection of *record*, whatever its project may use now."""
+        """Return the connection of *record*, even if its project may no longer use it."""
         found = self._connections.get(record.connection)
         if found is None:
             raise UserError(
@@ -182,7 +184,7 @@ class StagedTarget(ABC, Generic[C, R]):
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """Do nothing: the project has no event log here."""
+        """Do nothing, since there is no event log for the project."""
 
     # Coordinator.
 
@@ -191,7 +193,7 @@ class StagedTarget(ABC, Generic[C, R]):
         return self._jobs.running.allow(file)
 
     async def import_file(self, file: File) -> int:
-        """Import the file; the target itself records the outcome."""
+        """Import the file; the target system records the outcome."""
         refused = 0
         if not file.staging.is_empty:
             record = await self._record(file.key)
@@ -205,7 +207,8 @@ class StagedTarget(ABC, Generic[C, R]):
         try:
             await self._area.remove(file.key)
         except StagingError as error:
-            # The file is imported; the cleanup removes leftovers with its records.
+            # The file is imported; the cleanup removes what remains, together with the file's
+            # records.
             _log.warn("{error}", error=error, file_id=str(file.key))
         return refused
 
@@ -235,7 +238,7 @@ class StagedTarget(ABC, Generic[C, R]):
         return [record.key for record in self._jobs.running.records]
 
     async def forget_finished(self, job: JobKey) -> bool:
-        """Return False: records of running imports end with the import, or with their node."""
+        """Return False, since records of running imports end with the import or with their node."""
         return False
 
     def file_records(self, file: FileKey) -> Sequence[str]:
@@ -243,7 +246,7 @@ class StagedTarget(ABC, Generic[C, R]):
         return (self._record_key(file),)
 
     async def delete_staged(self, file: FileKey) -> None:
-        """Delete the staged objects of a file, and the leftovers of its import in the target."""
+        """Delete the staged objects of a file, and what its import has left in the target."""
         if self._staging is not None:
             await self._staging.remove(file)
         record = await self._known(file)
@@ -251,7 +254,10 @@ class StagedTarget(ABC, Generic[C, R]):
             await self._remove_abandoned(record, self._connections[record.connection])
 
     async def _remove_abandoned(self, record: R, connection: C) -> None:
-        """Don't use a connection again that has just failed, so the cleanup run ends."""
+        """Remove what abandoned imports have left.
+
+        A connection that has just failed isn't used again, so that the cleanup run ends.
+        """
         now = self._reactor.seconds()
         failed = self._failed.get(record.connection)
         if failed is not None and now < failed[0]:
@@ -294,4 +300,4 @@ class StagedTarget(ABC, Generic[C, R]):
 
 
 async def _always_current(_: AtomicTxn) -> None:
-    """Do nothing: the staging of a file is never replaced."""
+    """Do nothing, since the staging of a file is never replaced."""

@@ -1,7 +1,7 @@
-"""The one way to say that a connection can't be used: details in the log, a plain reason for users.
+"""Reports that a connection can't be used: details in the log, a simple reason for users.
 
-Users of a project see the errors of its files and connections. Hosts, users, paths and credentials
-are the operator's, so they are in the log of the node alone, and there without secrets.
+Users of a project see the errors of its files and connections. Hosts, user names and paths are only
+for the operator, so they appear only in the node's log. Secrets appear nowhere.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _FORBIDDEN = re.compile(
 
 
 def refuses(reason: str, what: str) -> tuple[str, bool]:
-    """Return what *reason* means, without what it names, and whether a right is missing.
+    """Return the meaning of *reason* without the names in it, and whether a right is missing.
 
-    :param what: fails: ``the store``.
+    :param what: subject of the sentence, such as ``the store``.
     """
     if _FULL.search(reason):
         return f"{what} has no space left", False
@@ -47,10 +47,10 @@ def unusable(
 ) -> UserError:
     """Log why the *connection* can't be used, and return the error for its users.
 
-    :param shown: for users; names neither host nor user.
-    :param reason: for the log.
+    :param shown: reason for users; contains neither host nor user.
+    :param reason: reason for the log.
     :param detail: what an operator has to do.
-    :param known: secrets that *reason* may repeat.
+    :param known: secrets that *reason* may contain.
     """
     log.warn(
         'the connection "{connection}" can\'t be used: {reason}',

@@ -228,11 +228,11 @@ class VolumeAppender:
         return True
 
     async def leave(self, seconds: float) -> bool:
-        """End the compiled thread.
+        """End the compiled thread, after its current round.
 
-        The Deferred fires when the thread's round has ended, or after *seconds*.
+        Waits at most *seconds* for the round.
 
-        The result is whether it has ended.
+        Returns whether the thread has ended.
         """
         return self._thread is None or await self._thread.leave(seconds)
 

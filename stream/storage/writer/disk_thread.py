@@ -93,9 +93,9 @@ class DiskThread:
         self._ended = ended
 
     async def leave(self, seconds: float) -> bool:
-        """End the thread. The Deferred fires when its round has ended, or after *seconds*.
+        """End the thread, after its current round; wait at most *seconds* for the round.
 
-        The result is whether it has ended. If not, it ends after the round.
+        Returns whether the thread has ended. If not, it ends after the round.
         """
         if self._ended is None:
             self._close()

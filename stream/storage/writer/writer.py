@@ -94,9 +94,9 @@ class OpenVolume:
         self.appender = VolumeAppender(reactor, self.pool, synced, disk_thread(reactor))
 
     async def leave(self, reactor: Any, seconds: float) -> bool:
-        """End the threads. The Deferred fires when all have ended, or after *seconds*.
+        """End the threads; wait at most *seconds* for them.
 
-        The result is whether they have ended.
+        Returns whether they have ended.
         """
         end = reactor.seconds() + seconds
         has_left = await self.appender.leave(seconds)

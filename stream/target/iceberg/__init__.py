@@ -1,1 +1,1 @@
-"""Tables of Apache Iceberg as a target."""
+"""The target for Apache Iceberg tables."""

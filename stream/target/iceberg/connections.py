@@ -26,9 +26,10 @@ class Catalog:
 
     :ivar declared: the connection in the settings.
     :ivar name: name of the catalog; a catalog of type ``sql`` stores it with each table.
-    :ivar plain: pyiceberg properties without those of the credential file; may be secret.
-    :ivar credential_file: a JSON object with further properties, read at each use.
-    :ivar commit_retries: maximum number of retries of a commit that conflicted with another.
+    :ivar plain: pyiceberg properties except those in the credential file; may contain secrets.
+    :ivar credential_file: path of a file with a JSON object of additional properties, read at each
+        use.
+    :ivar commit_retries: maximum number of retries after a commit conflict.
     :ivar workers: maximum number of concurrent import processes on one node.
     """
 

@@ -1,7 +1,7 @@
-"""Durable, atomic files of a warehouse in a folder. Only for worker processes.
+"""Writes the files of a warehouse in a folder durably and atomically. Only for worker processes.
 
-pyiceberg writes under the final name without syncing; after a crash of the machine, the newest
-files of a table could be empty.
+pyiceberg writes files under their final names without syncing them. If the machine crashed, the
+newest files of a table could be empty.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["DurableFileIO"]
 
 
 class DurableFileIO(PyArrowFileIO):
-    """pyiceberg's file access, with durable writes to folders."""
+    """pyiceberg's file access with durable writes to folders."""
 
     def new_output(self, location: str) -> Any:
-        """Return the file at *location*, to be written."""
+        """Return the file at *location* for writing."""
         scheme, _, path = self.parse_location(location, self.properties)
         if scheme != "file":
             return super().new_output(location)
@@ -64,7 +64,7 @@ def _make_folders(folder: Path) -> None:
 
 
 class _Stream:
-    """A stream whose file is named when it is closed."""
+    """A stream whose file gets its name when the stream is closed."""
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self._path = path

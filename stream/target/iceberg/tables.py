@@ -80,11 +80,11 @@ def _transform(partition: Partition) -> Transform[Any, Any]:
 def differences(
     table: Table, columns: Sequence[ColumnRecord], partitions: Sequence[Partition] | None
 ) -> list[str]:
-    """Return all reasons why rows of *columns* don't fit *table*, for people.
+    """Return all reasons why rows with *columns* don't fit *table*, as readable sentences.
 
-    Missing columns are no difference unless they are keys: they can be added.
+    A missing column counts only if it is a key column, since other columns can be added.
 
-    :param partitions: ``None`` to accept any.
+    :param partitions: required partitions; ``None`` to accept any.
     """
     schema = table.schema()
     found = {field.name: field for field in schema.fields}

@@ -1,4 +1,4 @@
-"""Tables of Iceberg as a target; see Note [Iceberg commits] of `stream.target.iceberg.work`."""
+"""The target for Iceberg tables; see Note [Iceberg commits] in `stream.target.iceberg.work`."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ _TRANSFORMS = ("identity", *TIME_TRANSFORMS, "bucket", "truncate")
 _CATALOG_SECONDS = 120.0
 """Time limit of a request to a catalog, including the start of a process."""
 _PROBE_SECONDS = 20.0
-"""Time limit of a check whether a catalog answers; it occupies the process for requests."""
+"""Time limit for checking whether a catalog answers, which occupies the process for requests."""
 _QUESTIONS_SECONDS = 900.0
-"""How long the idle process for requests is kept, so that the next one is answered fast."""
+"""How long an idle process for requests is kept, so that the next request is answered quickly."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
 class IcebergTarget(LakeTarget[Catalog]):
     """A `stream.target.protocol.Target`.
 
-    Raises UserError for connections in the settings that can't be used.
+    Raises UserError: a configured connection can't be used.
     """
 
     what = "the catalog or the warehouse"
 
     def __init__(self, context: TargetContext) -> None:
         catalogs = declared_catalogs(list(context.settings.target.connections.of_type(NAME)))
-        # A catalog that doesn't answer holds up its own requests and imports alone.
+        # A catalog that doesn't answer delays only its own requests and imports.
         self._importing = {
             name: Workers(context.reactor, _WORK, catalog.workers)
             for name, catalog in catalogs.items()
         }
-        # The definition of a sink doesn't wait for imports.
+        # Requests that define a sink don't wait for imports.
         self._questions = {
             name: Workers(context.reactor, _WORK, 1, idle_seconds=_QUESTIONS_SECONDS)
             for name in catalogs
@@ -115,7 +115,7 @@ class IcebergTarget(LakeTarget[Catalog]):
         return bool(answer["isDropped"])
 
     async def prepare_probe(self, connection: str) -> None:
-        """Start the process for requests, which takes a second of processor time."""
+        """Start the process for requests, which takes one second of CPU time."""
         await self._questions[connection].run({"do": "nothing"})
 
     async def probe(self, connection: str) -> None:

@@ -1,12 +1,12 @@
-"""Import of files into Iceberg tables. Only for worker processes.
+"""Imports files into Iceberg tables. Only for worker processes.
 
-Note [Iceberg commits]: the rows of a file become data files whose names are derived from its import
-id, and one commit adds them all. The summary of its snapshot contains the id (`FILE_ID`). Before a
-commit, and after each conflict, the id is searched in the snapshots of the table. If it is found,
-the rows are already in the table, and nothing is added. A commit requires that the table's newest
-snapshot is the one that was checked. So two commits of one file can't both succeed, not even a late
-one whose answer was lost. Files of a failed commit belong to no snapshot, so no reader sees them; a
-retry writes them again.
+Note [Iceberg commits]: the rows of a file are written to data files whose names are derived from
+the file's import ID, and one commit adds all of them. The summary of the commit's snapshot contains
+the ID (`FILE_ID`). Before a commit, and after each conflict, the worker searches the table's
+snapshots for the ID. If it finds the ID, the rows are already in the table, and it adds nothing. A
+commit requires that the table's newest snapshot is the one that was checked. So two commits of one
+file can't both succeed, even if one arrives late after its answer was lost. The files of a failed
+commit belong to no snapshot, so no reader sees them; a retry writes them again.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ from stream.values.redaction import hide_secrets
 __all__ = ["FILE_ID", "TRANSFORMS", "work"]
 
 FILE_ID = "stream.file-id"
-"""Member of a snapshot's summary: the import id of the file whose rows it adds."""
+"""Member of a snapshot's summary: the import ID of the file whose rows the snapshot adds."""
 MADE_BY = "stream.made-by"
-"""Property of tables that were made for a sink."""
+"""Property of tables that were created for a sink."""
 TRANSFORMS = ("identity", *TIME_TRANSFORMS, "bucket", "truncate")
 
 _FIRST_WAIT = 0.05
@@ -77,7 +77,7 @@ limit_memory()
 
 
 def work(job: dict[str, Any], slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Run *job* by its ``do``, one of `_DOES`, ``probe`` or ``nothing``."""
+    """Run *job*. Its ``do`` is one of `_DOES`, ``probe`` or ``nothing``."""
     if job["do"] == "nothing":
         return {}
     try:
@@ -99,10 +99,10 @@ def _reason(job: dict[str, Any], error: Exception) -> str:
 
 
 class _Job:
-    """The part of a job that describes its table.
+    """The table that a job is about, and the import if there is one.
 
     :ivar columns: columns of the rows.
-    :ivar import_id: import id of the file; ``""`` if the job has none.
+    :ivar import_id: import ID of the file; ``""`` if the job imports no file.
     """
 
     def __init__(self, catalog: Catalog, job: dict[str, Any]) -> None:
@@ -123,9 +123,10 @@ class _Job:
         return ".".join(self.identifier)
 
     def table(self) -> Table:
-        """Return the table; a missing one is made.
+        """Return the table; create it if it is missing.
 
-        Raises UserError: it was made for another project, which may have got its name since.
+        Raises UserError: the table was created for another project, which may have taken the name
+        since the file was opened.
         """
         table = self._loaded_or_made()
         check_project(table.properties.get(MADE_BY, ""), self.name, self.owner)
@@ -168,7 +169,7 @@ class _Job:
 
 
 def _ensure(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Make the table, or add missing columns."""
+    """Create the table, or add missing columns."""
     for attempt in range(job.commit_retries + 1):
         table = job.table()
         job.check(table, with_partitions=True)
@@ -189,7 +190,7 @@ def _ensure(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
 
 
 def _has(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Return whether the table has the file; a dropped table is made again."""
+    """Return whether the table contains the file; create a dropped table again."""
     return {"has": _is_in(job.table(), job.import_id)}
 
 
@@ -202,7 +203,7 @@ def _is_in(table: Table, import_id: str) -> bool:
 
 
 def _drop(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Drop the table with its files, if it was made for the sink."""
+    """Drop the table and its files if it was created for the sink."""
     try:
         table = job.catalog.load_table(job.identifier)
     except (NoSuchTableError, NoSuchNamespaceError):
@@ -239,9 +240,9 @@ def _import(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
 
 
 class _DataFiles:
-    """The data files of a file.
+    """The data files that hold the rows of a file.
 
-    :ivar added: the stored ones.
+    :ivar added: data files that are already stored.
     """
 
     def __init__(self, table: Table, job: _Job) -> None:
@@ -254,15 +255,15 @@ class _DataFiles:
         self.arrow_schema: pa.Schema = schema_to_pyarrow(self._schema)
         codec = table.properties.get("write.parquet.compression-codec", "zstd")
         self.codec = _CODECS.get(codec.lower(), "zstd")
-        # A name that a snapshot may refer to is never used for other bytes: everything that
-        # determines the bytes is a part of the name.
+        # A name that a snapshot may refer to must never be used for different bytes, so everything
+        # that determines the bytes is part of the name.
         deciding = f"{pa.__version__} {self.codec} {GROUP_BYTES} {self.arrow_schema} {self._spec}"
         self._variant = hashlib.sha256(deciding.encode()).hexdigest()[:8]
         self._columns = {field.field_id: place for place, field in enumerate(self._fields)}
         self.added: list[DataFile] = []
 
     def converted(self, group: pa.Table) -> pa.Table:
-        """Convert rows from CSV's types to the table's."""
+        """Convert rows from the types read from CSV to the types of the table."""
         columns = [
             _uuids(column) if field.type == pa.uuid() else column.cast(field.type)
             for field, column in zip(self.arrow_schema, group.columns, strict=True)
@@ -270,7 +271,7 @@ class _DataFiles:
         return pa.Table.from_arrays(columns, schema=self.arrow_schema)
 
     def partition_values(self, rows: pa.Table) -> list[pa.Array]:
-        """Return the value of each row for each partition field of the table."""
+        """Return, for each partition field of the table, the value of each row."""
         values = []
         for field in self._spec.fields:
             place = self._columns.get(field.source_id)
@@ -283,7 +284,7 @@ class _DataFiles:
         return values
 
     def store(self, parts: Sequence[Part]) -> None:
-        """Store whole parts in the warehouse."""
+        """Store complete parts in the warehouse."""
         places = self._table.location_provider()
         properties = self._table.properties
         for part in parts:
@@ -292,7 +293,7 @@ class _DataFiles:
             key = None
             if self._spec.fields:
                 key = PartitionKey([], self._spec, self._table.schema())
-                key.__dict__["partition"] = record  # what it would make of field values
+                key.__dict__["partition"] = record  # as pyiceberg would derive it from values
             path = places.new_data_location(name, key)
             with self._table.io.new_output(path).create(overwrite=True) as stream:
                 for chunk in part.chunks():
@@ -328,7 +329,7 @@ class _DataFiles:
 
 
 def _uuids(column: pa.ChunkedArray) -> pa.Array:
-    """Return texts of UUIDs as 16 bytes each."""
+    """Return UUIDs, given as text, as 16 bytes each."""
     texts = column.combine_chunks()
     digits = pc.replace_substring(pc.fill_null(texts, _NO_UUID), "-", "")
     places, data = digits.buffers()[1:]
@@ -342,9 +343,9 @@ def _uuids(column: pa.ChunkedArray) -> pa.Array:
 
 
 class _Append(_FastAppendFiles):
-    """Searches the file again whenever another commit was first.
+    """An append that searches for the file again after each conflicting commit.
 
-    pyiceberg itself retries a conflicting commit, with a delay set by properties of the table.
+    pyiceberg itself retries a commit that conflicts, after a delay set by the table's properties.
     Before each retry it calls `_validate_concurrency`.
 
     :ivar conflicts: number of conflicts.
@@ -358,26 +359,25 @@ class _Append(_FastAppendFiles):
             raise _AlreadyThere
 
     def _clean_all_uncommitted(self) -> None:
-        """Remove the manifests of a failed commit, unless the table contains it.
+        """Remove the manifests of a failed commit, unless the table contains the commit.
 
-        If an answer is lost and the commit is sent again, for example by a proxy, it is refused
-        although it was applied. Without its manifests, its snapshot would make the table
-        unreadable.
+        If an answer is lost and the commit is sent again, for example by a proxy, the commit is
+        refused although it was applied. Without its manifests, the table would be unreadable.
         """
         try:
             table = self._transaction._table.refresh()
         except Exception:
-            return  # A few small files may remain: it is unknown whether they are needed.
+            return  # a few small files may remain, since they may be needed
         if table.snapshot_by_id(self._snapshot_id) is None:
             super()._clean_all_uncommitted()
 
 
 class _AlreadyThere(ValidationException):
-    """The table already has the file."""
+    """The table already contains the file."""
 
 
 def _commit(job: _Job, table: Table, files: _DataFiles) -> int:
-    """Commit once; return the number of retries. See Note [Iceberg commits]."""
+    """Commit the file once; return the number of retries. See Note [Iceberg commits]."""
     conflicts = 0
     for attempt in range(job.commit_retries + 1):
         if attempt:

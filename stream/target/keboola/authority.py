@@ -17,7 +17,9 @@ __all__ = ["KeboolaAuthority"]
 
 
 class KeboolaAuthority:
-    """A `stream.authority.ProjectAuthority`: the Storage API verifies tokens and receives events.
+    """A `stream.authority.ProjectAuthority` that uses the Storage API.
+
+    The Storage API verifies tokens and receives events.
 
     :param exchange: exchanges programmatic tokens; ``None`` if it isn't configured.
     """
@@ -38,7 +40,7 @@ class KeboolaAuthority:
         self._exchange = exchange
 
     async def verify(self, token: Token) -> TokenInfo:
-        """Return the project and rights of a token, verified by Keboola."""
+        """Return the project and the rights of a token, which Keboola verifies."""
         return await self._verifier.verify(token)
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
@@ -51,7 +53,7 @@ class KeboolaAuthority:
         return await self._exchange.exchange(token, project_id)
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
-        """Return a branch of the token's project, by its id."""
+        """Return the branch of the token's project that has this ID."""
         return await self._api.branch(token, branch_id)
 
     async def branches(self, token: Token) -> Sequence[Branch]:
@@ -59,7 +61,7 @@ class KeboolaAuthority:
         return await self._api.branches(token)
 
     async def create_branch(self, token: Token, name: str, by: By) -> Branch:
-        """Refuse: branches of such a project are created in Keboola."""
+        """Refuse the request, since branches of such a project are created in Keboola."""
         raise UserError(
             "branches of this project are created in Keboola, not here",
             status=404,
@@ -67,5 +69,5 @@ class KeboolaAuthority:
         )
 
     def report(self, token: Token, change: SourceChange) -> None:
-        """Send the change of a source to Keboola, as an event."""
+        """Report the change of a source to Keboola as an event."""
         self._events.send_source_change(token, change)

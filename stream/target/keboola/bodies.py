@@ -27,9 +27,9 @@ _BUCKET_PREFIX = "c-"
 
 
 def bucket_body(bucket_id: str, *, server_adds_prefix: bool) -> dict[str, Any]:
-    """Return the body for a new bucket *bucket_id* (``in.c-name``).
+    """Return the body for creating the bucket *bucket_id* (``in.c-name``).
 
-    Raises ValueError: it isn't a stage and a name.
+    Raises ValueError: the ID doesn't consist of a stage and a name.
 
     :param server_adds_prefix: whether the server adds ``c-`` to the given name.
     """
@@ -42,7 +42,7 @@ def bucket_body(bucket_id: str, *, server_adds_prefix: bool) -> dict[str, Any]:
 
 
 def token_body(source_id: str, sink_id: str, bucket_id: str) -> dict[str, Any]:
-    """Return the body for a sink's token: it may write to one bucket and read prepared files."""
+    """Return the body for a sink's token, which may write to one bucket and read prepared files."""
     return {
         "description": f"[_internal] Stream Sink {source_id}/{sink_id}",
         "bucketPermissions": {bucket_id: "write"},
@@ -53,7 +53,7 @@ def token_body(source_id: str, sink_id: str, bucket_id: str) -> dict[str, Any]:
 
 
 def table_body(name: str, columns: Sequence[str], primary_key: Sequence[str]) -> dict[str, Any]:
-    """Return the body for a new table: every column is text."""
+    """Return the body for creating a table in which every column is text."""
     return {
         "primaryKeysNames": list(primary_key),
         "columns": [{"name": column, "basetype": "STRING"} for column in columns],
@@ -84,7 +84,7 @@ def file_body(source_id: str, sink_id: str, opened_at: datetime) -> dict[str, An
 
 
 def quarantine_file_body(source_id: str, sink_id: str, opened_at: datetime) -> dict[str, Any]:
-    """Return the body for the file with refused rows: it is kept until a user deletes it."""
+    """Return the body for the file with refused rows, which is kept until a user deletes it."""
     body = file_body(source_id, sink_id, opened_at)
     return {
         **body,
@@ -95,7 +95,7 @@ def quarantine_file_body(source_id: str, sink_id: str, opened_at: datetime) -> d
 
 
 def import_body(file_id: int, columns: Sequence[str]) -> dict[str, Any]:
-    """Return the body for the import of a staging file; its slices have no header."""
+    """Return the body for importing a staging file whose slices have no header."""
     return {
         "dataFileId": file_id,
         "incremental": 1,

@@ -1,4 +1,4 @@
-"""A call with its attempts, delays and time budget, and its final error."""
+"""Makes a call: attempts, delays, time budget, and the final error."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _STORAGE = ("v2", "storage")
 
 
 def base_url(host_or_url: str) -> DecodedURL:
-    """Return the root of the API: ``https://`` is assumed when *host_or_url* has no scheme.
+    """Return the root URL of the API; if *host_or_url* has no scheme, ``https://`` is assumed.
 
-    Raises ValueError: the scheme is neither http nor https, or there is no host.
+    Raises ValueError: the scheme is neither ``http`` nor ``https``, or the host is missing.
     """
     text = host_or_url if "://" in host_or_url else f"https://{host_or_url}"
     url = DecodedURL.from_text(text.rstrip("/"))
@@ -45,11 +45,11 @@ class Call:
 
     :param method: the HTTP method.
     :param path: segments under ``/v2/storage/``; `Caller` escapes them.
-    :param is_of_platform: whether the path is that of another API on the same host.
-    :param token: ``None`` for the one unauthenticated call.
+    :param is_of_platform: whether the path belongs to another API on the same host.
+    :param token: token of the call; ``None`` for the only call that needs no authentication.
     :param query: query parameters in order.
     :param body: sent as JSON; ``None`` for no body.
-    :param idempotent: whether a repetition does no harm, so that it may follow a lost answer.
+    :param idempotent: whether the call may be repeated after its answer was lost.
     """
 
     method: str
@@ -63,7 +63,7 @@ class Call:
 
 @attrs.frozen
 class Answer:
-    """A successful reply, with the data for reporting unexpected content."""
+    """A successful reply, with the data for errors about its content."""
 
     call: Call
     url: str
@@ -76,7 +76,7 @@ class Answer:
         return self.reply.json
 
     def unexpected(self, what: str) -> StorageApiError:
-        """Return the error for a successful answer with unexpected content."""
+        """Return the error for unexpected content of the answer."""
         return StorageApiError(
             f"unexpected reply: {what}",
             method=self.call.method,
@@ -93,9 +93,9 @@ class Answer:
 class Caller:
     """Makes calls against one API root.
 
-    :param reactor: source of the time.
-    :param root: from `base_url`.
-    :param transport: makes the exchanges.
+    :param reactor: provides the time.
+    :param root: the root URL; see `base_url`.
+    :param transport: sends the requests.
     :param budget: time limit of a call in seconds, including retries.
     :param metrics: metrics of calls.
     :param wire_log: called with each exchange.
@@ -119,11 +119,11 @@ class Caller:
         self._budget = budget
 
     async def make(self, call: Call, *, budget: float | None = None) -> Answer:
-        """Make *call*, with retries if its idempotency and the budget allow.
+        """Make *call*, with retries as far as its idempotency and the time budget allow.
 
         Raises StorageApiError: the last failure.
 
-        :param budget: a smaller budget, in seconds.
+        :param budget: time limit in seconds, if lower than that of the caller.
         """
         with self._meter.call(call.method, call.path) as measured:
             try:
@@ -166,7 +166,7 @@ class Caller:
                 or not may_retry(outcome, idempotent=call.idempotent)
                 or self._reactor.seconds() + delay >= deadline
             ):
-                raise problem from None  # The context would show the reason in tracebacks.
+                raise problem from None  # tracebacks would show the context, and with it the reason
             _log.debug(
                 "repeating {method} {url} in {delay} s: {problem}",
                 method=call.method,
@@ -198,19 +198,19 @@ class Caller:
 
 
 def _ids(problem: StorageApiError) -> dict[str, str]:
-    """Return the API's ids of a failure, for the log."""
+    """Return the IDs that the API gave to a failure, for the log."""
     ids = {"exception_id": problem.exception_id or "", "request_id": problem.request_id}
     return {name: id for name, id in ids.items() if id}
 
 
 def _shown(call: Call, text: str) -> str:
-    """Return a text of the API without the call's token."""
+    """Return a text of the API with the call's token removed."""
     return hide_secrets(text, secrets_of(call.token))
 
 
 def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> StorageApiError:
     unusable = failed.outcome is Outcome.UNUSABLE
-    # The reason quotes an answer that isn't HTTP, which may quote the request.
+    # The reason quotes an answer that isn't HTTP, and that answer may quote the request.
     return StorageApiError(
         f'request {call.method} "{url}" failed: {_shown(call, failed.reason)}',
         method=call.method,
@@ -237,7 +237,7 @@ def _refusal(call: Call, url: str, reply: Reply, retried: bool) -> StorageApiErr
         message,
         method=call.method,
         url=url,
-        # A redirect isn't passed on: to our own caller it is a bad gateway.
+        # A redirect isn't passed on; our own caller gets a bad gateway error.
         status=reply.status if reply.status >= 400 else 502,
         code=text("code"),
         exception_id=text("exceptionId") or None,

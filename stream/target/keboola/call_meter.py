@@ -1,4 +1,4 @@
-"""Metrics of Storage API calls: whole calls with their retries, and each request."""
+"""Metrics of Storage API calls, for calls including their retries and for each request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORDS = frozenset({"verify", "prepare", "buckets", "tables", "files"})
 
 
 def path_template(path: Sequence[str]) -> str:
-    """Return *path* with placeholders instead of ids, so that there are few different ones."""
+    """Return *path* with placeholders instead of IDs, so that there are few different values."""
     parts = [
         "{id}" if before in _BEFORE_ID and part not in _WORDS else part
         for before, part in zip(("", *path), path, strict=False)
@@ -46,9 +46,9 @@ _RESULTS = {
 
 
 def result_type(method: str, template: str) -> str:
-    """Return the type of an answer's content.
+    """Return the name of the type of an answer's content.
 
-    :param template: from `path_template`.
+    :param template: result of `path_template`.
     """
     if method == "DELETE":
         return "NoResult"
@@ -60,7 +60,7 @@ def result_type(method: str, template: str) -> str:
 class MeasuredCall:
     """A call of the Storage API, from its first request to its last answer.
 
-    :ivar status: status of the last answer, 0 if there was none.
+    :ivar status: HTTP status of the last answer, 0 if there was none.
     :ivar reply: answer to the current request.
     """
 
@@ -71,7 +71,7 @@ class MeasuredCall:
 
     @property
     def attributes(self) -> Mapping[str, str | int]:
-        """Return the attributes of its spans."""
+        """Return the attributes of the call's spans."""
         return {"http.method": self.method, "http.route": self.path}
 
     def replied(self, reply: Reply) -> None:
@@ -83,7 +83,7 @@ class MeasuredCall:
 class CallMeter:
     """The metrics and spans of calls of the Storage API.
 
-    :param reactor: source of the time.
+    :param reactor: provides the time.
     :param host: host of the API.
     """
 
@@ -94,7 +94,7 @@ class CallMeter:
 
     @contextmanager
     def call(self, method: str, path: Sequence[str]) -> Iterator[MeasuredCall]:
-        """Measure a call with its retries."""
+        """Measure a call including its retries."""
         measured = MeasuredCall(method, path_template(path))
         started = self._reactor.seconds()
         self._metrics.call_started("client_request", method, self._host)

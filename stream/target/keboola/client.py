@@ -51,20 +51,20 @@ _SEARCHED_PAGES = 10
 
 
 class StorageApi:
-    """A client of one Storage API; it holds no token, each call gets the token to use.
+    """A client of one Storage API. It stores no token; each call gets the token to use.
 
-    Every method raises `StorageApiError` when the call fails; methods that wait for a job also
-    raise `JobFailed` and `JobDeadlineExceeded`. Tokens are passed as `Token` or as text.
+    Every method raises `StorageApiError` if the call fails. Methods that wait for a job may raise
+    `JobFailed` and `JobDeadlineExceeded` as well. A token is a `Token` or text.
 
     Raises ValueError: the address is invalid.
 
     :param reactor: used for connections and time.
     :param host_or_url: ``host``, ``host:port`` (then https is used), or a URL.
-    :param pool: kept connections; by default a pool of its own.
+    :param pool: pool of persistent connections; by default, the client creates its own.
     :param budget: time limit of a call in seconds, including retries.
-    :param connect_timeout: seconds.
+    :param connect_timeout: time limit of connecting in seconds.
     :param metrics: metrics of calls.
-    :param log_exchanges: log each request with its answer, without their secrets.
+    :param log_exchanges: whether to log each request and its answer, without secrets.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class StorageApi:
         self._index: tuple[float, Index] | None = None
 
     async def close(self) -> None:
-        """Close the kept connections."""
+        """Close the persistent connections."""
         await self._transport.close()
 
     async def index(self) -> Index:
-        """Return the index of the API; needs no token. Cached for five minutes."""
+        """Return the index of the API, which is cached for five minutes. Needs no token."""
         now = self._reactor.seconds()
         if self._index is None or self._index[0] <= now:
             call = Call("GET", ("",), query=(("exclude", "components"),))
@@ -141,9 +141,11 @@ class StorageApi:
         return _read(await self._caller.make(call), Bucket.from_reply)
 
     async def create_bucket(self, token: Token | str, branch_id: int, bucket_id: str) -> Bucket:
-        """Create a bucket. If a retry finds it, that is a success.
+        """Create a bucket.
 
-        Raises ValueError: the id isn't that of a bucket.
+        A retry that finds the bucket counts as a success.
+
+        Raises ValueError: the ID isn't the ID of a bucket.
         """
         prefixed = _WHOLE_BUCKET_NAMES not in (await self.index()).features
         call = Call(
@@ -169,9 +171,10 @@ class StorageApi:
         force: bool = False,
         timeout: float = _BUCKET_DELETE_TIMEOUT,
     ) -> None:
-        """Delete a bucket and wait for it.
+        """Delete a bucket and wait until it is deleted.
 
-        :param force: delete it with its content; otherwise a bucket that isn't empty is refused.
+        :param force: whether to delete the bucket with its content; otherwise the API refuses to
+            delete a bucket that isn't empty.
         :param timeout: seconds to wait for the job.
         """
         query = (("async", "1"), *_forced(force))
@@ -184,7 +187,7 @@ class StorageApi:
     async def create_token(
         self, token: Token | str, *, source_id: str, sink_id: str, bucket_id: str
     ) -> SinkToken:
-        """Create a sink's own token. Never retried after it was sent."""
+        """Create a sink's own token. Never retried after the request was sent."""
         call = Call(
             "POST",
             ("tokens",),
@@ -224,9 +227,9 @@ class StorageApi:
         primary_key: Sequence[str] = (),
         timeout: float = _TABLE_CREATE_TIMEOUT,
     ) -> Table:
-        """Create a table of text columns and wait for it.
+        """Create a table of text columns and wait until it exists.
 
-        If a retry finds it, the table is returned as it is.
+        If a retry finds the table, the table is returned unchanged.
 
         :param timeout: seconds to wait for the job.
         """
@@ -254,7 +257,7 @@ class StorageApi:
     async def delete_table(
         self, token: Token | str, branch_id: int, table_id: str, *, force: bool = False
     ) -> None:
-        """Delete a table; with *force* even if other objects depend on it."""
+        """Delete a table; with *force*, even if other objects depend on it."""
         call = Call("DELETE", _table(branch_id, table_id), Token.of(token), _forced(force))
         await self._delete(call)
 
@@ -279,7 +282,8 @@ class StorageApi:
         sink_id: str,
         opened_at: datetime,
     ) -> FileUpload:
-        """Create a staging file with upload credentials. Never retried after it was sent."""
+        """Create a staging file with upload credentials. Never retried after the request was sent.
+        """
         call = Call(
             "POST",
             ("branch", str(branch_id), "files", "prepare"),
@@ -298,7 +302,10 @@ class StorageApi:
         sink_id: str,
         opened_at: datetime,
     ) -> FileUpload:
-        """Create a file for refused rows, which doesn't expire. Never retried after it was sent."""
+        """Create a file for refused rows, which doesn't expire.
+
+        Never retried after the request was sent.
+        """
         call = Call(
             "POST",
             ("branch", str(branch_id), "files", "prepare"),
@@ -311,7 +318,7 @@ class StorageApi:
     async def file_to_read(
         self, token: Token | str, branch_id: int, file_id: int
     ) -> FileUpload | None:
-        """Return the location of a file's objects with read credentials; ``None`` if unknown."""
+        """Return the location of a file's objects and read credentials; ``None`` if unknown."""
         path = ("branch", str(branch_id), "files", str(file_id))
         call = Call("GET", path, Token.of(token), (("federationToken", "1"),))
         return _read(await self._caller.make(call), FileUpload.from_detail)
@@ -335,9 +342,9 @@ class StorageApi:
         file_id: int,
         columns: Sequence[str],
     ) -> Job:
-        """Start the import of a staging file. Never retried after it was sent.
+        """Start the import of a staging file. Never retried after the request was sent.
 
-        When the error's ``maybe_applied`` is true, the import may nevertheless be running.
+        If the ``maybe_applied`` of the error is true, the import may be running nevertheless.
         """
         call = Call(
             "POST",
@@ -372,7 +379,8 @@ class StorageApi:
     async def wait_job(self, token: Token | str, job_id: int, *, timeout: float) -> Job:
         """Wait until a job has succeeded.
 
-        Raises JobFailed: it ended with an error. Raises JobDeadlineExceeded: it is still running.
+        Raises JobFailed: the job ended with an error. Raises JobDeadlineExceeded: the job is still
+        running.
 
         :param timeout: seconds.
         """
@@ -397,7 +405,7 @@ class StorageApi:
         raise AssertionError("the delays have no end")
 
     async def send_event(self, token: Token | str, event: Event) -> str:
-        """Send an event; return its id. Never retried after it was sent."""
+        """Send an event; return its ID. Never retried after the request was sent."""
         call = Call("POST", ("events",), Token.of(token), body=event.to_json(), idempotent=False)
         return _read(await self._caller.make(call), lambda reply: str(reply["uuid"]))
 
@@ -441,6 +449,6 @@ def _read(answer: Answer, read: Callable[[Any], T]) -> T:
     try:
         return read(answer.json)
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
-        # Only the type of the problem: its message may quote secrets of the reply.
+        # Only the type of the problem is shown, since its message may quote secrets from the reply.
         member = f" {problem}" if isinstance(problem, KeyError) else ""
         raise answer.unexpected(f"{type(problem).__name__}{member}") from None

@@ -1,4 +1,4 @@
-"""The bucket and table of a sink: created if missing, checked if present, deleted on request."""
+"""Creates or checks the bucket and the table of a sink, and deletes them on request."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ALREADY_EXISTS = "alreadyexists"
 
 
 def bucket_of(table_id: str) -> str:
-    """Return ``in.c-bucket`` of ``in.c-bucket.table``."""
+    """Return the bucket ID in a table ID: ``in.c-bucket`` for ``in.c-bucket.table``."""
     return table_id.rpartition(".")[0]
 
 
 async def ensure_bucket(api: StorageApi, token: Token, branch_id: int, bucket_id: str) -> None:
-    """Create the bucket unless it exists, or another sink is creating it."""
+    """Create the bucket unless it exists or another sink is creating it."""
     try:
         await api.get_bucket(token, branch_id, bucket_id)
         return
@@ -45,9 +45,9 @@ async def ensure_bucket(api: StorageApi, token: Token, branch_id: int, bucket_id
 
 
 async def ensure_table(api: StorageApi, token: Token, sink: Sink) -> None:
-    """Create the sink's table, or check that it has the mapping's columns; then mark it.
+    """Create the sink's table, or check that it has the mapping's columns; then write its marks.
 
-    Raises UserError: columns or primary key differ; the table is never altered.
+    Raises UserError: the columns or the primary key differ. An existing table is never altered.
     """
     branch_id, table_id = sink.key.branch_id, sink.table.table_id
     columns = [column.name for column in sink.table.mapping.columns]
@@ -88,12 +88,12 @@ async def _get_or_create(
 
 
 def _exists(error: UserError) -> bool:
-    """Return whether another sink was faster."""
+    """Return whether another sink has already created the object."""
     return error.name.lower().endswith(_ALREADY_EXISTS)
 
 
 def _marks(table: Table) -> tuple[str | None, str | None]:
-    """Return the ids of the source and the sink that wrote to the table last."""
+    """Return the IDs of the source and the sink that last wrote to the table."""
     return table.metadata_value(_SOURCE_MARK), table.metadata_value(_SINK_MARK)
 
 
@@ -117,9 +117,9 @@ def _listed(names: Sequence[str]) -> str:
 async def delete_destinations(api: StorageApi, token: str, sinks: Sequence[Sink]) -> None:
     """Delete the tables of *sinks*, and each bucket that is empty afterwards.
 
-    A table with the marks of another sink, or without marks, has another owner and is kept.
+    A table without marks, or with the marks of another sink, has another owner and is kept.
 
-    Raises NestedError: lists what could not be deleted; everything else is deleted.
+    Raises NestedError: some could not be deleted. The error lists them; all others are deleted.
     """
     user = Token.of(token)
     problems: list[Exception] = []

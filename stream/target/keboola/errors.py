@@ -1,4 +1,4 @@
-"""Errors of Storage API calls, for callers, users and the log."""
+"""The errors of Storage API calls, for callers, users and the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 UNREACHABLE = "storageApiUnreachable"
-"""The name of the error when there was no answer."""
+"""The name of the error if there was no answer."""
 
 
 def name_of_status(status: int) -> str:
@@ -36,13 +36,13 @@ class StorageApiError(UserError):
     identify the call. None of them contains the token.
 
     :param method: the HTTP method of the call.
-    :param url: the whole URL (it carries no secret).
-    :param status: the API's status, or 502 / 504 when there was no usable answer.
+    :param url: the complete URL; it contains no secret.
+    :param status: the HTTP status of the answer; 502 or 504 if there was no usable answer.
     :param code: the API's machine code, ``""`` if it returned none.
     :param answered: whether the API answered at all.
     :param retried: whether the call was retried.
-    :param maybe_applied: whether the call may have been applied although it failed.
-    :param request_id: the API's id of the request, ``""`` if it returned none.
+    :param maybe_applied: whether the call may have taken effect although it failed.
+    :param request_id: the API's ID of the request, ``""`` if it returned none.
     """
 
     def __init__(
@@ -99,7 +99,8 @@ class StorageApiError(UserError):
         return self._with(f"{context}: {self.message}")
 
     def as_bad_gateway(self) -> StorageApiError:
-        """Return the same failure of a call on behalf of another caller: a bad gateway."""
+        """Return the same failure as a bad gateway error, for a call on behalf of another caller.
+        """
         return self._with(self.message, 502)
 
     def _with(self, message: str, status: int = 0) -> StorageApiError:
@@ -118,7 +119,7 @@ class StorageApiError(UserError):
         )
 
     def code_ends_with(self, ending: str) -> bool:
-        """Return whether the machine code ends with *ending*, in any case."""
+        """Return whether the machine code ends with *ending*, ignoring case."""
         return self.code.lower().endswith(ending.lower())
 
     @property
@@ -143,8 +144,9 @@ _NOT_ABOUT_ROWS = (
 def is_about_rows(code: str) -> bool:
     """Return whether *code* means that an import was refused because of its rows.
 
-    Then a retry doesn't help, and other rows of the file may be accepted. All codes not known to
-    mean this are treated as other failures: a missing table, a permission, a fault of the target.
+    If so, a retry doesn't help, and other rows of the file may be accepted. All other codes are
+    treated as failures that aren't caused by rows, such as a missing table, a missing permission or
+    an error of the target.
     """
     text = code.lower().removeprefix("storage.")
     return text.startswith(_ABOUT_DATA) and not text.endswith(_NOT_ABOUT_ROWS)
@@ -153,7 +155,7 @@ def is_about_rows(code: str) -> bool:
 class JobFailed(UserError):
     """A storage job ended with an error.
 
-    :param job_id: the job.
+    :param job_id: ID of the job.
     :param reason: the job's error message.
     :param code: the job's machine code, ``""`` if it has none.
     """
@@ -173,14 +175,14 @@ class JobFailed(UserError):
 
     @property
     def is_about_rows(self) -> bool:
-        """See `is_about_rows`."""
+        """Whether the import was refused because of its rows; see the function `is_about_rows`."""
         return is_about_rows(self.code)
 
 
 class JobDeadlineExceeded(UserError):
-    """A storage job was still running at the deadline; it may yet succeed.
+    """A storage job was still running at the deadline; it may still succeed.
 
-    :param job_id: the job, so that waiting can be resumed.
+    :param job_id: ID of the job, so that waiting can be resumed.
     :param status: the last known status.
     """
 

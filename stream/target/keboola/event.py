@@ -17,8 +17,8 @@ __all__ = ["Event", "EventParams", "EventStatistics"]
 class EventParams:
     """The subject of an event.
 
-    :param sink_id: ``""`` in events of a source.
-    :param source_name: left out when empty.
+    :param sink_id: ID of the sink; ``""`` in events about a source.
+    :param source_name: name of the source; omitted if empty.
     """
 
     project_id: int
@@ -43,7 +43,7 @@ class EventParams:
 
 @attrs.frozen
 class EventStatistics:
-    """Counts and sizes of a slice or file; sizes in bytes."""
+    """The counts, and the sizes in bytes, of a slice or file."""
 
     first_record_at: datetime
     last_record_at: datetime
@@ -68,14 +68,14 @@ class EventStatistics:
 
 @attrs.frozen
 class Event:
-    """One event.
+    """An event in the project's event log.
 
-    :param component: for example ``keboola.stream.sliceUpload``.
-    :param message: for people.
-    :param duration: seconds; the API gets whole ones.
-    :param params: the subject.
-    :param error: why the operation failed; ``None`` if it didn't.
-    :param statistics: the moved data; left out if there was none, and in failures.
+    :param component: name of the component, for example ``keboola.stream.sliceUpload``.
+    :param message: text for users.
+    :param duration: duration in seconds; the API gets it in whole seconds.
+    :param params: the subject of the event.
+    :param error: why the operation failed; ``None`` if it succeeded.
+    :param statistics: statistics of the moved data; omitted if there was none, or after a failure.
     """
 
     component: str
@@ -86,7 +86,7 @@ class Event:
     statistics: EventStatistics | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the request's body: params and results are JSON inside strings."""
+        """Return the request's body, in which params and results are strings that contain JSON."""
         return {
             "component": self.component,
             "message": self.message,

@@ -1,4 +1,4 @@
-"""Events about sources, slices and files, sent in the background; failures are only logged."""
+"""Sends events about sources, slices and files in the background; failures are only logged."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _log = Logger()
 
 
 class EventSender:
-    """Sends events that users see in Keboola.
+    """Sends the events that users see in Keboola.
 
-    :param timeout: time limit of sending in seconds; the work doesn't wait for it.
+    :param timeout: time limit of sending in seconds; nothing waits for the event to be sent.
     """
 
     def __init__(self, api: StorageApi, timeout: float, reactor: Any) -> None:
@@ -44,9 +44,9 @@ class EventSender:
     ) -> None:
         """Send an event about work on a sink.
 
-        :param operation: e.g. ``sliceUpload``.
-        :param done: name of the operation for people, e.g. ``Slice upload``.
-        :param seconds: its duration.
+        :param operation: name of the operation, for example ``sliceUpload``.
+        :param done: name of the operation as shown to users, for example ``Slice upload``.
+        :param seconds: duration of the operation.
         """
         event = Event(
             component=f"keboola.stream.{operation}",
@@ -59,7 +59,7 @@ class EventSender:
         self._send(token, event)
 
     def send_source_change(self, token: Token, change: SourceChange) -> None:
-        """Send the event about a change of a source, or its failure."""
+        """Send the event about a change of a source, or about the failure of the change."""
         key = change.key
         event = Event(
             component=f"keboola.stream.source{change.verb.capitalize()}",

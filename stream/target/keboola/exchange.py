@@ -1,8 +1,8 @@
-"""Programmatic tokens: exchanged for a Storage API token of the project that the program names.
+"""Exchanges programmatic tokens for Storage API tokens of the project that the program names.
 
-A program authenticates to the platform, not to a project. This service, authenticated by the token
-of its own service account, gets a short-lived token of the project from the platform. That token is
-then used as if the caller had sent it.
+A program authenticates to the platform, not to a project. Stream, which authenticates with the
+token of its own service account, gets a short-lived token of the project from the platform. It then
+uses this token as if the caller had sent it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _PASSED_ON = frozenset({400, 401, 403})
 class TokenExchange:
     """Exchanges programmatic tokens; see `RememberedAnswers`.
 
-    :param reactor: source of the time.
-    :param api: makes the exchange.
-    :param path: path of the file with the token of the service account. It is read for each
+    :param reactor: provides the time.
+    :param api: client that makes the exchange.
+    :param path: path of the file with the service account's token. The file is read for each
         exchange, since the platform replaces the token.
     """
 
@@ -64,16 +64,16 @@ class TokenExchange:
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
         """Exchange a program's *token* for a token of the project.
 
-        Raises StorageApiError: 400, 401 or 403 as the platform has answered, else 502. Raises
-        UserError: 401, the text can't be a token; 500, the service account has none; 503, too many
-        unknown tokens are being exchanged.
+        Raises StorageApiError: 400, 401 or 403 if the platform has answered so, otherwise 502.
+        Raises UserError: 401 if the text can't be a token, 500 if the service account has no token,
+        503 if too many unknown tokens are being exchanged.
         """
         subject = ProgramToken(token)
         key = hashlib.sha256(b"%d/%b" % (project_id, subject.fingerprint())).digest()
         return await self._answers.get(key, lambda: self._ask(subject, project_id))
 
     def _life(self, token: ProjectToken) -> float:
-        """Return the seconds for which a *token* may be given to other requests."""
+        """Return the seconds for which *token* may be used for other requests."""
         if token.expires_at is None:
             return CACHE_SECONDS
         left = token.expires_at - self._now() - _MARGIN
@@ -117,7 +117,8 @@ class TokenExchange:
         return text
 
     def _read(self) -> str:
-        """Read the token; blocks. Raises OSError, or ValueError if the file has no token."""
+        """Read the service account's token; blocks. Raises OSError, or ValueError if there is none.
+        """
         with self._path.open("rb") as file:
             text = file.read(_MAX_FILE_BYTES).decode("ascii").strip()
         if not text or not text.isprintable():

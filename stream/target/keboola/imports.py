@@ -1,10 +1,11 @@
-"""Import of files into tables: the job is started once, and joined by every later attempt.
+"""Imports files into tables; a file's job is started once, and every later attempt joins it.
 
-Note [Once-only import]: the job's id is stored before anything waits for it, so every later attempt
-joins the same job; storing is retried for as long as an import may take. The call that starts the
-job is never retried blindly: the intention is stored before it. An attempt that finds no id after a
-crash or a lost answer first looks for the file's job among the newest ones. If the API doesn't show
-them to the sink's token, a second import is the lesser evil: no import would be a loss.
+Note [Once-only import]: the job's ID is stored before anything waits for the job, so every later
+attempt joins the same job. Storing is retried for as long as an import may take. The call that
+starts the job is never retried blindly; the intention to start it is stored before the call. An
+attempt that finds this intention but no ID, after a crash or a lost answer, first looks for the
+file's job among the newest jobs. If the API doesn't show jobs to the sink's token, the file is
+imported again, because duplicate rows do less harm than lost rows.
 """
 
 from __future__ import annotations
@@ -57,16 +58,16 @@ __all__ = ["FileImporter"]
 _log = Logger()
 
 _SHARE_OF_SPLIT = 1 / 3
-"""Share of an import's time after which an attempt at refused rows starts no more jobs."""
+"""Share of an import's time limit after which the import of refused rows starts no more jobs."""
 
 _NOT_SHOWN = (400, 403, 404, 405, 501)
-"""Statuses of an API that doesn't list its jobs, or not for the sink's token."""
+"""Statuses of an API that doesn't list its jobs, or doesn't list them for the sink's token."""
 
 
 class FileImporter:
     """The import of files into Keboola tables.
 
-    :param job_timeout: seconds to wait for a job in one attempt.
+    :param job_timeout: maximum seconds to wait for a job in one attempt.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class FileImporter:
 
         Raises `Requeue` if the work doesn't fit into one attempt.
 
-        :returns: the number of its rows that were refused and are quarantined.
+        :returns: the number of rows that were refused and are quarantined.
         """
         if file.staging.is_empty:
             token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
@@ -101,7 +102,7 @@ class FileImporter:
             return 0
 
         async def import_(token: Token) -> int:
-            # Read again each time: the previous attempt may have started the job.
+            # The record is read each time, since the previous attempt may have started the job.
             return await self._import_rows(
                 token, file, await load_file_record(self._client, file.key)
             )
@@ -254,7 +255,7 @@ class FileImporter:
                 await atomic(self._client, store)
                 return
             except (EtcdUnavailable, AtomicConflict) as error:
-                # Each of these occurs only after several seconds of attempts.
+                # Each attempt here comes only after a call was retried for several seconds.
                 if self._reactor.seconds() >= deadline:
                     raise
                 _log.error(
@@ -264,7 +265,7 @@ class FileImporter:
                 )
 
     async def _forget_job(self, sink: SinkKey, job_id: int) -> None:
-        """Release the sink's slot immediately; after a failure, the cleanup does it later."""
+        """Release the sink's slot immediately; if that fails, the cleanup releases it later."""
         try:
             await self._client.delete(job_record_key(JobKey.of(sink, str(job_id))))
         except EtcdError as error:
@@ -277,7 +278,8 @@ class FileImporter:
     async def forget_finished(self, record: JobRecord) -> bool:
         """Delete the record of a job that isn't running; return False if it is kept.
 
-        It is kept while the job runs, and while that is unknown: a disabled sink has no token.
+        The record is kept while the job runs or may be running: without a token, as for a disabled
+        sink, its state is unknown.
         """
         if await self._client.get(token_record_key(record.key.sink_key)) is None:
             _log.warn(

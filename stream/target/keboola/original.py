@@ -1,7 +1,7 @@
-"""Tokens and credentials in the original service's encrypted values. Pure.
+"""Converts tokens and credentials from and to the original service's encrypted values. Pure.
 
-It encrypts Go structs, so their names are Go's; plain records, and this module, use the names of
-the Storage API.
+The original encrypts Go structs, so the members have Go names there. Plain records and this module
+use the names of the Storage API.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _API_TIME = "%Y-%m-%dT%H:%M:%S+0000"
 
 @attrs.frozen
 class _Fields:
-    """A Go struct and its JSON object.
+    """A Go struct and the corresponding JSON object.
 
     :ivar fields: name in Go, name in JSON (``None``: the members are those of the parent), type.
     """
@@ -44,7 +44,7 @@ class _Fields:
     fields: tuple[tuple[str, str | None, Any], ...]
 
     def type(self) -> StructType:
-        """Return the struct as gob describes it."""
+        """Return the type of the struct as gob describes it."""
         return StructType(
             self.name,
             tuple(
@@ -110,7 +110,7 @@ _FILE = _Fields(
     "File",
     (
         ("FileKey", None, _FILE_KEY),
-        ("ID", "id", INT),  # where it was in older versions of the SDK
+        ("ID", "id", INT),  # its place in older versions of the SDK
         ("Created", "created", TIME),
         ("IsSliced", "isSliced", BOOL),
         ("IsEncrypted", "isEncrypted", BOOL),
@@ -204,7 +204,7 @@ def token_from_go(value: Struct) -> dict[str, Any]:
 
 
 def token_to_go(plain: Mapping[str, Any]) -> bytes:
-    """Return the gob of a token. Raises GobError if a member is invalid in the original."""
+    """Return the gob of a token. Raises GobError if the original wouldn't accept a member."""
     return _encoded(_TOKEN, plain)
 
 
@@ -240,7 +240,7 @@ def _to_json(found: Any) -> Any:
 def _from_json(item: Any, part: Any) -> Any:
     if part is TIME:
         return parse_iso_time(item)
-    if part is _PERMISSIONS:  # An empty object is sent as an empty list.
+    if part is _PERMISSIONS:  # the API sends an empty object as an empty list
         pairs = item.items() if isinstance(item, Mapping) else ()
         return [
             (dict(zip(("Stage", "BucketName"), bucket.split(".", 1), strict=False)), permission)

@@ -1,4 +1,4 @@
-"""The token of a program, before its exchange."""
+"""The token of a program before it is exchanged."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class ProgramToken(Token):
     service_account: str = attrs.field(default="", validator=_check)
 
     def on_behalf_of(self, service_account: str) -> ProgramToken:
-        """Return the same token, to be exchanged by a service account.
+        """Return the same token with the service account that exchanges it.
 
-        :param service_account: its token.
+        :param service_account: token of the service account.
         """
         return attrs.evolve(self, service_account=service_account)
 
     def headers(self) -> dict[str, str]:
-        """The headers of the exchange."""
+        """The HTTP headers of the exchange."""
         return {
             "X-Subject-Token": f"{_BEARER}{self.value}",
             "X-Kubernetes-Authorization": f"{_BEARER}{self.service_account}",
@@ -41,5 +41,5 @@ class ProgramToken(Token):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The secrets that no text may show."""
+        """The secrets that must not appear in any text."""
         return self.value, self.service_account

@@ -1,7 +1,9 @@
-"""Staging files, tables and tokens for the files of sinks; see `stream.storage.store.prepared`.
+"""Creates staging files, tables and tokens for the files of sinks.
+
+It implements `stream.storage.store.prepared.FileProvider`.
 
 If a file isn't opened after all, its staging file and the new token are deleted. A new table or
-bucket is kept, since another sink may use it meanwhile; the next attempt finds it, too.
+bucket is kept, since another sink may already use it, and the next attempt finds it.
 """
 
 from __future__ import annotations
@@ -79,11 +81,11 @@ async def with_sink_token(
 ) -> T:
     """Call *use* with the sink's token; return its result.
 
-    A user's change of the sink replaces the token, and the previous one is deleted immediately,
-    even if it is in use. So a refusal of a token that was replaced meanwhile is retried with the
-    new one.
+    When a user changes the sink, the token is replaced, and the previous token is deleted
+    immediately, even if it is in use. So if a token is refused that has been replaced, the call is
+    retried with the new token.
 
-    :param use: may run several times.
+    :param use: uses the token; may be called several times.
     """
     token = await load_sink_token(client, encryptor, sink)
     while True:
@@ -101,10 +103,10 @@ async def with_sink_token(
 class _Made:
     """Remote resources of a file, in the order of their creation, for rollback.
 
-    :ivar user: the token of the user; ``None`` in the background.
-    :ivar sink_token: the token to use: the new one, or the stored one in the background.
-    :ivar new_token_id: id of the token made for the user.
-    :ivar replaced: id of the sink's earlier token, obsolete once the new one is stored.
+    :ivar user: token of the user; ``None`` in the background.
+    :ivar sink_token: token to use: the new one for a user, the stored one in the background.
+    :ivar new_token_id: ID of the token created for the user.
+    :ivar replaced: ID of the sink's previous token, which is obsolete once the new one is stored.
     """
 
     user: Token | None
@@ -116,7 +118,7 @@ class _Made:
 
 @attrs.frozen
 class _KeboolaFile(PreparedFile):
-    """A prepared file with its rollback."""
+    """A prepared file, with what is needed to roll it back."""
 
     made: _Made = attrs.field(repr=False, eq=False)
 
@@ -160,7 +162,7 @@ class KeboolaFileProvider:
         return _KeboolaFile(file, sink.table, PROVIDER, upload.expiration, tuple(records), made)
 
     async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
-        """Renew the staging with the columns of *file*, regardless of the sink's current ones."""
+        """Renew the staging with the columns of *file*, even if the sink now has different ones."""
 
         def renew(stored: Token) -> Awaitable[PreparedFile]:
             return self._renew(sink, file, _Made(None, stored))
@@ -183,7 +185,7 @@ class KeboolaFileProvider:
     async def _ensure_token(self, sink: Sink, made: _Made) -> list[tuple[str, bytes]]:
         """Return the stored token in the background, or a new one for a user.
 
-        The result includes the records to put.
+        The result includes the records to write.
         """
         if made.user is None:
             return []
@@ -192,7 +194,7 @@ class KeboolaFileProvider:
         return [(token_record_key(sink.key), encode_record(record))]
 
     async def _new_token(self, sink: Sink, user: Token, made: _Made) -> SinkToken:
-        """Make a token for the sink, since its bucket may have changed."""
+        """Create a token for the sink, since its bucket may have changed."""
         bucket_id = bucket_of(sink.table.table_id)
         _, before = await together(
             ensure_bucket(self._api, user, sink.key.branch_id, bucket_id),
@@ -207,7 +209,7 @@ class KeboolaFileProvider:
         return created
 
     async def _ensure_file(self, sink: Sink, opened_at: datetime, made: _Made) -> FileUpload:
-        """Prepare the table and the staging file concurrently: neither needs the other."""
+        """Prepare the table and the staging file concurrently, since neither needs the other."""
         assert made.sink_token is not None
         _, upload = await together(
             ensure_table(self._api, made.sink_token, sink),
@@ -228,12 +230,12 @@ class KeboolaFileProvider:
         return upload
 
     async def discard(self, prepared: PreparedFile) -> None:
-        """Roll back, unless the file is open: etcd's answer may have been lost."""
+        """Roll back unless the file is open, which it may be if etcd's answer was lost."""
         assert isinstance(prepared, _KeboolaFile)
         try:
             stored = await self._client.get(file_record_key(prepared.key))
         except EtcdError as error:
-            # A superfluous token and file are better than a sink whose token is deleted.
+            # An unused token and file do less harm than a sink whose token is deleted.
             _log.warn(
                 "cannot undo the preparation of the file {file_id}: {error}",
                 file_id=str(prepared.key),
@@ -263,7 +265,7 @@ class KeboolaFileProvider:
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
         """Delete the sink's token after the transaction has deleted its record.
 
-        Only the user's token may delete tokens, the sink's own can't.
+        Only the user's token may delete tokens; the sink's own token may not.
         """
         stored = await change.txn.get(token_record_key(sink.key))
         if stored is None:

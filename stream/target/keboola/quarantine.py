@@ -1,22 +1,22 @@
-"""Quarantine of refused rows: they are found and stored, and all other rows are imported.
+"""Quarantine: finds and stores the rows that a table refuses, and imports all other rows.
 
 Note [Quarantine]. An import job accepts a file as a whole or not at all, so one bad row would block
 all others of its file. When a job fails because of the rows
 (`stream.target.keboola.errors.is_about_rows`), the rows are read back from staging storage.
-Malformed rows are left out immediately. The others are imported by bisection: an accepted half is
-done, a refused one is halved again, down to single rows. So each bad row costs about 2·log2(n)
-jobs, and all acceptable rows are imported in their order.
+Malformed rows are quarantined immediately. The others are imported by bisection: if a half is
+refused, it is halved again, down to single rows. So each bad row costs about 2·log2(n) jobs, and
+all acceptable rows are imported in their order.
 
-The progress is stored in etcd, in one record of the file: the undecided ranges of rows (the last
-one is next), the refused ranges, and the staging file and the job of the current range. A range is
-removed in the transaction that records its outcome. Its job is started like an ordinary import
-(Note [Once-only import] in `stream.target.keboola.imports`), each range with a staging file of its
-own. So a coordinator that continues after a crash imports no row twice and skips none. Row numbers
-are stable, since staged objects never change.
+The progress is stored in etcd, in one record per file. It contains the undecided ranges of rows
+(the last one is next), the refused ranges, and the staging file and the job of the current range. A
+range is removed in the transaction that records its outcome. Its job is started like an ordinary
+import (Note [Once-only import] in `stream.target.keboola.imports`), and each range has its own
+staging file. So a coordinator that continues after a crash imports no row twice and skips none. Row
+numbers are stable, since staged objects never change.
 
-In the end the refused rows are stored in a file in the project's file storage, which doesn't
-expire: all users of the project can read it, independently of this service's disks. Only then does
-the file count as imported.
+Finally the refused rows are stored in a file in the project's file storage. This file doesn't
+expire, and all users of the project can read it, independently of this service's disks. Only then
+does the imported file count as imported.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ Each remaining range is then tried once. Nine bad rows among 50,000 need about t
 MAX_REFUSED = 100
 """Maximum number of refused ranges of one file before bisection ends.
 
-So many bad rows have a cause beyond single rows, such as a table column that has become narrower.
+So many refused ranges have a common cause, such as a table column that has become narrower.
 """
 
 OBJECT = "rows.ndjson"
@@ -94,10 +94,13 @@ _DAMAGED = "the staged object is damaged here, its compressed data can't be read
 
 
 class Save(Protocol):
-    """Stores changes of a file's record in a transaction."""
+    """A function that stores changes of a file's record in a transaction."""
 
     def __call__(self, txn: AtomicTxn, /, **changes: Any) -> Awaitable[None]:
-        """:param changes: members of `FileRecord`."""
+        """Store the changes.
+
+        :param changes: new values of members of `FileRecord`.
+        """
 
 
 Import = Callable[[Token, FileRecord, Save], Awaitable[None]]
@@ -106,7 +109,7 @@ Import = Callable[[Token, FileRecord, Save], Awaitable[None]]
 
 @attrs.frozen
 class RowRange(Record):
-    """Rows of the file from *start* up to *end* (exclusive); malformed rows have no number."""
+    """The rows of the file from *start* up to *end* (exclusive); malformed rows aren't numbered."""
 
     start: int
     end: int
@@ -114,7 +117,7 @@ class RowRange(Record):
 
 @attrs.frozen
 class RefusedRange(Record):
-    """A range of refused rows, and the reason."""
+    """A range of refused rows and the reason."""
 
     start: int
     end: int
@@ -125,7 +128,7 @@ class RefusedRange(Record):
 class Part(Record):
     """The staging file with the rows of the current range.
 
-    :ivar storage_job_id: see `FileRecord`; so is *import_asked*.
+    :ivar storage_job_id: as in `FileRecord`, like *import_asked*.
     """
 
     file_id: int
@@ -138,13 +141,13 @@ class QuarantineRecord(Record):
     """The progress of a refused file; see Note [Quarantine].
 
     :ivar reason: why the target refused the file.
-    :ivar ranges: undecided ranges; the last one is next.
-    :ivar part: part of the last range, once its rows are staged.
-    :ivar jobs: number of staged parts.
-    :ivar malformed: number of rows that are left out of all ranges.
-    :ivar missing: number of rows in damaged parts of objects, from the earlier count.
+    :ivar ranges: ranges that aren't decided yet; the last one is next.
+    :ivar part: staging file of the last range, once its rows are staged.
+    :ivar jobs: number of parts staged so far.
+    :ivar malformed: number of malformed rows, which belong to no range.
+    :ivar missing: number of rows in damaged parts of objects, derived from the file's statistics.
     :ivar is_damaged: whether there are such parts.
-    :ivar file_id: id of the file with the refused rows.
+    :ivar file_id: ID of the file with the refused rows.
     :ivar is_done: whether all rows are decided and the refused ones are stored.
     """
 
@@ -167,12 +170,12 @@ class QuarantineRecord(Record):
 
     @property
     def is_empty(self) -> bool:
-        """Whether no row has to be quarantined."""
+        """Whether there is nothing to quarantine."""
         return not (self.refused or self.malformed or self.is_damaged)
 
     @property
     def shown(self) -> Quarantine:
-        """Return the quarantine as shown to users."""
+        """Return the quarantine as it is shown to users."""
         return Quarantine(
             records_count=self.records_count,
             reason=self.refused[0].reason if self.refused else self.reason,
@@ -189,15 +192,15 @@ def quarantine_record_key(file: FileKey) -> str:
 async def read_quarantines(
     client: EtcdClient, below: BranchKey | SinkKey
 ) -> dict[FileKey, QuarantineRecord]:
-    """Return the files of a sink, or of a branch, with refused rows."""
+    """Return the quarantines of the files of a sink or a branch."""
     found = await client.range(f"storage/keboola/quarantine/{below}/")
     return {record.key: record for _, record in readable(QuarantineRecord, found.kvs)}
 
 
 def first_ranges(rows: int, *, others_left_out: bool) -> tuple[RowRange, ...]:
-    """Return the ranges of rows that are tried first.
+    """Return the ranges of rows to try first.
 
-    :param others_left_out: whether some of the refused file's rows are missing in *rows*.
+    :param others_left_out: whether *rows* doesn't include all rows of the refused file.
     """
     if not rows:
         return ()
@@ -206,7 +209,7 @@ def first_ranges(rows: int, *, others_left_out: bool) -> tuple[RowRange, ...]:
 
 
 def halves(whole: RowRange) -> tuple[RowRange, ...]:
-    """Return the two halves, the first at the end; a single row is returned itself."""
+    """Return the two halves, the first one last; a single row is returned unchanged."""
     if whole.end - whole.start == 1:
         return (whole,)
     middle = (whole.start + whole.end) // 2
@@ -214,7 +217,7 @@ def halves(whole: RowRange) -> tuple[RowRange, ...]:
 
 
 def after_refusal(record: QuarantineRecord, reason: str) -> QuarantineRecord:
-    """Return the record after the target has refused its last range: halved, or quarantined."""
+    """Return the record after its last range was refused: the range is halved or quarantined."""
     *others, refused = record.ranges
     may_halve = record.jobs < MAX_JOBS and len(record.refused) < MAX_REFUSED
     if refused.end - refused.start > 1 and may_halve:
@@ -226,7 +229,7 @@ def after_refusal(record: QuarantineRecord, reason: str) -> QuarantineRecord:
 class RowQuarantine:
     """Quarantines rows that a table refuses.
 
-    :param pool: a started pool; rows are read, and parts stored, in its threads.
+    :param pool: a started thread pool, in which rows are read and parts are stored.
     """
 
     def __init__(
@@ -284,10 +287,10 @@ class RowQuarantine:
     ) -> int:
         """Decide the remaining ranges; idempotent after any failure or crash.
 
-        Raises `Requeue`: the time is over, or another node works on the file.
+        Raises Requeue: the time is over, or another node works on the file.
 
-        :param record: record of the file as a whole.
-        :param until: no further range is begun after this time of the reactor's clock.
+        :param record: record of the whole file.
+        :param until: time of the reactor's clock after which no further range is started.
         :returns: number of quarantined rows.
         """
         if split.is_done:
@@ -352,7 +355,7 @@ class RowQuarantine:
         staged: _StagedRows,
         split: QuarantineRecord,
     ) -> QuarantineRecord:
-        """Store the rows of the last range in a staging file of their own."""
+        """Store the rows of the last range in a separate staging file."""
         upload = await self._api.prepare_file(token, **_prepared_for(split.key))
         store = self._open(upload, split.key)
         await store.put(_PART_OBJECT, partial(staged.part, split.ranges[-1]))
@@ -365,7 +368,7 @@ class RowQuarantine:
     ) -> QuarantineRecord:
         """Store the refused rows, if any, in a file that doesn't expire."""
         if not split.is_empty:
-            if split.file_id is not None:  # of an incomplete attempt
+            if split.file_id is not None:  # from an incomplete attempt
                 await self._delete(token, record, split.file_id)
             upload = await self._api.prepare_quarantine_file(token, **_prepared_for(split.key))
             split = await self._change(split, attrs.evolve(split, file_id=upload.id))
@@ -375,7 +378,7 @@ class RowQuarantine:
         return await self._change(split, attrs.evolve(split, is_done=True))
 
     async def _change(self, old: QuarantineRecord, new: QuarantineRecord) -> QuarantineRecord:
-        """Replace *old* by *new*. Raises `Requeue` if another node has changed it."""
+        """Replace *old* with *new*. Raises `Requeue` if another node has changed the record."""
 
         async def body(txn: AtomicTxn) -> None:
             stored = await txn.get(quarantine_record_key(old.key))
@@ -390,7 +393,7 @@ class RowQuarantine:
         return new
 
     async def _delete(self, token: Token, record: FileRecord, file_id: int) -> None:
-        """Delete a staging file that is no longer needed; after a failure it expires."""
+        """Delete a staging file that is no longer needed; if that fails, the file expires."""
         try:
             await self._api.delete_file(token, record.file_key.branch_id, file_id)
         except UserError as error:
@@ -423,7 +426,7 @@ class RowQuarantine:
             yield _StagedRows(objects, file.staging.compression.type, len(record.columns))
 
     async def _to_read(self, token: Token, record: FileRecord) -> FileUpload:
-        """Return read credentials, or the upload credentials if the API returns no others."""
+        """Return read credentials; if the API returns none, return the upload credentials."""
         found = None
         with suppress(StorageApiError):
             found = await self._api.file_to_read(token, record.file_key.branch_id, record.file_id)
@@ -441,7 +444,7 @@ async def _save_part(txn: AtomicTxn, record: QuarantineRecord, **changes: Any) -
 
 
 def _is_same_work(one: QuarantineRecord, other: QuarantineRecord) -> bool:
-    """Return whether both describe the same part of the same range."""
+    """Return whether both records describe the same part of the same range."""
     if one.part is None or other.part is None:
         return False
     return one.part.file_id == other.part.file_id and one.ranges == other.ranges
@@ -490,7 +493,8 @@ class _StagedRows:
         return _Found(rows, malformed, damaged > 0)
 
     def _all(self) -> Iterator[tuple[str, int, Row | Damage]]:
-        """Iterate over all rows, with their object's name and the number of the next good row."""
+        """Iterate over all rows with the name of their object and the number of the next good row.
+        """
         number = 0
         for name, file in self._objects.items():
             splitter = RowSplitter(self._columns)
@@ -500,7 +504,7 @@ class _StagedRows:
                     number += 1
 
     def part(self, range_: RowRange) -> Iterator[bytes]:
-        """Return the rows of *range_* as a gzip file."""
+        """Return a gzip file with the rows of *range_*."""
         packer = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_CONTAINER)
         for _, number, found in self._all():
             if number >= range_.end:
@@ -512,7 +516,7 @@ class _StagedRows:
         yield packer.flush()
 
     def refused(self, split: QuarantineRecord, record: FileRecord) -> Iterator[bytes]:
-        """Return a JSON document per line for each quarantined row, and for damaged bytes."""
+        """Return one line of JSON for each quarantined row and for each range of damaged bytes."""
         ranges = sorted(split.refused, key=lambda each: each.start)
         shared = {"file": str(record.file_key), "table": record.table_id}
         for name, number, found in self._all():
@@ -532,7 +536,7 @@ class _StagedRows:
         file = self._objects[where["object"]]
         position = damage.start
         while position < damage.end:
-            file.seek(position)  # others read the file between two lines
+            file.seek(position)  # other readers may move the position between two lines
             data = file.read(min(_DAMAGE_BYTES, damage.end - position))
             if not data:
                 return
@@ -549,7 +553,8 @@ def _reason(refused: RefusedRange) -> str:
 
 
 def _line(members: Mapping[str, Any], text: bytes) -> bytes:
-    """Return the line of a quarantined row, as text if it is valid."""
+    """Return the line for a quarantined row, which contains the row as text if it is valid UTF-8.
+    """
     try:
         content: dict[str, Any] = {"row": text.decode()}
     except UnicodeDecodeError:

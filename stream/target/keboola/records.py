@@ -1,6 +1,6 @@
 """Etcd records of the target Keboola: sink tokens, upload credentials, running jobs.
 
-Tokens and credentials are encrypted as configured; each is bound to its record.
+If encryption is configured, tokens and credentials are encrypted, each bound to its record.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ JOBS = "storage/keboola/job/"
 
 
 def token_record_key(sink: SinkKey) -> str:
-    """Return the etcd key of the token of a sink."""
+    """Return the etcd key of a sink's token."""
     return f"storage/keboola/secret/token/{sink}"
 
 
 def file_record_key(file: FileKey) -> str:
-    """Return the etcd key of the record of a file."""
+    """Return the etcd key of a file's record."""
     return f"storage/keboola/file/{file}"
 
 
 def job_record_key(job: JobKey) -> str:
-    """Return the etcd key of the record of a job."""
+    """Return the etcd key of a job's record."""
     return f"{JOBS}{job}"
 
 
 def job_records_of(sink: SinkKey) -> str:
-    """Return the prefix of the records of a sink's running jobs."""
+    """Return the etcd prefix of the records of a sink's running jobs."""
     return f"{JOBS}{sink}/"
 
 
@@ -72,7 +72,8 @@ class TokenRecord(Record):
         return cls(sink, None if encrypted else token, token.id, encrypted)
 
     async def unseal(self, encryptor: Encryptor) -> SinkToken:
-        """Return the token. Raises UserError if it can't be decrypted and there is no plain one."""
+        """Return the token. Raises UserError if it can't be decrypted and no plain token is stored.
+        """
         if not self.encrypted_token and self.token is not None:
             return self.token
         try:
@@ -90,14 +91,14 @@ class TokenRecord(Record):
 
 @attrs.frozen
 class KeyOfFile(Record):
-    """The key of a file as a separate object in another record."""
+    """The key of a file as a separate object within another record."""
 
     key: FileKey = field(flatten=True)
 
 
 @attrs.frozen
 class KeyOfSink(Record):
-    """The key of a sink as a separate object in another record."""
+    """The key of a sink as a separate object within another record."""
 
     key: SinkKey = field(flatten=True)
 
@@ -113,10 +114,10 @@ def _known_file_id(file_id: int, record: Any) -> int:
 
 @attrs.frozen(kw_only=True)
 class FileRecord(Record):
-    """The staging file of a file: its upload parameters and its import job.
+    """The staging file of a file, with its upload parameters and its import job.
 
-    :ivar storage_job_id: id of the import job, once started.
-    :ivar import_asked: whether an import job may have been started although its id is unknown.
+    :ivar storage_job_id: ID of the import job, once it is started.
+    :ivar import_asked: whether an import job may have been started although its ID is unknown.
     """
 
     file: KeyOfFile = field(name="FileKey")

@@ -1,4 +1,4 @@
-"""The retry policy of Storage API calls: whether and when. Pure decisions."""
+"""The retry policy of Storage API calls: whether and when to retry. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
     "may_retry",
 ]
 
-#: Seconds one call may take in all, repetitions and waits included.
+#: Maximum duration of one call in seconds, including its retries and delays.
 CALL_BUDGET = 30.0
 MAX_RETRIES = 5
 RETRIED_STATUSES = frozenset({408, 409, 423, 429, 500, 502, 503, 504})
@@ -29,11 +29,11 @@ _MAX_POLL_DELAY = 3.0
 
 
 class Outcome(enum.Enum):
-    """The outcome of a failed attempt without an answer."""
+    """The outcome of an attempt that failed without a usable answer."""
 
     NOT_SENT = "not sent"  # nothing was sent: a retry is always safe
-    UNKNOWN_HOST = "unknown host"  # nothing was sent either, but an early retry won't help
-    LOST = "lost"  # the request, or a part of it, was sent and not answered
+    UNKNOWN_HOST = "unknown host"  # nothing was sent either, but an early retry doesn't help
+    LOST = "lost"  # at least a part of the request was sent, but not answered
     UNUSABLE = "unusable"  # the answer is unreadable
 
 
@@ -45,9 +45,9 @@ def call_backoff() -> Backoff:
 def may_retry(outcome: Outcome | int, *, idempotent: bool) -> bool:
     """Return whether a call that ended with *outcome* may be retried.
 
-    *outcome* is an `Outcome`, or a status. A call that is not *idempotent* is retried only when it
-    certainly had no effect: nothing was sent, or the API refused it for its rate (429). Any 5xx may
-    follow the completed work.
+    *outcome* is an `Outcome` or an HTTP status. A call that isn't *idempotent* is retried only if
+    it certainly had no effect: nothing was sent, or the API refused it because of its rate (429).
+    The API may return any 5xx status after the work is done.
     """
     if isinstance(outcome, Outcome):
         return outcome is Outcome.NOT_SENT or (idempotent and outcome is Outcome.LOST)
@@ -57,7 +57,7 @@ def may_retry(outcome: Outcome | int, *, idempotent: bool) -> bool:
 
 
 def job_poll_delays() -> Iterator[float]:
-    """Return the seconds between two checks of a running job, doubling up to 3 s, without end."""
+    """Yield the seconds between checks of a running job without end; they double up to 3 s."""
     backoff = Backoff(_FIRST_POLL_DELAY, _MAX_POLL_DELAY)
     while True:
         yield backoff.next()

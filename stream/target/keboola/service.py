@@ -17,11 +17,11 @@ _log = Logger()
 class StorageApiService(Service):
     """The connections to the Storage API.
 
-    The service loads the API's index at the start, so that the first change doesn't have to, and
-    closes the connections at the end.
+    The service loads the API's index when it starts, so that the first change doesn't have to, and
+    closes the connections when it stops.
 
-    The start doesn't wait for the answer: an unavailable API blocks no component, and later calls
-    load the index again.
+    Startup doesn't wait for the answer, so an unavailable API blocks no component; later calls load
+    the index again.
     """
 
     def __init__(self, api: StorageApi) -> None:

@@ -1,4 +1,4 @@
-"""Keboola's tables as a target: Storage API files, imported by its jobs."""
+"""The target for Keboola tables, which uses files and import jobs of the Storage API."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class KeboolaTarget:
     """A `stream.target.protocol.Target` that uses the Storage API.
 
     :param api: the Storage API of all projects.
-    :param events: notify projects of the outcomes of their slices and files.
-    :ivar provider: makes tokens, tables and staging files.
+    :param events: notifies projects of the outcomes of their slices and files.
+    :ivar provider: creates tokens, tables and staging files.
     :ivar uploader: stores slices in staging files.
     :ivar importer: imports staging files.
     """
@@ -126,7 +126,7 @@ class KeboolaTarget:
         return [record.key for record in self._jobs.records]
 
     async def forget_finished(self, job: JobKey) -> bool:
-        """Delete the record of a finished job; return False if it is running."""
+        """Delete the record of a finished job; return False if the job is running."""
         return await self.importer.forget_finished(JobRecord(job))
 
     def file_records(self, file: FileKey) -> Sequence[str]:
@@ -134,10 +134,10 @@ class KeboolaTarget:
         return (file_record_key(file), quarantine_record_key(file))
 
     async def delete_staged(self, file: FileKey) -> None:
-        """Do nothing: staging files expire in the project's file storage."""
+        """Do nothing, since staging files expire in the project's file storage."""
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """Return the quarantines below a branch or sink that hold rows or aren't finished."""
+        """Return the quarantines of a branch or sink that contain rows or aren't finished."""
         return {
             key: record.shown
             for key, record in (await read_quarantines(self._client, below)).items()
@@ -145,7 +145,8 @@ class KeboolaTarget:
         }
 
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
-        """Return the first rows with all columns of the table, which may exceed the mapping's."""
+        """Return the first rows with all columns of the table, including those not in the mapping.
+        """
         table = sink.table.table_id
         try:
             columns, rows = await self._api.preview_table(token, sink.key.branch_id, table, limit)

@@ -1,4 +1,4 @@
-"""One HTTP exchange with the Storage API: a request, and its whole bounded answer or error."""
+"""One HTTP exchange with the Storage API: a request, and the complete answer or an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
-# The only private name: the agent raises it and exports no public alias.
+# A private name: the agent raises this error, but exports no public alias.
 from twisted.web._newclient import RequestNotSent  # isort: skip
 
 from stream.target.keboola.retry import Outcome
@@ -40,7 +40,7 @@ _JSON_MEDIA_TYPE = re.compile(r"application/([a-zA-Z0-9.\-]+\+)?json")
 _TOLD_HEADERS = ("content-type", "date", "retry-after", "x-request-id")
 _MAX_TOLD_CHARS = 200
 _IDLE_CONNECTIONS_PER_HOST = 8
-# Shorter than the idle timeout of usual load balancers, so that this side closes first.
+# Shorter than the idle timeout of common load balancers, so that this side closes first.
 _IDLE_SECONDS = 30.0
 
 
@@ -49,12 +49,12 @@ class Reply:
     """A complete answer.
 
     :param status: the HTTP status.
-    :param phrase: its reason phrase.
-    :param json: the decoded body, ``None`` if there was none or it was not JSON.
+    :param phrase: the reason phrase of the status.
+    :param json: the decoded body; ``None`` if there was no body or it wasn't JSON.
     :param sent: bytes of the request's body.
     :param received: bytes of the answer's body after decompression.
     :param parse_seconds: duration of parsing the JSON.
-    :param headers: headers of the answer for diagnosis, by lower-case name.
+    :param headers: headers of the answer that help to diagnose problems, by lower-case name.
     """
 
     status: int
@@ -67,7 +67,7 @@ class Reply:
 
     @property
     def request_id(self) -> str:
-        """The id of the request at the server or its proxy; ``""`` if it is missing."""
+        """The ID that the server or its proxy gave to the request; ``""`` if there is none."""
         return self.headers.get("x-request-id", "")
 
 
@@ -84,23 +84,24 @@ class ExchangeFailed(Exception):
 
 
 def persistent_pool(reactor: Any) -> HTTPConnectionPool:
-    """Return a pool of kept connections with limits for one Storage API host."""
+    """Return a pool of persistent connections, with limits for one Storage API host."""
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = _IDLE_CONNECTIONS_PER_HOST
     pool.cachedConnectionTimeout = _IDLE_SECONDS  # type: ignore[assignment]
-    pool.retryAutomatically = False  # the caller's policy decides, and counts
+    pool.retryAutomatically = False  # the caller decides about retries and counts them
     return pool
 
 
 class Transport:
-    """Two agents: one with kept connections, and one with a new connection for each request.
+    """Sends requests over persistent connections, or over a new connection for each request.
 
-    A kept connection may turn out to be closed just when a request is written to it; then it is
-    unknown whether the request arrived. Calls that must not be made twice get a new connection.
+    The other side may close a persistent connection just when a request is written to it; then it
+    is unknown whether the request has arrived. So calls that must not be made twice use a new
+    connection.
 
     :param reactor: used for connections and time.
-    :param pool: kept connections.
-    :param connect_timeout: seconds.
+    :param pool: pool of persistent connections.
+    :param connect_timeout: time limit of connecting in seconds.
     """
 
     def __init__(self, reactor: Any, pool: HTTPConnectionPool, connect_timeout: float) -> None:
@@ -129,8 +130,8 @@ class Transport:
         Raises ExchangeFailed: there was no usable answer in time.
 
         :param body: sent as JSON; ``None`` for no body.
-        :param timeout: seconds for the whole exchange.
-        :param fresh: use a connection of its own.
+        :param timeout: time limit of the whole exchange in seconds.
+        :param fresh: whether to use a new connection.
         """
         producer = None if body is None else _JsonBody(body)
 
@@ -144,7 +145,7 @@ class Transport:
         return await exchange
 
     async def close(self) -> None:
-        """Close the kept connections."""
+        """Close the persistent connections."""
         await self._pool.closeCachedConnections()
 
     async def _exchange(
@@ -180,9 +181,9 @@ class Transport:
 
 
 class _JsonBody(FileBodyProducer):
-    """A request body that records whether it was requested by a connection.
+    """A request body that records whether a connection has started to send it.
 
-    :ivar started: whether the request, or a part of it, may have been sent.
+    :ivar started: whether at least a part of the request may have been sent.
     """
 
     def __init__(self, body: Any) -> None:
@@ -214,7 +215,8 @@ def _decoded(response: IResponse, data: bytes) -> Any:
 
 
 def _explained(problem: Exception) -> Exception:
-    """Return the `ExchangeFailed` for a failure of the agent, or the cancellation itself."""
+    """Return the `ExchangeFailed` for a failure of the agent; a cancellation is returned unchanged.
+    """
     causes = _causes(problem)
     for cause in causes:
         if isinstance(cause, CancelledError):
@@ -235,7 +237,7 @@ def _causes(problem: BaseException) -> list[BaseException]:
 
 
 class _BoundedBody(Protocol):
-    """Collects a reply up to `MAX_REPLY_BYTES`."""
+    """Collects the body of a reply, up to `MAX_REPLY_BYTES`."""
 
     def __init__(self) -> None:
         self.done: Deferred[bytes] = Deferred(self._cancelled)
@@ -259,7 +261,8 @@ class _BoundedBody(Protocol):
         if self._finished:
             return
         self._finished = True
-        # Without a length, the end of the connection is the end of the body; JSON shows the rest.
+        # Without a length, the body ends with the connection; parsing the JSON shows if it is
+        # truncated.
         if reason.check(ResponseDone, PotentialDataLoss):
             self.done.callback(b"".join(self._parts))
         else:

@@ -1,4 +1,4 @@
-"""Upload of slices to staging storage: the object, then the manifest that lists it."""
+"""Uploads slices to staging storage: first the object, then the manifest that lists it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ _UPLOADED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
 
 class SliceUploader:
-    """The upload of slices to the staging storage of Keboola.
+    """Uploads slices to Keboola's staging storage.
 
-    :param pool: a started pool; its size limits concurrent uploads.
-    :param lock_timeout: seconds to wait for another upload of the same file to list its slice.
+    :param pool: a started thread pool, whose size limits the number of concurrent uploads.
+    :param lock_timeout: maximum seconds to wait while another upload of the same file lists its
+        slice.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class SliceUploader:
         self._lock_timeout = lock_timeout
 
     async def upload(self, slice_: Slice, chunks: Chunks) -> StagingStore:
-        """Store the slice's object; a repeated call stores the same object.
+        """Store the slice's object; repeated calls store the same object.
 
         Raises StagingError: says whether a retry can help.
         """
@@ -70,12 +71,13 @@ class SliceUploader:
 
     @asynccontextmanager
     async def listed(self, store: StagingStore, slice_: Slice) -> AsyncIterator[Lock]:
-        """Write the manifest with this slice.
+        """Write the manifest, which now includes this slice.
 
         The caller marks the slice as uploaded in the context.
 
-        The lock is held until then; otherwise two uploads of a file would omit each other. So the
-        transaction that marks the slice should require the yielded lock.
+        The lock is held until then; otherwise each of two concurrent uploads of a file could write
+        a manifest without the other's slice. So the transaction that marks the slice should require
+        the yielded lock.
         """
         name = f"upload.bridge.keboola.manifest.{slice_.key.file_key}"
         lock = await self._session.lock(name, timeout=self._lock_timeout)
@@ -102,7 +104,7 @@ class SliceUploader:
     async def report(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """Send the event about an attempted upload; problems are only logged."""
+        """Send the event about an attempted upload; failures are only logged."""
         try:
             token = await load_sink_token(self._client, self._encryptor, slice_.key.sink_key)
         except (UserError, EtcdError) as problem:

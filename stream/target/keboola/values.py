@@ -1,7 +1,7 @@
-"""The Storage API's answers as values.
+"""The answers of the Storage API as values.
 
-Each ``from_reply``, and the functions for values of `stream.authority`, converts decoded JSON and
-raises ValueError, KeyError or TypeError (or AttributeError) if it is invalid; the client converts
+Each ``from_reply`` and each function for a value of `stream.authority` converts decoded JSON. It
+raises ValueError, KeyError, TypeError or AttributeError if the JSON is invalid; the client converts
 these into one error.
 """
 
@@ -101,7 +101,7 @@ class Bucket:
 
 @attrs.frozen
 class SinkToken(Record):
-    """A token made for one sink; it is stored with all members of the reply.
+    """A token created for one sink, stored with all members of the reply.
 
     :param token: the secret.
     """
@@ -138,8 +138,8 @@ class TableMetadata:
 class Table:
     """A table.
 
-    :param columns: names in order.
-    :param primary_key: names in order; empty if there is none.
+    :param columns: names of the columns, in order.
+    :param primary_key: names of the key columns, in order; empty if there are none.
     """
 
     id: str
@@ -183,9 +183,9 @@ class Job:
     """A storage job.
 
     :param status: ``waiting``, ``processing``, ``success`` or ``error``.
-    :param results: its results, ``{}`` if there are none.
-    :param error: set when the status is ``error``.
-    :param file_id: the file that the job imports, ``None`` if it does something else.
+    :param results: results of the job; ``{}`` if there are none.
+    :param error: the error; set if the status is ``error``.
+    :param file_id: ID of the file that the job imports; ``None`` for other jobs.
     """
 
     id: int
@@ -202,7 +202,7 @@ class Job:
         return cls(
             id=int(reply["id"]),
             status=status,
-            # An empty object is sent as an empty list.
+            # The API sends an empty object as an empty list.
             results=dict(results) if isinstance(results, Mapping) else {},
             error=JobError(
                 message=str(problem.get("message") or "no reason given"),
@@ -216,12 +216,12 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Return whether the job has ended, well or not."""
+        """Return whether the job has succeeded or failed."""
         return self.status in ("success", "error")
 
 
 def _imported_file(parameters: object) -> int | None:
-    """Return the imported file, named in the request or as the source of the import."""
+    """Return the ID of the imported file, from the request or from the source of the import."""
     if not isinstance(parameters, Mapping):
         return None
     source = parameters.get("source")

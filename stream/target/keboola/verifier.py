@@ -1,4 +1,4 @@
-"""Token verification for many requests."""
+"""Token verification whose results are shared by many requests."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CACHE_SECONDS = 30.0
 class TokenVerifier:
     """Verifies tokens through the Storage API; see `RememberedAnswers`.
 
-    :param reactor: source of the time.
-    :param api: asked for tokens that aren't cached.
+    :param reactor: provides the time.
+    :param api: client that verifies tokens that aren't cached.
     :param seconds: how long an answer is valid.
     :param entries: maximum number of answers of each kind; the oldest are removed first.
     """
@@ -39,8 +39,8 @@ class TokenVerifier:
     async def verify(self, token: Token | str) -> TokenInfo:
         """Return the owner and rights of *token*.
 
-        Raises StorageApiError: it was refused, or the API is unavailable. Raises UserError: 503,
-        too many unknown tokens are being verified.
+        Raises StorageApiError: the token was refused, or the API is unavailable. Raises UserError:
+        503 if too many unknown tokens are being verified.
         """
         token = Token.of(token)
         return await self._answers.get(token.fingerprint(), lambda: self._api.verify_token(token))

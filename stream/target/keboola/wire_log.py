@@ -1,4 +1,4 @@
-"""The log of Storage API requests and answers, complete except for secrets."""
+"""The log of complete Storage API requests and answers, without secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_CHARS = 10_000
 class WireLog:
     """Logs each exchange of a call.
 
-    :param enabled: whether anything is logged.
+    :param enabled: whether exchanges are logged.
     """
 
     def __init__(self, enabled: bool) -> None:

@@ -1,4 +1,4 @@
-"""CSV in blocks of whole rows, prefetched in a thread. No I/O of its own."""
+"""Splits CSV into blocks of complete rows, and prefetches in a thread. Does no I/O itself."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TypeVar
 __all__ = ["BLOCK_BYTES", "MAX_ROW_BYTES", "prefetched", "whole_rows"]
 
 BLOCK_BYTES = 1024 * 1024
-"""Size from which on a block ends with its last whole row."""
+"""Size from which a block is ended after its last complete row."""
 
 MAX_ROW_BYTES = 8 * 1024 * 1024
-"""Maximum size of a row; a sink may be configured for rows of at most 4 MB."""
+"""Maximum size of a row; sinks can be configured for rows of at most 4 MB."""
 
 T = TypeVar("T")
 
 
 def whole_rows(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Regroup the bytes into blocks that end with rows.
+    """Regroup the bytes into blocks that end at the end of a row.
 
-    A line feed ends a row if the number of quotes before it is even: values are quoted, and quotes
-    in values are doubled.
+    A line feed ends a row if the number of quotes before it is even, because values are quoted and
+    quotes in values are doubled.
 
-    Raises ValueError: a row doesn't end, or is too long.
+    Raises ValueError: a row isn't complete or is too long.
     """
     kept: list[bytes] = []
     length = quotes = end = 0
@@ -53,14 +53,14 @@ def whole_rows(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[byt
 def _end(chunk: bytes, quotes: int) -> int:
     """Return the position after the last line feed of *chunk* that ends a row; 0 if none does.
 
-    :param quotes: number of quotes before the chunk.
+    :param quotes: number of quotes in the row before the chunk.
     """
     before, position = quotes + chunk.count(b'"'), len(chunk)
     while (feed := chunk.rfind(b"\n", 0, position)) >= 0:
         before -= chunk.count(b'"', feed, position)
         if before % 2 == 0:
             return feed + 1
-        # It is in a value, as are all others after the quote before it.
+        # It is in a value, like all others after the last quote before it.
         position = chunk.rfind(b'"', 0, feed)
         if position < 0:
             return 0
@@ -69,7 +69,7 @@ def _end(chunk: bytes, quotes: int) -> int:
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:
-    """Iterate over *items*; each is made in a thread while the previous one is processed."""
+    """Iterate over *items*; a thread computes each one while the previous one is processed."""
     nothing = object()
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, nothing)

@@ -1,8 +1,8 @@
 """The protocol between a node and its lake worker processes. Pure.
 
-A job is a line of JSON on the process's input, its answer a line on its output. The rows of a job's
-slices are sent over a separate pipe: blocks, each after its length, and an empty one after each
-slice.
+A job is a line of JSON on the standard input of the process, and its answer is a line on the
+standard output. The rows of a job's slices are sent over a separate pipe in blocks, each preceded
+by its length; an empty block follows each slice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 INPUT, OUTPUT, ROWS = 0, 1, 3
-"""File descriptors of the process."""
+"""File descriptors of the worker process."""
 
 MAX_LINE = 4 * 1024 * 1024
 """Maximum length of a job or of its answer in bytes."""
@@ -38,14 +38,14 @@ _BLOCK_BYTES = 256 * 1024
 
 
 class LakeUnusable(Exception):
-    """A store or a catalog fails, or refuses a request. Its text is only for the log."""
+    """A store or a catalog failed or refused a request. The message is only for the log."""
 
 
 def framed(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Return the blocks of one slice as sent over the pipe.
 
-    They don't depend on the *chunks* of the slice, which the network determines: the ends of blocks
-    determine the rows of each row group, and so the bytes of objects.
+    The blocks must not depend on the *chunks* of the slice, which the network determines, because
+    the ends of blocks determine the rows of each row group and so the bytes of the objects.
     """
     kept = bytearray()
     for chunk in chunks:
@@ -59,11 +59,14 @@ def framed(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def slices_of(read: Callable[[int], bytes], count: int) -> Iterator[Iterator[bytes]]:
-    """Iterate over the blocks of each of *count* slices; read each to its end before the next.
+    """Iterate over *count* slices, each of which iterates over its blocks.
+
+    The caller must read each slice to its end before the next one.
 
     Raises EOFError: the pipe ends before the slices do.
 
-    :param read: reads the given number of bytes from the pipe; fewer only at its end.
+    :param read: reads the given number of bytes from the pipe; returns fewer only at the end of the
+        pipe.
     """
 
     def exactly(size: int) -> bytes:
@@ -81,7 +84,7 @@ def slices_of(read: Callable[[int], bytes], count: int) -> Iterator[Iterator[byt
 
 
 def failure(error: UserError | LakeUnusable | str) -> bytes:
-    """Return the answer of a failed job: a message for the user, or only for the log."""
+    """Return the answer of a failed job: a message for the user or only for the log."""
     if isinstance(error, LakeUnusable):
         return json.dumps({"unusable": str(error)}).encode() + b"\n"
     if isinstance(error, UserError):
@@ -97,7 +100,7 @@ def failure(error: UserError | LakeUnusable | str) -> bytes:
 
 
 def answer_of(line: bytes) -> dict[str, Any]:
-    """Return the result of a job. Raises UserError, LakeUnusable, or RuntimeError for a defect."""
+    """Return the result of a job. Raises UserError, LakeUnusable, or RuntimeError for a bug."""
     plain: dict[str, Any] = json.loads(line)
     if "error" in plain:
         shown = plain["error"]

@@ -1,4 +1,4 @@
-"""Connection options of several targets."""
+"""Connection options that several targets share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_WORKERS = 16
 
 
 def whole_number(connection: Connection, option: str, default: int, most: int) -> int:
-    """Return an option of *connection*, a number from 1 to *most*. Raises UserError."""
+    """Return an option of *connection* that is an integer from 1 to *most*. Raises UserError."""
     number = parsed(str(connection.options.get(option, default)), least=1, most=most)
     if number is None:
         raise UserError(

@@ -14,7 +14,7 @@ from stream.target.columns import ColumnRecord
 __all__ = ["TIME_TRANSFORMS", "Partition", "read_partitions"]
 
 TIME_TRANSFORMS = ("year", "month", "day", "hour")
-"""Transforms from a time or a date to its period, in UTC."""
+"""Transforms from a time or a date to its UTC period."""
 
 _WITH_NUMBER = ("bucket", "truncate")
 _CALL = re.compile(r"([a-z]+)\((?:\s*(\d{1,9})\s*,)?\s*(.+?)\s*\)")
@@ -49,9 +49,9 @@ class Partition:
 def read_partitions(
     text: str, columns: Sequence[ColumnRecord], transforms: Sequence[str]
 ) -> tuple[Partition, ...]:
-    """Return the partitions in *text*, a JSON array of texts.
+    """Return the partitions in *text*, a JSON array of strings.
 
-    Raises UserError: the first invalid one.
+    Raises UserError: a partition is invalid. The error names the first one.
 
     :param columns: columns of the table.
     :param transforms: transforms supported by the target.

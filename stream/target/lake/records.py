@@ -1,4 +1,4 @@
-"""The etcd record of a file for a lake."""
+"""The etcd record of a file that is imported into a lake."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["FileRecord"]
 
 @attrs.frozen(kw_only=True)
 class FileRecord(Record):
-    """The destination of a file. Rows are imported by these columns, even if the sink has changed.
+    """The destination of a file; its rows have these columns, even if the sink has changed.
 
-    :ivar import_id: unique id, a part of the names of all objects of the file.
-    :ivar place: members of the sink's table with its location; a later version may add some.
-    :ivar partition_by: the sink table's partitions, a JSON array of texts; ``""`` for none.
-    :ivar time_column: a timestamp that columns of type ``datetime`` fill; ``""`` if there is none.
+    :ivar import_id: unique ID, which is part of the names of all objects of the file.
+    :ivar place: members of the sink's table that specify its location; later versions may add some.
+    :ivar partition_by: the sink table's partitions, as a JSON array of strings; ``""`` for none.
+    :ivar time_column: name of the timestamp column of type ``datetime``; ``""`` if there is none.
     """
 
     key: FileKey = field(flatten=True)

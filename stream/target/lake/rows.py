@@ -1,7 +1,7 @@
-"""CSV rows of slices as typed Arrow tables. Only for worker processes.
+"""Reads the CSV rows of slices as typed Arrow tables. Only for worker processes.
 
 Memory is limited by the blocks and by `GROUP_BYTES`, regardless of the file's size. pyarrow's own
-stream reader isn't used: it reads 32 blocks ahead.
+stream reader isn't used, because it reads 32 blocks ahead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _TYPES = {
 
 
 def limit_memory() -> None:
-    """Return freed memory immediately, and limit the threads: each has its own arena."""
+    """Return freed memory immediately, and limit the number of threads, as each has its own arena.
+    """
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(0)
@@ -45,7 +46,7 @@ def limit_memory() -> None:
 
 
 def arrow_type(data_type: str) -> pa.DataType:
-    """Return the Arrow type of a column's values; UUIDs and JSON are texts."""
+    """Return the Arrow type of a column's values; UUIDs and JSON are strings."""
     size = decimal_size(data_type)
     return pa.decimal128(*size) if size is not None else _TYPES[data_type]
 
@@ -57,7 +58,7 @@ def read_groups(
     compression: str,
     max_rows: int,
 ) -> Iterator[pa.Table]:
-    """Iterate over all rows in order, in tables of at most *max_rows*, and of limited size.
+    """Iterate over all rows in order, in tables of at most *max_rows* rows and of limited size.
 
     Raises StagingError: a slice is damaged. Raises ValueError: a row is invalid.
 
@@ -71,7 +72,7 @@ def _batches(blocks: Iterator[bytes], columns: Sequence[ColumnRecord]) -> Iterat
     names = [column.name for column in columns]
     # In a table of one column, a row with NULL is an empty line.
     parse = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-    # NULL is an empty cell without quotes; a quoted one is an empty text.
+    # NULL is an empty value without quotes; with quotes, it is an empty string.
     convert = csv.ConvertOptions(
         column_types={column.name: arrow_type(column.type) for column in columns},
         null_values=[""],

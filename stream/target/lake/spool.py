@@ -1,8 +1,9 @@
-"""Parquet files that are written to disk before they are stored. Only for worker processes.
+"""Writes Parquet files to disk before they are stored. Only for worker processes.
 
-A file may have rows of many partitions, in any order. Each partition has a Parquet file on the
-local disk until it is complete: object stores don't support appends, and one buffer per partition
-may exceed the memory. The files have no names, so a killed process leaves nothing.
+A file may have rows of many partitions, in any order. The Parquet file of each partition is on the
+local disk until it is complete, because object stores don't support appends, and a buffer for each
+partition could exceed the memory. The files have no names, so a killed process leaves nothing on
+the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["COMPRESSIONS", "MAX_OPEN", "Part", "Spool", "split"]
 
 COMPRESSIONS = ("zstd", "snappy", "gzip", "none")
 MAX_OPEN = 200
-"""Maximum number of parts that are being written or wait on the disk; then all are stored."""
+"""Maximum number of parts on the disk; when it is reached, all parts are stored."""
 _READ_BYTES = 1024 * 1024
 _DEFAULT_FOLDER = "/var/tmp"
 
@@ -33,8 +34,8 @@ Key = tuple[Any, ...]
 class Part:
     """One Parquet file on the disk.
 
-    :ivar number: number of the part in its file, from 0; the same for the same rows.
-    :ivar metadata: the Parquet file's footer, of pyarrow.
+    :ivar number: number of the part in its file, starting at 0; equal for equal rows.
+    :ivar metadata: footer of the Parquet file, as a pyarrow object.
     """
 
     key: Key
@@ -45,7 +46,7 @@ class Part:
     file: BinaryIO
 
     def chunks(self) -> Iterator[bytes]:
-        """Iterate over its bytes; may be called again."""
+        """Iterate over the bytes of the file; may be called repeatedly."""
         self.file.seek(0)
         while chunk := self.file.read(_READ_BYTES):
             yield chunk
@@ -60,10 +61,10 @@ class _Open:
 
 
 class Spool:
-    """Parts that are being written.
+    """The parts of a file that are being written.
 
-    :param schema: of pyarrow.
-    :param store: called with whole parts, which are deleted afterwards.
+    :param schema: pyarrow schema of the rows.
+    :param store: called with complete parts, which are deleted afterwards.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Spool:
         part.rows += table.num_rows
 
     def finish(self) -> None:
-        """Store all parts."""
+        """Complete and store all parts."""
         opened, self._open = self._open, {}
         parts = []
         try:
@@ -113,7 +114,7 @@ class Spool:
 
     def _new(self) -> _Open:
         file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-        # The writer closes its stream, and with it the only reference to the file.
+        # The writer would close its stream, which has the only reference to the file.
         kept = pa.PythonFile(_Unclosed(file), mode="w")
         writer = pq.ParquetWriter(
             kept,
@@ -160,7 +161,7 @@ def split(
 ) -> Iterator[tuple[Key, pa.Table]]:
     """Split the rows of *table* by their *keys*, in the order of the keys' first occurrence.
 
-    :param keys: a value for each row, for each partition field.
+    :param keys: for each partition field, the value of each row.
     """
     if not keys:
         yield (), table

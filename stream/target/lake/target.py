@@ -1,4 +1,4 @@
-"""The base of lake targets: a separate process imports each file."""
+"""The base class of lake targets, which import each file in a separate process."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class LakeTarget(StagedTarget[C, FileRecord]):
     """A `stream.target.protocol.Target`.
 
     :param name: name of the target.
-    :param places: required members of a sink's table with its location; those of ``optional`` are
-        optional.
+    :param places: members of a sink's table that specify its location; all are required except
+        those in ``optional``.
     :param connections: connections by name.
     :param workers: all worker processes of the target.
     """
@@ -59,7 +59,7 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         self.services = tuple(workers)
 
     what = "the store"
-    """Subject of the error of a connection that can't be used."""
+    """Subject of the error message if a connection can't be used."""
 
     # Implemented by each target.
 
@@ -77,14 +77,14 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         columns: Sequence[ColumnRecord],
         owner: SinkKey,
     ) -> None:
-        """Make the table if it is missing, or add missing columns.
+        """Create the table if it is missing, or add missing columns.
 
         Raises UserError: all reasons why *columns* don't fit the table, and what to do.
         """
 
     @abstractmethod
     async def _has(self, connection: C, record: FileRecord) -> bool:
-        """Return whether the whole file is in its table; a missing table is made."""
+        """Return whether the complete file is in its table; create the table if it is missing."""
 
     @abstractmethod
     async def _import(
@@ -94,10 +94,10 @@ class LakeTarget(StagedTarget[C, FileRecord]):
 
     @abstractmethod
     async def _drop(self, connection: C, place: Mapping[str, str], owner: SinkKey) -> bool:
-        """Delete the table if it was made for the sink; return False if it is kept."""
+        """Delete the table if it was created for the sink; return False if it is kept."""
 
     def _unusable(self, connection: C, reason: str) -> UserError:
-        """Log *reason*, and return the error for users of the *connection*."""
+        """Log *reason* and return the error for users of the *connection*."""
         shown, is_forbidden = refuses(reason, self.what)
         return unusable(
             _log,
@@ -116,7 +116,7 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         job: Mapping[str, Any],
         rows: Sequence[StagedRows] = (),
     ) -> dict[str, Any]:
-        """Return the result of *job*. Raises UserError, also if the lake can't be used."""
+        """Return the result of *job*. Raises UserError, including when the lake can't be used."""
         try:
             return await workers.run(job, rows)
         except LakeUnusable as problem:
@@ -127,7 +127,8 @@ class LakeTarget(StagedTarget[C, FileRecord]):
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        """Check the table only for a user: a file can be opened while the lake is unavailable."""
+        """Check the table only for a user, so that files can be opened even if the lake is down.
+        """
         sink = await with_mapping(self._client, sink)
         connection = self._connection(sink)
         mapping = sink.table.mapping.mapping
@@ -177,7 +178,8 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         try:
             await self._import(connection, record, file.staging.compression.type, rows)
         except StagingError:
-            # Another node may have imported the file meanwhile, and removed the staged objects.
+            # Another node may have imported the file in the meantime and removed the staged
+            # objects.
             if await self._has(connection, record):
                 return False, 0
             raise
@@ -186,7 +188,7 @@ class LakeTarget(StagedTarget[C, FileRecord]):
     # API.
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """Return nothing: no row is refused, since values are checked by the mapping."""
+        """Return nothing, since the mapping checks all values and no row is refused."""
         return {}
 
     async def _drop_table(self, sink: Sink, connection: C) -> bool:

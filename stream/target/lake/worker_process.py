@@ -1,7 +1,7 @@
 """The process that writes to a lake; started by `stream.target.lake.workers`.
 
-It runs one job after another. Its arguments are the module with the function ``work``, and the id
-of the node's process. It ends when its input or the node ends.
+It runs one job after another. Its arguments are the module with the function ``work``, and the ID
+of the node's process. It ends when its input ends or the node's process ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from stream.values.redaction import hide_secrets
 __all__ = ["NICENESS", "Work", "main"]
 
 NICENESS = 5
-"""Lower priority than the node."""
+"""Niceness of the process, which gives it a lower priority than the node."""
 
 MAX_SHOWN = 2000
 """Maximum length of an unexpected error in characters."""
@@ -42,7 +42,7 @@ MAX_SHOWN = 2000
 _PR_SET_PDEATHSIG = 1
 
 Work = Callable[[dict[str, Any], Iterator[Iterator[bytes]]], dict[str, Any]]
-"""Runs a job with the slices of its file; the result is the answer."""
+"""Runs a job with the slices of its file and returns the answer."""
 
 
 def _die_with_parent(parent: int) -> None:
@@ -81,7 +81,7 @@ def main() -> None:
     jobs = open(INPUT, "rb", buffering=0)  # noqa: PTH123, SIM115
     lines = io.BufferedReader(jobs, MAX_LINE)
     rows = io.BufferedReader(open(ROWS, "rb", buffering=0), 256 * 1024)  # noqa: PTH123, SIM115
-    # Output of a library must not be mistaken for an answer.
+    # A library's output must not be mistaken for an answer.
     output = os.dup(OUTPUT)
     os.dup2(2, OUTPUT)
     while line := lines.readline(MAX_LINE):

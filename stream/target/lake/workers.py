@@ -1,10 +1,10 @@
-"""Pool of processes that write to a lake, since conversion would block the reactor.
+"""A pool of processes that write to a lake, since conversion would block the reactor.
 
 Note [Workers]: libraries for Parquet and catalogs are large, take a second to load, and hold the
-GIL. So they run in separate processes. A process runs one job at a time and is kept for the next.
-It ends when it is idle for some time, after a number of jobs, and after a job with rows that
-failed. Credentials are sent over its input, never on its command line. A cancelled job's process is
-killed; a retry stores its objects again.
+GIL. So they run in separate processes. A process runs one job at a time and is kept for the next
+job. It ends after it was idle for some time, after a number of jobs, and after a failed job with
+rows. Credentials are sent over its input, never on its command line. If a job is cancelled, its
+process is killed; a retry stores the job's objects again.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _log = Logger()
 IDLE_SECONDS = 60.0
 """How long an idle process is kept."""
 MAX_JOBS = 200
-"""Maximum number of jobs of a process, which limits memory leaks of libraries."""
+"""Maximum number of jobs of a process, which limits the effect of memory leaks in libraries."""
 STOP_SECONDS = 2.0
 
 _MAIN = (
-    f"import os; os.nice({worker_process.NICENESS}); "  # before everything that takes time
+    f"import os; os.nice({worker_process.NICENESS}); "  # before anything that takes time
     f"from {worker_process.__name__} import main; main()"
 )
 _PASSED = ("AWS_", "AZURE_", "GOOGLE_", "PYICEBERG_", "SSL_CERT_", "TMPDIR", "HTTP_PROXY")
@@ -54,7 +54,7 @@ def _environment() -> dict[str, str]:
         if name in os.environ:
             kept[name] = os.environ[name]
     paths = os.pathsep.join(filter(None, sys.path))
-    # Freed memory is returned to the system, and threads have no heap of their own.
+    # Return freed memory to the system, and give threads no separate heaps.
     return {
         **kept,
         "PYTHONPATH": paths,
@@ -64,11 +64,11 @@ def _environment() -> dict[str, str]:
 
 
 class _Ended(RuntimeError):
-    """The process ended in the middle of its job."""
+    """The process ended during its job."""
 
 
 class _Worker(Child):
-    """One process.
+    """One worker process.
 
     :ivar jobs: number of completed jobs.
     """
@@ -97,7 +97,7 @@ class _Worker(Child):
             os.close(rows)
 
     def ask(self, job: Mapping[str, Any]) -> Deferred[bytes]:
-        """Send *job*; fires with the line of its answer, or fails when the process ends."""
+        """Send *job*; return the line of its answer. Fails if the process ends."""
         answer: Deferred[bytes] = Deferred(lambda _: self.signal("KILL"))
         self._answer = answer
         self.jobs += 1
@@ -147,10 +147,10 @@ class _Worker(Child):
 
 
 class Workers(Service):
-    """Processes that run jobs, at most *limit* concurrently; further jobs are queued.
+    """Processes that run at most *limit* jobs concurrently; further jobs are queued.
 
-    The callers limit the queue: a coordinator imports a limited number of files at once, and a task
-    of the API defines one sink.
+    The callers limit the length of the queue: a coordinator imports a limited number of files at
+    once, and a task of the API defines one sink.
 
     :param module: module with the function ``work``, a `stream.target.lake.worker_process.Work`.
     :param idle_seconds: how long an idle process is kept.
@@ -172,7 +172,7 @@ class Workers(Service):
         self._threads.startService()
 
     async def stopService(self) -> None:
-        """Stop; fires when no process is running; pending jobs fail."""
+        """Stop the processes; pending jobs fail. The Deferred fires when no process is running."""
         super().stopService()
         for worker in list(self._idle):
             self._take(worker)
@@ -184,9 +184,9 @@ class Workers(Service):
     async def run(
         self, job: Mapping[str, Any], slices: Sequence[StagedRows] = ()
     ) -> dict[str, Any]:
-        """Return the answer of the process to *job* with the rows of *slices*.
+        """Run *job* with the rows of *slices* in a process; return its answer.
 
-        Raises UserError: reported by the process. Raises RuntimeError: a fault that is only logged.
+        Raises UserError: the process reported it. Raises RuntimeError: a bug, which is only logged.
         Errors of reading a slice are raised unchanged.
         """
         turn = _Turn(self._turns)
@@ -208,7 +208,7 @@ class Workers(Service):
                 fed = worker.feed(self._reactor, self._threads.pool, slices)
                 fed.addErrback(self._not_fed, answer)
             line = await answer
-            is_clean = not slices  # rows of a failed job may be left in the pipe
+            is_clean = not slices  # rows of a failed job may remain in the pipe
             result = answer_of(line)
             if fed is not None:
                 await fed  # the process has read everything
@@ -221,7 +221,7 @@ class Workers(Service):
     def _not_fed(failure: Failure, answer: Deferred[bytes]) -> None:
         """Handle an error of sending rows.
 
-        If the pipe failed, the end of the process explains more.
+        If the pipe failed, the reason why the process ended explains more.
         """
         if not failure.check(BrokenPipeError) and not answer.called:
             answer.errback(failure)
@@ -253,7 +253,7 @@ class Workers(Service):
 
 
 class _Turn:
-    """A place in the queue; ended once, whether it had begun or not.
+    """A place in the queue, which is ended once, even if its job never began.
 
     :ivar begun: fires when the job may run.
     """

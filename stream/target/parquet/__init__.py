@@ -1,1 +1,1 @@
-"""Parquet files in a folder or a bucket as a target."""
+"""The target for Parquet files in a folder or a bucket."""

@@ -24,7 +24,7 @@ class Archive:
 
     :ivar declared: the connection in the settings.
     :ivar row_group_rows: maximum number of rows in a row group.
-    :ivar codec: one of `CODECS`.
+    :ivar codec: compression of the files, one of `CODECS`.
     :ivar workers: maximum number of concurrent import processes on one node.
     """
 

@@ -1,4 +1,4 @@
-"""The object names of a table, and its description. Pure.
+"""The names of a table's objects, and the table's description. Pure.
 
 ::
 
@@ -36,7 +36,7 @@ __all__ = [
 
 TABLE = "_table.json"
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-"""The folder of rows without a value, with Hive's name."""
+"""The name that Hive uses for the folder of rows without a value."""
 
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._=-]{0,99}){0,9}")
 _FORMATS = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "hour": "%Y-%m-%d-%H"}
@@ -59,17 +59,18 @@ def manifests(path: str) -> str:
 
 
 def manifest_name(path: str, import_id: str) -> str:
-    """Return the name of a file's manifest, which lists its objects and marks it as complete."""
+    """Return the name of a file's manifest, which lists its objects and marks the file as complete.
+    """
     return f"{manifests(path)}/{import_id}.json"
 
 
 def pending_name(path: str, import_id: str) -> str:
-    """Return the name of the list of objects of an incomplete file."""
+    """Return the name of the list with the objects of an incomplete file."""
     return f"{manifests(path)}/pending/{import_id}.json"
 
 
 def folder_of(path: str, partitions: Sequence[Partition], key: Sequence[Any]) -> str:
-    """Return the folder of the rows with these values, each the start of its period."""
+    """Return the folder of the rows with these values; each value is the start of its period."""
     folder = path
     for partition, value in zip(partitions, key, strict=True):
         folder += f"/{quote(partition.name, safe='')}={_shown(partition, value)}"
@@ -79,7 +80,7 @@ def folder_of(path: str, partitions: Sequence[Partition], key: Sequence[Any]) ->
 def _shown(partition: Partition, value: date | datetime | None) -> str:
     if value is None:
         return NULL_PARTITION
-    # strftime has no leading zeros for years before 1000.
+    # strftime writes no leading zeros for years before 1000.
     text = value.strftime(_FORMATS[partition.transform].replace("%Y", ""))
     return f"{value.year:04}{text}"
 
@@ -88,9 +89,9 @@ def _shown(partition: Partition, value: date | datetime | None) -> str:
 class Description:
     """The description of a table in ``_table.json``.
 
-    :ivar columns: types by name, in order of addition.
-    :ivar partitions: as texts.
-    :ivar made_by: the sink for which it was made.
+    :ivar columns: types of the columns by name, in the order in which they were added.
+    :ivar partitions: partitions as strings.
+    :ivar made_by: the sink for which the table was created.
     """
 
     columns: Mapping[str, str]
@@ -110,7 +111,7 @@ class Description:
 
     @classmethod
     def read(cls, body: bytes) -> Description:
-        """Return the description in an object. Raises ValueError."""
+        """Return the description that an object contains. Raises ValueError if it is invalid."""
         try:
             plain = json.loads(body)
             return cls(
@@ -122,7 +123,7 @@ class Description:
             raise ValueError(f"no description of a table: {error}") from None
 
     def body(self) -> bytes:
-        """Return the object of the description."""
+        """Return the content of the description's object."""
         plain = {
             "columns": [{"name": name, "type": type} for name, type in self.columns.items()],
             "partitionBy": list(self.partitions),
@@ -133,7 +134,7 @@ class Description:
     def differences(
         self, columns: Sequence[ColumnRecord], partitions: Sequence[Partition]
     ) -> list[str]:
-        """Return all reasons why rows of *columns* don't fit the table, for people."""
+        """Return all reasons why rows with *columns* don't fit the table, as readable sentences."""
         texts = [
             f'column "{column.name}" is {self.columns[column.name]}, the mapping has {column.type}'
             for column in columns

@@ -1,4 +1,4 @@
-"""Parquet files as a target; see Note [Parquet imports] of `stream.target.parquet.work`."""
+"""The target for Parquet files; see Note [Parquet imports] in `stream.target.parquet.work`."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _log = Logger()
 NAME = "parquet"
 _WORK = "stream.target.parquet.work"
 _PROBED = "_stream_probe"
-"""Name of a missing object that is read to check whether the store answers."""
+"""Name of an object that doesn't exist, which is read to check whether the store answers."""
 _LOCK_SECONDS = 30.0
 _OWN = re.compile(
     r"(.*/)?(\.?[0-9a-f-]{36}-\d+\.parquet|_manifest/(pending/)?\.?[0-9a-f-]{36}\.json)(\.part)?"
 )
-"""Objects that Stream has written below the path of a table, or has begun to write."""
+"""Names of the objects below the path of a table that Stream has written or begun to write."""
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ T = TypeVar("T")
 class ParquetTarget(LakeTarget[Archive]):
     """A `stream.target.protocol.Target`.
 
-    Raises UserError for connections in the settings that can't be used.
+    Raises UserError: a configured connection can't be used.
     """
 
     def __init__(self, context: TargetContext) -> None:
@@ -124,11 +124,11 @@ class ParquetTarget(LakeTarget[Archive]):
             owner = str(record.key.sink_key)
             found = bucket.read(name)
             if found is None:
-                # Deleted since the file was opened: its rows need a table nevertheless.
+                # The table was deleted after the file was opened, but the rows still need it.
                 partitions = _partitions(record.partition_by, record.columns)
                 bucket.put_bytes(name, Description.of(record.columns, partitions, owner).body())
             else:
-                # Another project may have got the path since.
+                # Another project may have taken the path since then.
                 check_project(_read(found, name).made_by, path, owner)
             return False
 
@@ -174,7 +174,7 @@ class ParquetTarget(LakeTarget[Archive]):
                     if _OWN.fullmatch(each.removeprefix(below)) and not each.startswith(inner)
                 ]
             )
-            bucket.remove([name])  # last: a retry must find it
+            bucket.remove([name])  # last, since a retry must find it
             return True
 
         return await self._run(connection, drop)
@@ -194,7 +194,7 @@ class ParquetTarget(LakeTarget[Archive]):
         await self._run(connection, remove)
 
     async def prepare_probe(self, connection: str) -> None:
-        """There is nothing to start."""
+        """Do nothing, since there is no process to start."""
 
     async def probe(self, connection: str) -> None:
         address = self._connections[connection].address
@@ -214,7 +214,7 @@ class ParquetTarget(LakeTarget[Archive]):
             raise UserError(shown, status=503, name="connectionFailed") from None
 
     async def _run(self, connection: Archive, work: Callable[[Bucket], T]) -> T:
-        """Return the result of *work*, run in a thread. Raises UserError with what to do."""
+        """Return the result of *work*, run in a thread. Raises UserError that says what to do."""
 
         def run() -> T:
             try:
@@ -230,9 +230,9 @@ class ParquetTarget(LakeTarget[Archive]):
 
 
 def _check_alone(bucket: Bucket, path: str) -> None:
-    """Refuse a new table inside another one, or around one. Raises UserError, and StagingError.
+    """Refuse a new table inside or around another one. Raises UserError, StagingError.
 
-    Readers take all objects below the path of a table for its rows.
+    Readers assume that all objects below the path of a table contain its rows.
     """
     parts = path.split("/")
     parents = ["/".join(parts[:depth]) for depth in range(1, len(parts))]

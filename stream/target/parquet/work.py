@@ -1,13 +1,13 @@
-"""Import of files into Parquet objects. Only for worker processes.
+"""Imports files into Parquet objects. Only for worker processes.
 
 See `stream.target.lake.worker_process`.
 
-Note [Parquet imports]: the objects of a file are named by its import id and the number of the part,
-which depend on its rows alone: a retry replaces each object by the same one. Before objects are
-stored, their names are written to a list of pending ones. So another version of this program, which
-may split parts differently, removes those that it doesn't write again, and the objects of an
-abandoned file can be removed. The manifest is written last: a file with a manifest is complete, and
-importing it again does nothing.
+Note [Parquet imports]: the name of an object consists of the import ID of its file and the number
+of the part. Both depend only on the file's rows, so a retry replaces each object with an identical
+one. Before objects are stored, their names are written to a list of pending objects. So another
+version of this program, which may split parts differently, can remove the objects that it doesn't
+write again, and the objects of an abandoned file can be removed. The manifest is written last: a
+file with a manifest is complete, and importing it again does nothing.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def _period(values: pa.ChunkedArray, partition: Partition) -> pa.Array:
     """Return the start of each value's period, in UTC."""
     array = values.combine_chunks()
     if pa.types.is_timestamp(array.type):
-        # Without a zone, no time zone database is needed.
+        # Times without a zone need no time zone database.
         array = array.view(pa.timestamp("us"))
     return pc.floor_temporal(array, unit=partition.transform)
 
 
 class _Objects:
-    """The objects of a file; see Note [Parquet imports]."""
+    """Stores the objects of a file; see Note [Parquet imports]."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class _Objects:
         self._times: dict[Any, tuple[Any, Any]] = {}
 
     def note(self, key: Any, rows: pa.Table) -> None:
-        """Record the first and the last time of *rows*."""
+        """Record the first and the last time in *rows*."""
         if self._time_column:
             found = pc.min_max(rows[self._time_column].combine_chunks().cast(pa.int64())).as_py()
             if found["min"] is not None:
@@ -92,7 +92,7 @@ class _Objects:
                 self._times[key] = min(least, found["min"]), max(most, found["max"])
 
     def store(self, parts: Sequence[Part]) -> None:
-        """Store whole parts."""
+        """Store complete parts."""
         names = [
             f"{folder_of(self._path, self._partitions, part.key)}"
             f"/{self._import_id}-{part.number}.parquet"
@@ -123,7 +123,7 @@ class _Objects:
         return {"minTime": f"{least.replace(' ', 'T')}Z", "maxTime": f"{most.replace(' ', 'T')}Z"}
 
     def finish(self, described: dict[str, Any]) -> int:
-        """Write the manifest; return the number of rows in it."""
+        """Write the manifest; return the number of rows that it lists."""
         self._bucket.remove(sorted(self._before - set(self._names)))
         times = [each for each in self._stored if "minTime" in each]
         body: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""Tables of PostgreSQL as a target."""
+"""The target for PostgreSQL tables."""

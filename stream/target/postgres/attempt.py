@@ -1,4 +1,4 @@
-"""Blocking work with a connection in a thread, which can be cancelled from outside."""
+"""Blocking work with a connection in a thread, which another thread can cancel."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Attempt", "Work"]
 T = TypeVar("T")
 
 Work = Callable[[psycopg.Connection, Callable[[], bool]], T]
-"""Uses a connection, and ends when the given function reports that it was cancelled."""
+"""A function that uses a connection, and ends when the given function says that it is cancelled."""
 
 CANCEL_SECONDS = 10.0
 """Time limit for the server to accept the cancellation of a statement."""
 
 
 class Attempt:
-    """One cancellable piece of work."""
+    """A single piece of work that can be cancelled."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class Attempt:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The context of the work. Raises InterruptedError if it was cancelled before."""
+        """Enclose the work. Raises InterruptedError if the work is already cancelled."""
         try:
             if self._given_up.is_set():
                 raise InterruptedError("the work was cancelled before it began")
@@ -41,7 +41,7 @@ class Attempt:
 
     @contextmanager
     def using(self, connection: psycopg.Connection) -> Iterator[None]:
-        """The context in which *connection* is open. Raises InterruptedError as `running` does."""
+        """Enclose the use of *connection*. Raises InterruptedError as `running` does."""
         with self._lock:
             self._connection = connection
         try:

@@ -23,8 +23,8 @@ SELECT set_config('tcp_keepalives_idle', '30', false),
 """
 """First statement of each connection: TCP keep-alive within a minute.
 
-A node may disappear silently in the middle of an import, and the next import of the file waits for
-the end of its transaction. By default the server would end it after two hours.
+A node may disappear silently during an import, and the next import of the file then waits until the
+node's transaction has ended. By default the server would end it after two hours.
 """
 
 _OPTIONS = ("dsn", "passwordFile", "poolSize", "schema")
@@ -36,8 +36,10 @@ class Database:
     """A database that sinks may write to.
 
     :ivar declared: the connection in the settings.
-    :ivar conninfo: for libpq, without the password of `password_file`; may be secret.
-    :ivar password_file: read at each connect, so that a password can be replaced.
+    :ivar conninfo: connection string for libpq, without the password in `password_file`; may
+        contain secrets.
+    :ivar password_file: path of a file with the password, read at each connect, so that the
+        password can be replaced.
     :ivar pool_size: maximum number of open connections of this process.
     :ivar schema: default schema of tables.
     """
@@ -61,7 +63,7 @@ class Database:
             password = Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError):
             raise UserError(
-                # Its path is the operator's, and users get this message.
+                # Users see this message, but the file's path is only for operators.
                 f'cannot read "passwordFile" of the connection "{self.name}" on this node: make '
                 "it readable by the service",
                 status=503,

@@ -1,9 +1,9 @@
-"""Import of files into tables: one transaction, recorded in the database itself. Blocks.
+"""Imports each file into its table in one transaction, recorded in the database. Blocks.
 
-Note [Ledger]: a file is imported in one transaction that first writes the id of the import to the
-table ``_stream_imports``. If the id exists, so do the rows, and nothing is done. Two transactions
-with the same id exclude each other: the second waits until the first has ended. So a file is
-imported once, regardless of retries and crashes. Old ids are removed.
+Note [Ledger]: a file is imported in one transaction that first writes the ID of the import to the
+table ``_stream_imports``. If the ID exists, the rows exist as well, and nothing is done. Two
+transactions with the same ID exclude each other: the second waits until the first has ended. So a
+file is imported once, regardless of retries and crashes. Old IDs are removed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from stream.target.protocol import PREVIEW_CHARACTERS, Preview
 __all__ = ["Imported", "drop_table", "ensure_table", "import_rows"]
 
 LEDGER_DAYS = 30
-"""How long the id of an import is kept; a file is given up long before."""
+"""How long the ID of an import is kept. Retries of a file end long before that."""
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7235))"
 _COLUMNS = """
@@ -79,9 +79,9 @@ _TABLE_KINDS = ("r", "p")
 
 @contextmanager
 def _committed(connection: psycopg.Connection) -> Iterator[None]:
-    """Run one transaction. Raises `psycopg.OperationalError` unless it is committed.
+    """Run a transaction. Raises `psycopg.OperationalError` unless it is committed.
 
-    psycopg ends a transaction without an error if the connection has ended before its commit.
+    If the connection ends before the commit, psycopg ends the transaction without an error.
     """
     with connection.transaction() as transaction:
         yield
@@ -96,15 +96,15 @@ def ensure_table(
     columns: Sequence[ColumnRecord],
     owner: str,
 ) -> None:
-    """Make the table and the ledger if they are missing; add missing columns.
+    """Create the table and the ledger if they are missing; add missing columns.
 
-    :param owner: the sink, recorded with a new table.
+    :param owner: the sink, which is recorded with a new table.
 
     Raises UserError: all reasons why *columns* don't fit the table, and what to do.
     """
     check_names(schema, table, columns)
     with _committed(connection):
-        # Two sinks may make the same table, or the ledger, concurrently.
+        # Two sinks may concurrently create the same table, or the ledger.
         connection.execute(_LOCK, [f"stream {schema}"])
         encoding = connection.execute("SHOW server_encoding").fetchone()
         if encoding != ("UTF8",):
@@ -137,9 +137,9 @@ def preview_rows(
 ) -> Preview:
     """Return the first rows of a table.
 
-    Raises UserError: it is missing, or was made for another project.
+    Raises UserError: the table is missing or was created for another project.
 
-    :param owner: the sink that asks.
+    :param owner: the sink that the preview is for.
     """
     relation = connection.execute(_RELATION, [schema, table]).fetchone()
     if relation is not None:
@@ -224,7 +224,7 @@ def _fit_columns(
 
 
 def _rights(columns: Sequence[ColumnRecord]) -> tuple[list[str], list[str], list[str]]:
-    """Return the columns that an import inserts, reads and updates."""
+    """Return which columns an import inserts, reads and updates."""
     names = [column.name for column in columns]
     if not any(column.is_key for column in columns):
         return names, [], []
@@ -234,7 +234,7 @@ def _rights(columns: Sequence[ColumnRecord]) -> tuple[list[str], list[str], list
 def _check_rights(
     connection: psycopg.Connection, table: str, query: LiteralString, arguments: Sequence[Any]
 ) -> None:
-    """Check that *query* finds no missing right on *table*. Raises UserError, which names all."""
+    """Check that *query* finds no missing right on *table*. Raises UserError that names all."""
     lacking = [right for (right,) in connection.execute(query, arguments)]
     if lacking:
         raise UserError(
@@ -248,8 +248,8 @@ def _check_rights(
 class Imported:
     """The outcome of an import.
 
-    :ivar is_new: false if the file was already imported.
-    :ivar refused: its quarantined rows.
+    :ivar is_new: whether the file had not been imported before.
+    :ivar refused: the quarantined rows of the file.
     """
 
     is_new: bool
@@ -264,19 +264,19 @@ def import_rows(
 ) -> Imported:
     """Import the file of *record*.
 
-    See Note [Ledger], and Note [Refused rows] of `stream.target.postgres.refusals`.
+    See Note [Ledger], and Note [Refused rows] in `stream.target.postgres.refusals`.
 
-    :param slices: the rows of each slice as CSV, in order: the last row with a key wins. They may
-        be read twice.
+    :param slices: the rows of each slice as CSV, in order, since the last row with a key wins. They
+        may be read twice.
     :param is_given_up: polled; the import is rolled back when it returns true.
 
-    Raises `psycopg.Error`, UserError if the table was made for another project, and
-    InterruptedError if it was cancelled.
+    Raises `psycopg.Error`, UserError if the table was created for another project, and
+    InterruptedError if the import was cancelled.
     """
     ledger = sql.Identifier(record.schema, LEDGER)
     with _committed(connection):
         if connection.execute(_RELATION, [record.schema, LEDGER]).fetchone() is None:
-            # Dropped since the file was opened, maybe with the schema.
+            # The table was dropped after the file was opened, perhaps with its schema.
             connection.execute(_LOCK, [f"stream {record.schema}"])
             _ensure_schema(connection, record.schema)
             _ensure_ledger(connection, record.schema)
@@ -291,18 +291,18 @@ def import_rows(
         owner = str(record.key.sink_key)
         found = connection.execute(_RELATION, [record.schema, record.table]).fetchone()
         if found is None:
-            # Dropped since the file was opened: its rows need a table nevertheless.
+            # The table was dropped after the file was opened, but the rows still need it.
             _create(connection, record.schema, record.table, record.columns, owner)
         else:
-            # Another project may have got the name since.
+            # Another project may have taken the name since then.
             _check_project(found[2], record.schema, record.table, owner)
-        # Staged rows are removed when they are known to be in the table, so they must be on the
-        # server's disk by then, regardless of the database's settings.
+        # Once the import succeeds, the staged rows are removed. So the rows must be on the server's
+        # disk by then, regardless of the database's settings.
         connection.execute(
             "SELECT set_config('synchronous_commit', 'local', true) "
             "WHERE current_setting('synchronous_commit') = 'off'"
         )
-        # Constraints checked only at the commit would refuse the file as a whole.
+        # Constraints that are checked only at the commit would refuse the whole file.
         connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
         def copy(table: sql.Identifier) -> int:
@@ -329,7 +329,7 @@ def _rows_into_table(
     copy: Callable[[sql.Identifier], int],
     is_given_up: Callable[[], bool],
 ) -> tuple[int, Refused]:
-    """Insert all rows; return those that the table has refused."""
+    """Insert all rows; return the rows that the table refused."""
     if not any(column.is_key for column in record.columns):
         try:
             with connection.transaction():
@@ -365,7 +365,7 @@ def _copy(
 
 
 def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: str) -> bool:
-    """Drop the table if it was made for the sink *owner*; return False if it is kept."""
+    """Drop the table if it was created for the sink *owner*; return False if it is kept."""
     with _committed(connection):
         found = connection.execute(_RELATION, [schema, table]).fetchone()
         if found is None or found[2] != _mark(owner):
@@ -381,14 +381,14 @@ def _create(
     columns: Sequence[ColumnRecord],
     owner: str,
 ) -> None:
-    """Make the table, marked as made for the sink *owner*."""
+    """Create the table, marked as created for the sink *owner*."""
     connection.execute(create_table(schema, table, columns))
     comment = sql.SQL("COMMENT ON TABLE {} IS {}")
     connection.execute(comment.format(sql.Identifier(schema, table), sql.Literal(_mark(owner))))
 
 
 def _check_project(comment: str | None, schema: str, table: str, owner: str) -> None:
-    """Refuse a table with this *comment* if it is of another project. Raises UserError."""
+    """Refuse a table if its *comment* says that it belongs to another project. Raises UserError."""
     marked = _mark("")
     made_by = comment.removeprefix(marked) if comment and comment.startswith(marked) else ""
     check_project(made_by, f"{schema}.{table}", owner)

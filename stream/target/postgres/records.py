@@ -1,4 +1,4 @@
-"""The etcd record of a file: its destination, and the columns of its rows."""
+"""The etcd records of a file: its destination with the columns of its rows, and its quarantine."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def quarantine_record_key(file: FileKey) -> str:
 
 @attrs.frozen(kw_only=True)
 class FileRecord(Record):
-    """The destination of a file. Rows are imported by these columns, even if the sink has changed.
+    """The destination of a file; its rows have these columns, even if the sink has changed.
 
-    :ivar import_id: unique id of the import in the database.
+    :ivar import_id: unique ID of the import in the database.
     """
 
     key: FileKey = field(flatten=True)
@@ -47,10 +47,10 @@ class FileRecord(Record):
 
 @attrs.frozen(kw_only=True)
 class QuarantineRecord(Record):
-    """Rows of an imported file that its table has refused. The rows are in the database.
+    """The rows of an imported file that its table refused; they are stored in the database.
 
-    :ivar reason: why the first of them was refused.
-    :ivar table: the table that contains them, with its schema.
+    :ivar reason: why the first of the rows was refused.
+    :ivar table: schema and name of the table that contains the rows.
     """
 
     key: FileKey = field(flatten=True)
@@ -62,6 +62,6 @@ class QuarantineRecord(Record):
 async def read_quarantines(
     client: EtcdClient, below: BranchKey | SinkKey
 ) -> dict[FileKey, QuarantineRecord]:
-    """Return the files of a sink, or of a branch, with quarantined rows."""
+    """Return the quarantines of the files of a sink or a branch."""
     found = await client.range(f"storage/{NAME}/quarantine/{below}/")
     return {record.key: record for _, record in readable(QuarantineRecord, found.kvs)}

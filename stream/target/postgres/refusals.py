@@ -1,13 +1,13 @@
-"""Rows that a table refuses: they are stored in a quarantine table, all others are imported.
+"""Stores the rows that a table refuses in a quarantine table, and imports all others.
 
-Note [Refused rows]. Values are checked by the mapping, so a table that Stream has made accepts
-every row. A table of the user may refuse more: by a CHECK, a foreign key, another unique index, a
-trigger. One such row would block all others of its file. So the rows are first copied as text to a
-temporary table of the transaction, which accepts everything. If they can't be moved from there in
-one statement, they are moved by bisection, each half in a savepoint; a refused half is halved
-again, down to single rows. Refused rows are moved to the table `QUARANTINE` in the schema of the
-table. All this happens within the transaction of the import, so after a crash it is rolled back,
-and no progress has to be stored. Blocks.
+Note [Refused rows]. The mapping checks values, so a table that Stream has created accepts every
+row. A table that a user has created may refuse rows, because of a CHECK constraint, a foreign key,
+another unique index, or a trigger. One such row would block all other rows of its file. So the rows
+are first copied as text to a temporary table of the transaction, which accepts everything. If one
+statement can't move them from there to the target table, they are moved by bisection, each half in
+a savepoint; a refused half is halved again, down to single rows. Refused rows are moved to the
+table `QUARANTINE` in the schema of the target table. All this happens within the transaction of the
+import, so a crash rolls it back, and no progress has to be stored. Blocks.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ MAX_TRIES = 10_000
 """Maximum number of statements for the rows of one file before bisection ends.
 
 Each remaining range is then tried once. Three hundred refused rows in a million need about that
-many.
+many statements.
 """
 
 _ROW_CLASSES = ("22", "23", "44", "54", "P0")
-"""Classes of errors caused by rows: data, constraints, the condition of a view, limits such as the
-size of an index entry, errors raised by triggers.
+"""Classes of errors that rows cause: invalid data, constraints, the condition of a view, limits
+such as the size of an index entry, and errors that triggers raise.
 """
 
 _ROWS = sql.Identifier("_stream_rows")
@@ -56,7 +56,7 @@ class Refused:
     """The rows of a file that the table refused.
 
     :ivar count: number of quarantined rows.
-    :ivar reason: why the first of them was refused.
+    :ivar reason: why the first of these rows was refused.
     """
 
     count: int = 0
@@ -64,14 +64,14 @@ class Refused:
 
 
 NONE_REFUSED = Refused()
-"""Every row is in its table."""
+"""The value for a file of which every row is in its table."""
 
 
 @attrs.frozen
 class StagedRows:
-    """The rows of a file in a table of the transaction, as text, in order.
+    """The rows of a file as text, in order, in a temporary table of the transaction.
 
-    :ivar count: their number; they are numbered from 1.
+    :ivar count: number of rows; they are numbered from 1.
     """
 
     record: FileRecord
@@ -79,12 +79,13 @@ class StagedRows:
 
 
 def is_about_rows(error: psycopg.Error) -> bool:
-    """Return whether other rows of the same file may nevertheless be accepted."""
+    """Return whether the error is caused by rows, so that other rows of the file may be accepted.
+    """
     return (error.sqlstate or "")[:2] in _ROW_CLASSES
 
 
 def reason_of(error: psycopg.Error) -> str:
-    """Return PostgreSQL's message on one line, without values of rows."""
+    """Return PostgreSQL's message as one line, without values of rows."""
     text = error.diag.message_primary or str(error)
     return " ".join(text.split())[:_MAX_REASON_CHARS]
 
@@ -94,9 +95,9 @@ def stage_rows(
     record: FileRecord,
     copy: Callable[[sql.Identifier], int],
 ) -> StagedRows:
-    """Copy the rows of a file to a table of the transaction.
+    """Copy the rows of a file to a temporary table of the transaction.
 
-    :param copy: copies them to the columns of *record* of a table; returns their number.
+    :param copy: copies the rows to the columns of *record* in a table; returns the number of rows.
     """
     columns = sql.SQL(", ").join(
         sql.SQL("{} text").format(sql.Identifier(column.name)) for column in record.columns
@@ -117,7 +118,8 @@ def move_rows(
 ) -> Refused:
     """Move *staged* rows into their table; see Note [Refused rows].
 
-    Raises `psycopg.Error` that isn't about rows, and InterruptedError if it was cancelled.
+    Raises `psycopg.Error` if an error isn't caused by rows, and InterruptedError if the import was
+    cancelled.
     """
     whole = (1, staged.count + 1)
     error = _try_to_move(connection, staged, None)
@@ -146,7 +148,7 @@ def move_rows(
 
 
 def _halves(start: int, end: int) -> list[tuple[int, int]]:
-    """Return the two halves of a range, the first at the end; nothing for a single row."""
+    """Return the two halves of a range, the first one last; nothing for a single row."""
     middle = (start + end) // 2
     return [(middle, end), (start, middle)] if middle > start else []
 
@@ -154,7 +156,7 @@ def _halves(start: int, end: int) -> list[tuple[int, int]]:
 def _try_to_move(
     connection: psycopg.Connection, staged: StagedRows, range_: tuple[int, int] | None
 ) -> psycopg.Error | None:
-    """Move the rows of a range, or all; return the error if they are refused."""
+    """Move the rows of a range, or all rows; return the error if they are refused."""
     try:
         with connection.transaction():
             connection.execute(_move(staged.record, range_))
@@ -168,8 +170,8 @@ def _try_to_move(
 def _move(record: FileRecord, range_: tuple[int, int] | None) -> sql.Composed:
     """Move rows into the table.
 
-    With a primary key they are ordered, so that two imports with common rows wait for each other in
-    the same order.
+    If there is a primary key, the rows are sorted by it, so that two imports with common rows lock
+    them in the same order.
     """
     names = _listed(record.columns)
     keys = [column for column in record.columns if column.is_key]
@@ -223,7 +225,8 @@ def _ensure_quarantine(connection: psycopg.Connection, schema: str) -> None:
     if _has_quarantine(connection, schema):
         return
     table = sql.Identifier(schema, QUARANTINE)
-    # Until the end of the import: two imports may find it missing concurrently.
+    # The lock is held until the import ends, since two imports may concurrently find the table
+    # missing.
     connection.execute(_LOCK, [f"stream quarantine {schema}"])
     if _has_quarantine(connection, schema):
         return

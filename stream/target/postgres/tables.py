@@ -1,4 +1,4 @@
-"""The definition of a table for given columns, and its SQL statements. Pure."""
+"""Table definitions for given columns, and their SQL statements. Pure."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = [
 ]
 
 LEDGER = "_stream_imports"
-"""The table of imports, one in each schema with tables of sinks."""
+"""Name of the table of imports; each schema with tables of sinks has one."""
 
 QUARANTINE = "_stream_quarantine"
-"""The quarantine table for refused rows of tables in the same schema."""
+"""Name of the quarantine table for refused rows of the tables in the same schema."""
 
 ORDER_COLUMN = "_stream_order"
-"""The column with the number of a staged row."""
+"""Name of the column with the number of a staged row."""
 
 MAX_NAME_BYTES = 63
-"""PostgreSQL truncates longer names."""
+"""Maximum length of a name; PostgreSQL truncates longer names."""
 
 _TYPES = {
     "string": "text",
@@ -53,9 +53,9 @@ _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 class FoundColumn:
     """A column of an existing table.
 
-    :ivar type: as formatted by PostgreSQL.
-    :ivar needs_value: whether it is NOT NULL without a default.
-    :ivar is_generated: whether the table computes its values, and refuses others.
+    :ivar type: type as formatted by PostgreSQL.
+    :ivar needs_value: whether the column is NOT NULL and has no default.
+    :ivar is_generated: whether the table computes the column's values and refuses others.
     """
 
     name: str
@@ -66,7 +66,7 @@ class FoundColumn:
 
 
 def sql_type(data_type: str) -> str:
-    """Return the PostgreSQL type."""
+    """Return the PostgreSQL type of a column."""
     size = decimal_size(data_type)
     return f"numeric({size[0]},{size[1]})" if size is not None else _TYPES[data_type]
 
@@ -96,7 +96,7 @@ def check_names(schema: str, table: str, columns: Sequence[ColumnRecord]) -> Non
 
 
 def create_table(schema: str, table: str, columns: Sequence[ColumnRecord]) -> sql.Composed:
-    """Return the statement that makes the table. Only primary key columns are NOT NULL."""
+    """Return the statement that creates the table; only primary key columns are NOT NULL."""
     parts = [_definition(column) for column in columns]
     keys = [sql.Identifier(column.name) for column in columns if column.is_key]
     if keys:
@@ -121,14 +121,14 @@ def _definition(column: ColumnRecord) -> sql.Composed:
 def missing(
     columns: Sequence[ColumnRecord], found: Mapping[str, FoundColumn]
 ) -> list[ColumnRecord]:
-    """Return the missing *columns* that can be added: not those of the key."""
+    """Return the missing *columns* that can be added, which excludes key columns."""
     return [column for column in columns if column.name not in found and not column.is_key]
 
 
 def differences(
     columns: Sequence[ColumnRecord], found: Mapping[str, FoundColumn], key: Sequence[str]
 ) -> list[str]:
-    """Return all reasons why rows of *columns* don't fit the table, for people.
+    """Return all reasons why rows with *columns* don't fit the table, as readable sentences.
 
     :param found: the columns of the table by name.
     :param key: names of the columns of its primary key.

@@ -1,4 +1,5 @@
-"""PostgreSQL tables as a target: slices wait in staging, and each file is one transaction."""
+"""The target for PostgreSQL tables: slices wait in staging; a file is imported in one transaction.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +57,10 @@ _log = Logger()
 T = TypeVar("T")
 
 _PROBE_SECONDS = 4
-"""Time limit of a connect that only checks whether the server answers."""
+"""Time limit in seconds for a connection that only checks whether the server answers."""
 
 ORDER_SECONDS = 3600.0
-"""How long a file waits for an older one whose import keeps failing."""
+"""How long a file waits for an older file whose import keeps failing."""
 
 _LOOK = (
     "an operator has to look at the server, and at host, user and password of the connection in "
@@ -76,7 +77,7 @@ _MISFITS = (
 class PostgresTarget(StagedTarget[Database, FileRecord]):
     """A `stream.target.protocol.Target`.
 
-    Raises UserError for connections in the settings that can't be used.
+    Raises UserError: a configured connection can't be used.
     """
 
     def __init__(self, context: TargetContext) -> None:
@@ -96,7 +97,8 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        """Check the table only for a user: a file can be opened without the database."""
+        """Check the table only for a user, so that files can be opened while the database is down.
+        """
         sink = await with_mapping(self._client, sink)
         database = self._connection(sink)
         schema, table = self._place(sink, database)
@@ -128,8 +130,8 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def _before_import(self, file: File, record: FileRecord) -> None:
         """Wait until older files are imported. Raises `Requeue`.
 
-        This applies only if a later row replaces an earlier one, and ends when the older file has
-        been failing for `ORDER_SECONDS`: such a file doesn't block others.
+        This applies only if later rows replace earlier ones. The wait ends when the older file has
+        been failing for `ORDER_SECONDS`, so that such a file doesn't block others.
         """
         if not any(column.is_key for column in record.columns):
             return
@@ -145,7 +147,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def _import_staged(
         self, file: File, record: FileRecord, connection: Database, rows: Sequence[StagedRows]
     ) -> tuple[bool, int]:
-        """Import the file; see Note [Ledger] of `stream.target.postgres.imports`."""
+        """Import the file; see Note [Ledger] in `stream.target.postgres.imports`."""
         compression = file.staging.compression.type
         slices = [partial(_decompressed, each, compression) for each in rows]
         imported = await self._run(
@@ -156,7 +158,8 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         return imported.is_new, imported.refused.count
 
     async def _note_refused(self, record: FileRecord, refused: Refused) -> None:
-        """Record the quarantined rows, which are in the database, so that they are shown."""
+        """Record that rows are quarantined, so that they are shown; the database has the rows.
+        """
         noted = QuarantineRecord(
             key=record.key,
             records_count=refused.count,
@@ -179,7 +182,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     # API.
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """Return the quarantines; see Note [Refused rows] of `refusals`."""
+        """Return the quarantines; see Note [Refused rows] in `refusals`."""
         return {
             key: Quarantine(
                 records_count=record.records_count,
@@ -209,17 +212,17 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         )
 
     async def prepare_probe(self, connection: str) -> None:
-        """There is nothing to start."""
+        """Do nothing, since there is no process to start."""
 
     async def probe(self, connection: str) -> None:
         await in_own_thread(self._reactor, _probe, self._connections[connection])
 
     async def _run(self, database: Database, work: Work[T]) -> T:
-        """Return the result of *work*, run in a thread with a connection of its own.
+        """Return the result of *work*, run in a thread with its own connection.
 
-        If the caller is cancelled, the running statement is cancelled at the server, too.
+        If the caller is cancelled, the running statement is also cancelled on the server.
 
-        Raises UserError, which says what to do if that is known.
+        Raises UserError that says, if known, what to do.
         """
         attempt = Attempt()
 
@@ -276,9 +279,10 @@ def _probe(database: Database) -> None:
 
 
 def _shown_reason(reason: str) -> str:
-    """Return the meaning of a failed connect, without the host and the user in *reason*.
+    """Return why a connection failed, without the host and the user that *reason* contains.
 
-    libpq has no code for it; if the server refuses, the message is the server's.
+    libpq provides no error code for this. If the server refuses the connection, the message comes
+    from the server.
     """
     if "authentication" in reason or "password" in reason or "role" in reason:
         return "the server refuses the user or the password"
@@ -307,7 +311,7 @@ def _explained(
     database: Database, connection: psycopg.Connection[Any], error: psycopg.Error
 ) -> UserError:
     if isinstance(error, psycopg.OperationalError) and error.diag.message_primary is None:
-        # From libpq: the connection is lost.
+        # libpq's error if the connection is lost.
         return _unreachable(database, error)
     if isinstance(error, errors.DiskFull):
         reason = _reason(error)
