@@ -1,4 +1,4 @@
-"""The check of a cluster before a takeover or the way back; it changes nothing."""
+"""Checks a cluster before a takeover or a return to the original; changes nothing."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _STAGES_OF_ORIGINAL = {"aws", "azure", "gcp"}
 
 
 async def read_all(client: EtcdClient) -> Sequence[KeyValue]:
-    """Return every key of the namespace."""
+    """Return all keys of the namespace with their values."""
     return (await client.range("")).kvs
 
 
 async def check_takeover(
     client: EtcdClient, encryptor: Encryptor, volumes_path: str = ""
 ) -> Inventory:
-    """Return what a start of this service would find.
+    """Return the report of what this service would find at startup.
 
-    :param volumes_path: volumes of this machine; without it no files are checked.
+    :param volumes_path: path of this machine's volumes; without it, no files are checked.
     """
     found = take_inventory(await read_all(client))
     _check_live(found)
@@ -63,7 +63,7 @@ async def check_takeover(
 
 
 async def check_give_back(client: EtcdClient, encryptor: Encryptor) -> Inventory:
-    """Return what the original service couldn't read, and what would be converted for it."""
+    """Return the report of what the original service can't read and what would be converted."""
     found = take_inventory(await read_all(client))
     _check_live(found)
     secrets = await _check_secrets(found, encryptor)
@@ -93,24 +93,25 @@ async def check_give_back(client: EtcdClient, encryptor: Encryptor) -> Inventory
 
 
 def refers(record: File | Slice | Sink) -> StoredMapping | None:
-    """Return the record's reference to its mapping, ``None`` if it contains the mapping itself."""
+    """Return the record's reference to its mapping; ``None`` if it contains the mapping itself."""
     mapping = record.table.mapping if isinstance(record, Sink) else record.mapping
     return mapping if mapping.content is None else None
 
 
 def secret_of(record: TokenRecord | FileRecord) -> tuple[str, Mapping[str, str]]:
-    """Return the encrypted secret of a record, ``""`` if there is none, and its metadata."""
+    """Return the encrypted secret of a record (``""`` if there is none) and the secret's metadata.
+    """
     if isinstance(record, TokenRecord):
         return record.encrypted_token, {"sink": str(record.key)}
     return record.encrypted_upload, {"file": str(record.file_key)}
 
 
 async def is_in_original_form(record: Record, encryptor: Encryptor) -> bool:
-    """Return whether the secret of *record* has the form of the original.
+    """Return whether the secret of *record* is in the original's format.
 
-    It was encrypted by the original, or was already given back.
+    In that case the original has encrypted it, or it is already converted back.
 
-    :param record: one whose secret can be decrypted.
+    :param record: a record whose secret can be decrypted.
     """
     assert isinstance(record, TokenRecord | FileRecord)
     return isinstance(await encryptor.decrypt(*secret_of(record)), Struct)
@@ -124,7 +125,7 @@ def _check_live(found: Inventory) -> None:
 async def _check_secrets(
     found: Inventory, encryptor: Encryptor
 ) -> Mapping[str, SinkToken | FileUpload]:
-    """Decrypt the secrets that are still needed, by key; failures are problems."""
+    """Decrypt the secrets that are still needed; failures are reported as problems."""
     opened: dict[str, SinkToken | FileUpload] = {}
     open_files = set(map(str, unfinished_files(found)))
     for key, record in found.records.items():

@@ -26,7 +26,7 @@ _TO_ORIGINAL = "--to-original"
 _LOCK_SECONDS = 5.0
 _LEASE_SECONDS = 15
 _NO_VOLUMES = "unused.invalid"
-"""The setting's value where no volumes are needed; see `stream.defaults`."""
+"""Value of the setting where no volumes are needed; see `stream.defaults`."""
 
 _CLEAR, _PROBLEMS, _FAILED = 0, 1, 2
 
@@ -76,7 +76,7 @@ def run_command(argv: Sequence[str]) -> None:
 
 
 def _settings(flags: Mapping[str, str | list[str]], files: Sequence[str]) -> Settings:
-    # Settings of a node's identity aren't needed.
+    # The settings of a node's identity aren't needed.
     defaults = {
         **defaults_for(["http-source"], flags, os.environ),
         "nodeID": "takeover",

@@ -1,8 +1,8 @@
-"""Conversion of data that only this service reads to the form of the original.
+"""Converts data that only this service can read to the original's format.
 
-Each record is converted in a transaction of its own, on condition that it wasn't changed meanwhile.
-So the conversion may be interrupted and repeated; converted records aren't touched. A lock prevents
-concurrent runs. This service reads the result as well.
+Each record is converted in a separate transaction, which fails if the record has changed since it
+was read. So the conversion may be interrupted and repeated; records that are already converted
+aren't changed. A lock prevents concurrent runs. This service can read the result as well.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ LOCK = "takeover"
 async def give_back(
     client: EtcdClient, session: Session, encryptor: Encryptor, lock_seconds: float
 ) -> Inventory:
-    """Convert everything, unless there are problems.
+    """Convert all records, unless there are problems.
 
     Raises LockTimeout: another conversion is running.
 
-    :param session: holds the lock.
-    :param lock_seconds: how long to wait for another conversion.
-    :returns: the state before; nothing was changed if its report has problems.
+    :param session: etcd session that holds the lock.
+    :param lock_seconds: how long to wait for another conversion to end.
+    :returns: the state before the conversion. If its report contains problems, nothing was changed.
     """
     async with await session.lock(LOCK, timeout=lock_seconds):
         found = await check_give_back(client, encryptor)
@@ -63,7 +63,7 @@ async def give_back(
         for key in found.records:
             if key.startswith(definitions.MAPPING) or key == LAYOUT_KEY:
                 await client.delete(key)
-        # An API node of this version would have deleted them, too.
+        # An API node of this version would have deleted them as well.
         await client.delete_prefix(FORMER_LISTING_PREFIX)
         return found
 
@@ -95,7 +95,7 @@ def _with_mapping(record: File | Slice | Sink, mappings: Mapping[str, object]) -
 async def _sealed_for_original(
     record: TokenRecord | FileRecord, encryptor: Encryptor, found: Inventory
 ) -> TokenRecord | FileRecord | None:
-    """Return the record with its secret in the original's form; ``None`` if it needs no change."""
+    """Return the record with its secret in the original's format; ``None`` if unchanged."""
     is_needed = not isinstance(record, FileRecord) or record.file_key in unfinished_files(found)
     text, metadata = secret_of(record)
     if not text or not is_needed or await is_in_original_form(record, encryptor):

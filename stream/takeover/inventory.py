@@ -1,4 +1,4 @@
-"""The keys of a cluster, their kinds, and the consistency of the records. Pure."""
+"""The keys of a cluster, the kinds of records, and the records' consistency. Pure."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ __all__ = ["KINDS", "Inventory", "Kind", "take_inventory"]
 class Kind:
     """The records below a prefix.
 
-    :ivar name: name for people, in the plural.
+    :ivar name: readable name of the kind, in the plural.
     :ivar record: the class of the record; ``None`` if the value isn't checked.
     :ivar is_own: whether the original service has no such records.
-    :ivar is_live: whether the records exist as long as a node runs.
+    :ivar is_live: whether the records exist only as long as their node runs.
     """
 
     prefix: str
@@ -123,10 +123,10 @@ _TREES = (
 class Inventory:
     """The records of a cluster.
 
-    :ivar records: by key, without statistics and tasks.
-    :ivar values: the bytes of the same records.
-    :ivar statistics: records counted in a slice, by its key.
-    :ivar live: keys that exist as long as a node runs.
+    :ivar records: decoded records by key, except statistics and tasks.
+    :ivar values: stored bytes of the same records, by key.
+    :ivar statistics: number of records counted in each slice, by the slice's key.
+    :ivar live: keys that exist only as long as their node runs.
     """
 
     report: Report = attrs.Factory(Report)
@@ -136,7 +136,8 @@ class Inventory:
     live: list[str] = attrs.Factory(list)
 
     def of(self, kind: type[Record], below: str) -> Mapping[str, Record]:
-        """Return the records of a kind below a prefix, by the rest of their keys."""
+        """Return the records of a kind below a prefix, by the part of their keys after the prefix.
+        """
         return {
             key.removeprefix(below): record
             for key, record in self.records.items()
@@ -172,13 +173,13 @@ class Inventory:
 
 
 def kind_of(key: str) -> Kind | None:
-    """Return the kind of a key, ``None`` if it is unknown."""
+    """Return the kind of a key; ``None`` if it is unknown."""
     kind = next((kind for kind in KINDS if key.startswith(kind.prefix)), None)
     return _OTHER_TARGET if kind is None and _OF_TARGET.match(key) else kind
 
 
 def take_inventory(kvs: Iterable[KeyValue]) -> Inventory:
-    """Read every record, and check the consistency of files and slices."""
+    """Decode every record, and check the consistency of files and slices."""
     found = Inventory()
     for kv in kvs:
         _take(found, kv)
@@ -235,14 +236,14 @@ def _take(found: Inventory, kv: KeyValue) -> None:
 
 
 def _place_of(record: Record) -> str:
-    """Return the end of the key under which *record* belongs, ``""`` if it doesn't say."""
+    """Return the end of the key under which *record* must be stored; ``""`` if unknown."""
     if isinstance(record, Branch | Source | Sink | File | Slice | TokenRecord | JobRecord):
         return str(record.key)
     return str(record.file_key) if isinstance(record, FileRecord) else ""
 
 
 def _check_copies(found: Inventory) -> None:
-    """Check that each file and slice has a second copy under the level of its state."""
+    """Check that each file and slice has its second copy under the level of its state."""
     for all_, level_of, kind in (
         (prefix.FILE_ALL, prefix.file_level, File),
         (prefix.SLICE_ALL, prefix.slice_level, Slice),

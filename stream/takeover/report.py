@@ -23,10 +23,10 @@ class Weight(Enum):
 
 @attrs.frozen
 class Finding:
-    """A finding about one key or file.
+    """A finding about a key or a file.
 
-    :ivar what: one sentence without a full stop.
-    :ivar remedy: the solution of a problem.
+    :ivar what: what was found: one sentence without a full stop.
+    :ivar remedy: how to solve the problem.
     """
 
     weight: Weight
@@ -37,9 +37,9 @@ class Finding:
 
 @attrs.define
 class Report:
-    """The findings of a takeover: the number of records, and the problems.
+    """The findings of a check: the number of records, and the problems.
 
-    :ivar counts: records by kind.
+    :ivar counts: number of records by kind.
     """
 
     counts: Counter[str] = attrs.Factory(Counter)
@@ -50,11 +50,11 @@ class Report:
         self.findings.append(Finding(weight, key, what, remedy))
 
     def problem(self, key: str, what: str, remedy: str) -> None:
-        """Add a problem, which prevents the start."""
+        """Add a problem, which would prevent the service from starting."""
         self.add(Weight.PROBLEM, key, what, remedy)
 
     def of(self, weight: Weight) -> list[Finding]:
-        """Return the findings of one weight."""
+        """Return the findings of a given weight."""
         return [finding for finding in self.findings if finding.weight is weight]
 
     @property
@@ -84,7 +84,7 @@ class Report:
 
 
 def _grouped(findings: Iterable[Finding]) -> Iterable[str]:
-    """Return the findings with the same text as groups, printed together."""
+    """Return groups of findings with the same text, which are printed together."""
     by_text: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         by_text.setdefault((finding.what, finding.remedy), []).append(finding.key)

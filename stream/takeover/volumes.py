@@ -1,4 +1,4 @@
-"""The files of slices that aren't uploaded yet on this machine's volumes. Blocks."""
+"""Checks the files on this machine's volumes of slices that aren't uploaded yet. Blocks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def slice_paths(volume: Path, slice_: Slice) -> list[Path]:
 def check_volumes(
     volumes_path: str, slices: Iterable[Slice], counted: dict[str, int], report: Report
 ) -> None:
-    """Add the state of the volumes to the *report*, without changes.
+    """Add the state of the volumes to the *report*; change nothing on the volumes.
 
     Raises UserError: there is no volume.
 
-    :param counted: records counted in a slice, by its key.
+    :param counted: number of records counted in each slice, by the slice's key.
     """
     found = {}
     for volume in find_volumes(volumes_path):
@@ -96,7 +96,7 @@ def _check_files(volume: Path, slice_: Slice, counted: int, report: Report) -> N
 def check_volumes_or_say(
     volumes_path: str, slices: Iterable[Slice], counted: dict[str, int], report: Report
 ) -> None:
-    """Call `check_volumes`, unless there is no volume."""
+    """Call `check_volumes`; if there are no volumes, report that instead of failing."""
     try:
         check_volumes(volumes_path, slices, counted, report)
     except UserError as error:

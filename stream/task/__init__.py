@@ -1,1 +1,1 @@
-"""Background tasks: one at a time for each object, with a result that can be polled."""
+"""Background tasks: at most one at a time for each object; callers can poll the result."""

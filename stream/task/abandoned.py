@@ -1,9 +1,10 @@
-"""Detection of tasks whose node has died, so that they end instead of staying ``processing``.
+"""Detects tasks whose node has died, so that they don't remain ``processing`` forever.
 
-Note [Running tasks]: a task's record and its lock are written in one transaction, and the lock
-lives under the lease of the node that runs it. So if the lock is gone, or belongs to another task,
-as its revision shows, the task isn't running. A node that was only disconnected from etcd may
-reconnect and overwrite the recorded failure with the real outcome, which is the better one.
+Note [Running tasks]: a task's record and its lock are written in one transaction, and the lock is
+bound to the lease of the node that runs the task. So the task isn't running if the lock doesn't
+exist, or if the lock's revision shows that it belongs to another task. A node that was only
+disconnected from etcd may reconnect and replace the recorded failure with the actual outcome, which
+is correct.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ _MESSAGE = (
 
 
 class AbandonedTasks:
-    """The detection of tasks whose node has died.
+    """Detects tasks whose node has died.
 
-    :param ttl: seconds after its start during which a task isn't checked.
+    :param ttl: seconds after the start of a task during which it isn't checked.
     """
 
     def __init__(self, reactor: Any, client: EtcdClient, ttl: float) -> None:

@@ -1,4 +1,4 @@
-"""Deletion of the records of old tasks, on one node of the cluster at a time."""
+"""Deletes the records of old tasks, on one node of the cluster at a time."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _log = Logger(namespace="stream.task.cleanup")
 SUCCESSFUL_FOR = timedelta(hours=1)
 OTHERS_FOR = timedelta(hours=48)
 RUN_SECONDS = 300.0
-"""Time limit of one run; the next one continues."""
+"""Time limit of one run; the next run continues."""
 
 
 def is_expired(task: Task, now: datetime) -> bool:
     """Return whether the task's retention is over.
 
-    Successful tasks are kept for an hour after their end. Failed tasks, and those that never ended
-    because their node died, are kept for two days. A task that is as far in the future was started
-    before the clock was set back.
+    Successful tasks are kept for an hour after they end. Failed tasks, and tasks that never ended
+    because their node died, are kept for two days. The same applies to a task whose time is that
+    far in the future: it was started before the clock was set back.
     """
     if task.is_successful:
         return task.finished_at is not None and abs(now - task.finished_at) >= SUCCESSFUL_FOR
@@ -41,7 +41,7 @@ def is_expired(task: Task, now: datetime) -> bool:
 class TaskCleanup(Service):
     """The periodic deletion of old tasks.
 
-    :param is_owner: whether this node is responsible for the cleanup, called at each run.
+    :param is_owner: returns whether this node is responsible for the cleanup; called in each run.
     :param interval: seconds between runs.
     """
 
@@ -65,7 +65,7 @@ class TaskCleanup(Service):
         _log.info("ready")
 
     def stopService(self) -> Deferred[None]:
-        """Stop the cleanup; fires when no run is active."""
+        """Stop the cleanup. The Deferred fires when no run is active."""
         super().stopService()
         if self._loop.running:
             self._loop.stop()

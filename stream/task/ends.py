@@ -1,9 +1,9 @@
-"""Waiting for the end of a task on any node.
+"""Waits until a task on any node has ended.
 
-Note [What ends a wait]: the record of the end and the removal of the lock are written in one
-transaction, and the lock of a dead node ends with its lease. So the locks are mirrored; there are
-only as many as running tasks. When the lock of a task is deleted, its record contains the outcome,
-or its node has died.
+Note [What ends a wait]: when a task ends, its outcome is written and its lock is deleted in one
+transaction. The lock of a dead node is deleted with the node's lease. So this service mirrors the
+locks, of which there are only as many as running tasks. When the lock of a task is deleted, the
+task's record contains the outcome, or its node has died.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ __all__ = ["MAX_WAITING", "TaskEnds"]
 _log = Logger(namespace="stream.task")
 
 MAX_WAITING = 300
-"""Maximum number of waiting callers on a node; further ones are answered without waiting."""
+"""Maximum number of waiting callers on a node; others are answered without waiting."""
 
 
 class TaskEnds(Service):
-    """Waits for the end of tasks on all nodes.
+    """Lets callers wait until tasks on any node have ended.
 
-    startService fires when the locks of the running tasks are known.
+    The Deferred returned by startService fires when the locks of the running tasks are known.
 
-    :param client: started.
+    :param client: etcd client, already started.
     """
 
     name = "task.ends"
@@ -52,12 +52,12 @@ class TaskEnds(Service):
         await self._locks.startService()
 
     async def stopService(self) -> None:
-        """Stop the service: all waits have ended."""
+        """Stop the service after all waits have ended."""
         self.end_all()
         await self._locks.stopService()
 
     def end_all(self) -> None:
-        """Answer all waiting callers with the current state because the node stops."""
+        """Answer all waiting callers with the current state, because the node is stopping."""
         super().stopService()
         self._wake_all()
 
@@ -67,20 +67,20 @@ class TaskEnds(Service):
 
     @property
     def has_room(self) -> bool:
-        """Return whether one more caller may wait."""
+        """Return whether another caller may wait."""
         return self._count < MAX_WAITING and bool(self.running)
 
     async def wait(self, task: Task, seconds: float) -> Task:
-        """Return the record of *task* at its end, or its current state after *seconds*.
+        """Return the record of *task* when it has ended, or its current state after *seconds*.
 
-        The current state is also returned if the task is no longer running, the node stops, or
-        etcd is unavailable: the task continues, and can be polled.
+        The current state is also returned if the task is no longer running, if the node stops, or
+        if etcd is unavailable. A running task continues, and can be polled.
         """
         deadline = self._reactor.seconds() + seconds
         self._count += 1
         try:
             while not task.is_finished:
-                # Created first, so that a change after the read isn't missed.
+                # The Deferred is created first, so that a change after the read isn't missed.
                 changed = self._next_change(task.lock)
                 try:
                     task, is_running = await self._read(task)
@@ -104,7 +104,7 @@ class TaskEnds(Service):
         stored, lock = found[task.key], found[task.lock]
         if stored is None:
             return task, False
-        # The lock may belong to the next task: see `stream.task.abandoned`.
+        # The lock may belong to the next task; see `stream.task.abandoned`.
         is_running = lock is not None and lock.create_revision == stored.create_revision
         return decode(Task, stored.value), is_running
 

@@ -1,4 +1,4 @@
-"""A task as stored. The order of attributes is the order of members in the stored JSON."""
+"""The stored form of tasks. The order of attributes is the order of the JSON members."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _UNKNOWN_TEXT = "Unknown error"
 class TaskFailure(Record):
     """The message for the user about a failure.
 
-    :ivar message: a sentence.
-    :ivar exception_id: id with which the failure was logged.
+    :ivar message: the message, a sentence.
+    :ivar exception_id: ID with which the failure was logged.
     :ivar status: HTTP status for a caller that waits for the task; 0 if unknown.
     """
 
@@ -36,12 +36,13 @@ class TaskFailure(Record):
 
     @property
     def is_known(self) -> bool:
-        """Return whether the message explains the failure: it wasn't a defect."""
+        """Return whether the message explains the failure; after an internal error, it doesn't.
+        """
         return self.name != _UNKNOWN_NAME
 
     @classmethod
     def of(cls, problem: BaseException, exception_id: str) -> TaskFailure:
-        """Return the message; only a `UserError` has one for the user."""
+        """Return the message for an error; only a `UserError` has a message for the user."""
         if not isinstance(problem, UserError):
             return cls(_UNKNOWN_NAME, _UNKNOWN_TEXT, exception_id)
         message = (
@@ -54,14 +55,14 @@ class TaskFailure(Record):
 class Task(Record):
     """A task with its state and its result.
 
-    :ivar task_id: type, object, time and a random ending; unique in the project.
-    :ivar node: the node that runs it.
-    :ivar lock: key of the lock that it holds while it runs.
-    :ivar result: a sentence, after success.
-    :ivar error: for operators, after a failure.
-    :ivar user_error: for the user, after a failure.
+    :ivar task_id: ID that is unique in the project: type, object, time and a random ending.
+    :ivar node: ID of the node that runs the task.
+    :ivar lock: key of the lock that the task holds while it runs.
+    :ivar result: result of a successful task, a sentence.
+    :ivar error: error of a failed task, for operators.
+    :ivar user_error: error of a failed task, for the user.
     :ivar outputs: outputs of the task, by name.
-    :ivar duration: nanoseconds, when finished.
+    :ivar duration: duration in nanoseconds; set when the task has ended.
     """
 
     project_id: int
@@ -79,12 +80,12 @@ class Task(Record):
 
     @property
     def key(self) -> str:
-        """The key of the record."""
+        """The etcd key of the record."""
         return f"{TASK_PREFIX}{self.project_id}/{self.task_id}"
 
     @property
     def is_finished(self) -> bool:
-        """Return whether the task has ended, well or not."""
+        """Return whether the task has succeeded or failed."""
         return self.finished_at is not None
 
     @property
@@ -101,10 +102,10 @@ class Task(Record):
 
 
 def task_id(type: str, object_id: str, created_at: datetime, ending: str) -> str:
-    """Return the id of a task.
+    """Return the ID of a task.
 
     :param object_id: branch, source and sink, joined by slashes.
-    :param ending: random, distinguishes tasks of the same millisecond.
+    :param ending: random text that distinguishes tasks of the same millisecond.
     """
     return f"{type}/{object_id}/{format_time(created_at)}_{ending}"
 
@@ -118,7 +119,7 @@ def finished(
     failure: TaskFailure | None = None,
     outputs: dict[str, Any] | None = None,
 ) -> Task:
-    """Return *task* at its end."""
+    """Return *task* as it is stored after it has ended."""
     began = at if task.created_at == NO_TIME else task.created_at
     duration = to_nanoseconds(at) - to_nanoseconds(began)
     return attrs.evolve(

@@ -10,7 +10,7 @@ __all__ = ["ObjectExists", "TaskAlreadyRunning", "TaskNotFound", "TaskTimeout", 
 class TaskAlreadyRunning(Exception):
     """Another task holds the lock of the object.
 
-    :ivar object_key: the object.
+    :ivar object_key: key of the object.
     """
 
     def __init__(self, object_key: str) -> None:
@@ -21,7 +21,7 @@ class TaskAlreadyRunning(Exception):
 class ObjectExists(Exception):
     """The object that a task would create already exists.
 
-    :ivar object_key: the object.
+    :ivar object_key: key of the object.
     """
 
     def __init__(self, object_key: str) -> None:

@@ -1,8 +1,8 @@
-"""Execution of tasks: in the background, one at a time for each object, with a recorded outcome.
+"""Runs tasks in the background, one at a time for each object, and records their outcomes.
 
-A task outlives the request that started it. While it runs, its object is locked on this node in
-memory, and in the cluster by a key under the lease of the node's session, so that the lock ends
-when the node dies. The record of the end and the removal of the lock are written in one
+A task outlives the request that started it. While it runs, its object is locked in this node's
+memory, and in the cluster by a key that is bound to the node's lease, so that the lock ends when
+the node dies. When the task ends, its outcome is written and its lock is deleted in one
 transaction.
 """
 
@@ -42,9 +42,9 @@ _log = Logger(namespace="stream.task")
 TASK_SECONDS = 300.0
 """Time limit of a task."""
 ROLLBACK_SECONDS = 30.0
-"""Time limit of all rollbacks of a task."""
+"""Time limit of all rollbacks of a task together."""
 DRAIN_SECONDS = 30.0
-"""How long a stop waits for running tasks."""
+"""How long a stopping executor waits for running tasks."""
 MAX_RUNNING = 500
 """Maximum number of running tasks on a node."""
 
@@ -58,10 +58,11 @@ Rollback = Callable[[], Awaitable[object]]
 
 
 class TaskRun:
-    """The arguments of the body of a running task.
+    """The argument of a task's body, which describes the running task.
 
     :ivar task: the task's record, as it was when it started.
-    :ivar outputs: set by the body as soon as they are known; a failed task keeps them.
+    :ivar outputs: outputs of the task. The body sets them as soon as they are known; a failed task
+        keeps them.
     """
 
     def __init__(self, task: Task, record: Callable[[Task], Awaitable[None]]) -> None:
@@ -77,21 +78,21 @@ class TaskRun:
         await self._record(attrs.evolve(self.task, outputs=dict(sorted(outputs.items()))))
 
     def on_failure(self, rollback: Rollback) -> None:
-        """Add a rollback for a failure; rollbacks run in reverse order."""
+        """Add a rollback to run if the task fails; rollbacks run in reverse order."""
         self.rollbacks.append(rollback)
 
 
 Body = Callable[[TaskRun], Awaitable[str]]
-"""Does the work; returns the text of the result."""
+"""A function that does the work of a task and returns the text of the result."""
 
 
 class TaskExecutor(Service):
     """Runs tasks in the background and records them in etcd.
 
-    :param client: started.
-    :param session: its lease holds the locks.
-    :param node_id: recorded in tasks and locks.
-    :param metrics: counts tasks.
+    :param client: etcd client, already started.
+    :param session: etcd session to whose lease the locks are bound.
+    :param node_id: ID of this node, which is recorded in tasks and locks.
+    :param metrics: metrics of tasks.
     """
 
     name = "task"
@@ -119,7 +120,7 @@ class TaskExecutor(Service):
         _log.info('node ID "{node_id}"', node_id=self._node_id)
 
     def stopService(self) -> Deferred[None]:
-        """Stop the executor; fires when all tasks have ended or were cancelled."""
+        """Stop the executor. The Deferred fires when all tasks have ended or were cancelled."""
         super().stopService()
         return Deferred.fromCoroutine(self._drain())
 
@@ -134,16 +135,16 @@ class TaskExecutor(Service):
         patience: float = 0.0,
         absent: str | None = None,
     ) -> Task:
-        """Start a task and return its record, without waiting for its end.
+        """Start a task and return its record without waiting until the task ends.
 
-        :param type: e.g. ``api.create.source``.
-        :param object_id: the object without its project, a part of the task's id.
-        :param object_key: the object to lock.
-        :param body: does the work.
-        :param patience: seconds to wait while another task holds the object.
-        :param absent: a key in etcd that must not exist when the task starts: that of the object,
-            if the task creates it. So the second of two concurrent creations doesn't become a task
-            that can only fail.
+        :param type: type of the task, for example ``api.create.source``.
+        :param object_id: ID of the object without its project, which becomes part of the task's ID.
+        :param object_key: key of the object to lock.
+        :param body: the function that does the work.
+        :param patience: seconds to wait while another task has locked the object.
+        :param absent: an etcd key that must not exist when the task starts: the key of the object,
+            if the task creates it. Without this check, the second of two concurrent creations would
+            become a task that can only fail.
 
         Raises `TaskAlreadyRunning`, `ObjectExists`, `TooManyTasks`.
         """
@@ -171,8 +172,8 @@ class TaskExecutor(Service):
             raise TooManyTasks("the service is busy, please try again in a moment")
         ending = self._running.get(object_key)
         if ending is not None and object_key in self._ending:
-            # Its record may be visible already: a caller that saw it must not be answered that it
-            # runs.
+            # Its record may already be visible: a caller that has read it must not be answered that
+            # the task is running.
             await ended(ending)
         if object_key in self._running:
             raise TaskAlreadyRunning(object_key)
@@ -203,7 +204,7 @@ class TaskExecutor(Service):
         self._ending.discard(object_key)
 
     async def _record_start(self, task: Task, object_key: str, absent: str | None) -> int:
-        """Record the start; return the lease of the lock."""
+        """Record that the task has started; return the lease of the lock."""
         lease = self._session.lease_id
         if lease is None:
             raise EtcdUnavailable("there is no session with etcd at the moment")
@@ -297,10 +298,11 @@ class TaskExecutor(Service):
         await atomic(self._client, body)
 
     async def _record_end(self, task: Task, lease: int) -> None:
-        """Write the record, with retries until it is written: callers may poll the task.
+        """Write the record, with retries until it is written, since callers may poll the task.
 
-        The lock may belong to another task since, even of a process with the same name. Writing it
-        twice does no harm: no other task of this process gets the lock before this returns.
+        The lock may belong to another task by now, even to one of a process with the same name.
+        Writing the record twice does no harm, because no other task of this process gets the lock
+        before this method returns.
         """
         record = encode(task)
         backoff = Backoff(_FIRST_RETRY, _MAX_RETRY)
@@ -320,7 +322,7 @@ class TaskExecutor(Service):
                 return
 
     async def _limited(self, work: Any, seconds: float) -> Any:
-        """Wait for a coroutine, with a time limit in seconds. Raises defer.TimeoutError."""
+        """Wait for a coroutine, with a time limit in seconds. Raises `defer.TimeoutError`."""
         return await Deferred.fromCoroutine(work).addTimeout(seconds, self._reactor)
 
     async def _drain(self) -> None:

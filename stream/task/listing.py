@@ -1,16 +1,16 @@
-"""The order of tasks in memory, by which the newest tasks of a branch or a source are found.
+"""Keeps the order of tasks in memory, to find the newest tasks of a branch or a source.
 
 Note [Order of tasks]: the keys of records begin with type and object, as in the original service,
-so no range of keys holds the newest tasks of a branch. etcd can sort by creation, but then it reads
-all records of the range, whatever the limit is. Further keys in etcd would be an index that the
-original service neither writes nor deletes. So each API node follows the keys of all tasks in
-memory, some hundred bytes for each, whichever node or service writes them. Some records of the
-original service belong to no branch; they are never listed.
+so no range of keys contains just the newest tasks of a branch. etcd can sort by creation, but then
+it reads all records of the range, even with a limit. Additional keys in etcd would be an index that
+the original service neither writes nor deletes. So each API node watches the keys of all tasks,
+whichever node or service writes them, and keeps their order in memory, which takes a few hundred
+bytes per task. Some records of the original service belong to no branch; they are never listed.
 
-Note [Late watch]: a watch is some milliseconds late, and a caller must find each task that it knows
-of. So a page first asks etcd for the number of the project's tasks, and waits until as many are
-known here. This can miss a new task only if an old one is deleted at the same time; the cleanup,
-which deletes tasks, runs once an hour.
+Note [Late watch]: a watch is a few milliseconds late, but a caller must find each task that it
+knows of. So before a page is returned, etcd is asked for the number of the project's tasks, and the
+page waits until that many are known here. This can miss a new task only if an old task is deleted
+at the same time; the cleanup, which deletes tasks, runs once an hour.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ __all__ = ["FORMER_LISTING_PREFIX", "ListedPage", "TaskListing", "place_of"]
 _log = Logger(namespace="stream.task.listing")
 
 FORMER_LISTING_PREFIX = "runtime/order/task/"
-"""Keys by which an earlier version of this service found the newest tasks."""
+"""Prefix of the keys by which an earlier version of this service found the newest tasks."""
 
 _IN_A_MILLISECOND = 10**6
 _TIME_LENGTH = len("2000-01-01T00:00:00.000Z")
 _FIRST_DELAY = 0.002
 _SETTLE_SECONDS = 2.0
-"""Seconds after which a change that hasn't arrived is no longer waited for."""
+"""Maximum seconds to wait for a change that hasn't arrived."""
 
 Order = list[tuple[int, str]]
-"""Places and ids of tasks, the oldest first."""
+"""Places and IDs of tasks, the oldest first."""
 
 
 def place_of(task_id: str) -> int:
-    """Return the place of a task among all others; 0 if its id says no branch or no time."""
+    """Return the place of a task in the order; 0 if its ID contains no branch or no time."""
     _, *where = task_id.split("/")
     if len(where) < 2:
         return 0
@@ -63,7 +63,7 @@ def place_of(task_id: str) -> int:
 class ListedPage:
     """Some tasks of a branch or a source, the newest first.
 
-    :ivar ids: ids of tasks.
+    :ivar ids: IDs of the tasks.
     :ivar total: number of tasks on all pages.
     :ivar last: place of the last task on the page; 0 if there is none.
     """
@@ -76,9 +76,9 @@ class ListedPage:
 class TaskListing(Service):
     """The order of all tasks; see Note [Order of tasks].
 
-    startService fires when all keys are known.
+    The Deferred returned by startService fires when all keys are known.
 
-    :param client: started.
+    :param client: etcd client, already started.
     """
 
     name = "task.listing"
@@ -103,9 +103,10 @@ class TaskListing(Service):
     async def newest(
         self, project_id: int, branch_id: int, source_id: str, *, limit: int, before: int
     ) -> ListedPage:
-        """Return the newest tasks of a branch, or of its source *source_id* unless that is empty.
+        """Return the newest tasks of a branch, or of its source *source_id* if that isn't empty.
 
-        :param before: only tasks before this place, the end of the previous page; 0 for all.
+        :param before: place where the previous page ended, before which the tasks must be; 0 for
+            all tasks.
         """
         await self._settle(str(project_id))
         where = (str(project_id), str(branch_id), *((source_id,) if source_id else ()))
@@ -174,7 +175,7 @@ def _place_of_key(stored: KeyValue) -> int:
 
 
 def _places(project: str, task_id: str) -> tuple[tuple[str, ...], ...]:
-    """Return what lists a task: its branch and, if it names one, its source."""
+    """Return the lists that a task belongs to: its branch and, if it has one, its source."""
     _, branch, *rest = task_id.split("/")
     of_branch = (project, branch)
     return (of_branch,) if len(rest) == 1 else (of_branch, (project, branch, rest[0]))

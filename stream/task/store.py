@@ -1,4 +1,4 @@
-"""Reading the records of tasks."""
+"""Reads the records of tasks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _PAGE = 200
 class TaskPage:
     """Some tasks of a branch, the newest first.
 
-    :ivar total: how many there are, on all pages.
-    :ivar last: the place that the page ends with; 0 if it is empty.
+    :ivar total: number of tasks on all pages.
+    :ivar last: place of the last task on the page; 0 if there is none.
     """
 
     tasks: tuple[Task, ...]
@@ -34,9 +34,9 @@ class TaskPage:
 class TaskStore:
     """The records of tasks in etcd.
 
-    :param client: started.
+    :param client: etcd client, already started.
 
-    :ivar listing: the order of the records; `newest` needs it started.
+    :ivar listing: the order of the records, which must be started before `newest` is called.
     """
 
     def __init__(self, client: EtcdClient) -> None:
@@ -53,12 +53,12 @@ class TaskStore:
     async def newest(
         self, project_id: int, branch_id: int, source_id: str, *, limit: int, before: int = 0
     ) -> TaskPage:
-        """Return the newest tasks of a branch, or of its source *source_id* unless that is empty.
+        """Return the newest tasks of a branch, or of its source *source_id* if that isn't empty.
 
-        The work grows with *limit*, and not with the number of tasks; see Note [Order of tasks] of
-        `stream.task.listing`. Records that can't be read are left out.
+        The cost grows with *limit*, not with the number of tasks; see Note [Order of tasks] in
+        `stream.task.listing`. Records that can't be read are skipped.
 
-        :param before: only tasks before this place, the end of the previous page.
+        :param before: place where the previous page ended, before which the tasks must be.
         """
         page = await self.listing.newest(
             project_id, branch_id, source_id, limit=limit, before=before
@@ -69,7 +69,7 @@ class TaskStore:
         tasks = []
         for record in stored.values():
             if record is None:
-                continue  # deleted meanwhile
+                continue  # deleted since the page was read
             try:
                 tasks.append(decode(Task, record.value))
             except ValueError:
@@ -77,7 +77,7 @@ class TaskStore:
         return TaskPage(tuple(tasks), page.total, page.last)
 
     async def is_running(self, object_key: str) -> bool:
-        """Return whether a task works on an object."""
+        """Return whether a task is working on an object."""
         return await self._client.get(f"{LOCK_PREFIX}{object_key}") is not None
 
     async def all(self) -> AsyncIterator[Task]:

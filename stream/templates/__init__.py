@@ -1,1 +1,1 @@
-"""Evaluation of templates: engine processes, and their scheduling."""
+"""Evaluates templates in engine processes, and schedules the engines."""

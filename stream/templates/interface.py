@@ -1,4 +1,4 @@
-"""The interfaces between the scheduler, its engines, and its users."""
+"""The interfaces between the scheduler, its engines and its callers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class Waiter(Protocol):
-    """The caller that waits for the evaluation of a record.
+    """A caller that waits for the evaluation of a record.
 
     Exactly one of the methods is called, once, and never from within `TemplateEvaluator.submit`.
     """
@@ -34,7 +34,7 @@ class Waiter(Protocol):
         """Handle the result, which may be an error of the record or of a template."""
 
     def failed(self, error: Exception, /) -> None:
-        """Handle that there is no result; the record may be sent again."""
+        """Handle that there is no result; the producer may send the record again."""
 
 
 class TemplateEvaluator(Protocol):
@@ -51,10 +51,14 @@ class TemplateEvaluator(Protocol):
     def evaluate(
         self, project: int, plan: TemplatePlan, records: Sequence[RecordContext]
     ) -> Deferred[list[Evaluated]]:
-        """Return the results of *records*. Fails with UserError if any can't be evaluated now."""
+        """Return the results of *records*. Fails with UserError if a record can't be evaluated now.
+        """
 
     def room(self, project: int) -> Deferred[None] | None:
-        """Return ``None`` if the project's queue is at most half full; else fires when it is."""
+        """Return a Deferred that fires when the project's queue is at most half full.
+
+        Returns ``None`` if it already is.
+        """
 
     def warm(self) -> None:
         """Start an engine, since templates are expected."""
@@ -64,19 +68,19 @@ class Cause(enum.Enum):
     """Why an engine has ended."""
 
     PROCESSOR = "processor"
-    """The current template has used up its processor time."""
+    """The current template has used up its CPU time."""
     CRASH = "crash"
     """It ran out of memory or stack, or sent an invalid frame."""
     OUTSIDE = "outside"
-    """It was killed from outside: by an operator, by the kernel, or by this node."""
+    """It was killed by an operator, by the kernel or by this node."""
     START = "start"
-    """It was never ready."""
+    """It ended before it was ready."""
 
 
 class Job(Protocol):
     """A record to be evaluated.
 
-    :ivar plan: its templates.
+    :ivar plan: the templates to evaluate for the record.
     """
 
     plan: TemplatePlan
@@ -85,11 +89,11 @@ class Job(Protocol):
 
 @attrs.frozen
 class End:
-    """The end of an engine process: the cause, and its current work.
+    """Describes why an engine process ended, and what it was working on.
 
-    :ivar serial: number of the last batch; 0 if there was none.
-    :ivar index: index of the record, or of the template if they were only parsed.
-    :ivar column: column in its plan.
+    :ivar serial: number of the current batch; 0 if there was none.
+    :ivar index: index of the record in the batch, or of the template if templates were only parsed.
+    :ivar column: index of the column in the record's plan.
     """
 
     cause: Cause
@@ -99,10 +103,10 @@ class End:
 
 
 class EngineListener(Protocol):
-    """Is notified of the results and the end of an engine."""
+    """Receives the results of an engine, and is notified when the engine ends."""
 
     def ready(self, engine: TemplateEngine, /) -> None:
-        """Handle that the engine accepts work from now on."""
+        """Handle that the engine is ready for work."""
 
     def answered(
         self, engine: TemplateEngine, serial: int, index: int, result: Evaluated, /
@@ -110,16 +114,16 @@ class EngineListener(Protocol):
         """Handle the result of one record of a batch."""
 
     def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
-        """Handle the end of the batch; its records without a result are evaluated later.
+        """Handle that the batch is finished; its records without a result are evaluated later.
 
-        :param is_full: whether the engine keeps much memory, and should be replaced.
+        :param is_full: whether the engine holds so much memory that it should be replaced.
         """
 
     def checked(self, engine: TemplateEngine, serial: int, faults: Sequence[str | None], /) -> None:
-        """Handle what is wrong with each of the templates."""
+        """Handle the result of a check: what is wrong with each template."""
 
     def ended(self, engine: TemplateEngine, end: End, /) -> None:
-        """Handle the end of the engine; no other call follows."""
+        """Handle that the engine has ended; no other call follows."""
 
 
 class TemplateEngine(Protocol):
@@ -130,7 +134,7 @@ class TemplateEngine(Protocol):
     """
 
     def evaluate(self, serial: int, seconds: float, jobs: Sequence[Job], /) -> None:
-        """Evaluate *jobs*; those left after *seconds* are postponed."""
+        """Evaluate *jobs*; jobs that aren't done after *seconds* are postponed."""
 
     def check(self, serial: int, templates: Sequence[str], /) -> None:
         """Parse *templates* without running them."""
@@ -139,10 +143,10 @@ class TemplateEngine(Protocol):
         """Kill the engine now."""
 
     def progress(self) -> object:
-        """Return a value that changes while the engine works; the same if it does not respond."""
+        """Return a value that changes as long as the engine makes progress."""
 
 
 class StartEngine(Protocol):
-    """Starts an engine. Raises OSError."""
+    """A function that starts an engine. Raises OSError if it can't be started."""
 
     def __call__(self, listener: EngineListener, /) -> TemplateEngine: ...

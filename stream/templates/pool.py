@@ -1,20 +1,20 @@
-"""Scheduling of engines: fair between projects, with limits on everything.
+"""Schedules engines fairly between projects, with limits on every resource.
 
-Note [Fair shares]: each project has a queue of its own. An engine works for one project at a time,
-for some milliseconds or one record, whichever is longer; then the next project follows. A project
-with slow records never gets the last engine, which is reserved for the others. So neither many nor
-slow records of one project block the others.
+Note [Fair shares]: each project has its own queue. An engine works for one project at a time, for a
+few milliseconds or one record, whichever is longer, and then for the next project. A project with
+slow records never gets the last free engine, which is reserved for other projects. So a project
+with many records or slow records doesn't block the others.
 
-Note [Causes]: when an engine ends, its shared page shows which record it was evaluating; all others
-are evaluated by another engine. A record that has used up its processor time is the cause, since
-the kernel counts used time instead of wall-clock time. A record that has crashed the engine is the
-cause if it crashes another one, too. If an engine was killed from outside, or does not respond, no
-record is the cause: the record is evaluated once more, and if that fails as well, its producer gets
-503.
+Note [Causes]: when an engine ends, its shared memory page shows which record it was evaluating;
+another engine evaluates all other records. A record that has used up its CPU time is the cause,
+since the kernel counts CPU time, not wall-clock time. A record that has crashed an engine is the
+cause if it also crashes another engine. If an engine was killed from outside or doesn't respond,
+the record isn't considered the cause. It is evaluated once more, and if that fails as well, its
+producer gets 503.
 
-Note [Pauses]: replacing an engine takes a tenth of a second of work. So templates that repeatedly
-stop engines are paused for a short while; their producers get 503, since the next record may be
-valid. A rendered record resets the pause.
+Note [Pauses]: replacing an engine takes a tenth of a second of CPU time. So templates that
+repeatedly stop engines are paused for a short time. Their producers get 503, since the next record
+may be valid. A successfully rendered record resets the pause.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ __all__ = ["Limits", "PoolMeter", "TemplatePool"]
 _log = Logger(namespace="templates")
 
 SHARE_SECONDS = 0.05
-"""Processor time after which an engine serves the next project."""
+"""CPU time after which an engine serves the next project."""
 
 MAX_BATCH_RECORDS = 256
 MAX_BATCH_BYTES = 1024 * 1024
 RECORD_BYTES = 500
-"""Size of a record in addition to its body."""
+"""Assumed memory size of a record in addition to its body."""
 
 SENT_BATCHES = 2
-"""Batches in flight to one engine, so that it needn't wait for the next."""
+"""Number of batches in flight to one engine, so that it needn't wait for the next one."""
 
 SLOW_SECONDS = 0.02
-"""Average time per record; a slower project doesn't get the last engine."""
+"""Average time per record above which a project doesn't get the last free engine."""
 
 WEIGHT_OF_LAST = 0.2
 MANY_RECORDS = 512
-"""Queue length at which a project gets a further engine, unless its records are slow."""
+"""Queue length at which a project gets another engine, unless its records are slow."""
 
 QUEUE_SECONDS = 10.0
-"""How long a record waits in the queue."""
+"""Maximum time that a record waits in the queue."""
 
 ANSWER_SECONDS = 20.0
-"""How long a record waits for a result.
+"""Maximum time that a record waits for a result.
 
-It is less than the timeout of requests: 503 means that nothing is stored, a missing answer means
-nothing.
+It is less than the timeout of requests, because 503 says that nothing is stored, while a missing
+answer leaves the producer in doubt.
 """
 
 TICK_SECONDS = 0.5
@@ -73,7 +73,7 @@ STANDSTILL_TICKS = 10
 """Ticks without progress after which a busy engine is replaced."""
 
 IDLE_TICKS = 120
-"""Ticks without work after which an engine is ended, except for one."""
+"""Ticks without work after which an idle engine is ended, except the last one."""
 
 MAX_PAUSES = 10_000
 STOPS_BEFORE_PAUSE = 3
@@ -84,7 +84,7 @@ START_DELAY_SECONDS = 1.0
 MAX_START_DELAY_SECONDS = 30.0
 
 MAX_CHECKS = 20
-"""Maximum number of queued definitions of one project."""
+"""Maximum number of queued checks of definitions per project."""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,10 +92,10 @@ class Limits:
     """The limits of the template engines.
 
     :ivar processes: maximum number of engines.
-    :ivar seconds: processor time limit of all templates of one record.
+    :ivar seconds: CPU time limit of all templates of one record together.
     :ivar queue_records: maximum number of queued records of one project.
-    :ivar queue_bytes: maximum size of queued records of one project, and a quarter of that of all
-        projects. A single record may be larger.
+    :ivar queue_bytes: maximum size of the queued records of one project, which is a quarter of the
+        maximum of all projects. A single record may be larger.
     """
 
     processes: int = 4
@@ -105,7 +105,7 @@ class Limits:
 
 
 class PoolMeter(Protocol):
-    """Counts the work of engines."""
+    """Counts the results and the ends of engines for the metrics."""
 
     def evaluated(self, seconds: float, result: str) -> None:
         """Count an evaluated template.
@@ -114,7 +114,7 @@ class PoolMeter(Protocol):
         """
 
     def ended(self, cause: str) -> None:
-        """Count the end of an engine; see `Cause`."""
+        """Count an engine that has ended; see `Cause`."""
 
     def refused(self, reason: str) -> None:
         """Count a record without a result.
@@ -127,8 +127,8 @@ class PoolMeter(Protocol):
 class _Job:
     """A record that is queued or being evaluated.
 
-    :ivar crashes: number of engines that it has crashed.
-    :ivar losses: number of engines that were killed during its evaluation.
+    :ivar crashes: number of engines that the record has crashed.
+    :ivar losses: number of engines that were killed while they evaluated the record.
     """
 
     project: _Project
@@ -143,7 +143,7 @@ class _Job:
 
 @attrs.define(eq=False)
 class _Check:
-    """Templates that have to be parsed.
+    """Templates that have to be checked by parsing them.
 
     :ivar losses: number of engines that ended while parsing them, except by their time limit.
     """
@@ -158,11 +158,11 @@ class _Check:
 @attrs.define(eq=False)
 class _Project:
     """:ivar waiting: queued records in order of arrival.
-    :ivar alone: records that have crashed an engine; they get one to themselves.
+    :ivar alone: records that have crashed an engine; each is evaluated alone in an engine.
     :ivar checks: templates to be parsed.
-    :ivar records: number of queued and current records.
-    :ivar size: their bytes.
-    :ivar engines: number of engines that work for it.
+    :ivar records: number of records that are queued or being evaluated.
+    :ivar size: size of these records in bytes.
+    :ivar engines: number of engines that work for the project.
     :ivar average: average seconds per record.
     :ivar room: Deferreds of callers that wait for room.
     """
@@ -186,13 +186,16 @@ class _Project:
         return bool(self.waiting or self.alone or self.checks)
 
     def count(self, seconds: float) -> None:
-        """Update the average with the time of a record."""
+        """Update the average with the evaluation time of a record."""
         self.average += WEIGHT_OF_LAST * (seconds - self.average)
 
 
 @attrs.define(eq=False)
 class _Batch:
-    """:ivar jobs: ``None`` where there is an answer."""
+    """A batch of records in an engine.
+
+    :ivar jobs: jobs of the batch; ``None`` for those that are answered.
+    """
 
     jobs: list[_Job | None] = attrs.Factory(list)
     check: _Check | None = None
@@ -202,10 +205,10 @@ class _Batch:
 class _Slot:
     """An engine and its work.
 
-    :ivar project: the project of its batches.
-    :ivar last: the project of its previous batches.
-    :ivar batches: by number, in the order of sending.
-    :ivar seen: its progress at the last tick.
+    :ivar project: project of the engine's batches.
+    :ivar last: project of the engine's previous batches.
+    :ivar batches: sent batches by number, in the order in which they were sent.
+    :ivar seen: progress of the engine at the last tick.
     :ivar still: number of ticks without progress.
     """
 
@@ -222,7 +225,7 @@ class _Slot:
 @attrs.define(eq=False)
 class _Pause:
     """:ivar stops: number of engines that the templates have stopped in a row.
-    :ivar until: end of the pause, by the reactor's clock.
+    :ivar until: when the pause ends, by the reactor's clock.
     """
 
     stops: int = 0
@@ -230,10 +233,10 @@ class _Pause:
 
 
 class TemplatePool:
-    """The engine processes that evaluate templates, and the queues before them.
+    """The engine processes that evaluate templates, and the queues of their work.
 
     :param start: starts an engine.
-    :param reactor: source of the time.
+    :param reactor: provides the time.
     """
 
     def __init__(self, start: StartEngine, limits: Limits, reactor: Any, meter: PoolMeter) -> None:
@@ -294,9 +297,9 @@ class TemplatePool:
         return answers.result
 
     def check(self, project: int, templates: Sequence[str]) -> Deferred[list[str | None]]:
-        """Return what is wrong with each of *templates*, ``None`` if nothing is.
+        """Return what is wrong with each of *templates*; ``None`` for a valid one.
 
-        Fails with UserError: they can't be parsed in time, or not now.
+        Fails with UserError: the templates can't be parsed in time, or too many checks are queued.
         """
         answer: Deferred[list[str | None]] = Deferred()
         try:
@@ -318,13 +321,13 @@ class TemplatePool:
         return of_project.room.wait()
 
     def warm(self) -> None:
-        """See `TemplateEvaluator`: start an engine if there is none."""
+        """Start an engine if there is none; see `TemplateEvaluator`."""
         if not self._slots and not self._is_stopping:
             self._start()
 
     @property
     def waiting_records(self) -> int:
-        """The number of queued and current records."""
+        """The number of records that are queued or being evaluated."""
         return sum(project.records for project in self._projects.values())
 
     @property
@@ -333,7 +336,7 @@ class TemplatePool:
         return len(self._slots)
 
     def stop(self) -> Deferred[None]:
-        """Refuse all requests from now on; fires when all engines have ended."""
+        """Refuse all requests from now on. The Deferred fires when all engines have ended."""
         self._is_stopping = True
         for project in list(self._projects.values()):
             for job in [*project.alone, *project.waiting]:
@@ -374,7 +377,8 @@ class TemplatePool:
     # Dispatching.
 
     def _dispatch_soon(self) -> None:
-        """Dispatch at the end of the reactor's turn, together with all work added in it."""
+        """Dispatch once at the end of the reactor's iteration, with all work that was added in it.
+        """
         if self._dispatch_call is None and not self._is_stopping:
             self._dispatch_call = self._reactor.callLater(0, self._dispatch)
 
@@ -393,7 +397,7 @@ class TemplatePool:
         if not any(p.wants and not p.engines for p in self._projects.values()):
             self._send_ahead()
         if self._slots and all(slot.project is not None for slot in self._slots.values()):
-            self._start()  # a start takes a while: the next project, or a loss, finds one ready
+            self._start()  # ready for the next project, or when an engine ends
 
     def _may_have_engine(self, project: _Project) -> bool:
         """Return whether the project may have another engine; see Note [Fair shares]."""
@@ -464,7 +468,7 @@ class TemplatePool:
         slot.engine.evaluate(serial, SHARE_SECONDS, jobs)
 
     def _take(self, project: _Project) -> list[_Job]:
-        """Return as many records as are likely to be done in one share."""
+        """Return as many records as can probably be evaluated in one share."""
         count = MAX_BATCH_RECORDS
         if project.average:
             count = min(max(int(SHARE_SECONDS / project.average), 1), count)
@@ -474,13 +478,14 @@ class TemplatePool:
         while waiting and len(jobs) < count and size + waiting[0].size <= MAX_BATCH_BYTES:
             jobs.append(waiting.popleft())
             size += jobs[-1].size
-        # Records with the same plan together, otherwise in order of arrival.
+        # Records with the same plan are sent together, otherwise in the order of arrival.
         plans: dict[int, int] = {}
         jobs.sort(key=lambda job: plans.setdefault(id(job.plan), len(plans)))
         return jobs
 
     def _send_ahead(self) -> None:
-        """Send engines their next batch before the last one is done, if no other project waits."""
+        """Send engines their next batch before the current one is done, if no other project waits.
+        """
         for slot in self._slots.values():
             project = slot.project
             if (
@@ -492,7 +497,7 @@ class TemplatePool:
             ):
                 self._send(slot, project)
 
-    # Notifications of engines.
+    # Notifications from engines.
 
     def ready(self, engine: TemplateEngine, /) -> None:
         """See `EngineListener`."""
@@ -508,7 +513,7 @@ class TemplatePool:
         job = batch.jobs[index] if batch is not None and index < len(batch.jobs) else None
         if batch is not None and job is not None:
             if result.error is None and len(result.cells) != len(job.plan.templates):
-                return  # an untrusted, invalid message: ignored
+                return  # ignore an invalid message, since engines aren't trusted
             batch.jobs[index] = None
             self._answer(job, result)
 
@@ -558,7 +563,7 @@ class TemplatePool:
             project.engines -= 1
 
     def _again(self, jobs: Sequence[_Job]) -> None:
-        """Return *jobs* to the front of the queue."""
+        """Put *jobs* back at the front of the queue."""
         for job in reversed(jobs):
             if self._is_stopping:
                 self._give_up(job, "stopping")
@@ -617,7 +622,7 @@ class TemplatePool:
         )
 
     def _blame(self, job: _Job, column: int, reason: str) -> None:
-        """Pause the templates; see Note [Pauses]."""
+        """Pause the templates that stopped an engine; see Note [Pauses]."""
         key = (job.project.number, job.plan)
         pause = self._pauses.setdefault(key, _Pause())
         self._pauses.move_to_end(key)
@@ -722,7 +727,7 @@ class TemplatePool:
                 self._give_up(job, "late")
 
     def _look_at(self, slot: _Slot) -> None:
-        """End an engine that does not respond, or is no longer needed."""
+        """End an engine if it doesn't respond or is no longer needed."""
         is_at_work = slot.batches or not slot.is_ready
         progress = slot.engine.progress() if is_at_work else None
         slot.still = slot.still + 1 if progress == slot.seen else 0
@@ -770,7 +775,7 @@ def _too_much_memory() -> str:
 class _Answers:
     """Several results that are returned together.
 
-    :ivar result: fires with them.
+    :ivar result: Deferred that fires with the results.
     """
 
     def __init__(self, count: int) -> None:

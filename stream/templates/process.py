@@ -44,10 +44,12 @@ _ENVIRONMENT = {
     # A panicking template must not spend time on a backtrace.
     "RUST_BACKTRACE": "0",
 }
-"""The engine's environment, without ours, which may contain secrets."""
+"""The engine's environment. It doesn't inherit this process's environment, which may contain
+secrets.
+"""
 
 _MAIN = (
-    f"import os; os.nice({engine_process.NICENESS}); "  # before everything that takes time
+    f"import os; os.nice({engine_process.NICENESS}); "  # before anything that takes time
     f"from {engine_process.__name__} import main; main()"
 )
 _OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -56,7 +58,7 @@ _OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGH
 class ProcessEngines:
     """Starts engines.
 
-    :param seconds: processor time limit of all templates of one record.
+    :param seconds: CPU time limit of all templates of one record together.
     :param memory: memory limit of one engine's templates in bytes.
     """
 
@@ -73,7 +75,7 @@ class ProcessEngines:
 class ProcessEngine(Child):
     """A `stream.templates.interface.TemplateEngine` in a child process.
 
-    :ivar pid: id of the process.
+    :ivar pid: ID of the process.
     """
 
     def __init__(self, reactor: Any, listener: EngineListener, setting: str) -> None:
@@ -201,7 +203,7 @@ def _two(data: bytes) -> tuple[Any, Any]:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Return the processor time of a process; 0 if it can't be read."""
+    """Return the CPU time of a process; 0 if it can't be read."""
     try:
         return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3)
     except OSError:

@@ -36,7 +36,7 @@ class Templates(Service):
         metrics.own("stream_templates_processes").labels({}).set(self.pool.processes)
 
     async def stopService(self) -> None:
-        """Stop; fires when all engines have ended."""
+        """Stop the engines. The Deferred fires when all have ended."""
         super().stopService()
         await self.pool.stop()
 

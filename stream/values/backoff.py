@@ -16,7 +16,7 @@ class Backoff:
     """Delays in seconds that double with each attempt.
 
     :param first: the first delay.
-    :param longest: upper bound of all delays, before jitter.
+    :param longest: upper limit of the delays, before jitter.
     :param jitter: maximum share by which a delay is lengthened or shortened at random, so that
         clients that failed together don't retry together; 0 for none.
     :param random: random number generator; by default a shared one.
@@ -33,7 +33,7 @@ class Backoff:
         return self.first
 
     def next(self) -> float:
-        """Return the delay before the next attempt; the following one is twice as long."""
+        """Return the delay before the next attempt, and double the delay after that."""
         delay = self._delay
         self._delay = min(2.0 * delay, self.longest)
         if not self.jitter:

@@ -6,11 +6,12 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """Allows *rate* events a second on average, and up to *rate* of them at once.
+    """Allows *rate* events per second on average, and up to *rate* events at once.
 
-    The caller passes the time in seconds; setting a clock back delays events by at most a second.
+    The caller passes the time in seconds. If the clock is set back, events are delayed by at most
+    one second.
 
-    :param rate: at least 1.
+    :param rate: events per second, at least 1.
     """
 
     __slots__ = ("_at", "_rate", "_tokens")
@@ -22,7 +23,7 @@ class TokenBucket:
 
     @property
     def due(self) -> float:
-        """Return the time from which on one event is allowed."""
+        """Return the time from which the next event is allowed."""
         return self._at + max(0.0, 1.0 - self._tokens) / self._rate
 
     def take(self, now: float, wanted: int = 1) -> int:

@@ -1,14 +1,14 @@
 """The codec between attrs values and JSON, for stored records and API answers.
 
-Field names become lowerCamelCase, in the order of the attributes. ``None`` is left out. `field`
-changes that for an attribute: another name, omission when empty, or flattening into the parent (as
-for the keys of entities).
+Field names become lowerCamelCase, in the order of the attributes. ``None`` is omitted. `field`
+changes this for an attribute: it sets another name, omits empty values, or flattens the value into
+the parent (as for the keys of entities).
 
 Note [Other versions]: a stored value may have been written by another version of the service, with
-fewer or more members. A member that is absent, ``null``, or an empty text where no text is expected
-has the attribute's default. So every attribute of a stored value has a default, unless the value is
-meaningless without the member (its key, its state). A `Record` keeps unknown members and writes
-them after the known ones, at every depth.
+fewer or more members. If a member is absent or ``null``, or is an empty string where no string is
+expected, the attribute gets its default. So every attribute of a stored value has a default, unless
+the value is meaningless without it (its key, its state). A `Record` keeps unknown members and
+writes them after the known ones, at every depth.
 
 Note [Other forms]: a number, a flag, a duration or a size may be stored as a number or as its text,
 and a time with any fraction and any zone. They are written in the one form of this service. A value
@@ -58,7 +58,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Record:
     """A stored value that keeps unknown members; see Note [Other versions].
 
-    Two records are equal if their known members are.
+    Two records are equal if their known members are equal.
 
     :ivar unknown: unknown members by name, as plain JSON values.
     """
@@ -78,10 +78,11 @@ def field(
     """An attrs field with instructions for the codec.
 
     :param name: the member's name; by default the attribute's name in lowerCamelCase.
-    :param omit_empty: leave the member out when its value is false, zero or empty.
-    :param keep_none: write ``None`` as ``null`` (by default the member is left out).
-    :param empty_text: write ``None`` as ``""`` (the zero time).
-    :param flatten: put the members of this value (an attrs class) into the parent's object.
+    :param omit_empty: whether to omit the member if its value is false, zero or empty.
+    :param keep_none: whether to write ``None`` as ``null`` (by default the member is omitted).
+    :param empty_text: whether to write ``None`` as ``""`` (the zero time).
+    :param flatten: whether to put the members of this value (of an attrs class) into the parent's
+        object.
     :param attributes: passed on to `attrs.field`.
     """
     metadata = dict(attributes.pop("metadata", {}))
@@ -97,13 +98,15 @@ def field(
 
 @attrs.frozen
 class _Member:
-    """The JSON form of one attribute. Its functions are looked up once per class, since records are
-    read and written often.
+    """The JSON form of one attribute.
+
+    Its functions are looked up once per class, since records are read and written often.
 
     :ivar argument: the attribute's name as a parameter of ``__init__``.
     :ivar is_argument: whether ``__init__`` accepts it; otherwise all instances have the same value.
     :ivar optional: whether the value may be ``None``.
-    :ivar may_be_empty: whether the empty text is a value; otherwise it means that there is none.
+    :ivar may_be_empty: whether an empty string is a value; otherwise it means that there is no
+        value.
     :ivar read: converts a JSON value, given the type.
     :ivar write: converts a value to JSON; ``None`` if it is its own JSON value.
     """
@@ -129,7 +132,7 @@ class _Form:
     """The members of a class.
 
     :ivar names: names of all members, including those of flattened parts.
-    :ivar keeps_unknown: whether it is a `Record`.
+    :ivar keeps_unknown: whether the class is a `Record`, which keeps unknown members.
     """
 
     members: tuple[_Member, ...]
@@ -274,7 +277,7 @@ def _unexpected(wanted: str, found: object) -> ValueError:
 
 
 def _text(plain: object, _: Any = None) -> str:
-    """Return a text; a number as it is written in JSON."""
+    """Return a string; a number is returned as it is written in JSON."""
     if isinstance(plain, str):
         return plain
     if isinstance(plain, int | float) and not isinstance(plain, bool):
@@ -309,14 +312,14 @@ def _flag(plain: object, _: Any = None) -> bool:
 
 
 def _duration(plain: object, _: Any = None) -> Duration:
-    """Return a duration; a number is one of nanoseconds, as in Go's JSON."""
+    """Return a duration; a number counts nanoseconds, as in Go's JSON."""
     if isinstance(plain, str):
         return _parsed_duration(plain)
     return Duration(_integer(plain))
 
 
 def _size(plain: object, _: Any = None) -> ByteSize:
-    """Return a size; a number is one of bytes."""
+    """Return a size; a number counts bytes."""
     return _parsed_size(plain if isinstance(plain, str) else str(_integer(plain)))
 
 
@@ -377,7 +380,9 @@ _converter.register_unstructure_hook_func(lambda cls: cls is Any, _converter.uns
 
 
 def register_union(union: Any, read: Callable[[Any], Any]) -> None:
-    """Define how a member of *union* (attrs classes) is read; its content selects the class.
+    """Define how a value of *union*, a union of attrs classes, is read.
+
+    The value's content selects the class.
 
     :param read: returns the value that a JSON object describes; raises ValueError.
     """
@@ -390,7 +395,7 @@ def to_plain(value: Any) -> Any:
 
 
 def register_text(cls: type[T], read: Callable[[str], T]) -> None:
-    """Also read values of *cls*, an attrs class, from a text: *read* converts it."""
+    """Let *read* convert strings to values of *cls*, an attrs class."""
 
     def structure(plain: Any, _: Any) -> T:
         return read(plain) if isinstance(plain, str) else _structure_attrs(plain, cls)
@@ -415,14 +420,15 @@ def known_part(value: T) -> T:
 def from_plain(cls: type[T], plain: Any) -> T:
     """Return the *cls* that *plain* describes; see Note [Other versions].
 
-    Raises ValueError: it describes none.
+    Raises ValueError: it doesn't describe a value of the class.
     """
     try:
         return _converter.structure(plain, cls)
     except ValueError:
         raise
     except Exception as error:
-        # A value of an unexpected kind fails anywhere: the caller has to know only one failure.
+        # A value of an unexpected type may fail anywhere; the caller should get only one type of
+        # error.
         raise ValueError(f"invalid {cls.__name__}: {error}") from error
 
 
@@ -432,7 +438,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode(cls: type[T], data: bytes) -> T:
-    """Decode what `encode` wrote.
+    """Decode the result of `encode`.
 
     Raises ValueError: the text is invalid.
     """

@@ -26,15 +26,16 @@ _MAX_TEXT = 64
 
 @attrs.frozen(order=True)
 class Duration:
-    """A span of time, exact to the nanosecond."""
+    """A duration, exact to the nanosecond."""
 
     nanoseconds: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse Go's form, e.g. ``300ms``, ``-1.5h``, ``1h0m0s`` or ``0``.
+        """Parse Go's text form, for example ``300ms``, ``-1.5h``, ``1h0m0s`` or ``0``.
 
-        Raises ValueError: with Go's wording, e.g. ``time: invalid duration "foo"``.
+        Raises ValueError: the text is invalid. The message has Go's wording, such as ``time:
+        invalid duration "foo"``.
         """
         rest = text
         negative = False

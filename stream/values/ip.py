@@ -1,7 +1,7 @@
-"""Addresses of clients, as texts of headers and of sockets give them.
+"""Parses the addresses of clients, as headers and sockets contain them.
 
-The scope of a link-local address (``fe80::1%eth0``) is a name that has a meaning on one machine
-only, and that anybody may set; it is left out.
+The scope of a link-local address (``fe80::1%eth0``) is removed, because it is a name that has a
+meaning on only one machine and that any client may choose.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _WITH_PORT = re.compile(r"\[([^\]]*)\](?::.*)?|([^:]*):[^:]*")
 
 
 def without_scope(host: str) -> str:
-    """Return the address of a peer, as reported by its socket, without a scope."""
+    """Return the address of a peer, as reported by the socket, without its scope."""
     return host.partition("%")[0]
 
 
 def read_address(text: str) -> IPv4Address | IPv6Address | None:
     """Parse an address with an optional port: ``1.2.3.4:80``, ``[::1]:80``.
 
-    ``None`` if *text* is no address.
+    Returns ``None`` if *text* isn't an address.
     """
     text = text.strip(" \t")
     match = _WITH_PORT.fullmatch(text)

@@ -1,4 +1,4 @@
-"""Parsing of integers in untrusted texts."""
+"""Parses integers in untrusted text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _MAX_DIGITS = 19
 def whole_number(
     text: str, *, least: int = 0, most: int = MAX_INT64, may_have_sign: bool = True
 ) -> int | None:
-    """Return the decimal integer in *text*, or ``None`` if it is none or out of range.
+    """Return the decimal integer in *text*; ``None`` if it is invalid or out of range.
 
-    Only ASCII digits count, after a sign if it *may_have_sign*. The length is checked before the
-    conversion: Python's conversion takes superlinear time and refuses thousands of digits.
+    Only ASCII digits are accepted, after a sign if it *may_have_sign*. The length is checked before
+    the conversion, because Python's conversion takes superlinear time and refuses thousands of
+    digits.
     """
     digits = text[1:] if may_have_sign and text[:1] in ("+", "-") else text
     if not (digits.isascii() and digits.isdigit()):

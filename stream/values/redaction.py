@@ -1,8 +1,8 @@
 """Redaction of secrets in logs, spans, live tails and rejected records. Pure.
 
-A secret is recognized by its name (a header, a parameter, a member, a field), by its form (tokens
-of a known shape, long random text), or by its position (credentials before a host, the end of a URL
-that producers push to). When in doubt, a text is masked.
+A secret is recognized by its name (of a header, parameter, member or field), by its format (tokens
+in a known format, long random text), or by its position (credentials before a host, the end of a
+URL that producers push to). In case of doubt, the text is masked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MASK = "***"
 """The text that replaces a secret."""
 
 _MAX_NAME_CHARS = 256
-"""How many characters of a name are checked; the rest is ignored."""
+"""Number of characters of a name that are checked; the rest is ignored."""
 _SHORTEST = 6
 """Minimum length of a known secret; masking a shorter one would only damage other words."""
 _MAX_ESCAPES = 4
@@ -65,12 +65,12 @@ _HARMLESS_KEYS = frozenset(
         *("socket", "unique", "volume", "websocket"),
     }
 )
-"""Words before ``key`` in names of keys that are no secrets."""
+"""Words before ``key`` in the names of keys that aren't secret."""
 _KEYS = frozenset({"key", "keys"})
 _ABOUT = frozenset({"path", "file", "type", "length", "count"})
 """Last words of names that only describe a secret, such as the path of its file."""
 _SENT_NAMES = frozenset({"key", "xkey", "code", "xcode"})
-"""Names of headers and parameters that hold a key; in other places they are harmless."""
+"""Names of headers and parameters that contain a key; elsewhere, these names are harmless."""
 _SECRET_PART = re.compile(
     r"passw|passphrase|passcode|passkey|pwd|(?:user|db|login|root|admin|smtp|ftp|my)pass$"
     r"|secret|token(?!i[sz]|ids?$)|credential|cookie|signature|session|sessid|jwt|hmac|bearer|saml|oidc"
@@ -89,7 +89,7 @@ _LONG_RUN = 48
 _RANDOM = re.compile(
     r"(?<![A-Za-z0-9])(?=[A-Z0-9]*[a-z])(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{40,}(?![A-Za-z0-9])"
 )
-"""Random text within any text; a digest is in one case."""
+"""Random text within other text. A digest doesn't match, since its letters have the same case."""
 _FORMS = re.compile(
     r"\b\d+-\d+-[0-9A-Za-z_-]{16,}"  # a token of the Storage API
     r"|\bkbc_(?:at|pat)_[0-9A-Za-z_-]{6,}"  # a token of a program
@@ -104,8 +104,8 @@ _ASSIGNED = re.compile(
     r"(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
     r"|[\[{][^\[\]{}]*[\]}]|[\[{]*[^\s&;,\"'<>)}\]\[{][^\s&;,\"'<>)}\]]*)"
 )
-"""``name=value``, or ``"name": value`` as printed by JSON and Python; a list or an object without
-nested ones is one value.
+"""``name=value``, or ``"name": value`` as printed by JSON and Python; a list or an object that
+isn't nested is one value.
 """
 _URL_IN_TEXT = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>\\^`{}|]+")
 _USER = re.compile(r"(//|\\\\)[^/?#\s\\]*@")
@@ -117,18 +117,19 @@ _LINE_BREAKS = {ord("\r"): "\\r", ord("\n"): "\\n"}
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether *name* names a secret, in any case and with or without separators."""
+    """Return whether *name* is the name of a secret, ignoring case and separators."""
     return _judge_name(name[:_MAX_NAME_CHARS])[0]
 
 
 def _is_sent_secret(name: str) -> bool:
-    """Return whether *name* is that of a header or parameter with a secret."""
+    """Return whether *name* is the name of a header or parameter that contains a secret."""
     return _judge_name(name[:_MAX_NAME_CHARS])[1]
 
 
 @lru_cache(maxsize=2048)
 def _judge_name(name: str) -> tuple[bool, bool]:
-    """Return whether *name* names a secret anywhere, and whether it does so in a request."""
+    """Return whether *name* is the name of a secret anywhere, and whether it is one in a request.
+    """
     words = _words(name)
     joined = "".join(words)
     is_secret = not (words and words[-1] in _ABOUT) and (
@@ -145,10 +146,10 @@ def _words(name: str) -> list[str]:
 
 
 def shown_url(url: str) -> str:
-    """Return *url*, or its part after the host, on one line and without secrets.
+    """Return *url*, which may begin after the host, on one line and without secrets.
 
-    Masked are credentials before the host, parameters by their names, the secret in the path that
-    producers push to, and any part that has the form of a secret, however it is escaped.
+    It masks credentials before the host, parameters whose names indicate a secret, the secret in
+    the path that producers push to, and any part in the format of a secret, however it is escaped.
     """
     url, has_fragment, fragment = url.partition("#")
     address, has_query, query = url.partition("?")
@@ -207,7 +208,7 @@ def _unescaped(text: str) -> str:
 
 
 def _looks_secret(part: str) -> bool:
-    """Return whether a part of a URL has the form of a secret: long, and not made of words."""
+    """Return whether a part of a URL looks like a secret: long, and not made of words."""
     for run in _RUN.findall(part):
         is_mixed = not (run.isalpha() or run.isdigit()) or not (run.islower() or run.isupper())
         if len(run) >= _LONG_RUN or is_mixed:
@@ -218,7 +219,7 @@ def _looks_secret(part: str) -> bool:
 def hide_secrets(text: str, known: Iterable[str] = ()) -> str:
     """Return *text* of any kind without secrets.
 
-    :param known: secrets that the caller knows; masked wherever they occur.
+    :param known: secrets that the caller knows, which are masked wherever they occur.
     """
     for secret in sorted(known, key=len, reverse=True):
         if len(secret) >= _SHORTEST:
@@ -246,23 +247,23 @@ def _credentials(match: re.Match[str]) -> str:
 
 
 def shown_value(name: str, value: str) -> str:
-    """Return the *value* of a header without secrets; `MASK` if *name* is that of a secret."""
+    """Return the *value* of a header without secrets; `MASK` if *name* indicates a secret."""
     if _is_sent_secret(name):
         return MASK
     return shown_url(value) if value.startswith("/") else hide_secrets(value)
 
 
 def masked(value: Any, known: Iterable[str] = ()) -> Any:
-    """Return decoded JSON with every secret masked; numbers and booleans stay.
+    """Return decoded JSON with every secret masked; numbers and booleans are unchanged.
 
-    The value of a secret member is masked wherever else it occurs, since an API may quote it in any
+    The value of a secret member is masked in other places as well, since an API may quote it in any
     text.
     """
     return _masked(value, {*known, *_secrets(value, False)}, False)
 
 
 def _secrets(value: Any, is_secret: bool) -> Iterator[str]:
-    """Return the texts that are values of secret members."""
+    """Return the strings that are values of secret members."""
     if isinstance(value, Mapping):
         for name, member in value.items():
             yield from _secrets(member, is_secret or is_secret_name(str(name)))

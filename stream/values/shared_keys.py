@@ -1,9 +1,10 @@
-"""Remembered keys of many owners, each with a share of the memory. Pure.
+"""Remembered keys of many owners, each of which has a share of the memory. Pure.
 
-Note [Shares]: if there are too many keys, the oldest one of the source that has the most is
-forgotten, of the project that has the most, and so on. So a source with less than an equal share
-keeps its keys, regardless of others. The shares are compared once for a hundredth of the keys: that
-takes time in proportion to the number of sources.
+Note [Shares]: if there are too many keys, the project with the most keys is chosen, then the source
+with the most keys in it, and the oldest key of this source is forgotten. This is repeated as
+needed. So a source with less than an equal share keeps its keys, regardless of others. Comparing
+the shares takes time in proportion to the number of sources, so a hundredth of the keys is
+forgotten each time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Owner = tuple[int, Hashable]
 
 
 class _OwnKeys(Generic[K]):
-    """The keys of one owner, the oldest first, with their sizes; and the total size."""
+    """The keys of one owner with their sizes, the oldest first, and the total size."""
 
     def __init__(self) -> None:
         self.sizes: dict[K, int] = {}
@@ -34,9 +35,9 @@ class _OwnKeys(Generic[K]):
 
 @attrs.define(eq=False)
 class _Left(Generic[K]):
-    """The keys of one owner that are left while others are chosen.
+    """The keys of one owner that haven't been chosen yet while keys to forget are chosen.
 
-    :ivar keys: the oldest first, with their sizes.
+    :ivar keys: keys with their sizes, the oldest first.
     """
 
     keys: Iterator[tuple[K, int]]
@@ -48,7 +49,7 @@ class SharedKeys(Generic[K]):
     """The keys of all owners; see Note [Shares].
 
     :param max_keys: maximum number of keys.
-    :param max_bytes: maximum size of what is remembered with them.
+    :param max_bytes: maximum total size of the data that is remembered with the keys.
     """
 
     def __init__(self, max_keys: int, max_bytes: float = float("inf")) -> None:
@@ -63,7 +64,7 @@ class SharedKeys(Generic[K]):
         return self._count
 
     def add(self, owner: Owner, key: K, size: int = 0) -> None:
-        """Add the newest key of *owner*, which doesn't have it."""
+        """Add a new key of *owner* as its newest one."""
         own = self._owners.setdefault(owner, _OwnKeys())
         own.sizes[key] = size
         own.bytes += size
@@ -82,9 +83,9 @@ class SharedKeys(Generic[K]):
             del self._owners[owner]
 
     def surplus(self) -> list[K]:
-        """Return keys to forget; none if there aren't too many.
+        """Return the keys to forget; none if there aren't too many.
 
-        The newest key of all isn't among them, unless it is the only one.
+        The newest of all keys isn't among them, unless it is the only key.
         """
         if self._count <= self._max_keys and self._bytes <= self._max_bytes:
             return []
@@ -93,11 +94,11 @@ class SharedKeys(Generic[K]):
         return list(self._chosen())
 
     def _chosen(self) -> Iterator[K]:
-        """Return keys to forget, until a hundredth of the room is free."""
+        """Return keys to forget, so that a hundredth of the capacity becomes free."""
         count, size = self._count, self._bytes
         max_count = self._max_keys - self._max_keys // _AT_ONCE
         max_size = self._max_bytes * (1 - 1 / _AT_ONCE)
-        # Heaps begin with the largest share. The numbers decide between equal ones.
+        # The heaps begin with the largest share. The numbers decide between equal shares.
         sources: dict[int, list[tuple[float, int, _Left[K]]]] = {}
         totals: dict[int, float] = {}
         for number, ((project_id, _), own) in enumerate(self._owners.items()):
@@ -131,5 +132,5 @@ class SharedKeys(Generic[K]):
                 heappop(projects)
 
     def _share(self, left: _Left[K]) -> float:
-        """Return the share of an owner in the keys, or in the bytes if that is greater."""
+        """Return the share of an owner in the keys or in the bytes, whichever is greater."""
         return max(left.count / self._max_keys, left.bytes / self._max_bytes)

@@ -1,4 +1,4 @@
-"""The secret that authorizes a call, in a wrapper that hides it in logs and reprs."""
+"""The secret that authorizes a call, in a wrapper that hides it in logs and in ``repr()``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Token:
 
     @classmethod
     def of(cls, token: Token | str) -> Token:
-        """Return *token* itself, or *token* wrapped."""
+        """Return *token* as a `Token`; text is wrapped."""
         return token if isinstance(token, Token) else cls(token)
 
     def __repr__(self) -> str:
@@ -49,25 +49,26 @@ class Token:
         return "***"
 
     def headers(self) -> dict[str, str]:
-        """The headers with the token."""
+        """The HTTP headers with the token."""
         if self.value.startswith(_BEARER):
             return {"Authorization": self.value}
         return {"X-StorageApi-Token": self.value}
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of the token, the key of caches that must not hold the secret itself."""
+        """The SHA-256 of the token, used as a key in caches that must not contain the secret.
+        """
         return hashlib.sha256(self.value.encode("ascii")).digest()
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The secrets that no text may show."""
+        """The secrets that must not appear in any text."""
         return (self.value.removeprefix(_BEARER),)
 
     def hidden_in(self, text: str) -> str:
-        """Return *text* with the token, and whatever looks like a token, masked."""
+        """Return *text* with the token, and anything that looks like a token, masked."""
         return hide_secrets(text, self.secrets)
 
 
 def secrets_of(token: Token | None) -> tuple[str, ...]:
-    """Return the secrets that no text about a call with *token* may show; none without a token."""
+    """Return the secrets of a call with *token* that no text may show; none without a token."""
     return () if token is None else token.secrets

@@ -1,4 +1,4 @@
-"""URLs with parts from users; one function percent-encodes every part of a path."""
+"""Builds URLs with parts that come from users; percent-encodes every part of a path."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from urllib.parse import quote
 __all__ = ["path_of", "quoted_path"]
 
 _SAFE = "!$&'()*+,;=:@"
-"""Characters that a part of a path may contain besides letters, digits and ``-._~`` (RFC 3986)."""
+"""Characters, besides letters, digits and ``-._~``, that a part of a path may contain (RFC 3986).
+"""
 
 
 def path_of(*parts: str | int) -> str:
-    """Return a path of percent-encoded *parts*, each after a slash.
+    """Return a path of percent-encoded *parts*, each preceded by a slash.
 
     >>> path_of("stream", 123, "ße", "a/b")
     '/stream/123/%C3%9Fe/a%2Fb'
@@ -20,5 +21,5 @@ def path_of(*parts: str | int) -> str:
 
 
 def quoted_path(path: str) -> str:
-    """Return *path*, whose slashes separate its parts, percent-encoded."""
+    """Return *path*, in which slashes separate the parts, with its parts percent-encoded."""
     return quote(path, safe=_SAFE + "/")

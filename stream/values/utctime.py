@@ -1,6 +1,6 @@
 """UTC time with millisecond precision, in the text form of keys, JSON and logs.
 
-The form has a fixed width (``2006-01-02T15:04:05.000Z``), so keys are sorted by time.
+The text form has a fixed width (``2006-01-02T15:04:05.000Z``), so keys are sorted by time.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _ANY_FORM = re.compile(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 NO_TIME = datetime.min.replace(tzinfo=UTC)
-"""Replaces a missing time in a record; earlier than all other times."""
+"""Stands for a missing time in a record; earlier than all other times."""
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""Tolerated difference between the clocks of machines."""
+"""Tolerated difference between the clocks of two machines."""
 
 
 def is_ahead(moment: datetime, now: datetime) -> bool:
-    """Return whether *moment* in the past lies in the future: the clock was set back since."""
+    """Return whether *moment*, a past time, is in the future because the clock was set back."""
     return moment - now > CLOCK_TOLERANCE
 
 
 def age(moment: datetime, now: datetime) -> timedelta:
-    """Return the time since *moment*; the maximum if it `is_ahead`.
+    """Return the time since *moment*; the maximum if *moment* `is_ahead`.
 
     So a delayed action is due immediately if the clock was set back.
     """
@@ -62,7 +62,7 @@ def from_milliseconds(milliseconds: int) -> datetime:
 def format_time(moment: datetime) -> str:
     """Format *moment* in UTC with exactly three fraction digits (truncated) and a literal ``Z``.
 
-    `NO_TIME` is formatted as an empty text.
+    `NO_TIME` is formatted as an empty string.
     """
     if moment.tzinfo is None:
         raise ValueError("a time without a zone is ambiguous")
@@ -73,9 +73,9 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """Parse what `format_time` wrote.
+    """Parse the result of `format_time`.
 
-    Raises ValueError: the text has another form.
+    Raises ValueError: the text has a different format.
     """
     if _FORM.fullmatch(text) is None:
         raise ValueError(f'invalid time "{text}": expected 2006-01-02T15:04:05.000Z')
@@ -85,7 +85,7 @@ def parse_time(text: str) -> datetime:
 def parse_any_time(text: str) -> datetime:
     """Parse a time with any fraction of a second and any zone, truncated to milliseconds.
 
-    Raises ValueError: the text has another form, or the time is out of range.
+    Raises ValueError: the text has a different format, or the time is out of range.
     """
     if _FORM.fullmatch(text) is not None:
         return datetime.fromisoformat(text)
@@ -99,5 +99,5 @@ def parse_any_time(text: str) -> datetime:
 
 
 def to_nanoseconds(moment: datetime) -> int:
-    """Return exact nanoseconds since the epoch, unlike ``timestamp()``."""
+    """Return the nanoseconds since the epoch, exactly, unlike ``timestamp()``."""
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

@@ -21,7 +21,8 @@ class FileRecord(Record):
     :ivar import_id: unique ID, which is part of the names of all objects of the file.
     :ivar place: members of the sink's table that specify its location; later versions may add some.
     :ivar partition_by: the sink table's partitions, as a JSON array of strings; ``""`` for none.
-    :ivar time_column: name of the timestamp column of type ``datetime``; ``""`` if there is none.
+    :ivar time_column: name of a timestamp column whose values are the receive times of records;
+        ``""`` if there is none.
     """
 
     key: FileKey = field(flatten=True)

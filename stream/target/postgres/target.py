@@ -158,8 +158,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         return imported.is_new, imported.refused.count
 
     async def _note_refused(self, record: FileRecord, refused: Refused) -> None:
-        """Record that rows are quarantined, so that they are shown; the database has the rows.
-        """
+        """Record that rows are quarantined, so that they are shown; the database has the rows."""
         noted = QuarantineRecord(
             key=record.key,
             records_count=refused.count,
