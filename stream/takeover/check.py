@@ -99,8 +99,7 @@ def refers(record: File | Slice | Sink) -> StoredMapping | None:
 
 
 def secret_of(record: TokenRecord | FileRecord) -> tuple[str, Mapping[str, str]]:
-    """Return the encrypted secret of a record (``""`` if there is none) and the secret's metadata.
-    """
+    """Return a record's encrypted secret (``""`` if there is none) and its metadata."""
     if isinstance(record, TokenRecord):
         return record.encrypted_token, {"sink": str(record.key)}
     return record.encrypted_upload, {"file": str(record.file_key)}

@@ -136,8 +136,7 @@ class Inventory:
     live: list[str] = attrs.Factory(list)
 
     def of(self, kind: type[Record], below: str) -> Mapping[str, Record]:
-        """Return the records of a kind below a prefix, by the part of their keys after the prefix.
-        """
+        """Return the records of a kind below a prefix, by the rest of the key after the prefix."""
         return {
             key.removeprefix(below): record
             for key, record in self.records.items()

@@ -96,8 +96,7 @@ class JobSlots:
         await registration.remove()
 
     async def _check(self, key: str, sink: SinkKey) -> None:
-        """Check that this import is within the limit, which concurrent imports may have exceeded.
-        """
+        """Check that this import is within the limit, which concurrent ones may have exceeded."""
         found = await self._client.range(f"{self._prefix}{sink}/")
         oldest = sorted(found.kvs, key=lambda kv: kv.create_revision)[: self._limit]
         if key not in (kv.key for kv in oldest):

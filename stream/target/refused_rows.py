@@ -85,8 +85,7 @@ class RowSplitter:
         self._buffer = bytearray(buffer[position:])
 
     def _next_start(self, buffer: bytes, position: int) -> int:
-        """Return the start of the next complete row after a malformed one, or the end of *buffer*.
-        """
+        """Return the start of the next complete row after a malformed one, or *buffer*'s end."""
         start = position
         while True:
             feed = buffer.find(b'\n"', start)

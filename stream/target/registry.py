@@ -61,8 +61,8 @@ def optional_targets(
 
     Raises UserError: their settings are invalid, or need one that isn't installed.
 
-    :returns: those with connections, and functions that make the others: a start doesn't import the
-        libraries of targets that are only needed for old records.
+    :returns: the targets that have connections, and functions that create the others, so that the
+        libraries of targets that only old records need aren't imported at startup.
     """
     made: list[Target] = []
     later: dict[str, Callable[[], Target]] = {}

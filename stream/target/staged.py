@@ -129,8 +129,7 @@ class StagingArea:
         await deferToThreadPool(self._reactor, self._pool, remove)
 
     def place(self) -> str:
-        """Return the identity of the place, which is equal on all nodes; blocks. Raises UserError.
-        """
+        """Return the identity of the place, equal on all nodes; blocks. Raises UserError."""
         if self.address.scheme != "file":
             return f"{self.address.scheme}://{self.address.bucket}/{self.address.prefix}"
         try:

@@ -36,8 +36,7 @@ class TaskFailure(Record):
 
     @property
     def is_known(self) -> bool:
-        """Return whether the message explains the failure; after an internal error, it doesn't.
-        """
+        """Return whether the message explains the failure; after an internal error, it doesn't."""
         return self.name != _UNKNOWN_NAME
 
     @classmethod

@@ -51,7 +51,9 @@ class TemplateEvaluator(Protocol):
     def evaluate(
         self, project: int, plan: TemplatePlan, records: Sequence[RecordContext]
     ) -> Deferred[list[Evaluated]]:
-        """Return the results of *records*. Fails with UserError if a record can't be evaluated now.
+        """Return the results of *records*.
+
+        Fails with UserError if a record can't be evaluated now.
         """
 
     def room(self, project: int) -> Deferred[None] | None:

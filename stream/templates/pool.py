@@ -377,8 +377,7 @@ class TemplatePool:
     # Dispatching.
 
     def _dispatch_soon(self) -> None:
-        """Dispatch once at the end of the reactor's iteration, with all work that was added in it.
-        """
+        """Dispatch once at the end of the reactor's iteration, for all work added in it."""
         if self._dispatch_call is None and not self._is_stopping:
             self._dispatch_call = self._reactor.callLater(0, self._dispatch)
 
@@ -484,8 +483,7 @@ class TemplatePool:
         return jobs
 
     def _send_ahead(self) -> None:
-        """Send engines their next batch before the current one is done, if no other project waits.
-        """
+        """Send engines the next batch before the current one is done, if no other project waits."""
         for slot in self._slots.values():
             project = slot.project
             if (

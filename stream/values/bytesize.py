@@ -46,8 +46,7 @@ class ByteSize(int):
         return cls(size)
 
     def __str__(self) -> str:
-        """Return an integer with the largest exact unit: ``1MB``, ``1536KB``, ``2000B``.
-        """
+        """Return an integer with the largest exact unit: ``1MB``, ``1536KB``, ``2000B``."""
         for unit, name in _PRINTED:
             if self >= unit and self % unit == 0:
                 return f"{int(self) // unit}{name}"

@@ -128,8 +128,7 @@ def _is_sent_secret(name: str) -> bool:
 
 @lru_cache(maxsize=2048)
 def _judge_name(name: str) -> tuple[bool, bool]:
-    """Return whether *name* is the name of a secret anywhere, and whether it is one in a request.
-    """
+    """Return whether *name* is the name of a secret anywhere, and whether it is in a request."""
     words = _words(name)
     joined = "".join(words)
     is_secret = not (words and words[-1] in _ABOUT) and (

@@ -55,8 +55,7 @@ class Token:
         return {"X-StorageApi-Token": self.value}
 
     def fingerprint(self) -> bytes:
-        """The SHA-256 of the token, used as a key in caches that must not contain the secret.
-        """
+        """The SHA-256 of the token, used as a key in caches that must not contain the secret."""
         return hashlib.sha256(self.value.encode("ascii")).digest()
 
     @property

@@ -185,8 +185,7 @@ class StorageCoordinatorService(Service):
         return self._file_rotation.force(sink)
 
     def _statistics_changed(self, file: str) -> None:
-        """Check new statistics when they arrive, so that rotation by count and size needs no timer.
-        """
+        """Check new statistics at once, so that rotation by count and size needs no timer."""
         self._file_rotation.operator.wake(file)
         for key in self._file_rotation.slices_of(file):
             self._slice_rotation.operator.wake(key)

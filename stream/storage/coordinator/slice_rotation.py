@@ -35,7 +35,7 @@ CONCURRENCY = 20
 
 
 class SliceRotation:
-    """The operator that rotates slices, and uploads closed ones that no source node writes to.
+    """The operator that rotates slices, and releases closed slices for upload.
 
     :param is_owner: whether this node is responsible for a source, given the source's key.
     """

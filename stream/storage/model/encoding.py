@@ -113,8 +113,7 @@ class Encoding(Record):
 
     @classmethod
     def of(cls, settings: EncodingSettings) -> Encoding:
-        """Return the stored form of *settings*, without the parameters of other compression types.
-        """
+        """Return the stored form of *settings*, without parameters of other compression types."""
         encoding = from_plain(cls, to_plain(settings))
         chosen = encoding.compression.type
         compression = attrs.evolve(

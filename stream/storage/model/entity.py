@@ -284,8 +284,7 @@ def _staging_of_slice(staging: SliceStaging, slice_: Any) -> SliceStaging:
 
 @attrs.frozen(kw_only=True)
 class Slice(Record):
-    """One upload unit: a directory on one volume, with one file for each source node that writes.
-    """
+    """One upload unit: a directory on one volume, with a file for each source node that writes."""
 
     key: SliceKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)

@@ -143,8 +143,7 @@ class WriterClients(Service):
         await DeferredList([writer.stop() for writer in writers], consumeErrors=True)
 
     def _forget_unregistered(self) -> None:
-        """Remove writers without volumes, since they may never return; keep those with open files.
-        """
+        """Remove writers without volumes or open files, since they may never return."""
         for address, writer in list(self._writers.items()):
             found = [self._volume(volume_id) for volume_id in writer.volumes]
             registered = {volume.node_address for volume in found if volume is not None}
@@ -314,6 +313,5 @@ def _redial(attempts: int, refusals: int) -> float:
 
 
 def _keep_writer_errors(failure: Failure) -> Failure:
-    """Keep the writer's errors; any other error, such as a timeout, means that it is unavailable.
-    """
+    """Keep the writer's errors; other errors, such as a timeout, mean that it is unavailable."""
     return failure if failure.check(WriterError) else translated(failure)

@@ -256,8 +256,7 @@ def writer_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife
 
 
 def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
-    """Return a proof; it includes the side that sends it, so that neither can replay the other's.
-    """
+    """Return a proof that includes its sender's side, so that neither can replay the other's."""
     if not secret:
         return b""
     parts = (end, challenge, nonce, source.node_id.encode(), b"%d" % source.number)

@@ -37,8 +37,7 @@ class Credentials:
         self._ca = ca
 
     def server(self) -> CertificateOptions:
-        """Return the writer's TLS options, which require a client certificate from the authority.
-        """
+        """Return the writer's TLS options, which require a certificate from the authority."""
         first, *rest = (certificate.original for certificate in self._chain)
         return CertificateOptions(
             privateKey=self._key.original,

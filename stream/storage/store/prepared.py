@@ -56,8 +56,7 @@ class FileProvider(Protocol):
         """
 
     async def committed(self, prepared: PreparedFile) -> None:
-        """Remove the resources that these replace, after the file's commit; errors are only logged.
-        """
+        """Remove the resources that these replace after the commit; errors are only logged."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
         """Delete what a disabled or deleted sink no longer needs.

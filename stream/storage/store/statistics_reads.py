@@ -66,8 +66,7 @@ def _reset_key(key: SinkKey) -> str:
 
 
 async def last_reset(client: EtcdClient, key: SinkKey) -> Statistics | None:
-    """Return the value subtracted since the last reset, with its time; ``None`` if there was none.
-    """
+    """Return the value subtracted since the last reset, with its time; ``None`` without one."""
     stored = await client.get(_reset_key(key))
     return read_stored(Statistics, stored) if stored else None
 

@@ -69,8 +69,8 @@ def whole_rows(data: Any) -> list[tuple[int, int]]:
 def _usual_values(data: Any) -> int:
     """Return the number of values that most rows have; 0 if there are none.
 
-    Rows before the first torn row can't be misread. Other rows count only if there are none before
-    it.
+    Rows before the first torn row can't be misread. Later rows count only if there are no rows
+    before it.
     """
     counts = Counter(_counted(_leading_rows(data))) or Counter(_counted(_any_rows(data)))
     return counts.most_common(1)[0][0] if counts else 0

@@ -55,7 +55,7 @@ HIGH_WATERMARK_BYTES = 64 * 1024 * 1024
 LOW_WATERMARK_BYTES = 32 * 1024 * 1024
 
 INLINE_CHECK_BYTES = 64 * 1024
-"""Number of bytes whose checksums cost less in the reactor thread than a switch of threads."""
+"""Number of bytes whose checksums cost less in the reactor thread than a thread switch."""
 
 STUCK_SECONDS = 30.0
 """Duration of a round after which the disk is considered stuck."""
@@ -141,8 +141,7 @@ class VolumeAppender:
         return self._settled(file).addCallback(lambda _: ensureDeferred(self._close(file)))
 
     async def _close(self, file: DiskFile) -> None:
-        """Close the file as soon as a thread can be started; until then, it can't be opened again.
-        """
+        """Close the file once a thread can be started; until then, it can't be opened again."""
         while True:
             try:
                 await self.run(file.close)
@@ -332,8 +331,7 @@ def _round(
 
 
 def _is_intact(batch: Sequence[_Append]) -> bool:
-    """Return whether the data matches its checksums; False if the check would take too long here.
-    """
+    """Return whether the data matches its checksums; False if the check would take too long."""
     checked = [item for item in batch if item.crc is not None]
     return sum(len(item.data) for item in checked) <= INLINE_CHECK_BYTES and all(
         checksum(item.data) == item.crc for item in checked

@@ -119,8 +119,7 @@ class DiskFile:
         return ContentConflict(f"other bytes are stored from {offset} to {end}")
 
     def _write_run(self, run: list[bytes]) -> list[int | WriterError]:
-        """Write the appends of *run* together; if the disk is full, one by one as long as they fit.
-        """
+        """Write the appends of *run* together; if the disk is full, one by one while they fit."""
         if not run:
             return []
         refusal = self._failure()
@@ -326,8 +325,7 @@ def open_disk_file(
 
 
 def _is_last_of(path: Path, life: int) -> bool:
-    """Return whether *life* was the last to open the slice file *path*; see Note [Lives on disk].
-    """
+    """Return whether *life* was the last to open the file *path*; see Note [Lives on disk]."""
     try:
         return life_path(path).read_text(errors="replace") == f"{life}\n"
     except FileNotFoundError:

@@ -61,8 +61,7 @@ def marked_groups(volume: Path, since: float, max_marks: int) -> list[MarkedGrou
 
 
 def _latest(volume: Path, since: float) -> Iterator[tuple[float, int, str, str]]:
-    """Return time, size, directory and name of the files; skip files that vanish during the call.
-    """
+    """Return time, size, directory and name of the files; skip files that vanish."""
     for directory in slice_directories(volume):
         try:
             with os.scandir(volume / directory) as entries:

@@ -151,8 +151,7 @@ class Requests:
             self._remove(rows)
 
     def _keep(self, rows: _Rows) -> None:
-        """Remember, without the request of *rows*, that they may not be cut off; see Note [Cuts].
-        """
+        """Remember that *rows* must not be cut off, without their request; see Note [Cuts]."""
         self._uncut[rows.file] = max(self._uncut.get(rows.file, 0), rows.end)
         self._uncut.move_to_end(rows.file)
         if len(self._uncut) > _MAX_FILES:

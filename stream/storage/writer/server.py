@@ -184,8 +184,7 @@ class WriterConnection(amp.AMP):
         }
 
     async def _check_life(self, source: SourceLife) -> None:
-        """Check the greeting's life; see Note [Lives]. Raises the error to send to the other end.
-        """
+        """Check the greeting's life; see Note [Lives]. Raises the error for the source node."""
         problem: Exception | None = None
         try:
             await self.factory.writer.check_life(source)

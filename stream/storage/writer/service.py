@@ -374,8 +374,7 @@ class StorageWriterService(Service):
     # Sealing.
 
     async def _may_be_written(self, key: SliceKey) -> bool:
-        """Read from etcd whether a slice still accepts rows; the mirror may lag behind a pipeline.
-        """
+        """Read from etcd whether a slice accepts rows; the mirror may lag behind a pipeline."""
         stored = await self._client.get(f"{prefix.slice_level(Level.LOCAL)}{key}")
         return stored is not None and state_of(stored) in WRITABLE
 

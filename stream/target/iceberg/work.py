@@ -333,7 +333,7 @@ def _uuids(column: pa.ChunkedArray) -> pa.Array:
     texts = column.combine_chunks()
     digits = pc.replace_substring(pc.fill_null(texts, _NO_UUID), "-", "")
     places, data = digits.buffers()[1:]
-    del places  # the texts have the same length and are contiguous
+    del places  # the UUIDs have the same length and are contiguous
     stored = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(16),
         len(digits),

@@ -175,7 +175,7 @@ class StorageApi:
 
         :param force: whether to delete the bucket with its content; otherwise the API refuses to
             delete a bucket that isn't empty.
-        :param timeout: seconds to wait for the job.
+        :param timeout: maximum seconds to wait for the job.
         """
         query = (("async", "1"), *_forced(force))
         call = Call("DELETE", _bucket(branch_id, bucket_id), Token.of(token), query)
@@ -231,7 +231,7 @@ class StorageApi:
 
         If a retry finds the table, the table is returned unchanged.
 
-        :param timeout: seconds to wait for the job.
+        :param timeout: maximum seconds to wait for the job.
         """
         bucket_id, _, name = table_id.rpartition(".")
         call = Call(
@@ -282,7 +282,9 @@ class StorageApi:
         sink_id: str,
         opened_at: datetime,
     ) -> FileUpload:
-        """Create a staging file with upload credentials. Never retried after the request was sent.
+        """Create a staging file with upload credentials.
+
+        Never retried after the request was sent.
         """
         call = Call(
             "POST",
@@ -382,7 +384,7 @@ class StorageApi:
         Raises JobFailed: the job ended with an error. Raises JobDeadlineExceeded: the job is still
         running.
 
-        :param timeout: seconds.
+        :param timeout: maximum seconds to wait for the job.
         """
         deadline = self._reactor.seconds() + timeout
         shown = Token.of(token).hidden_in

@@ -99,8 +99,7 @@ class StorageApiError(UserError):
         return self._with(f"{context}: {self.message}")
 
     def as_bad_gateway(self) -> StorageApiError:
-        """Return the same failure as a bad gateway error, for a call on behalf of another caller.
-        """
+        """Return this failure as a bad gateway error, for a call on behalf of another caller."""
         return self._with(self.message, 502)
 
     def _with(self, message: str, status: int = 0) -> StorageApiError:

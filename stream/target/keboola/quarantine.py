@@ -493,8 +493,7 @@ class _StagedRows:
         return _Found(rows, malformed, damaged > 0)
 
     def _all(self) -> Iterator[tuple[str, int, Row | Damage]]:
-        """Iterate over all rows with the name of their object and the number of the next good row.
-        """
+        """Iterate over all rows, with their object's name and the number of the next good row."""
         number = 0
         for name, file in self._objects.items():
             splitter = RowSplitter(self._columns)
@@ -553,8 +552,7 @@ def _reason(refused: RefusedRange) -> str:
 
 
 def _line(members: Mapping[str, Any], text: bytes) -> bytes:
-    """Return the line for a quarantined row, which contains the row as text if it is valid UTF-8.
-    """
+    """Return the line for a quarantined row, with the row as text if it is valid UTF-8."""
     try:
         content: dict[str, Any] = {"row": text.decode()}
     except UnicodeDecodeError:

@@ -72,7 +72,9 @@ class TokenRecord(Record):
         return cls(sink, None if encrypted else token, token.id, encrypted)
 
     async def unseal(self, encryptor: Encryptor) -> SinkToken:
-        """Return the token. Raises UserError if it can't be decrypted and no plain token is stored.
+        """Return the token.
+
+        Raises UserError: the token can't be decrypted, and no plain token is stored.
         """
         if not self.encrypted_token and self.token is not None:
             return self.token

@@ -145,8 +145,7 @@ class KeboolaTarget:
         }
 
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
-        """Return the first rows with all columns of the table, including those not in the mapping.
-        """
+        """Return the first rows with all columns of the table, even those not in the mapping."""
         table = sink.table.table_id
         try:
             columns, rows = await self._api.preview_table(token, sink.key.branch_id, table, limit)

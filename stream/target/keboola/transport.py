@@ -215,8 +215,7 @@ def _decoded(response: IResponse, data: bytes) -> Any:
 
 
 def _explained(problem: Exception) -> Exception:
-    """Return the `ExchangeFailed` for a failure of the agent; a cancellation is returned unchanged.
-    """
+    """Return the `ExchangeFailed` for a failure of the agent; keep a cancellation unchanged."""
     causes = _causes(problem)
     for cause in causes:
         if isinstance(cause, CancelledError):

@@ -34,8 +34,7 @@ _TYPES = {
 
 
 def limit_memory() -> None:
-    """Return freed memory immediately, and limit the number of threads, as each has its own arena.
-    """
+    """Return freed memory immediately, and limit the number of threads; each has its arena."""
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(0)

@@ -59,8 +59,7 @@ def manifests(path: str) -> str:
 
 
 def manifest_name(path: str, import_id: str) -> str:
-    """Return the name of a file's manifest, which lists its objects and marks the file as complete.
-    """
+    """Return the name of a file's manifest, which lists its objects and marks it as complete."""
     return f"{manifests(path)}/{import_id}.json"
 
 

@@ -79,8 +79,7 @@ class StagedRows:
 
 
 def is_about_rows(error: psycopg.Error) -> bool:
-    """Return whether the error is caused by rows, so that other rows of the file may be accepted.
-    """
+    """Return whether rows caused the error, so that other rows of the file may be accepted."""
     return (error.sqlstate or "")[:2] in _ROW_CLASSES
 
 

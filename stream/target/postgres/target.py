@@ -1,5 +1,4 @@
-"""The target for PostgreSQL tables: slices wait in staging; a file is imported in one transaction.
-"""
+"""The target for PostgreSQL tables: slices are staged; a file is imported in one transaction."""
 
 from __future__ import annotations
 
@@ -97,8 +96,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        """Check the table only for a user, so that files can be opened while the database is down.
-        """
+        """Check the table only for a user, so that files can be opened if the database is down."""
         sink = await with_mapping(self._client, sink)
         database = self._connection(sink)
         schema, table = self._place(sink, database)
