@@ -64,7 +64,7 @@ class Volumes:
 class Cluster:
     """The cluster-wide resources of a component.
 
-    :ivar client: client of etcd.
+    :ivar client: the etcd client.
     :ivar session: the lease of the node.
     :ivar volumes: volumes registered in the cluster.
     :ivar repository: changes of files and slices; needs `volumes`.

@@ -45,7 +45,7 @@ class Text(str):
 class Parts:
     """The parts of this process; ``None`` for parts that it doesn't have.
 
-    :ivar client: client of etcd.
+    :ivar client: the etcd client.
     """
 
     log: LogControl

@@ -1,4 +1,4 @@
-"""A call that is made again while earlier attempts have no answer yet."""
+"""A call that is repeated while earlier attempts have no answer yet."""
 
 from __future__ import annotations
 

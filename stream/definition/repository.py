@@ -89,7 +89,7 @@ class _Size:
 class Definitions:
     """Changes branches, sources and sinks within one transaction.
 
-    :param hooks: notified of changes of sinks.
+    :param hooks: called when sinks change.
 
     :ivar unfinished: whether the change must be committed and repeated; see Note [Pieces].
     """

@@ -21,7 +21,7 @@ __all__ = ["ProbedEndpoints"]
 
 CONNECT_SECONDS = 3.0
 _PROBE_OPTIONS = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""Seconds of silence before the first probe, seconds between probes, probes without answer."""
+"""Idle seconds before the first probe, seconds between probes, maximum of unanswered probes."""
 _USER_TIMEOUT = {"TCP_USER_TIMEOUT": 20_000}
 """Milliseconds that sent data may remain unacknowledged."""
 

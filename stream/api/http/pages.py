@@ -24,7 +24,7 @@ BUILT = Path(__file__).parents[1] / "console" / "static"
 """The directory of the output of `make console`."""
 
 _STATUS = "status"
-"""File beside the directory: the status of the build, or why it failed."""
+"""File next to the directory that contains the status of the build, or why it failed."""
 _BUILDING = "building"
 _ASSETS = "assets/"
 """Files with a hash of their content in the name."""

@@ -344,7 +344,7 @@ class ApiChannel(HTTPChannel):
         self.loseConnection()
 
     def expired(self) -> None:
-        """Close the connection: the deadline has passed."""
+        """Close the connection, because the deadline has passed."""
         request = self.requests[-1] if self.requests else None
         if isinstance(request, ApiRequest) and request.waits_for_body:
             request.refuse_body(_too_slow(f"the body did not come within {BODY_SECONDS} s"))

@@ -308,7 +308,7 @@ class LiveHub(Service):
     ) -> bytes:
         """Return all counters and files as an event.
 
-        :param is_first: whether the caller got no file event yet from which it could resume.
+        :param is_first: whether the caller hasn't received a file event from which it could resume.
         """
         watch = self._watch
         assert watch is not None
@@ -375,7 +375,7 @@ class LiveHub(Service):
             for follower in tuple(following.followers):
                 follower.put(event)
 
-    # Keeping.
+    # Keeping rounds for callers that reconnect.
 
     def _keep(self, latest: _Round) -> None:
         self._rounds.append(latest)

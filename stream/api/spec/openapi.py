@@ -141,7 +141,7 @@ def _info() -> Plain:
 
 
 class _Parts:
-    """Collects the named objects.
+    """Collects the objects that have names.
 
     :param null: the keyword that allows null.
     :ivar named: objects by name.

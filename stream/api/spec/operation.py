@@ -88,7 +88,7 @@ class Outcome:
 class Operation:
     """The declaration of one operation: its route, parameters, body and answers.
 
-    :ivar id: e.g. ``CreateSource``.
+    :ivar id: id of the operation, e.g. ``CreateSource``.
     :ivar path: path with parameters in braces; ``{*name}`` matches the rest of the path.
     :ivar task: type of the task that the operation starts; the answer is then 202.
     :ivar outcome: the answer after that task has ended, for a caller that waits.

@@ -1,6 +1,6 @@
-"""Parsers of a stream of bytes to records: lines, JSON array elements, CSV rows. Pure.
+"""Parsers that split a stream of bytes into lines, array elements or CSV rows. Pure.
 
-They keep only one record and one piece of the input in memory, so the input may have any size.
+They keep only one record and one piece of the input in memory, so the input may be of any size.
 """
 
 from __future__ import annotations

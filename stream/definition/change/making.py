@@ -89,14 +89,17 @@ class Author:
 
 
 class Locks(Protocol):
-    """Provides locks; a `stream.etcd.Session`."""
+    """Provides locks; implemented by `stream.etcd.Session`."""
 
     async def lock(self, name: str, *, timeout: float) -> Lock:
         """Return the lock *name* within *timeout* seconds."""
 
 
 class Readers(Protocol):
-    """The readers of definitions on this node; `stream.definition.live.LiveDefinitions`."""
+    """The readers of definitions on this node.
+
+    Implemented by `stream.definition.live.LiveDefinitions`.
+    """
 
     async def follow(self, source: SourceKey, txn: AtomicTxn) -> None:
         """Wait until the readers see what *txn*, which changed *source*, has written."""

@@ -1,4 +1,4 @@
-"""The changes of a sink, as values for `stream.definition.change.making`."""
+"""Changes of a sink, as values for `stream.definition.change.making`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["create", "delete", "disable", "enable", "roll_back", "undelete", "up
 def create(
     key: SinkKey, *, name: str, description: str, allowed_signals: Sequence[str], table: TableSink
 ) -> DefinitionChange[Sink]:
-    """Return the creation of a sink, with its first file; see `Definitions.create_sink`."""
+    """Return the change that creates a sink with its first file; see `Definitions.create_sink`."""
 
     async def write(change: Change, definitions: Definitions) -> Sink:
         new = lifecycle.new_sink(
@@ -37,7 +37,7 @@ def create(
 def update(
     key: SinkKey, description: str, patch: Callable[[Sink], Sink], *, makes_tables: bool
 ) -> DefinitionChange[Sink]:
-    """Return a change to a new version; see `Definitions.update_sink`."""
+    """Return the change that makes a new version of a sink; see `Definitions.update_sink`."""
     return DefinitionChange(
         key=key,
         write=lambda change, definitions: definitions.update_sink(change, key, description, patch),
@@ -46,35 +46,35 @@ def update(
 
 
 def roll_back(key: SinkKey, number: int) -> DefinitionChange[Sink]:
-    """Return a rollback to an older version; see `Definitions.rollback_sink`."""
+    """Return the change that restores an older version; see `Definitions.rollback_sink`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.rollback_sink(change, key, number)
     )
 
 
 def disable(key: SinkKey) -> DefinitionChange[Sink]:
-    """Return the disabling of a sink; see `Definitions.disable_sink`."""
+    """Return the change that disables a sink; see `Definitions.disable_sink`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.disable_sink(change, key)
     )
 
 
 def enable(key: SinkKey) -> DefinitionChange[Sink]:
-    """Return the enabling of a sink; see `Definitions.enable_sink`."""
+    """Return the change that enables a sink; see `Definitions.enable_sink`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.enable_sink(change, key)
     )
 
 
 def delete(key: SinkKey) -> DefinitionChange[Sink]:
-    """Return the deletion of a sink; see `Definitions.delete_sink`."""
+    """Return the change that deletes a sink; see `Definitions.delete_sink`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.delete_sink(change, key)
     )
 
 
 def undelete(key: SinkKey) -> DefinitionChange[Sink]:
-    """Return the undeletion of a sink; see `Definitions.undelete_sink`."""
+    """Return the change that undeletes a sink; see `Definitions.undelete_sink`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.undelete_sink(change, key)
     )

@@ -1,4 +1,4 @@
-"""The changes of a source, as values for `stream.definition.change.making`."""
+"""Changes of a source, as values for `stream.definition.change.making`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["create", "delete", "disable", "enable", "purge", "roll_back", "undel
 def create(
     key: SourceKey, *, type: SourceType, name: str, description: str, secret: str
 ) -> DefinitionChange[Source]:
-    """Return the creation of a source; see `Definitions.create_source`."""
+    """Return the change that creates a source; see `Definitions.create_source`."""
 
     async def write(change: Change, definitions: Definitions) -> Source:
         new = lifecycle.new_source(
@@ -37,7 +37,7 @@ def create(
 def update(
     key: SourceKey, description: str, patch: Callable[[Source], Source]
 ) -> DefinitionChange[Source]:
-    """Return a change to a new version; see `Definitions.update_source`."""
+    """Return the change that makes a new version of a source; see `Definitions.update_source`."""
     return DefinitionChange(
         key=key,
         write=lambda change, definitions: definitions.update_source(
@@ -47,35 +47,35 @@ def update(
 
 
 def roll_back(key: SourceKey, number: int) -> DefinitionChange[Source]:
-    """Return a rollback to an older version; see `Definitions.rollback_source`."""
+    """Return the change that restores an older version; see `Definitions.rollback_source`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.rollback_source(change, key, number)
     )
 
 
 def disable(key: SourceKey) -> DefinitionChange[Source]:
-    """Return the disabling of a source and its sinks; see `Definitions.disable_source`."""
+    """Return the change that disables a source and its sinks; see `Definitions.disable_source`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.disable_source(change, key)
     )
 
 
 def enable(key: SourceKey) -> DefinitionChange[Source]:
-    """Return the enabling of a source and its sinks; see `Definitions.enable_source`."""
+    """Return the change that enables a source and its sinks; see `Definitions.enable_source`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.enable_source(change, key)
     )
 
 
 def delete(key: SourceKey) -> DefinitionChange[Source]:
-    """Return the deletion of a source and its sinks; see `Definitions.delete_source`."""
+    """Return the change that deletes a source and its sinks; see `Definitions.delete_source`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.delete_source(change, key)
     )
 
 
 def undelete(key: SourceKey) -> DefinitionChange[Source]:
-    """Return the undeletion of a source and its sinks; see `Definitions.undelete_source`."""
+    """Return the change that restores a source and its sinks; see `Definitions.undelete_source`."""
     return DefinitionChange(
         key=key, write=lambda change, definitions: definitions.undelete_source(change, key)
     )
@@ -84,7 +84,9 @@ def undelete(key: SourceKey) -> DefinitionChange[Source]:
 def purge(
     key: SourceKey, delete_tables: Callable[[Sequence[Sink]], Awaitable[None]]
 ) -> DefinitionChange[tuple[Source, list[Sink]]]:
-    """Return the final deletion of a source, its sinks and tables; see `Definitions.purge_source`.
+    """Return the change that deletes a source for good; see `Definitions.purge_source`.
+
+    Its sinks and their tables are deleted as well.
 
     :param delete_tables: called after the source is deleted; if it fails, the source isn't
         restored.
