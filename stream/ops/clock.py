@@ -1,8 +1,8 @@
 """The two clocks of a process: monotonic time and wall-clock time.
 
 The reactor uses monotonic time (`stream.ops.process.reactor`), so timeouts, leases, back-off and
-durations don't depend on the machine's time. Stored and shown dates use wall-clock time, which may
-be stepped at any moment.
+durations don't depend on the system clock. Stored and displayed dates use wall-clock time, which
+may be stepped at any time.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ WALL_CLOCK = "wallSeconds"
 
 
 def wall_clock(reactor: Any) -> Callable[[], float]:
-    """Return the clock for timestamps, seconds since the epoch, that belongs to *reactor*.
+    """Return the wall clock of *reactor*, which returns seconds since the epoch.
 
-    A reactor without one counts seconds since the epoch, as Twisted's do by default, and reactors
-    of tests with virtual time.
+    If the reactor has no wall clock, its only clock is returned: Twisted's own reactors count
+    seconds since the epoch by default, and so do the tests' reactors with virtual time.
     """
     clock: Callable[[], float] = getattr(reactor, WALL_CLOCK, reactor.seconds)
     return clock
 
 
 def keep_monotonic(reactor: Any) -> None:
-    """Make *reactor*, installed elsewhere, use the monotonic clock.
+    """Make *reactor*, which other code has installed, use the monotonic clock.
 
     Pending calls keep their remaining delay.
     """

@@ -1,7 +1,7 @@
 """System calls that make files and directories durable. Blocks.
 
-Note [Full sync]: on macOS, `fsync` leaves data in the cache of the disk, where a loss of power
-destroys it; only ``F_FULLFSYNC`` waits for the disk itself. There is no `fdatasync`.
+Note [Full sync]: on macOS, `fsync` may leave data in the cache of the disk, where it is lost in a
+power failure; only ``F_FULLFSYNC`` waits for the disk itself. macOS has no `fdatasync`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def sync_file(descriptor: int, system: Any = os) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the entries of a directory durable: new, renamed and removed names."""
+    """Make new, renamed and removed entries of a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         sync_file(descriptor)

@@ -23,13 +23,13 @@ __all__ = ["server_endpoint"]
 def server_endpoint(
     reactor: Any, listen: str, *, backlog: int = 511, shared: bool = False
 ) -> IStreamServerEndpoint:
-    """Return the endpoint for *listen*, ``host:port``; without a host it is every IPv4 interface.
+    """Return the endpoint for *listen*, ``host:port``; an empty host means every IPv4 interface.
 
     Raises ValueError: *listen* isn't an address. Raises CannotListenError: a shared address is in
     use.
 
-    :param shared: whether other processes may listen on the same address. The address is then bound
-        at once, and the kernel distributes connections over the processes.
+    :param shared: whether other processes may listen on the same address. A shared address is bound
+        immediately, and the kernel distributes connections over the processes.
     """
     host, port = split_address(listen)
     if shared:
@@ -56,5 +56,5 @@ def _shared_endpoint(reactor: Any, host: str, port: int, backlog: int) -> IStrea
     except OSError as error:
         listening.close()
         raise CannotListenError(host, port, error) from error
-    # the endpoint closes the descriptor when it listens on a copy
+    # The endpoint listens on a copy of the descriptor, and closes the descriptor itself.
     return AdoptedStreamServerEndpoint(reactor, listening.detach(), family)

@@ -1,4 +1,4 @@
-"""Access tokens of Google Cloud, from the library `google-auth` of the extra ``gcp``. Blocks."""
+"""Access tokens of Google Cloud, from `google-auth`, which the extra ``gcp`` installs. Blocks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _CONNECT_SECONDS, _READ_SECONDS = 3.0, 10.0
 
 
 class TokenUnavailable(Exception):
-    """There is no token; the message contains no secret."""
+    """No token is available. The message contains no secret."""
 
 
 def google_token(scope: str, key: Mapping[str, Any] | None = None) -> Callable[[], str]:
     """Return a thread-safe function that returns a valid token.
 
-    Raises `TokenUnavailable`; so does the function.
+    Raises `TokenUnavailable`; the returned function raises it, too.
 
-    :param scope: scope of the token.
+    :param scope: OAuth scope of the token.
     :param key: key of a service account; by default the application's default credentials are used.
     """
     try:
@@ -32,7 +32,7 @@ def google_token(scope: str, key: Mapping[str, Any] | None = None) -> Callable[[
             "the library google-auth is not installed; install it on every node with: "
             "pip install 'stream-service[gcp]'"
         ) from None
-    # Imported here, since most processes need no token.
+    # Imported here, because most processes need no token.
     import urllib3
 
     timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)

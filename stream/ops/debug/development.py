@@ -27,13 +27,13 @@ __all__ = ["BUSY_SECONDS", "BusyReactorWatch", "development_services"]
 _log = Logger()
 
 BUSY_SECONDS = 0.5
-"""Duration from which on a blocked reactor is logged."""
+"""Minimum duration of a blockage of the reactor that is logged."""
 
 _BEAT_SECONDS = 0.1
 
 
 def development_services(reactor: Any) -> list[IService]:
-    """Return the services of development mode; none without it."""
+    """Return the services of development mode; an empty list if it is off."""
     if not sys.flags.dev_mode:
         return []
     setDebugging(True)
@@ -47,7 +47,7 @@ class BusyReactorWatch(Service):
 
     A thread watches the reactor. Each busy period is logged once.
 
-    :param now: seconds, the same clock in both threads.
+    :param now: returns the time in seconds; both threads use this clock.
     :param has_thread: false for tests, which call `look` themselves.
     """
 
@@ -87,7 +87,7 @@ class BusyReactorWatch(Service):
             self._thread.join()
 
     def look(self) -> bool:
-        """Log the stack of a busy reactor's thread once; return whether it was logged."""
+        """Log the reactor thread's stack once per busy period; return whether it was logged."""
         last = self._last_beat
         seconds = self._now() - last
         frame = sys._current_frames().get(self._watched)
@@ -110,5 +110,5 @@ class BusyReactorWatch(Service):
 
 
 def _printed(frame: FrameType) -> str:
-    """Return the stack, innermost frame first, since the end may be truncated."""
+    """Return the stack, innermost frame first, because the end may be truncated."""
     return "".join(reversed(traceback.format_stack(frame)))

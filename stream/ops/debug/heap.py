@@ -18,12 +18,12 @@ _KIBIBYTE = 1024
 def objects() -> str:
     """Return the number of objects of each type.
 
-    Only objects tracked by the garbage collector are counted; most numbers and texts aren't.
+    Only objects tracked by the garbage collector are counted; most numbers and strings aren't.
     """
     counts = Counter(type(found) for found in gc.get_objects())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if sys.platform == "darwin":
-        peak //= _KIBIBYTE  # bytes there
+        peak //= _KIBIBYTE  # macOS reports bytes
     lines = [f"{peak} KiB resident at most, {sum(counts.values())} objects"]
     lines += [
         f"{count:9d}  {kind.__module__}.{kind.__qualname__}"
@@ -33,9 +33,9 @@ def objects() -> str:
 
 
 def allocations(seconds: float) -> str:
-    """Return where memory was allocated within *seconds* that is still in use afterwards.
+    """Return where memory was allocated that is still in use after *seconds*.
 
-    Slows the process down meanwhile. Call it in a thread of its own, one at a time.
+    Slows the process down while it runs. Call it in a separate thread, one call at a time.
     """
     tracemalloc.start()
     try:

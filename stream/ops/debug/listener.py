@@ -1,13 +1,13 @@
-"""A look inside of the running process over HTTP, for this machine alone.
+"""Inspection of the running process over HTTP, for clients on the same machine only.
 
 ======================================  =========================================================
-``GET /debug/pprof/``                   what there is
-``GET /debug/pprof/cmdline``            the command line
-``GET /debug/pprof/profile?seconds=10`` stacks and how often they were seen, for flame graphs
-``GET /debug/pprof/goroutine``          what threads are doing now, and what the reactor waits for
-``GET /debug/pprof/heap``               how many objects of which types there are
-``GET /debug/pprof/heap?seconds=10``    where memory was allocated meanwhile and not freed
-``GET /debug/log-level``                levels of the log by namespace
+``GET /debug/pprof/``                   index of this interface
+``GET /debug/pprof/cmdline``            command line of the process
+``GET /debug/pprof/profile?seconds=10`` stacks and their sample counts, for flame graphs
+``GET /debug/pprof/goroutine``          stacks of all threads, and what the reactor waits for
+``GET /debug/pprof/heap``               number of objects by type
+``GET /debug/pprof/heap?seconds=10``    where memory was allocated and not freed in this period
+``GET /debug/log-level``                log levels by namespace
 ``PUT /debug/log-level?namespace=etcd&level=debug``  change one of them
 ======================================  =========================================================
 """
@@ -47,7 +47,7 @@ class DebugListener(Service):
     """The HTTP listener that answers with profiles of the process.
 
     :param endpoint: where to listen.
-    :param address: the same for the log.
+    :param address: the same address, for log messages.
     """
 
     name = "debug"
@@ -69,13 +69,13 @@ class DebugListener(Service):
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
-        """Open the port; fires when it is open."""
+        """Open the port, and wait until it is open."""
         super().startService()
         self.port = await self._endpoint.listen(self._site)
         _log.info('PProf profiler enabled, listening on "{address}"', address=self._address)
 
     async def stopService(self) -> None:
-        """Close the port; fires when it is closed."""
+        """Close the port, and wait until it is closed."""
         super().stopService()
         port, self.port = self.port, None
         if port is not None:
@@ -83,7 +83,7 @@ class DebugListener(Service):
 
 
 def _no_access_log(request: Any) -> None:
-    """Do nothing: frequent requests would fill the log."""
+    """Do nothing, because frequent requests would fill the log."""
 
 
 def _text(request: Request, text: str | bytes, status: int = 200) -> bytes:
@@ -98,9 +98,10 @@ def _argument(request: Request, name: bytes) -> str:
 
 
 def _from_here(request: Request) -> bool:
-    """Return whether the request names this machine, unlike one that a website has redirected.
+    """Return whether the ``Host`` of the request names this machine.
 
-    An operator who allows other machines by ``pprof.listen`` has decided so.
+    A web page that reaches this port by DNS rebinding sends another ``Host``. Any ``Host`` is
+    accepted if ``pprof.listen`` isn't a loopback address: the operator then allows other machines.
     """
     host = request.getRequestHostname().decode("latin-1").strip("[]")
     own = getattr(request.getHost(), "host", "")
@@ -141,7 +142,7 @@ class _Pprof(_Local):
         return _text(request, "not found\n", 404)
 
     def _look(self, request: Request, look: Callable[[float], str]) -> bytes | int:
-        """Answer with the result of *look* for the requested seconds."""
+        """Answer with the result of *look*, called with the requested number of seconds."""
         try:
             seconds = float(_argument(request, b"seconds") or _DEFAULT_SECONDS)
         except ValueError:
@@ -182,7 +183,7 @@ def _waiting(reactor: Any) -> str:
 
 
 def _name(function: Any) -> str:
-    repeated = getattr(function, "f", function)  # of a LoopingCall
+    repeated = getattr(function, "f", function)  # the function of a LoopingCall
     return str(getattr(repeated, "__qualname__", type(repeated).__qualname__))
 
 

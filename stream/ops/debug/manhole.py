@@ -1,13 +1,12 @@
 """A Python console of the running process, over SSH.
 
-Users of the console can do whatever the process can. So it listens only on loopback, accepts public
-keys and no passwords, forwards no ports, runs no commands, and logs each line before it is
-executed.
+Users of the console can do whatever the process can. Therefore it listens only on loopback, accepts
+only public keys, forwards no ports, runs no commands, and logs each line before it is executed.
 
-Note [Endless lines]: a line is executed in the reactor's thread, which does nothing else meanwhile.
-So that an endless loop doesn't stop the service, the kernel repeatedly sends a signal after some
-seconds, whose handler raises an exception in the running Python code. It can't interrupt a single
-call of C code.
+Note [Endless lines]: a line is executed in the reactor's thread, which does nothing else until the
+line ends. So that an endless loop doesn't stop the service, the kernel repeatedly sends a signal
+after some seconds. The signal handler raises an exception in the running Python code. It can't
+interrupt a single call of C code.
 """
 
 from __future__ import annotations
@@ -50,17 +49,17 @@ _log = Logger(namespace="stream.manhole")
 MAX_SESSIONS = 8
 MAX_LINE_BYTES = 16 * 1024
 MAX_SECONDS = 5.0
-"""Time limit of a line: shorter than every lease, so that the node doesn't count as dead."""
+"""Time limit of a line; shorter than every lease, so that the node isn't considered dead."""
 
 
 class ManholeService(Service):
     """The SSH server whose shell is the Python console of the process.
 
     :param endpoint: where to listen.
-    :param address: the same for the log.
+    :param address: the same address, for log messages.
     :param host_key: file with the server's private key.
-    :param authorized_keys: file with one public key a line, read again at each login.
-    :param namespace: names that the console knows.
+    :param authorized_keys: file with one public key per line, read again at each login.
+    :param namespace: names that are defined in the console.
     :param line_seconds: time limit of a line.
 
     startService fails with UserError if a file can't be read, or its permissions are too open.
@@ -88,7 +87,7 @@ class ManholeService(Service):
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
-        """Open the port; fires when it is open."""
+        """Open the port, and wait until it is open."""
         super().startService()
         key = read_host_key(self._host_key)
         check_authorized_keys(self._authorized_keys)
@@ -103,7 +102,7 @@ class ManholeService(Service):
         )
 
     async def stopService(self) -> None:
-        """Close the port; fires when no session is open."""
+        """Close the port, and wait until no session is open."""
         super().stopService()
         port, self.port = self.port, None
         if port is not None:
@@ -113,7 +112,7 @@ class ManholeService(Service):
 
 
 class _Transport(SSHServerTransport):
-    """A connection, registered with its factory."""
+    """An SSH connection that is registered with its factory."""
 
     factory: Any
     transport: Any
@@ -127,7 +126,7 @@ class _Transport(SSHServerTransport):
         super().connectionLost(reason)
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
-        """Log that the client disconnected, which isn't an error of the server."""
+        """Log that the client disconnected; this isn't a server error."""
         _log.debug("a client disconnected: {reason}", reason=description.decode("utf-8", "replace"))
 
 
@@ -155,9 +154,9 @@ class _Factory(ConchFactory):
 
 
 class _Session(TerminalSession):
-    """A session that offers only the console: no commands, no forwarding.
+    """A session that offers only the console, without commands and forwarding.
 
-    :ivar person: the user.
+    :ivar person: the user who has logged in.
     """
 
     person: Person
@@ -169,12 +168,12 @@ class _Session(TerminalSession):
         note(self.person, '"{user}" has opened a console with the key {key}')
 
     def closed(self) -> None:
-        """Log the end of the session; always called."""
+        """Log the end of the session; called for every session."""
         if self._proto is not None:
             note(self.person, '"{user}" has left the console')
 
     def ended_well(self) -> None:
-        """End the client with exit code 0."""
+        """End the session; the client exits with code 0."""
         channel = self._proto.session
         channel.conn.sendRequest(channel, b"exit-status", bytes(4))
 
@@ -183,7 +182,7 @@ class _Session(TerminalSession):
         raise ConchError("only the console is available")
 
     def windowChanged(self, newWindowSize: Any) -> None:
-        """Do nothing: lines don't depend on the window's size."""
+        """Do nothing, because lines don't depend on the window's size."""
 
     def eofReceived(self) -> None:
         """End the session at the end of the input, and notify the client."""
@@ -209,7 +208,7 @@ class _Realm(TerminalRealm):
 
 @contextmanager
 def _interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise KeyboardInterrupt in a line that takes longer; see Note [Endless lines]."""
+    """Raise KeyboardInterrupt in a line that exceeds *seconds*; see Note [Endless lines]."""
 
     def interrupt(number: int, frame: Any) -> NoReturn:
         raise KeyboardInterrupt(f"interrupted after {seconds:g} s, the service is blocked")
@@ -235,7 +234,7 @@ class _Interpreter(ManholeInterpreter):
             super().runcode(*args, **kwargs)
 
     def displayhook(self, obj: Any) -> None:
-        """Show an available value immediately."""
+        """Show *obj*, or its result if it is a Deferred that has fired."""
         if isinstance(obj, Deferred) and obj.called and not isinstance(obj.result, Deferred):
             obj.addErrback(self._failed)
             obj = obj.result
@@ -247,7 +246,7 @@ class _Interpreter(ManholeInterpreter):
     def excepthook(
         self, excType: type[BaseException], excValue: BaseException, excTraceback: Any
     ) -> None:
-        """Show an error; for an unknown name, without a stack."""
+        """Show an exception; a UserError is shown without its traceback."""
         if isinstance(excValue, UserError):
             self.write(f"{excType.__name__}: {excValue}\n")
         else:
@@ -255,7 +254,7 @@ class _Interpreter(ManholeInterpreter):
 
 
 class _Console(Manhole):
-    """The console of one session; its lines are logged.
+    """The console of one session. Each of its lines is logged.
 
     :param leaves: called when the user ends the session.
     :param seconds: time limit of a line.
@@ -285,7 +284,7 @@ class _Console(Manhole):
         self.setInsertMode()
 
     def terminalSize(self, width: int, height: int) -> None:
-        """Do nothing: the output isn't redrawn."""
+        """Do nothing, because the output isn't redrawn."""
         self.width, self.height = width, height
 
     def handle_QUIT(self) -> None:

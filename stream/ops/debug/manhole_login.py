@@ -70,9 +70,9 @@ def read_host_key(path: str) -> Key:
 
 @implementer(IAuthorizedKeysDB)
 class AuthorizedKeys:
-    """The keys in a file, for any login name.
+    """The keys in a file; each is accepted for any login name.
 
-    A key with options is ignored, since the options would not be enforced.
+    A key with options is ignored, because the options would not be enforced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,9 +103,9 @@ def _public_key(line: bytes) -> Key | None:
     kind, *_ = line.split()
     try:
         key: Key = Key.fromString(line, type="public_openssh")
-    except Exception:  # conch's reader raises the errors of its parts
+    except Exception:  # conch raises many types of errors
         return None
-    return key if kind == key.sshType() else None  # otherwise the line begins with options
+    return key if kind == key.sshType() else None  # if they differ, the line begins with options
 
 
 def fingerprint_of(key: Key) -> str:
@@ -115,9 +115,9 @@ def fingerprint_of(key: Key) -> str:
 
 @attrs.frozen
 class Person:
-    """A user that has logged in.
+    """A user who has logged in.
 
-    :ivar name: as given at the login; not verified.
+    :ivar name: login name, as given by the client; not verified.
     :ivar key: fingerprint of the key, which identifies the user.
     """
 

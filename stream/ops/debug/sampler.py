@@ -1,7 +1,7 @@
-"""A sampling profiler: a thread records the stacks of the process many times a second.
+"""A sampling profiler: one thread records the stacks of all threads many times a second.
 
-Sampling costs little and shows the process as it runs; a tracing profiler would slow down every
-call.
+Sampling costs little and shows the process as it normally runs; a tracing profiler would slow down
+every call.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _WAITING = ("(threading.py:", "(queue.py:", "(selectors.py:")
 
 
 class Profile:
-    """The stacks that a sampling profiler has seen, with their counts.
+    """The stacks that a sampling profiler has recorded, with their counts.
 
-    :ivar stacks: how often each stack was seen, outermost function first.
+    :ivar stacks: count of each stack; a stack begins with its outermost function.
     :ivar samples: number of samples.
     """
 
@@ -46,9 +46,9 @@ class Profile:
         return list(self.stacks.items())
 
     def summary(self) -> str:
-        """Return the functions with the most time, in themselves and including their callees.
+        """Return the functions with the most time, with and without the time of their callees.
 
-        Waiting threads are left out; the reactor waits in ``doPoll``.
+        Waiting threads are omitted; the reactor waits in ``doPoll``.
         """
         own: Counter[str] = Counter()
         whole: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Profile:
 
 
 def sample(seconds: float) -> Profile:
-    """Sample all threads for *seconds*; call it in a thread of its own.
+    """Sample all threads for *seconds*; call it in a separate thread.
 
     :param seconds: at most `MAX_SECONDS`.
     """

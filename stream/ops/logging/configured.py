@@ -21,7 +21,7 @@ def configured_log(settings: Settings) -> LogControl:
     if settings.etcd.debug_log:
         levels["stream.etcd.transport"] = "debug"
     form: Any = None if settings.log.format == "auto" else settings.log.format
-    # Processes that share the address, or the log file, share the output, too.
+    # Processes that share the address or the log file also share the output.
     is_shared = settings.source.http.share_port or settings.log.file
     return LogControl(
         settings.log.file,

@@ -1,8 +1,8 @@
-"""The log of the process: its output and levels, which can change at run time.
+"""The log of the process: its output and its levels, which can be changed at run time.
 
-Note [Reopening]: a log rotation renames the file, and SIGHUP makes the process open a new one under
-the old name. The file is opened for appending, so several processes may share it, and a truncated
-file is continued from its beginning.
+Note [Reopening]: a log rotation renames the file, and SIGHUP makes the process open a new file
+under the old name. The file is opened for appending, so several processes may share it, and a
+truncated file is written again from its beginning.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _OWN_NAMES = (
 """Names of loggers that aren't modules."""
 _CLOSE = 0.6
 _BUFFER_BYTES = 1024 * 1024
-"""A line of up to this size is written by one call, so that lines of processes don't interleave."""
+"""A line up to this size is written by one call, so that lines of processes don't interleave."""
 
 
 def parse_levels(levels: Sequence[str]) -> dict[str, str]:
-    """Parse ``namespace=level`` items to a mapping.
+    """Parse ``namespace=level`` items into a mapping.
 
     Raises UserError: an item is invalid, or a namespace has no loggers.
     """
@@ -75,12 +75,12 @@ def parse_levels(levels: Sequence[str]) -> dict[str, str]:
 
 
 def check_namespace(namespace: str) -> None:
-    """Check that *namespace* has loggers. Raises UserError with the nearest name."""
+    """Check that *namespace* has loggers. Raises UserError, which suggests the nearest name."""
     known = known_namespaces()
     if not known.isdisjoint(_names(namespace)) or namespace.split(".")[0] in _LIBRARIES:
         return
     shown = [name.removeprefix(_PACKAGE) for name in known]
-    # Imported here, since it is needed only after a mistake.
+    # Imported here, because it is needed only after a mistake.
     import difflib
 
     found = difflib.get_close_matches(namespace, sorted(shown), 1, _CLOSE)
@@ -90,7 +90,7 @@ def check_namespace(namespace: str) -> None:
 
 @cache
 def known_namespaces() -> frozenset[str]:
-    """Return the names of the service's loggers, and their parents."""
+    """Return the names of the service's loggers and of their parents."""
     names = {*_OWN_NAMES, "stream"}
     names |= {module.name for module in walk_packages(stream.__path__, _PACKAGE, onerror=_ignore)}
     return frozenset(
@@ -101,16 +101,16 @@ def known_namespaces() -> frozenset[str]:
 
 
 def _ignore(name: str) -> None:
-    """Ignore a package that can't be imported because a library is missing: it has no loggers."""
+    """Ignore a package that a missing library makes unimportable, because it has no loggers."""
 
 
 class LogControl:
     """The log's output and levels, which can be changed while the process runs.
 
     :param path: path of the log file; empty for standard output.
-    :param form: ``None``: the short form for a terminal, else JSON.
-    :param default: level of namespaces without their own.
-    :param levels: levels by namespace; the level of ``a`` applies to ``a.b``, too.
+    :param form: form of the lines; ``None``: the short form on a terminal, otherwise JSON.
+    :param default: level of namespaces that have no level of their own.
+    :param levels: levels by namespace; the level of ``a`` also applies to ``a.b``.
     :param node: name in each line, if several processes write to one output.
 
     Raises UserError if the file can't be opened.
@@ -147,14 +147,14 @@ class LogControl:
 
     @property
     def observer(self) -> Any:
-        """The observer of log events."""
+        """The observer that receives log events."""
         predicates: list[Any] = [self._predicate]
         if self._is_terminal:
             predicates.append(self._is_for_people)
         return FilteringLogObserver(self._observer, predicates)
 
     def _is_for_people(self, event: LogEvent) -> Any:
-        """Return an event's level on a terminal: events without a text for people are debug."""
+        """Return an event's level on a terminal: debug if the event has no text for people."""
         is_info = event.get("log_level") is LogLevel.info and not event.get("log_terminal")
         namespace = event.get("log_namespace") or ""
         if is_info and self._predicate.logLevelForNamespace(namespace) is not LogLevel.debug:
@@ -162,21 +162,21 @@ class LogControl:
         return PredicateResult.maybe
 
     def install(self) -> None:
-        """Replace the observers set up by Twisted's runner."""
+        """Replace the observers that Twisted's runner has set up."""
         for old in list(globalLogPublisher._observers):
             globalLogPublisher.removeObserver(old)
         globalLogPublisher.addObserver(self.observer)
 
     def levels(self) -> Mapping[str, str]:
-        """Return the effective levels by namespace; the empty one is the default."""
+        """Return the effective levels by namespace; the empty namespace has the default level."""
         return {"": self._default, **self._levels}
 
     def set_level(self, namespace: str, level: str) -> None:
-        """Set the level of *namespace* and its children, until the process ends.
+        """Set the level of *namespace* and its children until the process ends.
 
         Raises UserError: the level is unknown, or the namespace has no loggers.
 
-        :param namespace: as in the field ``component`` of a line (``etcd.client``), or as in the
+        :param namespace: as in the field ``component`` of a line (``etcd.client``) or as in the
             code (``stream.etcd.client``); empty for the default.
         """
         if level not in LEVELS:
@@ -198,7 +198,7 @@ class LogControl:
             self._predicate.setLogLevelForNamespace(name, LEVELS[level])
 
     def reopen(self) -> None:
-        """Reopen the file; see Note [Reopening]. If that fails, the old one is continued."""
+        """Reopen the file; see Note [Reopening]. If that fails, the old one is kept."""
         if not self._path:
             return
         for tell in self.on_reopen:
@@ -226,7 +226,7 @@ class LogControl:
 
 
 def _names(namespace: str) -> tuple[str, ...]:
-    """Return the names of a logger: most have their module's, and lines omit the package."""
+    """Return the possible names of the logger: *namespace*, with and without the package."""
     if namespace == "stream" or namespace.startswith("stream."):
         return (namespace,)
     return namespace, f"stream.{namespace}"

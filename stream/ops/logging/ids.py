@@ -1,4 +1,4 @@
-"""Random ids by which a request or a failure is found in the log."""
+"""Random IDs by which a request or a failure is found in the log."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _REQUEST_ID_LENGTH = 15
 
 
 def random_id(length: int) -> str:
-    """Return *length* random digits and letters, unpredictable."""
-    # One draw for all characters, with enough bits that all are equally likely.
+    """Return *length* random unpredictable digits and letters."""
+    # One draw for all characters, with enough bits to make all characters equally likely.
     number = secrets.randbits(8 * length)
     drawn = []
     for _ in range(length):
@@ -23,14 +23,14 @@ def random_id(length: int) -> str:
 
 
 def request_id() -> str:
-    """Return a new id of a request."""
+    """Return a new request ID."""
     return random_id(_REQUEST_ID_LENGTH)
 
 
 def exception_id(service: str, request: str | None = None) -> str:
-    """Return the id under which a failure is logged, and which its response contains.
+    """Return the ID of a failure, which its log line and its response contain.
 
     :param service: the service that failed, e.g. ``keboola-stream-api``.
-    :param request: the id of the request that failed, a new one if there is none.
+    :param request: the ID of the request that failed; by default a new ID.
     """
     return f"{service}-{request or request_id()}"

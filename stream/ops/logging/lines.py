@@ -1,9 +1,9 @@
 """Log lines: events of `twisted.logger` as JSON for machines or text for people.
 
 Code logs a template and fields, ``_log.info("opened volume {volume_id}", volume_id=…)``. A line has
-the formatted message and every field, so that messages need not be parsed. Fields with the name of
-a secret are masked, also in the message and inside of fields, and so is any text with the form of a
-secret (`stream.values.redaction`).
+the formatted message and every field, so that messages need not be parsed. Fields whose names
+indicate a secret are masked, including in the message and inside other fields. So is any text that
+has the form of a secret (`stream.values.redaction`).
 
 A terminal shows less (`stream.ops.logging.terminal`). It shows an event at level info only if the
 event has ``log_terminal``, a template for people: ``log_terminal="{count} rows"``.
@@ -46,7 +46,7 @@ _LEVEL_ORDER = (
     LogLevel.error,
     LogLevel.critical,
 )
-# Members that the legacy log adds to an event, and members with another name in a line.
+# Members that Twisted's legacy log adds to an event, and members renamed in a line.
 _NO_FIELDS = frozenset(
     {"component", "format", "isError", "message", "printed", "system", "time", "why", "failure"}
 )
@@ -56,7 +56,7 @@ _FORMATTER = Formatter()
 _MAX_DEPTH = 6
 _MAX_CHARS = 32 * 1024
 _LONGEST_SECRET_CHARS = 4096
-"""Characters read after the shown part of a text, so that the beginning of a secret isn't shown."""
+"""Characters read after the shown part of a text, so that no beginning of a secret is shown."""
 # Fields with the names that existing log searches use.
 _DOTTED = frozenset(
     {
@@ -69,7 +69,7 @@ _DOTTED = frozenset(
 )
 _KEYED = {"source_id", "sink_id", "file_id", "slice_id"}
 _PARTS = ("project.id", "branch.id", "source.id", "sink.id")
-"""Keys of these fields begin with ids that are searched for."""
+"""IDs that people search for; they are hidden if a key on the same line begins with them."""
 _LEAST_PARTS = 3
 _RENAMED = {
     "node_id": "nodeId",
@@ -82,7 +82,7 @@ _RENAMED = {
 
 
 def form_for(stream: TextIO) -> Form:
-    """Return the form for a terminal if *stream* is one, else JSON."""
+    """Return the form for a terminal if *stream* is a terminal, otherwise JSON."""
     return "terminal" if stream.isatty() else "json"
 
 
@@ -90,7 +90,7 @@ def form_for(stream: TextIO) -> Form:
 class LineObserver:
     """Writes one line for each event.
 
-    :param has_colour: whether the form for a terminal is colored.
+    :param has_colour: whether the form for a terminal has colors.
     :param node: name of the node in each line, if the output is shared by several nodes.
     :ivar minimum: events below this level are dropped.
     """
@@ -137,7 +137,7 @@ class LineObserver:
 
 
 def _without_repetition(event: LogEvent, line: dict[str, Any]) -> dict[str, Any]:
-    """Return *line* without fields that are in its message, and ids that a longer key contains."""
+    """Return *line* without the fields that its message or a longer key contains."""
     template = event.get("log_format") or ""
     try:
         named = {
@@ -153,7 +153,7 @@ def _without_repetition(event: LogEvent, line: dict[str, Any]) -> dict[str, Any]
 
 
 def line_name(field: str) -> str:
-    """Return the name in a line of the *field* of an event."""
+    """Return the name that the *field* of an event has in a line."""
     return field.replace("_", ".", 1) if field in _DOTTED else _RENAMED.get(field, field)
 
 
@@ -210,12 +210,12 @@ def _value(value: Any, depth: int = 0) -> Any:
     try:
         return _short(str(value))
     except Exception:
-        # A log line must be written whatever it contains.
+        # A log line must be written, whatever it contains.
         return f"<unprintable {type(value).__name__}>"
 
 
 def _short(text: str) -> str:
-    """Return *text* without secrets, limited in length: a line may quote text of other parties."""
+    """Return *text* without secrets, limited in length because it may come from other parties."""
     if len(text) <= _MAX_CHARS:
         return hide_secrets(text)
     shown = hide_secrets(text[: _MAX_CHARS + _LONGEST_SECRET_CHARS])[:_MAX_CHARS]
@@ -233,7 +233,7 @@ def _json_line(line: dict[str, Any]) -> str:
     try:
         return orjson.dumps(line).decode() + "\n"
     except orjson.JSONEncodeError:
-        # Text that isn't Unicode, for one.
+        # For example, text that isn't valid Unicode.
         plain = {encodable(name): encodable(str(value)) for name, value in line.items()}
         return orjson.dumps(plain).decode() + "\n"
 

@@ -1,4 +1,4 @@
-"""Log lines for a terminal: a time without its date, a message, color. Pure."""
+"""Log lines for a terminal: a time without a date, a message, color. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _COLOURS = {"debug": _DIM, "warn": _YELLOW, "error": _RED}
 
 
 def terminal_lines(line: Mapping[str, Any], *, has_colour: bool) -> str:
-    """Return the text of *line* with a final newline; a stack follows on separate lines.
+    """Return the text of *line* with a final newline; a traceback follows on separate lines.
 
-    At level info only the message is shown. At other levels the component and the fields follow,
-    without ``suppressed`` if no line was suppressed.
+    At level info only the message is shown. At other levels the component and the fields follow.
+    The field ``suppressed`` is omitted if no line was suppressed.
 
     :param line: the members of a log line; its time is shown in the local time zone.
     """
@@ -46,7 +46,7 @@ def terminal_lines(line: Mapping[str, Any], *, has_colour: bool) -> str:
 
 
 def encodable(text: str) -> str:
-    """Return *text* with characters escaped that UTF-8 can't encode."""
+    """Return *text*, with the characters escaped that UTF-8 can't encode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

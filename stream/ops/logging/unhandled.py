@@ -1,9 +1,9 @@
-"""Errors that no code handles: they get into the log, redacted like all other lines.
+"""Logging of errors that no code handles, redacted like all other lines.
 
-Python reports some errors to hooks only: those of a thread's function, and those that have no
-caller, such as errors in `__del__`, in callbacks of C code and of the garbage collector. The
-default hooks print a traceback to stderr, in lines without a level, where secrets aren't known as
-such. Errors of Deferreds that nobody handles are logged by Twisted.
+Python reports some errors only to hooks: errors of a thread's function, and errors that have no
+caller, such as those in `__del__`, in callbacks of C code and in callbacks of the garbage
+collector. The default hooks print a traceback to stderr, in lines that have no level and in which
+secrets aren't masked. Twisted logs errors of Deferreds that no code handles.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_CHARS = 200
 
 
 def log_unhandled() -> None:
-    """Log such errors from now on."""
+    """Log unhandled errors from now on."""
     sys.unraisablehook = _unraisable
     threading.excepthook = _of_thread
 
@@ -37,7 +37,7 @@ def _unraisable(unraisable: Any, /) -> None:
             "{what}: {where}",
             _failure(error),
             what=unraisable.err_msg or "an error was ignored in",
-            # Its form, since the object may be about to end, and mustn't be kept.
+            # As text, because the object may be about to be freed, and mustn't be kept.
             where=_shown(unraisable.object),
         )
     except Exception:  # the log itself may be what fails
@@ -62,7 +62,7 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _shown(value: object) -> str:
-    """Return a short text for an object, whose own form may fail."""
+    """Return a short text for an object whose own `repr` may fail."""
     if value is None:
         return "unknown"
     try:

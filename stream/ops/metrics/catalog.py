@@ -1,7 +1,6 @@
 """Metric families that the original service doesn't have, for the guarantees to producers.
 
-They are registered at the start of the process, so that a dashboard finds each of them in every
-scrape.
+They are registered when the process starts, so that a dashboard finds each of them in every scrape.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _SYNC_BUCKETS_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 
 class Definition:
     """The declaration of one metric family.
 
-    :ivar name: as scraped, but without a counter's ``_total``.
+    :ivar name: name as scraped, but without a counter's ``_total``.
     :ivar buckets: upper bounds of a histogram.
     """
 

@@ -1,10 +1,10 @@
-"""Metric families with labels: counters, gauges and histograms, cheap enough for each record.
+"""Metric families with labels: counters, gauges and histograms, cheap enough to update per record.
 
 The library's own metrics take a lock and walk all buckets on each observation. Here a child is a
-plain object that one thread, the reactor's, adds to; the library only formats the page when it is
+plain object that only the reactor's thread adds to; the library only formats the page when it is
 scraped. Adding from another thread can lose a count, so work in threads is counted where its
-Deferred fires. Reading is thread-safe, so that a page of many thousands of lines need not be
-rendered in the reactor's thread.
+Deferred fires. Reading is thread-safe, so a page of many thousands of lines need not be rendered in
+the reactor's thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Counter:
 
 
 class Gauge:
-    """A number that goes up and down, set, or computed when the page is rendered."""
+    """A number that goes up and down; it is set, or computed when the page is rendered."""
 
     __slots__ = ("_ask", "_value")
 
@@ -54,9 +54,9 @@ class Gauge:
         self._value += amount
 
     def set_function(self, ask: Callable[[], float]) -> None:
-        """Call *ask*, which must not block, whenever the value is read.
+        """Call *ask*, which must not block, each time the value is read.
 
-        If it raises OSError (a volume may be gone), the value is NaN.
+        If it raises OSError (for example, if a volume was removed), the value is NaN.
         """
         self._ask = ask
 
@@ -82,12 +82,12 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Add *value* *times* times."""
+        """Add *times* observations of *value*."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return upper bounds as text, with the number of observations up to them."""
+        """Return each upper bound as text, with the number of observations up to it."""
         bounds = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
         return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
@@ -96,12 +96,12 @@ C = TypeVar("C", Counter, Gauge, Histogram)
 
 
 class Family(Generic[C]):
-    """All metrics of one name, with a child for each set of label values.
+    """All metrics with one name, with a child for each set of label values.
 
     A collector for the library's registry.
 
-    :param name: as scraped, but without a counter's ``_total``.
-    :param make: makes a child.
+    :param name: name as scraped, but without a counter's ``_total``.
+    :param make: creates a child.
     """
 
     def __init__(
@@ -116,7 +116,8 @@ class Family(Generic[C]):
     def labels(self, values: Mapping[str, str]) -> C:
         """Return the child with these label values, made on first use; a missing label is empty.
 
-        Raises ValueError: the family lacks a label. Callers should keep a child that is used often.
+        Raises ValueError: the family lacks a label. Callers should keep children that they use
+        often.
         """
         key = tuple(values.get(name, "") for name in self.label_names)
         child = self._children.get(key)
@@ -137,16 +138,16 @@ class Family(Generic[C]):
                 del self._children[key]
 
     def replace(self, children: Mapping[tuple[str, ...], C]) -> None:
-        """Replace all children, by their label values in the order of the names."""
+        """Replace all children. The keys are label values in the order of the label names."""
         self._children = dict(children)
 
     @property
     def kind(self) -> str:
-        """``counter``, ``gauge`` or ``histogram``."""
+        """The kind of the children: ``counter``, ``gauge`` or ``histogram``."""
         return type(self._make()).__name__.lower()
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: the registry need not know the samples in advance."""
+        """Return nothing, because the registry need not know the samples in advance."""
         return []
 
     def collect(self) -> Iterable[Metric]:

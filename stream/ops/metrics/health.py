@@ -11,7 +11,7 @@ __all__ = ["HealthCheck", "Readiness"]
 
 
 class HealthCheck(Resource):
-    """Answers a fixed text for any host; an answer means that the process is alive."""
+    """Answers every request with a fixed text, which shows that the process is alive."""
 
     isLeaf = True
 
@@ -25,7 +25,7 @@ class HealthCheck(Resource):
 
 
 class Readiness(Resource):
-    """Answers 200 when all components are ready, and 503 while they start or stop.
+    """Answers 200 while all components are ready, and 503 while they start or stop.
 
     :param is_ready: returns whether they are ready.
     """

@@ -25,18 +25,18 @@ from stream.ops.process.thread_pool import AbandonableThreadPool
 
 __all__ = ["MetricsListener"]
 
-_log = Logger(namespace="stream.metrics")  # as an attribute of a class it would get another name
+_log = Logger(namespace="stream.metrics")  # a class attribute would get another name
 
 _IDLE_TIMEOUT_SECONDS = 60
 _MAX_WAITING = 100
-"""Maximum number of requests for a page that isn't begun; each is an open connection."""
+"""Maximum number of requests that wait for the next page; each is an open connection."""
 
 
 class MetricsListener(Service):
     """Serves ``/metrics``, ``/health-check`` and ``/ready``.
 
-    startService fires when the port is open, or fails if it can't be opened. stopService fires when
-    the port is closed.
+    The Deferred returned by startService fires when the port is open, and fails if the port can't
+    be opened. The Deferred returned by stopService fires when the port is closed.
     """
 
     name = "metrics"
@@ -50,12 +50,12 @@ class MetricsListener(Service):
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         """:param endpoint: where to listen.
-        :param address: the same for the log.
+        :param address: the same address, for log messages.
         :param is_ready: returns whether all components of the process are ready.
         """
         self._endpoint = endpoint
         self._address = address
-        # One thread: pages are rendered one after another, and never in the reactor's thread.
+        # One thread, so pages are rendered one after another, and never in the reactor's thread.
         self._threads = AbandonableThreadPool(0, 1, name="metrics")
         root = _Root()
         self._page = MetricsPage(reactor, self._threads, metrics)
@@ -65,7 +65,7 @@ class MetricsListener(Service):
         self._site = Site(root, reactor=reactor, timeout=_IDLE_TIMEOUT_SECONDS)
         self._site.displayTracebacks = False
         self._site.noisy = False
-        # Requests of probes aren't logged.
+        # Requests aren't logged, because probes send many.
         self._site.log = _no_access_log  # type: ignore[method-assign]
         self.port: IListeningPort | None = None
 
@@ -99,7 +99,7 @@ class MetricsListener(Service):
 
 
 class _Root(Resource):
-    """The root resource, without content."""
+    """The root resource, which has no content of its own."""
 
     def getChild(self, path: bytes, request: HTTPRequest) -> IResource:
         return notFound()
@@ -108,7 +108,7 @@ class _Root(Resource):
 class MetricsPage(Resource):
     """The metrics in text form.
 
-    The page may be long, so a thread renders it once for all waiting requests.
+    Rendering may take a while, so a thread renders one page for all waiting requests.
     """
 
     isLeaf = True
@@ -163,4 +163,4 @@ def _send(request: Request, page: bytes) -> None:
 
 
 def _no_access_log(request: HTTPRequest) -> None:
-    """Do nothing."""
+    """Do nothing, because probes send many requests."""

@@ -1,7 +1,7 @@
-"""The metrics of the service, in a registry without those of the process or runtime.
+"""The metrics of the service, in a registry without metrics of the process or the runtime.
 
-`Metrics` has a family for each name that dashboards use, and methods that record events. A family
-without values shows only its help. Durations are in milliseconds.
+`Metrics` has a family for each metric name that dashboards use, and methods that record events. The
+page shows only the help text of a family without values. Durations are in milliseconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OPERATIONS: tuple[Operation, ...] = (
     "filecleanup",
     "jobcleanup",
 )
-# A call of a client with its retries; the decoding of its answer; one physical request.
+# A client's call including retries; the decoding of its response; one physical request.
 Call = Literal["client_request", "client_request_parse", "http_request"]
 _CALLS: tuple[Call, ...] = ("client_request", "client_request_parse", "http_request")
 _OPERATION_BUCKETS_MS = (
@@ -100,9 +100,9 @@ class VolumeLabels:
 class CallLabels:
     """The labels of a call to another service.
 
-    :ivar http_result_type: type of the answer's content.
-    :ivar http_url_path: with placeholders instead of ids, to limit the number of values.
-    :ivar http_status_code: 0 if there was no answer.
+    :ivar http_result_type: type of the response's content.
+    :ivar http_url_path: URL path with placeholders instead of IDs, to limit the number of values.
+    :ivar http_status_code: status code; 0 if there was no response.
     """
 
     http_method: str
@@ -119,7 +119,7 @@ class CallLabels:
 class SourceMeter:
     """Counts the records of one source; kept by the handler of its requests.
 
-    :param clock: seconds since the epoch.
+    :param clock: returns seconds since the epoch.
     """
 
     __slots__ = ("_children", "_clock", "_families", "_labels", "_usual")
@@ -138,7 +138,7 @@ class SourceMeter:
         self._usual: tuple[Sequence[float], list[int], Histogram, Counter] | None = None
 
     def stored(self, at: int, size: int) -> None:
-        """Count one answered record of *size* bytes: `answered`, optimized for the usual case.
+        """Count one answered record of *size* bytes; a fast version of `answered`.
 
         :param at: receive time, milliseconds since the epoch.
         """
@@ -196,9 +196,9 @@ class SinkMeter:
 
 
 class Metrics:
-    """All families. One object per process.
+    """All metric families; each process has one such object.
 
-    :ivar registry: the library's registry with everything in it.
+    :ivar registry: the library's registry, which contains all families.
     """
 
     def __init__(self, service_name: str = "stream") -> None:
@@ -215,14 +215,14 @@ class Metrics:
         self._collectors: list[Callable[[], None]] = []
 
     def on_collect(self, collect: Callable[[], None]) -> None:
-        """Call *collect*, in the reactor's thread, before each scrape.
+        """Call *collect* in the reactor's thread before each scrape.
 
-        It copies counts from elsewhere, and must be fast.
+        *collect* copies counts from elsewhere, and must be fast.
         """
         self._collectors.append(collect)
 
     def collect(self) -> None:
-        """Update the metrics that are computed on demand; in the reactor's thread."""
+        """Update the metrics that are computed on demand; call it in the reactor's thread."""
         for collect in self._collectors:
             try:
                 collect()
@@ -230,7 +230,7 @@ class Metrics:
                 _log.failure("cannot collect metrics")
 
     def page(self) -> bytes:
-        """Return all metrics in the Prometheus text format; call `collect` before. Thread-safe."""
+        """Return all metrics in the Prometheus text format; call `collect` first. Thread-safe."""
         return generate_latest(self.registry)
 
     def families(self) -> Iterable[Family[Any]]:
@@ -282,7 +282,7 @@ class Metrics:
     def forget(self, labels: SourceLabels) -> None:
         """Drop all metrics of a deleted sink, or of a deleted source with its sinks.
 
-        Their existing meters are no longer shown.
+        Values of their existing meters are no longer exported.
         """
         values = labels.as_labels()
         for family in self._families.values():
@@ -300,13 +300,14 @@ class Metrics:
         compressed: int = 0,
         uncompressed: int = 0,
     ) -> None:
-        """Record the end of a rotation, upload, import or cleanup.
+        """Record that a rotation, upload, import or cleanup has ended.
 
-        :param target: name of the target of the item.
+        :param target: name of the target of the sink's table.
         :param condition: the trigger of a rotation.
-        :param error_type: empty after a success.
-        :param compressed: processed bytes, counted only after a success.
-        :param uncompressed: the same before compression.
+        :param error_type: type of the error; empty after a success.
+        :param compressed: size of the processed data after compression, counted only after a
+            success.
+        :param uncompressed: size of the same data before compression.
         """
         labels = {
             **sink.as_labels(),
@@ -323,7 +324,7 @@ class Metrics:
     def operation_failed(
         self, sink: SinkLabels, operation: Operation, attempt: int = 1, *, target: str
     ) -> None:
-        """Count the *attempt*-th failure of an operation."""
+        """Record that the *attempt*-th attempt at an operation has failed."""
         labels = {**sink.as_labels(), "operation": operation, "target": target}
         self._operation_failures[operation].labels(labels).observe(attempt)
 
@@ -333,7 +334,7 @@ class Metrics:
         self._disk_total.labels(volume.as_labels()).set(total)
 
     def descriptor_gauges(self) -> tuple[Gauge, Gauge]:
-        """Return the gauges of open files, and of their limit."""
+        """Return the gauge of open files and the gauge of their limit."""
         return self._descriptors_used.labels({}), self._descriptors_total.labels({})
 
     def task_started(self, task_type: str) -> None:
@@ -348,10 +349,10 @@ class Metrics:
         error_type: str = "",
         application_error: bool = False,
     ) -> None:
-        """Record the end of a running task.
+        """Record that a running task has ended.
 
-        :param error_type: empty after a success.
-        :param application_error: whether the failure was a defect, not the user's mistake.
+        :param error_type: type of the error; empty after a success.
+        :param application_error: whether the failure was caused by a bug and not by the user.
         """
         self._tasks_running.labels({"task_type": task_type}).add(-1)
         labels = {"task_type": task_type, "is_success": "false" if error_type else "true"}
@@ -368,12 +369,12 @@ class Metrics:
         self._mirror_memory[kind].labels({"prefix": prefix}).set(memory)
 
     def call_started(self, call: Call, method: str, host: str) -> None:
-        """Count the start of a call of another service."""
+        """Count a call to another service as started."""
         labels = {"http_method": method, "http_url_host": host}
         self._calls_in_flight[call].labels(labels).add(1)
 
     def call_finished(self, call: Call, labels: CallLabels, milliseconds: float) -> None:
-        """Record the end of a started call."""
+        """Record that a started call has ended."""
         in_flight = {"http_method": labels.http_method, "http_url_host": labels.http_url_host}
         self._calls_in_flight[call].labels(in_flight).add(-1)
         self._call_duration[call].labels(labels.as_labels()).observe(milliseconds)

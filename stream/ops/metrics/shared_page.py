@@ -1,4 +1,4 @@
-"""A page that takes long to render, rendered once for all waiting requests, with pauses."""
+"""A page that is slow to render, rendered once for all waiting requests, with pauses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["MIN_PAUSE_SECONDS", "SharedPage"]
 MIN_PAUSE_SECONDS = 1.0
 """Minimum pause between two renderings; at least as long as the last rendering took.
 
-So rendering uses at most half of a processor, regardless of the number of requests.
+So rendering uses at most half of a CPU, regardless of the number of requests.
 """
 
 
 class SharedPage:
-    """Renders the page. Each request gets one whose rendering began after it.
+    """Renders the page. Each request gets a page whose rendering began after the request.
 
     :param reactor: source of the time.
     :param make: renders the page, e.g. in a thread.
@@ -38,11 +38,11 @@ class SharedPage:
 
     @property
     def waiting(self) -> int:
-        """The number of requests that wait for a page that isn't begun."""
+        """The number of requests that wait for a page whose rendering hasn't begun."""
         return len(self._waiting)
 
     def get(self) -> Deferred[bytes]:
-        """Return the page; fails if it can't be rendered. A cancelled request no longer waits."""
+        """Return a Deferred of the page, which may be cancelled; it fails if rendering fails."""
         page = self._waiting.wait()
         self._begin()
         return page
@@ -57,7 +57,7 @@ class SharedPage:
         return self._drained.wait()
 
     def _begin(self) -> None:
-        """Render the page now or after the pause, if a request waits for it."""
+        """Render the page now or after the pause if a request is waiting for it."""
         if self._is_making or self._next is not None or not self._waiting:
             return
         pause = self._not_before - self._reactor.seconds()

@@ -1,1 +1,1 @@
-"""The process: reactor, threads, garbage collection, ordered start and stop, child processes."""
+"""The process: reactor, threads, garbage collection, startup, shutdown, child processes."""

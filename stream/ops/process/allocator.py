@@ -1,4 +1,4 @@
-"""Settings of the C library's allocator, so that freed memory is returned to the system."""
+"""Settings of the C library's allocator that make it return freed memory to the system."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import ctypes
 __all__ = ["LARGE_BYTES", "MAX_HEAPS", "give_memory_back"]
 
 LARGE_BYTES = 512 * 1024
-"""Blocks larger than this have pages of their own, which are returned to the system when freed.
+"""Blocks larger than this get separate pages, which are returned to the system when freed.
 
-By default the allocator raises this threshold with each large freed block, up to 32 MiB: from then
-on decoded bodies are allocated in the heaps, and small blocks that remain between them keep all
-pages occupied.
+By default the allocator raises this threshold with each large block that is freed, up to 32 MiB.
+Decoded bodies would then be allocated in the heaps, where small blocks that remain between them
+would keep all pages in use.
 """
 
 MAX_HEAPS = 2
-"""Maximum number of heaps for all threads: each heap keeps its peak size.
+"""Maximum number of heaps for all threads; low because each heap keeps its peak size.
 
-Due to the GIL, few threads need them at once.
+Because of the GIL, few threads need heaps at the same time.
 """
 
 _M_TRIM_THRESHOLD = -1
@@ -28,7 +28,7 @@ _M_ARENA_MAX = -8
 def give_memory_back() -> bool:
     """Configure the allocator, before threads are started.
 
-    :returns: whether it is glibc's, which can be configured.
+    :returns: whether the allocator is glibc's, the only one that can be configured.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

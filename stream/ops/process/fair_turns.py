@@ -1,16 +1,22 @@
-"""Fair scheduling of ready connections within a turn of the reactor.
+"""Fair scheduling of ready connections within one iteration of the reactor, a turn.
 
-Twisted serves all ready connections, so a turn takes as long as all clients together need: sixteen
-clients with requests of 30 ms each delay all others by half a second, several times for one record.
+Twisted serves all ready connections in each turn, so a turn takes as long as all clients together
+need. Sixteen clients with requests of 30 ms each delay all others by half a second, several times
+per record.
 
-Note [Light and busy]: a connection is *light* if it was served in an earlier period and has used
-little time since, or a moderate amount followed by a rest: a client that sends as fast as it is
-served, or pipelines requests, is ready again immediately. Light connections are served first. All
-others, new and busy ones, share a small part of each turn. The rest is still ready in the next
-turn, since epoll is level-triggered, and connections served least recently come first. So a
-producer that keeps a connection open and sends now and then isn't delayed by clients that send
-much, or that open a connection for each request. No connection starves, since each turn serves at
-least one of the others.
+Note [Light and busy]: a connection is *light* if it was served in an earlier period, and since then
+has used little time, or a moderate amount followed by a rest. A client that sends as fast as it is
+served, or that pipelines requests, never rests: it is ready again immediately. Light connections
+are served first. All others, new and busy ones, share a small part of each turn. Connections that
+aren't served are still ready in the next turn, because epoll is level-triggered, and connections
+served least recently come first. So a producer that keeps a connection open and sends now and then
+isn't delayed by clients that send a lot, or that open a connection for each request. No connection
+starves, because each turn serves at least one of the others.
+
+Note [Cheap ones first]: half of the time for light connections is for those whose requests have
+been cheap, in classes of their mean time. The other half is for those served least recently. So
+hundreds of light connections with expensive requests don't delay a cheap one by a whole round, and
+expensive ones don't starve.
 """
 
 from __future__ import annotations
@@ -32,33 +38,33 @@ __all__ = [
 ]
 
 PERIOD_SECONDS = 1.0
-"""Length of the periods in which used time is counted."""
+"""Length of the periods in which the time of connections is counted."""
 
 LIGHT_SHARE = 0.03
-"""Maximum time of a light connection in the current and the previous period, in seconds."""
+"""Maximum time that a light connection uses in the current and the previous period, in seconds."""
 
 REST_SECONDS = 0.02
-"""Minimum time between the last service of a connection and its next readiness for a rest."""
+"""Minimum time between serving a connection and its next readiness that counts as a rest."""
 
 RESTED_SHARE = 0.2
-"""Maximum time of a light connection that has rested, in seconds; see `LIGHT_SHARE`."""
+"""Maximum time that a light connection uses if it has rested, in seconds; see `LIGHT_SHARE`."""
 
 LIGHT_SECONDS = 0.006
-"""Time per turn for all light connections; exceeded by at most one of them.
+"""Time per turn for all light connections, in seconds; exceeded by at most one of them.
 
-A record is answered some five turns after it was read: the group is sent, written and acknowledged
-in turns of their own. So its latency is five times this if many light connections have expensive
-requests.
+A record is answered about five turns after it was read, because its group is sent, written and
+acknowledged in separate turns. If many light connections have expensive requests, the latency of a
+record is therefore five times this value.
 """
 
 BUSY_SECONDS = 0.005
-"""Time per turn for all other connections."""
+"""Time per turn for all other connections, in seconds."""
 
 CHEAP_SECONDS = 0.0001
-"""Mean time of a service up to which connections are in the cheapest class."""
+"""Mean time of serving a connection up to which it is in the cheapest class, in seconds."""
 
 LATEST = 0.5
-"""Weight of the latest service in the mean time of a service."""
+"""Weight of the latest time of serving a connection in the mean time."""
 
 Ready = tuple[Any, int, int]
 """A ready connection, its descriptor, and its events."""
@@ -67,17 +73,17 @@ _ATTRIBUTE = "_used_turns"
 
 
 class _Used:
-    """The reactor's time used by a connection.
+    """The time that a connection has used in the reactor.
 
     :ivar since: the period in which it was served first.
     :ivar period: the last period in which it was served.
     :ivar seconds: time used in that period.
     :ivar before: time used in the period before that one.
-    :ivar cost: the mean time of a service.
-    :ivar last: total number of services at its last service, or at its start.
-    :ivar ended: time of its last service.
+    :ivar cost: mean time of serving the connection once.
+    :ivar last: value of the counter of served connections when it was last served, or made.
+    :ivar ended: time when it was last served.
     :ivar ready: the last turn in which it was ready.
-    :ivar rested: whether it wasn't ready for a while before.
+    :ivar rested: whether it had rested before it was last ready.
     """
 
     __slots__ = ("before", "cost", "ended", "last", "period", "ready", "rested", "seconds", "since")
@@ -92,7 +98,7 @@ class _Used:
         self.rested = False
 
     def enter(self, period: int) -> None:
-        """Start *period*."""
+        """Start counting in *period*."""
         if period != self.period:
             self.before = self.seconds if period == self.period + 1 else 0.0
             self.seconds = 0.0
@@ -107,12 +113,12 @@ class _Used:
         return self.since < self.period and self.seconds + self.before < share
 
     def cost_class(self) -> int:
-        """Return the class of its cost; see Note [Cheap ones first]."""
+        """Return the class of the connection's cost; see Note [Cheap ones first]."""
         return int(math.log2(max(1.0, self.cost / CHEAP_SECONDS)))
 
 
 _Entry = tuple[int, Ready, _Used]
-"""A connection with the time of its last service."""
+"""A ready connection, its used time, and when it was last served."""
 
 _last_served = itemgetter(0)
 
@@ -123,11 +129,11 @@ def _cheap(entry: _Entry) -> tuple[int, int]:
 
 
 class FairTurns:
-    """Serves ready connections.
+    """Serves ready connections with a time limit per turn.
 
     The time used by a connection is stored in one of its attributes.
 
-    :param clock: seconds.
+    :param clock: returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -136,7 +142,7 @@ class FairTurns:
         self._turn = 0
 
     def serve(self, ready: Sequence[Ready], serve: Callable[[Ready], None]) -> None:
-        """Call *serve* for some of *ready*, at least for one; the others stay ready.
+        """Call *serve* for some of *ready*, at least for one; the others remain ready.
 
         See Note [Light and busy].
         """
@@ -168,7 +174,7 @@ class FairTurns:
         now: float,
         serve: Callable[[Ready], None],
     ) -> tuple[int, float]:
-        """Serve *ready* in that order for *seconds*; return how many, and the time afterwards."""
+        """Serve *ready* in order for *seconds*; return how many were served, and the time then."""
         end = now + seconds
         done = 0
         for _, each, used in ready:

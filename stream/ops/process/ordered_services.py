@@ -1,7 +1,7 @@
-"""Services started one after another and stopped in reverse.
+"""Services that are started one after another and stopped in reverse order.
 
-Twisted's own `MultiService` neither waits for a child's ``startService`` nor orders the stops; here
-both matter.
+Twisted's own `MultiService` neither waits for a child's ``startService`` nor stops children in
+order. Both matter here.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ __all__ = ["OrderedServices"]
 _log = Logger()
 
 SLOW_STOP_SECONDS = 15.0
-"""Interval of logging which service a stop still waits for."""
+"""Interval of log messages about the service that a stop is waiting for."""
 
 START_SECONDS = 5.0
-"""How long a stop waits for a service that is being started.
+"""How long a stop waits for a service that is still starting.
 
-Most are ready by then and release their resources; one that waits for another service is abandoned.
+Most services are ready by then and release their resources; others are abandoned.
 """
 
 
 class OrderedServices(Service):
-    """Starts its services in order, each when the previous one is ready; stops them in reverse.
+    """Starts services in order, each when the previous one is ready; stops them in reverse order.
 
-    If a service can't start, the started ones are stopped and the failure is passed on. A stop
-    during the start waits for the service that is being started, and stops it, too.
+    If a service can't start, the services already started are stopped, and the failure is passed
+    on. A stop during startup waits for the service that is being started, and then stops it.
 
-    :ivar is_ready: whether all have started and none is being stopped.
-    :ivar is_unclean: whether the stop of a service has failed.
-    :ivar on_failure: called with the failure of a start, before the started services are stopped,
-        which may take a while; and with the argument of `fail`.
+    :ivar is_ready: whether all services have started and none is being stopped.
+    :ivar is_unclean: whether stopping a service has failed.
+    :ivar on_failure: called with the failure of a start before the started services are stopped,
+        which may take a while; also called with the argument of `fail`.
     """
 
     def __init__(self, services: Sequence[IService], reactor: Any) -> None:
@@ -56,20 +56,20 @@ class OrderedServices(Service):
 
     @property
     def services(self) -> Sequence[IService]:
-        """All services, in the order of starting."""
+        """All services, in the order in which they start."""
         return tuple(self._services)
 
     def fail(self, failure: Failure) -> None:
-        """Report that the services can't continue after their start."""
+        """Report that the services, once started, can't continue."""
         for tell in self.on_failure:
             tell(failure)
 
     def append(self, service: IService) -> None:
-        """Add a service after the others; only before the start."""
+        """Add a service after the others; only allowed before the start."""
         self._services.append(service)
 
     async def startService(self) -> None:
-        """Start the services; fires when all are ready, or when a stop has ended the start."""
+        """Start the services, and wait until all are ready or a stop has interrupted the start."""
         super().startService()
         for service in self._services:
             failure = await self._start(service)
@@ -87,7 +87,7 @@ class OrderedServices(Service):
     async def _start(self, service: IService) -> Failure | None:
         starting = self._starting = Deferred()
         failure = None
-        # Not the current span: permanent work of a service isn't a part of its start.
+        # Not the current span, because permanent work of a service isn't part of its start.
         span = begin(f"keboola.go.stream.dependencies.{type(service).__name__}")
         try:
             await maybeDeferred(service.startService)
@@ -114,7 +114,7 @@ class OrderedServices(Service):
         await self._stop_started()
 
     def _stop_started(self) -> Deferred[None]:
-        """Stop the started services; fires when all are stopped, also for repeated calls."""
+        """Stop the started services; return a Deferred that fires when all have stopped."""
         return self._one_by_one.run(self._stop_in_reverse)
 
     async def _stop_in_reverse(self) -> None:

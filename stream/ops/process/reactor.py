@@ -1,15 +1,16 @@
 """Twisted's epoll reactor on the monotonic clock, with bounded turns and less overhead per event.
 
-Twisted's own reactors count seconds since the epoch, so a step of the machine's clock ends every
-timeout and lease immediately, or delays all of them (`stream.ops.clock`).
+Twisted's own reactors count seconds since the epoch. With them, a step of the system clock would
+immediately end every timeout and lease, or delay all of them (`stream.ops.clock`).
 
 Twisted enters a log context around every event, so that log entries name their protocol. This
-service doesn't use it, and at tens of thousands of small requests a second the context is a tenth
-of the work.
+service doesn't use that context, which would be a tenth of the work at tens of thousands of small
+requests a second.
 
-Twisted serves all ready connections in each turn. Here connections of clients share a turn
-(`stream.ops.process.fair_turns`). Everything else is served immediately: finished threads,
-children, and outgoing connections, such as the one to etcd with the lease. The rest is Twisted's.
+Twisted serves all ready connections in each turn. Here the connections of clients share a turn
+(`stream.ops.process.fair_turns`). Everything else is served immediately: finished threads, child
+processes, and outgoing connections, such as the one to etcd, which renews the lease. All other code
+is Twisted's.
 """
 
 from __future__ import annotations
@@ -26,23 +27,25 @@ from stream.ops.process.thread_pool import AbandonableThreadPool
 __all__ = ["install"]
 
 EventServer = Callable[[list[tuple[int, int]], float], list[tuple[int, int]]]
-"""A function that serves the events of its own connections, and returns all others.
+"""A function that serves the events of its own connections, and returns all other events.
 
-Its arguments are descriptors and events, and the reactor's time. The functions in the reactor's
-attribute `event_servers` are called first in each turn.
+Its arguments are pairs of a descriptor and its events, and the reactor's time. In each turn, the
+functions in the reactor's attribute `event_servers` are called first.
 """
 
 THREADS = 10
-"""Maximum number of threads for host names, and for files that are read at a start."""
+"""Maximum number of threads that resolve host names and read files at startup."""
 
 MAX_ACCEPTED = 20
-"""Maximum number of connections accepted in a row: each takes a tenth of a millisecond, and Twisted
-accepts more and more at once while they arrive.
+"""Maximum number of connections accepted in a row.
+
+Each takes a tenth of a millisecond, and Twisted would accept more and more at once while they
+arrive.
 """
 
 
 def install() -> bool:
-    """Install the reactor, unless one is installed already or the platform has no epoll.
+    """Install the reactor, unless another one is already installed or the platform has no epoll.
 
     The installed reactor uses the monotonic clock in any case.
 
@@ -76,7 +79,7 @@ def install() -> bool:
             super().__init__()
 
         def _initThreadPool(self) -> None:
-            """Make the pool: Twisted's own runs no jobs after a thread could not be started."""
+            """Make the pool; Twisted's own runs no more jobs once a thread couldn't be started."""
             self.threadpool = AbandonableThreadPool(0, THREADS, name="reactor")
             self._threadpoolStartupID = self.callWhenRunning(self.threadpool.start)
             self.threadpoolShutdownID = self.addSystemEventTrigger(
@@ -109,7 +112,7 @@ def install() -> bool:
         def _serve(self, ready: Ready) -> None:
             selectable, descriptor, event = ready
             if self._selectables.get(descriptor) is not selectable:
-                return  # closed meanwhile
+                return  # closed by an earlier event
             if isinstance(selectable, Port):
                 selectable.numberAccepts = min(selectable.numberAccepts, MAX_ACCEPTED)
             self._doReadOrWrite(selectable, descriptor, event)
@@ -121,7 +124,7 @@ def install() -> bool:
 
 
 def _install_kqueue() -> None:
-    """Install kqueue: select, Twisted's choice for macOS, is limited to 1,024 files."""
+    """Install kqueue, because select, Twisted's choice for macOS, is limited to 1,024 files."""
     try:
         from twisted.internet import kqreactor
     except ImportError:

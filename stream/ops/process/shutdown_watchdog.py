@@ -1,9 +1,9 @@
-"""Time limit of a stop: the blocking code is logged, and the process ends.
+"""The time limit of a shutdown, after which the blocking code is logged and the process ends.
 
-Note [Two limits]: the reactor gives up first and logs the reason. If the reactor itself is blocked,
-for example by a loop typed into the console, or a thread prevents the interpreter from ending, the
-thread of `faulthandler` ends the process a moment later: it needs neither the reactor nor the GIL.
-Both print the stack of each thread, and exit with 1.
+Note [Two limits]: the reactor gives up first and logs the reason. The reactor itself may be
+blocked, for example by a loop typed into the console, or a thread may prevent the interpreter from
+exiting. The thread of `faulthandler` then ends the process a moment later, because it needs neither
+the reactor nor the GIL. Both print the stack of each thread, and exit with 1.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _STDERR = 2
 
 
 class ShutdownWatchdog:
-    """The end of a process whose stop takes too long.
+    """Ends a process whose shutdown takes too long.
 
-    :param seconds: time limit of a stop from its first signal on.
+    :param seconds: time limit of the shutdown, from the first signal on.
     """
 
     def __init__(self, seconds: float, reactor: Any) -> None:
@@ -43,7 +43,7 @@ class ShutdownWatchdog:
             )
 
     def watch(self) -> None:
-        """Watch the stop, which the reactor has begun."""
+        """Watch the shutdown that the reactor has begun."""
         self.arm()
         self._reactor.callLater(self._seconds, self._give_up)
 

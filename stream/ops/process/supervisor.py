@@ -1,4 +1,4 @@
-"""Child processes that do the same work in parallel: started, watched, stopped.
+"""The parent of child processes that do the same work in parallel.
 
 A child reports over a pipe that it is ready. It ends when its standard input does, so it never
 outlives the parent. A child that ends unexpectedly is restarted after a delay.
@@ -35,15 +35,15 @@ _MAX_DELAY_SECONDS = 30.0
 
 
 def tell_ready() -> None:
-    """Report, in the child, that it is ready."""
+    """Report to the parent that this child is ready."""
     os.write(READY_DESCRIPTOR, b"ready")
     os.close(READY_DESCRIPTOR)
 
 
 class ParentWatch(FileDescriptor):
-    """Notices, in the child, that the parent has ended.
+    """Detects in a child that the parent has ended.
 
-    :param gone: called once when it has.
+    :param gone: called once when the parent has ended.
     """
 
     def __init__(self, reactor: Any, gone: Callable[[], None]) -> None:
@@ -75,7 +75,7 @@ class Supervisor(Service):
 
     :param commands: name and command line of each child.
     :param environment: environment of every child.
-    :param stop_timeout: seconds for children to drain; after that they are killed.
+    :param stop_timeout: seconds in which children may drain; after that they are killed.
     """
 
     def __init__(
@@ -93,18 +93,18 @@ class Supervisor(Service):
         ]
 
     async def startService(self) -> None:
-        """Start the children; fires when every child is ready.
+        """Start the children, and wait until every child is ready.
 
-        Fails with UserError if one ends before that.
+        Fails with UserError if a child ends before that.
         """
         super().startService()
-        # A stop during the start doesn't know this service yet.
+        # A stop during startup doesn't know this service yet.
         self._early = self._reactor.addSystemEventTrigger("before", "shutdown", self._stop_early)
         try:
             ready = [child.start() for child in self._children]
             for success, result in await DeferredList(ready, consumeErrors=True):
                 if not success:
-                    with suppress(UserError):  # the reason of the failed start is more informative
+                    with suppress(UserError):  # the reason why the start failed is more informative
                         await self.stopService()
                     cast(Any, result).raiseException()
         finally:
@@ -117,9 +117,9 @@ class Supervisor(Service):
         return Deferred.fromCoroutine(self.stopService())
 
     async def stopService(self) -> None:
-        """Drain the children; fires when all have ended.
+        """Drain the children, and wait until all have ended.
 
-        Fails with UserError if one had to be killed.
+        Fails with UserError if a child had to be killed.
         """
         super().stopService()
         kill = self._reactor.callLater(self._stop_timeout, self._kill)
@@ -133,7 +133,7 @@ class Supervisor(Service):
             child.kill()
 
     def hangup(self) -> None:
-        """Pass SIGHUP on to ready children; others open the new files anyway."""
+        """Pass SIGHUP on to children that are ready; the others will open the new files anyway."""
         for child in self._children:
             child.hangup()
 
@@ -156,7 +156,7 @@ class _Child(Child):
         self._again: IDelayedCall | None = None
 
     def start(self) -> Deferred[None]:
-        """Start the child; fires when it is ready for the first time."""
+        """Start the child; return a Deferred that fires when it is ready for the first time."""
         self._stopping = False
         ready = self._ready = Deferred()
         self._spawn()
@@ -195,7 +195,7 @@ class _Child(Child):
         self._lost(reason.getErrorMessage())
 
     def _lost(self, how: str) -> None:
-        """Restart a child that has ended, if it was ready before."""
+        """Restart the child, which has ended, if it had become ready."""
         if self._stopping:
             self._tell_ready(UserError(f"{self._name} was stopped"))
         elif self._ready is not None:
@@ -212,7 +212,7 @@ class _Child(Child):
             self._again = self._reactor.callLater(delay, self._spawn)
 
     def drain(self) -> Deferred[None]:
-        """Send SIGTERM; fires when the child has ended."""
+        """Send SIGTERM; return a Deferred that fires when the child has ended."""
         self._stopping = True
         if self._again is not None:
             self._again.cancel()

@@ -1,13 +1,14 @@
-"""Thread pools that don't block the end of the process: a disk or a remote end may hang forever.
+"""Thread pools that don't keep the process from exiting if a disk or a remote end hangs forever.
 
 Note [Cheap hop]: each group of records takes a hop to a thread and back. Twisted's pool passes a
-job through a team, a coordinator, a queue with three conditions and a copy of the log context: more
-processor time than the compression of the group. Here a job goes straight to the thread that has
-been idle for the shortest time, whose memory is still in the caches, and wakes it by one lock.
+job through a team, a coordinator, a queue with three conditions and a copy of the log context. That
+takes more CPU time than the compression of the group. Here a job goes directly to the thread that
+has been idle for the shortest time, because its memory is still in the caches. One lock wakes the
+thread.
 
 Note [No thread]: the host may refuse to start a thread. A job then waits for another thread of its
-pool. If the pool has none, the job fails with `NoThread`, like one whose function has failed: its
-caller would otherwise wait for a job that nobody does.
+pool. If the pool has none, the job fails with `NoThread`, as if its function had failed. Otherwise
+its caller would wait for a job that no thread runs.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ __all__ = ["AbandonableThreadPool", "NoThread", "ThreadPoolService", "in_own_thr
 _log = Logger()
 
 LEAVE_SECONDS = 5.0
-"""How long a stop waits for threads with abandoned work."""
+"""How long a stop waits for threads whose work was abandoned, in seconds."""
 
 T = TypeVar("T")
 
 
 class NoThread(OSError):
-    """The host doesn't start a thread; see Note [No thread]."""
+    """The host refused to start a thread; see Note [No thread]."""
 
     def __init__(self, reason: object) -> None:
         super().__init__(errno.EAGAIN, f"no thread can be started: {reason}")
 
 
 class _Thread(Thread):
-    """A thread for which the interpreter doesn't wait at its end."""
+    """A thread that the interpreter doesn't wait for when it exits."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options, daemon=True)
 
     def start(self) -> None:
-        """Start. Raises `NoThread`."""
+        """Start the thread. Raises `NoThread`."""
         try:
             super().start()
         except (RuntimeError, MemoryError) as error:
@@ -59,10 +60,10 @@ _Job = Callable[[], None]
 
 
 class _Idle:
-    """A thread of a pool while it has no job.
+    """A thread of a pool that has no job.
 
-    :ivar job: that it was given; ``None`` lets it end.
-    :ivar woken: released when there is one, or when it is to end.
+    :ivar job: next job of the thread; ``None`` ends the thread.
+    :ivar woken: lock that is released when there is a job, or when the thread must end.
     """
 
     __slots__ = ("job", "woken")
@@ -76,14 +77,14 @@ class _Idle:
 class AbandonableThreadPool(ThreadPool):
     """A pool that can be abandoned with a job that never ends; see Note [Cheap hop].
 
-    It has the interface of Twisted's pool, and its own threads. Jobs may be given from any
+    It has the interface of Twisted's pool, but uses its own threads. Jobs may be submitted from any
     thread.
 
-    :ivar threads: those that haven't ended.
+    :ivar threads: the threads that haven't ended.
     """
 
     def __init__(self, minthreads: int = 0, maxthreads: int = 20, name: str | None = None) -> None:
-        """:param minthreads: threads are only started for jobs, so it doesn't matter."""
+        """:param minthreads: ignored, because threads are only started for jobs."""
         self.min, self.max, self.name = minthreads, maxthreads, name
         self.threads: list[Thread] = []
         self.joined = False
@@ -95,11 +96,11 @@ class AbandonableThreadPool(ThreadPool):
 
     @property
     def backlog(self) -> int:
-        """The number of jobs that wait for a thread."""
+        """The number of jobs that are waiting for a thread."""
         return len(self._waiting)
 
     def start(self) -> None:
-        """Begin with the jobs that were given before. Raises `NoThread` if none can be begun."""
+        """Begin the jobs submitted before the start. Raises `NoThread` if none can be begun."""
         with self._lock:
             self.started, self.joined = True, False
             for _ in range(min(self.max - self._count, len(self._waiting))):
@@ -113,7 +114,7 @@ class AbandonableThreadPool(ThreadPool):
                     break
 
     def stop(self) -> None:
-        """Take no more jobs, and wait until those given before have ended."""
+        """Accept no more jobs, and wait until the jobs submitted before have ended."""
         with self._lock:
             self.started, self.joined = False, True
             idle, self._idle = self._idle, []
@@ -124,7 +125,7 @@ class AbandonableThreadPool(ThreadPool):
             thread.join()
 
     def callInThread(self, func: Callable[..., object], *args: Any, **kw: Any) -> None:
-        """Run *func*; a failure is logged."""
+        """Run *func* in a thread; a failure is logged."""
         self.callInThreadWithCallback(None, func, *args, **kw)
 
     def callInThreadWithCallback(
@@ -134,10 +135,10 @@ class AbandonableThreadPool(ThreadPool):
         *args: Any,
         **kw: Any,
     ) -> None:
-        """Run *func*, and call *onResult* in the same thread.
+        """Run *func* in a thread, and call *onResult* in the same thread.
 
-        It is called with whether that was a success, and the result or the `Failure`. If there is
-        no thread, it is called immediately; see Note [No thread].
+        The arguments of *onResult* are whether *func* succeeded, and its result or the `Failure`.
+        If there is no thread, *onResult* is called immediately; see Note [No thread].
         """
 
         def job() -> None:
@@ -160,7 +161,7 @@ class AbandonableThreadPool(ThreadPool):
             hand_on(False, Failure())
 
     def _give(self, job: _Job) -> None:
-        """Give *job* to a thread. Raises `NoThread` if there is none."""
+        """Pass *job* to a thread. Raises `NoThread` if there is none."""
         if self.joined:
             return
         if self._idle:
@@ -178,22 +179,22 @@ class AbandonableThreadPool(ThreadPool):
             self._waiting.append(job)
 
     def _start_thread(self, job: _Job) -> None:
-        """Start a thread that does *job* first. Raises `NoThread`: nothing has changed then."""
+        """Start a thread that runs *job* first. If this raises `NoThread`, nothing has changed."""
         name = f"{self.name}-{self._count + 1}"
         thread = _Thread(target=self._work, args=(job,), name=name)
-        thread.start()  # it waits for the lock before it looks at anything of the pool
+        thread.start()  # it waits for the lock before it reads the pool's state
         self._count += 1
         self.threads.append(thread)
 
     def _work(self, job: _Job | None) -> None:
-        """Do *job*, then those that wait, then those that come."""
+        """Run *job*, then waiting jobs, then each new job."""
         idle = _Idle()
         while job is not None:
             try:
                 job()
             except Exception:
                 _log.failure("cannot deliver the result of a job", pool=self.name)
-            job = None  # what it holds isn't kept while the thread is idle
+            job = None  # an idle thread must not keep the job's objects
             with self._lock:
                 if self._waiting:
                     job = self._waiting.popleft()
@@ -205,9 +206,9 @@ class AbandonableThreadPool(ThreadPool):
             job, idle.job = idle.job, None
 
     async def leave(self, reactor: Any, seconds: float) -> bool:
-        """Stop the pool; fires when the last job has ended, or after *seconds*.
+        """Stop the pool, and wait until the last job has ended, for at most *seconds*.
 
-        The result is whether it has ended.
+        Return whether it has ended.
         """
         try:
             await self._ended(reactor).addTimeout(seconds, reactor)
@@ -230,15 +231,15 @@ class AbandonableThreadPool(ThreadPool):
             _Thread(target=stop, name=f"{self.name} stops").start()
         except NoThread as error:
             _log.warn("cannot wait for the threads of {pool}: {error}", pool=self.name, error=error)
-            ended()  # they end with the process
+            ended()  # the threads end with the process
         return left
 
 
 class ThreadPoolService(Service):
     """A bounded thread pool that lives as long as the node.
 
-    At the stop, a thread that waits for a remote end (such as a cancelled upload) is abandoned: it
-    ends with the process.
+    When the service stops, a thread that waits for a remote end (such as a cancelled upload) is
+    abandoned; it ends with the process.
     """
 
     def __init__(self, reactor: Any, name: str, threads: int) -> None:
@@ -250,16 +251,16 @@ class ThreadPoolService(Service):
         self.pool.start()
 
     async def stopService(self) -> None:
-        """Stop the pool; fires when no thread is running, or after a time limit."""
+        """Stop the pool, and wait until no thread is running or a time limit is reached."""
         super().stopService()
         if not await self.pool.leave(self._reactor, LEAVE_SECONDS):
             _log.warn("abandoned threads that do not end", pool=self.pool.name)
 
 
 def in_own_thread(reactor: Any, work: Callable[..., T], *args: Any) -> Deferred[T]:
-    """Run *work*, which takes long and may be abandoned at any time, in a thread of its own.
+    """Run *work* in a separate thread; it may take a long time and may be abandoned at any time.
 
-    Fails with `NoThread`, or as *work* does.
+    The Deferred fails with `NoThread`, or with the failure of *work*.
     """
     result: Deferred[T] = Deferred()
 

@@ -1,7 +1,7 @@
-"""Export of spans to a collector; imported only if spans are sent.
+"""Export of spans to a collector. This module is imported only if spans are sent.
 
-A thread of the library sends them in batches from a bounded queue. While the collector is
-unavailable, spans are dropped, which is logged once instead of with every batch.
+A thread of the library sends spans in batches from a bounded queue. While the collector is
+unavailable, spans are dropped. This is logged once instead of with every batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUEUE_LENGTH = 2048
 """Maximum number of queued spans; further ones are dropped."""
 
 _EXPORT_SECONDS = 3.0
-"""Time limit of a batch with its retries: a stop may have to wait for one."""
+"""Time limit of a batch including retries, in seconds; a stop may have to wait for one."""
 _MAX_ATTRIBUTE_CHARS = 1024
 
 
@@ -30,7 +30,7 @@ class TellingExporter(SpanExporter):
 
     :param inner: sends the spans.
     :param lost: called by the sending thread with the first loss.
-    :param regained: called by the sending thread with the number of spans lost meanwhile.
+    :param regained: called by the sending thread with the number of spans lost in between.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TellingExporter(SpanExporter):
         self._is_last = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send *spans*; lost ones are counted."""
+        """Send *spans*; lost spans are counted."""
         if self._is_last and self._lost:
             return SpanExportResult.FAILURE  # a stop doesn't wait for an unavailable collector
         result = self._inner.export(spans)
@@ -78,14 +78,14 @@ def make_provider(
     lost: Callable[[], None],
     regained: Callable[[int], None],
 ) -> tuple[TracerProvider, TellingExporter]:
-    """Return the tracer provider and the processor of its spans.
+    """Return the tracer provider and the exporter of its spans.
 
     :param endpoint: URL of the collector.
     :param percent: percentage of operations whose spans are sent.
     :param node_id: id of this node.
     :param components: components of this process.
     """
-    # The library logs a warning for each batch, even to stderr.
+    # The library would log a warning for each batch, even to stderr.
     quiet = logging.getLogger("opentelemetry")
     quiet.propagate = False
     quiet.addHandler(logging.NullHandler())

@@ -1,11 +1,10 @@
-"""OpenTelemetry spans of work that isn't done per record: operations, tasks, calls, requests.
+"""OpenTelemetry spans of work larger than a record: operations, tasks, calls, requests.
 
 The process has at most one tracer, like its log. Without one, `span` returns an object that does
 nothing, and the libraries aren't imported. Spans are sent in batches by a separate thread; an
 unavailable collector costs only spans.
 
-The current span is stored in a context variable, so that it follows a coroutine through all its
-waits.
+The current span is stored in a context variable, so that it follows a coroutine across its waits.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Span:
         self._otel = otel
 
     def active(self) -> AbstractContextManager[Any]:
-        """Make the span the parent of spans in the context."""
+        """Make the span the parent of spans that begin in the context."""
         return _OFF if self._otel is None else _activated(self._otel)
 
     def set(self, name: str, value: str | int) -> None:
@@ -62,7 +61,7 @@ class Span:
             self._otel.set_status(Status(StatusCode.ERROR, problem))
 
     def end(self, problem: str = "") -> None:
-        """End the span; with *problem* as failed."""
+        """End the span; if *problem* isn't empty, mark it as failed."""
         if self._otel is None:
             return
         if problem:
@@ -75,7 +74,7 @@ _OFF: AbstractContextManager[Span] = nullcontext(_NO_SPAN)
 
 
 def begin(name: str, attributes: Attributes | None = None) -> Span:
-    """Begin a span that neither becomes the current one nor is its child."""
+    """Begin a span that neither becomes the current span nor is a child of it."""
     return _NO_SPAN if _tracer is None else Span(_started(name, attributes or {}, "internal", None))
 
 
@@ -105,7 +104,7 @@ def span(
 ) -> AbstractContextManager[Span]:
     """Create a span for the context, as a child of the current one, if any.
 
-    :param is_root: whether it begins a trace of its own, regardless of the current span.
+    :param is_root: whether it begins a new trace, regardless of the current span.
     """
     return _OFF if _tracer is None else _span(name, attributes or {}, kind, is_root)
 
@@ -121,7 +120,7 @@ def _span(name: str, attributes: Attributes, kind: Kind, is_root: bool) -> Itera
         with opened.active():
             yield opened
     except BaseException as error:
-        opened.end(type(error).__name__)  # the message may quote data of other parties
+        opened.end(type(error).__name__)  # not the message, which may quote data of other parties
         raise
     else:
         opened.end()
@@ -149,14 +148,14 @@ def _started(name: str, attributes: Attributes, kind: Kind, context: Any) -> Any
 
 
 def _shown(name: str, value: str | int) -> str | int:
-    """Return the value of an attribute without secrets."""
+    """Return the value of an attribute, without secrets."""
     if is_secret_name(name):
         return MASK
     return hide_secrets(value) if isinstance(value, str) else value
 
 
 def outgoing_headers() -> Mapping[str, str]:
-    """Return the headers, B3 and W3C, that pass the span to another service."""
+    """Return the B3 and W3C headers that pass the current span to another service."""
     present = _present.get()
     if present is None:
         return _NOTHING
@@ -174,7 +173,7 @@ def outgoing_headers() -> Mapping[str, str]:
 
 
 def log_ids() -> Mapping[str, str]:
-    """Return the fields of a log line that identify the current span, if any."""
+    """Return the fields of a log line that identify the current span; none without a span."""
     if _tracer is None:
         return _NOTHING
     present = _present.get()
@@ -234,7 +233,7 @@ class TracingService(Service):
         _log.info('spans are sent to "{endpoint}"', endpoint=self._endpoint)
 
     def stopService(self) -> Deferred[None]:
-        """Stop sending; fires when the last spans are sent, or can't be."""
+        """Stop sending; return a Deferred that fires when the last spans were sent or dropped."""
         global _tracer
         super().stopService()
         _tracer = None
