@@ -1,1 +1,1 @@
-"""The record: its sender, time, headers, and body, parsed on first use."""
+"""The record: its sender, time, headers, and body, which is parsed on first use."""

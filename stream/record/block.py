@@ -1,6 +1,6 @@
-"""Records of one request, with a JSON document each.
+"""The records of one request, each with a JSON document as its body.
 
-Shared data is stored once. Separate records are made only for code that needs them one by one.
+Shared data is stored once. Separate record objects are created only for code that needs them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["RecordBlock"]
 class RecordBlock:
     """The records of a batch, which share everything but their bodies.
 
-    :param shared: has the data that all records share; its body doesn't matter.
-    :param bodies: their source texts; at least one.
-    :param parsed: the document in each, if known, or `stream.record.context.UNPARSED`.
+    :param shared: a record with the data that all records share; its body is ignored.
+    :param bodies: source texts of the records; at least one.
+    :param parsed: the document in each body, if known, or `stream.record.context.UNPARSED`.
     """
 
     __slots__ = ("_documents", "_is_read", "_parsed", "_records", "bodies", "shared")
@@ -32,14 +32,14 @@ class RecordBlock:
         self.bodies = bodies
         self._parsed = parsed
         self._documents: list[Any] | None = None
-        self._is_read = len(bodies) == 1 and len(bodies[0]) > LARGE_BYTES  # it isn't read here
+        self._is_read = len(bodies) == 1 and len(bodies[0]) > LARGE_BYTES  # no large document here
         self._records: list[RecordContext] | None = None
 
     @property
     def documents(self) -> list[Any] | None:
-        """Return the documents, if all bodies are in canonical form.
+        """Return the documents if all bodies are in canonical form, otherwise ``None``.
 
-        ``None`` if each has to be inspected. They are parsed on demand.
+        If it is ``None``, each body has to be inspected. The documents are parsed on first use.
         """
         if not self._is_read:
             self._is_read = True
@@ -48,9 +48,9 @@ class RecordBlock:
 
     @property
     def records(self) -> list[RecordContext]:
-        """Return the records one by one.
+        """Return the individual records.
 
-        All callers get the same objects, so a body is parsed once.
+        All callers get the same objects, so each body is parsed once.
         """
         if self._records is None:
             shared = self.shared

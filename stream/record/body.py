@@ -9,11 +9,11 @@ __all__ = ["ready_body"]
 
 
 def ready_body(headers: RecordHeaders, body: bytes) -> bytes:
-    """Return *body* as columns get it.
+    """Return *body* in the form that columns read.
 
-    Parsers don't accept a byte order mark, so it is removed. JSON is UTF-8 regardless of the
-    declared charset (RFC 8259); only if it isn't valid UTF-8, and another charset is declared, is
-    it decoded with that one. Forms keep their charset, which also applies to escaped text.
+    A byte order mark is removed, because parsers don't accept it. JSON is UTF-8 regardless of the
+    declared charset (RFC 8259). It is decoded with a declared charset only if it isn't valid UTF-8.
+    Forms keep their charset, which also applies to escaped text.
     """
     kind = headers.kind
     if kind is BodyKind.OTHER:

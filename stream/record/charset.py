@@ -1,4 +1,4 @@
-"""Declared charsets of bodies, by the labels of the WHATWG's standard."""
+"""Declared charsets of bodies, by the labels of the WHATWG Encoding Standard."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ BOM = b"\xef\xbb\xbf"
 _PARAMETER = re.compile(r';\s*charset\s*=\s*(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE)
 _MAX_LABEL_CHARS = 40
 _UTF8_LABELS = frozenset({"utf-8", "utf8", "unicode-1-1-utf-8", "us-ascii", "ascii"})
-"""Labels of UTF-8, including ASCII: other bytes declared as ASCII are most likely UTF-8."""
+"""Labels of UTF-8. They include ASCII, because other bytes declared as ASCII are probably UTF-8."""
 
 _NOT_BY_BYTES = frozenset({"replacement", "utf-16le", "utf-16be", "x-user-defined"})
-"""Charsets in which ``&``, ``{`` and so on aren't single bytes, or that aren't meant for exchange.
+"""Charsets that aren't supported.
+
+In the UTF-16 ones, ``&``, ``{`` and so on aren't single bytes; the others aren't meant for data
+exchange.
 """
 
 _SEVERAL_BYTES = frozenset(
@@ -37,10 +40,10 @@ class Charset:
         self.is_single_byte = name not in _SEVERAL_BYTES
 
     def decode(self, data: bytes) -> str:
-        """Return *data* as text, with U+FFFD for undefined bytes."""
+        """Return *data* as text; each undefined byte becomes U+FFFD."""
         if not self.is_single_byte:
             return data.decode(self._codec, "replace")
-        # The standard has control characters where Python's tables have no entry.
+        # The standard defines control characters where Python's tables have no entry.
         text = data.decode(self._codec, "surrogateescape")
         if text.isascii():
             return text
@@ -49,7 +52,7 @@ class Charset:
 
 
 def charset_parameter(content_type: str) -> str:
-    """Return the label in a ``Content-Type``; empty if there is none, or if it is one of UTF-8."""
+    """Return the charset label in a ``Content-Type``; empty if it is missing or means UTF-8."""
     match = _PARAMETER.search(content_type)
     label = "" if match is None else (match[1] or match[2] or "").strip()
     return "" if label.lower() in _UTF8_LABELS else label
@@ -57,13 +60,13 @@ def charset_parameter(content_type: str) -> str:
 
 @lru_cache(maxsize=256)
 def find_charset(label: str) -> Charset | None:
-    """Return the charset with *label*; ``None`` for UTF-8. Raises LookupError: it is unknown."""
+    """Return the charset with *label*; ``None`` for UTF-8. Raises LookupError if it is unknown."""
     label = label.strip().lower()
     if label in _UTF8_LABELS:
         return None
     if len(label) > _MAX_LABEL_CHARS:
         raise LookupError(label)
-    import webencodings  # few processes ever need it
+    import webencodings  # imported here because few processes need it
 
     encoding = webencodings.lookup(label)
     if encoding is None or encoding.name in _NOT_BY_BYTES:

@@ -1,7 +1,7 @@
 """One record on its way to the sinks.
 
-Parsed forms of the body are made on first use and shared by all columns of all sinks; so is a parse
-error.
+Parsed forms of the body are created on first use and shared by all columns of all sinks. So are
+parse errors.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from stream.record.jsontree import is_canonical, parse_json
 __all__ = ["UNPARSED", "RecordContext", "datetime_text"]
 
 UNPARSED: Any = object()
-"""Marks a form that isn't parsed yet."""
+"""Marks a form that hasn't been parsed yet."""
 
 
 class RecordContext:
-    """One record with its parsed forms, each made once.
+    """One record with its parsed forms, each created once.
 
     :ivar timestamp_ms: receive time, milliseconds since the epoch.
-    :ivar client_ip: the sender's address.
-    :ivar headers: its headers.
-    :ivar body: as received.
-    :ivar signal: ``logs``, ``metrics`` or ``traces`` of an OTLP record; else empty.
-    :ivar document: the result of `json`; `UNPARSED` before, or the parse error.
+    :ivar client_ip: IP address of the sender.
+    :ivar headers: headers of the request.
+    :ivar body: the body as received.
+    :ivar signal: ``logs``, ``metrics`` or ``traces`` for an OTLP record; otherwise empty.
+    :ivar document: the result of `json`, or its parse error; `UNPARSED` before the first call.
 
     :param body_map: the parsed body, if known (OTLP records).
     :param json: the JSON document in the body, if known (batches).
@@ -77,7 +77,7 @@ class RecordContext:
     def is_canonical(self) -> bool:
         """Return whether the body is in canonical form: compact, without duplicate keys.
 
-        Then every value is spelled as it is printed, and the body needn't be searched. Raises
+        Every value in it is spelled as it is printed, so the body needn't be searched. Raises
         InvalidJson.
         """
         canonical = self._canonical
@@ -106,7 +106,7 @@ class RecordContext:
     def body_map(self) -> Any:
         """Return the body as nested dicts and lists; an object, or ``None`` for JSON's ``null``.
 
-        Raises UserError: it is invalid, not an object, or of another content type.
+        Raises UserError: the body is invalid, not an object, or of another content type.
         """
         value = self._map
         if value is UNPARSED:
@@ -120,7 +120,7 @@ class RecordContext:
         return value
 
     def reading_steps(self) -> Iterator[None]:
-        """Parse a large body in small pieces of work; it isn't parsed again later."""
+        """Parse a large body in small steps; it isn't parsed again later."""
         if self._map is UNPARSED and self.headers.kind is BodyKind.FORM:
             try:
                 self._map = yield from form_steps(self.body, self.headers.charset)
@@ -145,7 +145,7 @@ class RecordContext:
         return value
 
     def template_body(self) -> dict[str, Any]:
-        """Return `body_map` for templates, with the context in the error."""
+        """Return `body_map` for templates, with context added to its errors."""
         try:
             value = self.body_map
         except UserError as error:
@@ -160,7 +160,7 @@ class RecordContext:
 
 _second: tuple[int, bytes] = (-1, b"")
 _millisecond: tuple[int, bytes] = (-1, b"")
-"""The last times and their texts: records arrive in chronological order, many at once."""
+"""The last time and its text, because many records arrive within one millisecond."""
 
 
 def datetime_text(timestamp_ms: int) -> bytes:

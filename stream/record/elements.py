@@ -1,7 +1,7 @@
-"""The records in the body of one request: one, or a batch. Pure.
+"""The records in the body of one request, which is a single record or a batch. Pure.
 
-The listener parses large batches in steps; other callers, such as the test of a mapping, parse them
-at once with the same result.
+The listener parses large batches in steps. Other callers, such as the test of a mapping, parse them
+in one call with the same result.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ __all__ = [
 ]
 
 MAX_LINES_PER_RECORD = 10
-"""Maximum number of blank lines per record, which are skipped."""
+"""Maximum number of blank lines per record; blank lines are skipped."""
 
 ITEMS_AT_ONCE = 64
 BYTES_AT_ONCE = 128 * 1024
-"""Bytes of an array's items that are found or parsed in one step."""
+"""Number of bytes of an array's items that are found or parsed in one step."""
 
 MAX_ITEM_BYTES = 1024 * 1024
-"""Maximum size of an array's item, which is parsed in one step for validation."""
+"""Maximum size of an array item, because an item is parsed in one step for validation."""
 
 KEPT_BYTES = 1024 * 1024
-"""The values of a larger array aren't kept, but parsed again for rendering: they can take fifty
-times the memory of their text.
+"""Maximum size of an array whose parsed values are kept.
+
+The values of a larger array are parsed again for rendering, because values can take fifty times the
+memory of their text.
 """
 
 
@@ -54,8 +56,9 @@ _BOOLEANS = {
 }
 
 Element = tuple[int, bytes, Any]
-"""One record of a batch: its line number, from 1, or array index, from 0; its source text; its
-document, or `UNPARSED`.
+"""One record of a batch: its position, its source text, and its document or `UNPARSED`.
+
+The position is a line number, starting at 1, or an array index, starting at 0.
 """
 
 
@@ -72,7 +75,7 @@ def line_elements(body: bytes, max_records: int) -> list[Element]:
         )
     if not lines[-1]:
         lines.pop()
-    # Of concatenated files; a single byte is found ten times as fast.
+    # Concatenated files contain BOMs; searching for a single byte is ten times as fast.
     if BOM[:1] in body and BOM in body:
         lines = [without_bom(line) for line in lines]
     elements: list[Element] = list(zip(count(1), lines, repeat(UNPARSED)))
@@ -97,7 +100,7 @@ def array_elements(body: bytes, max_records: int) -> list[Element]:
 
 
 def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Element]]:
-    """Parse the JSON array in small pieces of work.
+    """Parse the JSON array in small steps.
 
     The items are counted before any of them is parsed, and are parsed a few at a time.
     """
@@ -149,7 +152,7 @@ def _parse_items(texts: Sequence[bytes]) -> Sequence[Any]:
 
 
 def batch_option(text: str | None) -> bool | str | None:
-    """Return the value of the parameter ``batch``; the text itself if it is invalid."""
+    """Return the value of the parameter ``batch``; an invalid value is returned as text."""
     return None if text is None else _BOOLEANS.get(text.lower(), text)
 
 
@@ -158,7 +161,7 @@ def is_batch(option: bool | str | None, headers: RecordHeaders) -> bool:
 
     :param option: see `batch_option`.
 
-    Raises UserError: that is ambiguous, or the boundaries of records are unknown.
+    Raises UserError: it is ambiguous whether it is one, or the boundaries of records are unknown.
     """
     if isinstance(option, str):
         raise UserError(
@@ -184,12 +187,12 @@ def read_records(
     max_bytes: int,
     max_records: int,
 ) -> list[RecordContext]:
-    """Return the records in a request, as the listener would accept them.
+    """Return the records of a request, as the listener would accept them.
 
     Raises UserError: the listener would refuse the request.
 
-    :param request: the request with the received body.
-    :param encoding: value of ``Content-Encoding``, in lower case.
+    :param request: record that contains the body as received.
+    :param encoding: lower-case value of ``Content-Encoding``.
     :param option: see `batch_option`.
     :param max_bytes: maximum size of the decoded body.
     """

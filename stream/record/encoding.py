@@ -1,6 +1,6 @@
-"""Decompression of request bodies with a limit of their size. Pure.
+"""Decompression of request bodies with a size limit. Pure.
 
-The time is linear in the sizes of input and output, for any content.
+The time is linear in the sizes of input and output, whatever the content.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = ["MAX_MEMBERS", "Abandoned", "content_codings", "decode_body"]
 MAX_MEMBERS = 100
 """Maximum number of gzip members or zstd frames.
 
-Each has to be set up separately, so a program that makes one per record should combine records.
+Each needs its own setup, so a program that creates one per record should combine records.
 """
 
 MAX_CODINGS = 2
-"""Maximum number of codings applied to one body."""
+"""Maximum number of content codings applied to one body."""
 
 _GZIP_CONTAINER = 31
 _GzipError = cast("type[Exception]", isal_zlib.IsalError)
 _MAX_WINDOW_BYTES = 8 * 1024 * 1024
-"""Maximum window of a zstd frame: required of every decoder by RFC 8878; more only costs memory."""
+"""Maximum window of a zstd frame: the size that RFC 8878 recommends every decoder to support."""
 
 _GZIP_PIECE_BYTES = 16 * 1024
 _GZIP_OUTPUT_BYTES = 256 * 1024
-"""Output per step, which blocks the process."""
+"""Maximum output per step; a step blocks the process."""
 
 _PADDING = b"\0"
 _NOTHING = (b"", b"identity")
@@ -49,11 +49,11 @@ def _always() -> bool:
 
 
 def content_codings(encoding: bytes) -> list[bytes]:
-    """Return the codings in a ``Content-Encoding``, in the order of their application.
+    """Return the codings of a ``Content-Encoding``, in the order in which they were applied.
 
-    Raises UserError: 415, a coding is unknown, or there are too many.
+    Raises UserError: 415, because a coding is unknown or there are too many.
 
-    :param encoding: value of the header in lower case; empty for none.
+    :param encoding: lower-case value of the header; empty if there is none.
     """
     codings = [name for name in map(bytes.strip, encoding.split(b",")) if name not in _NOTHING]
     for name in codings:
@@ -74,8 +74,8 @@ def decode_body(
     """Return the decoded *body*.
 
     Raises UserError: 415 for an unknown encoding, 400 for damaged or truncated data. Raises
-    BodyTooLarge: it expands beyond *limit*, where decoding stops. Raises Abandoned: the client no
-    longer waits.
+    BodyTooLarge: the decoded body would exceed *limit*; decoding stops there. Raises Abandoned: the
+    client no longer waits.
 
     :param encoding: see `content_codings`.
     :param limit: maximum size of the decoded body in bytes.
@@ -92,13 +92,13 @@ def decode_body(
 
 
 class _Output:
-    """The decoded bytes, with a size limit.
+    """Collects the decoded bytes, with a size limit.
 
-    They are in one buffer: thousands of separately freed parts would fragment the thread's heap,
-    which would never be returned to the system. The buffer becomes the decoded body without a copy,
-    which would block the reactor for milliseconds.
+    The bytes are in one buffer, because thousands of separately freed parts would fragment the
+    thread's heap, which would then never be returned to the system. The buffer becomes the decoded
+    body without being copied; a copy would block the reactor for milliseconds.
 
-    :ivar room: bytes until the limit plus one, which detects an excess.
+    :ivar room: number of bytes up to the limit, plus one to detect that it is exceeded.
     """
 
     def __init__(self, limit: int, is_wanted: Callable[[], bool]) -> None:
@@ -111,7 +111,7 @@ class _Output:
     def add(self, part: bytes) -> None:
         self.room -= len(part)
         if self.room <= 0:
-            del part  # which the traceback would keep
+            del part  # otherwise the traceback would keep it
             raise BodyTooLarge(self._limit)
         if not self._is_wanted():
             raise Abandoned
@@ -140,7 +140,7 @@ def _gunzip(body: bytes, output: _Output) -> None:
         output.begin_member("gzip")
         decoder = isal_zlib.decompressobj(_GZIP_CONTAINER)
         try:
-            may_hold_more = False  # it can, although it has consumed the whole piece
+            may_hold_more = False  # after a whole piece, the decoder may still have output
             while not decoder.eof:
                 piece = decoder.unconsumed_tail
                 if not piece and not may_hold_more:

@@ -19,7 +19,7 @@ __all__ = [
 class UnsupportedMediaType(UserError):
     """The body is neither JSON nor a form.
 
-    :cvar verbatim: the message is shown unchanged, neither as a sentence nor after a context.
+    :cvar verbatim: whether the message is shown unchanged, without a context or a full stop.
     """
 
     status = 415
@@ -60,7 +60,7 @@ class InvalidForm(UserError):
 
 
 class InvalidJson(NestedError):
-    """The body isn't valid JSON, or exceeds a limit."""
+    """The body isn't valid JSON or exceeds a limit."""
 
     def __init__(self, reason: str, *, status: int | None = None, name: str | None = None) -> None:
         super().__init__("cannot parse request json", [reason], status=status, name=name)
@@ -78,9 +78,9 @@ class BodyTooLarge(UserError):
 
 
 class UnsupportedEncoding(UserError):
-    """An unsupported ``Content-Encoding``; the answer names the supported ones.
+    """The ``Content-Encoding`` is unsupported; the response names the supported ones.
 
-    :param encoding: the value that was sent.
+    :param encoding: the value that the client sent.
     """
 
     status = 415
@@ -95,7 +95,7 @@ class UnsupportedEncoding(UserError):
 
 
 class BatchTooLarge(UserError):
-    """The request has more records, or more rows, than allowed."""
+    """The request has more records or more rows than allowed."""
 
     status = 413
     name = "batchTooLarge"

@@ -1,6 +1,6 @@
 """URL-encoded forms with PHP-like keys (``a[b][]=x``) as nested objects and arrays.
 
-Text is split and unescaped according to the WHATWG's URL standard: invalid escapes are kept, and no
+Text is split and unescaped according to the WHATWG URL standard. Invalid escapes are kept, and no
 byte is invalid.
 """
 
@@ -19,25 +19,25 @@ MAX_FIELDS = 10_000
 """Maximum number of fields of a form, including empty ones."""
 
 MAX_ARRAY_ITEMS = 10_000
-"""Maximum array index: a larger one would fill an array with nulls for a few bytes of request."""
+"""Maximum array index; with a larger one, a short request could fill an array with nulls."""
 
 MAX_KEY_DEPTH = 100
-"""Maximum number of brackets in a key."""
+"""Maximum number of bracket pairs in a key."""
 
 MAX_FILLED_ITEMS = 100_000
 """Maximum number of array items in a form, including gaps."""
 
 MAX_STEPS = 100_000
-"""Maximum number of brackets in all keys of a form."""
+"""Maximum number of bracket pairs in all keys of a form."""
 
 FIELDS_AT_ONCE = 250
-"""Fields per step, which takes some hundred microseconds."""
+"""Number of fields per step; a step takes a few hundred microseconds."""
 
 MAX_LABEL_BYTES = 256
-"""Maximum length of a charset's name; known names are shorter."""
+"""Maximum length of a charset name; all known names are shorter."""
 
 BYTES_AT_ONCE = 16 * 1024
-"""Bytes that are unescaped in a step, which takes at most a millisecond or two."""
+"""Number of bytes unescaped per step; a step takes at most a millisecond or two."""
 
 _HEX = "0123456789abcdefABCDEF"
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -64,12 +64,12 @@ def parse_form(body: bytes, charset: str = "") -> dict[str, Any]:
 
 
 def form_steps(body: bytes, charset: str = "") -> Generator[None, None, dict[str, Any]]:
-    """Parse a form in small pieces of work.
+    """Parse a form in small steps.
 
-    Raises InvalidForm: with the reason. Raises UnsupportedCharset: the label is unknown.
+    Raises InvalidForm, with the reason. Raises UnsupportedCharset: the label is unknown.
 
-    :param charset: the label declared by the request; by default that of the field ``_charset_`` or
-        ``charset``, and otherwise UTF-8
+    :param charset: the label that the request declares; by default the value of the field
+        ``_charset_`` or ``charset``, and without these fields UTF-8.
     """
     parts = body.split(b"&", MAX_FIELDS)
     if len(parts) > MAX_FIELDS:
@@ -95,7 +95,7 @@ def form_steps(body: bytes, charset: str = "") -> Generator[None, None, dict[str
 
 
 def _unescaped(data: bytes) -> bytes:
-    """Return *data* without ``+`` and escapes."""
+    """Return *data* with each ``+`` replaced by a space, and escapes decoded."""
     if b"+" in data:
         data = data.replace(b"+", b" ")
     return _ESCAPE.sub(_escaped_byte, data) if b"%" in data else data
@@ -106,7 +106,7 @@ def _escaped_byte(match: re.Match[bytes]) -> bytes:
 
 
 def _unescape_steps(data: bytes) -> Generator[None, None, bytes]:
-    """Unescape in small pieces of work; no piece ends within an escape."""
+    """Unescape *data* in small steps; no step ends within an escape."""
     pieces = []
     start = 0
     while start < len(data):
@@ -129,15 +129,15 @@ def _utf8(data: bytes) -> str:
 
 
 def _decoder_steps(body: bytes, declared: str) -> Generator[None, None, Decode]:
-    """Return the decoder for the bytes of a name or value. Raises UnsupportedCharset."""
+    """Return the decoder for names and values. Raises UnsupportedCharset."""
     if declared:
         return _decoder_of(declared)
-    fields = dict(reversed(_CHARSET_FIELD.findall(body)))  # the first of each name counts
+    fields = dict(reversed(_CHARSET_FIELD.findall(body)))  # the first value of each name is used
     if b"_charset_" in fields:
         return _decoder_of(_utf8(_unescaped(fields[b"_charset_"][:MAX_LABEL_BYTES])))
     if b"charset" not in fields:
         return _utf8
-    # It may also be an ordinary field. Valid UTF-8 is unlikely to be text in a single-byte charset.
+    # The field may also be ordinary data. Text in a single-byte charset is rarely valid UTF-8.
     is_utf8 = _is_utf8((yield from _unescape_steps(body)))
     label = _utf8(_unescaped(fields[b"charset"][:MAX_LABEL_BYTES]))
     try:
@@ -170,7 +170,7 @@ class _Form:
 
     :ivar fields: names and values.
     :ivar _filled: number of array items so far, limited so that indexes can't exhaust memory.
-    :ivar _steps: number of brackets so far.
+    :ivar _steps: number of bracket pairs so far.
     """
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ def _split_key(key: str) -> list[Any]:
     if "[" not in key or key.startswith("["):
         return [key]
     match = _KEY.fullmatch(key)
-    assert match is not None  # the last group matches the whole rest
+    assert match is not None  # the last group matches all remaining text
     head, brackets, rest = match.groups()
     if rest or not brackets:
         raise InvalidForm(f'Unable to parse key "{key}"')

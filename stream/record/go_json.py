@@ -1,7 +1,7 @@
-"""JSON in the form of Go programs, as rendered by paths into a body map.
+"""JSON as Go programs encode it; used for values at paths into a body map.
 
-It differs from other encoders in doubles: integral ones have no fraction, and the exponent form
-begins below 1e-6 and at 1e21.
+Doubles are encoded differently from other encoders: integral ones have no fraction, and exponents
+are used below 1e-6 and from 1e21.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SMALLEST_EXPONENT = 1e21
 
 
 def dumps(value: Any) -> str:
-    """Return compact JSON, keys in order, safe for HTML."""
+    """Return compact JSON that is safe for HTML; keys keep their order."""
     return html_safe(_print(value) if _has_double(value) else orjson.dumps(value).decode())
 
 
@@ -41,7 +41,7 @@ def _print(value: Any) -> str:
 
 
 def _double(number: float) -> str:
-    text = repr(number)  # the shortest digits that are parsed as the same number
+    text = repr(number)  # the shortest digits that parse to the same number
     if text in {"nan", "inf", "-inf"}:
         return "null"
     magnitude = abs(number)

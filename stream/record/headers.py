@@ -1,7 +1,7 @@
-"""Headers of a record in the forms for columns and templates, each made on first use.
+"""Headers of a record in the forms for columns and templates, each created on first use.
 
-All records whose request heads have the same bytes share one value, so derived forms are computed
-once per client rather than once per record.
+Records whose request heads are identical share one value, so derived forms are computed once per
+client rather than once per record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FORM_TYPE = "application/x-www-form-urlencoded"
 _AUTHORIZATION = b"authorization"
 _CONTENT_TYPE_LENGTH = len("content-type")
 _FIELD_MEMORY = 144
-"""Bytes that Python needs for a name and a value: two objects of 33 bytes, a tuple, and places."""
+"""Bytes of memory for a name and a value: two objects of 33 bytes, a tuple, and references."""
 _OMITTED_WHEN_EMPTY = frozenset({"Host", "Content-Type", "User-Agent"})
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 
@@ -39,7 +39,7 @@ class BodyKind(enum.Enum):
 
     JSON = "json"
     JSON_LINES = "jsonLines"
-    """A batch: each line is a JSON document of its own."""
+    """A batch; each line is a separate JSON document."""
     FORM = "form"
     OTHER = "other"
 
@@ -88,13 +88,13 @@ _remembered_type = lru_cache(maxsize=256)(_read_type)
 
 
 class RecordHeaders:
-    """The headers of a record, in the forms that mappings read.
+    """The headers of a record in the forms that mappings read.
 
     :ivar raw: names and values as received, in that order.
-    :ivar content_type: as received; empty if there is none.
-    :ivar kind: kind of the body by its content type, ignoring parameters and case.
+    :ivar content_type: the ``Content-Type`` as received; empty if there is none.
+    :ivar kind: kind of the body according to its content type, ignoring parameters and case.
     :ivar is_batch: whether the content type declares a batch.
-    :ivar is_text: whether it declares plain text.
+    :ivar is_text: whether the content type declares plain text.
     :ivar charset: the label that the content type declares; empty for UTF-8.
 
     :param raw: names and values as received.
@@ -132,7 +132,7 @@ class RecordHeaders:
 
     @property
     def of_json(self) -> RecordHeaders:
-        """Return the same headers for a body that is one JSON document regardless of them.
+        """Return the same headers, but for a body that is always one JSON document.
 
         Such a body is an element of a batch, or JSON that was sent as text.
         """
@@ -153,20 +153,20 @@ class RecordHeaders:
 
     @property
     def memory(self) -> int:
-        """Return about how many bytes of memory the names and values as received occupy."""
+        """Return the approximate memory of the names and values as received, in bytes."""
         size = sum(len(name) + len(value) for name, value in self.raw)
         return size + _FIELD_MEMORY * len(self.raw)
 
     @property
     def map(self) -> dict[str, str]:
-        """Return first values by canonical name, sorted by name; must not be changed."""
+        """Return the first value of each canonical name, sorted by name. It must not be changed."""
         if self._map is None:
             self._map = dict(sorted(_first_values(self.raw)))
         return self._map
 
     @property
     def text(self) -> str:
-        """Return a line ``Name: value`` for each header, sorted bytewise."""
+        """Return one line ``Name: value`` for each header, sorted bytewise."""
         if self._text is None:
             lines = [f"{name}: {value}\n" for name, value in self.map.items()]
             self._text = "".join(sorted(lines, key=str.encode))
@@ -179,7 +179,7 @@ class RecordHeaders:
 
     @property
     def csv_cell(self) -> Quoted:
-        """Return `json`, quoted."""
+        """Return the result of `json`, quoted for a CSV cell."""
         if self._cell is None:
             self._cell = quoted(self.json.encode())
         return self._cell

@@ -10,7 +10,7 @@ from stream.record.headers import BodyKind
 __all__ = ["hint_for"]
 
 MAX_HINTED_BYTES = 64 * 1024
-"""Maximum size of a body with a hint: a guess about a larger one would take too long."""
+"""Maximum size of a body that gets a hint; guessing about a larger one would take too long."""
 
 _BLANKS = b" \t\r\n\xef\xbb\xbf"
 
@@ -31,7 +31,7 @@ LOOKS_LIKE_A_FORM = (
 def hint_for(record: RecordContext) -> str:
     """Return the hint for the producer of *record*, which can't be rendered.
 
-    Empty if the body gives no reason for a guess, or is large, and for records that aren't a
+    The hint is empty if the body suggests nothing, if it is large, and if the record isn't a
     received body (OTLP).
     """
     if record.signal or len(record.body) > MAX_HINTED_BYTES:

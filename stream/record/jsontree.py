@@ -1,13 +1,16 @@
-"""JSON bodies: validation, and values at a path with their exact source text.
+"""JSON bodies: validation, and lookup of values at a path with their exact source text.
 
-A table must get ``1.0``, ``1e5`` or an integer of thirty digits as the producer wrote them, so a
-value is copied from the source instead of being printed from the parsed document. A full parse
-validates the document and answers most lookups; the source is searched only if a value's spelling
-is uncertain: numbers with a fraction, containers, escapes, repeated keys.
+A table must get ``1.0``, ``1e5`` or an integer of thirty digits as the producer wrote them.
+Therefore a value is copied from the source instead of being printed from the parsed document. A
+full parse validates the document and answers most lookups. The source is searched only if the
+spelling of a value is uncertain, as with numbers with a fraction, containers, escapes and repeated
+keys.
 
 Note [Two readers]: orjson parses nearly every document. It refuses two valid kinds: numbers beyond
-doubles, and escapes of lone surrogates. A record must not be rejected because of values that it
-doesn't need, so such a document is parsed again by the standard library. Infinity replaces such a
+the range of doubles, and escapes of lone surrogates. A record must not be rejected because of
+values that it doesn't need, so such a document is parsed again by the standard library. Such a
+number becomes infinity, and each lone surrogate becomes U+FFFD. For all other documents both
+readers return the same results.
 number, U+FFFD each lone surrogate. For all other documents both readers have the same results.
 """
 
@@ -44,12 +47,12 @@ MAX_DEPTH = 300
 MAX_VALUES = 100_000
 """Maximum number of values in a document.
 
-Each takes up to a hundred bytes of memory for two of the document, and blocks the process for a
-tenth of a microsecond.
+Two bytes of the document can become a value that takes up to a hundred bytes of memory, and blocks
+the process for a tenth of a microsecond.
 """
 
 SMALL_BYTES = 2 * MAX_DEPTH
-"""No document of this size exceeds a limit: each level and each value takes two bytes."""
+"""No document up to this size exceeds a limit, because each level and value takes two bytes."""
 
 SEARCHED_BYTES = 64
 _SPACED = b'": '
@@ -65,16 +68,16 @@ _TO_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:' + _STRING + rb'[^"{}\[\]]*+)*+', re
 _BLANKS_OUTSIDE = re.compile(rb"(" + _STRING + rb")|[ \t\r\n]++", re.DOTALL)
 _ANY_BLANK = re.compile(rb"[ \t\r\n]")
 _STRINGS = re.compile(_STRING + rb'|".*+', re.DOTALL)
-"""Strings, and the rest from an opening quote without an end."""
+"""Strings; if a string has no end, everything from its opening quote."""
 
 _ELEMENT = re.compile(_BLANK + rb"(?:(" + _STRING + rb"|" + _SCALAR + rb")|(?=[\[{]))", re.DOTALL)
 _SEPARATOR = re.compile(_BLANK + rb"([,\]])")
 _EMPTY_REST = re.compile(_BLANK + rb"\]")
 _BLANKS = re.compile(_BLANK)
 _TO_VALUE = re.compile(rb'(?:[^"\[{,]++|' + _STRING + rb")*+(?:[\[{,]|.*+)", re.DOTALL)
-"""What begins or follows a value, with all text before it; otherwise the rest.
+"""The delimiter before or after a value, with all text before it; without one, all remaining text.
 
-It matches anywhere, so that no part of an invalid document is checked twice.
+It matches at every position, so that no part of an invalid document is checked twice.
 """
 _VALUES_AT_ONCE = 500
 _TO_VALUES = re.compile(
@@ -100,8 +103,8 @@ _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 def parse_json(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: bool = True) -> Any:
     """Return the document in *source*; see Note [Two readers].
 
-    :param checks_depth: whether the depth is checked; otherwise it may have up to 1024 levels, the
-        reader's limit.
+    :param checks_depth: whether the depth is checked; otherwise the document may have up to 1024
+        levels, the reader's limit.
 
     Raises InvalidJson: it is invalid, or exceeds `MAX_DEPTH` or *max_values*.
     """
@@ -150,7 +153,7 @@ def _has_values(source: bytes, number: int) -> bool:
 
 
 def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
-    """Parse *source*, which orjson refuses; see Note [Two readers]."""
+    """Parse *source*, which orjson has refused; see Note [Two readers]."""
     if _WIDE.match(source) is not None:
         raise InvalidJson("it is in UTF-16 or UTF-32, please send UTF-8") from None
     try:
@@ -178,7 +181,7 @@ def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
 
 
 def _is_huge_number(document: str, position: int) -> bool:
-    """Return whether the reader stopped at a number that is valid, but beyond doubles."""
+    """Return whether the reader stopped at a valid number beyond the range of doubles."""
     number = _NUMBER.match(document, position)
     if number is None:
         return False
@@ -189,7 +192,7 @@ def _is_huge_number(document: str, position: int) -> bool:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Return *value* with U+FFFD instead of each lone surrogate, also in keys."""
+    """Return *value* with U+FFFD instead of each lone surrogate, including in keys."""
     if type(value) is str:
         return value if value.isascii() else text_bytes(value).decode()
     if type(value) is list:
@@ -200,7 +203,7 @@ def _without_surrogates(value: Any) -> Any:
 
 
 def _read_integer(text: str) -> int | float:
-    """Parse an integer like orjson: one that exceeds 64 bits is a double."""
+    """Parse an integer as orjson does: one that exceeds 64 bits becomes a double."""
     if len(text) <= _MAX_INTEGER_CHARS:
         number = int(text)
         if -(2**63) <= number < 2**64:
@@ -215,19 +218,19 @@ def _refuse_constant(name: str) -> Any:
 def is_canonical(source: bytes, document: Any) -> bool:
     """Return whether printing *document* returns *source* again."""
     if source.find(_SPACED, 0, SEARCHED_BYTES) >= 0:
-        return False  # the style of some encoders, visible at the first key
+        return False  # some encoders write blanks, visible at the first key
     try:
         return orjson.dumps(document) == source
     except orjson.JSONEncodeError:
-        return False  # lone surrogates
+        return False  # it contains lone surrogates
 
 
 def canonical_documents(sources: Sequence[bytes]) -> list[Any] | None:
-    """Return the documents in *sources*, if each of them is canonical.
+    """Return the documents in *sources* if each of them is canonical, otherwise ``None``.
 
-    They are parsed together if the first one suggests success. A source may also hold two
-    documents, or a part of one; that shows when the documents are printed. The printer refuses more
-    than 254 levels.
+    They are parsed together if the first one is canonical. A source may contain two documents, or
+    part of one; this is detected when the documents are printed. The printer refuses more than 254
+    levels.
     """
     try:
         if not is_canonical(sources[0], orjson.loads(sources[0])):
@@ -239,8 +242,9 @@ def canonical_documents(sources: Sequence[bytes]) -> list[Any] | None:
 
 
 def _may_be_deep(source: bytes) -> bool:
-    """Return whether there are enough brackets; most bodies have so few that counting can be
-    skipped.
+    """Return whether *source* has more brackets than `MAX_DEPTH`.
+
+    Most bodies have so few brackets that counting can be skipped.
     """
     if source.find(b"[") < 0:
         inner = source.find(b"{", 1)
@@ -265,18 +269,18 @@ def text_bytes(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # Two adjacent halves in *text*, e.g. after a concatenation, are a character.
+        # Two adjacent surrogates in *text*, e.g. after a concatenation, are one character.
         joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         return _SURROGATES.sub("\ufffd", joined).encode()
 
 
 class JsonPath:
-    """A lookup that is prepared once and executed for many documents.
+    """A path lookup that is prepared once and executed for many documents.
 
-    A numeric key also matches an array's item, and an index an object's key. The first of repeated
-    keys counts.
+    A numeric key also matches an array item, and an index also matches an object key. The first of
+    several equal keys is used.
 
-    :param path: e.g. ``user.tags[0]``; the empty path is the whole document.
+    :param path: for example, ``user.tags[0]``; the empty path is the whole document.
     """
 
     __slots__ = ("_exact_spelling", "_needles", "_steps")
@@ -324,14 +328,14 @@ class JsonPath:
         return self._render_from_source(source, raw_string)
 
     def _keys_are_unique(self, source: bytes) -> bool:
-        """Return False if a key of the path may be repeated, or be spelled with escapes."""
-        # A single byte is found faster than two, and most bodies have no escapes at all.
+        """Return False if a key of the path may be repeated or spelled with escapes."""
+        # Finding one byte is faster than finding two, and most bodies have no escapes.
         if not self._exact_spelling or (b"\\" in source and b"\\u" in source):
             return False
         return self.occurs_once(source)
 
     def occurs_once(self, source: bytes) -> bool:
-        """Return whether no key of the path is spelled more than once, as a key or as a value."""
+        """Return whether each key of the path occurs at most once as a string, key or value."""
         for needle in self._needles:  # noqa: SIM110 - a generator would double the time
             if source.count(needle) > 1:
                 return False
@@ -370,7 +374,7 @@ def _find(source: bytes, steps: tuple[PathStep, ...], needles: tuple[bytes, ...]
             return None
         start = found
     match = _ITEM.match(source, start)
-    assert match is not None  # it also matches nothing
+    assert match is not None  # it also matches an empty text
     return match.span(1) if match[1] is not None else (start, _container_end(source, start))
 
 
@@ -406,8 +410,8 @@ def _find_item(source: bytes, position: int, index: int) -> int | None:
 def array_items(source: bytes) -> Iterator[bytes]:
     """Return the source text of each item of the array *source*.
 
-    Raises InvalidJson: it is no array, or its items aren't properly separated. Items are validated
-    when they are parsed: if all are valid, so is the array.
+    Raises InvalidJson: *source* isn't an array, or its items aren't properly separated. Items are
+    validated when they are parsed; if all are valid, so is the array.
     """
     position = _blanks_end(source, 0)
     if not source.startswith(b"[", position):
@@ -438,7 +442,7 @@ def array_items(source: bytes) -> Iterator[bytes]:
 
 def _blanks_end(source: bytes, position: int) -> int:
     match = _BLANKS.match(source, position)
-    assert match is not None  # it also matches nothing
+    assert match is not None  # it also matches an empty text
     return match.end()
 
 
@@ -447,7 +451,7 @@ def _broken(position: int) -> InvalidJson:
 
 
 def _after(source: bytes, position: int) -> int:
-    """Return the position after the container at *position*, and the comma that may follow."""
+    """Return the position after the container at *position* and the comma that may follow it."""
     match = _AFTER_CONTAINER.match(source, _container_end(source, position))
     assert match is not None
     return match.end()

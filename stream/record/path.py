@@ -1,4 +1,4 @@
-"""Paths into a parsed body: ``user.tags[0]``."""
+"""Paths into a parsed body, such as ``user.tags[0]``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _INDEX_PART = re.compile(r"(\d+)\]")
 _MAX_INDEX_DIGITS = 18
 
 ABSENT: Any = object()
-"""The result of a lookup without a value (``None`` is JSON's null)."""
+"""The result of a lookup that finds no value (``None`` is JSON's null)."""
 
 
 @attrs.frozen
 class PathStep:
     """One part of a path.
 
-    :ivar text: the part without brackets.
-    :ivar index: set if the part is an array index.
+    :ivar text: the part, without brackets.
+    :ivar index: array index, if the part is written as one.
     """
 
     text: str
@@ -30,14 +30,14 @@ class PathStep:
 
     @property
     def as_index(self) -> int | None:
-        """The array item that the part can match, even if it was written as a key."""
+        """The array index that the part matches, even if it was written as a key."""
         if self.index is None and self.text.isascii() and self.text.isdigit():
             return int(self.text) if len(self.text) <= _MAX_INDEX_DIGITS else None
         return self.index
 
 
 def parse_path(path: str) -> tuple[PathStep, ...]:
-    """Split at ``.`` and ``[``; empty parts are skipped."""
+    """Split a path at ``.`` and ``[``; empty parts are skipped."""
     steps = []
     for part in _SEPARATOR.split(path):
         if not part:
@@ -53,7 +53,7 @@ def parse_path(path: str) -> tuple[PathStep, ...]:
 def find_strictly(value: Any, steps: tuple[PathStep, ...]) -> Any:
     """Return the value at *steps*, or `ABSENT`.
 
-    An index matches only arrays, a key only objects."""
+    An index matches only arrays, and a key only objects."""
     for step in steps:
         if step.index is None:
             if not isinstance(value, dict) or step.text not in value:

@@ -1,8 +1,8 @@
 """Splitting of a zstd body into pieces with a limited decompressed size. Pure.
 
-A byte of zstd can expand to 32 KiB, and the decoder returns the whole output of a piece at once, in
-one buffer, while it blocks the process. The maximum output of a block is stored in its header (RFC
-8878), so it is read instead of estimated.
+A byte of zstd can expand to 32 KiB. The decoder returns the whole output of a piece at once, in one
+buffer, and blocks the process until then. Therefore the maximum output of a block is read from its
+header (RFC 8878) and isn't estimated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 __all__ = ["MAX_OUTPUT_BYTES", "MAX_PIECE_BYTES", "frame_pieces"]
 
 MAX_OUTPUT_BYTES = 256 * 1024
-"""Maximum output of a piece; a single block has at most half of it."""
+"""Maximum output of a piece in bytes; a single block has at most half as much."""
 
 MAX_PIECE_BYTES = 16 * 1024
 """Maximum size of a piece; a single block may be larger."""
@@ -20,7 +20,7 @@ MAX_PIECE_BYTES = 16 * 1024
 _MAX_BLOCK_BYTES = 128 * 1024
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"
-"""The last bytes of the magic number of a skippable frame, at the end of its first 4 bytes."""
+"""The last three of the four bytes of a skippable frame's magic number."""
 _MAX_HEADER_BYTES = 18
 """Maximum size of a frame's header with its magic number."""
 
@@ -30,10 +30,10 @@ _RAW, _REPEATED, _COMPRESSED = range(3)
 
 
 def frame_pieces(body: bytes, start: int) -> Iterator[int]:
-    """Iterate over the ends of the pieces of the frame at *start*; the last one is its end.
+    """Iterate over the ends of the pieces of the frame at *start*; the last one ends the frame.
 
-    The ends may exceed *body* if it is truncated. If there is no frame, only some bytes are
-    returned, which the decoder refuses.
+    The ends may exceed *body* if it is truncated. If there is no frame, a single end is returned
+    after some bytes that the decoder refuses.
     """
     if body[start + 1 : start + 4] == _SKIPPABLE and body[start] >> 4 == 5:
         yield start + 8 + int.from_bytes(body[start + 4 : start + 8], "little")
@@ -56,12 +56,12 @@ def frame_pieces(body: bytes, start: int) -> Iterator[int]:
         output += expanded
         position = end
         if position >= len(body):
-            break  # truncated, unless this was the last block
+            break  # the body is truncated, unless this was the last block
     yield position + (4 if first[0] & 4 else 0)
 
 
 def _header_bytes(descriptor: int) -> int:
-    """Return the size of a frame's header after its *descriptor*."""
+    """Return the size of the part of a frame's header that follows its *descriptor*."""
     is_single = descriptor >> 5 & 1
     size = _SIZE_BYTES[descriptor >> 6]
     return (0 if is_single else 1) + _DICTIONARY_BYTES[descriptor & 3] + (size or is_single)
