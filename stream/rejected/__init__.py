@@ -1,1 +1,1 @@
-"""Rejected records: kept on their source node, shown, tested, replayed, deleted."""
+"""Rejected records, which are kept on source nodes, shown, tested, replayed and deleted."""

@@ -1,17 +1,17 @@
-"""The answers of a source node about its rejected records. Everything here blocks.
+"""Answers of a source node to questions about its rejected records. Everything here blocks.
 
-Questions and answers are plain JSON objects. A question names a sink and what it wants:
+Questions and answers are plain JSON objects. A question names a sink and an operation:
 
 ========  ======================================================================================
-``list``  the newest records, the reasons of all, and how many there are
-``get``   one record
-``fetch`` whole records, the oldest first, some at a time
+``list``  return the newest records, all reasons, and the number of records
+``get``   return one record
+``fetch`` return some whole records, oldest first
 ``erase`` erase records
 ========  ======================================================================================
 
-``list``, ``fetch`` and ``erase`` choose records by ``ids``, or by ``reason``, ``column``, ``since``
-and ``until`` (milliseconds since the epoch); nothing means all. ``without`` names records that
-count as erased already.
+``list``, ``fetch`` and ``erase`` select records by ``ids``, or by ``reason``, ``column``, ``since``
+and ``until`` (milliseconds since the epoch); without these members they select all records.
+``without`` contains the IDs of records that are treated as erased.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ __all__ = ["MAX_FETCHED_BYTES", "MAX_LISTED", "MAX_REASONS", "Selection", "answe
 MAX_LISTED = 1000
 MAX_REASONS = 100
 MAX_FETCHED_BYTES = 8 * 1024 * 1024
-"""Maximum size of whole records in one answer; a larger record is sent alone."""
+"""Maximum size of the whole records in one answer; a larger record is sent alone."""
 
 
 @attrs.frozen(kw_only=True)
 class Selection:
     """A selection of rejected records.
 
-    :ivar ids: exactly these; ``None`` for any.
-    :ivar reason: with this reason; empty for any.
-    :ivar column: with an error in this column; empty for any.
-    :ivar since: received at this time or later, milliseconds since the epoch.
-    :ivar until: received before this time.
-    :ivar without: excluded records.
+    :ivar ids: IDs of the records; ``None`` for any.
+    :ivar reason: reason of the rejection; empty for any.
+    :ivar column: column in which the error occurred; empty for any.
+    :ivar since: earliest receive time, milliseconds since the epoch.
+    :ivar until: receive time before which the records were received, milliseconds since the epoch.
+    :ivar without: IDs of excluded records.
     """
 
     ids: frozenset[str] | None = None
@@ -56,7 +56,7 @@ class Selection:
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Selection:
-        """Read the selection of a question."""
+        """Return the selection in the members of a question."""
         ids = plain.get("ids")
         return cls(
             ids=None if ids is None else frozenset(ids),
@@ -68,7 +68,7 @@ class Selection:
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return the members of a question."""
+        """Return the members of a question that describe the selection."""
         members: dict[str, Any] = {}
         if self.ids is not None:
             members["ids"] = sorted(self.ids)
@@ -112,7 +112,7 @@ def answer(
 
     Raises OSError: the disk fails. Raises ValueError or KeyError: the question is invalid.
 
-    :param files: ``None`` if the node keeps none.
+    :param files: files of the rejected records; ``None`` if the node keeps none.
     :param now: seconds since the epoch.
     :param max_age: returns the maximum age of a sink's records in seconds.
     """
@@ -149,11 +149,11 @@ def _list(
     limit: int,
     oldest: int,
 ) -> dict[str, Any]:
-    """List records with reasons.
+    """List records and reasons.
 
     The reasons count all records of the time range, regardless of the selected reason and column.
 
-    A segment is read only while more records are to be shown, or if a part of it isn't selected.
+    A segment is read only if more records are to be shown, or if only a part of it is selected.
     """
     since = max(oldest, selection.since or 0)
     selection = attrs.evolve(selection, since=since)
@@ -180,7 +180,7 @@ def _has_reason(summary: Summary, selection: Selection) -> bool:
 
 
 class _Listed:
-    """The records listed so far."""
+    """Collects the records of a list."""
 
     def __init__(self, node_id: str, limit: int) -> None:
         self.records: list[dict[str, Any]] = []
@@ -197,7 +197,7 @@ class _Listed:
                 self._total += known.count
 
     def take_records(self, found: Iterable[Stored], selection: Selection) -> None:
-        """Count the selected records, and show them as long as there is room."""
+        """Count the selected records, and show them until the list is full."""
         of_any_reason = attrs.evolve(selection, reason="", column="")
         for stored in found:
             outline = stored.outline
@@ -238,8 +238,8 @@ def _get(found: Iterator[Stored], node_id: str) -> dict[str, Any] | None:
 def _fetch(found: Iterator[Stored], selection: Selection, limit: int) -> dict[str, Any]:
     """Fetch whole records.
 
-    :returns: ``frames``, their positions ``cursors``, and ``after`` for the next question, empty at
-        the end.
+    :returns: ``frames``, their positions ``cursors``, and ``after``, the position for the next
+        question, which is empty at the end.
     """
     meant = (stored for stored in found if selection.has(stored.outline))
     frames: list[str] = []

@@ -1,15 +1,16 @@
 """The rejected records of a source node on its disk. Blocks.
 
-Below the node's directory, each sink has a directory of append-only segments:
+In the node's directory, each sink has a directory of append-only segments:
 
     <directory>/<node>/<project>/<branch>/<source>/<sink>/<milliseconds>-<random>.ndjson
 
-A record is erased by overwriting its line in place, so erasing needs no space. A partial overwrite
-is enough, since a line with a wrong checksum is ignored. A segment without records is removed.
+A record is erased by overwriting its line in place, so erasing needs no space. Overwriting only a
+part is enough, because a line with a wrong checksum is ignored. A segment without records is
+removed.
 
-Note [Ownership]: the process of a node locks the node's directory. An unlocked directory beside it
-belongs to a node that no longer exists, because it was replaced or renamed on the same disk. Its
-segments are moved to the directory of the node that finds them first.
+Note [Ownership]: the process of a node locks the node's directory. An unlocked directory next to it
+belongs to a node that no longer exists, because it was replaced or renamed on the same disk. The
+node that finds such a directory first moves its segments to its own directory.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ _TOKEN_BYTES = 4
 
 @attrs.frozen
 class Appended:
-    """The outcome of appending records.
+    """The result of appending records.
 
     :ivar kept: number of kept records.
-    :ivar dropped: number of older records that were dropped for them.
-    :ivar left_out: number of records that aren't kept.
-    :ivar problem: why the last of these isn't.
+    :ivar dropped: number of older records that were dropped to make room.
+    :ivar left_out: number of records that weren't kept.
+    :ivar problem: why the last of these wasn't kept.
     """
 
     kept: int
@@ -64,8 +65,8 @@ class Appended:
 class Stored:
     """A record in a segment.
 
-    :ivar cursor: its position; later reads continue after it.
-    :ivar line: its frame.
+    :ivar outline: the part of the record that a list shows.
+    :ivar line: frame of the record.
     """
 
     outline: Outline
@@ -75,17 +76,17 @@ class Stored:
 
     @property
     def cursor(self) -> str:
-        """The position of the record on its node; a later read continues after it."""
+        """The position of the record on its node; later reads can continue after it."""
         return f"{self.segment.name}:{self.offset}"
 
 
 @attrs.define(eq=False)
 class Summary:
-    """A summary of a segment, so that it needn't be read for each list.
+    """The summary of a segment, so that the segment needn't be read for each list.
 
     :ivar oldest: receive time of the oldest record, milliseconds since the epoch.
-    :ivar newest: receive time of the newest one.
-    :ivar reasons: counts by reason and column.
+    :ivar newest: receive time of the newest record.
+    :ivar reasons: counts of records by reason and column.
     """
 
     oldest: int
@@ -95,7 +96,7 @@ class Summary:
 
 @attrs.define(eq=False)
 class ReasonCount:
-    """The number of records that were rejected for one reason.
+    """The number of records rejected for one reason.
 
     :ivar last: the newest record with the reason, without its excerpt.
     """
@@ -107,7 +108,7 @@ class ReasonCount:
 class RejectedFiles:
     """The segments of rejected records on a node's disk; thread-safe.
 
-    :param root: the directory of all nodes.
+    :param root: parent directory of the directories of all nodes.
     :param node_id: id of this node.
     """
 
@@ -120,11 +121,11 @@ class RejectedFiles:
         self._summaries: dict[Path, tuple[tuple[int, int], Summary | None]] = {}
 
     def prepare(self) -> list[tuple[str, SinkKey]]:
-        """Create the directory of the node, and take over those of nodes that no longer exist.
+        """Create the node's directory, and take over those of nodes that no longer exist.
 
-        Raises OSError. See Note [Ownership].
+        See Note [Ownership]. Raises OSError.
 
-        :returns: the former node and the sink of each segment that was taken over.
+        :returns: the previous node and the sink of each segment that was taken over.
         """
         self._root.parent.mkdir(parents=True, exist_ok=True)
         for directory in (self._root, self._node):
@@ -138,7 +139,7 @@ class RejectedFiles:
         ]
 
     def sinks(self) -> set[SinkKey]:
-        """Return the sinks with kept records."""
+        """Return the sinks that have kept records."""
         found = (_sink_of(path, self._node) for path in self._node.glob(f"*/*/*/*/*{_SUFFIX}"))
         return {sink for sink in found if sink is not None}
 
@@ -149,7 +150,7 @@ class RejectedFiles:
             os.close(held)
 
     def _take_over(self, other: Path) -> list[SinkKey]:
-        """Take over the segments of *other*, if nobody holds it; return the sink of each."""
+        """Take over the segments of *other* unless it is locked; return the sink of each."""
         lock = _try_lock(other)
         if lock < 0:
             return []
@@ -174,9 +175,9 @@ class RejectedFiles:
     ) -> Appended:
         """Append *frames* of a sink; older records are dropped to make room.
 
-        :param now: seconds since the epoch.
-
         A full or failing disk is reported in the result.
+
+        :param now: seconds since the epoch.
         """
         with self._lock:
             try:
@@ -217,7 +218,7 @@ class RejectedFiles:
         return Appended(kept, dropped, left_out, problem)
 
     def _current(self, sink: SinkKey, directory: Path, most: int, now: float) -> Path:
-        """Return the segment to append to: this process's, or the last one if it is unlocked."""
+        """Return the segment to append to: the last one, or a new one if it is full or in use."""
         path = self._own.get(sink)
         if path is None and self._held >= 0:
             segments = _segments(directory)
@@ -229,7 +230,7 @@ class RejectedFiles:
 
     @staticmethod
     def _write(path: Path, frames: Sequence[bytes]) -> int:
-        """Append whole frames. Raises OSError if nothing was written."""
+        """Append *frames*, and return their number. If it raises OSError, nothing was written."""
         if not frames:
             return 0
         data = b"".join(frames)
@@ -237,7 +238,7 @@ class RejectedFiles:
         try:
             before = os.fstat(descriptor).st_size
             if before and os.pread(descriptor, 1, before - 1) != b"\n":
-                data = b"\n" + data  # the process ended in the middle of a line
+                data = b"\n" + data  # a crash has truncated the last line
             written = 0
             try:
                 while written < len(data):
@@ -250,7 +251,7 @@ class RejectedFiles:
         return len(frames)
 
     def _make_room(self, directory: Path, most: int, current: Path) -> int:
-        """Remove the oldest segments beyond *most* bytes; return the number of their records."""
+        """Drop the oldest segments until *most* bytes remain; return the number of lost records."""
         segments = [(path, path.stat().st_size) for path in _segments(directory)]
         total = sum(size for _, size in segments)
         dropped = 0
@@ -273,21 +274,21 @@ class RejectedFiles:
     # Reading and erasing.
 
     def newest_first(self, sink: SinkKey, ids: frozenset[str] | None = None) -> Iterator[Stored]:
-        """Return the records of a sink, newest first, or those with these *ids*."""
+        """Return the records of a sink, newest first; with *ids*, only those."""
         for path in reversed(self._segments(sink)):
             yield from self.of_segment(path, ids)
 
     def segments(self, sink: SinkKey) -> list[Path]:
-        """Return the segments of a sink, the newest first."""
+        """Return the segments of a sink, newest first."""
         return self._segments(sink)[::-1]
 
     @staticmethod
     def of_segment(path: Path, ids: frozenset[str] | None = None) -> Iterator[Stored]:
-        """Return the records of a segment, the newest first."""
+        """Return the records of a segment, newest first."""
         yield from reversed(list(_records(path, ids)))
 
     def summary(self, path: Path) -> Summary | None:
-        """Return the summary of a segment, ``None`` without records; a changed segment is read."""
+        """Return the summary of a segment, read if it has changed; ``None`` if it is empty."""
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -296,13 +297,13 @@ class RejectedFiles:
         known = self._summaries.pop(path, None)
         if known is None or known[0] != form:
             known = form, _summary(path)
-        self._summaries[path] = known  # the most recently used are at the end
+        self._summaries[path] = known  # the most recently used ones are at the end
         if len(self._summaries) > MAX_SUMMARIES:
             del self._summaries[next(iter(self._summaries))]
         return known[1]
 
     def oldest_first(self, sink: SinkKey, after: str = "") -> Iterator[Stored]:
-        """Return the records of a sink after the position *after*, the oldest first."""
+        """Return the records of a sink after the position *after*, oldest first."""
         name, _, offset = after.partition(":")
         for path in self._segments(sink):
             if path.name < name:
@@ -317,9 +318,11 @@ class RejectedFiles:
         is_meant: Callable[[Outline], bool],
         ids: frozenset[str] | None = None,
     ) -> int:
-        """Erase records durably; return their number. Raises OSError.
+        """Erase the records for which *is_meant* returns true, durably; return their number.
 
-        :param ids: only these, if given.
+        Raises OSError.
+
+        :param ids: if given, IDs of the only records that may be erased.
         """
         count = 0
         with self._lock:
@@ -348,13 +351,13 @@ class RejectedFiles:
         )
 
     def remove_old(self, now: float, max_age: Callable[[SinkKey], float]) -> int:
-        """Remove the segments whose last record is too old; return their number.
+        """Remove the segments whose last record is too old; return the number of segments.
 
         :param max_age: returns the maximum age of a sink's records in seconds.
         """
         removed = 0
         with self._lock:
-            # Files one level higher are dead-letter files of earlier versions.
+            # Files one level up are dead-letter files of earlier versions.
             for pattern in (f"*/*/*/*/*{_SUFFIX}", f"*/*/*/*{_SUFFIX}"):
                 for path in self._node.glob(pattern):
                     key = _sink_of(path, self._node)
@@ -370,7 +373,7 @@ class RejectedFiles:
 
 
 def _sink_of(path: Path, node: Path) -> SinkKey | None:
-    """Return the sink of a segment below the directory of a *node*."""
+    """Return the sink of a segment in the directory of a *node*."""
     project, branch, source, sink, *_ = path.relative_to(node).parts
     if not (project.isdecimal() and branch.isdecimal()):
         return None
@@ -379,12 +382,12 @@ def _sink_of(path: Path, node: Path) -> SinkKey | None:
 
 
 def _segments(directory: Path) -> list[Path]:
-    """Return the segments, the oldest first."""
+    """Return the segments of a directory, oldest first."""
     return sorted(directory.glob(f"*{_SUFFIX}"))
 
 
 def _new_segment(directory: Path, now: float) -> Path:
-    """Return a new name, sorted after all others and unique."""
+    """Return a new unique path, which sorts after all others."""
     last = max((path.name[:13] for path in _segments(directory)), default="")
     first = f"{max(int(now * 1000), int(last) + 1 if last.isdecimal() else 0):013d}"
     return directory / f"{first}-{secrets.token_hex(_TOKEN_BYTES)}{_SUFFIX}"
@@ -408,7 +411,7 @@ def _summary(path: Path) -> Summary | None:
 
 
 def _records(path: Path, ids: frozenset[str] | None = None) -> Iterator[Stored]:
-    """Return the whole records of a segment, or those with these *ids*; none if it was removed."""
+    """Return the intact records of a segment; with *ids*, only those. None if it was removed."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -436,7 +439,7 @@ def _overwrite(path: Path, records: Sequence[Stored]) -> None:
 
 
 def _try_lock(directory: Path) -> int:
-    """Return the locked descriptor, or -1 if another process holds the lock. Raises OSError."""
+    """Lock *directory*; return its descriptor, or -1 if it is already locked. Raises OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(directory / _LOCK, flags, 0o600)
     try:
@@ -455,9 +458,9 @@ def _remove_empty(top: Path) -> None:
             try:
                 directory.rmdir()
             except OSError:
-                continue  # It isn't empty.
+                continue  # The directory isn't empty.
 
 
 def _name(text: str) -> str:
-    """Return *text* as a single name of a directory or file, whatever it contains."""
+    """Return *text*, whatever it contains, as the name of one directory or file."""
     return quote(text, safe="").replace(".", "%2E")

@@ -1,16 +1,16 @@
-"""Keeping and counting of records that sinks can't accept, on a source node.
+"""Keeps and counts, on a source node, the records that sinks can't accept.
 
-Failures are noted on the reactor and written once a second by a thread. The noted records are
+Failures are noted in the reactor, and a thread writes them once a second. The noted records are
 limited per sink and in total; beyond the limits, records are only counted. So a producer of invalid
 records neither slows down others nor displaces their records.
 
-Note [Counts]: etcd has the sum of the counts of all lives of the node, and each round adds the new
-ones. So a restart loses at most the last second, and a user who resets the statistics deletes the
-key without being overruled.
+Note [Counts]: etcd contains the sum of the counts of all lives of the node, and each round adds the
+new counts. So a restart loses at most the last second. A user resets the statistics by deleting the
+key; old counts don't reappear, because the node only adds.
 
-Note [Kept until]: etcd also says until when the node keeps records of which sinks, see Note
-[Stopped nodes] of `stream.rejected.state`. The time moves on with each record, and is therefore
-noted in advance, so that a flood of records needs few writes.
+Note [Kept until]: etcd also contains, for each sink, the time until which the node keeps records; see
+Note [Stopped nodes] of `stream.rejected.state`. Each record moves this time forward. Therefore a
+later time is noted in advance, so that a flood of records needs few writes.
 """
 
 from __future__ import annotations
@@ -53,19 +53,21 @@ T = TypeVar("T")
 FLUSH_SECONDS = 1.0
 CLEANUP_SECONDS = 60.0
 LOG_SECONDS = 10.0
-"""Interval of log entries about records that aren't kept."""
+"""Interval of log messages about records that aren't kept."""
 
 MAX_WAITING_RECORDS = 20_000
 MAX_WAITING_RECORDS_OF_SINK = 10_000
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Maximum size of noted records in memory: bodies and headers."""
+"""Maximum size of the bodies and headers of noted records in memory."""
 
 SINKS_PER_TRANSACTION = 50
-"""Each sink needs a condition and a put; etcd accepts 128 by default."""
+"""Maximum number of sinks in a transaction; each needs a comparison and a put, and etcd allows
+128 by default.
+"""
 FOUND_PER_TRANSACTION = 40
-"""Each pair of a node and a sink needs three keys."""
+"""Maximum number of pairs of a node and a sink in a transaction; each pair needs three keys."""
 KEPT_AHEAD_SECONDS = 60.0
-"""How much longer than necessary a node is noted as keeping records; see Note [Kept until]."""
+"""How far in advance the time is noted until which records are kept; see Note [Kept until]."""
 
 Written = Callable[[int], None]
 AddCounts = Callable[[Mapping[SinkKey, RejectedCount]], Awaitable[None]]
@@ -76,7 +78,7 @@ Batch = dict[SinkKey, tuple[QuarantineLimits, list[Noted]]]
 
 @attrs.define(eq=False)
 class _Counted:
-    """The counts of one sink that are not in etcd yet."""
+    """The counts of one sink that haven't been written to etcd yet."""
 
     count: int = 0
     dropped: int = 0
@@ -84,17 +86,19 @@ class _Counted:
 
 
 class RejectedRecords(Service):
-    """Keeps rejected records. startService fires when the directory exists.
+    """Keeps rejected records.
 
-    :param path: the directory; if empty, records are counted but not kept.
+    The Deferred returned by startService fires when the directory exists.
+
+    :param path: path of the directory; if empty, records are counted but not kept.
     :param add: adds counts to those in etcd; see Note [Counts].
     :param remove: removes the counts of a deleted sink from etcd.
-    :param note_kept: notes of which sinks records are kept; see Note [Kept until].
-    :param note_found: notes the records on the disk at the start, with the nodes that kept them.
+    :param note_kept: notes the sinks of which records are kept; see Note [Kept until].
+    :param note_found: notes the records found on the disk at startup, and the nodes that kept them.
     :param is_required: whether an unusable directory is an error.
-    :param defaults: the service's settings, for sinks that are no longer known.
+    :param defaults: limits in the service's settings, for sinks that no longer exist.
     :param written: called with the number of records that are kept.
-    :param dropped: called with the number of records that are not.
+    :param dropped: called with the number of records that aren't kept.
     """
 
     def __init__(
@@ -177,27 +181,27 @@ class RejectedRecords(Service):
         self._found = list(dict.fromkeys([*moved, *own]))
 
     async def stopService(self) -> None:
-        """Stop; fires when all noted records are written."""
+        """Stop, and wait until all noted records are written."""
         super().stopService()
         if self._loop.running:
             self._loop.stop()
             await self._looping
-        self._next_cleanup = 0.0  # the last counts say whether records are kept
+        self._next_cleanup = 0.0  # the last counts show whether records are kept
         await self._write_and_count()
         if self._files is not None:
             self._files.close()
 
     def known(self, sink: SinkKey, limits: QuarantineLimits) -> None:
-        """Set the retention of a sink's records, even without failures."""
+        """Set the retention of a sink's records, even if none has been rejected."""
         changed = self._max_ages.get(sink) != limits.max_age.seconds
         self._max_ages[sink] = limits.max_age.seconds
         if changed and sink in self._kept:
             self._unnoted.add(sink)
 
     def forget(self, sink: SinkKey) -> None:
-        """Stop counting the records of a deleted sink; they stay until they are too old.
+        """Stop counting the records of a deleted sink; kept ones remain until they are too old.
 
-        They are also noted as kept until then, since the sink can be undeleted.
+        They are also noted as kept until then, because the sink can be undeleted.
         """
         self._counted.pop(sink, None)
         self._gone.add(sink)
@@ -211,7 +215,7 @@ class RejectedRecords(Service):
     ) -> None:
         """Note that *record* couldn't be mapped. Never fails and never blocks.
 
-        :param limits: limits of the sink's kept records; ``None``: the record is only counted.
+        :param limits: limits of the sink's kept records; if ``None``, the record is only counted.
         """
         counted = self._counted.get(sink)
         if counted is None:
@@ -224,7 +228,7 @@ class RejectedRecords(Service):
             return
         size = len(record.body)
         if waiting is None or waiting[1][-1].headers is not record.headers:
-            size += record.headers.memory  # the records of a batch share them
+            size += record.headers.memory  # the records of a batch share their headers
         if (
             self._waiting_records >= MAX_WAITING_RECORDS
             or self._waiting_bytes + size > MAX_WAITING_BYTES
@@ -280,7 +284,7 @@ class RejectedRecords(Service):
     async def _write(self) -> None:
         """Write the noted records, even if the caller is cancelled.
 
-        A batch that was taken must be kept.
+        Records that were taken from memory must be written.
         """
         await _whole(Deferred.fromCoroutine(self._write_in_turn()))
 
@@ -310,15 +314,15 @@ class RejectedRecords(Service):
                 self._drop(sink, appended.dropped, "newer ones need the space")
 
     def _note_removed(self, left: set[SinkKey]) -> None:
-        """Note of which sinks no record is kept any more.
+        """Note the sinks of which no record is kept any more.
 
-        :param left: the sinks with records on the disk.
+        :param left: sinks that still have records on the disk.
         """
         self._unnoted |= self._kept - left
         self._kept &= left
 
     async def _store_kept(self) -> None:
-        """Store of which sinks records are kept; see Note [Kept until]."""
+        """Store the sinks of which records are kept; see Note [Kept until]."""
         while self._found:
             some = self._found[:FOUND_PER_TRANSACTION]
             until = self._found_at + timedelta(seconds=self._defaults.max_age.seconds)
@@ -341,7 +345,7 @@ class RejectedRecords(Service):
                     self._noted[sink] = note.until
 
     def _new_notes(self, sinks: Sequence[SinkKey]) -> dict[SinkKey, KeptRecords | None]:
-        """Return what is to be noted about *sinks*, without what the last notes still say."""
+        """Return the notes to store about *sinks*, except those that are already stored."""
         now = from_timestamp(self._wall_clock())
         ahead = timedelta(seconds=KEPT_AHEAD_SECONDS)
         notes: dict[SinkKey, KeptRecords | None] = {}
@@ -395,9 +399,9 @@ class RejectedRecords(Service):
         )
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run a function in a thread, one at a time: the threads mainly serve slices.
+        """Run a function in a thread, one at a time, because the threads mainly serve slices.
 
-        A thread can't be stopped, so the next call waits for its end even if the caller was
+        A thread can't be stopped, so the next call waits until it has ended, even if the caller was
         cancelled.
         """
         await self._disk.acquire()
@@ -428,10 +432,11 @@ def _append(
     noted: list[Noted],
     now: float,
 ) -> Any:
-    """Append records, and take them out of *noted*; blocks.
+    """Append records, and remove them from *noted*; blocks.
 
-    Each record is freed here: the headers of hundreds of them, freed together by the reactor, would
-    take it dozens of milliseconds. Headers shared by the records of a batch are read once.
+    Each record is freed here. If the reactor freed the headers of hundreds of records together, it
+    would be blocked for tens of milliseconds. Headers that the records of a batch share are read
+    once.
     """
     last: RecordHeaders | None = None
     headers: Headers = []

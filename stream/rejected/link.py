@@ -9,8 +9,8 @@ API                                   source node
 
 Each message is preceded by its length in four bytes. Each proof is an HMAC over both nonces and the
 data after it, with a secret that the node has put into etcd under its lease. So only processes that
-can read etcd may ask, and an answer comes from the right node. If certificates are set for the
-writers' ports (``storage.level.local.writer.network.tls``), both ends use them here, too.
+can read etcd may ask, and an answer is known to come from the right node. If certificates are set
+for the writers' ports (``storage.level.local.writer.network.tls``), both sides use them here, too.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ _log = Logger(namespace="stream.rejected")
 MAX_QUESTION_BYTES = 4 * 1024 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 32
-"""Beyond this limit, the oldest connection without a valid question is closed for a new one."""
+"""Maximum number of connections. For a further one, the oldest one without a valid question is
+closed."""
 QUESTION_SECONDS = 10.0
-"""Time limit of the greeting and the question."""
+"""Time limit for the nonce and the question, in seconds."""
 SILENCE_SECONDS = 60.0
-"""Time limit of the answer, and of reading it."""
+"""Time limit for the answer and for reading it, in seconds."""
 
 _LENGTH_BYTES = 4
 _NONCE_BYTES = 32
@@ -55,28 +56,28 @@ Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class NodeUnavailable(Exception):
-    """The node is unavailable, or doesn't answer."""
+    """The node is unavailable or doesn't answer."""
 
 
 def tls_credentials(settings: WriterTlsSettings) -> Credentials | None:
     """Return the certificates of this node, if it has any. Blocks. Raises UserError."""
     if not (settings.certificate or settings.key or settings.ca):
         return None
-    from stream.storage.network.tls import credentials  # importing it takes long
+    from stream.storage.network.tls import credentials  # the import is slow
 
     return credentials(settings)
 
 
 def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, body: bytes) -> bytes:
-    """Return a proof; it includes the name of the end, so that one end can't reuse the other's."""
+    """Return a proof; it includes the sending side, so that neither can replay the other's."""
     return hmac.digest(secret.encode(), b"%b,%b%b%b" % (end, challenge, nonce, body), "sha256")
 
 
 class _Messages(Protocol):
-    """A connection that carries messages.
+    """A connection that transports messages.
 
-    Unlike Twisted's protocol, it doesn't copy the received part of a message with each read, and
-    reads nothing after a message that ends the connection.
+    Unlike Twisted's protocol, it doesn't copy the received part of a message at each read, and
+    reads nothing after a message that closes the connection.
 
     :ivar limit: maximum size of a message in bytes.
     """
@@ -114,18 +115,18 @@ class _Messages(Protocol):
         raise NotImplementedError
 
     def too_long(self, length: int) -> None:
-        """Handle the announcement of a message of *length* bytes, which is too long."""
+        """Handle a message whose announced *length* is too long."""
         self.cut()
 
     def cut(self) -> None:
-        """End the connection immediately; nothing more is read."""
+        """Close the connection immediately; nothing more is read."""
         self._has_ended = True
         if self.transport is not None:
             self.transport.abortConnection()
 
 
 class NodeConnection(_Messages):
-    """The source node's end of a connection."""
+    """The source node's side of a connection."""
 
     factory: NodeFactory
     limit = MAX_QUESTION_BYTES
@@ -182,9 +183,9 @@ class NodeConnection(_Messages):
 
 
 class NodeFactory(Factory):
-    """Makes the source node's ends of connections.
+    """Creates the source node's sides of connections.
 
-    :param secret: the secret that callers know.
+    :param secret: secret that authorized callers know.
     :param answer: answers a question; may fail with UserError, OSError, ValueError or KeyError.
     """
 
@@ -203,9 +204,9 @@ class NodeFactory(Factory):
         return connection
 
     def has_room(self) -> bool:
-        """Make room for one more connection, for which an old one may be closed; return success.
+        """Make room for one more connection, if necessary by closing an old one; return success.
 
-        Callers without the secret can't exclude those with it.
+        Callers without the secret can't exclude callers with the secret.
         """
         if len(self.connections) < MAX_CONNECTIONS:
             return True
@@ -233,9 +234,9 @@ class NodeFactory(Factory):
 
 
 class Asking(_Messages):
-    """The API's end of a connection: asks one question.
+    """The API's side of a connection, which asks one question.
 
-    :ivar done: fires with the answer; fails with `NodeUnavailable`.
+    :ivar done: Deferred that fires with the answer, or fails with `NodeUnavailable`.
     """
 
     limit = MAX_ANSWER_BYTES
@@ -266,7 +267,7 @@ class Asking(_Messages):
         self.transport.loseConnection()
 
     def _prove(self, challenge: bytes) -> None:
-        # With another length, it could hold a nonce and the beginning of another question.
+        # With another length, it could contain a nonce and the beginning of another question.
         if len(challenge) != _NONCE_BYTES:
             self._end(_somebody_else())
             self.cut()

@@ -1,7 +1,7 @@
-"""Headers that a mapping reads but a rejected record no longer has: their values were masked. Pure.
+"""Headers that a mapping reads, but whose values were masked in a rejected record. Pure.
 
-Secrets are masked before a record is kept, so a row that is made of it has the mask
-instead of them. The row alone doesn't show that.
+Secrets are masked before a record is kept, so a row that is rendered from it contains the mask
+instead of the secrets. The row alone doesn't show that.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _ALL = re.compile(r"\bHeaderStr\s*\(")
 class HeaderReads:
     """The headers that the columns of a mapping read.
 
-    :ivar names: lower-case names by column; ``None`` where a column reads all headers.
+    :ivar names: lower-case header names by column; ``None`` if the column reads all headers.
     """
 
     names: Mapping[str, frozenset[str] | None]
 
     @classmethod
     def of(cls, columns: Iterable[Column]) -> HeaderReads:
-        """Return the headers that *columns* read, as far as their text shows it."""
+        """Return the headers that *columns* read, as far as their definitions show it."""
         found = {column.name: _names(column) for column in columns}
         return cls({name: names for name, names in found.items() if names is None or names})
 
     def masked(self, headers: RecordHeaders) -> frozenset[tuple[str, str]]:
-        """Return the columns that read masked headers of a record, and the names of these."""
+        """Return pairs of a column and a masked header of the record that the column reads."""
         if not self.names:
             return frozenset()
         lost = [name.decode("latin-1").lower() for name, value in headers.raw if _MASK in value]

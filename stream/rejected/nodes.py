@@ -1,4 +1,4 @@
-"""Queries of the cluster's source nodes for the rejected records of a sink."""
+"""Queries to the cluster's source nodes about the rejected records of a sink."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _CONNECT_SECONDS = 2.0
 class Asked:
     """The outcome of a request to one node.
 
-    :ivar answer: ``None`` if there is none.
+    :ivar answer: the node's answer; ``None`` if there is none.
     :ivar problem: why there is no answer.
     """
 
@@ -68,7 +68,7 @@ class Asked:
 async def rejected_counts(
     client: EtcdClient, below: BranchKey | SinkKey
 ) -> dict[SinkKey, dict[str, RejectedCount]]:
-    """Return the rejected records of a sink, or of the sinks of a branch, by sink and node."""
+    """Return the counts of a sink, or of all sinks of a branch, by sink and node."""
     found: dict[SinkKey, dict[str, RejectedCount]] = {}
     for kv, count in readable(RejectedCount, (await client.range(f"{COUNT}{below}/")).kvs):
         sink, node = sink_of(kv.key, COUNT)
@@ -77,7 +77,7 @@ async def rejected_counts(
 
 
 async def replayed_ids(client: EtcdClient, sink: SinkKey) -> frozenset[str]:
-    """Return the ids of a sink's stored records that an unavailable node may still keep."""
+    """Return the IDs of a sink's stored records that an unavailable node may still keep."""
     found = (await client.range(f"{STORED}{sink}/")).kvs
     return frozenset(id for kv in found for id in read_stored(ReplayedRecords, kv).ids)
 
@@ -85,7 +85,7 @@ async def replayed_ids(client: EtcdClient, sink: SinkKey) -> frozenset[str]:
 class RejectedNodes(Service):
     """The rejected records of a sink across all source nodes.
 
-    :param hostname: name of this machine: only its own loopback addresses can be reached.
+    :param hostname: name of this machine, used to decide whether a loopback address can be reached.
     :param tls: the certificates of this node, if it has any.
     """
 
@@ -105,14 +105,14 @@ class RejectedNodes(Service):
         self._credentials: Credentials | None = None
 
     def startService(self) -> None:
-        """Load the certificates. Raises UserError if they can't be used."""
+        """Load the certificates. Raises UserError if they are unusable."""
         super().startService()
         self._credentials = tls_credentials(self._tls)
 
     async def newest(self, sink: SinkKey, selection: Selection, limit: int) -> dict[str, Any]:
         """Return the newest records of all nodes, in the API's form.
 
-        Unavailable nodes are named, including stopped ones that may still keep rejected records.
+        Unavailable nodes are named, including stopped nodes that may still keep rejected records.
         """
         counts = await self._counts(sink)
         selection = await self.without_replayed(sink, selection)
@@ -133,7 +133,7 @@ class RejectedNodes(Service):
     async def stopped(self, sink: SinkKey, running: Collection[str]) -> list[Asked]:
         """Return the nodes that don't run and may still keep records of a sink.
 
-        :param running: the ids of the running nodes.
+        :param running: IDs of the running nodes.
         """
         found = (await self._client.range(f"{KEPT}{sink}/")).kvs
         keeping = sorted(sink_of(kv.key, KEPT)[1] for kv in found if _may_be_kept(kv, self._now()))
@@ -149,7 +149,7 @@ class RejectedNodes(Service):
     async def get(self, sink: SinkKey, id: str) -> dict[str, Any]:
         """Return one record with its headers and body.
 
-        Raises UserError: there is none, or none on the available nodes.
+        Raises UserError: the record doesn't exist, or isn't on any available node.
         """
         if id in await replayed_ids(self._client, sink):
             raise _not_found(id)
@@ -164,9 +164,9 @@ class RejectedNodes(Service):
     async def erase(self, sink: SinkKey, selection: Selection) -> tuple[int, list[Asked]]:
         """Erase records on all nodes.
 
-        Raises UserError: a running node doesn't answer; the records of the others are erased.
+        Raises UserError: a running node doesn't answer. The records on the other nodes are erased.
 
-        :returns: the number of erased records, and the stopped nodes that may keep others.
+        :returns: the number of erased records, and the stopped nodes that may keep further ones.
         """
         asked = await self.ask_all(sink, "erase", **selection.plain())
         _require_all(asked)
@@ -189,19 +189,19 @@ class RejectedNodes(Service):
         return attrs.evolve(selection, without=selection.without | replayed)
 
     async def all(self) -> dict[str, RejectedNode]:
-        """Return the running source nodes, by id."""
+        """Return the running source nodes by ID."""
         found = await self._client.range(NODE)
         return {node.node_id: node for _, node in readable(RejectedNode, found.kvs)}
 
     async def ask_all(self, sink: SinkKey, kind: str, **members: Any) -> list[Asked]:
-        """Ask every running node; return the outcomes, sorted by node id."""
+        """Ask every running node; return the outcomes, sorted by node ID."""
         nodes = await self.all()
         return await together(
             *(self.ask(nodes[node_id], sink, kind, **members) for node_id in sorted(nodes))
         )
 
     async def ask(self, node: RejectedNode, sink: SinkKey, kind: str, **members: Any) -> Asked:
-        """Ask one node. A failure is part of the result, unless the caller was cancelled."""
+        """Ask one node. A failure is part of the outcome, unless the caller was cancelled."""
         question = {"kind": kind, "sink": str(sink), **members}
         asking = ensureDeferred(self._ask(node, question))
         within(asking, ASK_SECONDS, self._reactor, f'the answer of the node "{node.node_id}"')
@@ -267,7 +267,7 @@ def _require_all(asked: Sequence[Asked]) -> None:
 
 
 def _merged_reasons(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the reasons of all nodes, the most frequent first."""
+    """Return the reasons of all nodes, most frequent first."""
     merged: dict[tuple[str, str], dict[str, Any]] = {}
     for reason in (reason for reasons in lists for reason in reasons):
         key = reason["reason"], reason["column"]

@@ -1,8 +1,8 @@
-"""A rejected record in its kept and shown forms. Pure.
+"""A rejected record in the forms in which it is kept and shown. Pure.
 
-Note [Frames]: each record is one line: a checksum, the part that a list shows, a tab, and the rest.
-JSON contains neither tabs nor line feeds, so a list is made without reading any body. A line with a
-wrong checksum was being written during a crash, or was being erased; it is skipped.
+Note [Frames]: each record is one line that consists of a checksum, the part that a list shows, a
+tab, and the rest. JSON contains neither tabs nor line feeds, so a list can be made without reading
+any body. A line with a wrong checksum was being written or erased during a crash, and is skipped.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ MAX_MESSAGE_CHARACTERS = 2000
 EXCERPT_CHARACTERS = 200
 _EXCERPT_BYTES = 4 * EXCERPT_CHARACTERS
 MAX_LISTED_HEADERS = 50
-"""Maximum number of headers of a record in a list."""
+"""Maximum number of headers that a list shows per record."""
 MAX_LISTED_NAME = 64
 MAX_LISTED_VALUE = 200
 _HEADERS = b'"headers":'
 _BEHIND_HEADERS = b'],"isJson":'
 
 ERASED = b"#"
-"""The bytes of an erased frame."""
+"""The byte that fills an erased frame."""
 
 _CHECKSUM = 8
 
 
 @attrs.frozen(eq=False)
 class Noted:
-    """A rejected record before it is written, with the data taken on the reactor.
+    """A rejected record before it is written, with the data that the reactor has collected.
 
     :ivar at: receive time, milliseconds since the epoch.
-    :ivar reason: the name of the error, as in the answer.
-    :ivar column: the column; empty if the whole record is unreadable.
-    :ivar public_message: the message for users who may see statistics, but no records.
+    :ivar reason: name of the error, as in the response.
+    :ivar column: name of the column; empty if the whole record is unreadable.
+    :ivar public_message: message for users who may see statistics but no records.
     """
 
     at: int
@@ -75,7 +75,7 @@ class Noted:
 
     @classmethod
     def of(cls, record: RecordContext, error: UserError) -> Noted:
-        """Return the kept form of *record*, which failed with *error*."""
+        """Return the form to keep of *record*, which failed with *error*."""
         return cls(
             record.timestamp_ms,
             error.status,
@@ -94,14 +94,14 @@ Headers = list[tuple[str, str]]
 
 
 def shown_headers(headers: RecordHeaders) -> Headers:
-    """Return names and values of headers without secrets, as they are kept."""
+    """Return names and values of headers as they are kept, without secrets."""
     return [(name, shown_value(name, value)) for name, value in headers.map.items()]
 
 
 def frame(noted: Noted, id: str, headers: Headers) -> bytes:
     """Return the line of *noted*; see Note [Frames].
 
-    :param headers: its headers without secrets.
+    :param headers: headers of the record, without secrets.
     """
     body = noted.body
     outline = {
@@ -132,7 +132,7 @@ def frame(noted: Noted, id: str, headers: Headers) -> bytes:
 def _dump(plain: Any) -> bytes:
     try:
         return orjson.dumps(plain)
-    except orjson.JSONEncodeError:  # a text with half of a surrogate pair
+    except orjson.JSONEncodeError:  # a text contains half of a surrogate pair
         return orjson.dumps(_clean(plain))
 
 
@@ -152,7 +152,7 @@ def _checksum(data: bytes) -> int:
 
 
 def erased(size: int) -> bytes:
-    """Return a replacement of a frame of *size* bytes: without content, and of the same size."""
+    """Return an empty frame of *size* bytes that replaces an erased one of the same size."""
     return ERASED * (size - 1) + b"\n"
 
 
@@ -160,9 +160,9 @@ def erased(size: int) -> bytes:
 class Outline:
     """A kept record as shown in a list.
 
-    :ivar id: unique in the cluster; later ones are greater.
+    :ivar id: ID of the record, unique in the cluster; later records have greater IDs.
     :ivar at: receive time, milliseconds since the epoch.
-    :ivar excerpt: the beginning of the body.
+    :ivar excerpt: beginning of the body.
     :ivar size: size of the body in bytes.
     """
 
@@ -196,7 +196,7 @@ _ID_AT = _CHECKSUM + len('{"id":"')
 
 
 def id_of(line: bytes) -> str:
-    """Return the id at the beginning of a frame, whether it is whole or not; empty without one."""
+    """Return the ID at the beginning of a frame, which may be damaged; empty if there is none."""
     return line[_ID_AT : line.find(b'"', _ID_AT)].decode("utf-8", "replace")
 
 
@@ -230,8 +230,8 @@ def _is_whole(line: bytes) -> bool:
 class Kept:
     """A kept record with all its data.
 
-    :ivar headers: without secrets.
-    :ivar is_json: whether its body is read as JSON, regardless of the headers.
+    :ivar headers: names and values of the headers, without secrets.
+    :ivar is_json: whether the body is read as JSON, regardless of the headers.
     """
 
     outline: Outline
@@ -243,7 +243,7 @@ class Kept:
 
     @property
     def id(self) -> str:
-        """The id of the record."""
+        """The ID of the record."""
         return self.outline.id
 
     def view(self, node_id: str) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class Kept:
         return view
 
     def record(self) -> RecordContext:
-        """Return the record as its sink received it: with its time, address and headers."""
+        """Return the record as its sink received it, with its time, address and headers."""
         raw = tuple((name.encode(), value.encode()) for name, value in self.headers)
         headers = RecordHeaders(raw)
         if self.is_json and headers.kind is not BodyKind.JSON:
@@ -273,8 +273,8 @@ class Kept:
 
 
 def listed_headers(line: bytes) -> dict[str, str]:
-    """Return the headers of a frame, shortened for a list. The body isn't read."""
-    # Quotes inside of JSON texts are escaped, so these are members.
+    """Return the headers of a frame, shortened for a list; the body isn't read."""
+    # Quotes inside JSON strings are escaped, so these are members.
     start = line.index(_HEADERS, line.index(b"\t")) + len(_HEADERS)
     found = orjson.loads(line[start : line.index(_BEHIND_HEADERS, start) + 1])
     return {

@@ -1,6 +1,6 @@
-"""Mapping of kept records to rows, for tests and replays.
+"""Rendering of kept records as rows, for tests and replays.
 
-Small records without templates are rendered on the reactor, some at a time; all others are read by
+Small records without templates are rendered in the reactor, a few at a time. All others are read by
 the template engine.
 """
 
@@ -24,20 +24,20 @@ from stream.templates.interface import TemplateEvaluator
 __all__ = ["Rendered", "Rendering"]
 
 RECORDS_AT_ONCE = 32
-"""Records rendered per turn of the reactor; fewer if their rows are large."""
+"""Maximum number of records rendered per turn of the reactor; fewer if their rows are large."""
 _TURN_BYTES = 256 * 1024
-"""Bytes of rows after which the next turn of the reactor begins."""
+"""Number of bytes of rows after which rendering continues in the next turn of the reactor."""
 MAX_SHOWN_BYTES = 4 * 1024 * 1024
-"""Maximum size of the shown cells of one call."""
+"""Maximum size of all cells that one call shows."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Rendered:
     """The result of mapping one record.
 
-    :ivar row: the stored row with its line feed; empty if there is an *error*.
-    :ivar cells: names of columns and texts, if they were requested.
-    :ivar masked: columns of the row that read masked headers, with the names of these.
+    :ivar row: the row to store, with its line feed; empty if there is an *error*.
+    :ivar cells: column names and texts, if requested.
+    :ivar masked: pairs of a column of the row and a masked header that it reads.
     """
 
     id: str
@@ -49,7 +49,7 @@ class Rendered:
     def view(self, *, quoting: bool = True) -> dict[str, Any]:
         """Return the result in the API's form.
 
-        :param quoting: how messages quote the record.
+        :param quoting: whether messages quote the record.
         """
         if self.error is None:
             view: dict[str, Any] = {"id": self.id, "accepted": True}
@@ -67,7 +67,7 @@ class Rendered:
 
 
 class Rendering:
-    """Renders records of one project with one mapping.
+    """Renders the records of one project with one mapping.
 
     :param row_size_limit: maximum size of a row in bytes.
     """
@@ -93,19 +93,19 @@ class Rendering:
 
         Raises UserError: the engine is unavailable.
 
-        :param shown: number of accepted records whose cells are returned, if they aren't large.
-        :param deadline: by the reactor's clock; records not rendered by then are left out.
+        :param shown: number of accepted records whose cells are returned, unless they are large.
+        :param deadline: time of the reactor's clock; records not rendered by then are omitted.
         """
         return await self._each(kept, shown=shown, deadline=deadline)
 
     async def render(
         self, kept: Sequence[Kept], *, max_bytes: int, deadline: float
     ) -> list[Rendered]:
-        """Render the first records of *kept* whose rows fit into *max_bytes*; at least some.
+        """Render records of *kept* until their rows reach *max_bytes*, but at least one batch.
 
         Raises UserError: the engine is unavailable.
 
-        :param deadline: by the reactor's clock; later the rest is left out.
+        :param deadline: time of the reactor's clock; records not rendered by then are omitted.
         """
         return await self._each(kept, max_bytes=max_bytes, deadline=deadline)
 
@@ -154,7 +154,7 @@ class Rendering:
         return Rendered(id=id, row=row, masked=self._reads.masked(record.headers))
 
     async def _evaluate(self, records: Sequence[RecordContext]) -> list[Evaluated | None]:
-        """Return the engine's result for each record; ``None`` where it isn't needed."""
+        """Return the engine's result for each record; ``None`` for records that don't need it."""
         plans: dict[TemplatePlan, list[int]] = {}
         for place, record in enumerate(records):
             plan = self._renderer.plan_for(record)

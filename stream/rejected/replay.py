@@ -1,38 +1,40 @@
-"""Replay of rejected records: maps them with the current mapping, and stores their rows once.
+"""Replay of rejected records: renders them with the current mapping, and stores the rows once.
 
-Note [Once]: the rows of a replay don't go through an open slice, since after a crash it would be
-unknown whether the slice contains them. Instead, some records at a time become a file of their own:
+Note [Once]: the rows of a replay don't go through an open slice. After a crash it would be unknown
+whether the slice contains them. Instead, a limited number of records becomes a separate file:
 
-1. A transaction opens the file with one slice that is ready for upload and on no volume: no
-   source node writes to it, no reader and no coordinator touches it.
-2. The rows are uploaded to the target's staging storage, as a reader does it.
-3. **One transaction decides**: it marks the slice as uploaded, and names the records that are in it
-   (`ReplayedRecords`). From then on the file is closed and imported like any other, exactly once.
-4. The nodes that keep the records erase them, and the names are deleted.
+1. A transaction opens the file with one slice that is ready for upload and on no volume, so no
+   source node writes to it, and no reader or coordinator touches it.
+2. The rows are uploaded to the target's staging storage, in the same way as by a reader.
+3. **One transaction decides**: it marks the slice as uploaded, and stores the IDs of the records in
+   it (`ReplayedRecords`). From then on the file is closed and imported like any other, exactly
+   once.
+4. The nodes that keep the records erase them, and the IDs are deleted.
 
-Each transaction requires the claim of the sink (`Replay`). The next replay takes the claim over,
-and drops the file that the previous one has opened and not decided. So after a crash between 1 and
-3, nothing of the file is imported, and the records are still kept. After 3 they are stored, and are
-no longer listed as kept, even before they are erased. A record is selected only after the claim was
-taken and the names were read: decisions of an earlier replay are seen, and afterwards it can't
-decide anything.
+Each transaction requires the claim of the sink (`Replay`). The next replay takes over the claim,
+and drops the file of the previous replay unless that file is decided. So after a crash between
+steps 1 and 3, nothing of the file is imported, and the records are still kept. After step 3 the
+records are stored, and are no longer listed as kept, even before they are erased. Records are
+selected only after the claim was taken and the IDs were read. The replay therefore sees all
+decisions of earlier replays, and those can't decide anything afterwards.
 
-Note [Leftovers]: every API node looks for the leftovers of interrupted replays a few times a
-minute: claims without a task are dropped, and named records are erased when their nodes are
-available again.
+Note [Leftovers]: every API node looks for leftovers of interrupted replays a few times a minute.
+Claims without a task are dropped, and stored records are erased when their nodes are available
+again.
 
-Note [Cut replays]: a replay has a time limit, and the records that it rejects again stay where they
-are. Its repetition would begin with the same ones. So a replay that is cut stores its position
-(`ReplayPosition`), and the next replay of the same records with the same version of the sink
-continues there. It also asks the nodes that were read to the end for records that they have
-rejected since. So a replay that reaches the end has seen all records that were kept when it began,
-even if it has continued another one. A replay deletes the position when it begins, and stores it
-again if it fails: if it can't store where it has ended, the next one begins with the oldest record.
+Note [Cut replays]: a replay has a time limit, and the records that it rejects again remain kept.
+Another replay would begin with the same records. Therefore a replay that reaches its time limit
+stores its position (`ReplayPosition`), and the next replay of the same records with the same
+version of the sink continues there. It also asks the nodes that were read to the end for records
+that they have rejected since. So a replay that reaches the end has seen all records that were kept
+when it began, even if it has continued another one. A replay deletes the position when it begins,
+and stores it again if it fails. If it can't store where it ended, the next replay begins with the
+oldest record.
 
-Note [Unavailable nodes]: the records of a node that doesn't answer are left out, and the outcome
-names the node and isn't complete. Nor is it if a node doesn't run that may keep records. A position
-names the nodes that were read to the end, so a replay that continues asks all others from their
-oldest record, whether they come before the position or have only now started.
+Note [Unavailable nodes]: the records of a node that doesn't answer are skipped. The outcome names
+the node and isn't complete. The same applies to a stopped node that may keep records. A position
+names the nodes that were read to the end. A replay that continues therefore asks all other nodes
+from their oldest record on, including nodes before the position and nodes that have started since.
 """
 
 from __future__ import annotations
@@ -93,27 +95,27 @@ __all__ = ["MAX_RESULTS", "MAX_TESTED", "Outcome", "ReplayLeftovers", "Replayer"
 _log = Logger(namespace="stream.rejected")
 
 REPLAY_SECONDS = 240.0
-"""Time limit of a replay, which then ends with its results: a task's limit is a bit higher."""
+"""Time limit of a replay, which then returns its results; a task's limit is slightly higher."""
 RECORDS_AT_ONCE = 5_000
-"""Maximum number of records of one node in a file."""
+"""Maximum number of one node's records in a file."""
 MAX_FILE_BYTES = 32 * 1024 * 1024
-"""Desired maximum size of a file's rows; a mapping may multiply the size of records."""
+"""Target size of a file's rows; a mapping may make rows much larger than their records."""
 MAX_RESULTS = 1_000
-"""Maximum number of records with a shown outcome."""
+"""Maximum number of records whose outcome is shown."""
 MAX_TESTED = 1_000
 MAX_SHOWN = 100
 """Maximum number of rows that a test shows."""
 TEST_SECONDS = 15.0
-"""Time limit of a test of a mapping; a call may take twice as long."""
+"""Time limit for testing a mapping; a call may take twice as long."""
 LEFTOVER_SECONDS = 15.0
-"""Interval of looking for incomplete replays of dead nodes."""
+"""Interval of the search for leftovers of interrupted replays."""
 
 _ATTEMPTS = 5
-"""Maximum number of attempts at a batch while the mapping changes."""
+"""Maximum number of attempts to store a batch when the mapping changes."""
 _NAMED_FOR = timedelta(days=366)
-"""Retention of the ids of replayed records; no record is kept longer."""
+"""Retention of the IDs of replayed records; no record is kept longer."""
 _POSITION_FOR = timedelta(days=1)
-"""Retention of the position of a replay that was cut."""
+"""Retention of the position of a replay that reached its time limit."""
 _TOKEN_BYTES = 8
 _GZIP_CONTAINER = 31
 _LEVEL = 1
@@ -121,14 +123,14 @@ _LEVEL = 1
 
 @attrs.define
 class Outcome:
-    """The progress of a replay, visible with tasks: it contains no record.
+    """The progress of a replay, shown with tasks; it contains no record.
 
-    :ivar replayed: records that were mapped again.
+    :ivar replayed: number of records that were mapped again.
     :ivar results: results of the first records, in the API's form.
     :ivar nodes: unavailable nodes; see Note [Unavailable nodes].
-    :ivar is_cut: whether records remain because the time was over.
-    :ivar has_ended: whether the replay doesn't run any more.
-    :ivar masked: columns of stored rows that read masked headers, with the names of these.
+    :ivar is_cut: whether records remain because the time limit was reached.
+    :ivar has_ended: whether the replay has ended.
+    :ivar masked: pairs of a column of stored rows and a masked header that it reads.
     """
 
     replayed: int = 0
@@ -146,7 +148,7 @@ class Outcome:
         return self.has_ended and not self.is_cut and not self.nodes
 
     def take(self, rendered: Sequence[Rendered]) -> None:
-        """Count decided records."""
+        """Count records whose outcome is decided."""
         self.replayed += len(rendered)
         for each in rendered:
             is_stored = each.error is None
@@ -204,11 +206,11 @@ class _SinkChanged(Exception):
 
 @attrs.frozen(kw_only=True)
 class _Fetched:
-    """Records that a node has answered with.
+    """Records that a node has returned.
 
-    :ivar cursors: the position of each record; empty if the node doesn't send them.
-    :ivar after: the position to continue from; empty at the end.
-    :ivar problem: the node, if it has not answered.
+    :ivar cursors: position of each record; empty if the node doesn't send positions.
+    :ivar after: position to continue from; empty at the end.
+    :ivar problem: the node, if it didn't answer.
     """
 
     kept: Sequence[Kept] = ()
@@ -219,12 +221,13 @@ class _Fetched:
 
 @attrs.frozen(kw_only=True)
 class _Work:
-    """What one replay works on.
+    """The state of one running replay.
 
-    :ivar deadline: by the reactor's clock.
-    :ivar start: the position stored before, ``None`` to begin with the oldest record.
-    :ivar like: a position without a place, for the selection and the version of the sink.
-    :ivar ends: where the nodes end that were read to the end, also by the replay that is continued.
+    :ivar deadline: time limit, by the reactor's clock.
+    :ivar start: the stored position; ``None`` to begin with the oldest record.
+    :ivar like: template for positions, with the selection and the version of the sink.
+    :ivar ends: end positions of the nodes that were read to the end, including by the replay being
+        continued.
     """
 
     sink: SinkKey
@@ -238,7 +241,7 @@ class _Work:
     ends: dict[str, str]
 
     def after(self, node_id: str) -> str:
-        """Return the position on a node to start from."""
+        """Return the position from which to read a node."""
         if node_id in self.ends:
             return self.ends[node_id]
         if self.start is None or self.start.node != node_id:
@@ -246,7 +249,7 @@ class _Work:
         return self.start.after
 
     def cut_at(self, node_id: str, after: str) -> ReplayPosition:
-        """Note that the time is over; return the position."""
+        """Note that the time limit was reached; return the position."""
         self.outcome.is_cut = True
         ends = {name: end for name, end in sorted(self.ends.items()) if name != node_id}
         return attrs.evolve(self.like, node=node_id, after=after, done=tuple(ends), ends=ends)
@@ -292,9 +295,9 @@ class Replayer:
     async def test(
         self, sink: SinkKey, mapping: Any, selection: Selection
     ) -> tuple[list[Rendered], list[Asked]]:
-        """Return the rows that *mapping* would make of kept records, without storing them.
+        """Return the rows that *mapping* would render from kept records, without storing them.
 
-        :returns: the rows, and the unavailable nodes that may keep other records.
+        :returns: the results, and the unavailable nodes that may keep other records.
         """
         rendering = self.rendering(sink, mapping)
         selection = await self._nodes.without_replayed(sink, selection)
@@ -316,9 +319,9 @@ class Replayer:
     async def replay(self, sink: SinkKey, selection: Selection, report: Report) -> Outcome:
         """Map the selected records again and store the rows; see Note [Once].
 
-        Raises UserError; earlier decisions remain.
+        Raises UserError; what was decided before is kept.
 
-        :param report: called after each step with the progress.
+        :param report: called with the progress after each step.
         """
         outcome = Outcome()
         deadline = self._reactor.seconds() + REPLAY_SECONDS
@@ -353,7 +356,7 @@ class Replayer:
         return outcome
 
     async def _like(self, sink: SinkKey, selection: Selection) -> ReplayPosition:
-        """Return what a position has in common with this replay; see Note [Cut replays]."""
+        """Return a template for the positions of this replay; see Note [Cut replays]."""
         version = (await self._reads.sink(sink)).version
         text = orjson.dumps(selection.plain(), option=orjson.OPT_SORT_KEYS)
         return ReplayPosition(
@@ -365,10 +368,10 @@ class Replayer:
     async def _replay_nodes(
         self, work: _Work, nodes: Mapping[str, RejectedNode]
     ) -> ReplayPosition | None:
-        """Replay the records of all nodes; return the position if the time is over before.
+        """Replay the records of all nodes; return the position if the time limit is reached.
 
-        Nodes that an earlier replay has read to the end are asked last, and without a time limit:
-        most of them have nothing new, and then the replay is complete.
+        Nodes that an earlier replay has read to the end are asked last, and without a time limit.
+        If they have nothing new, as most do, the replay is complete.
         """
         earlier = nodes.keys() & work.ends.keys()
         for node_id in sorted(nodes.keys() - earlier):
@@ -382,7 +385,7 @@ class Replayer:
         return None
 
     async def _with_news(self, work: _Work, nodes: Sequence[RejectedNode]) -> list[str]:
-        """Return which of *nodes* have records that are newer than those that were read."""
+        """Return the IDs of *nodes* that have newer records than those already read."""
         found = await together(
             *(
                 self._fetch(node, work.sink, work.selection, work.after(node.node_id), 1)
@@ -395,7 +398,7 @@ class Replayer:
         ]
 
     async def _replay_node(self, work: _Work, node: RejectedNode) -> ReplayPosition | None:
-        """Replay the records of a node; return the position if the time is over before."""
+        """Replay the records of a node; return the position if the time limit is reached."""
         outcome, after = work.outcome, work.after(node.node_id)
         while True:
             if self._reactor.seconds() >= work.deadline:
@@ -429,7 +432,7 @@ class Replayer:
         if asked.answer is None:
             return _Fetched(problem=asked)
         frames = asked.answer["frames"]
-        # Source nodes of an earlier version don't send the positions of single records.
+        # Source nodes of earlier versions don't send the positions of individual records.
         cursors = asked.answer.get("cursors") or [""] * len(frames)
         found = [
             (kept, cursor)
@@ -447,7 +450,7 @@ class Replayer:
     # One file.
 
     async def _store(self, work: _Work, node: RejectedNode, kept: Sequence[Kept]) -> list[Rendered]:
-        """Store the first of *kept*; return the outcome of each."""
+        """Store the rows of the first of *kept*; return the outcome of each."""
         key = work.sink
         for _ in range(_ATTEMPTS):
             source, sink = await self._definitions(key)
@@ -524,7 +527,7 @@ class Replayer:
         await self.erase(sink.key, stored_key, replayed)
 
     async def _open(self, source: Source, sink: Sink, claim: Replay) -> Slice:
-        """Open the file; step 1 of Note [Once]. Raises _SinkChanged."""
+        """Open the file (step 1 of Note [Once]). Raises _SinkChanged."""
         now = self._now()
         prepared: PreparedFile = await self._targets.prepare(source, sink, now, token=None)
         try:
@@ -552,9 +555,9 @@ class Replayer:
     # The claim of a sink.
 
     async def _claim(self, sink: SinkKey, claim: Replay) -> KeyValue | None:
-        """Take over the claim of the sink, and drop the undecided file of its former owner.
+        """Take over the claim of the sink, and drop the undecided file of its previous owner.
 
-        Returns the position of an earlier replay, which is deleted; see Note [Cut replays].
+        Return the position of an earlier replay, which is deleted; see Note [Cut replays].
         """
 
         async def body(txn: AtomicTxn) -> tuple[File | None, KeyValue | None]:
@@ -571,9 +574,9 @@ class Replayer:
     async def _release(
         self, sink: SinkKey, claim: Replay, also: Callable[[AtomicTxn], None] = lambda _: None
     ) -> None:
-        """Release the claim; after a failure, the cleanup releases it.
+        """Release the claim. If that fails, the cleanup releases it later.
 
-        :param also: adds to the transaction that releases it.
+        :param also: adds operations to the transaction that releases the claim.
         """
 
         async def body(txn: AtomicTxn) -> File | None:
@@ -601,7 +604,7 @@ class Replayer:
         raise _Superseded
 
     async def _drop(self, txn: AtomicTxn, sink: SinkKey) -> File | None:
-        """Drop the file that the claim of the sink names, if it isn't decided."""
+        """Drop the file that the claim of the sink names, unless the file is decided."""
         stored = await txn.get(f"{REPLAY}{sink}")
         name = decode(Replay, stored.value).file if stored is not None else ""
         if not name:
@@ -618,7 +621,7 @@ class Replayer:
     # Cleanup.
 
     async def abandoned(self, sink: SinkKey, token: str) -> None:
-        """End the replay with this *token*, which no task works on."""
+        """End the replay with this *token*; no task is working on it."""
         await self._release(sink, Replay(token=token))
 
     async def erase(self, sink: SinkKey, stored_key: str, replayed: ReplayedRecords) -> bool:
@@ -639,7 +642,7 @@ class Replayer:
 
 
 def _has_all_ids(work: _Work) -> bool:
-    """Return whether the replayed records were selected by ids, and all of them were found."""
+    """Return whether the replayed records were selected by IDs, and all of them were found."""
     ids = work.selection.ids
     return ids is not None and work.outcome.replayed >= len(ids - work.selection.without)
 
@@ -666,7 +669,7 @@ def _restore(txn: AtomicTxn, position: KeyValue | None) -> None:
 class ReplayLeftovers(Service):
     """Cleans up after interrupted replays; see Note [Leftovers].
 
-    :param is_running: whether a task works on an object, by its key.
+    :param is_running: returns whether a task is working on the object with a key.
     """
 
     def __init__(

@@ -23,14 +23,16 @@ _SECRET_BYTES = 32
 
 
 def node_address(listen: str, hostname: str, port: int) -> str:
-    """Return the address at which other nodes reach a listener at *listen*."""
+    """Return the address at which other nodes reach the listener on *listen*."""
     host, _ = split_address(listen)
     name = host if is_loopback(host) else hostname
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 class RejectedServer(Service):
-    """The listener. startService fires when the port is open and registered.
+    """The listener for questions about rejected records.
+
+    The Deferred returned by startService fires when the port is open and registered.
 
     :param hostname: name at which the API reaches this node.
     :param answer: answers a question.
@@ -59,7 +61,7 @@ class RejectedServer(Service):
         self._registration: Registration | None = None
 
     async def startService(self) -> None:
-        """Open the port and register it. Raises UserError if the certificates can't be used."""
+        """Open the port and register it. Raises UserError if the certificates are unusable."""
         super().startService()
         found = tls_credentials(self._tls)
         factory: Any = self._factory

@@ -1,9 +1,9 @@
-"""The state of rejected records in etcd: their nodes, their counts, and running replays.
+"""The state of rejected records in etcd: nodes, counts, and running replays.
 
-Note [Stopped nodes]: a key says that a node keeps records of a sink, and until when. So the API can
-name a stopped node whose records are missing. The key isn't part of the counts, which users reset
-and which are removed with the sink: the records stay in both cases. A node that takes over the
-records of another one moves its keys, unless the other one runs again and has noted new records.
+Note [Stopped nodes]: a key shows that a node keeps records of a sink, and until when. So the API
+can name a stopped node whose records are missing. The key isn't part of the counts, because the
+records remain when users reset the counts or delete the sink. A node that takes over the records of
+another node moves that node's keys, unless that node runs again and has noted new records.
 """
 
 from __future__ import annotations
@@ -51,17 +51,18 @@ KEPT = "rejected/kept/"
 REPLAY = "rejected/replay/"
 """The running replays, by sink."""
 POSITION = "rejected/position/"
-"""The positions of replays that were cut, by sink."""
+"""The positions of replays that reached their time limit, by sink."""
 STORED = "rejected/stored/"
-"""Ids of replayed records that may still be kept, by sink."""
+"""IDs of replayed records that may still be kept, by sink."""
 
 
 @attrs.frozen(kw_only=True)
 class RejectedNode(Record):
     """A source node that answers questions about its rejected records.
 
-    :ivar host: name of its machine: a loopback address is reachable only from there.
-    :ivar secret: known to all processes that can read etcd; both ends prove that they know it.
+    :ivar host: name of the node's machine; a loopback address is reachable only from there.
+    :ivar secret: secret known to all processes that can read etcd; both sides prove that they know
+        it.
     """
 
     node_id: str
@@ -80,7 +81,7 @@ class LastError(Record):
     time: datetime = NO_TIME
 
     def view(self) -> dict[str, Any]:
-        """Return the API's view."""
+        """Return the error in the API's form."""
         return {
             "reason": self.reason,
             "column": self.column,
@@ -93,9 +94,9 @@ class LastError(Record):
 class RejectedCount(Record):
     """The rejected records of a sink on one source node, or on all of them.
 
-    :ivar count: all records that could not be rendered, kept or not.
-    :ivar dropped: records of them that could not be kept: too many at once, a full disk, or
-        displaced by newer ones.
+    :ivar count: number of records that could not be rendered, whether kept or not.
+    :ivar dropped: number of these records that aren't kept because there were too many at once, the
+        disk was full, or newer records displaced them.
     """
 
     count: int = 0
@@ -141,9 +142,9 @@ def rejected_view(count: RejectedCount) -> dict[str, Any]:
 class Replay(Record):
     """The running replay of a sink; see Note [Once] of `stream.rejected.replay`.
 
-    :ivar token: differs for each replay.
-    :ivar file: the text form of the key of the file that is being made; empty if there is none.
-    :ivar node: the API node that runs it.
+    :ivar token: random token, different for each replay.
+    :ivar file: text form of the key of the file that is being created; empty if there is none.
+    :ivar node: ID of the API node that runs the replay.
     """
 
     token: str
@@ -154,14 +155,14 @@ class Replay(Record):
 
 @attrs.frozen(kw_only=True)
 class ReplayPosition(Record):
-    """The position of a replay that was cut; see Note [Cut replays] of `stream.rejected.replay`.
+    """The position of a cut replay; see Note [Cut replays] of `stream.rejected.replay`.
 
     :ivar selection: hash of the selection of records.
-    :ivar sink_version: the version of the sink that has rejected the records before the position.
-    :ivar node: the source node that was being read.
-    :ivar after: the position on this node; empty for its oldest record.
-    :ivar done: the nodes that were read to the end.
-    :ivar ends: the position of the last record that was read on each of them, empty if there was
+    :ivar sink_version: version of the sink that rejected the records before the position again.
+    :ivar node: ID of the source node that was being read.
+    :ivar after: position on this node; empty for its oldest record.
+    :ivar done: IDs of the nodes that were read to the end.
+    :ivar ends: position of the last record that was read on each of these nodes, empty if there was
         none; ``None`` in positions of an earlier version.
     """
 
@@ -174,7 +175,7 @@ class ReplayPosition(Record):
     at: datetime = NO_TIME
 
     def is_like(self, other: ReplayPosition) -> bool:
-        """Return whether both are of the same records and version of the sink."""
+        """Return whether both positions belong to the same records and version of the sink."""
         return (self.selection, self.sink_version) == (other.selection, other.sink_version)
 
 
@@ -182,7 +183,7 @@ class ReplayPosition(Record):
 class ReplayedRecords(Record):
     """Stored records that their nodes must erase.
 
-    :ivar nodes: the nodes that kept them.
+    :ivar nodes: IDs of the nodes that keep the records.
     """
 
     ids: tuple[str, ...] = ()
@@ -193,9 +194,9 @@ class ReplayedRecords(Record):
 async def add_counts(
     client: EtcdClient, node_id: str, counts: Mapping[SinkKey, RejectedCount]
 ) -> None:
-    """Add to a node's earlier counts; for at most as many sinks as one transaction allows.
+    """Add to a node's earlier counts, for at most as many sinks as one transaction allows.
 
-    A count that can't be read stays as it is, and the others are stored.
+    A count that can't be read is left unchanged, and the others are stored.
     """
     keys = {sink: f"{COUNT}{sink}/{node_id}" for sink in counts}
 
@@ -216,9 +217,9 @@ async def add_counts(
 async def note_kept(
     client: EtcdClient, node_id: str, kept: Mapping[SinkKey, KeptRecords | None]
 ) -> None:
-    """Note of which sinks a node keeps records, and of which it keeps none any more (``None``).
+    """Note for each sink the records that a node keeps; ``None`` if it no longer keeps any.
 
-    For at most as many sinks as one transaction allows.
+    *kept* contains at most as many sinks as one transaction allows.
     """
 
     async def note(txn: AtomicTxn) -> None:
@@ -237,13 +238,13 @@ async def note_found(
 ) -> None:
     """Note that a node has found records of sinks on its disk; see Note [Stopped nodes].
 
-    The next replay of records that were taken over begins with the oldest one: on this node, they
-    may be before the position of a replay that was cut.
+    The next replay of records that were taken over begins with the oldest record, because on this
+    node they may be before the position of a replay that was cut.
 
-    Writes three keys of each pair in one transaction.
+    Three keys of each pair are written in one transaction.
 
-    :param found: the node that has kept the records before, maybe the same one, and the sink.
-    :param kept: when they were found, and how long they are kept if nothing else is known.
+    :param found: pairs of the node that kept the records before, maybe the same node, and the sink.
+    :param kept: when they were found, and until when they are kept if nothing else is known.
     """
 
     async def note(txn: AtomicTxn) -> None:
@@ -273,6 +274,6 @@ async def remove_counts(client: EtcdClient, node_id: str, sink: SinkKey) -> None
 
 
 def sink_of(key: str, prefix: str) -> tuple[SinkKey, str]:
-    """Return the sink and the last part of a *key* below *prefix*."""
+    """Return the sink in a *key* below *prefix*, and the last part of the key."""
     project, branch, source, sink, last = key.removeprefix(prefix).split("/")
     return SinkKey(int(project), int(branch), source, sink), last
