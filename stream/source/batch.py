@@ -1,6 +1,6 @@
-"""Many records in one request: their rows for each sink. Pure.
+"""Rendering of many records in one request as rows for each sink. Pure.
 
-Nothing of a batch is passed on before all of it is rendered. The rows of a sink form one block, so
+Nothing of a batch is passed on until all of it is rendered. The rows of a sink form one block, so
 they are stored together or not at all. A record that can't be rendered is reported by its position,
 never by a partial answer.
 """
@@ -31,18 +31,18 @@ __all__ = [
 ]
 
 MAX_TEMPLATE_SECONDS = 10.0
-"""Processor time limit of the templates of one sink, for all records of one batch."""
+"""Limit of CPU time for the templates of one sink, for all records of one batch."""
 
 MAX_ROWS_BYTES = 4_000_000
-"""Maximum size of a block: compressed or not, it fits into one append to a slice file."""
+"""Maximum size of a block, which fits into one append to a slice file even if uncompressed."""
 
 RECORDS_AT_ONCE = 64
 BYTES_AT_ONCE = 128 * 1024
-"""Bytes that are rendered for all sinks before the next ones, so that each body is parsed once."""
+"""Bytes rendered for all sinks before rendering continues, so that each body is parsed once."""
 
 
 class Reason(NamedTuple):
-    """Why a record is rejected, as in the answer: records with equal reasons are grouped.
+    """Why a record is rejected, as shown in the answer, which groups records with equal reasons.
 
     :ivar status: HTTP status.
     :ivar hint: the producer's probable intention; empty if unknown.
@@ -64,8 +64,8 @@ class Reason(NamedTuple):
 class Rejection:
     """A record that one sink rejects permanently.
 
-    :ivar reason: reason of the *error*; computed with the record, since the answer to ten thousand
-        of them is composed in one step.
+    :ivar reason: reason of the *error*. It is computed with the record, because the answer about
+        ten thousand rejections is composed in one step.
     """
 
     place: int
@@ -75,12 +75,12 @@ class Rejection:
 
 
 class Evaluation:
-    """Records whose templates have to be evaluated before rendering continues.
+    """Records whose templates must be evaluated before rendering continues.
 
-    :ivar block: block of their rows.
-    :ivar records: the records.
+    :ivar block: block of the records' rows.
+    :ivar records: the records to evaluate.
 
-    :param places: their positions in the batch.
+    :param places: positions of the records in the batch.
     """
 
     def __init__(
@@ -95,21 +95,21 @@ class Evaluation:
         self.block.take_evaluated(self._places, self.records, results)
 
     def failed(self, error: Exception) -> None:
-        """Continue without results: the engine failed."""
+        """Continue without results, because the engine has failed."""
         self.block.fail(error)
 
 
 class RowBlock:
     """The rows of one batch for one sink.
 
-    :ivar rows: the rendered rows, one or more in each item.
+    :ivar rows: the rendered rows; each item contains one or more.
     :ivar count: number of rows.
     :ivar rejected: records that couldn't be rendered.
-    :ivar error: why the sink gets no row of the batch.
+    :ivar error: why the sink gets no rows of the batch.
     :ivar renderer: renderer of the rows.
 
-    :param renderer: returns it, or ``None`` if the rows are rendered elsewhere; raises UserError
-        if the sink accepts no records.
+    :param renderer: returns the renderer, or ``None`` if the rows are rendered elsewhere; raises
+        UserError if the sink accepts no records.
     """
 
     def __init__(self, renderer: Callable[[], Renderer | None] = lambda: None) -> None:
@@ -127,9 +127,9 @@ class RowBlock:
             self.error = without_frames(error)
 
     def take(self, places: Sequence[int], block: RecordBlock) -> Evaluation | None:
-        """Render the records of *block*, unless the sink gets no rows anyway.
+        """Render the records of *block*, unless the sink already gets no rows.
 
-        :returns: records to evaluate first; they are rendered afterwards.
+        :returns: records that must be evaluated first; they are rendered afterwards.
         """
         renderer = self.renderer
         if renderer is None or self.error is not None:
@@ -183,7 +183,7 @@ class RowBlock:
             )
 
     def take_rendered(self, rows: Sequence[bytes], count: int) -> None:
-        """Add *count* rows that were rendered elsewhere, with the renderer of this block."""
+        """Add *count* rows that other code has rendered with the renderer of this block."""
         before = len(self.rows)
         self.rows += rows
         self._count(before, count)
@@ -213,7 +213,7 @@ class RowBlock:
         self.rejected.append(Rejection(place, without_frames(error), record, reason))
 
     def fail(self, error: Exception) -> None:
-        """Record that the sink gets no row of the batch."""
+        """Record that the sink gets no rows of the batch."""
         self.error = without_frames(error)
         self.rows = []
         self.count = 0
@@ -223,11 +223,11 @@ class RowBlock:
 def render_batch(
     elements: Sequence[Element], first: RecordContext, blocks: Sequence[RowBlock]
 ) -> Iterator[Evaluation | None]:
-    """Fill *blocks*; a step of the iterator is a small piece of the work.
+    """Fill *blocks*; each step of the iterator is a small part of the work.
 
-    A step that is an evaluation has to be done, or failed, before the next one.
+    If a step is an evaluation, it must be done or failed before the next step.
 
-    :param first: has the data that all records share; its body doesn't matter.
+    :param first: a record with the data that all records share; its body is ignored.
     """
     shared = RecordContext(first.timestamp_ms, first.client_ip, first.headers.of_json, first.body)
     for part in _parts(elements):
@@ -241,7 +241,7 @@ def render_batch(
 
 
 def _parts(elements: Sequence[Element]) -> Iterator[Sequence[Element]]:
-    """Iterate over elements that are rendered together; a large one is alone."""
+    """Iterate over groups of elements that are rendered together; a large element is alone."""
     start = 0
     while start < len(elements):
         end, size = start + 1, len(elements[start][1])
@@ -255,5 +255,5 @@ def _parts(elements: Sequence[Element]) -> Iterator[Sequence[Element]]:
 
 
 def _asks_the_engine(renderer: Renderer, block: RecordBlock) -> bool:
-    """Return whether the records of *block*, which has no template, need the engine."""
+    """Return whether the records of *block* need the engine although there is no template."""
     return len(block.bodies) == 1 and renderer.plan_for(block.records[0]) is not None

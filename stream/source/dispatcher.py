@@ -1,11 +1,12 @@
 """The lookup of sources: an index of the active sources of all projects.
 
-It is updated from outside and doesn't depend on the origin of the changes.
+Other code updates the index, which doesn't depend on where changes come from.
 
-Note [Found before]: the result of a secret's lookup is cached until a source changes, so the usual
-lookup is one of a dictionary. Its time doesn't reveal secrets that are nearly right: dictionaries
-use a keyed hash of the whole text, and texts are compared only if their whole hashes are equal.
-Wrong secrets aren't cached, so there are at most as many entries as secrets.
+Note [Found before]: the result of looking up a secret is cached until a source changes, so most
+lookups are a single dictionary access. Its duration doesn't reveal whether a secret is nearly
+right, because dictionaries use a keyed hash of the whole text, and texts are compared only if their
+whole hashes are equal. Wrong secrets aren't cached, so there are at most as many entries as
+secrets.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ __all__ = ["Dispatcher", "SourceEntry"]
 class SourceEntry:
     """A source in one branch.
 
-    :ivar secret: the secret in its URL.
-    :ivar reads_text_as_json: whether it parses plain text as JSON.
-    :ivar refuses_without_sink: whether it refuses records while it has no enabled sink.
+    :ivar secret: secret in the URL of the source.
+    :ivar reads_text_as_json: whether the source parses plain text as JSON.
+    :ivar refuses_without_sink: whether the source refuses records while it has no enabled sink.
     """
 
     key: SourceKey
@@ -42,7 +43,7 @@ class SourceEntry:
 class Dispatcher:
     """Finds sources by project, id and secret.
 
-    :param type: only sources of this type are found: the secret of one type never opens the other.
+    :param type: type of the sources; a secret never gives access to a source of another type.
     """
 
     def __init__(self, type: Literal["http", "otlp"]) -> None:
@@ -61,7 +62,7 @@ class Dispatcher:
             self._sources[place] = tuple(entries)
 
     def remove(self, key: SourceKey) -> None:
-        """Remove the source in its branch; do nothing if it is unknown."""
+        """Remove the source from its branch; do nothing if it is unknown."""
         self._found.clear()
         place = (key.project_id, key.source_id)
         rest = tuple(item for item in self._sources.get(place, ()) if item[1].key != key)
@@ -81,7 +82,7 @@ class Dispatcher:
         self._closed = True
 
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
-        """See `stream.source.interfaces.SourceLookup`.
+        """Return the sources; see `stream.source.interfaces.SourceLookup`.
 
         A wrong secret can't be distinguished from an unknown source, not even by timing.
         """
@@ -119,7 +120,7 @@ class Dispatcher:
         return any(entry.refuses_without_sink for _, entry in entries if entry.key in sources)
 
     def reads_text_as_json(self, sources: Sequence[SourceKey]) -> bool:
-        """See `stream.source.interfaces.SourceLookup`."""
+        """Return whether a source reads text as JSON; see `SourceLookup`."""
         first = sources[0]
         entries = self._sources.get((first.project_id, first.source_id), ())
         return any(entry.reads_text_as_json for _, entry in entries if entry.key in sources)

@@ -1,6 +1,6 @@
 """The interfaces between the listeners and the rest of a source node.
 
-A record needs no Deferred, closure or timer: the request itself is the completion that a sink
+A record needs no Deferred, closure or timer. The request itself is the completion that a sink
 calls, so a sink that commits records in groups keeps a list of requests and answers them in a loop.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["DirectWriter", "RowWriter", "SinkLookup", "SinkWriter", "SourceLooku
 
 
 class RowWriter(Protocol):
-    """An opened sink for callers that render rows themselves: batches."""
+    """An opened sink, for callers that render rows themselves, such as batches."""
 
     def renderer(self) -> Renderer:
         """Return the renderer for `write_rows`.
@@ -37,15 +37,15 @@ class RowWriter(Protocol):
     def evaluate(
         self, renderer: Renderer, records: Sequence[RecordContext], /
     ) -> Deferred[list[Evaluated]]:
-        """Return the engine's results for *records*, for a renderer with a plan.
+        """Return the engine's results for *records*, for a renderer that has a plan.
 
-        Fails with UserError: the engine is unavailable.
+        The Deferred fails with UserError if the engine is unavailable.
         """
 
     def room(self, record: RecordContext | None = None, /) -> Deferred[None] | None:
-        """Return ``None`` if a record is accepted now; else a Deferred that fires when it is.
+        """Return ``None`` if a record is accepted now; otherwise a Deferred that fires when it is.
 
-        Callers with many or large records, which are in memory anyway, use it; small single records
+        Callers with many or large records, which are in memory anyway, use it. Small single records
         are refused if there is no room.
 
         :param record: the next record; by default a small one.
@@ -63,19 +63,19 @@ class RowWriter(Protocol):
     ) -> None:
         """Write *count* rendered rows, to be stored together or not at all.
 
-        Raises UserError: not accepted; *completion* isn't called.
+        Raises UserError: the rows aren't accepted; *completion* isn't called.
 
         :param received_at: receive time of the records, milliseconds since the epoch.
-        :param renderer: the renderer of the rows.
+        :param renderer: renderer that has rendered the rows.
         :param mark: mark of the request, if it has an idempotency key.
         """
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
-        """Handle a *record* of a batch that couldn't be rendered; the others were accepted."""
+        """Handle a *record* of an accepted batch that couldn't be rendered."""
 
 
 class DirectWriter(Protocol):
-    """An open slice of a sink whose rows are rendered by compiled code, for the current turn."""
+    """An open slice of a sink, in the current turn, whose rows compiled code renders."""
 
     @property
     def plan(self) -> RowPlan:
@@ -83,16 +83,16 @@ class DirectWriter(Protocol):
 
     @property
     def room(self) -> int:
-        """The number of bytes that may be written."""
+        """The number of bytes that may still be written."""
 
     @property
     def slice_id(self) -> int:
-        """An id of the slice in this turn: writers of one slice share its room."""
+        """The ID of the slice in this turn; writers of the same slice share its room."""
 
     def write(self, rows: bytes, count: int, received_at: int, completion: Completion, /) -> None:
         """Write *count* rendered rows, to be stored together or not at all.
 
-        Raises UserError: not accepted; *completion* isn't called.
+        Raises UserError: the rows aren't accepted; *completion* isn't called.
 
         :param received_at: receive time of the records, milliseconds since the epoch.
         """
@@ -101,23 +101,23 @@ class DirectWriter(Protocol):
 class SinkWriter(Protocol):
     """One sink as the destination of records, open or not.
 
-    :ivar opened: the writer that was opened last; ``None`` before the first record.
+    :ivar opened: the writer that was last opened; ``None`` before the first record.
     """
 
     @property
     def opened(self) -> RowWriter | None:
-        """The writer of rows if a slice is open now; ``None`` if it must be waited for."""
+        """The writer of rows; ``None`` if no slice is open now."""
 
     def write(
         self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
     ) -> None:
-        """Render and write *record*; *completion* is called, immediately or later. Never raises."""
+        """Render and write *record*; call *completion*, immediately or later. Never raises."""
 
     def direct(self) -> DirectWriter | None:
-        """Return a writer that accepts rows without waiting, ``None`` if there is none."""
+        """Return a writer that accepts rows without waiting; ``None`` if there is none."""
 
     def open(self, now_ms: int, /) -> RowWriter:
-        """Return the opened sink; call it again after each wait, since it may be replaced.
+        """Return the opened sink. Call this again after each wait, because it may be replaced.
 
         Raises UserError: the sink accepts no records.
 
@@ -129,7 +129,7 @@ class SourceLookup(Protocol):
     """The lookup of the sources of all projects."""
 
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
-        """Return the enabled sources in all branches, sorted by branch id as text; at least one.
+        """Return the enabled sources in all branches, at least one, sorted by branch ID as text.
 
         Raises UserError: 404 ``noSourceFound`` or ``disabledSource``, 503 ``shutdown``.
         """
@@ -142,7 +142,7 @@ class SinkLookup(Protocol):
     """The lookup of the sinks of all sources."""
 
     def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkWriter]]:
-        """Return ids and writers of the enabled sinks for *signal*, sorted by id.
+        """Return IDs and writers of the enabled sinks for *signal*, sorted by ID.
 
-        :param signal: of an OTLP record; empty for HTTP records.
+        :param signal: signal of an OTLP record; empty for HTTP records.
         """

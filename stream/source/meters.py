@@ -11,7 +11,7 @@ __all__ = ["SourceMeters"]
 
 
 class _ByKey(dict[SourceKey, SourceMeter]):
-    """A dict that makes missing values: usually, finding a meter is one lookup."""
+    """A dict that creates missing meters, so that finding a meter is usually one lookup."""
 
     def __init__(self, metrics: Metrics, source_type: str, clock: Callable[[], float]) -> None:
         super().__init__()
@@ -26,9 +26,9 @@ class _ByKey(dict[SourceKey, SourceMeter]):
 
 
 class SourceMeters:
-    """The meters of all sources, made when they are first used.
+    """The meters of all sources, created on first use.
 
-    :param clock: seconds since the epoch.
+    :param clock: returns seconds since the epoch.
 
     :ivar http: meters of HTTP sources.
     :ivar otlp: meters of OTLP sources.
@@ -40,12 +40,12 @@ class SourceMeters:
         self.otlp = _ByKey(metrics, "otlp", clock)
 
     def keep(self, known: Set[SourceKey]) -> None:
-        """Forget all other sources."""
+        """Forget all sources that aren't in *known*."""
         for key in {*self.http, *self.otlp} - known:
             self.forget(key)
 
     def forget(self, key: SourceKey) -> None:
-        """Remove the counts of a deleted source."""
+        """Remove the metrics of a deleted source."""
         http, otlp = self.http.pop(key, None), self.otlp.pop(key, None)
         if http is not None or otlp is not None:
             self._metrics.forget(_labels(key))

@@ -1,9 +1,9 @@
-"""Long-running work, done some milliseconds at a time.
+"""Long-running work, done a few milliseconds at a time.
 
-A batch, an export or a large record takes up to seconds of processor time. All such work of a node
-shares one slice of each turn of the reactor, so that a small record waits no longer than that,
-however many large ones are sent. Sources take turns within it: one that sends much delays only
-itself.
+A batch, an export or a large record takes up to seconds of CPU time. All such work of a node shares
+one slice of each turn of the reactor, so a small record never waits longer than this slice, however
+many large records are sent. Sources take turns within this slice, so a source that sends a lot
+delays only itself.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ __all__ = ["MAX_HELD_BYTES", "ROOM_SECONDS", "SLICE_SECONDS", "Turns", "overload
 _log = Logger(namespace="http-source")
 
 SLICE_SECONDS = 0.005
-"""Time per turn of the reactor for all work together; exceeded by at most a single step."""
+"""Time per turn of the reactor for all work together; exceeded by at most one step."""
 
 MAX_HELD_BYTES = 128 * 1024 * 1024
-"""Maximum size of the bodies of unfinished work."""
+"""Maximum total size of the bodies of unfinished work."""
 
 SHARES = 4
-"""Number of equal shares of that limit; no source may hold more than one."""
+"""Number of equal shares of that limit; no source may hold more than one share."""
 
 ROOM_SECONDS = 10.0
 """How long a record waits for room in all its sinks together."""
 BATCH_ROOM_SECONDS = 20.0
-"""The same for all records of a request; less than requests wait for their answer."""
+"""How long all records of a request wait for room; less than the request timeout."""
 
 Steps = Iterator[Deferred[Any] | None]
-"""An iterator of small pieces of work; a step that is a Deferred is waited for.
+"""An iterator of small parts of work. If a step is a Deferred, the work waits for it.
 
-The Deferred doesn't fail.
+The Deferred must not fail.
 """
 
 
 def overloaded(what: str) -> UserError:
-    """Return the error 503: *what* exceeds the limit; nothing of it is stored."""
+    """Return the 503 error for *what*, which exceeds the limit and isn't stored."""
     return UserError(f"{what}, please try again", status=503, name="overloaded")
 
 
@@ -63,16 +63,17 @@ class _Job:
 
 
 class Patience:
-    """The time that one request may wait for room, in all its sinks together."""
+    """The time that one request may wait for room in all its sinks together."""
 
     def __init__(self, reactor: Any, seconds: float) -> None:
         self._reactor = reactor
         self._left = seconds
 
     def until_room(self, ask: Callable[[], Deferred[None] | None]) -> Steps:
-        """Return steps that wait until there is room, or until the time is used up.
+        """Return steps that wait until there is room or the time is used up.
 
-        Waiting work counts as held, so it is limited, and its client sends nothing more meanwhile.
+        Waiting work counts as held, so it is limited, and its client sends nothing more while it
+        waits.
 
         :param ask: see `stream.source.interfaces.RowWriter.room`.
         """
@@ -84,11 +85,11 @@ class Patience:
 
 
 class Turns:
-    """The queue of long jobs, which run in short turns so that the reactor stays responsive.
+    """The queue of long jobs, which run in short steps so that the reactor stays responsive.
 
-    :param reactor: source of time and turns.
+    :param reactor: source of the time and of turns.
 
-    :ivar ended: called when a job has ended and its bytes are free.
+    :ivar ended: called when a job has ended and its bytes are released.
     """
 
     def __init__(self, reactor: Any, max_held_bytes: int = MAX_HELD_BYTES) -> None:
@@ -108,14 +109,14 @@ class Turns:
         return self._held_bytes >= self._max_held
 
     def work(self, key: Hashable, size: int, steps: Steps) -> Deferred[None]:
-        """Run *steps*, the first ones immediately if the queue is empty.
+        """Run *steps*; the first ones run immediately if the queue is empty.
 
-        Raises UserError: 503, the queue is full. A single job is always accepted.
+        Raises UserError: 503, because the queue is full. A single job is always accepted.
 
-        :param key: the source, for fairness.
-        :param size: bytes held by the work.
-        :returns: fires when all steps are done; fails with the error of a step. To cancel, the
-            steps have to end themselves.
+        :param key: the source, for fair scheduling.
+        :param size: number of bytes that the work holds.
+        :returns: a Deferred that fires when all steps are done, and fails with the error of a step.
+            It can't be cancelled; the steps have to end themselves.
         """
         own = self._held.get(key, 0)
         if (own and own + size > self._max_held // SHARES) or (
@@ -136,18 +137,18 @@ class Turns:
         steps: Steps,
         failed: Callable[[Failure], bytes],
     ) -> None:
-        """Run *steps* for a request; the result of the steps answers it.
+        """Run *steps* for a request, which they answer.
 
-        Raises UserError: 503, the queue is full.
+        Raises UserError: 503, because the queue is full.
 
-        :param failed: returns the answer if a step raises.
+        :param failed: returns the answer if a step raises an exception.
         """
         working = self.work(key, size, steps)
         working.addErrback(lambda failure: waited.finish(failed(failure)))
         working.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
 
     def patience(self, seconds: float) -> Patience:
-        """Return how long one request waits for room, in all its sinks together."""
+        """Return the `Patience` of one request: *seconds* for all its sinks together."""
         return Patience(self._reactor, seconds)
 
     def _enqueue(self, job: _Job) -> None:
@@ -156,7 +157,7 @@ class Turns:
             self._run()
 
     def _run(self) -> None:
-        """Work until the slice of this turn is used up."""
+        """Run jobs until the slice of this turn is used up."""
         self._is_running = True
         now = self._reactor.seconds()
         end = now + self._left
@@ -188,7 +189,8 @@ class Turns:
         except Exception:
             self._remove(jobs)
             self._free(job)
-            # Not kept here: it refers to this frame, and the reference cycle would keep the body.
+            # Not kept in a variable: the failure refers to this frame, and the reference cycle
+            # would keep the body.
             job.done.errback(Failure())
         else:
             if waiting is not None:

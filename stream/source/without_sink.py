@@ -1,7 +1,7 @@
-"""Records of sources without an enabled sink: accepted without being stored, and reported.
+"""Records of sources without an enabled sink, which are accepted but not stored.
 
-The answer has a header, the records are counted, and the log has a warning at most once a minute
-for each source. A source may also refuse them by its settings.
+The answer has a header, the records are counted, and a warning is logged for each source at most
+once a minute. In its settings, a source may also refuse such records.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["WithoutSink"]
 _log = Logger(namespace="http-source")
 
 WARN_SECONDS = 60.0
-"""Seconds between two warnings about one source."""
+"""Minimum number of seconds between two warnings about one source."""
 
 
 class WithoutSink:
     """Handles records of sources without an enabled sink.
 
-    :param refuses: whether one of the sources refuses records while it has no enabled sink.
-    :param clock: seconds.
+    :param refuses: returns whether one of the sources refuses records while it has no enabled sink.
+    :param clock: returns the time in seconds.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class WithoutSink:
     def check(self, sources: Sequence[SourceKey]) -> None:
         """Handle records for *sources*, none of which has an enabled sink.
 
-        Raises UserError: they refuse such records.
+        Raises UserError: a source refuses such records.
         """
         refuses = self._refuses(sources)
         for source in sources:
@@ -61,7 +61,7 @@ class WithoutSink:
             )
 
     def count(self, sources: Sequence[SourceKey], records: int) -> None:
-        """Count *records* that *sources* accepted without storing them."""
+        """Count *records* that *sources* have accepted without storing them."""
         for source in sources:
             labels = SourceLabels(str(source.project_id), str(source.branch_id), source.source_id)
             self._family.labels(labels.as_labels()).add(records)

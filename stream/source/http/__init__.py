@@ -1,1 +1,1 @@
-"""The HTTP listener for records: parser, protocol, routes and answers."""
+"""The HTTP listener for records, with its parser, protocol, routes and answers."""

@@ -1,9 +1,9 @@
-"""The answer to a request with many records, composed of the outcomes of all sinks.
+"""The answer to a request with many records, composed from the outcomes of all sinks.
 
 A record counts as accepted when every sink has stored it, as rejected when a sink rejects it
-permanently, and as failed when a sink couldn't store it now. With several sinks, some may have
-stored a record that counts as rejected or failed. Then the answer has the number of records that
-each sink has stored, and a header the total number of stored rows.
+permanently, and as failed when a sink can't store it now. With several sinks, some may have stored
+a record that counts as rejected or failed. In that case the answer contains the number of records
+that each sink has stored, and a header contains the total number of stored rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["BatchCompletion", "BlockCompletion"]
 MULTI_STATUS = 207
 
 MAX_KINDS_OF_ERRORS = 100
-"""Maximum number of rejection reasons in the answer; it lists the positions of all records."""
+"""Maximum number of rejection reasons in the answer; the positions of all records are listed."""
 
 _OTHER = Reason(400, "stream.in.recordsRejected", "Other errors.", "")
 
@@ -50,11 +50,11 @@ class BatchCompletion:
     """The answer to a batch, sent when all of its records are decided.
 
     :param count: number of records in the batch.
-    :param place_name: name of the records' positions in the answer.
-    :param sinks: sources in the order of the answer, with ids and blocks of their sinks.
-    :param received: counts the records.
+    :param place_name: name of the member with a record's position in the answer.
+    :param sinks: sources in the order of the answer, with the IDs and blocks of their sinks.
+    :param received: counts the records in the metrics.
 
-    :ivar sources: the completions of each source's sinks.
+    :ivar sources: completions of the sinks of each source.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class BatchCompletion:
                     self._report(source, len(answers), errors)
             if self._connection.pending is self:
                 self._answer()
-            self.sources = ()  # to break a reference cycle that would keep all rows
+            self.sources = ()  # breaks a reference cycle that would keep all rows
 
     def _answer(self) -> None:
         self._connection.finish(self.document())
 
     def _count_records(self, source: SourceKey, answers: Sequence[BlockCompletion]) -> None:
-        """Count the body's bytes once, with the accepted records if there are any."""
+        """Count the records; the bytes of the body are counted once, if possible as accepted."""
         if not self._count:
             return
         if all(answer.error is None and not answer.block.rejected for answer in answers):
@@ -113,7 +113,7 @@ class BatchCompletion:
             received.answered(source, failed=True, records=failed)
 
     def document(self) -> bytes:
-        """Return the answer, when every sink has answered."""
+        """Return the answer; every sink must have answered."""
         answers = [answer for _, answers in self.sources for answer in answers]
         if not self._verbose and answers and all(map(self._is_stored, answers)):
             return _all_accepted(self._count, max(PROCESSED, *(each.status for each in answers)))
@@ -143,7 +143,7 @@ class BatchCompletion:
         return responses.document(status, members, responses.stored_header(stored))
 
     def _is_stored(self, answer: BlockCompletion) -> bool:
-        """Whether all records of the batch are stored by one sink."""
+        """Return whether the sink of *answer* has stored all records of the batch."""
         block = answer.block
         return answer.error is None and not block.rejected and block.count == self._count
 
@@ -171,7 +171,7 @@ class BatchCompletion:
         return max(r.error.status for answer in answers for r in answer.block.rejected)
 
     def _errors(self) -> list[dict[str, Any]]:
-        """Return why records were rejected: equal reasons of one sink are reported once."""
+        """Return why records were rejected; equal reasons of one sink are reported once."""
         groups: dict[tuple[int, str, Reason], list[int]] = {}
         for source, answers in self.sources:
             for answer in answers:
@@ -196,7 +196,7 @@ class BatchCompletion:
 
 @lru_cache(maxsize=1024)
 def _all_accepted(count: int, status: int) -> bytes:
-    """Return the usual answer, which batches of the same size share."""
+    """Return the most common answer, which batches of the same size share."""
     members = {
         "statusCode": status,
         "message": f"Accepted {count}/{count} records.",
@@ -207,6 +207,6 @@ def _all_accepted(count: int, status: int) -> bytes:
 
 
 def _count_stored(records: int, answers: Sequence[BlockCompletion]) -> Stored:
-    """Return the number of stored rows, out of those if all sinks had stored every record."""
+    """Return the number of stored rows, and the number if all sinks had stored every record."""
     known = count_stored((answer.block.count, answer.error) for answer in answers)
     return attrs.evolve(known, rows=records * len(answers))

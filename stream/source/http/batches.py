@@ -1,6 +1,6 @@
-"""Records that take long: batches, and single records with large bodies.
+"""Records that take a long time to process: batches, and single records with large bodies.
 
-They would block others, so their processing is split into small steps, some milliseconds at a time
+They would block other records, so they are processed in small steps, a few milliseconds at a time
 (`stream.source.turns`).
 """
 
@@ -38,16 +38,18 @@ from stream.tail.sampler import TailSampler
 __all__ = ["LARGE_BYTES", "Arrived", "batch_steps", "is_large", "record_steps"]
 
 LARGE_BYTES = 4 * 1024
-"""A body up to this size is never a large record."""
+"""A record whose body is at most this size is never large."""
 
 _LARGE_BYTES_OF = {BodyKind.FORM: LARGE_BYTES, BodyKind.JSON: 64 * 1024}
-"""Larger bodies of these kinds may take milliseconds to be read. Others aren't read."""
+"""Larger bodies of these kinds may take milliseconds to parse. Other kinds aren't parsed."""
 
 LINES_BYTES_AT_ONCE = 256 * 1024
-"""Bytes of a batch per step of compiled code: about a quarter of a millisecond for each sink."""
+"""Bytes of a batch per step of compiled code, which takes about 0.25 ms for each sink."""
 
 REJECTED_AT_ONCE = 128
-"""Rejected records that are counted, and kept if required, per step of some hundred microseconds.
+"""Number of rejected records that are counted, and kept if required, per step.
+
+A step takes a few hundred microseconds.
 """
 
 
@@ -59,17 +61,17 @@ def is_large(headers: RecordHeaders, size: int) -> bool:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Arrived:
-    """A decoded request with its sinks, for the last stages.
+    """A decoded request with its sinks, as the input of the last stages.
 
-    :ivar record: with the decoded body; of a batch, with all of them.
+    :ivar record: record with the decoded body, which may be a batch.
     :ivar targets: destinations of the records.
     :ivar verbose: whether the client requests a result document.
-    :ivar waited: answers the request.
-    :ivar report: called with sinks that failed.
+    :ivar waited: the pending answer to the request.
+    :ivar report: called with the sinks that failed.
     :ivar meters: meters of the sources.
     :ivar taps: taps of live tails.
-    :ivar without_sink: handles records without a sink.
-    :ivar turns: queue of this work.
+    :ivar without_sink: handles records of sources without an enabled sink.
+    :ivar turns: queue in which this work runs.
     """
 
     record: RecordContext
@@ -93,7 +95,7 @@ class Arrived:
 
 
 def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
-    """Pass one record to its sinks; a step is a small piece of the work."""
+    """Pass one record to its sinks; each step is a small part of the work."""
     record, waited = arrived.record, arrived.waited
     if arrived.taps:
         arrived.taps.offer(arrived.sources, record)
@@ -124,9 +126,9 @@ def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
 
 
 def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] | None]:
-    """Pass all records of a batch to the sinks, for each sink all together or none.
+    """Pass all records of a batch to the sinks; each sink gets all of them together or none.
 
-    Raises UserError: the body is no batch, or has more than *max_records* records.
+    Raises UserError: the body isn't a batch, or has more than *max_records* records.
     """
     record, waited = arrived.record, arrived.waited
     in_lines = record.headers.kind is BodyKind.JSON_LINES
@@ -177,7 +179,7 @@ def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] |
             yield from patience.until_room(partial(_room, sink, evaluation.records[0]))
         yield None if evaluation is None else _evaluated(evaluation, waiting, record.timestamp_ms)
         if not waited.is_pending:
-            return  # the client has disconnected, and nothing is written yet
+            return  # the client has disconnected before anything was written
     refused = [
         (sink, rejection)
         for sink, completion in waiting
@@ -193,9 +195,9 @@ def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] |
 def _lines_at_once(
     record: RecordContext, blocks: Sequence[RowBlock], max_records: int
 ) -> Generator[None, None, int | None]:
-    """Fill *blocks* with the rows of all lines, if compiled code renders each of them.
+    """Fill *blocks* with the rows of all lines if compiled code can render each of them.
 
-    :returns: the number of records; ``None`` if nothing was done.
+    :returns: the number of records; ``None`` if *blocks* weren't filled.
     """
     renderers = [block.renderer for block in blocks if block.error is None]
     shared = RecordContext(record.timestamp_ms, record.client_ip, record.headers.of_json, b"")
@@ -234,7 +236,7 @@ def _block(sink: SinkWriter, now_ms: int) -> RowBlock:
 
 
 def _room(sink: SinkWriter, record: RecordContext) -> Deferred[None] | None:
-    """See `stream.source.interfaces.RowWriter.room`. A sink that isn't open yet needs no space."""
+    """Return `RowWriter.room` of the sink; ``None`` if the sink isn't open yet."""
     return None if sink.opened is None else sink.opened.room(record)
 
 
@@ -263,9 +265,10 @@ def _evaluated(
 def _hand_on(
     sink: SinkWriter, completion: BlockCompletion, record: RecordContext
 ) -> Sequence[Rejection]:
-    """Pass the rows to the sink.
+    """Pass the rows of one sink on to it.
 
-    :returns: the records that the sink rejects permanently; none if all of the batch is sent again.
+    :returns: the records that the sink rejects permanently; none if the whole batch is to be
+        retried.
     """
     block = completion.block
     if block.error is not None or block.renderer is None:
@@ -273,7 +276,7 @@ def _hand_on(
         return ()
     rejected = block.rejected
     if not block.count:
-        completion.stored()  # of nothing
+        completion.stored()  # there was nothing to store
         return rejected
     rows, count, received_at = b"".join(block.rows), block.count, record.timestamp_ms
     try:

@@ -13,10 +13,10 @@ MAX_SIZE_LINE_BYTES = 256
 """Maximum length of a line with a chunk's size and extensions."""
 
 FREE_CHUNKS = 2000
-"""Number of chunks that a body may have at any size. A chunk costs about a microsecond."""
+"""Number of chunks allowed for a body of any size. A chunk costs about a microsecond."""
 
 BYTES_PER_CHUNK = 50
-"""Bytes that a body must have for each further chunk, which limits the chunks per read."""
+"""Number of body bytes required for each further chunk, which limits the chunks per read."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*+"'
@@ -24,15 +24,15 @@ _EXTENSION = rb";" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
 _PLAIN_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})((?:" + _EXTENSION + rb")*+)\r\n")
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
-"""Headers about framing or routing, which are not allowed as trailers."""
+"""Headers for framing or routing, which aren't allowed as trailers."""
 _BEFORE_DATA, _DATA, _AFTER_DATA, _TRAILERS = range(4)
 
 
 class ChunkedBody:
-    """Decodes one body.
+    """Decodes one request body.
 
     :param max_body: maximum size of the decoded body in bytes.
-    :param max_overhead: maximum bytes of extensions and trailers, which are discarded.
+    :param max_overhead: maximum number of bytes of extensions and trailers, which are discarded.
     """
 
     __slots__ = (
@@ -50,7 +50,7 @@ class ChunkedBody:
         self._max_body = max_body
         self._max_overhead = max_overhead
         self._overhead = 0
-        self._data = bytearray()  # a list would cost more than the content of tiny chunks
+        self._data = bytearray()  # a list would take more memory than tiny chunks
         self._size = 0
         self._chunks = 0
         self._left = 0
@@ -69,11 +69,11 @@ class ChunkedBody:
     def decode(self, data: bytes) -> tuple[bool, bytes]:
         """Decode as much of *data* as possible.
 
-        Raises MalformedRequest: invalid framing. Raises BodyTooLarge: a chunk that would exceed the
-        limit is announced.
+        Raises MalformedRequest: the framing is invalid. Raises BodyTooLarge: the announced size of
+        a chunk exceeds the limit.
 
-        :returns: whether the body is complete, and the rest of *data*: data after the body, or an
-            incomplete part that has to be passed again with more data.
+        :returns: whether the body is complete, and the rest of *data*. The rest is data after the
+            body, or an incomplete part that must be passed again together with further data.
         """
         position = 0
         while True:
@@ -97,9 +97,9 @@ class ChunkedBody:
         return self._left < 0
 
     def _read_whole_chunks(self, data: bytes, position: int) -> int:
-        """Decode the whole chunks at *position* that have no extensions and are within the limits.
+        """Decode whole chunks from *position* on that have no extensions and are within the limits.
 
-        :returns: the position after them.
+        :returns: the position after these chunks.
         """
         match_line, body = _PLAIN_SIZE_LINE.match, self._data
         room = self._max_body - self._size

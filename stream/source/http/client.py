@@ -1,6 +1,6 @@
-"""The client's address: the peer's, or the one in a trusted proxy's header.
+"""The client's address, which is the peer's or comes from a trusted proxy's header.
 
-An address is always parsed and formatted again, so no other text of a header is used.
+An address is always parsed and formatted again, so no other text from a header is used.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ Network = IPv4Network | IPv6Network
 
 
 class ClientAddress:
-    """Finds the address of a request's client.
+    """Finds the address of the client of a request.
 
-    :param trusted_proxies: networks (``10.0.0.0/8``) or addresses of proxies. Raises ValueError.
+    :param trusted_proxies: networks (``10.0.0.0/8``) or addresses of proxies; invalid ones raise
+        ValueError.
     """
 
     def __init__(self, trusted_proxies: Sequence[str] = ()) -> None:
@@ -33,9 +34,10 @@ class ClientAddress:
         return not self._trusted
 
     def find(self, peer: str, head: Head) -> str:
-        """Return the nearest hop that is no trusted proxy; the last valid one if it is invalid.
+        """Return the nearest hop that isn't a trusted proxy.
 
-        Empty elements of the list are skipped, as RFC 9110 requires for every list in a header.
+        If that hop is invalid, return the last valid one. Empty elements of the list are skipped,
+        as RFC 9110 requires for every list in a header.
         """
         client = peer
         hops = [

@@ -1,7 +1,7 @@
-"""Requests that wait for their sinks: the last stage of the ingestion path.
+"""Requests that are waiting for their sinks, the last stage of the ingestion path.
 
-Each class here implements or makes a `stream.sink.outcome.Completion`: the sinks call it, and it
-answers the request on its connection.
+Each class here implements or creates a `stream.sink.outcome.Completion`. The sinks call the
+completion, which answers the request on its connection.
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ __all__ = [
 class Connection(Protocol):
     """The part of a connection that the stages of its requests use.
 
-    :ivar pending: the completion that the connection waits for. A completion that is called too
-        late, after a timeout or a lost connection, finds another value and drops its answer.
-    :ivar peer_ip: the other side's address.
+    :ivar pending: the completion that the connection is waiting for. A completion that is called
+        too late, after a timeout or a lost connection, finds another value and drops its answer.
+    :ivar peer_ip: IP address of the peer.
     """
 
     pending: object
     peer_ip: str
 
     def finish(self, answer: bytes, /) -> None:
-        """Send the answer to the pending request. Every request is answered by this call."""
+        """Send the answer to the pending request. All requests are answered by this method."""
 
 
 Targets = Sequence[tuple[SourceKey, Sequence[tuple[str, SinkWriter]]]]
-"""Sources with the ids and writers of their sinks."""
+"""Sources with the IDs and writers of their sinks."""
 
 ReportFailure = Callable[[SourceKey, int, Sequence[tuple[str, Exception]]], None]
-"""Called with a source, the number of its sinks, and ids and errors of failed ones."""
+"""Called with a source, the number of its sinks, and the IDs and errors of failed sinks."""
 
 
 class Waited:
     """The pending answer of a connection, while its request is in progress.
 
-    :ivar connection: the connection.
+    :ivar connection: connection of the client.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._awaited: object = None  # itself: a value with a name would create a reference cycle
+        self._awaited: object = None  # if ``None``, the object itself, without a reference cycle
         connection.pending = self
 
     @property
     def is_pending(self) -> bool:
-        """Whether the client still waits."""
+        """Whether the client is still waiting."""
         return self.connection.pending is (self if self._awaited is None else self._awaited)
 
     def wait_for(self, completion: object) -> None:
@@ -78,13 +78,13 @@ class Waited:
             self.connection.finish(answer)
 
 
-@attrs.define(eq=False)  # one is made for each record: a frozen one takes three times as long
+@attrs.define(eq=False)  # created for each record; a frozen class would take three times as long
 class Received:
-    """A request with several sinks, counted when all of them have answered.
+    """The meter of a request with several sinks, which is counted when all have answered.
 
-    :ivar meters: meters of its sources.
-    :ivar at: milliseconds since the epoch.
-    :ivar size: size of its body in bytes.
+    :ivar meters: meters of the request's sources.
+    :ivar at: receive time, milliseconds since the epoch.
+    :ivar size: size of the body in bytes.
     """
 
     meters: Mapping[SourceKey, SourceMeter]
@@ -92,20 +92,20 @@ class Received:
     size: int
 
     def stored(self, source: SourceKey) -> None:
-        """Count the record: every sink of *source* has stored it."""
+        """Count the record as stored by every sink of *source*."""
         self.meters[source].stored(self.at, self.size)
 
     def answered(self, source: SourceKey, *, failed: bool, records: int = 1) -> None:
-        """Count the record: every sink of *source* has answered."""
+        """Count the records as answered by every sink of *source*."""
         self.meters[source].answered(self.at, self.size, failed=failed, records=records)
 
 
 class SingleCompletion:
-    """A request for one sink of one source: the usual case, optimized.
+    """A request for one sink of one source, the most common case.
 
     :param meter: meter of the source.
-    :param at: when the request was received, milliseconds since the epoch.
-    :param size: size of its body in bytes.
+    :param at: receive time, milliseconds since the epoch.
+    :param size: size of the body in bytes.
     """
 
     __slots__ = (
@@ -170,7 +170,7 @@ class SingleCompletion:
 
 
 class _AllCompletions(Protocol):
-    """The count of the completions of one request."""
+    """The common part of the completions of one request."""
 
     def one_more(self) -> None:
         """Handle the answer of a sink."""
@@ -179,7 +179,7 @@ class _AllCompletions(Protocol):
 class SinkCompletion:
     """The completion of one of several sinks.
 
-    :ivar status: 0 until the sink has answered.
+    :ivar status: HTTP status of the sink's answer; 0 until the sink has answered.
     """
 
     __slots__ = ("_all", "error", "sink_id", "status")
@@ -210,14 +210,14 @@ class SinkCompletion:
 class FanOutCompletion:
     """A request for any number of sinks of any number of sources.
 
-    Every record of a source with two sinks uses this class, so it allocates nothing that a plain
-    "OK" doesn't need, and leaves no reference cycle: the garbage collector would pause the process
-    for tens of milliseconds, several times a second.
+    Every record of a source with two sinks uses this class. Therefore it allocates nothing that a
+    plain "OK" doesn't need, and leaves no reference cycle. Otherwise the garbage collector would
+    pause the process for tens of milliseconds, several times a second.
 
     :param targets: sources in the order of the answer, with their sinks.
-    :param received: counts the request.
+    :param received: counts the request in the metrics.
 
-    :ivar sources: the completions of each source's sinks.
+    :ivar sources: completions of the sinks of each source.
     :ivar writers: writers of all sinks, each with its completion.
     """
 
@@ -290,7 +290,7 @@ class FanOutCompletion:
         self._connection.finish(result_document(outcome, status))
 
     def refused(self) -> None:
-        """Refuse the record: no source has a sink."""
+        """Refuse the record, because no source has a sink for it."""
         for source, _ in self.sources:
             self._received.answered(source, failed=True)
 

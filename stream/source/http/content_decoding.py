@@ -1,8 +1,9 @@
-"""Decompression of bodies, in separate threads if they are large.
+"""Decompression of bodies; large bodies are decompressed in separate threads.
 
-Small bodies are decoded immediately. Of the others a few are decoded concurrently, in turn between
-sources; the rest is queued compressed. So a source with expensive bodies delays only itself, and a
-decoded body is in memory only while it is processed (`stream.source.turns`).
+Small bodies are decoded immediately. Of the large bodies, only a few are decoded concurrently,
+alternating between sources; the others are queued compressed. So a source with expensive bodies
+delays only itself, and a decoded body is in memory only while it is processed
+(`stream.source.turns`).
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ __all__ = ["INLINE_BYTES", "MAX_WAITING_BYTES", "THREADS", "Decoder"]
 _log = Logger(namespace="http-source")
 
 INLINE_BYTES = 8 * 1024
-"""A compressed body up to this size is decoded immediately: a thread would cost more."""
+"""A compressed body up to this size is decoded immediately, because a thread would cost more."""
 
 INLINE_DECODED_BYTES = 256 * 1024
-"""Decoded size beyond which decoding continues in a thread."""
+"""Decoded size above which decoding continues in a thread."""
 
 THREADS = 2
 """Number of decoding threads."""
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""Maximum size of queued compressed bodies; beyond it requests get 503."""
+"""Maximum total size of queued compressed bodies; requests beyond it get 503."""
 
 
 _Decoded = bytes | UserError | Abandoned
@@ -57,8 +58,8 @@ class Decoder:
     """The decompression of request bodies, in threads if they are large.
 
     :param limit: maximum size of a decoded body in bytes.
-    :param pool: with `THREADS` threads.
-    :param turns: queue of the work on decoded bodies.
+    :param pool: thread pool with `THREADS` threads.
+    :param turns: queue for the work on decoded bodies.
     """
 
     def __init__(self, limit: int, reactor: Any, pool: ThreadPool, turns: Turns) -> None:
@@ -83,13 +84,13 @@ class Decoder:
     ) -> None:
         """Decode *body* and pass it on, immediately or later.
 
-        Raises UserError: the body can't be decoded, if that is known immediately; 503, the queue is
-        full.
+        Raises UserError: the body can't be decoded, and this is known immediately; 503 if the queue
+        is full.
 
-        :param key: the source, for fairness.
-        :param waited: the request; if its client has disconnected, its body isn't decoded
+        :param key: the source, for fair scheduling.
+        :param waited: the pending answer; if the client has disconnected, the body isn't decoded.
         :param take: called with the decoded body.
-        :param failed: returns the answer when decoding or *take* fails later.
+        :param failed: returns the answer if decoding or *take* fails later.
         """
         content_codings(encoding)
         if len(body) <= INLINE_BYTES:
@@ -117,7 +118,7 @@ class Decoder:
         self._start()
 
     def _decode_small(self, encoding: bytes, body: bytes) -> bytes | None:
-        """Return the decoded body, or ``None`` if it isn't small. Raises UserError."""
+        """Return the decoded body; ``None`` if it isn't small. Raises UserError."""
         try:
             return decode_body(encoding, body, min(self._limit, INLINE_DECODED_BYTES))
         except BodyTooLarge:
@@ -126,7 +127,7 @@ class Decoder:
             return None
 
     def _check_room(self, key: Hashable, size: int) -> None:
-        """Check that there is room; a single body is always accepted. Raises UserError."""
+        """Check that the queue has room; a single body is always accepted. Raises UserError."""
         own = self._waiting.get(key, 0)
         if (own and own + size > MAX_WAITING_BYTES // SHARES) or (
             self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES
@@ -134,7 +135,7 @@ class Decoder:
             raise overloaded("too many compressed bodies at once")
 
     def _start(self) -> None:
-        """Start as many decodings as allowed."""
+        """Start decoding as many bodies as allowed."""
         while self._queues and self._running < THREADS and not self._turns.is_full:
             key = next(iter(self._queues))
             self._queues.move_to_end(key)
@@ -168,10 +169,10 @@ class Decoder:
 
 
 def _decode(encoding: bytes, body: bytes, limit: int, is_wanted: Callable[[], bool]) -> _Decoded:
-    """Return the result or exception of `decode_body`.
+    """Return the result or the exception of `decode_body`.
 
     An exception raised in a thread would be kept, with its frames, until the next garbage
-    collection: a megabyte of a zstd decoder for each refused body.
+    collection. For each refused body, that would keep a megabyte of a zstd decoder.
     """
     try:
         return decode_body(encoding, body, limit, is_wanted)

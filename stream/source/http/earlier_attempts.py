@@ -1,16 +1,17 @@
-"""Rows stored by earlier attempts of a request, on any node.
+"""Search for rows that earlier attempts of a request have stored on any node.
 
-This process knows the requests that it has answered itself. All others may be repetitions of what
-another source node has stored, or a former life of this one; so the writers are asked, which have
-the rows (`stream.storage.writer.requests`). Requests that come in one turn of the reactor are asked
-for together.
+This process remembers the requests that it has answered itself. Any other request may repeat one
+whose rows another source node, or an earlier life of this node, has stored. Therefore the writers
+are asked, because they have the rows (`stream.storage.writer.requests`). One enquiry covers all
+requests that arrive in one turn of the reactor.
 
 Note [Number of the attempt]: a writer that doesn't answer may have rows of the request, so the
-request is refused until it answers or its registration ends. A client may say in the header
-``Idempotency-Attempt`` how often it has tried. A first attempt needn't wait for anybody: no writer
-has any of its rows. A later one also waits for writers whose registration has ended, as long as
-they may have rows from the time in which keys are remembered. Without the header nobody waits for
-these: a writer that is lost must not stop all who send keys.
+request is refused until the writer answers or its registration ends. The header
+``Idempotency-Attempt`` may contain the number of the attempt. A first attempt doesn't wait for
+unavailable writers, because no writer has any of its rows. A later attempt also waits for writers
+whose registration has ended, as long as they may have rows from the time in which keys are
+remembered. Without the header, requests don't wait for these writers: a lost writer must not stop
+all clients that send keys.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from stream.storage.network.interface import Enquiry, StoredRows, WriterUnavaila
 __all__ = ["Away", "EarlierAttempts", "Enquirer"]
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""Maximum size of the bodies of requests that wait for writers; a source has its share of it."""
+"""Maximum total size of the bodies that wait for writers; each source has a share of it."""
 
 _AT_ONCE = 1_000
 _AWAY_SECONDS = 1.0
@@ -43,14 +44,15 @@ class Enquirer(Protocol):
     ) -> Awaitable[list[list[StoredRows]]]:
         """Return the stored rows of each request, in the same order.
 
-        :param are_first: all are first attempts, so a writer that doesn't answer is left out.
+        :param are_first: whether all are first attempts; a writer that doesn't answer is then
+            ignored.
 
-        Raises WriterError if a writer doesn't answer.
+        Raises WriterError if a writer doesn't answer, except for first attempts.
         """
 
 
 Away = Callable[[Sequence[SourceKey]], Collection[str]]
-"""Volumes whose writer is unavailable, and which may have rows of sources."""
+"""Returns the volumes that may have rows of the sources, but whose writer is unavailable."""
 
 
 @attrs.define(eq=False)
@@ -60,9 +62,9 @@ class _Asked:
 
 
 class EarlierAttempts:
-    """Asks for the requests of one turn together.
+    """Asks the writers about the requests of one turn together.
 
-    :param away: asked for later attempts only, at most once in a second for the same sources.
+    :param away: called only for later attempts, at most once a second for the same sources.
     """
 
     def __init__(self, reactor: Any, enquire: Enquirer, away: Away = lambda _: ()) -> None:
@@ -78,12 +80,13 @@ class EarlierAttempts:
     def ask(
         self, enquiry: Enquiry, sources: Sequence[SourceKey], attempt: int, size: int = 0
     ) -> Deferred[Sequence[StoredRows]]:
-        """Fires with what is stored of a request; fails with WriterError if that isn't known.
+        """Return a Deferred of the stored rows of a request.
 
-        Fails with UserError, 503: too many bytes wait for writers.
+        It fails with WriterError if it is unknown which rows are stored, and with UserError (503)
+        if too many bytes are waiting for writers.
 
-        :param size: bytes that the request holds meanwhile.
-        :param attempt: its number, from 1; 0 if that isn't known.
+        :param size: number of bytes that the request holds until the Deferred fires.
+        :param attempt: number of the attempt, starting at 1; 0 if it is unknown.
         """
         away = self._volumes_away(tuple(sources)) if attempt > 1 else ()
         if away:

@@ -1,4 +1,4 @@
-"""Errors of requests that are refused while being read, before their route is known."""
+"""Errors of requests that are refused while they are read, before their route is known."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = [
 
 
 class MalformedRequest(UserError):
-    """Not HTTP, or an ambiguous request."""
+    """The request isn't HTTP, or is ambiguous."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"malformed HTTP request: {reason}")
 
 
 class Overloaded(UserError):
-    """The connections' memory limit is reached; nothing of the request was stored."""
+    """The memory limit of the connections is reached; nothing of the request was stored."""
 
     status = 503
     name = "overloaded"
@@ -36,7 +36,7 @@ class Overloaded(UserError):
 
 
 class RequestTimeout(UserError):
-    """A request did not arrive in time."""
+    """The request did not arrive in time."""
 
     status = 408
     name = "requestTimeout"
@@ -46,7 +46,7 @@ class RequestTimeout(UserError):
 
 
 class UnfinishedRequest(UserError):
-    """A client ended its side in the middle of a request."""
+    """The client closed its side of the connection in the middle of a request."""
 
     name = "unfinishedRequest"
 
@@ -55,7 +55,7 @@ class UnfinishedRequest(UserError):
 
 
 class UnknownExpectation(UserError):
-    """An ``Expect`` header other than ``100-continue``."""
+    """The ``Expect`` header isn't ``100-continue``."""
 
     status = 417
     name = "expectationFailed"
@@ -65,7 +65,7 @@ class UnknownExpectation(UserError):
 
 
 class HeaderTooLarge(UserError):
-    """The head of a request is larger than the limit."""
+    """The head of the request is larger than the limit."""
 
     status = 413
     name = "headerTooLarge"
@@ -75,7 +75,7 @@ class HeaderTooLarge(UserError):
 
 
 class TooManyHeaders(UserError):
-    """More header fields than a request may have."""
+    """The request has more header fields than allowed."""
 
     status = 413
     name = "headerTooLarge"

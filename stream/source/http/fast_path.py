@@ -1,19 +1,18 @@
-"""The fast path: small records and batches of idle connections, handled once per turn.
+"""The fast path for small records and batches, which are handled together once per turn.
 
 Most producers keep connections open and send one small record, or one small batch of lines, after
-another with the same head.
-`stream.native.Connections` reads such requests, renders their rows, and gives all rows of a turn to
-their sinks as one block. This module decides which requests may use it, and answers them.
+another with the same head. `stream.native.Connections` reads such requests, renders their rows, and
+passes all rows of a turn to their sinks as one block. This module decides which requests may use
+the fast path, and answers them.
 
 Note [One decision for a turn]: the source of a head, its state, the slice for the rows, and the
-mapping are determined once for each head and turn, by the code that does so for a single request.
-Nothing else that could change them runs before the rows are written. So there is nothing to
-invalidate.
+mapping are determined once for each head and turn, by the same code as for a single request.
+Nothing that could change them runs before the rows are written, so nothing has to be invalidated.
 
-Note [General path]: all other requests are passed to `IngestProtocol.dataReceived` as if they had
-been read there: an unknown head, a large, incomplete or pipelined request, a record that can't be
-rendered, a sink that isn't open, a record that a tail shows. So the only answers of the fast path
-are those of sinks.
+Note [General path]: all other requests are passed to `IngestProtocol.dataReceived`, as if they had
+been read there. These are requests with an unknown head, large, incomplete and pipelined requests,
+records that can't be rendered or that a tail shows, and requests for a sink that isn't open. So all
+answers of the fast path come from sinks.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ _log = Logger(namespace="http-source")
 _JSON = BodyKind.JSON
 
 MAX_LINES_BYTES = 240 * 1024
-"""Maximum size of a batch that is read at once; with its head it fits into the buffer for that."""
+"""Maximum size of a batch that is read at once; together with its head it fits the read buffer."""
 
 LIGHT_SECONDS = 0.02
 """Time per turn for all light connections; see `fair_turns.LIGHT_SECONDS`.
 
-It is longer here: a record takes some microseconds, and more of them make larger groups. Python
-code for unknown heads and unusual requests has the shorter time.
+It is longer here, because a record takes only a few microseconds, and more records make larger
+groups. Python code for unknown heads and unusual requests has the shorter time.
 """
 
 SHARES = (
@@ -74,7 +73,7 @@ SHARES = (
 
 
 class Times(Protocol):
-    """The part of the connections' factory that is needed here."""
+    """The part of the connection factory that this module needs."""
 
     now: float
     date_line: bytes
@@ -83,10 +82,10 @@ class Times(Protocol):
 
 
 class _TurnConnection:
-    """The connections of a block, presented to its completion as one connection.
+    """The connections of a block, which look like one connection to its completion.
 
-    :ivar pending: the completion; ``None`` once it has answered: they would be a reference cycle,
-        and the collector can run in another thread, which may not free `stream.native.Waiting`.
+    :ivar pending: the completion. It is ``None`` after the answer, because a reference cycle could
+        be collected in another thread, which must not free `stream.native.Waiting`.
     """
 
     __slots__ = ("_connections", "_times", "_waiting", "pending")
@@ -120,7 +119,7 @@ class _TurnConnection:
     def finish_batches(self, document: Callable[[int], bytes]) -> None:
         """Answer all waiting batches.
 
-        :param document: returns the answer to a batch with that many records.
+        :param document: returns the answer to a batch with a number of records.
         """
         completion, times = self.pending, self._times
         self.pending = None
@@ -151,7 +150,7 @@ class _BatchesCompletion(BatchCompletion):
         self._turn.finish_batches(self._document_of)
 
     def _document_of(self, count: int) -> bytes:
-        """Return the answer to one of the batches."""
+        """Return the answer to a batch of *count* records."""
         [(source, answers)] = self.sources
         sinks = ((source, tuple((answer.sink_id, _rendered(count)) for answer in answers)),)
         one = BatchCompletion(
@@ -160,7 +159,7 @@ class _BatchesCompletion(BatchCompletion):
         for answer, same in zip(answers, one.sources[0][1], strict=True):
             same.status, same.error = answer.status, answer.error
         document = one.document()
-        one.sources = ()  # to break a reference cycle that would keep the connection of the turn
+        one.sources = ()  # breaks a reference cycle that would keep the connection of the turn
         return document
 
 
@@ -171,7 +170,7 @@ def _rendered(count: int) -> RowBlock:
 
 
 class _BlockMeter:
-    """The meter of a source for a completion of many records."""
+    """The meter of a source for one completion of many records."""
 
     __slots__ = ("_count", "_meter")
 
@@ -201,14 +200,15 @@ class _ReceivedBlock(Received):
 
 @attrs.frozen(eq=False)
 class Lane:
-    """The route of the records with one head in one turn, for `stream.native.Connections`.
+    """The destination of the records with one head in one turn, for `stream.native.Connections`.
 
     :ivar head: head of the requests.
-    :ivar length: size of their bodies in bytes.
+    :ivar length: size of each body in bytes.
     :ivar max_records: maximum number of records in a batch of lines; 0 if a body is one record.
-    :ivar headers: their headers as the cell of a row, quoted; empty if no sink has such a column.
-    :ivar targets: the compiled mapping of each sink, the bytes of rows that its slice still accepts
-        in this turn, and an id of the slice: lanes to the same slice share its room.
+    :ivar headers: headers of the requests as a quoted cell of a row; empty if no sink has such a
+        column.
+    :ivar targets: for each sink its compiled mapping, the number of bytes that its slice still
+        accepts in this turn, and an ID of the slice. Lanes to the same slice share its room.
     """
 
     head: Head
@@ -264,7 +264,7 @@ class Lane:
         at: int,
         completion: Completion | FanOutCompletion | BatchCompletion,
     ) -> None:
-        """Write its rows of *count* records to each sink. Never raises."""
+        """Write to each sink its rows of *count* records. Never raises."""
         completions: Sequence[Completion]
         if isinstance(completion, FanOutCompletion):
             completions = [each for _, each in completion.writers]
@@ -283,20 +283,20 @@ class Lane:
 
 
 class FastPath:
-    """Decides which records are taken together; one for all connections of a listener.
+    """Decides which records are handled together; one object serves all connections of a listener.
 
-    :param heads: shared with the connections.
+    :param heads: reader of heads, shared with the connections.
     :param sinks: returns the only source of a route with its sinks; see
         `IngestHandler.direct_sinks`.
-    :param needs_head: whether the sender's address is read from the head of a request.
-    :param clock: seconds since the epoch.
+    :param needs_head: whether the sender's address is determined from the head of a request.
+    :param clock: returns seconds since the epoch.
     :param taps: taps of live tails; records that are due to be shown take the general path.
     :param max_head: maximum size of request line and headers in bytes.
     :param max_body: maximum size of a body in bytes.
     :param max_records: maximum number of records in a batch.
 
-    :ivar connections: connections of the listener, by descriptor.
-    :ivar times: the clock of the listener, and its answers.
+    :ivar connections: connections of the listener by descriptor.
+    :ivar times: the listener's clock and answers.
     """
 
     def __init__(
@@ -329,7 +329,7 @@ class FastPath:
         self.connections = native.Connections(self.lane, SHARES)
 
     def lane(self, data: bytes) -> Lane | None:
-        """Return the route of the head *data* in this turn, ``None`` for the general path."""
+        """Return the lane of the head *data* in this turn; ``None`` for the general path."""
         if len(data) > self._max_head:
             return None
         try:
@@ -348,7 +348,7 @@ class FastPath:
         if head.lines_route is not None:
             headers, max_records = headers.of_json, self._max_records
             if watched is not None:
-                return None  # which of its records are shown is decided one by one
+                return None  # whether a tail shows a record is decided for each record
         if watched is not None and not watched.is_quiet(int(self._clock() * 1000)):
             return None
         writers: list[DirectWriter] = []
@@ -371,7 +371,7 @@ class FastPath:
         return Lane(head, length, max_records, cell, targets, source, sinks, writers, watched, self)
 
     def takes(self, head: Head) -> bool:
-        """Return whether requests with *head* may use the fast path, whatever their source."""
+        """Return whether requests with *head* may use the fast path if their source allows it."""
         route, max_body = head.record_route, self._max_body
         if route is None:
             route, max_body = head.lines_route, self._max_lines

@@ -1,22 +1,22 @@
-"""From a request to its answer: routes, sources, sinks.
+"""The handler of requests, which finds their sources and sinks and answers them.
 
-Note [Stages]: what comes in goes through these stages, in this order and once:
+Note [Stages]: each request goes once through these stages, in this order:
 
 ========  =====================================================  =================================
 stage     what it does                                           where
 ========  =====================================================  =================================
-route     the target and the secret lead to sources              `route`, `dispatcher`
-decode    a compressed body is decoded; one that came before     `content_decoding`, `idempotency`
-          with the same key is answered again
-records   one record of the body, or many                        `ingestion`, `batches`
-render    a row for each sink                                    `mapping.render`
-write     into the open slices of the sinks                      `sink`
+route     finds the sources by the target and the secret         `route`, `dispatcher`
+decode    decodes a compressed body; answers a repeated body     `content_decoding`, `idempotency`
+          with the same key again
+records   makes one or many records from the body                `ingestion`, `batches`
+render    renders a row for each sink                            `mapping.render`
+write     writes the rows into the sinks' open slices            `sink`
 answer    the completion that sinks call answers the request     `completions`, `batch_completion`
 ========  =====================================================  =================================
 
-Nearly all requests contain one small, uncompressed record. They need no decoding, and are taken
-through all stages by the straight function `IngestHandler.handle`; `stream.source.http.ingestion`
-takes all others. No stage returns an answer: it calls `Connection.finish`, immediately or later.
+Nearly all requests contain one small, uncompressed record. They need no decoding, and one function,
+`IngestHandler.handle`, takes them through all stages. `stream.source.http.ingestion` handles all
+others. No stage returns an answer; it calls `Connection.finish`, immediately or later.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from stream.tail.sampler import TailSampler
 __all__ = ["IngestHandler"]
 
 LOG_INTERVAL = 1.0
-"""Seconds between two log entries about failed requests, so that overload doesn't flood the log."""
+"""Seconds between log messages about failed requests, so that overload doesn't flood the log."""
 
 _log = Logger(namespace="http-source")
 
@@ -75,15 +75,16 @@ class IngestHandler:
 
     :param dispatcher: finds sources of type ``http``.
     :param otlp_dispatcher: finds sources of type ``otlp``.
-    :param clock: seconds since the epoch.
-    :param window: remembers requests that came with a key.
+    :param clock: returns seconds since the epoch.
+    :param window: remembers requests that have an idempotency key.
     :param decoder: decodes compressed bodies.
     :param max_batch_records: maximum number of records in a request.
-    :param turns: queue of long work.
+    :param turns: queue of long-running work.
     :param meters: meters of the sources.
     :param client_address: determines the sender's address.
-    :param without_sink: handles records without a sink; by default they are accepted.
-    :param new_exception_id: makes the id that a client gets for a defect.
+    :param without_sink: handles records of sources without an enabled sink; by default they are
+        accepted.
+    :param new_exception_id: creates the ID that a client gets after an internal error.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class IngestHandler:
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer *request*, immediately or later; see Note [Stages].
 
-        The connection's `pending` will answer it, if that isn't done immediately.
+        If it isn't answered immediately, the connection's `pending` will answer it.
         """
         head = request.head
         route = head.record_route
@@ -159,7 +160,7 @@ class IngestHandler:
         if route is None or (len(body) > LARGE_BYTES and is_large(head.headers, len(body))):
             self._handle_other(request, connection)
             return
-        # The direct path of one small record, in one function to save the cost of calls.
+        # The direct path of one small record is one function, to save the cost of calls.
         try:
             sources = self._lookup(route)
         except UserError as error:
@@ -218,8 +219,8 @@ class IngestHandler:
     ) -> tuple[SourceKey, Sequence[tuple[str, SinkWriter]]] | None:
         """Return the only source of *route* and its sinks, for `stream.source.http.fast_path`.
 
-        ``None`` if there are several sources, or no sink. Raises UserError: the route leads
-        nowhere.
+        Return ``None`` if there are several sources, or no sink. Raises UserError: the route leads
+        to no source.
         """
         sources = self._lookup(route)
         if len(sources) != 1:
@@ -239,7 +240,7 @@ class IngestHandler:
         return responses.without_sinks(completions.nothing_to_wait_for())
 
     def _handle_other(self, request: Request, connection: Connection) -> None:
-        """Handle a request that isn't one small record."""
+        """Handle a request that isn't a single small record."""
         head = request.head
         route = head.route
         if head.method != b"POST" or not isinstance(route, Ingest | Otlp):
@@ -257,10 +258,10 @@ class IngestHandler:
     def fast_path(
         self, times: Times, heads: HeadReader, max_head: int, max_body: int
     ) -> FastPath | None:
-        """Return the fast path of a listener, ``None`` if it isn't built.
+        """Return the fast path of a listener; ``None`` if the native code isn't built.
 
-        :param times: the factory of its connections.
-        :param heads: the reader of heads, shared by them.
+        :param times: factory of the listener's connections.
+        :param heads: reader of heads, shared by the connections.
         """
         if not native.is_built:
             return None
@@ -281,8 +282,8 @@ class IngestHandler:
     def check(self, head: Head) -> bytes | None:
         """Check whether the body of a request may follow; return the answer if it may not.
 
-        It may if the request leads to a source. Secrets are checked here, so that bodies of unknown
-        clients aren't read.
+        The body may follow if the request has a valid source. Secrets are checked here, so that
+        bodies of unknown clients aren't read.
         """
         route = head.route
         if head.method != b"POST" or not isinstance(route, Ingest | Otlp):
@@ -297,7 +298,7 @@ class IngestHandler:
         return None
 
     def owner(self, head: Head) -> Owner:
-        """Return the project and source of a request that leads to a source."""
+        """Return the project and source of a request that has a valid source."""
         route = head.route
         assert isinstance(route, Ingest | Otlp)
         return route.project, route.source_id
@@ -312,7 +313,7 @@ class IngestHandler:
         return self.refuse(error, head)
 
     def refuse(self, error: UserError, head: Head | None = None) -> bytes:
-        """Return the answer to a malformed request, or one that leads nowhere.
+        """Return the answer to a malformed request, or to one without a valid source.
 
         :param head: head of the request, if it was readable.
         """
@@ -325,11 +326,11 @@ class IngestHandler:
         return responses.error_envelope(*self._explain(failure))
 
     def crashed(self) -> bytes:
-        """Return the answer to a defect; the exception is the one that is being handled."""
+        """Return the answer to an internal error; the exception is the one being handled."""
         return self.failed(Failure())
 
     def _explain(self, failure: Failure) -> tuple[UserError, str]:
-        """Return the text about *failure*, and the id of its log entry, if there is one."""
+        """Return the error to show for *failure*, and the ID of its log message, if it has one."""
         error = failure.value
         if isinstance(error, UserError):
             return without_frames(error), self._new_exception_id() if error.status >= 500 else ""
@@ -388,7 +389,7 @@ class IngestHandler:
 
 
 class _LimitedLog:
-    """A throttled log that counts the suppressed entries."""
+    """A throttled log that counts suppressed messages."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -396,7 +397,7 @@ class _LimitedLog:
         self._suppressed = 0
 
     def is_due(self) -> bool:
-        """Return whether the next entry is written; if not, it counts as suppressed."""
+        """Return whether the next message is to be written; if not, it counts as suppressed."""
         now = self._clock()
         if now < self._next:
             self._suppressed += 1
@@ -409,7 +410,7 @@ class _LimitedLog:
             self.write(LogLevel.warn, template, **fields)
 
     def failure(self, template: str, value: str, failure: Failure | None = None) -> None:
-        """Log *failure*, or the exception being handled; never suppressed."""
+        """Log *failure*, or the exception being handled. This message is never suppressed."""
         _log.failure(template, failure, reason=value, exception_id=value)
 
     def write(self, level: LogLevel, template: str, **fields: object) -> None:

@@ -1,8 +1,8 @@
-"""A strict parser of the head of a request: request line and headers.
+"""A strict parser of request heads, which consist of a request line and headers.
 
-Requests that two servers could interpret differently allow request smuggling past a proxy. So
-everything ambiguous is refused instead of repaired: bare line feeds, folded headers, spaces before
-a colon, control characters, repeated or conflicting lengths, unknown transfer codings.
+Requests that two servers could interpret differently allow request smuggling past a proxy.
+Therefore everything ambiguous is refused and not repaired: bare line feeds, folded headers, spaces
+before a colon, control characters, repeated or conflicting lengths, unknown transfer codings.
 """
 
 from __future__ import annotations
@@ -49,21 +49,22 @@ _READ_HERE = frozenset(
 class Head:
     """A request without its body.
 
-    :ivar method: e.g. ``b"POST"``.
-    :ivar target: as received, e.g. ``b"/stream/1/source/secret?verbose=true"``.
-    :ivar version: 0 or 1, the minor number of HTTP.
-    :ivar headers: its headers.
+    :ivar method: method, for example ``b"POST"``.
+    :ivar target: target as received, for example ``b"/stream/1/source/secret?verbose=true"``.
+    :ivar version: minor version of HTTP, 0 or 1.
+    :ivar headers: headers of the request.
     :ivar length: size of the body in bytes; 0 if `chunked`.
     :ivar keep_alive: whether the client may send another request on the connection.
     :ivar expects_continue: whether the client waits for ``100 Continue`` before it sends the body.
-    :ivar encoding: encoding of the body, lower case; empty for none.
-    :ivar idempotency_key: the idempotency key; ``None`` for none.
-    :ivar attempt: how often the client says that it has sent the request; 0 if it doesn't say.
+    :ivar encoding: lower-case content encoding of the body; empty if there is none.
+    :ivar idempotency_key: the idempotency key; ``None`` if there is none.
+    :ivar attempt: number of the attempt that the client declares; 0 if it declares none.
     :ivar origin: origin of the web page that sends the request; ``None`` if there is none.
     :ivar route: route of the target.
-    :ivar record_route: the same if the request is one uncompressed record, regardless of the
-        source's settings and of earlier requests; else ``None``.
-    :ivar lines_route: the same if the request is an uncompressed batch of lines.
+    :ivar record_route: the route if the request is one uncompressed record, regardless of the
+        source's settings and of earlier requests; otherwise ``None``.
+    :ivar lines_route: the route if the request is an uncompressed batch of lines; otherwise
+        ``None``.
     :ivar plain: whether the answer needs no adaptation to the client (version, method, closing,
         origin).
     """
@@ -191,17 +192,17 @@ def read_head(data: bytes) -> Head:
 
 
 def find_origin(data: bytes) -> bytes | None:
-    """Return the page's origin in a malformed head, so that the page can read the refusal."""
+    """Return the origin in a malformed head, so that the web page can read the refusal."""
     found = _ORIGIN_FIELD.search(data)
     return None if found is None else found[1]
 
 
 class HeadReader:
-    """`read_head` with a cache of recent heads: most clients send the same bytes repeatedly.
+    """`read_head` with a cache of recent heads, because most clients send the same bytes again.
 
-    A head is often read twice, by the fast path and then by the general one, so large heads are
-    remembered, too. Clients whose heads all differ (a trace id, say) cost only the space, which is
-    bounded.
+    A head is often read twice, by the fast path and then by the general path, so large heads are
+    cached, too. Clients whose heads all differ (for example, in a trace ID) only waste the space of
+    the cache, which is bounded.
     """
 
     MAX_HEADS = 1024
@@ -214,7 +215,7 @@ class HeadReader:
         self._bytes = 0
 
     def read(self, data: bytes) -> Head:
-        """See `read_head`. The same value may be returned for many requests."""
+        """Return the head in *data*; see `read_head`. Many requests may get the same value."""
         head = self._known.get(data)
         if head is None:
             head = read_head(data)

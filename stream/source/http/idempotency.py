@@ -1,16 +1,16 @@
-"""Idempotency keys: a repeated request is answered again, but not written again.
+"""Idempotency keys, by which a repeated request is answered again but not written again.
 
-A producer without an answer, after a broken connection or a timeout, can't know whether its records
-were stored. If every attempt has the same ``Idempotency-Key``, only the first one is executed, and
-the others get its answer, even while the first one is in progress.
+If a producer gets no answer, because of a broken connection or a timeout, it can't know whether its
+records were stored. If all attempts have the same ``Idempotency-Key``, only the first one is
+executed, and the others get its answer, even while the first one is in progress.
 
-The memory is this process's own and bounded: by time, by the number of keys and by the size of the
-remembered answers. Attempts that reach another node, or this one after a restart, are recognized by
-what the writers have (`stream.source.http.earlier_attempts`). Only success is remembered: what
-failed may be tried again under the same key.
+Each process has its own memory, which is limited in time, in the number of keys, and in the size of
+the remembered answers. Attempts that reach another node, or this node after a restart, are
+recognized by the marks that the writers have (`stream.source.http.earlier_attempts`). Only success
+is remembered; a failed request may be tried again under the same key.
 
-Note [Some of several sinks]: for a failed attempt, the sinks that nevertheless stored their rows
-are remembered. The next attempt skips them, so it writes only missing rows.
+Note [Some of several sinks]: after a failed attempt, the sinks that nevertheless stored their rows
+are remembered. The next attempt skips these sinks, so it writes only missing rows.
 
 Each source has a share of the memory: see Note [Shares] of `stream.values.shared_keys`.
 """
@@ -48,26 +48,26 @@ from stream.values.shared_keys import SharedKeys
 __all__ = ["Attempt", "IdempotencyWindow", "fingerprint_of"]
 
 MAX_ANSWER_BYTES = 64 * 1024
-"""Maximum size of a remembered answer; a longer one is replaced by a plain ``OK``."""
+"""Maximum size of a remembered answer; a larger one is replaced by a plain ``OK``."""
 
 MAX_REMEMBERED_BYTES = 64 * 1024 * 1024
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 _TAKEN_BYTES = 200
-"""Size that a remembered sink counts."""
+"""Size that is counted for a remembered sink."""
 
 Scope = tuple[int, str, bytes]
-"""Project, source and key."""
+"""A project, a source and an idempotency key."""
 
 Place = tuple[SourceKey, str]
-"""Source, in one branch, and sink."""
+"""A source in one branch, and one of its sinks."""
 
 
 def fingerprint_of(content_type: str, body: bytes) -> bytes:
-    """Return the digest that distinguishes contents.
+    """Return the digest that distinguishes requests with different contents.
 
-    :param body: decoded, since a client may compress it differently for each attempt.
+    :param body: decoded body, because a client may compress it differently for each attempt.
     """
     digest = blake2b(content_type.strip().lower().encode(), digest_size=16)
     digest.update(b"\n")
@@ -79,10 +79,10 @@ def fingerprint_of(content_type: str, body: bytes) -> bytes:
 class _Stored:
     """The remembered state of a request.
 
-    :ivar answer: answer of the successful attempt; empty if there was none yet.
-    :ivar until: when it is removed.
-    :ivar fingerprint: digest of its content.
-    :ivar taken: see `Attempt`.
+    :ivar answer: answer of the successful attempt; empty if there is none yet.
+    :ivar until: time at which the state is removed.
+    :ivar fingerprint: digest of the request's content.
+    :ivar taken: sinks that have stored their rows; see `Attempt`.
     """
 
     answer: bytes
@@ -92,15 +92,15 @@ class _Stored:
 
     @property
     def size(self) -> int:
-        """The number of bytes that count."""
+        """The number of bytes that count against the limit."""
         return len(self.answer) + _TAKEN_BYTES * len(self.taken)
 
 
 class _RepeatedSink:
-    """A sink for a request that may be a repetition: its rows have a mark, or are there already.
+    """A sink for a request that may be repeated; its rows get a mark, or are already stored.
 
-    :param status: with which the sink has accepted the rows of an earlier attempt; ``None`` if it
-        hasn't. See Note [Some of several sinks].
+    :param status: status with which the sink accepted the rows of an earlier attempt; ``None`` if
+        it hasn't. See Note [Some of several sinks].
     """
 
     def __init__(self, sink: SinkWriter, mark: Mark | None, status: int | None) -> None:
@@ -110,12 +110,12 @@ class _RepeatedSink:
 
     @property
     def opened(self) -> RowWriter | None:
-        """See `SinkWriter`."""
+        """Return the writer of an open slice; see `SinkWriter`."""
         opened = self._sink.opened
         return None if opened is None else self._rows(opened)
 
     def open(self, now_ms: int, /) -> RowWriter:
-        """See `SinkWriter`."""
+        """Return the opened sink; see `SinkWriter`."""
         return self._rows(self._sink.open(now_ms))
 
     def _rows(self, opened: RowWriter) -> RowWriter:
@@ -124,18 +124,18 @@ class _RepeatedSink:
     def write(
         self, record: RecordContext, completion: Completion, mark: Mark | None = None, /
     ) -> None:
-        """Write the row, or report again that it is stored."""
+        """Write the row, or report again that it was stored."""
         if self._status is None:
             self._sink.write(record, completion, self._mark)
         else:
             completion.accepted(self._status)
 
     def direct(self) -> None:
-        """Return nothing: such rows take the general path."""
+        """Return ``None``, because such rows take the general path."""
 
 
 class _RepeatedRows:
-    """The same for the rows of a batch."""
+    """The writer of a batch's rows for a request that may be repeated."""
 
     def __init__(self, opened: RowWriter, mark: Mark | None, status: int | None) -> None:
         self._opened = opened
@@ -152,14 +152,14 @@ class _RepeatedRows:
         mark: Mark | None = None,
         /,
     ) -> None:
-        """Write the rows, or report again that they are stored."""
+        """Write the rows, or report again that they were stored."""
         if self._status is None:
             self._opened.write_rows(rows, count, received_at, renderer, completion, self._mark)
         else:
             completion.accepted(self._status)
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
-        """See `RowWriter`; an earlier attempt has reported its own ones."""
+        """Report a rejected record, unless an earlier attempt has already reported it."""
         if self._status is None:
             self._opened.rejected(record, error)
 
@@ -168,12 +168,12 @@ class _RepeatedRows:
 
 
 class Attempt:
-    """The one attempt that is executed; the request's connection for its completion.
+    """The attempt that is executed; to its completion it is the connection of the request.
 
     :ivar pending: see `stream.source.http.completions.Connection`.
     :ivar fingerprint: digest of the request's content.
-    :ivar taken: sinks that have stored their rows, with their statuses.
-    :ivar mark: that the rows are stored with; ``None`` if writers aren't asked.
+    :ivar taken: sinks that have stored their rows, with the statuses of their answers.
+    :ivar mark: mark that is stored with the rows; ``None`` if writers aren't asked.
     """
 
     def __init__(
@@ -193,12 +193,12 @@ class Attempt:
         self._waiting: list[Connection] = []
 
     def join(self, connection: Connection) -> None:
-        """Answer *connection*, too."""
+        """Register *connection* to get the same answer."""
         connection.pending = self
         self._waiting.append(connection)
 
     def missing(self, targets: Targets) -> Targets:
-        """Return *targets*, with sinks that have all rows replaced by ones that write nothing."""
+        """Return *targets*; sinks that have all rows are replaced by sinks that write nothing."""
         if not self.taken and self.mark is None:
             return targets
         return tuple(
@@ -213,7 +213,7 @@ class Attempt:
         return _RepeatedSink(sink, self.mark, status)
 
     def enquiry(self) -> Enquiry:
-        """Asks what earlier attempts have stored; from now on rows are stored with a mark."""
+        """Return the enquiry about earlier attempts; from now on rows are stored with a mark."""
         self.mark = Mark(
             key_digest(*self._scope),
             content_digest(self.fingerprint),
@@ -223,13 +223,13 @@ class Attempt:
         return Enquiry(self.mark.key, self.mark.attempt, (project_id, source_digest(source_id)))
 
     def found(self, stored: Iterable[StoredRows]) -> None:
-        """Take note of what earlier attempts have stored.
+        """Record what earlier attempts have stored.
 
-        Raises UserError: 422, that was another content.
+        Raises UserError: 422, because an earlier attempt had another content.
         """
         for rows in stored:
             if (rows.sink.project_id, rows.sink.source_id) != self._scope[:2]:
-                continue  # a writer reads marks in files, and those of others are no proof
+                continue  # the writer read this mark from a file, which may have marks of others
             if self.mark is not None and rows.content != self.mark.content:
                 raise _key_reused()
             self.taken[(rows.sink.source_key, rows.sink.sink_id)] = PROCESSED
@@ -256,9 +256,9 @@ def _key_reused() -> UserError:
 
 
 class IdempotencyWindow:
-    """The remembered requests of all sources.
+    """Remembers the requests of all sources.
 
-    :param seconds: how long a key is remembered.
+    :param seconds: how long a key is remembered, in seconds.
     :param max_keys: maximum number of keys.
     """
 
@@ -280,12 +280,12 @@ class IdempotencyWindow:
         fingerprint: bytes,
         connection: Connection,
     ) -> bytes | Attempt | None:
-        """Decide about a request.
+        """Decide how to answer a request.
 
         Raises UserError: 400 for an invalid key, 422 for a key that was used with another body.
 
         :param fingerprint: see `fingerprint_of`.
-        :returns: the answer, if there is already one; an attempt for executing the request;
+        :returns: the answer if there is already one; an `Attempt` if the request is to be executed;
             ``None`` if another attempt will answer it.
         """
         if _KEY.fullmatch(key) is None:
@@ -309,7 +309,7 @@ class IdempotencyWindow:
         return attempt
 
     def settle(self, scope: Scope, attempt: Attempt, answer: bytes) -> None:
-        """Record the answer of the attempt."""
+        """Remember the answer of the attempt."""
         self._running.pop(scope, None)
         until = self._clock() + self._seconds
         if responses.is_success(answer):

@@ -1,4 +1,4 @@
-"""The stages of a request that isn't simply one small record.
+"""The stages of a request that isn't a single small record.
 
 See Note [Stages] in `stream.source.http.handler`.
 """
@@ -35,19 +35,20 @@ __all__ = ["Ingestion", "Stages"]
 
 @attrs.frozen(eq=False, kw_only=True)
 class Stages:
-    """The context that the stages of all requests of a listener share.
+    """The objects that the stages of all requests of a listener share.
 
-    :ivar clock: seconds since the epoch.
-    :ivar client_ip: returns the sender's address of a request from a peer.
+    :ivar clock: returns seconds since the epoch.
+    :ivar client_ip: returns the sender's address of a request that a peer has sent.
     :ivar decoder: decodes compressed bodies.
-    :ivar window: remembers requests that came with a key.
-    :ivar earlier: knows what was stored of them elsewhere; ``None`` if nobody is asked.
+    :ivar window: remembers requests that have an idempotency key.
+    :ivar earlier: finds rows of these requests that are stored elsewhere; ``None`` if writers
+        aren't asked.
     :ivar max_batch_records: maximum number of records in a request.
-    :ivar turns: queue of long work.
+    :ivar turns: queue of long-running work.
     :ivar taps: taps of live tails.
     :ivar meters: meters of the sources.
-    :ivar without_sink: handles records without a sink.
-    :ivar report: called with sinks that failed.
+    :ivar without_sink: handles records of sources without an enabled sink.
+    :ivar report: called with the sinks that failed.
     :ivar failed: returns the answer to a request that failed as a whole.
     """
 
@@ -68,10 +69,10 @@ class Stages:
 
 
 class Ingestion:
-    """One request from its decoding to its sinks, whose completion answers it.
+    """One request from decoding to its sinks; their completion answers it.
 
-    :param sources: sources of its route.
-    :param size: size of its received body in bytes.
+    :param sources: sources of the request's route.
+    :param size: size of the body as received, in bytes.
     """
 
     __slots__ = ("_at", "_head", "_route", "_size", "_sources", "_stages", "_waited")
@@ -96,8 +97,7 @@ class Ingestion:
     def decode(self, body: bytes) -> None:
         """Decode *body* and run the other stages, immediately or later.
 
-        Raises Exception: an immediate failure, which is counted and has to be answered by the
-        caller.
+        Raises Exception: an immediate failure, which is already counted. The caller must answer it.
         """
         head, decoder = self._head, self._stages.decoder
         try:
@@ -112,7 +112,7 @@ class Ingestion:
             raise
 
     def _recognise(self, body: bytes) -> None:
-        """Answer a repeated body with the same key again, without writing it."""
+        """Answer a repeated body with the same key again, without writing it again."""
         route, key = self._route, self._head.idempotency_key
         if key is None:
             self._write(body)
@@ -140,7 +140,7 @@ class Ingestion:
             )
 
     def _not_known(self, failure: Failure) -> bytes:
-        """The answer if a writer that may have rows of the request doesn't answer."""
+        """Return the answer for the case that a writer with possible rows doesn't answer."""
         self._count_failure()
         cause = failure.value
         error = not_stored(cause if isinstance(cause, Exception) else RuntimeError(repr(cause)))
@@ -160,7 +160,7 @@ class Ingestion:
             attempt.finish(self._failed(Failure()))
 
     def _write(self, body: bytes) -> None:
-        """Make records of *body*, and pass them to the sinks."""
+        """Make records from *body*, and pass them to the sinks."""
         stages, route, sources = self._stages, self._route, self._sources
         connection, headers = self._waited.connection, self._head.headers
         if headers.is_text and stages.dispatcher.reads_text_as_json(sources):
@@ -200,6 +200,6 @@ class Ingestion:
         return self._stages.failed(failure)
 
     def _count_failure(self) -> None:
-        """Count the request as one record: the number of its records is unknown."""
+        """Count the request as one record, because the number of its records is unknown."""
         for source in self._sources:
             self._stages.meters[source].answered(self._at, self._size, failed=True)

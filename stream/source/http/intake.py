@@ -1,12 +1,12 @@
-"""The total limit, and fair sharing, of bytes held by connections for unanswered requests.
+"""The limit, and fair sharing, of the bytes that connections hold for unanswered requests.
 
 Note [Load shedding]: one client, source or project must not use up the shared memory. There are no
-fixed parts. When the limit is reached, the largest holder is shed: the heaviest project, its
-heaviest source, and its largest request. A holder with less than an equal share is never refused
-because of others.
+fixed shares. When the limit is reached, the largest holder is shed: the largest request of the
+heaviest source of the heaviest project. A holder below an equal share is never refused because of
+others.
 
-Requests that are being processed can't be shed. A project may have at most half of the limit in
-processing.
+Requests that are being processed can't be shed. Such requests of one project may use at most half
+of the limit.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import attrs
 __all__ = ["Holder", "Intake", "Owner"]
 
 Owner = tuple[Hashable, Hashable]
-"""Owner of bytes within its group: project and source, or network and address of a client without a
-known source.
+"""Owner of bytes within its group: project and source, or network and address of a client whose
+source is unknown.
 """
 
 _ROOM = 20
-"""Share of the limit that is freed at once, since the search takes a while."""
+"""Share of the limit that is freed at once (1/n), because the search takes a while."""
 
 _FIXED_SHARE = 2
 
 
 class Holder(Protocol):
-    """A holder of bytes: a connection."""
+    """A holder of bytes, that is, a connection."""
 
     def give_way(self) -> None:
-        """Release the bytes that aren't fixed; they no longer count."""
+        """Release all bytes that aren't fixed; they no longer count."""
 
 
 @attrs.define(eq=False)
@@ -50,7 +50,7 @@ class _Account:
 
 @attrs.define(eq=False)
 class _Group:
-    """The accounts of one project, or of one network, with their sums."""
+    """The accounts of one project or one network, with their sums."""
 
     accounts: dict[Holder, _Account] = attrs.Factory(dict)
     size: int = 0
@@ -58,11 +58,11 @@ class _Group:
 
 
 class Intake:
-    """Counts the bytes of connections, and sheds holders above the limit.
+    """Counts the bytes of connections, and sheds holders when the limit is exceeded.
 
-    :param limit: maximum bytes of all holders.
+    :param limit: maximum number of bytes of all holders.
 
-    :ivar size: current bytes of all holders.
+    :ivar size: current number of bytes of all holders.
     """
 
     def __init__(self, limit: int) -> None:
@@ -74,7 +74,7 @@ class Intake:
     def hold(self, holder: Holder, owner: Owner, size: int) -> None:
         """Record that *holder* holds *size* bytes for *owner*, including fixed ones.
 
-        Above the limit, holders are shed, possibly *holder* itself.
+        If the limit is exceeded, holders are shed, possibly *holder* itself.
         """
         account = self._accounts.get(holder)
         if account is None or account.owner != owner:
@@ -87,9 +87,9 @@ class Intake:
             self._make_room()
 
     def fix(self, holder: Holder) -> bool:
-        """Mark the bytes of *holder* as fixed: they are being processed.
+        """Mark the bytes of *holder* as fixed, because they are being processed.
 
-        :returns: False if they exceed its group's share; then nothing changes.
+        :returns: False if they would exceed the share of the holder's group; nothing changes then.
         """
         account = self._accounts[holder]
         group = self._groups[account.owner[0]]

@@ -1,6 +1,6 @@
-"""A strict, bounded parser of requests on one connection, one request at a time.
+"""A strict, bounded parser that parses the requests of one connection one at a time.
 
-Nothing is parsed ahead: data after a request is kept unparsed until the next request is requested,
+Nothing is parsed ahead. Data after a request is kept unparsed until the next request is asked for,
 so a client that pipelines a thousand requests costs no more than the bytes of one read.
 """
 
@@ -27,25 +27,25 @@ _FIRST_BYTE = re.compile(rb"[A-Za-z]|\r(?:\n|\Z)")
 
 
 MAX_EMPTY_LINES = 16
-"""Maximum number of empty lines before a request. One is usual; each costs a little."""
+"""Maximum number of empty lines before a request. One is common; each costs a little."""
 
 MAX_HEADERS = 256
 """Maximum number of headers of a request.
 
-Each costs a microsecond or two, a hundred times as much as its bytes.
+Each header costs a microsecond or two, a hundred times as much as its bytes.
 """
 
 MAX_SMALL_BODY = 4 * 1024
-"""Maximum size of a body that, if it arrives whole, is returned without a check of its head."""
+"""Maximum size of a body that is returned without a check of its head if it arrives whole."""
 
 MIN_RECEIVED = 16 * 1024
-"""Minimum size of the missing part of a body that is received into its place."""
+"""Minimum size of the missing part of a body for it to be received into place."""
 
 _OTHER_LINES = 2
-"""The request line and the empty one."""
+"""The request line and the empty line."""
 
 _MAY_HAVE_MANY = 4 * MAX_HEADERS
-"""Minimum size of a head with more than `MAX_HEADERS` headers: ``a:`` and the line end."""
+"""Size of `MAX_HEADERS` minimal headers, each of which is ``a:`` and a line end."""
 
 
 class Request:
@@ -59,21 +59,21 @@ class Request:
 
 
 class RequestParser:
-    """The parser of a connection: feed it data, and ask for requests.
+    """The parser of a connection, which is fed data and returns requests.
 
-    A small request that has arrived whole is returned directly. For any other, the head is returned
-    first, once, so that the caller can decide whether to read the body.
+    A small request that has arrived whole is returned directly. For any other request, the head is
+    returned once before the request, so that the caller can decide whether to read the body.
 
-    After an error the connection can no longer be used: the start of the next request is unknown.
+    After an error the connection can no longer be used, because it is unknown where the next
+    request starts.
 
-    :param heads: the reader of heads, shared by all connections.
+    :param heads: reader of heads, shared by all connections.
     :param max_head: maximum size of request line and headers in bytes, including the empty line.
-    :param max_body: maximum size of a body in bytes, as received or, if chunked, decoded.
-
+    :param max_body: maximum size of a body in bytes: as received, or decoded if it is chunked.
     :ivar head: head of a request whose body isn't complete; ``None`` if there is none.
     :ivar rest: unused data; after an error, the malformed head.
     :ivar wants_continue: whether the client waits for ``100 Continue`` before it sends the body;
-        the caller that sends it resets this.
+        the caller resets this when it sends that response.
     """
 
     __slots__ = (
@@ -111,21 +111,21 @@ class RequestParser:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no byte of a further request has arrived."""
+        """Whether no byte of another request has arrived."""
         return not self.rest and self.head is None
 
     @property
     def is_unused(self) -> bool:
         """Whether nothing has arrived since the last request, not even an empty line.
 
-        Empty lines are counted until the next head, so a request that is read elsewhere mustn't
+        Empty lines are counted until the next head, so a request that is read elsewhere must not
         follow them.
         """
         return not self.rest and self.head is None and not self._empty_lines
 
     @property
     def held(self) -> int:
-        """The number of held bytes, most of them of an incomplete request."""
+        """The number of held bytes, most of which belong to an incomplete request."""
         if self._place is not None:
             return len(self.rest) + len(self._place)
         body = len(self._body) if self._chunked is None else self._chunked.held
@@ -133,11 +133,11 @@ class RequestParser:
 
     @property
     def receives(self) -> bool:
-        """Whether `receive` may be called: the rest of a large body is to come."""
+        """Whether `receive` may be called, because the rest of a large body hasn't arrived."""
         return self._place is not None and self._body_left > 0
 
     def drop(self) -> None:
-        """Drop the held data. No further data may be fed."""
+        """Drop the held data. No more data may be fed afterwards."""
         self.rest = b""
         self._body = b""
         self._place = None
@@ -167,10 +167,10 @@ class RequestParser:
         self._body_left -= size
 
     def receive(self, descriptor: int, limit: int) -> int:
-        """Receive more of the body from a socket, without a copy. Only if `receives`.
+        """Receive more of the body from a socket without copying it. Only allowed if `receives`.
 
         :param limit: maximum number of bytes.
-        :returns: the number of bytes; 0 if there are none, -1 if the connection has ended or
+        :returns: the number of bytes; 0 if none are available, -1 if the connection has ended or
             failed.
         """
         assert self._place is not None
@@ -182,12 +182,12 @@ class RequestParser:
     def next_request(self) -> Request | Head | None:
         """Return the next complete request, or ``None`` if more data is needed.
 
-        For a request that is large or hasn't arrived whole, its head is returned once before.
+        If a request is large or hasn't arrived whole, its head is returned once before it.
 
         Raises MalformedRequest: the request is invalid or ambiguous. Raises HeaderTooLarge: the
-        head exceeds the limit. Raises TooManyHeaders: it has more than `MAX_HEADERS` fields. Raises
-        BodyTooLarge: the body, or its announced length, exceeds the limit. Raises
-        UnknownExpectation: an ``Expect`` header is unsupported.
+        head exceeds the limit. Raises TooManyHeaders: the head has more than `MAX_HEADERS` fields.
+        Raises BodyTooLarge: the body, or its announced length, exceeds the limit. Raises
+        UnknownExpectation: the ``Expect`` header is unsupported.
         """
         if self.head is not None:
             if not self._in_body:
@@ -221,7 +221,7 @@ class RequestParser:
 
     def _without_whole_head(self, data: bytes) -> Request | Head | None:
         if data.startswith(b"\r\n"):
-            # Empty lines before a request are allowed: some clients end bodies with one.
+            # Empty lines before a request are allowed, because some clients end bodies with one.
             start = 2
             while data.startswith(b"\r\n", start):
                 start += 2
@@ -237,7 +237,7 @@ class RequestParser:
         fault = None
         part = data[start:]
         if part.count(b"\n") != part.count(b"\r\n") or part.translate(None, _ALLOWED_IN_HEAD):
-            # Rare, so finding the position may take longer than the check.
+            # This is rare, so finding the position may take longer than the check.
             fault = _BARE_LINE_FEED.search(data, start) or _NEVER_IN_HEAD.search(data, start)
         if len(data) >= self._max_head and (fault is None or fault.start() >= self._max_head):
             raise HeaderTooLarge(self._max_head)
@@ -274,7 +274,7 @@ class RequestParser:
         else:
             if self._body_left:
                 return None
-            # Neither is a copy, if all of it came with the head or was received into its place.
+            # Neither copies a body that came with its head or was received into place.
             body = bytes(self._body) if self._place is None else self._place.take()
             self._body, self._place = b"", None
         self.head = None

@@ -1,46 +1,48 @@
-"""Connections of the HTTP listener; answers are sent in the order of the requests.
+"""Connections of the HTTP listener. Answers are sent in the order of the requests.
 
-Note [One request at a time]: a connection handles its next request only when the previous one is
-answered. So answers keep their order without bookkeeping, and a client holds at most one record and
-the bytes of one read, however many requests it pipelines: when bytes arrive while a request waits,
-reading pauses. It isn't paused earlier, since most clients wait for their answer anyway.
+Note [One request at a time]: a connection handles its next request only when the previous request
+is answered. So answers keep their order without bookkeeping, and a client holds at most one record
+and the bytes of one read, however many requests it pipelines. When bytes arrive while a request
+waits, reading pauses. Reading doesn't pause earlier, because most clients wait for their answer
+anyway.
 
-Note [Sent ahead]: requests that are refused, or need no disk, are answered immediately, and one
-read can bring thousands of them. So a connection answers them for a millisecond; for what remains
-it waits for its turn among all such connections, which share some milliseconds of each turn of the
-reactor. Until then nothing more is read from it.
+Note [Sent ahead]: requests that are refused or need no disk access are answered immediately, and
+one read can contain thousands of them. Therefore a connection answers them for at most a
+millisecond. For the rest, it waits for its turn among all such connections, which share a few
+milliseconds of each turn of the reactor. Until then nothing more is read from the connection.
 
 Note [Coarse time]: one timer of the factory checks timeouts, and also keeps the time for
 connections. A request needs no timer of its own, but a timeout fires up to two ticks late.
 
 Note [Direct send]: an answer nearly always fits into the socket's buffer. Sending it immediately
-saves two changes of the poll set and a turn of the reactor. When it doesn't fit for the first time,
-or the socket fails, the transport takes over for the rest of the connection: no data ever overtakes
-data in the transport's buffer.
+saves two changes of the poll set and a turn of the reactor. The first time that an answer doesn't
+fit, or the socket fails, the transport takes over for the rest of the connection. So data never
+overtakes data in the transport's buffer.
 
-Note [Deadline of a request]: a request has `Limits.request_timeout` to arrive, from its first byte
-on, and each `Limits.min_upload_rate` bytes of its body give it another second. So a slow line has
-enough time, but a client that sends single bytes to occupy a connection doesn't.
+Note [Deadline of a request]: a request must arrive within `Limits.request_timeout`, counted from
+its first byte. Each `Limits.min_upload_rate` bytes of its body extend this by a second. So a slow
+line has enough time, but a client that sends single bytes to occupy a connection doesn't.
 
 Note [Refusal by the head]: if a request doesn't arrive whole, its head is checked first. A request
 with an unknown route or a wrong secret is refused without reading the body.
 
 Note [Held bytes]: bytes of large or incomplete requests, unread answers and pipelined requests
 count against a limit over all connections; see `stream.source.http.intake`. Small requests that
-arrive whole (nearly all) aren't counted. Connections without a known source have a separate limit,
-so unknown clients displace no producer.
+arrive whole, which are nearly all, aren't counted. Connections whose source is unknown have a
+separate limit, so unknown clients displace no producer.
 
-Note [Connection limit]: at the limit of connections, some of the client address with the most are
-closed: first those that have been idle longest, then the slowest requests.
+Note [Connection limit]: when the limit of connections is reached, some connections of the client
+address with the most connections are closed: first those that have been idle longest, then those
+with the slowest requests.
 
-Note [Received into place]: the rest of a large body is received into the bytes that it will be,
-with the transport's `doRead` replaced meanwhile. As data, it would be copied several times, which
-costs more than reading its records. Whatever else happens to the connection is left to the
-transport.
+Note [Received into place]: the rest of a large body is received directly into the body's memory;
+until it is complete, the transport's `doRead` is replaced. Otherwise it would be copied several
+times, which costs more than parsing its records. The transport handles all other events of the
+connection.
 
-Note [Lingering close]: closing a socket with unread bytes makes the kernel reset the connection,
-and the client may lose the answer. So after a refusal only our half is closed, and further data is
-discarded for a while.
+Note [Lingering close]: if a socket with unread bytes is closed, the kernel resets the connection,
+and the client may lose the answer. Therefore after a refusal only the sending side is closed, and
+further data is discarded for a while.
 """
 
 from __future__ import annotations
@@ -86,51 +88,52 @@ FIRST_READ_BYTES = 4 * 1024
 MAX_READ_BYTES = 256 * 1024
 """Size of the first read, which fits most requests.
 
-Memory for a read is allocated each time, so it shouldn't be larger; a connection that fills it gets
-four times as much for the next.
+Memory for a read is allocated each time, so it shouldn't be larger. A connection that fills it gets
+four times as much for the next read.
 """
 
 AT_ONCE_SECONDS = 0.001
-"""For requests of a connection that are answered immediately; one of them may exceed it."""
+"""Time for requests of a connection that are answered immediately; the last may exceed it."""
 
 AHEAD_SECONDS = 0.005
-"""Time of a turn of the reactor for the rest of all connections; one of them may exceed it."""
+"""Time per turn of the reactor for the rest of all connections; the last may exceed it."""
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
 
 MAX_REFUSED_CONNECTIONS = 1000
-"""Maximum number of connections over the limit that get an answer; others are just closed."""
+"""Maximum number of connections over the limit that get an answer; others are only closed."""
 
 IDLE_BEFORE_LEAVING = 1.0
 """Minimum idle time in seconds before a connection may be closed for another one."""
 
 _ROOM = 100
-"""Share of all connections that are closed at once: finding them takes milliseconds."""
+"""Share of all connections that are closed at once (1/n), because the search takes milliseconds."""
 
 _STRANGERS = 4
-"""Share of the held bytes for connections without a known source."""
+"""Share of the held bytes for connections whose source is unknown (1/n)."""
 
 _SUBNET_BITS = 64
-"""Bits of an IPv6 address that identify the client; it can choose the rest itself."""
+"""Number of bits of an IPv6 address that identify a client; it can choose the others itself."""
 
 _log = Logger(namespace="http-source")
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Limits of the listener; times are seconds, sizes bytes.
+    """Limits of the listener; times are in seconds, sizes in bytes.
 
-    :ivar request_timeout: time for a request to arrive, and again from the whole request to the
-        answer.
+    :ivar request_timeout: time in which a request must arrive, and in which it must then be
+        answered.
     :ivar idle_timeout: time without a byte from a client whose requests are answered.
-    :ivar min_upload_rate: bytes of a body that give the request a second more to arrive.
-    :ivar max_head: size of request line and headers.
-    :ivar max_body: size of a received body.
-    :ivar max_held: bytes of unanswered requests of all connections, a quarter of it without a known
-        source.
-    :ivar shutdown_timeout: time for requests to finish after `IngestFactory.stop`.
-    :ivar leave_seconds: time for idle connections to learn of the stop from an answer.
+    :ivar min_upload_rate: number of body bytes that give a request another second to arrive.
+    :ivar max_head: maximum size of request line and headers.
+    :ivar max_body: maximum size of a received body.
+    :ivar max_held: maximum bytes of the unanswered requests of all connections; a quarter of it is
+        for connections whose source is unknown.
+    :ivar shutdown_timeout: time in which requests may finish after `IngestFactory.stop`.
+    :ivar leave_seconds: time in which idle connections can learn from an answer that the node
+        stops.
     """
 
     request_timeout: float = 30.0
@@ -148,7 +151,7 @@ class RequestHandler(Interface):
     """The handler of requests; see `stream.source.http.handler.IngestHandler`."""
 
     def handle(self, request: Request, connection: Connection, /) -> None:
-        """Handle a request; the answer goes to the connection, immediately or later."""
+        """Handle a request; the answer is sent to the connection, immediately or later."""
 
     def check(self, head: Head, /) -> bytes | None: ...
 
@@ -159,17 +162,17 @@ class RequestHandler(Interface):
         """Return the answer to a request that was refused before it was handled."""
 
     def crashed(self) -> bytes:
-        """Return the answer to a request after a defect."""
+        """Return the answer to a request after an internal error."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class IngestProtocol(Protocol):
-    """One connection.
+    """One connection of a client.
 
     :ivar pending: the completion of the current request; ``None`` if there is none.
-    :ivar peer_ip: the other side's address.
-    :ivar since: factory time of the last step: request complete, answered, closing begun; while a
-        request arrives, of its last bytes.
+    :ivar peer_ip: IP address of the peer.
+    :ivar since: factory time of the last step: request complete, answered, or closing begun; while
+        a request arrives, the time of its last bytes.
     """
 
     transport: Any
@@ -182,11 +185,11 @@ class IngestProtocol(Protocol):
         self._parser = parser
         self._handler = handler
         self._head: Head | None = None
-        self._begun: float | None = None  # when the request that now arrives was first seen
+        self._begun: float | None = None  # when the first byte of the arriving request was seen
         self._owner: Owner | None = None  # the last known owner of the held bytes
-        self._intake: Intake | None = None  # its intake
-        self._body_size = 0  # of the request that waits for its answer, if it is large
-        self._unsent = 0  # about, if the output is full
+        self._intake: Intake | None = None  # the intake in which they count
+        self._body_size = 0  # size of the unanswered request, if it is large
+        self._unsent = 0  # approximate; 0 unless the output is full
         self._gave_way = False
         self._out: list[bytes] = []
         self._advancing = False
@@ -229,7 +232,7 @@ class IngestProtocol(Protocol):
     # Input.
 
     def take_data(self, data: bytes) -> None:
-        """Process data read by the fast path that it doesn't handle. Never raises."""
+        """Process data that the fast path has read but doesn't handle. Never raises."""
         try:
             self.dataReceived(data)
         except Exception:
@@ -237,7 +240,7 @@ class IngestProtocol(Protocol):
             self.transport.abortConnection()
 
     def crashed(self, head: Head) -> None:
-        """Answer a request of the fast path whose rows couldn't be written; the fault is ours."""
+        """Answer a request of the fast path whose rows couldn't be written: an internal error."""
         self._head = head
         self._refuse(self._handler.crashed(), head)
 
@@ -286,7 +289,7 @@ class IngestProtocol(Protocol):
             self._hold_rest()
 
     def _receive_body(self) -> Any:
-        """Receive more of a body; see Note [Received into place]."""
+        """Receive more of the body; see Note [Received into place]."""
         parser = self._parser
         size = -1
         if parser.receives and not (
@@ -302,11 +305,11 @@ class IngestProtocol(Protocol):
         return None
 
     def _receive_data(self) -> None:
-        """Let the transport receive what comes next."""
+        """Let the transport receive the next data."""
         vars(self.transport).pop("doRead", None)
 
     def readConnectionLost(self) -> None:
-        """Handle that the client has closed its side; it may still wait for an answer."""
+        """Handle that the client has closed its side; it may still be waiting for an answer."""
         self._disarm()
         self._input_ended = True
         if self._closing:
@@ -318,7 +321,7 @@ class IngestProtocol(Protocol):
                 self._refuse_error(UnfinishedRequest(), self._parser.head)
 
     def writeConnectionLost(self) -> None:
-        """Do nothing: we closed our half."""
+        """Do nothing, because this side closed its half."""
 
     def _discard(self, data: bytes) -> None:
         self._discarded += len(data)
@@ -326,9 +329,9 @@ class IngestProtocol(Protocol):
             self.transport.abortConnection()
 
     def _advance(self) -> None:
-        """Handle requests until one has to wait, or there is no whole one."""
+        """Handle requests until one has to wait, or no whole request remains."""
         parser, handler = self._parser, self._handler
-        end = 0.0  # not known before the first answer
+        end = 0.0  # unknown before the first answer
         self._advancing = True
         try:
             while self.pending is None and not self._closing and not self._output_full:
@@ -377,7 +380,7 @@ class IngestProtocol(Protocol):
             self._arm()
 
     def go_on(self) -> None:
-        """Take the connection's turn, see Note [Sent ahead]."""
+        """Take the connection's turn; see Note [Sent ahead]."""
         self._waits_for_turn = False
         if self.pending is None and not self._closing and not self._output_full:
             self._advance()
@@ -390,8 +393,9 @@ class IngestProtocol(Protocol):
             self.transport.pauseProducing()
 
     def _wait_for_more(self) -> None:
-        """Record when an incomplete request began, and send ``100 Continue`` if the client expects
-        it.
+        """Wait for the rest of a request.
+
+        Record when the request began, and send ``100 Continue`` if the client expects it.
         """
         if self._parser.is_empty:
             return
@@ -425,7 +429,7 @@ class IngestProtocol(Protocol):
         self._hold()
 
     def _hold(self) -> None:
-        """Count held bytes; see Note [Held bytes]. This connection may be shed."""
+        """Count held bytes, after which this connection may be shed; see Note [Held bytes]."""
         size = self._parser.held + self._body_size + self._unsent
         owner, factory = self._owner, self.factory
         intake = factory.strangers if owner is None else factory.producers
@@ -435,14 +439,14 @@ class IngestProtocol(Protocol):
         intake.hold(self, owner or _stranger(self.peer_ip), size)
 
     def _release(self) -> None:
-        """Record that no bytes are held any longer."""
+        """Record that no bytes are held any more."""
         if self._intake is not None:
             self._intake.release(self)
             self._intake = None
         self._body_size = 0
 
     def give_way(self) -> None:
-        """Drop everything that isn't being processed; see `stream.source.http.intake`."""
+        """Drop all data that isn't being processed; see `stream.source.http.intake`."""
         self.factory.gave_way += 1
         self._disarm()
         if self._output_full:
@@ -474,7 +478,7 @@ class IngestProtocol(Protocol):
             answer = self._adapt(head, answer)
         factory = self.factory
         if answer is responses.OK:
-            answer = factory.dated_ok  # nearly every answer
+            answer = factory.dated_ok  # this is nearly every answer
         elif answer is responses.ACCEPTED:
             answer = factory.dated_accepted
         else:
@@ -496,7 +500,7 @@ class IngestProtocol(Protocol):
         self._hand_to_transport(data)
 
     def _adapt(self, head: Head, answer: bytes) -> bytes:
-        """Adapt *answer* to this client, and decide whether it is the last one."""
+        """Adapt *answer* to this client, and decide whether it is the last answer."""
         answer = _for_client(head, answer)
         last_read = self.factory.draining or self._input_ended
         if not head.keep_alive or (last_read and self._parser.is_empty):
@@ -517,7 +521,7 @@ class IngestProtocol(Protocol):
             try:
                 sent = send(data)
             except OSError:
-                sent = 0  # the transport will get the same error
+                sent = 0  # the transport gets and handles the same error
             if sent == len(data):
                 return
             data = data[sent:]
@@ -536,7 +540,7 @@ class IngestProtocol(Protocol):
         self._refuse(self._handler.refuse(error, head), head)
 
     def _refuse(self, answer: bytes, head: Head | None) -> None:
-        """Send a last answer; see Note [Lingering close].
+        """Send the last answer; see Note [Lingering close].
 
         :param head: head of the refused request, if it was readable.
         """
@@ -568,7 +572,7 @@ class IngestProtocol(Protocol):
             self.transport.resumeProducing()
 
     def _close(self) -> None:
-        """Close when everything is written, which a paused producer would prevent."""
+        """Close when everything is written; a paused producer would prevent that."""
         self._disarm()
         self._closing = True
         self._release()
@@ -580,7 +584,7 @@ class IngestProtocol(Protocol):
         self.transport.loseConnection()
 
     def pauseProducing(self) -> None:
-        """Stop reading requests: the client doesn't read its answers."""
+        """Stop reading requests, because the client doesn't read its answers."""
         self._disarm()
         self._output_full = True
 
@@ -593,12 +597,12 @@ class IngestProtocol(Protocol):
             self._advance()
 
     def stopProducing(self) -> None:
-        """Do nothing: the connection is lost, and `connectionLost` follows."""
+        """Do nothing; the connection is lost, and `connectionLost` will be called."""
 
     # Time.
 
     def drain(self) -> None:
-        """Close unless there is a request to answer first."""
+        """Close the connection unless a request must be answered first."""
         if self.pending is None and not self._closing and self._parser.is_empty:
             self._close()
 
@@ -631,7 +635,7 @@ class IngestProtocol(Protocol):
         return self.may_leave and self._begun is None and not self._output_full
 
     def leave(self) -> None:
-        """Close for another connection; see Note [Connection limit]. Only if it may leave."""
+        """Close to make room for another connection, if `may_leave`; Note [Connection limit]."""
         if self.is_idle:
             self.factory.gave_way += 1
             self._close()
@@ -647,10 +651,10 @@ class IngestProtocol(Protocol):
 
 @lru_cache(maxsize=4096)
 def _stranger(address: str) -> Owner:
-    """Return the owner of bytes without a known source: network and address of the client."""
+    """Return the owner of bytes whose source is unknown: network and address of the client."""
     try:
         return str(ip_network((address, _SUBNET_BITS), strict=False)), address
-    except ValueError:  # IPv4, or none
+    except ValueError:  # an IPv4 address, or none
         return address, address
 
 
@@ -662,7 +666,7 @@ def _for_client(head: Head, answer: bytes) -> bytes:
 
 
 class _RefusedProtocol(Protocol):
-    """A connection over the limit: it gets an answer, and is closed."""
+    """A connection over the limit, which gets an answer and is closed."""
 
     transport: Any
     factory: IngestFactory
@@ -682,22 +686,23 @@ class _RefusedProtocol(Protocol):
 
 
 class IngestFactory(Factory):
-    """Makes connections, counts them, keeps their time, and closes them.
+    """Creates, counts, times and closes connections.
 
     :param reactor: source of the time.
-    :param clock: seconds since the epoch, for dates.
+    :param clock: returns seconds since the epoch, for dates.
 
-    :ivar seconds: the reactor's time.
-    :ivar now: the same at the last tick.
-    :ivar date_line: see `stream.source.http.responses.dated`; of the last tick.
-    :ivar dated_ok: `stream.source.http.responses.OK` with that date.
-    :ivar dated_accepted: `stream.source.http.responses.ACCEPTED` with that date.
+    :ivar seconds: returns the reactor's time.
+    :ivar now: the reactor's time at the last tick.
+    :ivar date_line: the ``Date`` header at the last tick; see `stream.source.http.responses.dated`.
+    :ivar dated_ok: `stream.source.http.responses.OK` with that header.
+    :ivar dated_accepted: `stream.source.http.responses.ACCEPTED` with that header.
     :ivar draining: whether answers are the last ones of their connections.
     :ivar refused: connections over the limit that are being answered.
-    :ivar strangers: bytes held by connections that haven't come to a source.
-    :ivar producers: bytes held by the others.
-    :ivar gave_way: connections since the last tick that were shed or closed for others.
-    :ivar fast: the fast path of small records for new connections; ``None`` for none.
+    :ivar strangers: bytes held by connections that haven't sent a valid source URL yet.
+    :ivar producers: bytes held by all other connections.
+    :ivar gave_way: number of connections closed or shed since the last tick to make room for
+        others.
+    :ivar fast: the fast path of small records for new connections; ``None`` if there is none.
     :ivar heads: the reader of heads that all connections share.
     """
 
@@ -725,7 +730,7 @@ class IngestFactory(Factory):
         self.heads = HeadReader()
         self.fast: FastPath | None = None
         self._connections: set[IngestProtocol] = set()
-        # Being closed for others, so they no longer count
+        # Connections being closed for others, which no longer count.
         self._leaving: set[IngestProtocol] = set()
         self._ahead: deque[IngestProtocol] = deque()
         self._no_room_at: float | None = None
@@ -743,7 +748,7 @@ class IngestFactory(Factory):
 
     @property
     def connection_count(self) -> int:
-        """The number of open connections, without those being refused."""
+        """The number of open connections, except those being refused."""
         return len(self._connections)
 
     @property
@@ -770,12 +775,12 @@ class IngestFactory(Factory):
         return connection
 
     def connected(self, connection: IngestProtocol) -> None:
-        """Count a ready connection."""
+        """Count a connection that is ready."""
         connection.since = self.now
         self._connections.add(connection)
 
     def go_on_later(self, connection: IngestProtocol) -> None:
-        """Call `IngestProtocol.go_on` in a later turn, see Note [Sent ahead]."""
+        """Call `IngestProtocol.go_on` in a later turn; see Note [Sent ahead]."""
         if not self._ahead:
             self._reactor.callLater(0, self._go_on)
         self._ahead.append(connection)
@@ -804,9 +809,9 @@ class IngestFactory(Factory):
         return self._connections | self._leaving
 
     def _make_room(self) -> bool:
-        """Close connections; see Note [Connection limit].
+        """Close connections to make room; see Note [Connection limit].
 
-        Returns whether there is room; retried only later.
+        Return whether there is room. After a failure, the next attempt is made only later.
         """
         if self._no_room_at == self.now:
             return False
@@ -856,11 +861,12 @@ class IngestFactory(Factory):
     def stop(self) -> Deferred[None]:
         """Answer with ``Connection: close`` from now on, and close idle connections after a while.
 
-        A client whose connection is closed just when it sends its next request doesn't know the
-        outcome. So clients have time to learn of the stop from an answer.
+        If a client's connection is closed just when the client sends its next request, the client
+        doesn't know the outcome. Therefore clients get time to learn from an answer that the node
+        stops.
 
-        The port must be closed before. Fires when no connection is left; after the shutdown timeout
-        they are cut off.
+        The port must be closed before. The Deferred fires when no connection is left; after the
+        shutdown timeout the remaining connections are aborted.
         """
         self.draining = True
         if self.fast is not None:

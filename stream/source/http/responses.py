@@ -1,10 +1,10 @@
-"""Answers as bytes: constant ones are made once, the others are composed here.
+"""Answers as bytes; constant answers are created once, the others are composed here.
 
 Note [Any origin]: pages of any origin may send records and read the answers (CORS). Access to a
 source requires the secret in its URL or in ``Authorization``, never a cookie, so a page gains
-nothing from its visitor's credentials. An answer to a request without ``Origin`` allows ``*``. One
-with an ``Origin`` names it and allows credentials, since browsers treat ``*`` as a refusal if the
-page requested them, as ``navigator.sendBeacon`` always does.
+nothing from its visitor's credentials. The answer to a request without ``Origin`` allows ``*``. The
+answer to a request with an ``Origin`` names that origin and allows credentials. Browsers treat
+``*`` as a refusal if the page requested credentials, as ``navigator.sendBeacon`` always does.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ __all__ = [
 SERVER = "Keboola/Stream/HTTPSource"
 RETRY_AFTER_SECONDS = 1
 STORED = "Stream-Stored"
-"""The header of answers to requests of which not everything is stored."""
+"""The header of answers to requests that were only partly stored."""
 
 ALLOWED_HEADERS = ("Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key")
-"""Headers that a page may always send."""
+"""Request headers that a page may always send."""
 
 EXPOSED_HEADERS = (
     "Accept-Encoding, Allow, Date, Idempotency-Replayed, Retry-After, Server, Stream-Sinks, "
@@ -71,7 +71,7 @@ EXPOSED_HEADERS = (
 """Headers of an answer that a page may read, in addition to the standard ones."""
 
 MAX_REQUESTED_HEADERS = 64
-"""Maximum number of further headers that a preflight request may ask for."""
+"""Maximum number of additional headers that a preflight request may ask for."""
 
 PREFLIGHT_SECONDS = 7200
 """How long a browser may cache the answer to a preflight request; Chromium's maximum."""
@@ -98,9 +98,9 @@ def response(
     *,
     server: bool = True,
 ) -> bytes:
-    """Return a whole answer except for its ``Date``; see `dated`.
+    """Return a complete answer except for its ``Date``; see `dated`.
 
-    :param server: whether it has the header ``Server``; plain refusals don't.
+    :param server: whether to add the header ``Server``; plain refusals don't have it.
     """
     try:
         phrase = HTTPStatus(status).phrase
@@ -120,7 +120,7 @@ def response(
 
 
 def closing(answer: bytes) -> bytes:
-    """Return *answer* with the header that the connection is closed after it."""
+    """Return *answer* with the header that announces that the connection will be closed."""
     return _with_header(answer, b"Connection: close")
 
 
@@ -130,19 +130,19 @@ def keeping_alive(answer: bytes) -> bytes:
 
 
 def replayed(answer: bytes) -> bytes:
-    """Return *answer* with the header that it is repeated and nothing was written again."""
+    """Return *answer* with the header that marks it as repeated, with nothing written again."""
     return _with_header(answer, b"Idempotency-Replayed: true")
 
 
 def date_line(timestamp: float) -> bytes:
-    """Return the ``Date`` header at *timestamp*, seconds since the epoch, for `dated`."""
+    """Return the ``Date`` header of *timestamp*, seconds since the epoch, for `dated`."""
     return b"\r\nDate: " + formatdate(timestamp, usegmt=True).encode() + b"\r\n"
 
 
 def dated(answer: bytes, line: bytes) -> bytes:
     """Return *answer* with its ``Date``.
 
-    :param line: from `date_line`; made once a second, since an answer takes microseconds.
+    :param line: result of `date_line`, which is created once a second to save time.
     """
     return answer.replace(b"\r\n", line, 1)
 
@@ -153,12 +153,12 @@ def for_origin(answer: bytes, origin: bytes) -> bytes:
 
 
 def _with_header(answer: bytes, line: bytes) -> bytes:
-    """Return *answer* with one more header, the first."""
+    """Return *answer* with *line* added as the first header."""
     return answer.replace(b"\r\n", b"\r\n" + line + b"\r\n", 1)
 
 
 def without_sinks(answer: bytes) -> bytes:
-    """Return *answer* with the header that no sink has got the records."""
+    """Return *answer* with the header that says that no sink received the records."""
     return _with_header(answer, b"Stream-Sinks: 0")
 
 
@@ -194,8 +194,8 @@ TOO_MANY_CONNECTIONS = closing(
 def options(allow: str, requested: str) -> bytes:
     """Return the answer to ``OPTIONS``, for browsers and others.
 
-    :param allow: methods.
-    :param requested: the header ``Access-Control-Request-Headers``. Its valid names are allowed,
+    :param allow: allowed methods.
+    :param requested: the header ``Access-Control-Request-Headers``; its valid names are allowed,
         too.
     """
     known = {name.lower() for name in ALLOWED_HEADERS}
@@ -219,7 +219,7 @@ def options(allow: str, requested: str) -> bytes:
 
 
 def method_not_allowed(allow: str) -> bytes:
-    """Return the answer 405 with the allowed methods."""
+    """Return the 405 answer with the allowed methods."""
     error = UserError(
         f"the method is not allowed here, allowed are: {allow}", status=405, name="methodNotAllowed"
     )
@@ -227,7 +227,7 @@ def method_not_allowed(allow: str) -> bytes:
 
 
 def new_exception_id() -> str:
-    """Return an id for finding the log entry of an error."""
+    """Return an ID by which the log message of an error can be found."""
     return "keboola-stream-" + "".join(secrets.choice(_ALPHANUMERIC) for _ in range(15))
 
 
@@ -237,7 +237,7 @@ def error_name(error: BaseException, default: str = "internalError") -> str:
 
 
 def error_message(error: BaseException) -> str:
-    """Return the text about a sink's error for the client."""
+    """Return the text that describes a sink's error to the client."""
     return record_message(error) if isinstance(error, UserError) else "Internal error."
 
 
@@ -247,14 +247,14 @@ def error_envelope(
     """Return the answer to a request that failed as a whole.
 
     :param exception_id: shown when the status is 500 or above.
-    :param headers: further headers.
+    :param headers: additional headers.
     """
     members = error_members(error, exception_id)
     return document(members["statusCode"], members, (*headers, *error_headers(error)))
 
 
 def error_members(error: BaseException, exception_id: str = "") -> dict[str, Any]:
-    """Return the members about *error* in the answer.
+    """Return the members of an answer that describe *error*.
 
     :param exception_id: shown when the status is 500 or above.
     """
@@ -281,18 +281,18 @@ def document(
 ) -> bytes:
     """Return a JSON answer with indented *members*.
 
-    :param headers: further headers.
+    :param headers: additional headers.
     """
     return response(status, _json(members), (("Content-Type", "application/json"), *headers))
 
 
 def stored_header(stored: Stored) -> tuple[tuple[str, str], ...]:
-    """Return the header with the number of stored rows, unless all are stored."""
+    """Return the header with the number of stored rows; nothing if all rows are stored."""
     return () if stored.is_all else ((STORED, str(stored)),)
 
 
 def hint_member(error: BaseException | None) -> dict[str, str]:
-    """Return the producer's probable intention, if *error* has it."""
+    """Return the member with the producer's probable intention, if *error* has one."""
     hint = error.hint if isinstance(error, UserError) else ""
     return {"hint": sentence(hint)} if hint else {}
 

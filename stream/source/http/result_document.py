@@ -1,4 +1,4 @@
-"""The result document: the outcome of a request at each sink of each source."""
+"""The result document, which shows the outcome of a request at each sink of each source."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = [
 _WRITE_FAILED = "stream.in.writeFailed"
 
 SinkOutcome = tuple[str, int, Exception | None]
-"""The id of a sink, its status, and its error if it has one."""
+"""The ID of a sink, its status, and its error, if any."""
 
 Outcome = Sequence[tuple[SourceKey, Sequence[SinkOutcome]]]
 """Sources in the order of the answer, with the outcomes of their sinks."""
 
 
 def count_stored(outcome: Iterable[tuple[int, Exception | None]]) -> Stored:
-    """Return how many rows are stored, of those that sinks were given.
+    """Return how many rows are stored, and how many rows the sinks were given.
 
-    :param outcome: for each sink the number of its rows, and its error if it has one.
+    :param outcome: for each sink the number of its rows, and its error, if any.
     """
     rows = stored = unknown = 0
     for given, error in outcome:
@@ -45,17 +45,17 @@ def count_stored(outcome: Iterable[tuple[int, Exception | None]]) -> Stored:
 
 
 def is_unknown(error: Exception) -> bool:
-    """Return whether *error* leaves open if the row is stored."""
+    """Return whether it is unknown after *error* if the row is stored."""
     return status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def status_of(error: Exception) -> int:
-    """Return the status that answers *error*."""
+    """Return the HTTP status of the answer to *error*."""
     return error.status if isinstance(error, UserError) else 500
 
 
 def result_document(outcome: Outcome, status: int) -> bytes:
-    """Return the answer with *status* that shows the outcome of one record."""
+    """Return the answer, with *status*, that shows the outcome of one record."""
     every = [sink for _, sinks in outcome for sink in sinks]
     members = _summary(every, status)
     if len(every) == 1 and every[0][2] is not None:

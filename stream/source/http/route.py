@@ -22,7 +22,7 @@ _SEPARATORS = re.compile(rb"//+")
 
 
 def _option_pattern(name: str) -> re.Pattern[bytes]:
-    """Match the parameter *name* of a query, whichever of its letters are escaped."""
+    """Return a pattern for the query parameter *name*, whose letters may be escaped."""
     letters = "".join(f"(?:{letter}|%(?i:{ord(letter):02x}))" for letter in name)
     return re.compile(rf"(?:\A|&){letters}(?:=([^&]*))?(?=&|\Z)".encode())
 
@@ -32,27 +32,27 @@ _VERBOSE, _BATCH = _option_pattern("verbose"), _option_pattern("batch")
 
 @attrs.frozen
 class Health:
-    """The health check."""
+    """The route of the health check."""
 
 
 @attrs.frozen
 class Server:
-    """The listener itself, ``*``: only ``OPTIONS`` has that target."""
+    """The listener itself, with the target ``*``, which only ``OPTIONS`` has."""
 
 
 @attrs.frozen
 class NotFound:
-    """No route has this path."""
+    """The result for a path that has no route."""
 
 
 @attrs.frozen
 class Ingest:
     """The URL of a source.
 
-    :ivar project: as given; see `project_id`.
+    :ivar project: project as given; see `project_id`.
     :ivar verbose: whether the client requests a result document.
-    :ivar batch: whether the client declares a batch, or declares that it is none; the unparsed text
-        if it is invalid.
+    :ivar batch: whether the client declares the body as a batch; ``None`` if it doesn't say, and
+        the unparsed text if it is invalid.
     """
 
     project: str
@@ -71,9 +71,9 @@ class Ingest:
 class Otlp:
     """The URL of an OTLP source.
 
-    :ivar project: as given; see `project_id`.
+    :ivar project: project as given; see `project_id`.
     :ivar signal: ``logs``, ``metrics`` or ``traces``.
-    :ivar secret: empty if it isn't in the path.
+    :ivar secret: the secret in the path; empty if there is none.
     """
 
     project: str
@@ -150,7 +150,7 @@ def _text(part: bytes) -> str:
 
 
 def _normalise(path: bytes) -> bytes:
-    """Return *path* without empty, ``.`` and ``..`` segments; a final slash stays."""
+    """Return *path* without empty, ``.`` and ``..`` segments; a final slash is kept."""
     path = _SEPARATORS.sub(b"/", path)
     if b"/." not in path:
         return path
@@ -168,10 +168,10 @@ def _normalise(path: bytes) -> bytes:
 
 
 def _option(query: bytes, pattern: re.Pattern[bytes]) -> str | None:
-    """Return the value of an option in the query; the first of a repeated one counts.
+    """Return the value of an option in the query; if it is repeated, the first value.
 
-    Everything else in the query is skipped undecoded: decoding a thousand unknown parameters takes
-    milliseconds.
+    Everything else in the query is skipped without decoding, because decoding a thousand unknown
+    parameters takes milliseconds.
     """
     match = pattern.search(query)
     if match is None:

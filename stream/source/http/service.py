@@ -1,4 +1,4 @@
-"""The http-source component: sources and sinks from etcd, the listener, the pipelines behind it."""
+"""The http-source component: the listener, with sources and sinks from etcd."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ __all__ = ["HttpSourceService"]
 _log = Logger(namespace="stream.http-source")
 
 _LAST_ACCEPTS = 64
-"""Last accepts at the stop; each takes as many connections as are waiting, at least one."""
+"""Number of accept calls when the service stops; each accepts one or more connections."""
 
 LEAVE_SECONDS = 1.0
-"""How long a connection in use may stay open after the stop, to learn of it from an answer."""
+"""How long, after a stop, a connection in use may stay open to learn of it from an answer."""
 
 BACKLOG = 4096
-"""Maximum number of connections that wait to be accepted."""
+"""Maximum number of connections waiting to be accepted."""
 
 
 class HttpSourceService(Service):
-    """The source node's service: it listens, follows definitions and receives records.
+    """The source node's service, which receives records and follows changes of definitions.
 
-    :param router: the router of records; started before and stopped after this service.
-    :param hostname: name at which other nodes reach this one.
+    :param router: router of the records; started before and stopped after this service.
+    :param hostname: name at which other nodes reach this node.
     :param metrics: metrics of records.
-    :param enquire: asks the writers what is stored of requests with idempotency keys.
-    :param away: see `EarlierAttempts`.
+    :param enquire: asks the writers which rows are stored of requests with idempotency keys.
+    :param away: returns volumes of unavailable writers; see `EarlierAttempts`.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class HttpSourceService(Service):
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
-        """Start; fires when all sources are known and the port is open."""
+        """Start, and wait until all sources are known and the port is open."""
         super().startService()
         _log.info("starting HTTP source node")
         self._threads.startService()
@@ -138,7 +138,7 @@ class HttpSourceService(Service):
         _log.info('started HTTP source on "{listen}"', listen=self._listen)
 
     async def stopService(self) -> None:
-        """Stop; fires when no connection is open and every request was answered."""
+        """Stop, and wait until every request is answered and no connection is open."""
         super().stopService()
         _log.info('shutting down HTTP source at "{listen}"', listen=self._listen)
         if self.port is not None:
@@ -156,12 +156,12 @@ class HttpSourceService(Service):
 
     @property
     def connections(self) -> int:
-        """The open connections of producers."""
+        """The number of open connections of producers."""
         return self._factory.connection_count
 
     @property
     def held_bytes(self) -> int:
-        """The bytes that these connections hold of large or incomplete requests."""
+        """The number of bytes of large or incomplete requests that these connections hold."""
         return self._factory.held_bytes
 
     def _refuses_without_sink(self, sources: Sequence[SourceKey]) -> bool:
@@ -198,7 +198,7 @@ def _entry(settings: SourceSettings, kv: KeyValue) -> SourceEntry:
 
 
 def _accept_waiting(port: Any) -> None:
-    """Accept the waiting connections, which would be reset with the port's close."""
+    """Accept the waiting connections, which would be reset when the port closes."""
     for _ in range(_LAST_ACCEPTS):
         port.doRead()
 
@@ -209,7 +209,7 @@ def _source_key(key: str) -> SourceKey:
 
 
 def _max_connections(wanted: int) -> int:
-    """Return *wanted*, or the number of descriptors of the process minus its other files."""
+    """Return *wanted*, limited to three quarters of the file descriptors of the process."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = max(files * 3 // 4, 1)
     if files == resource.RLIM_INFINITY or wanted <= possible:

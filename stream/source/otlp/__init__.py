@@ -1,1 +1,1 @@
-"""OpenTelemetry over HTTP (OTLP): logs, metrics and traces as records."""
+"""OpenTelemetry over HTTP (OTLP), which receives logs, metrics and traces as records."""

@@ -1,9 +1,9 @@
-"""Exports of logs that compiled code reads, prints and renders (`stream.native.LogExport`).
+"""Log exports that compiled code reads, prints and renders (`stream.native.LogExport`).
 
-It does the work of `stream.source.otlp.decode`, `stream.source.otlp.flatten` and the mappings for
-log records in protobuf: the same records with the same JSON, and the same rows. It leaves to them
-every export that has something unusual, and every record whose row it can't render. It refuses
-nothing.
+For log records in protobuf, the compiled code does the work of `stream.source.otlp.decode`,
+`stream.source.otlp.flatten` and the mappings. It produces the same records with the same JSON, and
+the same rows. It leaves every export with unusual content, and every record that it can't render,
+to these modules. It refuses nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ RECORDS_AT_ONCE = 256
 """Maximum number of records that are printed in one step."""
 
 BYTES_AT_ONCE = 256 * 1024
-"""Size of records and their rows at which a step ends: some hundred microseconds' worth."""
+"""Size of records and their rows at which a step ends, after a few hundred microseconds."""
 
 
 @attrs.frozen(eq=False)
 class CompiledSink:
     """An open sink whose rows compiled code renders.
 
-    :ivar renderer: of the rows, for `RowWriter.write_rows`.
+    :ivar renderer: renderer of the rows, for `RowWriter.write_rows`.
     """
 
     opened: RowWriter
@@ -46,13 +46,13 @@ class CompiledSink:
 
 @attrs.frozen(eq=False)
 class Printed:
-    """Some records of an export.
+    """Some printed records of an export.
 
     :ivar count: number of records.
-    :ivar size: total size of their bodies in bytes.
-    :ivar rows: their rows for each sink, ``None`` for sinks that aren't compiled; ``None`` if the
-        Python code has to render all of them.
-    :ivar bodies: their bodies; ``None`` if they weren't requested, and nothing needs them.
+    :ivar size: total size of the records' bodies in bytes.
+    :ivar rows: rows of the records for each sink, ``None`` for sinks that aren't compiled; ``None``
+        if the Python code must render all of them.
+    :ivar bodies: bodies of the records; ``None`` if they weren't requested and nothing needs them.
     """
 
     count: int
@@ -62,14 +62,14 @@ class Printed:
 
 
 def read_logs(signal: Signal, encoding: Encoding, body: bytes) -> native.LogExport | None:
-    """Return the export in *body*, ``None`` to leave it to `stream.source.otlp.decode`."""
+    """Return the export in *body*; ``None`` to leave it to `stream.source.otlp.decode`."""
     if not native.is_built or signal is not Signal.LOGS or encoding is not Encoding.PROTOBUF:
         return None
     return native.LogExport.read(body)
 
 
 def compiled_sinks(sinks: Sequence[SinkWriter], now_ms: int) -> list[CompiledSink | None]:
-    """Return each of *sinks* that is open and has a compiled mapping; ``None`` for others.
+    """Return each of *sinks* that is open and has a compiled mapping, and ``None`` for others.
 
     :param now_ms: milliseconds since the epoch.
     """
@@ -98,9 +98,9 @@ def print_records(
     *,
     wants_bodies: bool,
 ) -> Printed | None:
-    """Print the next records of *logs*, as many as a step may have.
+    """Print the next records of *logs*, as many as one step allows.
 
-    :returns: ``None`` if the Python code has to continue with them: the compiled code has a defect.
+    :returns: ``None`` if a bug in the compiled code requires the Python code to continue.
     """
     plans = [None if sink is None else sink.plan for sink in sinks]
     has_headers = any(plan is not None and plan.has_headers for plan in plans)

@@ -1,13 +1,13 @@
-"""Decoding of export requests in OTLP's two encodings. Pure.
+"""Decoding of export requests in the two encodings of OTLP. Pure.
 
-The JSON encoding is protobuf's own, except for the ids of traces and spans, which are hexadecimal
-instead of base64.
+The JSON encoding is that of protobuf, except that the IDs of traces and spans are hexadecimal and
+not base64.
 
 Note [Chunks]: a decoded request can take sixty times the memory of its bytes, and parsing JSON
-takes 0.2 s per MB. So only small requests are decoded at once. For a larger one the structure is
-checked down to the records, which are decoded some at a time; in protobuf twice: first to validate
-and count all of them, and again when they are passed on. Data repeated for each record (a resource,
-a scope) is counted before the first record.
+takes 0.2 s per MB. Therefore only small requests are decoded at once. For a larger request, the
+structure is checked down to the records, which are decoded a few at a time. In protobuf, records
+are decoded twice: first to validate and count all of them, and again when they are passed on. Data
+that is repeated for each record (a resource or a scope) is counted before the first record.
 """
 
 from __future__ import annotations
@@ -49,33 +49,34 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 64 * 1024
-"""Bytes of protobuf that are decoded at once."""
+"""Number of protobuf bytes that are decoded at once."""
 
 CHUNK_RECORDS = 16
-"""Records in JSON that are decoded at once; four times as many data points."""
+"""Number of JSON records that are decoded at once; for data points, four times as many."""
 
 FIELDS_AT_ONCE = 512
-"""Protobuf fields that are checked in one step."""
+"""Number of protobuf fields that are checked in one step."""
 
 MAX_RECORDS = 100_000
-"""Maximum number of records in an export; also of resources, scopes and metrics."""
+"""Maximum number of records in an export, and also of resources, scopes and metrics."""
 
 MAX_RECORD_BYTES = 1024 * 1024
 """Maximum size of a record, a resource or a scope in protobuf, in bytes."""
 
 MAX_RECORD_VALUES = 10_000
-"""Maximum number of tokens that begin or separate values of a record in JSON, or of its values in
-protobuf.
+"""Maximum number of values of a record.
+
+In JSON, the number of tokens that begin or separate values is counted.
 """
 
 MAX_JSON_VALUES = 250_000
-"""The same for a whole export in JSON: it is parsed in one call, which blocks the process."""
+"""Maximum number of values of a JSON export, which is parsed in one call that blocks."""
 
 _MAX_DEPTH = 100
-"""Maximum nesting of values; protobuf's own limit for its binary form."""
+"""Maximum nesting of values, which is protobuf's own limit for its binary form."""
 
 _WRONG_SHAPE = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
-"""Errors of the JSON reader for values of wrong types, such as a number instead of an object."""
+"""Errors of the JSON reader for values of a wrong type, such as a number instead of an object."""
 
 _FIELD_NAME = re.compile(r"Failed to parse (\w+) field: ")
 _TOO_DEEP = "it is nested too deep"
@@ -93,13 +94,13 @@ _JSON_REASONS = {
     "should not have multiple": "there are several values",
     "too deep": _TOO_DEEP,
 }
-"""What is wrong, by a part of the texts of protobuf's JSON reader, which name types of Python."""
+"""Error texts by a part of the text of protobuf's JSON reader, which names Python types."""
 
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 
 
 class Signal(enum.Enum):
-    """The kind of exported data; the value is a part of the route and of `RecordContext.signal`."""
+    """The kind of exported data. The value is used in the route and in `RecordContext.signal`."""
 
     LOGS = "logs"
     METRICS = "metrics"
@@ -122,9 +123,9 @@ class ExportTooLarge(UserError):
 
 @attrs.frozen
 class _Types:
-    """The messages of a signal, and the names of their members in both spellings of JSON.
+    """The messages of a signal, and the names of their members in both JSON spellings.
 
-    :ivar ids: members of a record that are ids; its links use the same names.
+    :ivar ids: members of a record that are IDs; links of the record use the same names.
     """
 
     request: type[Message]
@@ -167,15 +168,15 @@ _TYPES = {
 }
 _DATA = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
 _DATA_FIELDS = frozenset({5, 7, 9, 10, 11})
-"""The same in protobuf."""
+"""Numbers of the protobuf fields with the data of a metric."""
 
 
 @attrs.frozen(eq=False)
 class Part:
     """Some records of one scope.
 
-    :ivar resource: the ``Resource`` of its records.
-    :ivar scope: their ``InstrumentationScope``.
+    :ivar resource: the ``Resource`` of the records.
+    :ivar scope: the ``InstrumentationScope`` of the records.
     :ivar count: number of records.
     :ivar _chunk: the message with the records, or its bytes.
     """
@@ -204,7 +205,7 @@ class Export:
 
 
 def read_encoding(content_type: str) -> Encoding:
-    """Return the encoding that a ``Content-Type`` names. Raises UserError 415."""
+    """Return the encoding that a ``Content-Type`` names. Raises UserError (415)."""
     essence = content_type.partition(";")[0].strip().lower()
     if essence in ("application/x-protobuf", "application/protobuf"):
         return Encoding.PROTOBUF
@@ -230,10 +231,10 @@ def decode_request(signal: Signal, encoding: Encoding, body: bytes) -> Export:
 
 
 def decode_steps(signal: Signal, encoding: Encoding, body: bytes) -> Generator[None, None, Export]:
-    """Decode a request in small pieces of work; see Note [Chunks].
+    """Decode a request in small steps; see Note [Chunks].
 
-    Raises UserError: 400, it can't be decoded. Raises ExportTooLarge: it has too many records, or
-    too large ones.
+    Raises UserError: 400, because the request can't be decoded. Raises ExportTooLarge: it has too
+    many records or too large records.
     """
     types = _TYPES[signal]
     parts: list[Part] = []
@@ -273,7 +274,7 @@ def _undecodable(signal: Signal, reason: str, error: UserError | None = None) ->
 
 
 def _reason(error: Exception) -> str:
-    """Return why a request can't be decoded. Only texts of this package are shown as they are."""
+    """Return why a request can't be decoded. Only texts of this package are shown unchanged."""
     if isinstance(error, DecodeError):
         return "the protobuf message is damaged"
     if isinstance(error, json_format.ParseError):
@@ -284,7 +285,7 @@ def _reason(error: Exception) -> str:
 
 
 def _reason_of_json(text: str) -> str:
-    """Return the text of protobuf's JSON reader in the wording of this package."""
+    """Return the error text of protobuf's JSON reader in this package's wording."""
     names: list[str] = []
     while (match := _FIELD_NAME.match(text)) is not None:
         names.append(match[1])
@@ -300,7 +301,7 @@ def _parsed(kind: type[Message], data: bytes) -> Any:
 
 
 def _count(types: _Types, message: Any) -> int:
-    """Return the number of records in a message of the type of a scope."""
+    """Return the number of records in a *message* of one scope."""
     records = getattr(message, types.records)
     if types.ids:
         return len(records)
@@ -312,7 +313,7 @@ def _count(types: _Types, message: Any) -> int:
 
 
 def _empty(types: _Types) -> Part:
-    """Return a resource or scope without records, so that it is counted, too."""
+    """Return a part without records, so that its resource or scope is counted, too."""
     return Part(None, None, 0, types.scope, b"")
 
 
@@ -359,7 +360,7 @@ def _wire_scope(types: _Types, body: bytes, field: Field, resource: Any) -> Iter
 def _split(
     body: bytes, field: Field, number: int
 ) -> Generator[None, None, tuple[bytes, list[Field]]]:
-    """Return the bytes of *field* without its messages of *number*, and these messages."""
+    """Return the bytes of *field* without its messages with *number*, and these messages."""
     others: list[bytes] = []
     messages: list[Field] = []
     for count, inner in enumerate(fields(body, field.start, field.end), 1):
@@ -381,7 +382,7 @@ def _bounded(data: bytes, name: str) -> bytes:
 
 
 def _record_chunks(types: _Types, body: bytes, records: Iterable[Field]) -> Iterator[bytes | None]:
-    """Iterate over the fields *records*, in chunks that are decoded at once."""
+    """Iterate over the fields *records* in chunks; each chunk is decoded at once."""
     chunk: list[bytes] = []
     size = 0
     for record in records:
@@ -399,7 +400,7 @@ def _record_chunks(types: _Types, body: bytes, records: Iterable[Field]) -> Iter
 
 
 def _point_chunks(body: bytes, metric: Field) -> Iterator[bytes | None]:
-    """Split a large metric into several, each with some of its data points."""
+    """Split a large metric into several metrics, each with some of its data points."""
     name: list[bytes] = []
     data: Field | None = None
     for field in fields(body, metric.start, metric.end):
@@ -431,7 +432,7 @@ def _point_chunks(body: bytes, metric: Field) -> Iterator[bytes | None]:
 
 
 def _check_values(message: Any, data: bytes) -> None:
-    """Check the number of values of a record; small ones are skipped. Raises ExportTooLarge."""
+    """Check the number of values of a record unless it is small. Raises ExportTooLarge."""
     if len(data) > CHUNK_BYTES:
         left = MAX_RECORD_VALUES
         messages = [message]
@@ -452,7 +453,7 @@ def _json_parts(types: _Types, body: bytes) -> Iterator[Part | None]:
     body = without_bom(body)
     is_large = len(body) > MAX_RECORD_BYTES or has_more_values(body, MAX_RECORD_VALUES)
     yield None
-    # Protobuf's reader refuses or ignores values that are nested too deep.
+    # Protobuf's reader refuses or ignores values that are nested too deeply.
     document = parse_json(body, MAX_JSON_VALUES, checks_depth=False)
     yield None
     others, resources = _take(document, types.resources)
@@ -493,7 +494,7 @@ def _read(kind: type[Message], plain: Any) -> Any:
 
 
 def _with_infinities(plain: Any) -> Any:
-    """Return *plain* with the text that protobuf's reader expects for numbers beyond doubles."""
+    """Return *plain* with the text that protobuf's reader expects instead of infinities."""
     if isinstance(plain, dict):
         return {name: _with_infinities(item) for name, item in plain.items()}
     if isinstance(plain, list):
@@ -525,7 +526,7 @@ def _take(plain: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _json_chunks(types: _Types, records: Sequence[Any]) -> Iterator[list[Any]]:
-    """Iterate over *records* in the form of protobuf's reader, in chunks decoded at once."""
+    """Iterate over *records* in the form of protobuf's reader; each chunk is decoded at once."""
     if types.ids:
         for start in range(0, len(records), CHUNK_RECORDS):
             some = records[start : start + CHUNK_RECORDS]
@@ -536,7 +537,7 @@ def _json_chunks(types: _Types, records: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _metric_chunks(metric: Any) -> Iterator[list[Any]]:
-    """Return a metric as one or several, each with some of its data points."""
+    """Iterate over a metric as one or several metrics, each with some of its data points."""
     if not isinstance(metric, dict):
         raise ValueError("expected an object")
     names = [
@@ -558,16 +559,16 @@ def _metric_chunks(metric: Any) -> Iterator[list[Any]]:
 
 
 def _without_exemplars(point: Any) -> Any:
-    """Remove exemplars, which aren't a part of a record and have hexadecimal ids, too."""
+    """Remove exemplars, which aren't part of a record and would have hexadecimal IDs."""
     if not isinstance(point, dict) or "exemplars" not in point:
         return point
     return {name: item for name, item in point.items() if name != "exemplars"}
 
 
 def _with_base64_ids(record: Any, names: Sequence[str]) -> Any:
-    """Return *record* with hexadecimal ids in the form of protobuf. Raises ValueError.
+    """Return *record* with its hexadecimal IDs in the form of protobuf. Raises ValueError.
 
-    Only known id members are converted: the content of unknown members is unknown.
+    Only the members that are known to be IDs are converted.
     """
     if not isinstance(record, dict):
         raise ValueError("expected an object")

@@ -1,7 +1,7 @@
 """Conversion of export requests to flat records, one per log record, span or data point. Pure.
 
-Keys have a fixed order. Optional ones are left out when they are empty, so that the default value
-of a path column applies; all others are always present. Numbers that JSON can't represent, such as
+Keys have a fixed order. Optional keys are omitted when they are empty, so that the default value of
+a path column applies. All other keys are always present. Numbers that JSON can't represent, such as
 Prometheus' stale markers, become ``None``.
 """
 
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 MAX_REPEATED_BYTES = 32 * 1024 * 1024
-"""Maximum size of repeated data that the records of one export share.
+"""Maximum size of data that is repeated for the records of one export.
 
-Real exports have some kilobytes for some thousands of records.
+Real exports have a few kilobytes of it for a few thousand records.
 """
 
 Record = dict[str, Any]
@@ -60,11 +60,10 @@ def flatten(export: Export) -> Iterator[Record]:
 
 
 def check_repeated_steps(export: Export) -> Iterator[None]:
-    """Refuse an export whose records would be much larger than itself, in small pieces of work.
+    """Refuse an export whose records would be much larger than the export, in small steps.
 
-    Resources and scopes are repeated in each of their records.
-
-    Raises ExportTooLarge: repeated data would take more than `MAX_REPEATED_BYTES`.
+    Resources and scopes are repeated in each of their records. Raises ExportTooLarge: repeated data
+    would take more than `MAX_REPEATED_BYTES`.
     """
     last: Part | None = None
     size = total = 0
@@ -91,10 +90,10 @@ def check_repeated_steps(export: Export) -> Iterator[None]:
 
 
 class Printer:
-    """Printer of flat records, with the same text as `go_json.dumps`.
+    """Prints flat records as the same text as `go_json.dumps`, but faster.
 
-    The resource and the scope that many records share are printed once, and whether a record has
-    a double is found without a call for each of its values.
+    The resource and the scope that many records share are printed once. Whether a record contains a
+    double is found without a call for each of its values.
     """
 
     def __init__(self) -> None:
@@ -105,7 +104,7 @@ class Printer:
         """Return the JSON text of *flat*."""
         last = reversed(flat)
         if (next(last), next(last)) != ("scope", "resource"):
-            return go_json.dumps(flat).encode()  # they aren't at the end, as in data points
+            return go_json.dumps(flat).encode()  # the shared parts aren't last, as in data points
         own = flat.copy()
         scope, resource = own.pop("scope"), own.pop("resource")
         if not own:
@@ -124,7 +123,7 @@ class Printer:
 
 
 _LINE_SEPARATORS = b"\xe2\x80"
-"""How U+2028 and U+2029 begin, and other characters, too."""
+"""First bytes of U+2028 and U+2029, and of some other characters."""
 
 
 def _has_double(values: Iterable[Any]) -> bool:
@@ -141,10 +140,10 @@ def _has_double(values: Iterable[Any]) -> bool:
 
 
 def value_of(value: Any) -> Any:
-    """Return an ``AnyValue`` as JSON: bytes in base64, a missing value as ``None``."""
+    """Return an ``AnyValue`` as JSON, with bytes in base64 and a missing value as ``None``."""
     text = value.string_value
     if text:
-        return text  # the most frequent kind; of others it is empty
+        return text  # the most common kind; empty for other kinds
     kind = value.WhichOneof("value")
     if kind is None:
         return None
@@ -161,7 +160,7 @@ def value_of(value: Any) -> Any:
 
 
 def attributes_of(attributes: Iterable[Any]) -> Record:
-    """Return attributes by their full names; the last of repeated ones counts."""
+    """Return attributes by their full names; of repeated attributes the last one is used."""
     return {
         attribute.key: (value := attribute.value).string_value or value_of(value)
         for attribute in attributes
@@ -169,7 +168,7 @@ def attributes_of(attributes: Iterable[Any]) -> Record:
 
 
 def time_text(nanoseconds: int) -> str:
-    """Return RFC 3339 in UTC with as many digits as needed; empty for 0 and invalid dates."""
+    """Return RFC 3339 text in UTC, as short as possible; empty for 0 and invalid dates."""
     if not nanoseconds:
         return ""
     seconds, fraction = divmod(nanoseconds, _NANOSECONDS)
@@ -182,7 +181,7 @@ def time_text(nanoseconds: int) -> str:
 
 @lru_cache(maxsize=64)
 def _second_text(seconds: int) -> str:
-    """Return the text of *seconds* without the zone; many records are of the same second."""
+    """Return the text of *seconds* without the zone; cached, because many records share it."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
     except (ValueError, OverflowError, OSError):
@@ -199,7 +198,7 @@ def _logs(message: Any, resource: Record, scope: Record) -> Iterator[Record]:
             "body": value_of(log.body),
             "flags": log.flags,
         }
-        # One by one: a dict of each and its expansion take longer, and logs are many.
+        # One by one, because creating and expanding dicts takes longer, and logs are many.
         if trace_id := log.trace_id:
             flat["trace_id"] = trace_id.hex()
         if span_id := log.span_id:
@@ -349,7 +348,7 @@ def _finite(number: float) -> float | None:
 
 
 def _clamped(count: int) -> int:
-    """Clamp a count: counts are unsigned, which most JSON readers don't support."""
+    """Clamp a count, because most JSON readers don't support the range of unsigned counts."""
     return min(count, _MAX_INT64)
 
 

@@ -1,16 +1,17 @@
 """The handler of OTLP exports.
 
 All records of an export are passed to their sinks, and the export is answered when every sink has
-answered for every record. Before the first record is passed on, all records have been validated and
-counted. The work is done some milliseconds at a time, in turn with other sources
+answered for every record. All records are validated and counted before the first one is passed on.
+The work is done a few milliseconds at a time, alternating with other sources
 (`stream.source.turns`). Exports of disconnected clients are abandoned, and their remaining records
-are not stored.
+aren't stored.
 
 Several records are passed on at once: their rows are rendered for all sinks, and each sink takes
 its rows together. If one of these rows can't be rendered, or a sink isn't open or needs the
 template engine, the same records are passed on one by one, so that each has its own outcome.
 
-Logs in protobuf are read, printed and rendered by compiled code where it is built
+If the compiled code is built, it reads, prints and renders logs in protobuf
+(`stream.source.otlp.compiled`).
 (`stream.source.otlp.compiled`).
 """
 
@@ -64,29 +65,29 @@ __all__ = ["OtlpHandler"]
 _log = Logger(namespace="otlp-source")
 
 RECORDS_AT_ONCE = 16
-"""Records that are passed on in one step: some hundred microseconds' worth."""
+"""Number of records passed on in one step, which takes a few hundred microseconds."""
 
 BYTES_AT_ONCE = 64 * 1024
-"""The same limit in bytes, for records that are larger than most."""
+"""Number of bytes passed on in one step, for records that are larger than most."""
 
 RECORDS_BEFORE_ROOM = 64
-"""Records that are passed on before a check for room."""
+"""Number of records that are passed on before the next check for room."""
 
 _FAILED = 300
 _BEARER = "bearer "
 
 
 class OtlpHandler:
-    """Answers exports.
+    """Answers OTLP exports.
 
     :param dispatcher: finds sources of type ``otlp``.
-    :param clock: seconds since the epoch.
-    :param client_ip: returns the sender's address of a request from a peer.
-    :param explain: returns the text about a failure, and the id of its log entry.
-    :param warn: logs an entry about rejected records, given its template and fields.
+    :param clock: returns seconds since the epoch.
+    :param client_ip: returns the sender's address of a request that a peer has sent.
+    :param explain: returns the error to show for a failure, and the ID of its log message.
+    :param warn: logs a message about rejected records, given its template and fields.
     :param taps: taps of live tails.
     :param meters: meters of the sources.
-    :param without_sink: handles records without a sink.
+    :param without_sink: handles records of sources without an enabled sink.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class OtlpHandler:
     def export(self, route: Otlp, request: Request, connection: Connection) -> None:
         """Answer *request*, immediately or later.
 
-        The connection's `pending` will answer it, if that isn't done immediately.
+        If it isn't answered immediately, the connection's `pending` will answer it.
 
         Raises UserError: the request fails as a whole.
         """
@@ -153,7 +154,7 @@ class OtlpHandler:
     def failed(self, failure: Failure, head: Head) -> bytes:
         """Return the answer to an export that failed as a whole, for any reason.
 
-        It has the encoding of the request; JSON, if that is unknown.
+        It has the encoding of the request, or JSON if that is unknown.
         """
         try:
             encoding = read_encoding(head.headers.content_type)
@@ -172,7 +173,7 @@ class OtlpHandler:
     def _steps(
         self, export: _Export, body: bytes, waited: Waited
     ) -> Iterator[Deferred[Any] | None]:
-        """Run all steps for *body*, while the client waits."""
+        """Run all steps for *body* while the client waits."""
         logs = read_logs(export.signal, export.encoding, body)
         decoded: Export | None = None
         if logs is None:
@@ -208,7 +209,7 @@ class OtlpHandler:
         waited: Waited,
         patience: Patience,
     ) -> Iterator[Deferred[Any] | None]:
-        """Pass on the records *flats*, while the client waits."""
+        """Pass on the records *flats* while the client waits."""
         export = completion.export
         printer = Printer()
         some: list[RecordContext] = []
@@ -238,9 +239,9 @@ class OtlpHandler:
         waited: Waited,
         patience: Patience,
     ) -> Generator[Deferred[Any] | None, None, int]:
-        """Pass on the records of *logs*, while the client waits; return how many they were.
+        """Pass on the records of *logs* while the client waits; return the number passed on.
 
-        They are fewer than all if the Python code has to pass on the others.
+        If not all are passed on, the Python code must pass on the others.
         """
         export = completion.export
         done = unchecked = 0
@@ -274,7 +275,7 @@ class OtlpHandler:
         return done
 
     def _is_shown(self, export: _Export) -> bool:
-        """Return whether a tail may show a record now."""
+        """Return whether a tail may show a record of *export* now."""
         watched = [self._taps[each] for each in export.sources if each in self._taps]
         return any(not each.is_quiet(export.timestamp_ms) for each in watched)
 
@@ -287,7 +288,7 @@ class OtlpHandler:
         *,
         is_shown: bool,
     ) -> None:
-        """Pass *printed* to all *sinks*, in the form that each of them takes."""
+        """Pass *printed* to all *sinks*, in the form that each sink takes."""
         export = completion.export
         records = [
             _record(export, orjson.loads(body), body)
@@ -315,7 +316,7 @@ class OtlpHandler:
             self._write_blocks(completion, blocks, printed.count, printed.size)
 
     def _room(self, export: _Export, patience: Patience) -> Iterator[Deferred[Any] | None]:
-        """Wait until the sinks accept further records: templates may take long."""
+        """Wait until the sinks accept more records, because templates may take a long time."""
         for source in export.sources:
             for _, sink in self._router.eligible(source, export.signal.value):
                 yield from patience.until_room(partial(_room_of, sink))
@@ -342,9 +343,9 @@ class OtlpHandler:
         records: Sequence[RecordContext],
         compiled_blocks: Sequence[_Block] = (),
     ) -> None:
-        """Hand *records* to *sinks*, together if possible.
+        """Pass *records* to *sinks*, together if possible.
 
-        :param compiled_blocks: the rows of the same records for other sinks.
+        :param compiled_blocks: rows of the same records for other sinks.
         """
         blocks = _rendered(sinks, records)
         if blocks is not None:
@@ -374,12 +375,12 @@ class OtlpHandler:
 
 
 def _room_of(sink: SinkWriter) -> Deferred[None] | None:
-    """See `stream.source.interfaces.RowWriter.room`."""
+    """Return `RowWriter.room` of the sink; ``None`` if no slice is open."""
     return None if sink.opened is None else sink.opened.room()
 
 
 def _decoded(export: _Export, body: bytes, waited: Waited) -> Generator[None, None, Export | None]:
-    """Decode *body* and check it, in small pieces of work; ``None`` if no caller waits any longer.
+    """Decode *body* and check it in small steps; return ``None`` if the client no longer waits.
 
     Raises UserError: see `decode_steps` and `check_repeated_steps`.
     """
@@ -406,9 +407,9 @@ def _record(export: _Export, flat: Record, body: bytes) -> RecordContext:
 
 
 def _rendered(sinks: Sequence[SinkWriter], records: Sequence[RecordContext]) -> list[_Block] | None:
-    """Return the rows of *records* for each of *sinks*, and what rendered them.
+    """Return the rows of *records* for each of *sinks*, with their renderers.
 
-    ``None`` if the records are to be passed on one by one.
+    Return ``None`` if the records must be passed on one by one.
     """
     blocks = []
     try:
@@ -443,7 +444,7 @@ def _write(
 
 @attrs.frozen(eq=False)
 class _Block:
-    """Rows of some records for one sink."""
+    """The rows of some records for one sink."""
 
     opened: RowWriter
     renderer: Renderer
@@ -452,7 +453,7 @@ class _Block:
 
 @attrs.frozen
 class _Export:
-    """The part that all records of an export share."""
+    """The data that all records of an export share."""
 
     signal: Signal
     encoding: Encoding
@@ -473,13 +474,13 @@ class _ExportCompletion:
         meters: Mapping[SourceKey, SourceMeter],
         without_sink: WithoutSink | None,
     ) -> None:
-        """:param without_sink: if no sink gets the records."""
+        """:param without_sink: handler if no sink gets the records; otherwise ``None``."""
         self.export = export
         self._without_sink = without_sink
         self._meters = [meters[source] for source in export.sources]
         self._connection = connection
         self._warn = warn
-        self._missing = 1  # for records that aren't passed on yet
+        self._missing = 1  # one for the records that haven't been passed on yet
         self._records = 0
         self._rejected = 0
         self._status = 200
@@ -497,10 +498,10 @@ class _ExportCompletion:
         return _RecordsCompletion(self, count, size)
 
     def settled(self, status: int, reason: str, count: int, size: int, stored: Stored) -> None:
-        """Count *count* records as answered by every sink, with *status* as the worst.
+        """Count *count* records as answered by every sink, with *status* as the worst status.
 
-        :param size: bytes of the records.
-        :param stored: the rows of all of them.
+        :param size: size of the records in bytes.
+        :param stored: number of stored rows of all these records.
         """
         self._rows += stored.rows
         self._stored += stored.stored
@@ -553,9 +554,9 @@ class _ExportCompletion:
 
 
 class _RecordsCompletion:
-    """The outcome of records that sinks take together; the `Completion` of each of the sinks.
+    """The outcome of records that sinks take together, and the `Completion` of each of the sinks.
 
-    :ivar missing: number of sinks that haven't answered, plus one while others may be added.
+    :ivar missing: number of sinks that haven't answered, plus one while sinks may be added.
     """
 
     __slots__ = (
@@ -608,7 +609,7 @@ class _RecordsCompletion:
 
 
 class _Shared:
-    """The completion of rows whose records have a completion each: other sinks take them alone."""
+    """The completion of rows that one sink takes together and other sinks take one by one."""
 
     __slots__ = ("_each",)
 
@@ -629,7 +630,7 @@ class _Shared:
 
 
 def _bearer_token(headers: RecordHeaders) -> str:
-    """Return the token of the ``Authorization`` header; empty without one."""
+    """Return the bearer token in the ``Authorization`` header; empty if there is none."""
     value = headers.map.get("Authorization", "")
     if value[: len(_BEARER)].lower() != _BEARER:
         return ""

@@ -44,11 +44,11 @@ _CODES = {
     503: 14,  # UNAVAILABLE
     507: 8,
 }
-"""Codes of gRPC for HTTP statuses; others are ``INTERNAL``."""
+"""gRPC codes by HTTP status; for all other statuses the code is ``INTERNAL``."""
 
 
 def error_answer(encoding: Encoding, error: UserError, exception_id: str = "") -> bytes:
-    """Return the whole HTTP answer to an export that failed as a whole: a ``google.rpc.Status``.
+    """Return the HTTP answer to an export that failed as a whole, with a ``google.rpc.Status``.
 
     :param exception_id: see `responses.error_members`.
     """
@@ -59,7 +59,7 @@ def error_answer(encoding: Encoding, error: UserError, exception_id: str = "") -
 def _status(
     encoding: Encoding, members: Mapping[str, Any], headers: Iterable[tuple[str, str]]
 ) -> bytes:
-    """Return an answer with *members*; in JSON also as separate members."""
+    """Return an answer with *members*, which in JSON are also separate members."""
     status = members["statusCode"]
     code = _CODES.get(status, _INTERNAL)
     if encoding is Encoding.JSON:
@@ -74,9 +74,9 @@ def _status(
 class Outcome:
     """The outcome of the records of one export.
 
-    :ivar rejected: number of records that a sink has not stored.
+    :ivar rejected: number of records that at least one sink hasn't stored.
     :ivar status: the highest status of any sink.
-    :ivar first_error: why the first of them was rejected.
+    :ivar first_error: why the first of these records was rejected.
     :ivar stored: number of stored rows.
     :ivar partly: number of rejected records that other sinks have stored.
     """
@@ -90,11 +90,11 @@ class Outcome:
 
 
 def export_answer(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes:
-    """Return the whole HTTP answer.
+    """Return the HTTP answer to an export.
 
-    If every record was rejected it is an error, so that an exporter retries where that may help.
-    Otherwise it is a success with the number of rejected records, if any. A header reports if some
-    sinks have stored records that others have rejected: a retry doubles them there.
+    If every record was rejected, the answer is an error, so that an exporter retries if that may
+    help. Otherwise it is a success with the number of rejected records, if any. A header shows that
+    some sinks have stored records that others have rejected; a retry would duplicate them there.
     """
     if not outcome.rejected and outcome.stored.is_all:
         return _EVERYTHING_STORED[encoding]
@@ -124,7 +124,7 @@ def _success(
 _EVERYTHING_STORED = {
     encoding: _success(Signal.LOGS, encoding, Outcome(0)) for encoding in Encoding
 }
-"""Nearly every answer, by encoding; the same for all signals."""
+"""The most common answer, by encoding; it is the same for all signals."""
 
 
 def _message(outcome: Outcome) -> str:

@@ -13,15 +13,15 @@ _MAX_VARINT_BYTES = 10
 _MAX_GROUPS = 100
 
 
-@attrs.define(eq=False)  # some are made for each record: a frozen one takes three times as long
+@attrs.define(eq=False)  # created for each record; a frozen class would take three times as long
 class Field:
-    """A field of a message.
+    """A field of a protobuf message.
 
     :ivar number: number of the field.
-    :ivar is_message: whether it is a message, or text or bytes.
-    :ivar tag: position of its start.
-    :ivar start: position of its value.
-    :ivar end: position after it.
+    :ivar is_message: whether the value is delimited, that is, a message, text or bytes.
+    :ivar tag: position of the field's first byte.
+    :ivar start: position of the value.
+    :ivar end: position after the value.
     """
 
     number: int
@@ -56,12 +56,12 @@ def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Fiel
 
 
 def length_delimited(number: int, value: bytes) -> bytes:
-    """Return a field with *value*."""
+    """Return an encoded field with *number* and *value*."""
     return _encoded(number << 3 | _LENGTH) + _encoded(len(value)) + value
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the number at *position*, and the position after it."""
+    """Return the varint at *position*, and the position after it."""
     if position < end and data[position] < 0x80:
         return data[position], position + 1
     number = 0
@@ -86,7 +86,7 @@ def _encoded(number: int) -> bytes:
 
 
 def _after(data: bytes, kind: int, position: int, end: int) -> int:
-    """Return the position after a value of *kind* that isn't delimited."""
+    """Return the position after a value of *kind*, which isn't length-delimited."""
     if kind == _VARINT:
         return _varint(data, position, end)[1]
     if kind == _FIXED64:
@@ -100,7 +100,7 @@ def _after(data: bytes, kind: int, position: int, end: int) -> int:
 
 
 def _group_end(data: bytes, position: int, end: int) -> int:
-    """Return the position after a group, whose content is skipped."""
+    """Return the position after a group; its content is skipped."""
     depth = 1
     while depth:
         key, position = _varint(data, position, end)
