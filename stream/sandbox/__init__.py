@@ -1,8 +1,8 @@
-"""A local emulation of the Storage API, for running the whole product without a network.
+"""A local emulation of the Storage API, with which the product runs without a network.
 
-It implements the calls of the product, accepts staged files in a local folder or an object store,
-and loads them into SQLite tables that can be queried while it runs. The rest of the product uses it
-only through its URL.
+It implements the calls that the product makes, accepts staged files in a local folder or an object
+store, and loads them into SQLite tables that can be queried while the sandbox runs. The rest of the
+product uses it only through its URL.
 """
 
 from stream.sandbox.auth import FixedToken

@@ -24,14 +24,14 @@ async def _healthy(call: Call) -> Reply:
 
 
 def health_route() -> Route:
-    """``GET /health-check``."""
+    """Return the route ``GET /health-check``."""
     return Route("healthCheck", "GET", "/health-check", _healthy, Access.PUBLIC)
 
 
 def build_app(gate: Gate, routes: Iterable[Route]) -> Klein:
     """Build an application in which *gate* answers each of *routes*.
 
-    Answers to unknown routes have the same form.
+    Answers to requests without a route have the same form.
     """
     app = Klein()
     for route in routes:
@@ -59,7 +59,7 @@ def _endpoint(gate: Gate, route: Route) -> Any:
 
 
 class _QuietSite(Site):
-    """A site without an access log: important events are logged where they occur."""
+    """A site without an access log, because important events are logged where they occur."""
 
     noisy = False
 
@@ -77,6 +77,6 @@ class SandboxSite(WrappingFactory):
         super().__init__(site)
 
     def hang_up(self) -> None:
-        """Close the connections after their pending data is sent."""
+        """Close all connections after their pending data is sent."""
         for connection in list(self.protocols):
             connection.loseConnection()

@@ -1,8 +1,9 @@
-"""The caller and its rights.
+"""The caller of the API and its rights.
 
-There are two kinds of tokens: *configured* ones, such as the project administrator's master token,
-and *sink tokens*, which the API returns once and stores as a hash. A master token of an ``admin``
-may do everything; one with another role may only read; any other token may access its own buckets.
+There are two kinds of tokens: *configured* tokens, such as the project administrator's master
+token, and *sink tokens*, which the API returns once and stores as a hash. A master token with the
+role ``admin`` may do everything, and one with another role may only read. Any other token may
+access only its own buckets.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ MAX_TOKEN_CHARS = 512
 class FixedToken:
     """A token from the configuration.
 
-    :param id: a number as text.
-    :param role: role of the administrator it belongs to: ``admin``, ``guest``, ``readOnly``, …
-        Only master tokens belong to one.
-    :param bucket_permissions: bucket id → ``read`` or ``write``, for tokens that aren't master.
+    :param id: ID of the token, a number as text.
+    :param role: role of the administrator to whom the token belongs: ``admin``, ``guest``,
+        ``readOnly``, … Only master tokens have one.
+    :param bucket_permissions: ``read`` or ``write`` by bucket ID, for tokens that aren't master
+        tokens.
     """
 
     token: str = attrs.field(repr=False, validator=attrs.validators.min_len(1))
@@ -57,8 +59,8 @@ class FixedToken:
 class Token:
     """A caller with a valid token.
 
-    :ivar id: a number; the API shows it as a text with the token itself.
-    :ivar expires: seconds since the epoch, 0 for never.
+    :ivar id: ID of the token, a number; where the API shows the token itself, it is text.
+    :ivar expires: time of expiry, seconds since the epoch; 0 for never.
     """
 
     id: str
@@ -73,12 +75,12 @@ class Token:
 
     @property
     def number(self) -> int:
-        """The id in the form used for the creator of an object."""
+        """The ID in the form that is used for the creator of an object."""
         return int(self.id)
 
     @property
     def can_manage(self) -> bool:
-        """Whether it may create and delete buckets and tokens."""
+        """Whether the token may create and delete buckets and tokens."""
         return self.is_master and self.admin is not None and self.admin["role"] == "admin"
 
     def require_manage(self) -> None:
@@ -103,10 +105,12 @@ class Token:
     def require_file(self, owner_id: str, *, write: bool = False) -> None:
         """Check that the token may access a file.
 
-        Raises UserError: 403, the file belongs to another token, and this one can't read all files.
+        Raises UserError: 403, the file belongs to another token, and this token can't read all
+        files.
 
-        A token that replaced another must be able to finish its files, so for a token that isn't
-        master the right to read all files includes their deletion.
+        A token that replaced another one must be able to finish the files of that one. Therefore,
+        if a token isn't a master token, the right to read all files includes the right to delete
+        them.
         """
         if self.can_manage or owner_id == self.id:
             return
@@ -115,17 +119,17 @@ class Token:
 
 
 def access_denied(message: str) -> UserError:
-    """Return the error 403: the token is not allowed to do this."""
+    """Return the 403 error for a token without the required right."""
     return UserError(message, status=403, name="accessDenied")
 
 
 def token_invalid() -> UserError:
-    """Return the error 401: the token is unknown."""
+    """Return the 401 error for an unknown token."""
     return UserError("Invalid access token", status=401, name="storage.tokenInvalid")
 
 
 def hash_token(token: str) -> bytes:
-    """Return the digest of a sink token, which is stored and compared."""
+    """Return the digest of a sink token; digests are stored and compared."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -135,7 +139,7 @@ def new_sink_token(project_id: int, token_id: int) -> str:
 
 
 def sink_token_id(token: str, project_id: int) -> int | None:
-    """Return the id in a sink token of the project, if it has the form of one."""
+    """Return the ID in *token*, if it has the form of a sink token of the project."""
     match = _SINK_TOKEN.fullmatch(token)
     if match is None or int(match[1]) != project_id:
         return None
@@ -149,7 +153,7 @@ class FixedTokens:
         self._tokens = [(hash_token(fixed.token), _caller(fixed, created)) for fixed in tokens]
 
     def find(self, token: str) -> Token | None:
-        """Return the caller with that token; all tokens are compared, in constant time."""
+        """Return the caller with that token; all tokens are compared in constant time."""
         digest, found = hash_token(token), None
         for expected, caller in self._tokens:
             if hmac.compare_digest(digest, expected):
@@ -157,7 +161,7 @@ class FixedTokens:
         return found
 
     def by_id(self, token_id: str) -> Token | None:
-        """Return the fixed token with this id."""
+        """Return the fixed token with this ID."""
         return next((caller for _, caller in self._tokens if caller.id == token_id), None)
 
 

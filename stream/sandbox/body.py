@@ -1,6 +1,6 @@
 """Members of a JSON request body, each read with checks of its type and limits.
 
-`Body` raises `UserError` (400, code ``storage.validation``) naming the member.
+`Body` raises `UserError` (400, code ``storage.validation``), which names the member.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Body:
     def text(
         self, name: str, default: str | None = None, *, max_chars: int = MAX_TEXT_CHARS
     ) -> str:
-        """Return a string; required, and not empty, if there is no default."""
+        """Return a string; without a default it is required and must not be empty."""
         value = self._members.get(name)
         if value is None or (value == "" and default is None):
             if default is None:
@@ -63,7 +63,7 @@ class Body:
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return a boolean, also as 0 or 1."""
+        """Return a boolean, which may be sent as 0 or 1."""
         value = self._members.get(name, default)
         if value not in (0, 1):
             raise invalid(f'"{name}" is not a boolean')
@@ -104,7 +104,7 @@ class Body:
         return [Body(value) for value in values]
 
     def text_map(self, name: str) -> dict[str, str]:
-        """Return an object of strings; empty if it is missing or, from some clients, ``[]``."""
+        """Return an object of strings; empty if it is missing, or ``[]`` as some clients send."""
         value = self._members.get(name) or {}
         if not isinstance(value, dict) or len(value) > MAX_ITEMS:
             raise invalid(f'"{name}" is not an object')

@@ -1,4 +1,4 @@
-"""Buckets: ``GET``, ``POST`` and ``DELETE branch/{b}/buckets``."""
+"""Buckets, with ``GET``, ``POST`` and ``DELETE branch/{b}/buckets``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stream.sandbox.project import Project
 
 __all__ = ["Buckets", "find_bucket", "forget_bucket", "no_bucket"]
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,94}")  # with the prefix "c-", 96 in all
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,94}")  # 96 with the prefix "c-"
 _STAGES = ("in", "out", "sys")
 _COLUMNS = ("id", "stage", "name", "description", "created", "changed")
 
 
 class Buckets:
-    """The operations on buckets. Deletion is a job; *wake* notifies the runner."""
+    """The operations on buckets. Deletion is a job, of which *wake* notifies the runner."""
 
     def __init__(self, project: Project, wake: Callable[[], None]) -> None:
         self._project = project
@@ -101,12 +101,12 @@ class Buckets:
 
 
 def no_bucket(bucket_id: str) -> UserError:
-    """Return the error 404: there is no such bucket."""
+    """Return the 404 error for a bucket that doesn't exist."""
     return not_found(f'bucket "{bucket_id}" not found', "storage.buckets.notFound")
 
 
 def find_bucket(meta: sqlite3.Connection, bucket_id: str) -> dict[str, Any] | None:
-    """Return the bucket as shown in a reply; ``None`` if there is none."""
+    """Return the bucket as a reply shows it; ``None`` if it doesn't exist."""
     row = meta.execute(
         f"SELECT {', '.join(_COLUMNS)},"
         " (SELECT coalesce(sum(rows_count), 0) FROM tables WHERE bucket_id = buckets.id)"
@@ -144,9 +144,9 @@ def _ask_for_removal(
 
 
 def forget_bucket(meta: sqlite3.Connection, job: Job, now: str) -> list[str]:
-    """Remove the bucket and finish *job*; return the ids of its tables.
+    """Remove the bucket and finish *job*; return the IDs of its tables.
 
-    Raises UserError: a table was created in it since, and the deletion isn't forced.
+    Raises UserError: a table has been created in the bucket since, and the deletion isn't forced.
     """
     bucket_id = job.target
     table_ids = _table_ids(meta, bucket_id)

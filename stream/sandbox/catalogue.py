@@ -1,4 +1,4 @@
-"""The catalog of tables in ``meta.sqlite``: definition, metadata, row count.
+"""The catalog of tables in ``meta.sqlite``: definitions, metadata and row counts.
 
 Functions take a connection and run inside a transaction of that file.
 """
@@ -47,14 +47,14 @@ def _table(row: Sequence[Any]) -> Table:
 
 
 def no_table(table_id: str) -> UserError:
-    """Return the error 404: there is no such table."""
+    """Return the 404 error for a table that doesn't exist."""
     return not_found(f'table "{table_id}" not found', "storage.tables.notFound")
 
 
 def find_table(meta: sqlite3.Connection, table_id: str) -> Table:
-    """Return the table with this id.
+    """Return the table with this ID.
 
-    Raises UserError: 404, there is no such table.
+    Raises UserError: 404, the table doesn't exist.
     """
     row = meta.execute(f"{_SELECT} WHERE id = ?", (table_id,)).fetchone()
     if row is None:
@@ -63,12 +63,12 @@ def find_table(meta: sqlite3.Connection, table_id: str) -> Table:
 
 
 def list_tables(meta: sqlite3.Connection) -> list[Table]:
-    """Return all tables, in the order of their ids."""
+    """Return all tables in the order of their IDs."""
     return [_table(row) for row in meta.execute(f"{_SELECT} ORDER BY id")]
 
 
 def table_exists(meta: sqlite3.Connection, table_id: str) -> bool:
-    """Return whether a table has that id, ignoring case."""
+    """Return whether a table has that ID, ignoring case."""
     sql = "SELECT 1 FROM tables WHERE id = ? COLLATE NOCASE"
     return meta.execute(sql, (table_id,)).fetchone() is not None
 
@@ -76,7 +76,7 @@ def table_exists(meta: sqlite3.Connection, table_id: str) -> bool:
 def add_table(meta: sqlite3.Connection, table: Table) -> None:
     """Add a table to the catalog.
 
-    Raises UserError: 400, it exists; 404, its bucket doesn't.
+    Raises UserError: 400, the table exists; 404, its bucket doesn't exist.
     """
     if table_exists(meta, table.id):
         raise UserError(f'table "{table.id}" already exists', name="storage.tables.alreadyExists")
@@ -103,14 +103,14 @@ def add_table(meta: sqlite3.Connection, table: Table) -> None:
 def forget_table(meta: sqlite3.Connection, table_id: str) -> None:
     """Remove a table from the catalog.
 
-    Raises UserError: 404, there is no such table.
+    Raises UserError: 404, the table doesn't exist.
     """
     if not meta.execute("DELETE FROM tables WHERE id = ?", (table_id,)).rowcount:
         raise no_table(table_id)
 
 
 def note_import(meta: sqlite3.Connection, table_id: str, applied: Applied, now: str) -> None:
-    """Record the time of an import, and the number of rows in the table."""
+    """Record the time of an import and the number of rows in the table."""
     meta.execute(
         "UPDATE tables SET rows_count = ?, last_import = ?, changed = ? WHERE id = ?",
         (applied.table_rows, now, now, table_id),
@@ -143,7 +143,7 @@ def metadata(meta: sqlite3.Connection, table_id: str) -> list[dict[str, Any]]:
         (table_id,),
     )
     names = ("id", "key", "value", "provider", "timestamp")
-    # Ids of metadata are strings in the API.
+    # In the API, IDs of metadata are strings.
     return [dict(zip(names, (str(row[0]), *row[1:]), strict=True)) for row in rows]
 
 

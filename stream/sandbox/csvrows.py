@@ -1,15 +1,15 @@
-"""A streaming CSV parser with bounded memory: bytes to batches of rows.
+"""A streaming CSV parser with bounded memory, which converts bytes to batches of rows.
 
-It reads RFC 4180 (any mix of quoted and plain fields, line ends LF or CRLF, separators and line
-ends inside quotes), which includes the form that sinks write: every field quoted, LF after each
-row. It adds to the standard library's strict reader the limits, the check of the number of fields,
-and two decisions:
+It reads RFC 4180: any mix of quoted and plain fields, LF or CRLF line ends, and separators and line
+ends inside quotes. This includes the form that sinks write, in which every field is quoted and each
+row ends with LF. To the standard library's strict reader it adds the limits, the check of the
+number of fields, and two decisions:
 
-* **Bytes that aren't UTF-8** become U+FFFD. A TEXT column can't hold them, and a BLOB among texts
-  would surprise every query; one damaged value must not refuse a whole load. NUL characters are
-  kept.
-* **An empty line** is a row with one empty field: valid in a table of one column, and a wrong
-  number of fields in any other.
+* **Bytes that aren't UTF-8** become U+FFFD. A TEXT column can't hold such bytes, and a BLOB among
+  texts would surprise every query; one damaged value must not refuse a whole load. NUL characters
+  are kept.
+* **An empty line** is a row with one empty field. It is valid in a table with one column, and has
+  the wrong number of fields in any other table.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from typing import BinaryIO, cast
 __all__ = ["MAX_ROW_CHARS", "CsvError", "row_batches"]
 
 MAX_ROW_CHARS = 32 * 1024 * 1024
-"""Maximum length of a row, including quotes, and so of a field."""
+"""Maximum length of a row, including quotes, and therefore of a field."""
 
-# The reader's limit of 128 KiB per field is global to the process; it is only ever raised.
+# The reader's limit of 128 KiB per field is global to the process, so it is only ever raised.
 csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
 
 
 class CsvError(Exception):
     """The bytes aren't CSV rows of the expected width.
 
-    The message contains the row (from 1) and the fault.
+    The message contains the number of the row, starting at 1, and the problem.
     """
 
 
 class _Lines:
-    """The physical lines of a stream; `taken` counts the characters since it was last reset."""
+    """The physical lines of a stream; `taken` counts the characters since its last reset."""
 
     def __init__(self, stream: BinaryIO, max_chars: int) -> None:
         self.taken = 0
         self._max_chars = max_chars
-        # newline="\n": a line ends only at LF, without translation, so that CR and CRLF inside
-        # quotes survive. The wrapper's decoder handles characters split between two reads.
+        # With newline="\n", a line ends only at LF and nothing is translated, so CR and CRLF inside
+        # quotes are preserved. The wrapper's decoder handles characters that are split between two
+        # reads.
         self._text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n")
 
     def __iter__(self) -> Iterator[str]:
@@ -70,13 +71,13 @@ def row_batches(
 ) -> Iterator[list[list[str]]]:
     """Yield the rows of *stream* in non-empty batches; the stream is left open.
 
-    Raises CsvError: malformed quoting, a wrong number of fields, or a row that is too long. Earlier
-    rows may have been yielded.
+    Raises CsvError: malformed quoting, a wrong number of fields, or a row that is too long. Rows
+    before it may already have been yielded.
 
-    :param stream: a readable binary file, at its beginning.
+    :param stream: a readable binary file, positioned at its beginning.
     :param fields: required number of fields in each row.
-    :param max_rows: maximum number of rows in a batch, which also ends when it exceeds *max_chars*
-        characters.
+    :param max_rows: maximum number of rows in a batch; a batch also ends when it exceeds
+        *max_chars* characters.
     """
     lines = _Lines(stream, max_row_chars)
     reader = csv.reader(lines, delimiter=delimiter, quotechar=enclosure, strict=True)
@@ -106,5 +107,5 @@ def row_batches(
 def _reason(error: Exception) -> str:
     if isinstance(error, CsvError):
         return str(error)
-    # The reader's messages ("unexpected end of data") are about the parser, not about the row.
+    # The reader's messages ("unexpected end of data") describe the parser and not the row.
     return f"is not valid CSV: {cast(str, error.args[0])}"

@@ -1,7 +1,8 @@
-"""A SQLite file with one writing connection in its own thread, and several reading ones.
+"""A SQLite file with one writing connection in its own thread, and several readers.
 
-In WAL mode readers, in this process or outside, neither wait for the writer nor block it. All
-writes of a file are queued for its one thread, so a transaction never meets a lock of this process.
+In WAL mode, readers in this process or another one neither wait for the writer nor block it. All
+writes to a file are queued for its single thread, so a transaction never meets a lock of this
+process.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["Database", "SchemaError"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_BUSY_TIMEOUT_SECONDS = 30.0  # an outside writer, or a checkpoint blocked by an outside reader
+_BUSY_TIMEOUT_SECONDS = 30.0  # for writers, or blocked checkpoints, of other processes
 _WAL_KEPT_BYTES = 64 * 1024 * 1024
 
 
@@ -35,7 +36,7 @@ class SchemaError(Exception):
 class Database:
     """A SQLite file whose schema is ``sql/<family>-<version>.sql``, applied in order by `open`.
 
-    Work is a plain function whose first argument is a connection; it runs in a thread.
+    Work is a plain function that takes a connection as its first argument and runs in a thread.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Database:
         self._read_connections: list[sqlite3.Connection] = []
 
     def _make_pools(self) -> None:
-        """Create the thread pools; a stopped pool can't be started again."""
+        """Create the thread pools, because a stopped pool can't be started again."""
         self._writer_pool = AbandonableThreadPool(0, 1, name=f"sandbox-{self._family}-writer")
         self._reader_pool = AbandonableThreadPool(
             0, self._readers, name=f"sandbox-{self._family}-reader"
@@ -70,10 +71,10 @@ class Database:
             raise
 
     async def close(self) -> None:
-        """Close the database after the queued work; fires when both files are closed."""
+        """Close the database after the queued work, and wait until it is closed."""
         if not self._is_open:
             return
-        # Readers first: the last connection to close removes the log.
+        # Readers first, because the last connection to close removes the WAL.
         self._stop_readers()
         if self._writer is not None:
             await deferToThreadPool(self._reactor, self._writer_pool, self._writer.close)
@@ -131,7 +132,7 @@ class Database:
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            # FULL: a reported success survives a loss of power, not only the end of the process.
+            # FULL: a reported success survives a power failure, not only the end of the process.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -161,7 +162,7 @@ class Database:
                 uri=True,
                 timeout=_BUSY_TIMEOUT_SECONDS,
                 isolation_level=None,
-                check_same_thread=False,  # closed by the thread that stops the pool
+                check_same_thread=False,  # the thread that stops the pool closes it
             )
             self._local.connection = connection
             self._read_connections.append(connection)

@@ -1,4 +1,4 @@
-"""Events: the newest `KEPT_EVENTS` are kept, for people and tests."""
+"""Events, of which the newest `KEPT_EVENTS` are kept for people and tests."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Events:
     async def list_newest(self, call: Call) -> Reply:
         """List events, newest first; ``?component=`` filters them.
 
-        A token that isn't master sees only its own events.
+        A token that isn't a master token sees only its own events.
         """
         limit = call.query_number("limit", 100, least=1, most=1000)
         owner = None if call.token.is_master else call.token.id
@@ -66,7 +66,7 @@ class Events:
 
 
 def _json_text(body: Body, name: str) -> str:
-    """Return a member that holds JSON as a string; other text is stored as a JSON string."""
+    """Return a member that contains JSON as text; other text is stored as a JSON string."""
     text = body.text(name, "null", max_chars=MAX_TEXT_CHARS) or "null"
     try:
         return orjson.dumps(orjson.loads(text)).decode()

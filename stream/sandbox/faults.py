@@ -1,7 +1,8 @@
-"""Fault injection: the next calls of a route are delayed or answered with an error.
+"""Fault injection, which delays the next calls of a route or answers them with an error.
 
-Tests of a client's retries use it through ``POST /_local/faults``. A route is named as in the table
-of routes (``createBucket``); ``*`` is every route of the API, and ``job`` stands for import jobs.
+Tests of a client's retries use it through ``POST /_local/faults``. A route has the name that the
+table of routes gives it (``createBucket``). ``*`` means every route of the API, and ``job`` means
+import jobs.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ MAX_DELAY_SECONDS = 600.0
 class Fault:
     """A fault that replaces or delays a call.
 
-    :param status: answer with this status; 0 for a delay only. An import job always ends with an
+    :param status: status of the answer; 0 for only a delay. An import job always ends with an
         error.
-    :param delay: seconds to wait first.
-    :param after_effect: do the work, then answer with the error.
-    :param expires_in: for ``prepareFile``: lifetime of the credentials in seconds, may be negative.
-    :param rows_with: for import jobs: a job with this text in a value of a row is refused, as by a
-        target with a value that doesn't fit; other jobs are unaffected.
+    :param delay: number of seconds to wait first.
+    :param after_effect: whether to do the work before answering with the error.
+    :param expires_in: for ``prepareFile``: lifetime of the credentials in seconds; may be negative.
+    :param rows_with: for import jobs: a job with this text in a value of a row is refused, as if
+        the value didn't fit the target; other jobs are unaffected.
     """
 
     route: str
@@ -43,12 +44,12 @@ class Fault:
     rows_with: str = ""
 
     def error(self) -> UserError:
-        """Return the error, for a fault that has a status."""
+        """Return the error of a fault that has a status."""
         return UserError(self.message, status=self.status, name=self.code)
 
 
 class Faults:
-    """The pending faults, first in, first out for each route."""
+    """The pending faults, in first-in, first-out order for each route."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Fault, int]] = []
@@ -93,7 +94,7 @@ class Faults:
 
 
 def parse_fault(body: Body, routes: frozenset[str]) -> tuple[Fault, int]:
-    """Return the fault in a request, and its number of times (default 1)."""
+    """Return the fault in a request, and how often it occurs (by default once)."""
     route = body.text("route")
     if route not in routes | {ANY, JOB}:
         raise invalid(f'unknown route "{route}"')

@@ -1,7 +1,8 @@
-"""Staged files: ``files/prepare``, list, get, delete, and the removal of old ones.
+"""Staged files: ``files/prepare``, list, get, delete, and the removal of old files.
 
 With the provider ``local``, a client writes objects to a folder, where they become visible when
-complete; with the others it gets a bucket of an object store (`stream.sandbox.objects`).
+they are complete. With other providers, it gets a bucket of an object store
+(`stream.sandbox.objects`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Files:
         ]
 
     async def prepare(self, call: Call) -> Reply:
-        """Create a file and return the location of its objects; the folder exists afterwards."""
+        """Create a file, including its folder, and return the location of its objects."""
         self._project.require_branch(call)
         if call.token.is_master and not call.token.can_manage:
             raise access_denied("this token can only read")
@@ -89,7 +90,7 @@ class Files:
         return json_reply([self._detail(file) for file in files])
 
     async def get(self, call: Call) -> Reply:
-        """Return a file, on request with credentials to read it."""
+        """Return a file; on request, with credentials to read it."""
         self._project.require_branch(call)
         file = await self._find(call)
         call.token.require_file(file["token_id"])
@@ -154,7 +155,7 @@ class Files:
 
 
 def no_file(file_id: int) -> UserError:
-    """Return the error 404: there is no such file."""
+    """Return the 404 error for a file that doesn't exist."""
     return not_found(f'file "{file_id}" not found', "storage.files.notFound")
 
 
@@ -172,7 +173,7 @@ def _create(meta: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, Any]
 
 
 def find_file(meta: sqlite3.Connection, file_id: int) -> dict[str, Any] | None:
-    """Return the file with this id; ``None`` if there is none."""
+    """Return the file with this ID; ``None`` if there is none."""
     row = meta.execute(f"{_SELECT} WHERE id = ?", (file_id,)).fetchone()
     return dict(zip(_COLUMNS, row, strict=True)) if row is not None else None
 
@@ -180,7 +181,7 @@ def find_file(meta: sqlite3.Connection, file_id: int) -> dict[str, Any] | None:
 def list_files(
     meta: sqlite3.Connection, limit: int, owner: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return the last files, newest first; only those prepared by *owner*, if it is given."""
+    """Return the last files, newest first; if *owner* is given, only those that it prepared."""
     rows = meta.execute(
         f"{_SELECT} WHERE ?1 IS NULL OR token_id = ?1 ORDER BY id DESC LIMIT ?2", (owner, limit)
     )
@@ -193,7 +194,7 @@ def note_file_import(meta: sqlite3.Connection, file_id: int, now: float) -> None
 
 
 def forget_old_files(meta: sqlite3.Connection, now: float) -> list[int]:
-    """Forget expired files, except those that a job still has to read; return their ids."""
+    """Forget expired files, except those that a job still has to read; return their IDs."""
     rows = meta.execute(
         "SELECT id FROM files WHERE (created_at < ? OR imported_at < ?) AND NOT permanent"
         " AND id NOT IN"

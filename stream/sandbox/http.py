@@ -1,7 +1,7 @@
-"""Request handling: limits, caller, faults, and the form of errors.
+"""Request handling: limits, authentication, faults, and the form of errors.
 
-Resources are tables of `Route`; the `Gate` processes the requests of all of them. It is the one
-place that converts exceptions to statuses, and it tracks all calls in progress.
+Resources are tables of `Route`, and the `Gate` processes all their requests. Only the gate converts
+exceptions to statuses. It also tracks all calls in progress.
 """
 
 from __future__ import annotations
@@ -59,20 +59,21 @@ def _content(request: object) -> bytes:
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:
-    """Return a reply with a value as JSON."""
+    """Return a reply that contains a value as JSON."""
     return Reply(orjson.dumps(value), status)
 
 
 def not_found(message: str, code: str) -> UserError:
-    """Return an error of status 404."""
+    """Return an error with status 404."""
     return UserError(message, status=404, name=code)
 
 
 @attrs.frozen
 class Call:
-    """One request after the checks shared by all routes.
+    """One request, after the checks that all routes share.
 
-    :ivar content: the body, read at once: a client that disconnects closes the request's file.
+    :ivar content: the body, read immediately because the request's file is closed when the client
+        disconnects.
     """
 
     request: server.Request
@@ -83,7 +84,7 @@ class Call:
 
     @property
     def token(self) -> Token:
-        """The caller; routes that require a token always have one."""
+        """The caller; it always exists in routes that require a token."""
         if self.caller is None:
             raise token_invalid()
         return self.caller
@@ -98,11 +99,11 @@ class Call:
         return values[-1].decode("utf-8", "replace") if values else None
 
     def query_flag(self, name: str) -> bool:
-        """Return whether a flag of the query is set: ``1`` or ``true``."""
+        """Return whether a flag of the query is set to ``1`` or ``true``."""
         return self.query(name) in ("1", "true")
 
     def query_number(self, name: str, default: int, *, least: int, most: int) -> int:
-        """Return a number of the query, checked against its limits."""
+        """Return a number of the query; it must be between *least* and *most*."""
         text = self.query(name)
         if text is None:
             return default
@@ -125,7 +126,7 @@ class Route:
     """A method and path of the API.
 
     :param name: name of the route for fault injection.
-    :param path: below the host, with ``<segment>`` for a variable one.
+    :param path: path after the host, with ``<segment>`` for a variable segment.
     """
 
     name: str
@@ -158,9 +159,9 @@ Authenticate = Callable[[str], Awaitable[Token | None]]
 
 
 class Gate:
-    """Passes calls to their handlers, and waits for them at the end.
+    """Passes calls to their handlers, and waits for unfinished calls when it is drained.
 
-    :ivar loopback: whether only this machine can connect; set once the port is known.
+    :ivar loopback: whether only this machine can connect; set when the port is known.
     :ivar hosts: allowed host names of the pages.
     """
 
@@ -179,7 +180,7 @@ class Gate:
     def serve(
         self, route: Route, request: server.Request, args: Mapping[str, str]
     ) -> Deferred[Any]:
-        """Answer *request*. A client that disconnects does not interrupt its work."""
+        """Answer *request*. The work continues if the client disconnects."""
         if self._stopping:
             request.setHeader(b"connection", b"close")
             return ensureDeferred(self._refuse(request, "the sandbox is stopping"))
@@ -189,8 +190,8 @@ class Gate:
             self._answer(route, Call(cast(Any, request), args, _content(request)))
         )
         self._calls.add(work)
-        # The router cancels its Deferred when the client disconnects; it gets this one, not the
-        # work's.
+        # When the client disconnects, the router cancels its Deferred. It gets this Deferred and
+        # not that of the work.
         answer: Deferred[bytes] = Deferred()
 
         def done(reply: Reply) -> None:
@@ -208,9 +209,9 @@ class Gate:
         return answer
 
     def error_reply(self, error: BaseException, route: str = "") -> Reply:
-        """Return the three-member body of an error; messages of defects are only logged."""
+        """Return the body of an error, with three members; internal errors are only logged."""
         exception_id = f"sandbox-{uuid.uuid4().hex}"
-        if isinstance(error, CancelledError):  # a delay interrupted by `drain`
+        if isinstance(error, CancelledError):  # `drain` has interrupted a delay
             error = UserError("the sandbox is stopping", status=503, name="storage.unavailable")
         if isinstance(error, UserError):
             status, code, message = error.status, error.name, error.message
@@ -228,7 +229,7 @@ class Gate:
         )
 
     async def drain(self) -> None:
-        """Refuse new calls; fires when the accepted ones are answered."""
+        """Refuse new calls, and wait until the accepted ones are answered."""
         self._stopping = True
         for delay in list(self._delays):
             delay.cancel()
@@ -281,8 +282,9 @@ class Gate:
                 request.setHeader(b"www-authenticate", b'Basic realm="sandbox", charset="UTF-8"')
                 raise token_invalid()
             return
-        # Any website can make a browser on this machine call a loopback port, under a name of the
-        # website's own if it controls its DNS. Such calls have that name or an origin.
+        # Any website can make a browser on this machine call a loopback port. If the website
+        # controls its DNS, it can do so under its own host name. Such calls have that name or an
+        # origin.
         host = request.getRequestHostname().decode("ascii", "replace").lower()
         origin = request.getHeader("origin")
         if not (host in self.hosts or host == "localhost" or _is_loopback(host)):

@@ -1,7 +1,7 @@
-"""Import of a staged file into a table: first a plan, then one transaction that applies it.
+"""Import of a staged file into a table: a plan, and then one transaction that applies it.
 
-The transaction of `load` contains the deletions, the rows, the new count and the mark of the job,
-so after any crash a job is applied as a whole once, or not at all.
+The transaction of `load` contains the deletions, the rows, the new count and the mark of the job.
+So after a crash a job is either applied once as a whole, or not at all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DAMAGED = (EOFError, igzip.BadGzipFile, cast(type[Exception], isal_zlib.error))
 
 
 class ImportRefused(Exception):
-    """The job can't be done as requested; *message* and *code* become the job's error."""
+    """The job can't be executed as requested; *message* and *code* become the job's error."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -56,10 +56,10 @@ class ImportInterrupted(Exception):
 class ImportPlan:
     """The parameters of a load.
 
-    :param columns: in the order of the fields.
-    :param objects: the CSV objects, gzip or plain.
-    :param warnings: further texts of the job's result.
-    :param refused_text: rows with this in a value are refused; empty for none.
+    :param columns: names of the columns, in the order of the fields.
+    :param objects: paths of the CSV objects, with or without gzip.
+    :param warnings: additional warnings of the job's result.
+    :param refused_text: rows with this text in a value are refused; empty to refuse none.
     """
 
     job_id: int
@@ -88,11 +88,14 @@ def plan_import(
 ) -> ImportPlan:
     """Check the columns of *plan*, and add the objects in *folder*.
 
-    Raises ImportRefused: the columns aren't the table's, or something is missing or malformed.
+    Raises ImportRefused: the columns aren't those of the table, or something is missing or
+    malformed.
 
-    :param folder: the folder of the file's objects; nothing outside is read.
-    :param sliced: whether a manifest lists the objects; otherwise the file itself is the only one.
-    :param prefixes: allowed prefixes of the manifest's URLs in addition to the folder's own URL.
+    :param folder: folder of the file's objects; nothing outside it is read.
+    :param sliced: whether a manifest lists the objects; otherwise the file itself is the only
+        object.
+    :param prefixes: prefixes of the manifest's URLs that are allowed in addition to the folder's
+        URL.
     """
     _check_columns(plan.columns, table_columns)
     if not sliced:
@@ -118,9 +121,9 @@ def load(
 
     A job that was already applied changes nothing and returns its earlier result.
 
-    Raises ImportRefused, ImportInterrupted: the caller's transaction has to be rolled back.
+    Raises ImportRefused, ImportInterrupted: the caller must roll back its transaction.
 
-    :param interrupted: called after each batch; returns whether to stop.
+    :param interrupted: called after each batch; returns whether the load must stop.
     """
     applied = rows.find_applied(data, plan.job_id)
     if applied is not None:
@@ -136,7 +139,7 @@ def load(
                 f'table "{plan.table_id}" was deleted', "storage.tables.notFound"
             ) from error
         raise
-    # With a key, some rows replaced others.
+    # With a primary key, some rows may have replaced others.
     count = rows.count_rows(data, plan.table_id, None if plan.primary_key else loaded)
     applied = rows.Applied(loaded, count)
     rows.mark_applied(data, plan.job_id, applied)
@@ -180,13 +183,13 @@ def _refuse_rows(text: str, batch: Sequence[Sequence[str]], before: int) -> None
 
 @contextmanager
 def _open_object(path: Path) -> Iterator[BinaryIO]:
-    # Never through a link, which could lead out of the file's own folder.
+    # Links aren't followed, because they could point outside the file's own folder.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as plain:
         packed = path.name.endswith(".gz") or plain.peek(2)[:2] == _GZIP_MAGIC
         if not packed or not plain.peek(1):
             yield plain
             return
-        # Reads all gzip members of a file in sequence.
+        # IGzipFile reads all gzip members of a file in sequence.
         with igzip.IGzipFile(fileobj=plain, mode="rb") as unpacked:
             yield cast(BinaryIO, unpacked)
 
@@ -228,11 +231,11 @@ def _listing(folder: Path) -> list[Path]:
 
 
 def manifest_names(folder: Path, prefixes: Sequence[str] = ()) -> list[str]:
-    """Return the names of the objects in the manifest in *folder*, each a plain name.
+    """Return the plain names of the objects in the manifest in *folder*.
 
-    Raises ImportRefused: the manifest is missing or malformed, or leads out of the file.
+    Raises ImportRefused: the manifest is missing, malformed, or refers to objects outside the file.
 
-    :param prefixes: allowed prefixes of URLs in addition to the folder's own URL.
+    :param prefixes: prefixes of URLs that are allowed in addition to the folder's URL.
     """
     try:
         with (folder / MANIFEST).open("rb") as stream:
@@ -254,10 +257,10 @@ def manifest_names(folder: Path, prefixes: Sequence[str] = ()) -> list[str]:
 
 
 def _object_name(url: Any, folder: Path, prefixes: Sequence[str]) -> str:
-    """Return the name of the object at *url*, which has to be directly in *folder* or a prefix."""
+    """Return the name of the object at *url*, which must be directly in *folder* or a prefix."""
     if not isinstance(url, str):
         raise _bad_manifest("has an URL that is not a string")
-    # Clients differ in what they escape, in the folder's path as in the name.
+    # Clients differ in what they escape, both in the folder's path and in the name.
     own = (f"file://{folder}/", object_url(folder) + "/", folder.as_uri() + "/")
     for prefix in (*own, *prefixes):
         if url.startswith(prefix):

@@ -1,4 +1,4 @@
-"""Jobs: rows of ``jobs`` with their states, ``GET jobs`` and ``GET jobs/{id}``.
+"""Jobs: the rows of ``jobs`` with their states, ``GET jobs`` and ``GET jobs/{id}``.
 
 Functions that take a connection run inside a transaction of ``meta.sqlite``.
 """
@@ -42,7 +42,7 @@ MAX_LISTED_JOBS = 100
 
 @attrs.frozen
 class Job:
-    """A job of the storage: an import or a removal."""
+    """A job of the storage, which is an import or a removal."""
 
     id: int
     operation: str
@@ -78,7 +78,7 @@ def _job(row: Sequence[Any]) -> Job:
 
 
 def find(meta: sqlite3.Connection, job_id: int) -> Job | None:
-    """Return the job with this id; ``None`` if there is none."""
+    """Return the job with this ID; ``None`` if there is none."""
     row = meta.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()
     return _job(row) if row is not None else None
 
@@ -105,9 +105,9 @@ def create_job(
 
 
 def claim(meta: sqlite3.Connection, operations: Sequence[str], now: str) -> Job | None:
-    """Claim the oldest waiting job of *operations*, now processing.
+    """Claim the oldest waiting job of *operations*, which is then processing.
 
-    Jobs with one target run in sequence: loads of a table are applied in the order of their
+    Jobs with the same target run in sequence. So loads of a table are applied in the order of their
     requests, which determines the result of an upsert.
     """
     marks = ", ".join("?" * len(operations))
@@ -122,7 +122,7 @@ def claim(meta: sqlite3.Connection, operations: Sequence[str], now: str) -> Job 
 
 
 def release(meta: sqlite3.Connection, job_id: int) -> None:
-    """Return a processing job to the queue: it was interrupted without effects."""
+    """Return a processing job, which was interrupted without effects, to the queue."""
     meta.execute(
         "UPDATE jobs SET status = 'waiting', started = NULL WHERE id = ? AND status = 'processing'",
         (job_id,),
@@ -174,7 +174,7 @@ def job_reply(job: Job, project: Project, status: int = 200) -> Reply:
 
 
 def job_detail(job: Job, project: Project) -> dict[str, Any]:
-    """Return *job* as the API shows it; ``results`` is an empty list until there are any."""
+    """Return *job* as the API shows it; ``results`` is an empty list until there are results."""
     detail = {
         "id": job.id,
         "status": job.status,
@@ -224,7 +224,7 @@ class Jobs:
 
 
 def _may_see(token: Token, job: Job) -> bool:
-    # The token that replaces a sink's token follows the jobs of its predecessor.
+    # A token that replaces a sink's token must be able to follow the jobs of the old token.
     bucket_id = ".".join(job.target.split(".")[:2])
     return token.is_master or token.id == job.token_id or bucket_id in token.bucket_permissions
 

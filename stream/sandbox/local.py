@@ -1,4 +1,4 @@
-"""Control for tests on this machine: fault injection, and a reset."""
+"""Control for tests on this machine: fault injection and a reset."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["LocalControl"]
 
 
 class LocalControl:
-    """``/_local/…``; available only if no other machine can connect.
+    """The routes ``/_local/…``, which are only available if no other machine can connect.
 
-    :param fault_routes: names of the routes with fault injection.
+    :param fault_routes: names of the routes that support fault injection.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class LocalControl:
     async def reset(self, call: Call) -> Reply:
         """Remove buckets, tables, files, jobs, events, sink tokens and pending faults.
 
-        Ids continue from their current values, so that no id is reused.
+        IDs continue from their current values, so that no ID is reused.
         """
         async with self._one_reset:
             await self._runner.stop()
@@ -79,8 +79,8 @@ class LocalControl:
     async def _empty(self) -> None:
         store = self._project.store
         self._faults.clear()
-        # The catalog first: unknown rows are removed at the next start, but a known table without
-        # its rows would be an error to all callers.
+        # The catalog first: rows without a known table are removed at the next startup, but a known
+        # table without its rows would be an error for all callers.
         await store.meta.write(_empty_meta)
         await store.data.write(rows.drop_all)
         await store.in_thread(remove_objects, store.staging)

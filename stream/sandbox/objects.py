@@ -1,7 +1,7 @@
 """Staging in an object store: credentials for clients, and access for imports.
 
-The sandbox issues credentials and reads with its own; a client's objects are copied into the file's
-local folder for the duration of an import.
+The sandbox issues credentials, and reads with its own credentials. A client's objects are copied
+into the file's local folder for the duration of an import.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ class ObjectStaging:
     """A bucket or container for staged files.
 
     :param provider: ``aws``, ``azure`` or ``gcp``.
-    :param endpoint: URL of the store; for Azure with the account's name as path, if it needs one.
-    :param key_id: access key id, or name of the account.
-    :param secret: secret access key, key of the account, or bearer token.
+    :param endpoint: URL of the store; for Azure, with the account name as path if the store needs
+        it.
+    :param key_id: access key ID or account name.
+    :param secret: secret access key, account key or bearer token.
     """
 
     provider: str
@@ -51,7 +52,7 @@ class ObjectStaging:
     secret: str = attrs.field(default="", repr=False)
 
     def prepared(self, file_id: int, *, sliced: bool, now: float, life: float) -> dict[str, Any]:
-        """Return the upload parameters of a prepared file's reply, valid for *life* seconds."""
+        """Return the upload parameters of a prepared file, valid for *life* seconds."""
         key, expiration = _prefix(file_id) + ("" if sliced else _DATA), iso_time(now + life)
         members: dict[str, Any] = {"provider": self.provider, "region": self.region}
         if self.provider == "aws":
@@ -123,12 +124,12 @@ class ObjectStaging:
             _download(store, _prefix(file_id) + MANIFEST, folder / MANIFEST)
             keys += manifest_names(folder, (self.url_prefix(file_id),))
         except ImportRefused:
-            pass  # nothing was staged, or the objects are unknown
+            pass  # nothing was staged, or the manifest is invalid
         for name in keys:
             try:
                 obstore.delete(store, _prefix(file_id) + name)
             except (BaseError, FileNotFoundError):
-                continue  # it is missing, or the store will expire it by its own rules
+                continue  # it is missing, or the store's own rules will remove it
 
     def _open(self) -> S3Store | AzureStore | GCSStore:
         options: ClientConfig = {

@@ -1,6 +1,6 @@
-"""Web pages: the content of the project, and the newest rows of a table.
+"""Web pages with the content of the project and the newest rows of a table.
 
-They load no external resources, and every value is escaped.
+The pages load no external resources, and every value is escaped.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _HEADERS = {
 
 @attrs.frozen
 class Link:
-    """A cell with a link to another page."""
+    """A table cell with a link to another page."""
 
     text: str
     target: str
 
 
 class Pages:
-    """The pages of the sandbox for a browser."""
+    """The pages that the sandbox shows in a browser."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
@@ -64,7 +64,7 @@ class Pages:
         ]
 
     async def overview(self, call: Call) -> Reply:
-        """Return the page of tables, files and recent events."""
+        """Return the page with tables, files and recent events."""
         tables, files, recent = await self._store.meta.read(_overview)
         table_rows = [
             (
@@ -105,7 +105,7 @@ class Pages:
                 newest=True,
             )
         except sqlite3.OperationalError as error:
-            raise catalogue.no_table(table.id) from error  # deleted since its definition was read
+            raise catalogue.no_table(table.id) from error  # deleted after its definition was read
         body = (
             f'<p><a href="/">All tables</a></p><p>{table.rows_count} rows, the newest first</p>'
             + html_table(table.columns, found)

@@ -1,7 +1,7 @@
-"""Programmatic tokens: ``resolve-storage-token`` of the platform's auth bridge.
+"""Programmatic tokens, with ``resolve-storage-token`` of the platform's auth bridge.
 
-A service sends the token of a program and that of its own service account, and gets a token of the
-project for the program: a short-lived master token.
+A service sends the token of a program together with the token of its own service account, and gets
+a token of the project for the program. This is a short-lived master token.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Program:
     """A program that is known to the platform.
 
     :param token: token of the program, ``kbc_at_…`` or ``kbc_pat_…``.
-    :param role: its role in the project.
+    :param role: role of the program in the project.
     """
 
     token: str = attrs.field(repr=False, validator=attrs.validators.min_len(1))
@@ -42,9 +42,9 @@ class Program:
 
 
 class Programs:
-    """The exchange of programmatic tokens for tokens of the project.
+    """Exchanges programmatic tokens for tokens of the project.
 
-    :param service_account: token of the only service that may exchange; ``""`` for none.
+    :param service_account: token of the only service that may exchange tokens; ``""`` for none.
     :param life: lifetime of the issued tokens.
     """
 
@@ -104,7 +104,7 @@ class Programs:
         return json_reply(reply)
 
     def _find(self, text: str) -> Program | None:
-        """Return the program; all tokens are compared, in constant time."""
+        """Return the program with the token; all tokens are compared in constant time."""
         digest, found = hash_token(text), None
         for expected, program in self._programs:
             if hmac.compare_digest(digest, expected):

@@ -1,4 +1,4 @@
-"""State shared by all resources: the store, the project's identity and its settings."""
+"""State that all resources share: the store, and the project's identity and settings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from stream.sandbox.store import Store
 __all__ = ["DEFAULT_CREDENTIALS_LIFE", "Project"]
 
 DEFAULT_CREDENTIALS_LIFE = timedelta(hours=12)
-"""A file is rotated 30 min before its credentials expire, so their lifetime must be much longer."""
+"""Lifetime of credentials; much more than 30 minutes, the time before expiry when files rotate."""
 
 
 @attrs.define
 class Project:
-    """One project with one branch.
+    """The project of the sandbox, which has one branch.
 
-    :param base_url: URL of the sandbox for clients; set once the port is known.
-    :param credentials_life: how long after its preparation an upload of the file may start.
-    :param objects: the object store for staged files; ``None`` for the store's folder.
+    :param base_url: URL of the sandbox for clients; set when the port is known.
+    :param credentials_life: how long after its preparation the upload of a file may start.
+    :param objects: object store for staged files; ``None`` to use the store's folder.
     """
 
     store: Store
@@ -48,6 +48,6 @@ class Project:
         self.find_branch(call.args["branch"])
 
     def find_branch(self, text: str) -> None:
-        """Check that a text names the branch: its id or ``default``."""
+        """Check that *text* names the branch by its ID or as ``default``."""
         if text not in (str(self.branch_id), "default"):
             raise not_found(f'branch "{text}" not found', "storage.branches.notFound")

@@ -1,7 +1,8 @@
-"""The rows in ``data.sqlite``: one table per storage table, named by its id, all TEXT.
+"""The rows in ``data.sqlite``, with one table of TEXT columns per storage table.
 
-Functions take a connection and run inside a transaction of that file. Names come from clients, so
-they are inserted into SQL only by `quoted`; values are always bound.
+Each table is named by its ID. Functions take a connection and run inside a transaction of that
+file. Names come from clients, so they are inserted into SQL only by `quoted`; values are always
+bound.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ __all__ = [
 class Applied:
     """The result of a job.
 
-    :param loaded_rows: number of rows it read.
-    :param table_rows: number of rows in the table afterwards.
+    :param loaded_rows: number of rows that the job has read.
+    :param table_rows: number of rows in the table after the job.
     """
 
     loaded_rows: int
@@ -51,7 +52,7 @@ def _list(names: Iterable[str]) -> str:
 def create_table(
     data: sqlite3.Connection, table_id: str, columns: Sequence[str], primary_key: Sequence[str]
 ) -> None:
-    """Create an empty table, after dropping the remains of a crash with that name."""
+    """Create an empty table. A table that a crash has left under that name is dropped first."""
     drop_tables(data, [table_id])
     definitions = [f"{quoted(column)} TEXT NOT NULL" for column in columns]
     if primary_key:
@@ -68,7 +69,7 @@ def drop_tables(data: sqlite3.Connection, table_ids: Iterable[str]) -> None:
 
 
 def drop_all(data: sqlite3.Connection) -> None:
-    """Remove every table and every mark of jobs."""
+    """Remove every table and every mark of a job."""
     drop_tables(data, _tables(data))
     data.execute("DELETE FROM _row_counts")
     forget_applied(data)
@@ -77,10 +78,10 @@ def drop_all(data: sqlite3.Connection) -> None:
 def repair(
     data: sqlite3.Connection, known: Collection[tuple[str, Sequence[str], Sequence[str]]]
 ) -> list[str]:
-    """Drop tables that aren't *known* (id, columns, primary key) and create missing ones.
+    """Drop tables that aren't *known* (ID, columns, primary key) and create missing ones.
 
-    A table is created here before it is known, and forgotten before it is dropped here, so after a
-    crash this finishes incomplete operations. Returns the ids of the dropped tables.
+    A table is created here before it becomes known, and forgotten before it is dropped here. So
+    this completes operations that a crash has interrupted. Return the IDs of the dropped tables.
     """
     present = set(_tables(data))
     dropped = sorted(present - {table_id for table_id, _, _ in known})
@@ -92,13 +93,13 @@ def repair(
 
 
 def _tables(data: sqlite3.Connection) -> list[str]:
-    # Ids of storage tables have two dots; a table made by hand in this file is kept.
+    # IDs of storage tables have two dots; a table that a user created in this file is kept.
     rows = data.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
     return [name for (name,) in rows if name.count(".") == 2]
 
 
 def insert_statement(table_id: str, columns: Sequence[str], primary_key: Sequence[str]) -> str:
-    """Return SQL that adds a row, or replaces the one with the same key."""
+    """Return SQL that adds a row or replaces the row with the same key."""
     marks = ", ".join("?" * len(columns))
     sql = f"INSERT INTO {quoted(table_id)} ({_list(columns)}) VALUES ({marks})"
     if not primary_key:
@@ -109,7 +110,7 @@ def insert_statement(table_id: str, columns: Sequence[str], primary_key: Sequenc
 
 
 def count_rows(data: sqlite3.Connection, table_id: str, added: int | None) -> int:
-    """Return the table's row count after adding *added*, counted if unknown; stores the number."""
+    """Update and return the table's row count; the rows are counted if *added* is unknown."""
     if added is None:
         count = data.execute(f"SELECT count(*) FROM {quoted(table_id)}").fetchone()[0]
     else:
@@ -124,7 +125,7 @@ def count_rows(data: sqlite3.Connection, table_id: str, added: int | None) -> in
 
 
 def mark_applied(data: sqlite3.Connection, job_id: int, applied: Applied) -> None:
-    """Record, in the transaction that loads its rows, that a job has been applied."""
+    """Record that a job has been applied, in the transaction that loads its rows."""
     data.execute(
         "INSERT INTO _applied_jobs (job_id, loaded_rows, table_rows) VALUES (?, ?, ?)",
         (job_id, applied.loaded_rows, applied.table_rows),
@@ -140,7 +141,7 @@ def find_applied(data: sqlite3.Connection, job_id: int) -> Applied | None:
 
 
 def forget_applied(data: sqlite3.Connection) -> None:
-    """Remove all marks; called when the end of every marked job is recorded."""
+    """Remove all marks; only called when the end of every marked job is recorded."""
     data.execute("DELETE FROM _applied_jobs")
 
 
@@ -155,7 +156,7 @@ def preview(
 ) -> list[tuple[str, ...]]:
     """Return some rows in the order of loading, or the *newest* first.
 
-    Ends early when the rows exceed *max_chars* characters.
+    The result ends early when the rows exceed *max_chars* characters.
     """
     order = "DESC" if newest else "ASC"
     cursor = data.execute(

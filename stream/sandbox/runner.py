@@ -1,12 +1,12 @@
-"""Runs jobs: two imports concurrently, and one change of the catalog at a time.
+"""The runner of jobs: two imports run concurrently, and one change of the catalog at a time.
 
-Note [A job happens once]. The state of a job (waiting, processing or ended) is a row of
-``meta.sqlite``; its effects are in ``data.sqlite``. The two can't be committed together, so the
-rows of an import are committed with a mark, and the job's end is recorded afterwards. After a crash
-in between, the job is processing *and* marked: `recover` records its end from the mark. After an
-earlier crash there are neither rows nor mark, and the job runs again from the start. Creating and
-deleting tables leaves at worst a table in ``data.sqlite`` that is unknown to ``meta.sqlite``;
-`recover` drops it before the job runs again.
+Note [A job happens once]: the state of a job (waiting, processing or ended) is a row of
+``meta.sqlite``; its effects are in ``data.sqlite``. The two can't be committed together. Therefore
+the rows of an import are committed with a mark, and the job's end is recorded afterwards. After a
+crash in between, the job is processing *and* marked, so `recover` records its end from the mark.
+After an earlier crash there are neither rows nor mark, and the job runs again from the start. An
+interrupted creation or deletion can at worst leave a table in ``data.sqlite`` that ``meta.sqlite``
+doesn't know. `recover` drops it before the job runs again.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ LONGEST_WAIT_SECONDS = 10.0
 
 
 class JobRunner:
-    """Three loops that claim waiting jobs; the queue is in the database.
+    """Three loops that claim waiting jobs from the queue in the database.
 
-    :param catalogue_lock: shared with the calls that delete tables directly.
+    :param catalogue_lock: lock that is shared with the calls that delete tables directly.
     """
 
     _log = Logger()
@@ -71,13 +71,13 @@ class JobRunner:
         self._store = project.store
         self._faults = faults
         self._lock = catalogue_lock
-        self._stop = threading.Event()  # set here, read by the thread that loads
+        self._stop = threading.Event()  # set here, read by the loading thread
         self._sleepers = Waiters[None]()
         self._loops: list[Deferred[None]] = []
         self._generation = 0
 
     def start(self) -> None:
-        """Start to run waiting jobs."""
+        """Start running waiting jobs."""
         self._stop.clear()
         catalogue_jobs = ((jobs.CREATE_TABLE, jobs.DELETE_BUCKET), self._change_catalogue)
         imports = ((jobs.IMPORT,), self._import)
@@ -92,7 +92,7 @@ class JobRunner:
         self._sleepers.fire(None)
 
     async def stop(self) -> None:
-        """Interrupt running imports, which return to the queue; fires when nothing is running."""
+        """Interrupt running imports, which return to the queue; wait until nothing is running."""
         self._stop.set()
         self.wake()
         await DeferredList(self._loops)
@@ -108,13 +108,13 @@ class JobRunner:
                 job = await self._store.meta.write(jobs.claim, operations, self._store.now_iso())
                 if job is not None:
                     await work(job)
-                    self.wake()  # a job of the same table may run now
+                    self.wake()  # a job for the same table may run now
                 backoff.reset()
             except Exception:
                 self._log.failure("a job loop failed, continuing")
                 await self._sleep(backoff.next())
                 continue
-            # A job that was added while this loop was checking has changed the generation.
+            # If a job was added while this loop was checking, the generation has changed.
             if job is None and generation == self._generation:
                 await self._sleep(None)
 
@@ -140,7 +140,7 @@ class JobRunner:
             try:
                 applied = await self._store.data.write(load, plan, self._stop.is_set)
             except sqlite3.Error:
-                # A commit that reports an error may nevertheless have reached the disk.
+                # A commit that reports an error may still have reached the disk.
                 found = await self._store.data.read(rows.find_applied, job.id)
                 if found is None:
                     raise
@@ -152,7 +152,7 @@ class JobRunner:
         else:
             await self._record(_finish_import, job, applied, plan.warnings, self._store.now())
         if self._project.objects is not None:
-            # Only copies, which can be fetched again.
+            # These are only copies, which can be fetched again.
             folder = [int(job.params["dataFileId"])]
             await self._store.in_thread(remove_objects, self._store.staging, folder)
 
@@ -182,7 +182,7 @@ class JobRunner:
         )
 
     async def _inject_fault(self) -> str:
-        """Return the text whose rows are refused."""
+        """Apply a pending fault; return the text whose rows are refused."""
         fault = self._faults.take(JOB)
         if fault is None:
             return ""
@@ -216,7 +216,7 @@ class JobRunner:
         )
         if await self._store.meta.read(find_bucket, bucket_id) is None:
             raise no_bucket(bucket_id)
-        # Looked up first: creating the rows' table begins with dropping one of that name.
+        # Looked up first, because creating the rows' table begins with dropping one of that name.
         if await self._store.meta.read(catalogue.table_exists, table.id):
             raise UserError(
                 f'table "{table.id}" already exists', name="storage.tables.alreadyExists"
@@ -249,7 +249,7 @@ class JobRunner:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> None:
-        """Write a job's end, with retries: until then no other loop claims the job."""
+        """Record the end of a job, with retries; until then no other loop claims the job."""
         backoff = Backoff(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
         while True:
             try:
@@ -258,7 +258,7 @@ class JobRunner:
             except Exception:
                 self._log.failure("cannot record the end of a job")
                 if self._stop.is_set():
-                    return  # `recover` finds it at the next start.
+                    return  # `recover` handles it at the next startup.
                 await self._pause(backoff.next())
 
     async def _pause(self, seconds: float) -> None:
@@ -300,7 +300,7 @@ def _finish_create(
 async def recover(project: Project) -> int:
     """Repair the state after a crash, before any loop runs; see Note [A job happens once].
 
-    Returns the number of jobs that were applied but not ended.
+    Return the number of jobs that were applied but not ended.
     """
     store = project.store
     found = await store.meta.read(jobs.unfinished)

@@ -1,4 +1,4 @@
-"""The sandbox as a service: a local emulation of the Storage API on a port of its own."""
+"""The sandbox as a service, a local emulation of the Storage API on its own port."""
 
 from __future__ import annotations
 
@@ -42,25 +42,26 @@ TIDY_INTERVAL_SECONDS = 600.0
 
 
 class SandboxService(Service):
-    """One project with one branch, its tables in SQLite.
+    """One project with one branch and its tables in SQLite.
 
-    `startService` fires when the files are open, interrupted jobs are repaired and the port
-    listens. `stopService` fires when every call is answered, a running import has ended or been
-    rolled back, and the files are closed. The service can be started again.
+    The Deferred of `startService` fires when the files are open, interrupted jobs are repaired, and
+    the port is open. The Deferred of `stopService` fires when every call is answered, running
+    imports have ended or were rolled back, and the files are closed. The service can be started
+    again.
 
     :param reactor: the reactor.
-    :param listen: ``host:port``; port 0 is any free one. Without a host it listens on every
-        address.
-    :param path: the directory of the databases and staged files; created if it is missing.
-    :param token: the master token of the project's administrator.
+    :param listen: ``host:port``; port 0 means any free port. Without a host, the sandbox listens on
+        every address.
+    :param path: directory of the databases and staged files; created if it is missing.
+    :param token: master token of the project's administrator.
     :param public_url: prefix of the URLs in answers; by default the listening address.
-    :param extra_tokens: further configured tokens.
+    :param extra_tokens: additional configured tokens.
     :param programs: programs whose tokens may be exchanged.
-    :param service_account: the token of the service that may exchange them.
+    :param service_account: token of the service that may exchange them.
     :param program_life: lifetime of the tokens that programs get.
     :param credentials_life: how long upload credentials are valid.
-    :param objects: the object store for staged files; by default a folder of *path*.
-    :ivar url: the address while it runs, such as ``http://127.0.0.1:8001``.
+    :param objects: object store for staged files; by default a folder in *path*.
+    :ivar url: URL of the running sandbox, such as ``http://127.0.0.1:8001``.
     """
 
     _log = Logger()
@@ -176,7 +177,7 @@ class SandboxService(Service):
             await self._gate.drain()
             await self._runner.stop()
             self._tidying.stop()
-            await self._tidied  # fires when a current run has ended
+            await self._tidied  # fires when the current run has ended
             self._site.hang_up()
         finally:
             await self._project.store.close()

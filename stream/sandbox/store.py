@@ -1,10 +1,10 @@
-"""The sandbox's directory: two databases, the staging folder, and the lock that keeps it ours.
+"""The sandbox's directory: two databases, the staging folder, and a lock.
 
 ::
 
     <path>/project-<id>/lock          held while a sandbox uses the directory
     <path>/project-<id>/meta.sqlite   buckets, tables, files, jobs, tokens, events
-    <path>/project-<id>/data.sqlite   the rows: a table per storage table
+    <path>/project-<id>/data.sqlite   the rows, with one table per storage table
     <path>/project-<id>/staging/      objects of staged files: <fileId>/<name>
 """
 
@@ -42,11 +42,11 @@ T = TypeVar("T")
 
 
 class Reactor(IReactorTime, IReactorFromThreads):
-    """The part of a reactor that the store uses: the time, and calls from threads."""
+    """The part of a reactor that the store uses: time, and calls from threads."""
 
 
 def iso_time(seconds: float) -> str:
-    """Return *seconds* since the epoch in the API's form, ``2006-01-02T15:04:05+0000``."""
+    """Return *seconds* since the epoch in the form ``2006-01-02T15:04:05+0000``."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
 
 
@@ -61,7 +61,7 @@ def tables_file(path: Path, project_id: int) -> Path:
 
 
 class Store:
-    """Both databases and the staging folder, opened and closed together."""
+    """Both databases and the staging folder, which are opened and closed together."""
 
     def __init__(self, reactor: Reactor, path: Path, project_id: int) -> None:
         self.folder = project_folder(path, project_id)
@@ -74,7 +74,7 @@ class Store:
         self._lock: int | None = None
 
     def now(self) -> float:
-        """Return the seconds since the epoch."""
+        """Return the current time in seconds since the epoch."""
         return self._wall_clock()
 
     def now_iso(self) -> str:
@@ -89,7 +89,7 @@ class Store:
     async def open(self) -> None:
         """Lock the directory and open its files, creating missing ones.
 
-        Raises UserError: another process uses it, or the two databases don't belong together.
+        Raises UserError: another process uses it, or the databases don't belong together.
         """
         self._files_pool = AbandonableThreadPool(0, 2, name="sandbox-files")
         self._files_pool.start()
@@ -105,7 +105,7 @@ class Store:
             raise
 
     async def close(self) -> None:
-        """Close the files and unlock the directory. Does nothing the second time."""
+        """Close the files and unlock the directory. A second call does nothing."""
         await self.data.close()
         await self.meta.close()
         if self._lock is not None:
@@ -138,8 +138,8 @@ def _store_id(meta: sqlite3.Connection, now: str) -> str:
 
 
 def _belong_to(data: sqlite3.Connection, store_id: str) -> None:
-    # With another meta.sqlite, the rows' tables would look like leftovers, and job ids would start
-    # again, so that new jobs would be mistaken for applied ones.
+    # With another meta.sqlite, the tables with the rows would look like leftovers. Job IDs would
+    # restart, so new jobs would be mistaken for applied ones.
     row = data.execute("SELECT id FROM _store").fetchone()
     if row is None:
         data.execute("INSERT INTO _store (id) VALUES (?)", (store_id,))

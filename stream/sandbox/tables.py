@@ -1,4 +1,4 @@
-"""Tables: definition, metadata, import, preview and deletion."""
+"""Tables, with their definition, metadata, import, preview and deletion."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_PREVIEW_CHARS = 16 * 1024 * 1024
 class Tables:
     """The operations on tables.
 
-    :param catalogue_lock: held while the set of tables changes, in either database.
+    :param catalogue_lock: lock that is held while the set of tables changes in either database.
     :param wake: notifies the runner of a new job.
     """
 
@@ -81,7 +81,7 @@ class Tables:
 
     async def delete(self, call: Call) -> Reply:
         """Delete a table with its rows."""
-        # No object refers to a table here, so "force" has no effect.
+        # In the sandbox no object refers to a table, so "force" has no effect.
         table_id = self._reach(call, write=True)
         await self._lock.acquire()
         try:
@@ -131,7 +131,7 @@ class Tables:
     async def preview(self, call: Call) -> Reply:
         """Return the first rows as CSV with a header, or as JSON.
 
-        They may end early at `MAX_PREVIEW_CHARS`.
+        The rows may end early at `MAX_PREVIEW_CHARS`.
         """
         table_id = self._reach(call, write=False)
         limit = call.query_number("limit", 100, least=1, most=MAX_PREVIEW_ROWS)
@@ -143,7 +143,7 @@ class Tables:
         return Reply(text, content_type="text/csv; charset=utf-8")
 
     def _reach(self, call: Call, *, write: bool) -> str:
-        """Check the branch and the caller's right; return the table's id."""
+        """Check the branch and the caller's right; return the table's ID."""
         self._project.require_branch(call)
         table_id = call.args["table"]
         parts = table_id.split(".")
@@ -184,7 +184,7 @@ def _definition(body: Body) -> tuple[str, list[str], list[str]]:
     primary_key = body.texts("primaryKeysNames")
     if not columns:
         raise invalid(f'"columns" is empty; a table has 1 to {MAX_ITEMS} columns')
-    # SQLite's column names are case-insensitive.
+    # Column names of SQLite are case-insensitive.
     if len({column.lower() for column in columns}) < len(columns):
         raise invalid('"columns" has a name twice')
     if any("\0" in column for column in columns):
@@ -245,7 +245,7 @@ def _preview_rows(
     try:
         return rows.preview(data, table_id, columns, limit, max_chars=MAX_PREVIEW_CHARS)
     except sqlite3.OperationalError as error:
-        raise catalogue.no_table(table_id) from error  # deleted since its definition was read
+        raise catalogue.no_table(table_id) from error  # deleted after its definition was read
 
 
 def _preview_json(columns: Sequence[str], found: Sequence[tuple[str, ...]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The index, branches, and tokens: verify, create, delete, and authentication of callers."""
+"""The index, branches and tokens, including the authentication of callers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MAX_DESCRIPTION_CHARS = 255
 
 
 class Tokens:
-    """The operations on the caller, and `authenticate` for the gate.
+    """The operations on tokens, and `authenticate` for the gate.
 
-    Programmatic tokens are in `stream.sandbox.programs`.
+    Programmatic tokens are handled in `stream.sandbox.programs`.
     """
 
     def __init__(self, project: Project) -> None:
@@ -47,7 +47,7 @@ class Tokens:
         ]
 
     async def authenticate(self, text: str) -> Token | None:
-        """Return the caller whose token is *text*, or None."""
+        """Return the caller whose token is *text*; ``None`` if there is none."""
         fixed = self._project.fixed_tokens.find(text)
         if fixed is not None:
             return fixed
@@ -64,7 +64,7 @@ class Tokens:
         return 0 < token.expires <= self._project.store.now()
 
     async def give(self, token: Token) -> tuple[Token, str]:
-        """Return *token* with an id, and its secret; remove expired tokens."""
+        """Store *token*; return it with its ID, and its secret. Expired tokens are removed."""
         project = self._project
         return await self._meta.write(_create, token, project.project_id, project.store.now())
 
@@ -80,11 +80,11 @@ class Tokens:
         return json_reply(reply)
 
     async def verify(self, call: Call) -> Reply:
-        """Return the token of the request and its rights."""
+        """Return the token of the request with its rights."""
         return json_reply(self.detail(call.token))
 
     async def create(self, call: Call) -> Reply:
-        """Create a token with the rights in the body."""
+        """Create a token with the rights that the body contains."""
         call.token.require_manage()
         body, creator = call.body(), call.token
         token = Token(
@@ -101,7 +101,7 @@ class Tokens:
         return json_reply(reply, 201)
 
     async def delete(self, call: Call) -> Reply:
-        """Delete a token that was created."""
+        """Delete a created token."""
         call.token.require_manage()
         token_id = call.id("token", "storage.tokens.notFound")
         if self._project.fixed_tokens.by_id(str(token_id)) is not None:
@@ -111,7 +111,7 @@ class Tokens:
         return Reply(status=204)
 
     async def list_branches(self, call: Call) -> Reply:
-        """List the branches of the project: one."""
+        """List the branches of the project, of which there is one."""
         return json_reply([self._branch()])
 
     async def get_branch(self, call: Call) -> Reply:
@@ -144,7 +144,7 @@ class Tokens:
             "canManageTokens": token.can_manage,
             "canReadAllFileUploads": token.can_read_all_files,
             "canPurgeTrash": token.can_purge_trash,
-            # An empty map is an empty list here, as in the original's answers.
+            # An empty map is sent as an empty list, as in the original's answers.
             "bucketPermissions": dict(token.bucket_permissions) or [],
             "owner": {
                 "id": project.project_id,
@@ -184,7 +184,7 @@ def _create(
         (now,),
     )
     detail = orjson.dumps(attrs.asdict(token)).decode()
-    # The id is part of the token, so the hash is set in a second step of the transaction.
+    # The ID is part of the token, so the hash is set in a second step of the transaction.
     token_id = meta.execute(
         "INSERT INTO tokens (hash, detail) VALUES (x'', ?)", (detail,)
     ).lastrowid

@@ -1,8 +1,8 @@
-"""The settings: one typed tree, read from files, environment and flags.
+"""The settings, one typed tree that is read from files, the environment and flags.
 
 `load` returns validated `Settings`; `LEAVES` is the flat table of all settings. The class of a
-section is named after it; `stream.settings.overrides` has the settings that a source or sink may
-override.
+section is named after the section. `stream.settings.overrides` has the settings that a source or
+sink may override.
 """
 
 from stream.settings.address import split_address

@@ -1,4 +1,4 @@
-"""Addresses in settings: ``host:port``, ``[::1]:port``, ``:port``."""
+"""Addresses in settings, such as ``host:port``, ``[::1]:port`` and ``:port``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _MAX_PORT = 65535
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Return the host (without brackets, empty for every interface) and the port of *text*.
+    """Return the host and the port of *text*.
 
-    Raises ValueError: *text* is no address.
+    The host has no brackets, and is empty for every interface. Raises ValueError: *text* isn't an
+    address.
     """
     host, colon, port = text.rpartition(":")
     if not colon:
@@ -40,7 +41,7 @@ def is_host(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether *host* is a loopback address, or the name ``localhost``."""
+    """Return whether *host* is a loopback address or the name ``localhost``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

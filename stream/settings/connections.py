@@ -1,4 +1,4 @@
-"""Connections: named databases and stores, declared by operators."""
+"""Connections, which are named databases and stores that operators declare."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,47}")
 
 @attrs.frozen
 class Connection:
-    """One connection.
+    """A connection to a database or store.
 
-    :ivar name: name that sinks refer to.
-    :ivar type: type of the target that uses it.
-    :ivar projects: ids of projects that may use it; empty for all.
-    :ivar options: all other members; may be secret.
+    :ivar name: name by which sinks refer to the connection.
+    :ivar type: type of the target that uses the connection.
+    :ivar projects: IDs of the projects that may use the connection; empty for all projects.
+    :ivar options: all other members; they may be secret.
     """
 
     name: str
@@ -29,24 +29,24 @@ class Connection:
     options: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
 
     def allows(self, project: int) -> bool:
-        """Return whether sinks of *project* may use it."""
+        """Return whether sinks of *project* may use the connection."""
         return not self.projects or project in self.projects
 
 
 @attrs.frozen
 class Connections:
-    """All connections by name. The text form is YAML or JSON."""
+    """All connections by name. Their text form is YAML or JSON."""
 
     by_name: Mapping[str, Connection] = attrs.field(factory=dict, hash=False)
 
     @classmethod
     def parse(cls, raw: object) -> Self:
-        """Parse a mapping from names to connections, or its text.
+        """Parse a mapping from names to connections, or the text of one.
 
-        Raises ValueError: the message contains no values, since any may be secret.
+        Raises ValueError: the message contains no values, because any value may be secret.
         """
         if isinstance(raw, str):
-            # Imported here, since most processes have no connections.
+            # Imported here, because most processes have no connections.
             import yaml
 
             try:

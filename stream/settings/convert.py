@@ -1,7 +1,7 @@
-"""Conversion of values from files, variables and flags to typed values.
+"""Conversion of values from files, environment variables and flags to typed values.
 
-Conversion is lenient: text is converted to a number or a boolean if needed, and vice versa. Empty
-text is the empty value of the type.
+The conversion is lenient. If needed, text is converted to a number or a boolean, and vice versa.
+Empty text is the empty value of the type.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 def convert(kind: type, raw: object) -> Any:
     """Convert *raw* (text, number, boolean, list or mapping) to a value of *kind*; see `Leaf.type`.
 
-    Raises ValueError: the message never contains *raw* itself, which may be secret.
+    Raises ValueError: the message never contains *raw*, which may be secret.
     """
     if kind is tuple:
         return _list(raw)

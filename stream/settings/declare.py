@@ -1,8 +1,8 @@
-"""Declaration of settings: one attrs field has all the metadata of a setting.
+"""Declaration of settings; one attrs field has all metadata of a setting.
 
-`setting` makes the field of a leaf, `group` that of a section. `leaves_of` walks a settings class
-and returns the flat table for flags, environment variables, files, dumps, help and the settings of
-sources and sinks.
+`setting` creates the field of a leaf, and `group` creates that of a section. `leaves_of` walks a
+settings class and returns the flat table, which flags, environment variables, files, dumps, help
+and the settings of sources and sinks use.
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ class _Declaration:
 class Leaf:
     """One setting.
 
-    :ivar key: path in a configuration file, e.g. ``source.http.maxConnections``.
+    :ivar key: path in a configuration file, for example ``source.http.maxConnections``.
     :ivar path: names of the attributes that lead to the value.
     :ivar flag: name on the command line, without the leading dashes.
     :ivar env: name of the environment variable.
-    :ivar type: ``str``, ``int``, ``bool``, ``bytes``, ``tuple``, `Duration`, `ByteSize`
-        or `Connections`.
-    :ivar usage: a sentence for people.
-    :ivar rule: the constraints of the value.
+    :ivar type: ``str``, ``int``, ``bool``, ``bytes``, ``tuple``, `Duration`, `ByteSize` or
+        `Connections`.
+    :ivar usage: a sentence that describes the setting to people.
+    :ivar rule: constraints on the value.
     :ivar published_rule: the rule as the API publishes it; it differs if this service allows more
-        than the original's clients know.
+        than the clients of the original know.
     :ivar secret: whether the value is never shown.
-    :ivar override: who may override the value for a source or sink: ``user`` for users who may
-        change the source; ``unlisted`` likewise, but the API lists it only if it is overridden, for
-        clients that know the original's list; ``protected`` for no API user; ``None`` for nobody,
-        and it isn't listed.
+    :ivar override: who may override the value for a source or sink. ``user``: users who may change
+        the source. ``unlisted``: the same users, but the API lists the setting only if it is
+        overridden, because of clients that know the original's list. ``protected``: no API user.
+        ``None``: nobody, and the setting isn't listed.
     :ivar unsigned: whether the API shows the integer's type as ``uint64``.
-    :ivar former: the setting's former key, which is still accepted; empty if none.
+    :ivar former: the setting's old key, which is still accepted; empty if there is none.
     """
 
     key: str
@@ -96,7 +96,7 @@ class Leaf:
 
     @property
     def is_bool(self) -> bool:
-        """Return whether the setting is a switch."""
+        """Return whether the setting is a boolean."""
         return self.type is bool
 
     @property
@@ -127,11 +127,11 @@ def setting(
 ) -> Any:
     """Return the attrs field of one leaf.
 
-    :param default: the built-in value, of the annotated type.
-    :param usage: a sentence for people.
-    :param rule: comma-separated conditions, see `stream.settings.rules`.
+    :param default: built-in value, of the annotated type.
+    :param usage: a sentence that describes the setting to people.
+    :param rule: comma-separated conditions; see `stream.settings.rules`.
     :param key: last segment of the path, if it isn't the attribute's name in lowerCamelCase.
-    :param shown_default: text in the help for a default that depends on the machine.
+    :param shown_default: text that the help shows for a default that depends on the machine.
 
     The other parameters are those of `Leaf`.
     """
@@ -163,7 +163,7 @@ def flag_name(key: str) -> str:
 
 
 def leaves_of(cls: type) -> tuple[Leaf, ...]:
-    """Return the settings below *cls* in the order of their declaration."""
+    """Return the leaves of *cls* in the order of their declaration."""
     return tuple(_walk(cls, "", ()))
 
 

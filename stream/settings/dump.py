@@ -1,6 +1,6 @@
-"""Dump of the effective settings: JSON for machines, commented YAML as a template for files.
+"""A dump of the effective settings, as JSON for machines or commented YAML for people.
 
-Secrets are masked, inapplicable sections are left out, and the order is that of the declaration.
+Secrets are masked, inapplicable sections are omitted, and the order is that of declaration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _INDENT = "    "
 
 
 def masked(settings: Settings) -> dict[str, Any]:
-    """Return *settings* as nested dicts of plain values without secrets, for the start-up log."""
+    """Return *settings* as nested dicts of plain values without secrets, for the log at startup."""
     tree: dict[str, Any] = {}
     for leaf in LEAVES:
         if applies(leaf, settings):
@@ -36,7 +36,7 @@ def masked(settings: Settings) -> dict[str, Any]:
 def dump(settings: Settings, form: str) -> str:
     """Return *settings* as text, without a final newline.
 
-    :param form: ``json``, ``yaml`` or ``yml``; another one raises SettingsError.
+    :param form: ``json``, ``yaml`` or ``yml``; any other raises SettingsError.
     """
     if form == "json":
         return json.dumps(masked(settings), indent=2, ensure_ascii=False)
@@ -55,7 +55,7 @@ def _plain(leaf: Leaf, settings: Settings) -> Any:
         return None
     if isinstance(value, str):
         return hide_secrets(value)
-    # ByteSize is an int, but sizes and durations are written as text.
+    # A ByteSize is an int, but sizes and durations are written as text.
     return value if type(value) in {bool, int} else str(value)
 
 
@@ -92,10 +92,10 @@ def _yaml_value(indent: str, name: str, value: Any) -> list[str]:
 
 
 def _scalar(value: Any) -> str:
-    # Imported here, since a service that runs dumps nothing.
+    # Imported here, because a running service dumps nothing.
     import yaml
 
-    # Some characters are line breaks in YAML, which would be read as spaces.
+    # Some characters are line breaks in YAML, and would be read as spaces.
     is_odd = isinstance(value, str) and not value.isprintable()
     style = '"' if is_odd else None
     text: str = yaml.safe_dump(value, allow_unicode=not is_odd, default_style=style, width=2**31)

@@ -1,4 +1,4 @@
-"""The errors in the settings, collected and formatted for the start-up."""
+"""The errors in the settings, collected and formatted for output at startup."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["SettingsError", "nested"]
 
 
 class SettingsError(Exception):
-    """The settings are invalid. Its text is the formatted list of problems.
+    """The settings are invalid. The text is the formatted list of problems.
 
     :ivar problems: one formatted text for each group of problems.
-    :ivar settings: the readable settings, for a dump; None if the sources couldn't be read.
+    :ivar settings: the readable settings, for a dump; ``None`` if the sources couldn't be read.
     """
 
     def __init__(self, problems: Sequence[str], settings: Settings | None = None) -> None:
@@ -26,12 +26,12 @@ class SettingsError(Exception):
         super().__init__(format_nested("", self.problems))
 
     def printed(self) -> str:
-        """Return the text for stderr: ``Error:`` and the problems below it."""
+        """Return the text for stderr, which is ``Error:`` with the problems below it."""
         return format_nested("Error", self.problems)
 
 
 def nested(prefix: str, problems: Sequence[str]) -> str:
-    """Format *problems* as sentences below *prefix*; a leading quoted field stays unchanged."""
+    """Format *problems* as sentences below *prefix*; a quoted field at the start is unchanged."""
     return format_nested(
         sentence(prefix),
         [problem if problem.startswith('"') else sentence(problem) for problem in problems],

@@ -1,7 +1,7 @@
-"""The parser of the command line, compatible with the original's.
+"""The command-line parser, compatible with that of the original.
 
-``--name value`` and ``--name=value``, a boolean without a value, flags and components in any order,
-``--`` ends the flags.
+It accepts ``--name value`` and ``--name=value``, booleans without a value, and flags and components
+in any order. ``--`` ends the flags.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["SPECIAL_FLAGS", "CommandLine", "SpecialFlag", "parse_argv"]
 class SpecialFlag:
     """A flag that isn't a setting.
 
-    :ivar kind: ``bool``, ``int``, ``string`` or ``strings`` (may be repeated).
+    :ivar kind: ``bool``, ``int``, ``string``, or ``strings`` for a flag that may be repeated.
     """
 
     name: str
@@ -73,9 +73,9 @@ _KNOWN = set(_LEAVES) | set(SPECIAL_FLAGS)
 class CommandLine:
     """The flags and arguments of a command line.
 
-    :ivar flags: settings by the name of their flag, for `stream.settings.load`.
+    :ivar flags: values of settings by flag name, for `stream.settings.load`.
     :ivar special: the values of `SPECIAL_FLAGS` that were given; ``config-file`` is a list.
-    :ivar arguments: everything that is no flag: the components.
+    :ivar arguments: all arguments that aren't flags, which are the components.
     """
 
     flags: dict[str, str | list[str]] = attrs.field(repr=False)
@@ -84,7 +84,7 @@ class CommandLine:
 
     @property
     def config_files(self) -> tuple[str, ...]:
-        """The files of ``--config-file``, in order."""
+        """The files given by ``--config-file``, in order."""
         paths = self.special.get("config-file", [])
         return tuple(path.strip() for text in paths for path in text.split(",") if path.strip())
 

@@ -1,7 +1,7 @@
-"""Settings that are accepted, checked and shown, but have no effect, each with the reason.
+"""Settings that are accepted, checked and shown but have no effect, with the reasons.
 
-Configurations of Keboola Stream must load unchanged, so the keys exist. An operator who tries to
-tune one of them has to learn that it has no effect, so the reasons are printed in the reference.
+Configurations of Keboola Stream must load unchanged, so these keys exist. An operator who tries to
+tune one of them must learn that it has no effect, so the reference contains the reasons.
 """
 
 from __future__ import annotations
@@ -47,4 +47,4 @@ IGNORED_SETTINGS: Mapping[str, str] = {
     "storage.level.local.writer.network.kcpInputBuffer": _KCP,
     "storage.level.local.writer.network.kcpResponseBuffer": _KCP,
 }
-"""The reasons by key."""
+"""The reasons by key of the setting."""

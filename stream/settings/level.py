@@ -1,10 +1,10 @@
-"""The settings under ``storage.level``: local disks, staging, target.
+"""The settings under ``storage.level``, for local disks, staging and target.
 
-A source or sink may override some of them; see `stream.settings.overrides`. A file is opened with
-its own copy of `StorageLevel`.
+A source or sink may override some of them; see `stream.settings.overrides`. Each file is opened
+with its own copy of `StorageLevel`.
 """
 
-# ruff: noqa: RUF009 — `setting` and `group` make attrs fields
+# ruff: noqa: RUF009 — `setting` and `group` create attrs fields
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 @attrs.frozen
 class StagingOperatorSettings:
-    """The settings of the operators that rotate and upload slices."""
+    """The settings of the operators that rotate slices and upload them."""
 
     slice_rotation_check_interval: Duration = setting(
         duration("1s"),
@@ -106,7 +106,7 @@ class StagingLevelSettings:
 
 @attrs.frozen
 class TargetOperatorSettings:
-    """The settings of the operators that rotate and import files."""
+    """The settings of the operators that rotate files and import them."""
 
     file_rotation_check_interval: Duration = setting(
         duration("1s"),
@@ -194,7 +194,7 @@ class TargetLevelSettings:
     """The settings of the level ``target``."""
 
     operator: TargetOperatorSettings = group(TargetOperatorSettings)
-    # "import" is a keyword, so the attribute has an underscore; the key has not.
+    # "import" is a keyword, so the attribute has an underscore; the key doesn't.
     import_: ImportSettings = group(ImportSettings)
 
 

@@ -1,4 +1,4 @@
-"""Loading of settings: from defaults, files, environment and flags to a validated tree."""
+"""Loading of settings from defaults, files, the environment and flags."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def load(
     *,
     defaults: Mapping[str, object] | None = None,
 ) -> Settings:
-    """Return the effective settings: defaults, then files, then the environment, then flags.
+    """Return the validated settings from defaults, files, the environment and flags.
 
-    Raises SettingsError: lists all problems.
+    Later sources in this list take precedence. Raises SettingsError, which lists all problems.
 
-    :param flags: by name without dashes; a list for a flag that was given several times.
+    :param flags: values by flag name without dashes; a list for a flag that was given several
+        times.
     :param environ: the environment; ``STREAM_CONFIG_FILE`` adds one more file after the others.
-    :param config_files: paths; a later file takes precedence.
-    :param defaults: by key, values that replace built-in defaults for this run.
+    :param config_files: paths of files; later files take precedence.
+    :param defaults: values by key that replace built-in defaults for this run.
     """
     values, trouble = _collect(environ, config_files)
     given, unknown_flags = from_flags(flags)
@@ -60,7 +61,7 @@ def load(
 
 
 def _collect(environ: Mapping[str, str], paths: Sequence[str]) -> tuple[list[Raw], list[str]]:
-    """Return the raw values of files and environment (the last one counts), and unknown names."""
+    """Return the raw values of files and environment (the last one wins), and unknown names."""
     values: list[Raw] = []
     unknown: list[str] = []
     unreadable: list[str] = []
@@ -75,13 +76,13 @@ def _collect(environ: Mapping[str, str], paths: Sequence[str]) -> tuple[list[Raw
             unknown += not_found
     found, not_found = from_env(environ)
     if unreadable:
-        # The values of the files are missing, so further problems could be wrong.
+        # The values of the files are missing, so other reported problems could be wrong.
         raise SettingsError([nested("value error", unreadable + unknown + not_found)])
     return values + found, unknown + not_found
 
 
 def _convert(raws: Sequence[Raw]) -> tuple[dict[Leaf, Any], set[str], list[str]]:
-    """Return the typed values, the keys whose last value is invalid, and a text for each."""
+    """Return the typed values, the keys whose last value is invalid, and a text for each key."""
     effective = {raw.leaf: raw for raw in raws}
     converted: dict[Leaf, Any] = {}
     undecodable: set[str] = set()

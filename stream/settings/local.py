@@ -1,6 +1,6 @@
-"""The settings under ``storage.level.local``: volumes, encoding of slices, disk writers."""
+"""The settings under ``storage.level.local``, for volumes, encoding of slices and writers."""
 
-# ruff: noqa: RUF009 — `setting` and `group` make attrs fields
+# ruff: noqa: RUF009 — `setting` and `group` create attrs fields
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 @attrs.frozen
 class VolumeAssignmentSettings:
-    """The settings that assign volumes to a file."""
+    """The settings of the assignment of volumes to a file."""
 
     count: int = setting(
         1,
@@ -66,7 +66,7 @@ class VolumeSettings:
 
 @attrs.frozen
 class EncoderSettings:
-    """The settings of the encoder of rows."""
+    """The settings of the row encoder."""
 
     type: str = setting("csv", "Encoder type.", rule="required,oneof=csv", override="protected")
     concurrency: int = setting(
@@ -120,7 +120,7 @@ class CompressionSettings:
 
 @attrs.frozen
 class SyncSettings:
-    """The settings of syncs to disk."""
+    """The settings of syncing to disk."""
 
     mode: str = setting(
         "disk",
@@ -168,7 +168,7 @@ class SyncSettings:
 
 @attrs.frozen
 class EncodingSettings:
-    """The settings of how rows are encoded, compressed and synced."""
+    """The settings of encoding, compressing and syncing rows."""
 
     encoder: EncoderSettings = group(EncoderSettings)
     input_buffer: ByteSize = setting(
@@ -291,7 +291,7 @@ class WriterNetworkSettings:
 
 @attrs.frozen
 class WriterAllocationSettings:
-    """The settings of the disk space that is reserved for a slice."""
+    """The settings of reserving disk space for a slice."""
 
     enabled: bool = setting(True, "Reserve disk space for a slice when it is opened.")
     static: ByteSize = setting(

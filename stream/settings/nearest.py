@@ -1,4 +1,4 @@
-"""Suggestions for misspelled names of settings and other things."""
+"""Suggestions for misspelled names of settings and other objects."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _COMPARED_CHARACTERS = 100
 def nearest(name: str) -> str:
     """Return the existing name that is most similar to *name*, in the same form.
 
-    :param name: a key (``source.http.lisen``), a variable (``STREAM_NODEID``) or a flag
-        (``--node_id``, or without the dashes).
+    :param name: a key (``source.http.lisen``), an environment variable (``STREAM_NODEID``) or a
+        flag (``--node_id``, with or without the dashes).
     """
     spell: Callable[[Leaf], str]
     if name.startswith(ENV_PREFIX):
@@ -33,14 +33,14 @@ def nearest(name: str) -> str:
 
 
 def close(name: str, others: Iterable[str] = ()) -> str | None:
-    """Return `nearest`, or one of *others* that is nearer, unless nothing is similar to *name*."""
+    """Return `nearest`, or a closer name of *others*; ``None`` if nothing is similar to *name*."""
     return closest(name, [nearest(name), *others])
 
 
 def closest(name: str, others: Iterable[str]) -> str | None:
-    """Return the one of *others* that is most similar to *name*, if any.
+    """Return the name in *others* that is most similar to *name*; ``None`` if none is similar.
 
-    :param name: of any length; only its beginning is compared.
+    :param name: a name of any length; only its beginning is compared.
     """
     wanted = name[:_COMPARED_CHARACTERS].lower()
     found = max(others, key=lambda known: _resemblance(wanted, known.lower()), default=None)
@@ -50,7 +50,7 @@ def closest(name: str, others: Iterable[str]) -> str | None:
 
 
 def _resemblance(wanted: str, known: str) -> tuple[float, float]:
-    # Imported here, since it is needed only after a mistake.
+    # Imported here, because it is needed only after a mistake.
     import difflib
 
     # The last segment breaks ties: "listen" is more similar to "api.listen" than to "api.task".

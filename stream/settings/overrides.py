@@ -1,7 +1,8 @@
-"""Settings that a source or a sink may override, most of them below ``storage.level``.
+"""Settings that a source or sink may override, most of them under ``storage.level``.
 
-An override is a pair of a key and the raw JSON value sent by its user. A file is opened with the
-service's settings, overridden first by those of its source and then by those of its sink.
+An override is a pair of a key and the raw JSON value that its user has sent. A file is opened with
+the service's settings, overridden first by the overrides of its source and then by those of its
+sink.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ T = TypeVar("T")
 Overrides = Sequence[tuple[str, object]]
 
 OVERRIDABLE: tuple[Leaf, ...] = tuple(leaf for leaf in LEAVES if leaf.override is not None)
-"""The leaves in the order of their declaration, which is also the order of error texts."""
+"""Leaves in the order of declaration, which is also the order of the error texts."""
 
 _BY_KEY = {leaf.key: leaf for leaf in OVERRIDABLE}
 STORAGE_LEVEL = ("storage", "level")
@@ -63,7 +64,7 @@ _MAX_BYTES = 2**64 - 1
 class SettingItem:
     """One row of the settings of a source or sink.
 
-    :ivar value: plain: text for sizes and durations.
+    :ivar value: the value, with sizes and durations as text.
     :ivar default_value: the value in the service's settings.
     :ivar overwritten: whether there is an override, even if it equals the default.
     """
@@ -79,14 +80,14 @@ class SettingItem:
 
 
 def _renamed(overrides: Overrides) -> Iterator[tuple[str, object]]:
-    """Return *overrides* with the current keys of renamed settings."""
+    """Iterate over *overrides* with the current keys of renamed settings."""
     for key, raw in overrides:
         leaf = LEAVES_BY_FORMER_KEY.get(key)
         yield (key if leaf is None else leaf.key), raw
 
 
 class _Unset:
-    """An override without effect: null, or empty text for a size or a duration."""
+    """An override without effect, which is null, or empty text for a size or a duration."""
 
 
 _UNSET = _Unset()
@@ -96,7 +97,7 @@ def describe(settings: Settings, overrides: Overrides) -> list[SettingItem]:
     """Return all overridable settings, sorted by key; unlisted ones only if they are overridden.
 
     :param settings: settings of the service.
-    :param overrides: overrides of this source or sink alone.
+    :param overrides: overrides of only this source or sink.
     """
     given = dict(_renamed(overrides))
     effective = merge(settings, overrides, below=())
@@ -119,11 +120,11 @@ def describe(settings: Settings, overrides: Overrides) -> list[SettingItem]:
 def merge(tree: T, *override_lists: Overrides, below: tuple[str, ...] = STORAGE_LEVEL) -> T:
     """Return *tree* with the overrides of each list applied; later lists take precedence.
 
-    Stored overrides were validated on receipt. One that is no longer valid is left out, so that it
-    can't block the opening of a file.
+    Stored overrides were validated when they were received. An override that is no longer valid is
+    ignored, so that it can't prevent a file from being opened.
 
-    :param below: attributes that lead to *tree* from the service's settings; overrides of other
-        settings are left out.
+    :param below: attributes that lead from the service's settings to *tree*; overrides of other
+        settings are ignored.
     """
     values: dict[tuple[str, ...], Any] = {}
     for overrides in override_lists:
@@ -147,10 +148,10 @@ def patched(stored: Overrides, patch: Overrides) -> list[tuple[str, object]]:
 
 
 def check_patch(items: Overrides) -> None:
-    """Check a patch.
+    """Check a patch of overrides.
 
-    Raises UserError: 400 that lists all invalid keys and values, or 403 if the only fault is that
-    keys are protected.
+    Raises UserError: 400, which lists all invalid keys and values, or 403 if the only problem is
+    that keys are protected.
     """
     items = list(_renamed(items))
     counts = Counter(key for key, _ in items)
@@ -181,7 +182,7 @@ def check_patch(items: Overrides) -> None:
 
 
 class _Invalid(Exception):
-    """A value doesn't match its setting; the text is for the user."""
+    """A value doesn't match its setting. The text is for the user."""
 
 
 def _check(leaf: Leaf, raw: object) -> None:
@@ -190,7 +191,7 @@ def _check(leaf: Leaf, raw: object) -> None:
         limit = f"{_MAX_ITEMS} items, {_MAX_TEXT} characters"
         raise _Invalid(f'invalid "{leaf.key}" value: it is longer than {limit}')
     value = _read(leaf, raw)
-    # That a setting is protected matters more than a value out of range.
+    # Of a protected setting, only the protection is reported and not an invalid value.
     if value is _UNSET or leaf.override == "protected":
         return
     problem = leaf.rule.violation(value, zero_is_a_number=True)
@@ -233,7 +234,7 @@ def _read_text(leaf: Leaf, raw: str) -> Duration | ByteSize:
 
 
 def _read_number(leaf: Leaf, raw: Any) -> int | Duration | ByteSize:
-    """Return a count, bytes or nanoseconds; the fraction is truncated."""
+    """Return a count, a number of bytes, or nanoseconds; a fraction is truncated."""
     largest = _MAX_BYTES if leaf.type is ByteSize or leaf.unsigned else _MAX_NANOSECONDS
     if not math.isfinite(raw) or not -largest <= raw <= largest:
         shown = _cut(str(raw), _MAX_SHOWN_VALUE)

@@ -1,17 +1,18 @@
-"""Rules of values, written as ``required,min=1,max=100``.
+"""Rules for values, written as ``required,min=1,max=100``.
 
-The API and the dump show the text of a rule, so it is kept as declared. Conditions:
+The API and the dump show the text of a rule, so it is kept as declared. The conditions are:
 
 - ``required``: not zero, not empty.
 - ``min=``, ``max=`` for numbers (and the length of lists), ``minBytes=``, ``maxBytes=`` for sizes,
   ``minDuration=``, ``maxDuration=`` for durations.
 - ``oneof=a b``: one of the words.
-- ``len=32``: that many bytes.
-- ``url``: an absolute http(s) URL. ``host_or_url``: that, or a host with or without a port.
-- ``endpoints``: addresses of one server or more, ``host:port`` or URLs, separated by commas.
-- ``hostname_port``: an address to listen on. ``loopback_port``: likewise, on
-  loopback. ``networks``: a list of IP addresses or networks.
-- ``gtefield=name``: not less than that sibling. Only `stream.settings.validate` knows siblings.
+- ``len=32``: exactly that many bytes.
+- ``url``: an absolute http(s) URL. ``host_or_url``: such a URL, or a host with or without a port.
+- ``endpoints``: addresses of one or more servers, ``host:port`` or URLs, separated by commas.
+- ``hostname_port``: an address to listen on. ``loopback_port``: a loopback address to listen on.
+  ``networks``: a list of IP addresses or networks.
+- ``gtefield=name``: at least the value of that sibling. Only `stream.settings.validate` knows
+  siblings.
 
 Negative numbers, durations and sizes are always invalid.
 """
@@ -38,8 +39,8 @@ REQUIRED = "is a required field"
 class Rule:
     """Conditions in the order in which they are checked.
 
-    :ivar text: as declared.
-    :ivar conditions: pairs of a name and an argument (empty if there is none).
+    :ivar text: the rule as declared.
+    :ivar conditions: pairs of a name and an argument, which is empty if there is none.
     """
 
     text: str
@@ -47,7 +48,7 @@ class Rule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse the text form. Raises ValueError for an unknown condition."""
+        """Parse the text form. Raises ValueError if a condition is unknown."""
         conditions = []
         for part in filter(None, text.split(",")):
             name, _, argument = part.partition("=")
@@ -62,13 +63,14 @@ class Rule:
         return ("required", "") in self.conditions
 
     def argument(self, name: str) -> str | None:
-        """Return the argument of the condition *name*, None if the rule doesn't have it."""
+        """Return the argument of the condition *name*; None if the rule lacks the condition."""
         return dict(self.conditions).get(name)
 
     def violation(self, value: Any, *, zero_is_a_number: bool = False) -> str | None:
-        """Return what is wrong with *value*, as the end of a sentence; None if nothing is.
+        """Return what is wrong with *value*, as the end of a sentence; None if it is valid.
 
-        :param zero_is_a_number: compare zero with the bounds instead of treating it as missing.
+        :param zero_is_a_number: whether zero is compared with the bounds and not treated as
+            missing.
         """
         empty = not value or (isinstance(value, Duration) and value.nanoseconds == 0)
         if empty and self.required and not zero_is_a_number:

@@ -1,4 +1,4 @@
-"""Sources of values: configuration files, environment variables, flags.
+"""Sources of values: configuration files, environment variables and flags.
 
 Each source returns raw values by key, without conversion.
 """
@@ -29,8 +29,8 @@ _SECTIONS = {
     for depth in range(1, len(parts))
 }
 # Variables with our prefix that aren't settings: the list of files, the directory of the single
-# file, tests, the command `stream` and the load scripts run from the same shell, and those that
-# Kubernetes sets in each pod for a service named stream-….
+# file, variables of tests, of the command `stream` and of load scripts that run from the same
+# shell, and those that Kubernetes sets in each pod for a service named stream-….
 _OTHER_VARIABLES = re.compile(
     r"STREAM_(CONFIG_FILE|BUNDLE_DIR|TEST_.*|API_URL|API_TOKEN|API_BRANCH|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
     r"|(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))"
@@ -41,7 +41,7 @@ _OTHER_VARIABLES = re.compile(
 class Raw:
     """An unconverted value.
 
-    :ivar origin: its source, for error texts.
+    :ivar origin: source of the value, for error texts.
     """
 
     leaf: Leaf
@@ -56,7 +56,7 @@ class ConfigFileError(Exception):
 def from_file(path: str) -> tuple[list[Raw], list[str]]:
     """Return the values in the file at *path*, and a text for each unknown key.
 
-    A null, and the mask of a secret in a dump, set nothing. Raises ConfigFileError.
+    A null sets nothing, and neither does the mask of a secret in a dump. Raises ConfigFileError.
     """
     values: list[Raw] = []
     unknown: list[str] = []
@@ -88,7 +88,7 @@ def from_env(environ: Mapping[str, str]) -> tuple[list[Raw], list[str]]:
 
 
 def from_flags(flags: Mapping[str, str | Sequence[str]]) -> tuple[list[Raw], list[str]]:
-    """Return the values on the command line, and the unknown flags (with dashes)."""
+    """Return the values on the command line, and the unknown flags with their dashes."""
     values: list[Raw] = []
     unknown: list[str] = []
     for name, value in flags.items():
@@ -102,7 +102,7 @@ def from_flags(flags: Mapping[str, str | Sequence[str]]) -> tuple[list[Raw], lis
 
 
 def _together(texts: Sequence[str]) -> str:
-    """Return the text of a list that was given in several parts, each with or without brackets."""
+    """Return the text of a list that was given in parts, each with or without brackets."""
     return ",".join(text.strip().removeprefix("[").removesuffix("]") for text in texts)
 
 
@@ -143,7 +143,7 @@ def _read(path: str) -> Mapping[Any, Any]:
 
 
 def _yaml(text: str) -> Any:
-    # Imported here, since most processes read no file.
+    # Imported here, because most processes read no file.
     from stream.settings.yaml_text import load_yaml
 
     return load_yaml(text)
@@ -163,11 +163,11 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _RepeatedKey(ValueError):
-    """A duplicate key; its text names the key."""
+    """A key is duplicated; the text names the key."""
 
 
 def _where(error: Exception) -> str:
-    """Return the reason and the position, without the excerpt, which may contain a secret."""
+    """Return reason and position of *error*, without the excerpt, which may contain a secret."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno}, column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)

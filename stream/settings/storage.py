@@ -1,6 +1,6 @@
-"""The settings under ``storage``: volumes, statistics, cleanup; its levels are in `level`."""
+"""The settings under ``storage``: volumes, statistics and cleanup; for levels see `level`."""
 
-# ruff: noqa: RUF009 — `setting` and `group` make attrs fields
+# ruff: noqa: RUF009 — `setting` and `group` create attrs fields
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class StatisticsSettings:
 
 @attrs.frozen
 class MetadataCleanupSettings:
-    """The settings of the deletion of old files and slices from etcd."""
+    """The settings of deleting old files and slices from etcd."""
 
     enable: bool = setting(True, "Delete the records of expired files and their slices.")
     concurrency: int = setting(
@@ -102,7 +102,7 @@ class MetadataCleanupSettings:
 
 @attrs.frozen
 class JobCleanupSettings:
-    """The settings of the deletion of old jobs from etcd."""
+    """The settings of deleting old jobs from etcd."""
 
     enable: bool = setting(True, "Delete the records of finished import jobs.")
     concurrency: int = setting(
@@ -120,7 +120,7 @@ class JobCleanupSettings:
 
 @attrs.frozen
 class DiskCleanupSettings:
-    """The settings of the deletion of old files from disks."""
+    """The settings of deleting old files from disks."""
 
     enabled: bool = setting(True, "Delete files of slices that are no longer in the database.")
     interval: Duration = setting(

@@ -1,6 +1,6 @@
-"""The settings of the service: a typed tree, each leaf declared once, and its flat table."""
+"""The settings of the service, a typed tree in which each leaf is declared once."""
 
-# ruff: noqa: RUF009 — `setting` and `group` make attrs fields
+# ruff: noqa: RUF009 — `setting` and `group` create attrs fields
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class PprofSettings:
 
 @attrs.frozen
 class ManholeSettings:
-    """The settings of the console over SSH."""
+    """The settings of the SSH console."""
 
     enabled: bool = setting(
         False,
@@ -199,14 +199,14 @@ class TailSettings:
 
 @attrs.frozen
 class ConsoleSettings:
-    """The settings of the console in a browser."""
+    """The settings of the web console."""
 
     enabled: bool = setting(True, "Serve the web console at /console/.")
 
 
 @attrs.frozen
 class LiveSettings:
-    """The settings of live streams of counters and states."""
+    """The settings of the live streams of counters and states."""
 
     max_concurrent: int = setting(
         200,
@@ -399,7 +399,7 @@ class HTTPSourceSettings:
 
 @attrs.frozen
 class QuarantinePlaceSettings:
-    """The location of a source node's rejected records, and the listener that answers for them."""
+    """The settings of the directory and the listener for a source node's rejected records."""
 
     path: str = setting(
         "",
@@ -484,7 +484,7 @@ class SinkSettings:
 
 @attrs.frozen
 class TargetStagingSettings:
-    """The staging for targets without their own: the place where slices wait for the import."""
+    """The settings of the staging for targets that have none of their own."""
 
     url: str = setting(
         "",
@@ -505,7 +505,7 @@ class TargetStagingSettings:
 
 @attrs.frozen
 class TargetSettings:
-    """Tables outside of Keboola."""
+    """The settings of targets outside Keboola."""
 
     connections: Connections = setting(
         Connections(),
@@ -572,7 +572,7 @@ class AzureEncryptionSettings:
 
 @attrs.frozen
 class EncryptionSettings:
-    """The encryption of stored tokens; only the section of the chosen provider applies."""
+    """The settings of encrypting stored tokens; only the chosen provider's section applies."""
 
     provider: str = setting(
         "none",
@@ -587,7 +587,7 @@ class EncryptionSettings:
 
 @attrs.frozen
 class SandboxStagingSettings:
-    """The staging of the sandbox: its own directory, or an object store."""
+    """The settings of the sandbox's staging, its own directory or an object store."""
 
     provider: str = setting(
         "local",
@@ -605,7 +605,7 @@ class SandboxStagingSettings:
 
 @attrs.frozen
 class SandboxSettings:
-    """The local stand-in for the Storage API."""
+    """The settings of the sandbox, the local emulation of the Storage API."""
 
     listen: str = setting(
         "127.0.0.1:8001", "Address of the sandbox's Storage API.", rule="required,hostname_port"
@@ -621,7 +621,7 @@ class SandboxSettings:
 
 @attrs.frozen
 class LocalPostgresSettings:
-    """A PostgreSQL that the service runs itself, for one machine."""
+    """The settings of a PostgreSQL server that the service runs itself, for one machine."""
 
     listen: str = setting(
         "127.0.0.1:5433",
@@ -635,7 +635,7 @@ class LocalPostgresSettings:
 
 @attrs.frozen
 class Settings:
-    """All settings. Made by `stream.settings.load`, which also validates them."""
+    """All settings. `stream.settings.load` creates and validates them."""
 
     debug_log: bool = setting(False, "Log details that help to find faults.")
     debug_http_client: bool = setting(
@@ -689,4 +689,4 @@ class Settings:
 LEAVES: tuple[Leaf, ...] = leaves_of(Settings)
 LEAVES_BY_KEY: dict[str, Leaf] = {leaf.key: leaf for leaf in LEAVES}
 LEAVES_BY_FORMER_KEY: dict[str, Leaf] = {leaf.former: leaf for leaf in LEAVES if leaf.former}
-"""Settings by their former key, which is still accepted."""
+"""Settings by their old key, which is still accepted."""

@@ -45,7 +45,7 @@ def help_text(program: str, introduction: str, width: int = _MAX_WIDTH) -> str:
     """Return the introduction, how settings are combined, and all flags by section.
 
     :param introduction: purpose, usage and examples of the program; ``{program}`` is replaced.
-    :param width: columns of the terminal.
+    :param width: number of columns of the terminal.
     """
     wrap = TextWrapper(
         width=max(_MIN_WIDTH, min(width, _MAX_WIDTH)),
@@ -68,7 +68,7 @@ def help_text(program: str, introduction: str, width: int = _MAX_WIDTH) -> str:
 
 
 def section_of(leaf: Leaf) -> str:
-    """Return a key's section: its first part, or more of ``storage.level.…``."""
+    """Return the section of a key: its first part, or more parts under ``storage.level``."""
     names = leaf.key.split(".")[:-1]
     if not names:
         return GENERAL

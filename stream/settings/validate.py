@@ -1,4 +1,4 @@
-"""Normalization of values, and checks of a whole tree, field by field and across fields."""
+"""Normalization of settings, and checks of a whole tree, by field and across fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROVIDER_SECTIONS = ("aes", "gcp", "aws", "azure")
 
 
 def applies(leaf: Leaf, settings: Settings) -> bool:
-    """Return whether *leaf* applies: of the encryption sections only the chosen one does."""
+    """Return whether *leaf* applies; only the chosen one of the encryption sections does."""
     section, _, name = leaf.key.partition(".")
     provider, dot, _ = name.partition(".")
     return section != "encryption" or not dot or provider == settings.encryption.provider
@@ -32,8 +32,8 @@ def applies(leaf: Leaf, settings: Settings) -> bool:
 def normalise(settings: Settings) -> Settings:
     """Return *settings* in the form that the service uses.
 
-    Addresses are normalized, secrets of providers that are not chosen are removed, and the endpoint
-    of a node's own etcd is added if it was left out.
+    Addresses are normalized, secrets of providers that aren't chosen are removed, and the endpoint
+    of a node's own etcd is added if it was omitted.
     """
     endpoint = settings.etcd.endpoint.strip(" \t/")
     host = settings.storage_api_host.strip().rstrip("/")
@@ -54,7 +54,7 @@ def normalise(settings: Settings) -> Settings:
 def problems_of(settings: Settings, unreadable: Collection[str] = ()) -> list[str]:
     """Return what is wrong with *settings*, one text for each problem.
 
-    :param unreadable: keys whose problem is already known; they are not checked.
+    :param unreadable: keys whose problems are already known; they aren't checked.
     """
     own = dict(_own_checks(settings))
     problems = [text for key, text in own.items() if text and key not in unreadable]
@@ -69,7 +69,7 @@ def problems_of(settings: Settings, unreadable: Collection[str] = ()) -> list[st
 
 
 def _own_checks(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Return keys that their rule isn't applied to, each with its problem (empty if valid)."""
+    """Iterate over keys checked here and not by their rule, with their problems, empty if valid."""
     for key, problem in (
         ("etcd.endpoint", 'invalid "etcd": etcd endpoint is not set'),
         ("etcd.namespace", 'invalid "etcd": etcd namespace is not set'),
@@ -126,7 +126,7 @@ def _public_url(text: str) -> str:
     trimmed = text.strip().rstrip("/")
     if not trimmed or urlsplit(trimmed).scheme in {"http", "https"}:
         return trimmed
-    # A host with a port would be parsed as a scheme; a value with "://" is checked by the rule.
+    # A host with a port would be parsed as a scheme. The rule checks values with "://".
     return trimmed if "://" in trimmed else f"https://{trimmed.lstrip('/')}"
 
 

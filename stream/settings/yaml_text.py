@@ -1,4 +1,4 @@
-"""Configuration files in YAML; a module of its own, since most processes read none."""
+"""Configuration files in YAML; a separate module because most processes read none."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class YamlProblem(ValueError):
-    """A text isn't YAML; says where, without the excerpt, which may contain a secret."""
+    """The text isn't YAML. The message has the position but no excerpt, which may be secret."""
 
 
 class _TextLoader(yaml.SafeLoader):
-    """Reads each scalar as text; types are known from the settings, not from YAML.
+    """A loader that reads each scalar as text; types come from the settings, not from YAML.
 
-    So ``1.10`` isn't shortened and ``no`` stays a text. Only null is recognized. A duplicate key is
-    an error, since its author expects both to count.
+    So ``1.10`` isn't shortened and ``no`` remains text. Only null is recognized. A duplicate key is
+    an error, because its author expects both values to apply.
     """
 
     yaml_implicit_resolvers = {
