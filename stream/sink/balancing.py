@@ -21,15 +21,16 @@ def slice_share(
     minimum: int,
     writer_of: Callable[[T], str],
 ) -> list[T]:
-    """Return the slices of a sink that one of several source nodes writes to.
+    """Return the slices of a sink to which one of several source nodes writes.
 
-    Every slice gets at least one node, and every node at least *minimum* slices of different
+    Every slice gets at least one node, and every node gets at least *minimum* slices of different
     writers, if there are that many. So the loss of one writer doesn't leave a node without a slice.
-    All nodes must use the same input; a deviating node may at worst leave a slice unused.
+    All nodes must use the same input; if a node uses another input, the worst result is an unused
+    slice.
 
-    :param slices: sorted by key.
-    :param nodes: sorted ids of all source nodes; a node that isn't among them gets nothing.
-    :param writer_of: returns the id of the writer that holds a slice; empty if unknown.
+    :param slices: slices, sorted by key.
+    :param nodes: sorted IDs of all source nodes; a node that isn't in it gets nothing.
+    :param writer_of: returns the ID of the writer that has a slice; empty if unknown.
     """
     if node_id not in nodes or not slices:
         return []
@@ -50,7 +51,7 @@ def slice_share(
 
 
 def _alternating(slices: Sequence[T], writer_of: Callable[[T], str]) -> list[T]:
-    """Return the first slice of each writer, then the second of each, and so on."""
+    """Return the first slice of each writer, then the second slice of each, and so on."""
     by_writer: dict[str, list[T]] = {}
     for slice_ in slices:
         by_writer.setdefault(writer_of(slice_), []).append(slice_)
@@ -59,7 +60,7 @@ def _alternating(slices: Sequence[T], writer_of: Callable[[T], str]) -> list[T]:
 
 
 class Balancer:
-    """The start of the search for a ready pipeline; one for all sinks of a node.
+    """Chooses where the search for a ready pipeline starts, for all sinks of a node.
 
     :param kind: ``roundRobin`` or ``rand``.
     """

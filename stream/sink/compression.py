@@ -1,7 +1,7 @@
 """Compression of each group of rows as a separate gzip member or zstd frame.
 
-So every acknowledged position of a slice file is the end of a readable file: truncating it there,
-and continuing after a crash, are always safe.
+Therefore every acknowledged position of a slice file is the end of a readable file. It is always
+safe to truncate the file there, or to continue there after a crash.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _ISAL_MAX_LEVEL = 3
 def compressor(compression: Compression) -> Callable[[bytes], bytes]:
     """Return the function that compresses one group.
 
-    ISA-L serves the gzip implementations ``fast`` and ``parallel`` up to its highest level; zlib
-    serves the rest. Both release the GIL.
+    ISA-L is used for the gzip implementations ``fast`` and ``parallel`` up to its highest level;
+    zlib is used for all others. Both release the GIL.
     """
     if compression.type == "none":
         return _unchanged

@@ -1,4 +1,4 @@
-"""The counters of one source node for one slice: in memory, written to etcd by the publisher."""
+"""The in-memory counters of one source node for one slice; the publisher writes them to etcd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ __all__ = ["SliceCounters"]
 class SliceCounters:
     """The counts of the rows that this node has written to a slice.
 
-    :ivar first_at: receive time of the first record, milliseconds since the epoch, 0 if none.
+    :ivar first_at: receive time of the first record, milliseconds since the epoch; 0 if there is
+        none.
     :ivar last_at: receive time of the last record.
     """
 
@@ -28,7 +29,7 @@ class SliceCounters:
     def add(
         self, records: int, uncompressed: int, compressed: int, first_at: int, last_at: int
     ) -> None:
-        """Count a stored group. Sizes are bytes, times milliseconds since the epoch."""
+        """Count a stored group. Sizes are in bytes, times in milliseconds since the epoch."""
         self.records += records
         self.uncompressed += uncompressed
         self.compressed += compressed
@@ -36,7 +37,7 @@ class SliceCounters:
         self.last_at = max(self.last_at, last_at)
 
     def statistics(self) -> Statistics:
-        """Return the counts as stored in etcd."""
+        """Return the counts in the form that is stored in etcd."""
         if not self.records:
             return Statistics()
         return Statistics(

@@ -18,23 +18,24 @@ __all__ = ["Group", "GroupMeter", "SentGroup"]
 
 
 class GroupMeter(Protocol):
-    """The meter of outcomes of groups; see `stream.sink.meters`."""
+    """The meter of the outcomes of groups; see `stream.sink.meters`."""
 
     def stored(self, group: Group, /) -> None:
-        """Handle that *group* is stored: its rows are acknowledged."""
+        """Handle that *group* is stored and its rows are acknowledged."""
 
     def failed(self, group: Group, error: UserError, /) -> None:
-        """Handle that nothing of *group* is acknowledged."""
+        """Handle that no row of *group* is acknowledged."""
 
 
 @attrs.frozen(eq=False)
 class MarkedRows:
-    """The place of the rows of a request with an idempotency key in a group.
+    """The position in a group of the rows of a request with an idempotency key.
 
-    :ivar place: index of the block in `Group.rows`.
-    :ivar before: number of rows in the blocks before it.
-    :ivar count: number of its rows.
-    :ivar completion: that waits for them; ``None`` if the producer has its answer already.
+    :ivar place: index of the block with the rows in `Group.rows`.
+    :ivar before: number of rows in the blocks before that one.
+    :ivar count: number of the request's rows.
+    :ivar completion: completion that waits for the rows; ``None`` if the producer already has its
+        answer.
     """
 
     mark: Mark
@@ -49,15 +50,15 @@ class Group:
     """Rows of one slice that are compressed, sent and synced together.
 
     :ivar rows: blocks of one or more CSV rows, each row with its line feed.
-    :ivar waiting: completions to call; fewer than `rows` if producers don't wait.
+    :ivar waiting: completions to call; fewer than `rows` if some producers don't wait.
     :ivar count: number of rows in all blocks.
-    :ivar size: bytes in `rows`.
+    :ivar size: number of bytes in `rows`.
     :ivar first_at: receive time of the first record, milliseconds since the epoch.
-    :ivar last_at: receive time of the last one.
-    :ivar arrivals: for each earlier receive time, the number of rows received by its end. So a row
-        costs only a comparison, and its waiting time can still be computed later.
+    :ivar last_at: receive time of the last record.
+    :ivar arrivals: pairs of an earlier receive time and the number of rows received until then. So
+        a row costs only a comparison, and its waiting time can still be computed later.
     :ivar meter: counts the outcome of the group.
-    :ivar marked: rows of requests with idempotency keys, in their order.
+    :ivar marked: rows of requests with idempotency keys, in the order of the rows.
     """
 
     rows: list[bytes] = attrs.Factory(list)
@@ -83,7 +84,7 @@ class Group:
         completion: Completion | None,
         mark: Mark | None = None,
     ) -> None:
-        """Add rows and the completion that waits for them."""
+        """Add rows, and the completion that waits for them."""
         if mark is not None:
             self.marked.append(MarkedRows(mark, len(self.rows), self.count, count, completion))
         if received_at != self.last_at:
@@ -99,9 +100,9 @@ class Group:
             self.waiting.append(completion)
 
     def take_out(self, keys: Collection[bytes]) -> Group:
-        """Take out the rows of the requests with these *keys*, and return them.
+        """Remove and return the rows of the requests with these *keys*.
 
-        Rows for which nobody waits stay, without their marks.
+        Rows that no request waits for remain, without their marks.
         """
         taken = [
             each for each in self.marked if each.mark.key in keys and each.completion is not None
@@ -111,7 +112,7 @@ class Group:
         refused.count = sum(each.count for each in taken)
         refused.size = sum(map(len, refused.rows))
         refused.waiting = [each.completion for each in taken if each.completion is not None]
-        # A group may have hundreds of each, so these are looked up.
+        # A group may have hundreds of rows and keys, so both are looked up.
         places = [each.place for each in taken]
         starts = [each.before for each in taken]
         removed = [0, *accumulate(each.count for each in taken)]
@@ -147,12 +148,12 @@ class Group:
 
 @attrs.define(eq=False)
 class SentGroup:
-    """A group in flight to the writer, kept until acknowledged so that it can be sent again.
+    """A group that was sent to the writer, kept until it is acknowledged so that it can be resent.
 
-    :ivar data: the compressed rows, empty until compressed.
-    :ivar offset: their offset in the file.
-    :ivar sent_at: reactor time of the first sending, seconds.
-    :ivar sendings: how often it was sent; only the answer to the last sending counts.
+    :ivar data: the compressed rows; empty until they are compressed.
+    :ivar offset: offset of the rows in the file.
+    :ivar sent_at: reactor time when it was first sent, in seconds.
+    :ivar sendings: how often it was sent; only the answer to the last transmission is used.
     """
 
     group: Group
@@ -163,7 +164,7 @@ class SentGroup:
 
 
 def _takes(counts: Counter[int], key: int) -> bool:
-    """Take one of *key*, if there is one left."""
+    """Decrement the count of *key*; return False if it is already 0."""
     if not counts[key]:
         return False
     counts[key] -= 1

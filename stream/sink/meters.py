@@ -1,4 +1,4 @@
-"""Metrics of sinks, counted per group to avoid a cost per record."""
+"""Metrics of sinks, which are counted per group to avoid a cost per record."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _TYPE = "table"
 
 
 class SinkMeters:
-    """The counts of all sinks of a source node.
+    """The metrics of all sinks of a source node.
 
-    :param clock: seconds since the epoch.
+    :param clock: returns seconds since the epoch.
     """
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
@@ -28,25 +28,25 @@ class SinkMeters:
         self._counts: dict[SinkKey, SinkCounts] = {}
 
     def of(self, key: SinkKey) -> SinkCounts:
-        """Return the counts of one sink, made on first use."""
+        """Return the metrics of one sink, created on first use."""
         counts = self._counts.get(key)
         if counts is None:
             counts = self._counts[key] = SinkCounts(self._metrics, sink_labels(key), self._clock)
         return counts
 
     def keep(self, known: Set[SinkKey]) -> None:
-        """Forget all other sinks."""
+        """Forget all sinks that aren't in *known*."""
         for key in self._counts.keys() - known:
             self.forget(key)
 
     def forget(self, key: SinkKey) -> None:
-        """Remove the counts of a deleted sink."""
+        """Remove the metrics of a deleted sink."""
         if self._counts.pop(key, None) is not None:
             self._metrics.forget(sink_labels(key))
 
 
 class SinkCounts:
-    """The counts of one sink; implements `stream.sink.group.GroupMeter`."""
+    """The metrics of one sink, which implement `stream.sink.group.GroupMeter`."""
 
     def __init__(self, metrics: Metrics, labels: SinkLabels, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -71,7 +71,7 @@ class SinkCounts:
         self._observe(group, "")
 
     def failed(self, group: Group, error: UserError) -> None:
-        """Do nothing: no record of *group* is acknowledged."""
+        """Do nothing, because no record of *group* is acknowledged."""
         self._observe(group, error_type(error))
 
     def rejected(self, error: UserError) -> None:

@@ -25,20 +25,20 @@ __all__ = [
 ]
 
 PROCESSED = 200
-"""The rows are stored as durably as the sink's settings require."""
+"""The status of rows that are stored as durably as the sink's settings require."""
 
 ACCEPTED = 202
-"""The rows are accepted without waiting, according to the sink's settings."""
+"""The status of rows that are accepted without waiting, as the sink's settings allow."""
 
 
 class Completion(Protocol):
-    """The completion of one request's rows: a sink calls one of the methods, once.
+    """The completion of one request's rows; a sink calls exactly one of its methods, once.
 
     The request itself implements it, so that a record needs no Deferred, closure or timer.
     """
 
     def stored(self) -> None:
-        """Handle that the rows are as durable as the sink's settings require."""
+        """Handle that the rows are stored as durably as the sink's settings require."""
 
     def accepted(self, status: int) -> None:
         """Handle that the sink has accepted the rows without waiting, with *status*."""
@@ -49,11 +49,11 @@ class Completion(Protocol):
 
 @attrs.frozen
 class Stored:
-    """The number of stored rows of a request: one for each record and each sink.
+    """The number of stored rows of a request, which has one row for each record and each sink.
 
-    :ivar rows: number of rows that the request makes, or would make.
-    :ivar stored: number of rows known to be stored.
-    :ivar unknown: number of rows with an unknown outcome; a retry may store them twice.
+    :ivar rows: number of all rows of the request, including rows that weren't rendered.
+    :ivar stored: number of rows that are known to be stored.
+    :ivar unknown: number of rows whose outcome is unknown; a retry may store them twice.
     """
 
     rows: int = 0
@@ -66,18 +66,18 @@ class Stored:
         return self.stored == self.rows
 
     def __str__(self) -> str:
-        """Return ``1/2``, or ``1/3; unknown=1``."""
+        """Return text such as ``1/2`` or ``1/3; unknown=1``."""
         unknown = f"; unknown={self.unknown}" if self.unknown else ""
         return f"{self.stored}/{self.rows}{unknown}"
 
 
 def no_pipeline_ready() -> UserError:
-    """Return the error: every slice pipeline of the sink is opening, stalled or full."""
+    """Return the error for a sink whose slice pipelines are all opening, stalled or full."""
     return UserError("no pipeline is ready", status=503, name="noPipelineReady")
 
 
 def no_opened_slice(next_attempt: datetime) -> UserError:
-    """Return the error: the sink has no slice that this node may write to."""
+    """Return the error for a sink that has no slice to which this node may write."""
     return UserError(
         "cannot open sink pipeline: no opened slice found, "
         f"next attempt after {format_time(next_attempt)}",
@@ -87,7 +87,7 @@ def no_opened_slice(next_attempt: datetime) -> UserError:
 
 
 def over_quota(sink: str, buffered: ByteSize, quota: ByteSize) -> UserError:
-    """Return the error: the sink exceeds its quota on the local disks."""
+    """Return the error for a sink that exceeds its quota on the local disks."""
     return UserError(
         f'full storage buffer for the sink "{sink}", buffered "{buffered}", quota "{quota}"',
         status=507,
@@ -96,15 +96,15 @@ def over_quota(sink: str, buffered: ByteSize, quota: ByteSize) -> UserError:
 
 
 def shutting_down() -> UserError:
-    """Return the error: the node accepts no more records."""
+    """Return the error of a node that accepts no more records."""
     return UserError("node is shutting down", status=503, name="shutdown")
 
 
 def not_stored(cause: Exception) -> UserError:
-    """Return the error: the row is certainly not stored; a retry is safe."""
+    """Return the error for a row that is certainly not stored, so that a retry is safe."""
     return NestedError("row not stored", [cause], status=503, name="notStored")
 
 
 def outcome_unknown(cause: Exception) -> UserError:
-    """Return the error: the row may or may not be stored; a retry can duplicate it."""
+    """Return the error for a row that may be stored, so that a retry can duplicate it."""
     return NestedError("error when waiting for sync", [cause], status=500, name="genericError")

@@ -1,4 +1,4 @@
-"""The states of a slice pipeline, and how they follow each other: a table without I/O.
+"""The states of a slice pipeline, and a table of the transitions between them. Pure.
 
 ```
 OPENING ─── opened ────────▶ READY ─── lost, draining ──▶ STALLED ─── opened ──▶ READY
@@ -20,7 +20,7 @@ class PipelineState(enum.Enum):
     """The states of a sink's pipeline on one source node."""
 
     OPENING = "opening"
-    """There is no file yet; rows are accepted for a short grace period."""
+    """The file isn't open yet; rows are accepted for a short grace period."""
     READY = "ready"
     STALLED = "stalled"
     """The file was lost and is being opened again; no rows are accepted."""
@@ -35,17 +35,17 @@ class PipelineEvent(enum.Enum):
     OPENED = "opened"
     """The writer has opened the file."""
     GRACE_OVER = "grace over"
-    """The grace period is over without a file."""
+    """The grace period has ended without an open file."""
     DRAINING = "draining"
     """The writer is about to stop."""
     LOST = "lost"
-    """The file is lost, or could not be opened; it is opened again."""
+    """The file was lost or could not be opened; it is being opened again."""
     SEALED = "sealed"
     """The slice accepts no more rows."""
     CLOSE = "close"
-    """The sink leaves the slice."""
+    """The sink stops using the slice."""
     EMPTY = "empty"
-    """No rows are pending, after `CLOSE`."""
+    """No rows are pending after `CLOSE`."""
 
 
 _S, _E = PipelineState, PipelineEvent
@@ -79,4 +79,4 @@ TRANSITIONS: Mapping[PipelineState, Mapping[PipelineEvent, PipelineState]] = {
     },
     _S.CLOSED: {},
 }
-"""The next state by state and event. Other events are ignored in a state."""
+"""The next state by state and event. All other events are ignored."""

@@ -1,8 +1,8 @@
 """Quotas of sinks on local disks, checked in rounds instead of for each record.
 
-The sizes are those that all source nodes have put into etcd, so a sink is stopped about two seconds
-after it exceeds its quota: one until the size is in etcd, one until it is checked. It resumes as
-soon as uploads have freed space.
+The sizes are those that all source nodes have put into etcd. A sink is therefore stopped about two
+seconds after it exceeds its quota: it takes one second until the size is in etcd, and one until it
+is checked. The sink resumes as soon as uploads have freed space.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class _Watched:
 
 
 class Quotas(Service):
-    """The check of sinks' quotas, in rounds.
+    """Checks the quotas of sinks, in rounds.
 
-    :ivar refusals: the errors for records of sinks above their quotas.
+    :ivar refusals: errors for records of sinks that exceed their quotas.
 
     :param interval: seconds between two rounds.
     """
@@ -65,7 +65,7 @@ class Quotas(Service):
         )
 
     async def stopService(self) -> None:
-        """Stop the checks; fires when no check is running."""
+        """Stop the checks, and wait until no check is running."""
         super().stopService()
         if self._loop.running:
             self._loop.stop()
@@ -73,7 +73,7 @@ class Quotas(Service):
             await self._looking
 
     def watch(self, sink: SinkKey, quota: ByteSize) -> None:
-        """Refuse records of *sink* while more than *quota* is buffered; 0 means no limit."""
+        """Refuse records of *sink* while it has buffered more than *quota*; 0 means no limit."""
         if not quota:
             self.forget(sink)
             return
@@ -98,7 +98,7 @@ class Quotas(Service):
         await DeferredList([ensureDeferred(self._try(sink)) for sink in sinks])
 
     async def _try(self, sink: SinkKey) -> None:
-        """Check a sink; after a failure its state is kept until the next round."""
+        """Check a sink; after a failure it keeps its state until the next round."""
         try:
             await self._check(sink)
         except EtcdError as error:
@@ -111,7 +111,7 @@ class Quotas(Service):
         buffered = total(decode(Statistics, kv.value) for kv in found.kvs).compressed_size
         watched = self._watched.get(sink)
         if watched is None:
-            return  # forgotten meanwhile
+            return  # forgotten during the check
         if buffered <= watched.quota:
             self.refusals.pop(sink, None)
             return

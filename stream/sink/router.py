@@ -1,20 +1,22 @@
-"""The sinks and open slices of a source node, and the routing of records to them.
+"""The sinks and open slices of a source node, and routing of records to them.
 
-The router mirrors active sinks and slices at level local. Records find the sinks of their source
-here. Changes of slices open and close pipelines: sequentially for one sink, concurrently for
-different sinks, since each waits for disks and for etcd.
+The router mirrors the active sinks, and the slices at level local. It finds the sinks for the
+records of a source. Changes of slices open and close pipelines. This happens sequentially for one
+sink but concurrently for different sinks, because each waits for disks and for etcd.
 
 Note [Close sync]: the node reports a revision, which means "I no longer write to slices closed up
-to it". So a change is reported when every slice closed by it or an earlier change is really closed.
-Coordinators wait for the lowest report before a slice may be uploaded. The report lives under the
-node's lease, and a node without a lease accepts no records: a node that can't report can't write.
+to this revision". A change is therefore reported only when every slice that it, or an earlier
+change, closes is actually closed. Coordinators wait for the lowest report before a slice may be
+uploaded. The report is stored under the node's lease, and a node without a lease accepts no
+records, so a node that can't report can't write.
 
 Note [Lost lease]: with the lease the node loses its name, and its open files belong to a life that
-is over (`stream.etcd.claims`). So all pipelines stop immediately, and records are refused until the
-node holds its name again. The stopped pipelines are closed, `SINKS_AT_ONCE` at a time, since
-thousands in one turn of the reactor would delay the new lease. All have one deadline: the outcome
-of rows that a writer has not acknowledged by then is unknown. In the new life each sink gets a
-pipeline as soon as its former one is closed; its records are refused until then.
+has ended (`stream.etcd.claims`). Therefore all pipelines stop immediately, and records are refused
+until the node holds its name again. The stopped pipelines are closed `SINKS_AT_ONCE` at a time,
+because closing thousands in one turn of the reactor would delay the new lease. All have the same
+deadline; the outcome of rows that a writer hasn't acknowledged by then is unknown. In the new life
+each sink gets a new pipeline as soon as its previous one is closed. Until then its records are
+refused.
 """
 
 from __future__ import annotations
@@ -64,21 +66,24 @@ _Mappings = Mapping[tuple[SinkKey, StoredMapping], StoredMapping]
 _log = Logger()
 
 READ_AGAIN_SECONDS = (0.1, 5.0)
-"""Delays before mappings that etcd didn't return are read again: the first one and the maximum."""
+"""First and maximum delay before mappings that etcd didn't return are read again."""
 
 RETRY_AFTER_MILLISECONDS = 100
-"""Delay after which a producer may retry a sink without an open slice."""
+"""Delay after which a producer may retry if a sink has no open slice."""
 
 SINKS_AT_ONCE = 32
-"""Maximum number of sinks that follow a change concurrently: below the limit of files being opened.
+"""Maximum number of sinks that follow a change concurrently.
+
+It is below the limit of files that are opened concurrently.
 """
 
 
 @attrs.define(eq=False)
 class SinkTarget:
-    """One sink, as the source sees it.
+    """One sink, as a source sees it.
 
-    :ivar opened: its pipeline; ``None`` before the first record, and after its close.
+    :ivar opened: pipeline of the sink; ``None`` before the first record and after the pipeline is
+        closed.
     """
 
     key: SinkKey
@@ -96,7 +101,7 @@ class SinkTarget:
     def write(
         self, record: RecordContext, completion: Completion, mark: Mark | None = None
     ) -> None:
-        """Render and write *record*; *completion* is called, immediately or later. Never raises."""
+        """Render and write *record*; call *completion*, immediately or later. Never raises."""
         try:
             pipeline, router = self.opened, self._router
             if pipeline is None or router.refusal is not None or router.over_quota:
@@ -109,7 +114,7 @@ class SinkTarget:
             completion.failed(without_frames(error))
 
     def direct(self) -> DirectTarget | None:
-        """Return the slice that accepts rows without waiting, ``None`` if there is none."""
+        """Return the slice that accepts rows without waiting; ``None`` if there is none."""
         pipeline, router = self.opened, self._router
         if pipeline is None or router.refusal is not None or router.over_quota:
             return None
@@ -118,7 +123,7 @@ class SinkTarget:
     def open(self, now_ms: int) -> SinkPipeline:
         """Return the sink's pipeline, opened on first use.
 
-        Raises UserError: the node accepts no records, or none of this sink.
+        Raises UserError: the node accepts no records, or none for this sink.
 
         :param now_ms: milliseconds since the epoch.
         """
@@ -134,15 +139,15 @@ class SinkTarget:
 
 
 class SinkRouter(Service):
-    """The routing of a sink's rows to the slices that this source node writes to.
+    """Routes the rows of sinks to the slices to which this source node writes.
 
-    :param nodes: sorted ids of all source nodes, as known to this node.
-    :param minimum_slices: minimum number of slices that each source node writes to, if a sink has
-        as many.
-    :param volume: returns the registered volume with an id, ``None`` while its writer is
+    :param nodes: sorted IDs of all source nodes that this node knows.
+    :param minimum_slices: minimum number of slices to which each source node writes, if a sink has
+        that many.
+    :param volume: returns the registered volume with an ID; ``None`` while its writer is
         unavailable.
 
-    :ivar refusal: why the node accepts no records; ``None`` while it does.
+    :ivar refusal: why the node accepts no records; ``None`` if it accepts them.
     :ivar over_quota: sinks that accept no records, with the reasons.
     """
 
@@ -190,7 +195,7 @@ class SinkRouter(Service):
         self.refusal: UserError | None = shutting_down()
 
     async def startService(self) -> None:
-        """Start; fires when all sinks and slices are known and the node has reported itself."""
+        """Start, and wait until all sinks and slices are known and the node has reported."""
         super().startService()
         self._report = await self._session.register(
             f"{storage_prefix.CLOSE_SYNC}{self._context.node_id}", b"0"
@@ -200,7 +205,7 @@ class SinkRouter(Service):
         self._take_records()
 
     async def stopService(self) -> None:
-        """Stop; fires when all rows are answered, files closed and the report withdrawn."""
+        """Stop, and wait until rows are answered, files closed and the report withdrawn."""
         super().stopService()
         self.refusal = shutting_down()
         await self._sinks.stopService()
@@ -210,13 +215,13 @@ class SinkRouter(Service):
         await _settled(closing, "cannot close a sink pipeline")
         for key in self._pipelines:
             _log.info("closed sink pipeline: {cause}", cause="shutting down", sink_id=str(key))
-        # Pipelines that a change is closing mustn't be cut off.
+        # Pipelines that a change is closing must not be interrupted.
         await DeferredList([pipeline.turn.acquire() for pipeline in pipelines])
         if self._report is not None:
             await self._report.remove()
 
     def session_lost(self) -> None:
-        """Stop accepting records, since the lease is lost; see Note [Lost lease]."""
+        """Stop accepting records, because the lease is lost; see Note [Lost lease]."""
         if not self.running:
             return
         self.refusal = _lease_lost()
@@ -224,7 +229,7 @@ class SinkRouter(Service):
         for _, pipeline in pipelines:
             pipeline.stop(self.refusal)
         for key, pipeline in pipelines:
-            if pipeline not in self._leaving:  # else it has been closing since an earlier loss
+            if pipeline not in self._leaving:  # otherwise it is closing since an earlier loss
                 self._leaving[pipeline] = Deferred()
                 self._to_leave.append((key, pipeline))
         while self._to_leave and self._leavers < SINKS_AT_ONCE:
@@ -233,14 +238,14 @@ class SinkRouter(Service):
             leaving.addErrback(lambda failure: _log.failure("cannot close pipelines", failure))
 
     async def _leave_some(self) -> None:
-        """Leave pipelines one after the other, until there are no more.
+        """Leave pipelines one after another, until none is left.
 
-        Each takes a turn of the reactor: most have nothing to wait for.
+        Each takes a separate turn of the reactor, because most have nothing to wait for.
         """
         try:
             while self._to_leave:
                 key, pipeline = self._to_leave.popleft()
-                # Its turn may be waiting for a file that is opened, or for a writer.
+                # Its turn may be held by a task that waits for a file to open or for a writer.
                 try:
                     await pipeline.leave()
                 except Exception:
@@ -275,7 +280,7 @@ class SinkRouter(Service):
     def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkTarget]]:
         """Return the enabled sinks of a source for *signal* (empty for HTTP records).
 
-        :returns: ids and targets, sorted by id.
+        :returns: IDs and targets, sorted by ID.
         """
         eligible = self._eligible.get(source, ())
         if not signal:
@@ -283,16 +288,16 @@ class SinkRouter(Service):
         return [(sink_id, target) for sink_id, target in eligible if target.accepts(signal)]
 
     def check(self, key: SinkKey) -> None:
-        """Check that the node accepts records, and those of this sink. Raises UserError."""
+        """Check that the node accepts records of this sink. Raises UserError."""
         if self.refusal is not None:
             raise self.refusal
         if self.over_quota and key in self.over_quota:
             raise self.over_quota[key]
 
     def open(self, key: SinkKey, now_ms: int) -> SinkPipeline:
-        """Return the pipeline of a sink, opened by its first record.
+        """Return the pipeline of a sink; the first record opens it.
 
-        Raises UserError: the sink has no slice that this node may write to.
+        Raises UserError: the sink has no slice to which this node may write.
         """
         pipeline = self._pipelines.get(key)
         if pipeline is not None:
@@ -321,7 +326,7 @@ class SinkRouter(Service):
         return sorted(share, key=lambda slice_: slice_.key)
 
     def _writer_of(self, slice_: Slice) -> str:
-        """Return the last known writer of a volume; shares don't move while it is unavailable."""
+        """Return the last known writer of the volume, so that an outage doesn't move slices."""
         volume_id = slice_.key.volume_id
         volume = self._volume(volume_id)
         if volume is not None:
@@ -329,16 +334,17 @@ class SinkRouter(Service):
         return self._writers.get(volume_id, "")
 
     def volumes_away(self, sources: Sequence[SourceKey], since: datetime) -> set[str]:
-        """Volumes with an unavailable writer, which may have rows of *sources* newer than *since*.
+        """Return the volumes of unavailable writers that may have recent rows of *sources*.
 
-        Uploaded slices count, too: their writer alone knows which requests have rows in them.
+        Rows newer than *since* count. Uploaded slices count, too, because only their writer knows
+        which requests have rows in them.
         """
         wanted = set(sources)
         away: dict[str, bool] = {}
         found = set()
         for slice_ in self._slices.items.values():
             volume_id = slice_.key.volume_id
-            if volume_id not in away:  # checked first, since it is rare
+            if volume_id not in away:  # checked first, because it is rare
                 away[volume_id] = self._volume(volume_id) is None
             if (
                 away[volume_id]
@@ -354,7 +360,7 @@ class SinkRouter(Service):
         return {volume_id for volume_id in found if self._volume(volume_id) is None}
 
     def slices(self) -> Iterator[SlicePipeline]:
-        """Return all slices that this node writes to."""
+        """Return all slices to which this node writes."""
         for pipeline in self._pipelines.values():
             yield from pipeline.slices
 
@@ -398,8 +404,8 @@ class SinkRouter(Service):
     async def _slices_changed(self, batch: Batch[Slice]) -> None:
         """Apply a change of slices.
 
-        The next change waits until the mappings of new slices are read, which delays no other
-        change for long: both come from etcd.
+        The next change waits until the mappings of new slices are read. This doesn't delay other
+        changes for long, because they come from the same etcd.
         """
         new = [
             slice_
@@ -469,7 +475,7 @@ class SinkRouter(Service):
     def _done(self, unreported: _Unreported) -> None:
         """Report the change; see Note [Close sync].
 
-        A stopping node withdraws its report when all is closed.
+        A stopping node withdraws its report when everything is closed.
         """
         unreported.is_done = True
         if not self.running:
@@ -486,11 +492,11 @@ class SinkRouter(Service):
             self._context.rejected.known(slice_.key.sink_key, slice_.quarantine)
 
     async def nodes_changed(self) -> None:
-        """Share the slices again: source nodes have joined or left."""
+        """Distribute the slices again, because source nodes have joined or left."""
         await self._update_pipelines(list(self._pipelines))
 
     def _update_pipelines(self, touched: Iterable[SinkKey]) -> Deferred[None]:
-        """Update the pipelines; fires when they write to exactly the assigned slices."""
+        """Update the pipelines; the Deferred fires when they write only to the assigned slices."""
         updating = []
         for key in touched:
             pipeline = self._pipelines.get(key)
@@ -498,13 +504,13 @@ class SinkRouter(Service):
                 continue
             updating.append(pipeline.turn.run(self._at_once.run, self._follow, key, pipeline))
             leaving = self._leaving.get(pipeline)
-            if leaving is not None:  # it doesn't follow, and its files are open until it is closed
+            if leaving is not None:  # it ignores changes, and its files are open until it is closed
                 updating.append(ended(leaving))
         return ensureDeferred(_settled(updating, "cannot update a sink pipeline"))
 
     async def _follow(self, key: SinkKey, pipeline: SinkPipeline) -> None:
         if self._pipelines.get(key) is not pipeline or not self.running:
-            return  # it was closed; one opened since already knows the current slices
+            return  # a pipeline that was opened since knows the current slices
         share = self._share(key)
         if share:
             self._quotas.watch(key, share[-1].quota)
@@ -513,7 +519,7 @@ class SinkRouter(Service):
             await self._close_pipeline(key)
 
     async def _close_pipeline(self, key: SinkKey, cause: str = "no active slice") -> None:
-        """Close a pipeline. Until then records are refused: a file must not have two writers."""
+        """Close a pipeline. Records are refused until then, because a file must have one writer."""
         try:
             await self._pipelines[key].close(
                 UserError("no pipeline", status=503, name="noPipeline")
@@ -539,7 +545,7 @@ def _sink_key(key: str) -> SinkKey:
 class _Unreported:
     """A change of slices that the node hasn't reported yet.
 
-    :ivar is_done: whether every pipeline follows it.
+    :ivar is_done: whether every pipeline follows the change.
     """
 
     revision: int
@@ -547,7 +553,7 @@ class _Unreported:
 
 
 async def _settled(deferreds: list[Deferred[None]], message: str) -> None:
-    """Wait for all; a failure is logged and doesn't stop the others."""
+    """Wait for all *deferreds*; a failure is logged and doesn't stop the others."""
     for success, result in await DeferredList(deferreds, consumeErrors=True):
         if not success:
             _log.failure(message, result)

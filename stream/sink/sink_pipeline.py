@@ -1,4 +1,4 @@
-"""The records of one sink: rendering, and balancing over the slices of this node."""
+"""The records of one sink, which are rendered and balanced over the slices of this node."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ __all__ = ["CountersPublisher", "DirectTarget", "PipelineContext", "SinkPipeline
 _log = Logger()
 
 TELL_SECONDS = 10.0
-"""Interval of logging that a volume accepts no slices, however many wait for it."""
+"""Interval of logging that a volume accepts no slices, however many slices wait for it."""
 
 MAX_ROUNDS = 3
-"""Maximum number of evaluations of a record's templates while the mapping changes."""
+"""Maximum number of evaluations of a record's templates if the mapping keeps changing."""
 
 CLOSE_SECONDS = 30.0
-"""How long a closing slice pipeline waits for the writer; less than coordinators wait for us."""
+"""How long a closing slice pipeline waits for the writer; less than coordinators wait."""
 
 LEAVE_SECONDS = 5.0
-"""The same after a lost lease: until all are closed the node accepts no records of any sink."""
+"""How long it waits after a lost lease; until then the node accepts no records of any sink."""
 
 
 class CountersPublisher(Protocol):
-    """Stores the counts of pipelines (`stream.sink.statistics_publisher`)."""
+    """Stores the counts of pipelines; see `stream.sink.statistics_publisher`."""
 
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
         """Store the counters of a slice from now on."""
 
     async def stored(self, key: SliceKey) -> None:
-        """Store the current counters; fires when they are stored."""
+        """Store the current counters, and wait until they are stored."""
 
     async def closed(self, key: SliceKey) -> None:
-        """Store the final counters; fires when they are stored."""
+        """Store the final counters, and wait until they are stored."""
 
 
 @attrs.frozen(kw_only=True)
 class PipelineContext:
-    """The context that all pipelines of a node share.
+    """The objects that all pipelines of a node share.
 
     :ivar life: returns the number of the node's current life; see `stream.etcd.claims`.
     """
@@ -103,9 +103,9 @@ class PipelineContext:
 
 @attrs.frozen(eq=False)
 class _Target:
-    """An open slice with the values for the hot path.
+    """An open slice, with the values that the hot path needs.
 
-    :ivar render: ``None`` if templates have to be evaluated before.
+    :ivar render: renders a row; ``None`` if templates must be evaluated first.
     """
 
     pipeline: SlicePipeline
@@ -116,11 +116,11 @@ class _Target:
 
 @attrs.frozen(eq=False)
 class DirectTarget:
-    """An open slice whose rows are rendered by compiled code; see `SinkPipeline.direct`.
+    """An open slice whose rows compiled code renders; see `SinkPipeline.direct`.
 
-    :ivar plan: renders the rows.
-    :ivar room: number of bytes that may be written.
-    :ivar slice_id: identifies the slice in this turn; all records for one slice share its room.
+    :ivar plan: compiled renderer of the rows.
+    :ivar room: number of bytes that may still be written.
+    :ivar slice_id: ID of the slice in this turn; all records for one slice share its room.
     """
 
     plan: RowPlan
@@ -135,9 +135,9 @@ class DirectTarget:
 
 
 class _Rendering:
-    """A record whose templates are being evaluated; called with the result.
+    """A record whose templates are being evaluated; it is called with the result.
 
-    :ivar rounds: number of changes of the mapping meanwhile.
+    :ivar rounds: how often the mapping has changed during the evaluation.
     """
 
     __slots__ = ("completion", "mark", "pipeline", "record", "renderer", "rounds")
@@ -173,9 +173,10 @@ class _Rendering:
 class SinkPipeline:
     """Writes to the slices given by `update`; opened by the first record of the sink.
 
-    It belongs to the life of the node in which it was made, and can open no file in another one.
+    It belongs to the life of the node in which it was created, and can't open a file in another
+    life.
 
-    :ivar turn: held while its slices are checked and changed.
+    :ivar turn: held while the slices are checked and changed.
     """
 
     def __init__(
@@ -184,9 +185,9 @@ class SinkPipeline:
         key: SinkKey | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """:param key: the sink's key for counting; ``None`` to count nothing.
-        :param check: raises UserError if no record may be accepted. Called again before a row is
-            written whose templates were evaluated meanwhile.
+        """:param key: key of the sink, for metrics; ``None`` to count nothing.
+        :param check: raises UserError if no record may be accepted. It is called again before a row
+            is written whose templates have been evaluated.
         """
         self._context = context
         self._source = SourceLife(context.node_id, context.life())
@@ -235,7 +236,7 @@ class SinkPipeline:
     def direct(self) -> DirectTarget | None:
         """Return a slice for rows that are written immediately; ``None`` if there is none.
 
-        There is none if the compiled renderer doesn't support the mapping, or rows have to wait.
+        There is none if the compiled renderer doesn't support the mapping, or if rows have to wait.
         """
         try:
             target = self._pick()
@@ -258,10 +259,10 @@ class SinkPipeline:
     ) -> None:
         """Pass rendered rows to a slice.
 
-        Note [Answers of a turn]: if the sink's settings don't wait, all answers are sent together
-        at the end of the reactor's turn. Sent one by one between two reads, each answer would wake
-        a sleeping producer, whose next record would arrive too late for this turn: records would
-        then cost more than with waiting for the disk.
+        Note [Answers of a turn]: if the sink's settings don't require waiting, all answers are sent
+        together at the end of the reactor's turn. If they were sent one by one between reads, each
+        answer would wake a sleeping producer, whose next record would arrive too late for this
+        turn. Records would then cost more than with waiting for the disk.
         """
         if target.wait:
             target.pipeline.write(rows, count, received_at, completion, mark)
@@ -273,7 +274,7 @@ class SinkPipeline:
         self._accepted.append(completion)
 
     def _answer_accepted(self) -> None:
-        """Send the answer; see Note [Answers of a turn]."""
+        """Send the answers; see Note [Answers of a turn]."""
         accepted, self._accepted = self._accepted, []
         if self._meter is not None:
             self._meter.acknowledged(self._accepted_count)
@@ -285,9 +286,9 @@ class SinkPipeline:
         """Evaluate templates.
 
         Note [Between evaluation and writing]: while the engine works, slices are opened and closed,
-        the mapping changes, the node may lose its lease. So earlier checks are void when the result
-        arrives: the row is written like a new one, to a slice with the mapping that it was rendered
-        for, or the record is evaluated again.
+        the mapping may change, and the node may lose its lease. Therefore earlier checks are void
+        when the result arrives. If a slice has the mapping that the row was rendered for, the row
+        is written to that slice like a new row; otherwise the record is evaluated again.
         """
         plan = rendering.renderer.plan_for(rendering.record)
         assert plan is not None
@@ -303,7 +304,7 @@ class SinkPipeline:
     def write_evaluated(self, rendering: _Rendering, result: Evaluated) -> None:
         """Write the row; see Note [Between evaluation and writing].
 
-        Raises UserError, as `write` does.
+        Raises UserError for the same reasons as `write`.
         """
         self._check()
         record = rendering.record
@@ -326,16 +327,16 @@ class SinkPipeline:
     def evaluate(
         self, renderer: Renderer, records: Sequence[RecordContext]
     ) -> Deferred[list[Evaluated]]:
-        """Return the engine's results for *records*: several small ones, or a large one.
+        """Return the engine's results for *records*, which are several small ones or one large one.
 
-        Fails with UserError: the engine is unavailable.
+        The Deferred fails with UserError if the engine is unavailable.
         """
         plan = renderer.plan_for(records[0])
         assert plan is not None
         return self._templates.evaluate(self._project, plan, records)
 
     def room(self, record: RecordContext | None = None) -> Deferred[None] | None:
-        """Return ``None`` if *record* is accepted; else fires when there is space."""
+        """Return ``None`` if *record* is accepted, otherwise a Deferred that fires when it is."""
         for target in self._targets:
             if target.render is None or (
                 record is not None and target.renderer.plan_for(record) is not None
@@ -373,10 +374,10 @@ class SinkPipeline:
     ) -> None:
         """Write *count* rows to one slice, to be stored together or not at all.
 
-        Raises UserError: no slice accepts them, or only one with another mapping; *completion*
+        Raises UserError: no slice accepts them, or only a slice with another mapping; *completion*
         isn't called.
 
-        :param renderer: the renderer of the rows.
+        :param renderer: renderer that has rendered the rows.
         :param mark: mark of the request, if it has an idempotency key.
         """
         target = self._pick()
@@ -387,7 +388,7 @@ class SinkPipeline:
     def _pick(self, renderer: Renderer | None = None) -> _Target:
         """Return a ready slice.
 
-        :param renderer: prefer slices with this renderer, if there are any.
+        :param renderer: renderer whose slices are preferred, if there are any.
         """
         if self._stopped is not None:
             raise self._stopped
@@ -409,7 +410,7 @@ class SinkPipeline:
         raise no_pipeline_ready()
 
     def _reroute(self, origin: SlicePipeline, group: Group) -> bool:
-        """Offer a group that *origin* could not store to a slice with the same mapping."""
+        """Offer a group that *origin* couldn't store to another slice with the same mapping."""
         for target in self._targets:
             pipeline = target.pipeline
             if (
@@ -422,11 +423,11 @@ class SinkPipeline:
         return False
 
     async def update(self, slices: Sequence[Slice]) -> None:
-        """Write to *slices* from now on (sorted by key), and close all others.
+        """Write to *slices* (sorted by key) from now on, and close all others.
 
-        New slices are opened before the switch, with a short wait if nothing else is ready; the old
-        ones accept records until then. Fires when the old ones are closed and their statistics
-        stored; calls are executed sequentially.
+        New slices are opened before the switch, with a short wait if no other slice is ready. The
+        old slices accept records until then. This returns when the old slices are closed and their
+        statistics are stored. Calls are executed sequentially.
         """
         await self._updating.run(lambda: ensureDeferred(self._update(slices)))
 
@@ -445,7 +446,7 @@ class SinkPipeline:
             targets.append(target)
         if opened and not any(t.pipeline.ready for t in targets):
             if not known:
-                self._targets = tuple(targets)  # there is no other slice: rows may wait here
+                self._targets = tuple(targets)  # the only slice, so rows may wait here
             await DeferredList(opened, fireOnOneCallback=True)
         self._targets = tuple(targets)
         await self._close([t.pipeline for key, t in known.items() if key not in wanted])
@@ -484,7 +485,7 @@ class SinkPipeline:
         await self._announce_last(pipeline)
 
     async def _close_file(self, pipeline: SlicePipeline) -> None:
-        """Close a file; fires when it is closed, also by an earlier call."""
+        """Close a file, and wait until it is closed, even if an earlier call closes it."""
         others = self._closing.get(pipeline)
         if others is not None:
             await others.wait()
@@ -498,7 +499,7 @@ class SinkPipeline:
 
     async def _announce_last(self, pipeline: SlicePipeline) -> None:
         await self._context.publisher.closed(pipeline.slice.key)
-        pipeline.announced()  # the call for it may still be waiting for its answer
+        pipeline.announced()  # the call that announces it may still be waiting
 
     def _close_seconds(self) -> float:
         if self._leave_by is None:
@@ -506,9 +507,9 @@ class SinkPipeline:
         return max(0.0, self._leave_by - float(self._context.reactor.seconds()))
 
     def stop(self, reason: UserError) -> None:
-        """Accept no more records (they fail with *reason*); `leave` and `close` follow.
+        """Accept no more records; they fail with *reason*. `leave` and `close` must follow.
 
-        The outcome of rows that the writer does not acknowledge in `LEAVE_SECONDS` is unknown.
+        The outcome of rows that the writer doesn't acknowledge within `LEAVE_SECONDS` is unknown.
         """
         self._stopped = reason
         if self._leave_by is None:
@@ -517,7 +518,7 @@ class SinkPipeline:
             pipeline.hurry(self._close_seconds())
 
     async def leave(self) -> None:
-        """Close the file of every slice; their last statistics may be stored later."""
+        """Close the file of every slice; the last statistics may be stored later."""
         targets, self._targets = self._targets, ()
         closing = []
         for target in targets:
@@ -535,11 +536,11 @@ class SinkPipeline:
             _log.failure("cannot store the last statistics of a slice")
 
     async def close(self, reason: UserError) -> None:
-        """Accept no more records (they fail with *reason*) and close every slice."""
+        """Accept no more records (they fail with *reason*), and close every slice."""
         self._stopped = reason
         await self._close_all()
         await DeferredList([ended(leaving) for leaving in self._left])
-        # A change in progress may have replaced them.
+        # A change in progress may have replaced the slices.
         await self._updating.run(lambda: ensureDeferred(self._close_all()))
 
     async def _close_all(self) -> None:

@@ -1,35 +1,36 @@
-"""The path of rows into one slice: group, compress, append, sync, answer.
+"""The path of rows into one slice: they are grouped, compressed, appended, synced and answered.
 
-Group commit: an idle pipeline commits at the end of the reactor's turn; a busy one collects rows
-while the previous group is in flight. The sync triggers of the slice are upper bounds: they send a
-second group while the first one takes long, so the disk determines the rate.
+Group commit: an idle pipeline commits at the end of the reactor's turn. A busy pipeline collects
+rows while the previous group is in flight. The sync triggers of the slice are upper bounds: if the
+first group takes a long time, they cause a second one to be sent. So the disk determines the rate.
 
-Note [Unawaited rows]: if the settings don't wait, writing rows sooner answers no request sooner. So
-they are collected until the interval trigger, at most `UNAWAITED_SECONDS`, or until a request waits
-for a row of the same group. Otherwise a mode without waiting would make as many groups as one with
-it.
+Note [Unawaited rows]: if the settings don't require waiting, writing rows sooner answers no request
+sooner. Therefore rows are collected until the interval trigger, but at most for
+`UNAWAITED_SECONDS`, or until a request waits for a row of the same group. Otherwise a mode without
+waiting would create as many groups as a mode with waiting.
 
 Note [Resending]: a group is kept until the writer has acknowledged it at the required level. When
 the connection breaks, the outcome of groups in flight is unknown. The file is opened again with the
 acknowledged length, the writer truncates it there, and the groups are sent again. So an
-interruption neither loses nor doubles a row. This holds within one life of the node: if a later
-life has the file, nothing is sent again, and the outcome of groups in flight stays unknown.
+interruption neither loses nor duplicates a row. This holds within one life of the node. If a later
+life has the file, nothing is sent again, and the outcome of groups in flight remains unknown.
 
-Note [Refused requests]: a writer refuses a group if another attempt of one of its requests has been
-made meanwhile, at another node or by a later life of this one. It names the requests. Their rows
-are taken out, and the rest of the group is sent again at the same offset. Groups that were sent
-behind it are sent again, too: the writer refuses them by their offset. The producers of the refused
-requests have to come again; another slice would refuse them, too.
+Note [Refused requests]: a writer refuses a group if another attempt at one of its requests has been
+made in the meantime, on another node or in a later life of this node. The writer names these
+requests. Their rows are removed from the group, and the rest is sent again at the same offset. The
+groups after it are also sent again, because the writer refuses them by their offset. The producers
+of the refused requests must retry; another slice would refuse them, too.
 
-Note [Accepted rows]: if the settings don't wait, producers have got their answer, and nobody sends
-the rows again. So they aren't given up if a writer refuses the mark of one of their requests: they
-are sent again without it, and at worst a repeated request is stored twice. If rows in the file may
-not be cut off, the length of the file says which groups it has.
+Note [Accepted rows]: if the settings don't require waiting, producers already have their answer,
+and no client sends the rows again. Therefore the rows aren't given up if a writer refuses the mark
+of one of their requests. They are sent again without the mark; at worst, a repeated request is
+stored twice. If rows in the file must not be cut off, the length of the file shows which groups it
+contains.
 
 Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
-once a second. A crash may lose the latest counts, which the reader corrects, but must not make a
-slice with records look empty: it would never be rotated. So the first answer of a slice waits until
-its statistics are in etcd.
+once a second. A crash may lose the latest counts, which the reader corrects. But it must not make a
+slice with records look empty, because such a slice would never be rotated. Therefore the first
+answer of a slice waits until the slice's statistics are in etcd.
 """
 
 from __future__ import annotations
@@ -78,22 +79,22 @@ __all__ = ["SlicePipeline"]
 _log = Logger()
 
 _READY = PipelineState.READY
-"""Python 3.11 takes 0.1 µs to look up a member of an enumeration, too long for each record."""
+"""A constant, because looking up an enum member takes 0.1 µs in Python 3.11."""
 
 HELD_LIMIT_BYTES = 8 * 1024 * 1024
-"""Size of unacknowledged rows at which a pipeline is full; at least two of the largest groups."""
+"""Size of unacknowledged rows at which a pipeline is full; room for two of the largest groups."""
 
 INLINE_COMPRESSION_BYTES = 64 * 1024
-"""Below this size, switching to a thread costs more than the compression itself."""
+"""Size below which switching to a thread costs more than the compression itself."""
 
 MAX_SENT_GROUPS = 2
-"""Maximum number of groups in flight: while one waits for the disk the next is sent."""
+"""Maximum number of groups in flight; while one waits for the disk, the next one is sent."""
 
 STALL_SECONDS = 5.0
-"""Seconds after which an unanswered append makes the pipeline not ready."""
+"""Number of seconds after which an unanswered append makes the pipeline not ready."""
 
 UNAWAITED_SECONDS = 0.05
-"""How long unawaited rows are collected; less if the interval trigger is shorter."""
+"""Maximum time for which unawaited rows are collected; the interval trigger may be shorter."""
 
 OPENING_GRACE_SECONDS = 3.0
 """How long rows may wait for a pipeline that is still opening."""
@@ -103,15 +104,16 @@ _REOPEN_MAX_SECONDS = 15.0
 
 
 class SlicePipeline:
-    """The rows of one slice on this node: grouped, compressed, sent and acknowledged.
+    """The rows of one slice on this node, which are grouped, compressed, sent and acknowledged.
 
     :param slice_: the slice, in state ``writing``.
-    :param source: this node, in the life in which the pipeline was made.
+    :param source: this node, in the life in which the pipeline was created.
     :param reroute: offers a group that was certainly not stored to another slice of the sink;
         returns False if none accepts it.
-    :param announce: fires when the current counters of the slice are in etcd.
+    :param announce: returns a Deferred that fires when the slice's current counters are in etcd.
     :param meter: counts the records of the sink.
-    :param unopened: volumes on which slices could not be opened; ``None`` logs each attempt.
+    :param unopened: volumes on which slices could not be opened; if ``None``, each attempt is
+        logged.
     """
 
     def __init__(
@@ -144,7 +146,7 @@ class SlicePipeline:
         encoding = slice_.encoding
         self._compress = compressor(encoding.compression)
         self._marks_groups = encoding.compression.type == "gzip"
-        # An unknown mode promises no less than the default.
+        # An unknown mode promises at least as much as the default.
         self._level = SyncLevel.WRITTEN if encoding.sync.mode == "cache" else SyncLevel.SYNCED
         self._group_limit = min(encoding.sync.uncompressed_bytes_trigger, encoding.max_chunk_size)
         self._count_limit = encoding.sync.count_trigger
@@ -176,7 +178,7 @@ class SlicePipeline:
         self._when_empty = Waiters[None]()
 
     def _follow(self, event: PipelineEvent) -> bool:
-        """Move to the state after *event*; return False if the current state ignores it."""
+        """Change to the state after *event*; return False if the current state ignores it."""
         following = TRANSITIONS[self.state].get(event)
         if following is None:
             return False
@@ -205,7 +207,7 @@ class SlicePipeline:
 
     @property
     def opening(self) -> bool:
-        """Return whether rows may wait here although there is no file yet."""
+        """Return whether rows may wait here although the file isn't open yet."""
         return self.state is PipelineState.OPENING and self._held < self._held_limit
 
     def write(
@@ -216,14 +218,14 @@ class SlicePipeline:
         completion: Completion | None,
         mark: Mark | None = None,
     ) -> None:
-        """Accept rows that are stored together or not at all.
+        """Accept rows, which are stored together or not at all.
 
-        Must be called only while `ready` or `opening` is true.
+        May only be called while `ready` or `opening` is true.
 
         :param rows: *count* CSV rows, each with its line feed.
         :param received_at: receive time of the records, milliseconds since the epoch.
         :param completion: called with the outcome; ``None`` if no request waits.
-        :param mark: of the request, if it has an idempotency key.
+        :param mark: mark of the request, if it has an idempotency key.
         """
         group = self._open
         if group.rows and group.size + len(rows) > self._group_limit:
@@ -250,20 +252,20 @@ class SlicePipeline:
                 self._interval_call = self._reactor.callLater(self._interval, self._interval_passed)
 
     def adopt(self, group: Group) -> None:
-        """Take over a group that another slice of the sink could not store."""
+        """Take over a group that another slice of the sink couldn't store."""
         self._full.append(group)
         self._held += group.size
         self._commit()
 
     def _interval_passed(self) -> None:
-        """Send a second group: the oldest open row has waited long enough."""
+        """Send a second group, because the oldest open row has waited long enough."""
         self._interval_call = None
         if self._open.rows and (len(self._sent) < MAX_SENT_GROUPS or not self._open.waiting):
             self._end_group()
             self._commit()
 
     def _end_group(self) -> None:
-        """Start another group for further rows."""
+        """Start another group for the next rows."""
         if self._open.rows:
             self._full.append(self._open)
             self._open = Group(meter=self._meter)
@@ -283,7 +285,7 @@ class SlicePipeline:
                 break
             self._send(group)
         if self._open.rows and not self._open.waiting and self._interval_call is None:
-            # They came after a full group, in the turn before this call.
+            # These rows came after a full group, in the turn before this call.
             self._interval_call = self._reactor.callLater(self._interval, self._interval_passed)
         self._check_empty()
 
@@ -312,16 +314,16 @@ class SlicePipeline:
     def _with_marks(self, member: bytes, group: Group) -> bytes:
         """Return the compressed *group*, with the marks of its requests.
 
-        Another slice may have collected it, and its file may have had marks when this one has none.
+        Another slice may have collected the group, and only that slice's file may have marks.
         """
         return marked(member, group.marks) if group.marked and self._marks_groups else member
 
     def _compression_failed(self, failure: Failure, sent: SentGroup) -> None:
-        """Handle that a group isn't compressed; the writer has nothing of it."""
+        """Handle that a group couldn't be compressed; the writer has no part of it."""
         if sent not in self._sent:
             return
         if failure.check(NoThread):
-            # Here it delays others, but its producers may have got their answer already.
+            # Here it delays others, but its producers may already have their answer.
             try:
                 data = self._compress(b"".join(sent.group.rows))
             except Exception:
@@ -332,7 +334,7 @@ class SlicePipeline:
         _log.failure("cannot compress a group", failure)
         self._sent.remove(sent)
         self._held -= sent.group.size
-        self._append_ready()  # those behind it have waited for it
+        self._append_ready()  # the groups after it have waited for it
         self._commit()
         sent.group.failed(not_stored(_error(failure)))
 
@@ -355,7 +357,7 @@ class SlicePipeline:
                 errbackArgs=(sent, sending),
             )
             if sent.offset < 0:
-                return  # it was refused immediately, and comes before the others
+                return  # it was refused immediately, and must come before the others
 
     def _acknowledge(self, end: int, sent: SentGroup, sending: tuple[int, int]) -> None:
         if sending != (self._generation, sent.sendings):
@@ -383,7 +385,7 @@ class SlicePipeline:
             )
 
     def announced(self) -> None:
-        """Answer the waiting rows: the statistics are in etcd; see Note [First record]."""
+        """Answer the waiting rows, because the statistics are in etcd; see Note [First record]."""
         self._announced = True
         groups, self._unannounced = self._unannounced, []
         for group in groups:
@@ -400,7 +402,7 @@ class SlicePipeline:
             return
         if failure.check(WriterError) is None:
             _log.failure("unexpected failure of an append", failure)
-        # A refused append leaves no data, and later ones are refused because of their offset.
+        # A refused append stores no data, and later appends are refused because of their offset.
         self._lose_file(
             _error(failure), sent_refused=failure.check(NoSpace, SliceSealed) is not None
         )
@@ -412,7 +414,7 @@ class SlicePipeline:
         """
         group, marked = sent.group, len(sent.group.marked)
         refused = group.take_out(error.keys)
-        if len(group.marked) == marked:  # the writer doesn't name them
+        if len(group.marked) == marked:  # the writer hasn't named the requests
             refused = group.take_out({mark.key for mark in group.marks})
         self._held -= refused.size
         self._offset = sent.offset
@@ -435,16 +437,17 @@ class SlicePipeline:
         self._full.appendleft(group)
 
     def _leave_in_file(self, error: Exception) -> None:
-        """Give up the groups in flight: the file may have them, and may not be cut.
+        """Give up the groups in flight, because the file may contain them and must not be
+        truncated.
 
-        Those without a waiting producer are decided when the file is open.
+        Groups without a waiting producer are decided when the file is open.
         """
         sent_groups = list(self._sent)
         self._sent.clear()
         end, self._acknowledged = self._acknowledged, -1
         for sent in sent_groups:
             end += len(sent.data)
-            if not sent.data:  # it is still being compressed
+            if not sent.data:  # the group is still being compressed
                 self._full.appendleft(sent.group)
             elif sent.group.waiting:
                 self._held -= sent.group.size
@@ -453,7 +456,7 @@ class SlicePipeline:
                 self._undecided.append((end, sent))
 
     def _decide(self, length: int) -> None:
-        """Handle groups that a file of *length* bytes has, or hasn't."""
+        """Decide by the *length* of the file which groups it contains."""
         undecided, self._undecided = self._undecided, []
         for end, sent in undecided:
             if end <= length:
@@ -476,7 +479,7 @@ class SlicePipeline:
         flushed.addErrback(lambda f: _log.failure("cannot leave a stopping writer", f))
 
     def lost(self, reason: WriterError) -> None:
-        """Handle that the writer or the connection gave the file up."""
+        """Handle that the writer or the connection has given up the file."""
         self._lose_file(reason)
 
     def _lose_file(self, error: Exception, *, sent_refused: bool = False) -> None:
@@ -486,7 +489,7 @@ class SlicePipeline:
         self._generation += 1
         file, self._file = self._file, None
         if file is not None:
-            file.close().addErrback(lambda _: None)  # best effort: the file is lost already
+            file.close().addErrback(lambda _: None)  # best effort, because the file is already lost
             _log.warn("slice file lost: {error}", error=error, slice_id=str(self.slice.key))
         if isinstance(error, NoSpace | SliceSealed):
             self._give_up_all(error, sent_refused=sent_refused)
@@ -498,7 +501,7 @@ class SlicePipeline:
         self._reopen_later()
 
     def _take_all(self) -> tuple[list[Group], list[Group]]:
-        """Remove and return all groups: those in flight, and those never sent."""
+        """Remove and return all groups: those in flight, and those that were never sent."""
         sent = [sent.group for sent in (*(each for _, each in self._undecided), *self._sent)]
         unsent = [group for group in (*self._full, self._open) if group.rows]
         self._sent.clear()
@@ -523,7 +526,7 @@ class SlicePipeline:
     # Opening.
 
     def start(self) -> Deferred[None]:
-        """Open the file; fires when it is open, or after the grace period without one."""
+        """Open the file; the Deferred fires when it is open, or after the grace period."""
         self._grace_call = self._reactor.callLater(OPENING_GRACE_SECONDS, self._grace_over)
         opened = self._when_opened.wait()
         self._reopen()
@@ -546,7 +549,7 @@ class SlicePipeline:
         self._available.addCallbacks(self._reopen_soon, lambda f: f.trap(CancelledError))
 
     def _reopen_soon(self, _: None) -> None:
-        """Retry now: the writer has just answered again."""
+        """Retry now, because the writer has just answered again."""
         self._available = None
         self._reopen_backoff.reset()
         if self._reopen_call is not None:
@@ -641,13 +644,13 @@ class SlicePipeline:
             closed = self._closing_file = file.close()
             closed.addErrback(_not_closed)
             if self._close_call is None or not self._close_call.active():
-                closed.cancel()  # the time is over
+                closed.cancel()  # the time limit is reached
             await closed
         if self._close_call is not None and self._close_call.active():
             self._close_call.cancel()
 
     def hurry(self, timeout: float) -> None:
-        """Reduce the remaining time of a running close to at most *timeout* seconds."""
+        """Limit the remaining time of a running close to *timeout* seconds."""
         call = self._close_call
         if call is not None and call.active():
             left = call.getTime() - self._reactor.seconds()

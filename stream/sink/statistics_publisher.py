@@ -1,9 +1,9 @@
-"""Puts the counters of this node's slices into etcd: at an interval, and finally at the close.
+"""Puts the counters of this node's slices into etcd, at an interval and when a slice closes.
 
-Note [Late statistics]: a value counts as sent only once etcd has accepted it. The final value of a
-slice is stored before the node reports that it no longer writes to it, since the coordinator
-decides by the statistics. A put requires that the slice is at level local, so that no value appears
-after the slice's statistics have moved on.
+Note [Late statistics]: a value counts as sent only when etcd has accepted it. The final value of a
+slice is stored before the node reports that it no longer writes to the slice, because the
+coordinator decides by the statistics. A put requires that the slice is at level local, so that no
+value appears after the slice's statistics have been moved on.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ __all__ = ["StatisticsPublisher"]
 _log = Logger()
 
 FAILURE_LOG_SECONDS = 10.0
-"""Interval of logging that statistics of single slices can't be stored."""
+"""Interval of logging that statistics of individual slices can't be stored."""
 
 CLOSED_AT_ONCE = 32
-"""Maximum number of concurrent transactions for single slices."""
+"""Maximum number of concurrent transactions for individual slices."""
 
 SLICES_PER_TRANSACTION = 40
-"""Each slice needs two conditions at first; etcd accepts 128 by default."""
+"""Number of slices per transaction; each needs two comparisons at first, and etcd allows 128."""
 
 
 @attrs.define(eq=False)
 class _Tracked:
-    """:ivar earlier: counts stored by an earlier life of this node; ``None`` until read."""
+    """:ivar earlier: counts that an earlier life of this node has stored; ``None`` until read."""
 
     key: SliceKey
     counters: SliceCounters
@@ -83,12 +83,12 @@ class StatisticsPublisher(Service):
         self._tracked[key] = _Tracked(key, counters)
 
     async def closed(self, key: SliceKey) -> None:
-        """Store the final value; fires when it is stored, however long etcd is unavailable."""
+        """Store the final value; wait until it is stored, however long etcd is unavailable."""
         await self.stored(key)
         self._tracked.pop(key, None)
 
     async def stored(self, key: SliceKey) -> None:
-        """Store the current value; fires when it is stored, however long etcd is unavailable."""
+        """Store the current value; wait until it is stored, however long etcd is unavailable."""
         tracked = self._tracked.get(key)
         while tracked is not None:
             try:

@@ -1,7 +1,7 @@
-"""Staging: the object store for slices before their import, and the manifest that lists them.
+"""Staging, the object store for slices before their import, with the manifest of the slices.
 
-When the Storage API prepares a file, it selects the store (S3, Azure Blob, Google Cloud Storage, a
-folder) and issues short-lived credentials.
+When the Storage API prepares a file, it selects the store (S3, Azure Blob, Google Cloud Storage, or
+a folder) and issues short-lived credentials.
 """
 
 from stream.staging.chunks import Chunks, bytes_chunks, file_chunks

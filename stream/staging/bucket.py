@@ -1,7 +1,7 @@
-"""Buckets and folders configured by a URL: objects are stored whole, read, listed, removed.
+"""Buckets and folders configured by a URL, in which objects are stored, read and removed.
 
-Unlike staging from the Storage API (`stream.staging.open`), it doesn't expire, and the credentials
-are the operator's.
+Unlike staging from the Storage API (`stream.staging.open`), a bucket doesn't expire, and its
+credentials are the operator's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["OPTIONS", "SCHEMES", "Bucket", "BucketAddress", "open_bucket", "read
 
 SCHEMES = ("file", "s3", "gs", "az")
 OPTIONS = ("url", "region", "endpoint", "account", "credentialFile")
-"""Options of a connection with the location of its objects."""
+"""Options of a connection that describe the location of its objects."""
 
 _KEYS = {
     "s3": ("accessKeyId", "secretAccessKey", "sessionToken"),
@@ -45,15 +45,15 @@ _LISTED_AT_ONCE = 1000
 
 @attrs.frozen(kw_only=True)
 class BucketAddress:
-    """The location of objects.
+    """The location of objects in a bucket or folder.
 
     :ivar scheme: ``file``, ``s3``, ``gs`` or ``az``.
     :ivar bucket: bucket or container; ``""`` for a folder.
-    :ivar prefix: prefix of all names, without slashes at its ends; of a folder its absolute path.
+    :ivar prefix: prefix of all names, without slashes at its ends; for a folder, its absolute path.
     :ivar endpoint: URL of a store that isn't the cloud's own.
-    :ivar account: the Azure account.
-    :ivar credential_file: read whenever the bucket is opened; ``""`` for the environment's
-        credentials.
+    :ivar account: name of the Azure account.
+    :ivar credential_file: path of the file that is read each time the bucket is opened; ``""`` for
+        the environment's credentials.
     """
 
     scheme: str
@@ -65,9 +65,9 @@ class BucketAddress:
     credential_file: str = ""
 
     def credentials(self) -> str:
-        """Return the text of the credential file, ``""`` if there is none.
+        """Return the text of the credential file; ``""`` if there is none.
 
-        Raises UserError: it is unreadable or invalid.
+        Raises UserError: the file is unreadable or invalid.
         """
         if not self.credential_file:
             return ""
@@ -76,7 +76,7 @@ class BucketAddress:
                 text = file.read(_MAX_CREDENTIAL_BYTES)
         except (OSError, UnicodeDecodeError):
             raise _unusable(
-                # Its path is the operator's, and users get this message.
+                # Users get this message, so it doesn't contain the path.
                 '"credentialFile" can\'t be read on this node: make it readable by the service'
             ) from None
         _parsed(self, text)
@@ -117,9 +117,9 @@ def read_address(options: Mapping[str, Any]) -> BucketAddress:
 
 
 class Bucket:
-    """The objects below one address; names are relative to it. Blocks.
+    """The objects below one address; their names are relative to it. Blocks.
 
-    Its errors never contain credentials.
+    Errors never contain credentials.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ class Bucket:
     def put(self, name: str, chunks: Chunks, stopped: Callable[[], bool] = lambda: False) -> int:
         """Store the object *name* atomically, replacing an older one.
 
-        Raises StagingError: it could not be stored.
+        Raises StagingError: the object could not be stored.
 
         :param stopped: polled; the upload is cancelled when it returns true.
-        :returns: its size in bytes.
+        :returns: size of the object in bytes.
         """
         return self._backend.put(f"{self._prefix}{name}", chunks, stopped).size
 
@@ -152,7 +152,7 @@ class Bucket:
         self.put(name, bytes_chunks(body))
 
     def read(self, name: str) -> bytes | None:
-        """Return a small object, ``None`` if there is none. Raises StagingError."""
+        """Return a small object; ``None`` if there is none. Raises StagingError."""
         try:
             return bytes(obstore.get(self._store, f"{self._prefix}{name}").bytes())
         except FileNotFoundError:
@@ -161,7 +161,7 @@ class Bucket:
             raise self._failed(f'cannot read "{name}"', problem) from None
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Iterate over the pieces of a large object.
+        """Iterate over the chunks of a large object.
 
         Raises StagingError: immediately, or while the object is read.
         """
@@ -180,10 +180,10 @@ class Bucket:
             raise self._failed(f'cannot list "{below}"', problem) from None
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects; missing ones are no error. Raises StagingError."""
+        """Remove objects; missing objects are ignored. Raises StagingError."""
         for name in names:
             self._remove(name)
-            if self._has_parts:  # of a process that was killed
+            if self._has_parts:  # parts of a process that was killed
                 self._remove(str(part_path(Path(name))))
 
     def _remove(self, name: str) -> None:
@@ -199,9 +199,10 @@ class Bucket:
 
 
 def open_bucket(address: BucketAddress, credentials: str) -> Bucket:
-    """Open the bucket at *address*; a missing folder is made, but not its parent.
+    """Open the bucket at *address*; a missing folder is created, but its parent isn't.
 
-    Raises UserError: the credentials can't be used. Raises StagingError: the folder can't be made.
+    Raises UserError: the credentials are unusable. Raises StagingError: the folder can't be
+    created.
 
     :param credentials: as returned by `BucketAddress.credentials`.
     """
@@ -233,7 +234,7 @@ def _folder(root: Path) -> Bucket:
 
 
 Stores = Callable[[Mapping[str, str]], Any]
-"""Returns the library's store, given the headers of each request."""
+"""Returns the library's store; the argument contains headers to send with each request."""
 
 
 def _s3(address: BucketAddress, keys: Mapping[str, Any], _: str) -> Stores:
@@ -274,8 +275,8 @@ def _gs(address: BucketAddress, keys: Mapping[str, Any], text: str) -> Stores:
 
 
 def _gcs(address: BucketAddress, keys: Mapping[str, Any]) -> GcsBackend:
-    """Return the backend of GCS: the answers of its protocol have the digest of stored objects."""
-    # Imported here, since most buckets are elsewhere.
+    """Return the GCS backend; its protocol returns the digest of each stored object."""
+    # Imported here, because most buckets are elsewhere.
     from stream.staging.gcs import ENDPOINT, GcsBackend
 
     endpoint = address.endpoint or str(keys.get("gcs_base_url") or "") or ENDPOINT
@@ -314,7 +315,7 @@ def _az(address: BucketAddress, keys: Mapping[str, Any], _: str) -> Stores:
 
 
 def _parsed(address: BucketAddress, text: str) -> Mapping[str, Any]:
-    """Return the keys in a credential file. Raises UserError, without their values."""
+    """Return the keys in a credential file. Raises UserError, without the keys' values."""
     try:
         keys = json.loads(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Bodies as restartable streams of bytes: pieces of files, regrouped into equal parts.
+"""Bodies as restartable streams of bytes, regrouped into parts of equal size.
 
-Runs in a pool thread, never in the reactor's.
+This code runs in a pool thread, never in the reactor's thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def bytes_chunks(body: bytes) -> Chunks:
 
 
 def file_chunks(paths: Sequence[Path]) -> Chunks:
-    """Return the contents of *paths*, joined in the given order."""
+    """Return a stream of the contents of *paths*, joined in the given order."""
 
     def read() -> Iterator[bytes]:
         for path in paths:
@@ -37,11 +37,11 @@ def file_chunks(paths: Sequence[Path]) -> Chunks:
 class SentBody:
     """Regroups a body into parts of exactly *part_size* bytes, except for the last one.
 
-    It counts and digests the data, so that the sender knows afterwards what it sent.
+    It counts and digests the data, so that the sender knows afterwards what was sent.
 
     :param digested: whether a digest of each part is needed.
-    :ivar size: bytes so far.
-    :ivar digests: MD5 of each part so far, if needed.
+    :ivar size: number of bytes so far.
+    :ivar digests: MD5 digests of the parts so far, if needed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SentBody:
         self.digests: list[bytes] = []
 
     def parts(self) -> Iterator[bytes]:
-        """Iterate over the parts. Raises InterruptedError when the upload was cancelled."""
+        """Iterate over the parts. Raises InterruptedError if the upload was cancelled."""
         pending = bytearray()
         for chunk in self._chunks:
             if self._stopped():
@@ -79,7 +79,7 @@ class SentBody:
         return part
 
     def expected_etag(self, *, multipart: bool) -> str:
-        """Return the ETag, without quotes, of a store that derives ETags from MD5."""
+        """Return the ETag, without quotes, that a store with MD5-based ETags would give."""
         if not multipart:
             return (self.digests[0] if self.digests else hashlib.md5(b"").digest()).hex()
         joined = hashlib.md5(b"".join(self.digests), usedforsecurity=False).hexdigest()

@@ -1,14 +1,14 @@
 """Objects in S3 and Azure Blob Storage, through the obstore library.
 
-A body of one part is sent in a single request, a larger one as a multipart upload with a bounded
-number of parts in memory. A failed upload is aborted, so a partial object is never visible. The
-library retries temporary errors for a short while; the caller has its own back-off.
+A body with one part is sent in a single request. A larger body is sent as a multipart upload with a
+bounded number of parts in memory. A failed upload is aborted, so a partial object is never visible.
+The library retries temporary errors for a short time; the caller has its own back-off.
 
-Note [Checksums]. S3 receives a signed SHA-256 of each request's body and refuses other content;
-where its ETag is a digest, that is compared, too. Azure receives the MD5 of a body of one part and
-refuses other content. For the parts of a larger body this library sends no digest, so a larger
-object is read back and compared, if the credentials allow it. With an account key, whose signature
-covers only headers known to the library, every object is read back.
+Note [Checksums]: S3 receives a signed SHA-256 of each request's body and refuses other content. If
+its ETag is a digest, the ETag is compared, too. Azure receives the MD5 of a body with one part and
+refuses other content. For the parts of a larger body the library sends no digest, so a larger
+object is read back and compared if the credentials allow it. With an account key, whose signature
+covers only headers that the library knows, every object is read back.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
     "s3_backend",
 ]
 
-#: The smallest part S3 takes; also the unit in which memory is bounded.
+#: The smallest part that S3 accepts, and the unit in which memory is bounded.
 PART_BYTES = 5 * 1024 * 1024
 _PARTS_IN_FLIGHT = 4
 _READ_BYTES = 1024 * 1024
@@ -66,9 +66,9 @@ class CloudBackend:
 
     :param make_store: returns the library's store, which sends the given headers with each request.
     :param secrets: texts that no error may contain.
-    :param md5_etags: whether the store's ETags are MD5 digests of the content. Only then a
-        different ETag means different content.
-    :param sends_digests: whether each request carries a digest by itself; see Note [Checksums].
+    :param md5_etags: whether the store's ETags are MD5 digests of the content. Only in that case
+        does a different ETag mean different content.
+    :param sends_digests: whether the library adds a digest to each request; see Note [Checksums].
     :param reads_back: whether every object is read back and compared; no header is sent then.
     """
 
@@ -87,11 +87,11 @@ class CloudBackend:
         self._md5_etags = md5_etags
         self._reads_back = reads_back
         self._sends_digests = sends_digests
-        # A store that omits an expected digest may not check received ones, either.
+        # A store that omits an expected digest may not check received digests, either.
         self._trusts_requests = sends_digests and not md5_etags
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
-        """See `stream.staging.store.Backend`."""
+        """Store an object; see `stream.staging.store.Backend`."""
         sent = SentBody(chunks(), PART_BYTES, stopped)
         try:
             etag, multipart = self._send(key, sent)
@@ -110,7 +110,7 @@ class CloudBackend:
         return StoredObject(url="", size=sent.size, etag=etag, verified=verified)
 
     def get(self, key: str) -> Iterator[bytes]:
-        """See `stream.staging.store.Backend`."""
+        """Return the body of an object; see `stream.staging.store.Backend`."""
         try:
             for chunk in obstore.get(self._store, key).stream(min_chunk_size=_READ_BYTES):
                 yield bytes(chunk)
@@ -153,7 +153,7 @@ class CloudBackend:
         return True
 
     def _check_content(self, key: str, sent: SentBody) -> bool:
-        """Note [Checksums]."""
+        """Check the stored content; see Note [Checksums]."""
         try:
             found = obstore.get(self._store, key).stream(min_chunk_size=_READ_BYTES)
         except (PermissionDeniedError, UnauthenticatedError):
@@ -185,7 +185,7 @@ def retry_options() -> RetryConfig:
 
 
 def client_options(endpoint: str, headers: Mapping[str, str] | None = None) -> ClientConfig:
-    """Return the library's options for *endpoint*, and the headers of each request."""
+    """Return the library's options for *endpoint* and for the headers of each request."""
     options: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=5),
@@ -197,7 +197,7 @@ def client_options(endpoint: str, headers: Mapping[str, str] | None = None) -> C
 
 
 def s3_backend(upload: FileUpload) -> CloudBackend:
-    """Return S3 or a compatible store: a parameter ``endpoint`` is used in path style."""
+    """Return the backend for S3, or for a compatible store at the parameter ``endpoint``."""
     parameters = upload.credentials
     keys = parameters["credentials"]
     secret, session = str(keys["SecretAccessKey"]), str(keys.get("SessionToken") or "")
@@ -208,7 +208,7 @@ def s3_backend(upload: FileUpload) -> CloudBackend:
         "secret_access_key": secret,
         "region": upload.region or "us-east-1",
         "checksum_algorithm": "sha256",
-        # Bucket names with dots don't match the certificate of virtual hosts.
+        # Bucket names with dots don't match the certificate for virtual hosts.
         "virtual_hosted_style_request": not endpoint and "." not in parameters["bucket"],
     }
     if session:
@@ -229,14 +229,14 @@ def s3_backend(upload: FileUpload) -> CloudBackend:
             **config,
         )
 
-    # With a KMS key, including the bucket's default, S3's ETag isn't the content's MD5.
+    # With a KMS key, including the bucket's default key, S3's ETag isn't the content's MD5.
     return CloudBackend(
         store, (secret, session), md5_etags=encryption == "AES256", sends_digests=True
     )
 
 
 def azure_backend(upload: FileUpload) -> CloudBackend:
-    """Return Azure Blob Storage with a shared access signature."""
+    """Return the backend for Azure Blob Storage with a shared access signature."""
     parameters = upload.credentials
     pairs = parse_connection_string(str(parameters["absCredentials"]["SASConnectionString"]))
     endpoint, signature = pairs["BlobEndpoint"].rstrip("/"), pairs["SharedAccessSignature"]

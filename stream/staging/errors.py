@@ -1,4 +1,4 @@
-"""Errors of staging, and whether a retry can help."""
+"""Errors of staging, which show whether a retry can help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["CredentialsExpired", "ObjectMismatch", "StagingError"]
 
 
 class StagingError(Exception):
-    """An object could not be stored. Its text never contains credentials.
+    """An object could not be stored. The text never contains credentials.
 
     :param retryable: whether the same upload may succeed later.
     """
@@ -23,8 +23,8 @@ class StagingError(Exception):
 class CredentialsExpired(StagingError):
     """The file's credentials have expired; a retry doesn't help.
 
-    :param file_key: the file they belong to.
-    :param expiration: when they expired.
+    :param file_key: key of the file that the credentials belong to.
+    :param expiration: time at which the credentials expired.
     """
 
     def __init__(self, file_key: str, expiration: datetime) -> None:
@@ -38,4 +38,4 @@ class CredentialsExpired(StagingError):
 
 
 class ObjectMismatch(StagingError):
-    """The store holds other content than was sent; the upload must be repeated."""
+    """The stored content differs from what was sent; the upload must be repeated."""

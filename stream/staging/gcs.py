@@ -1,10 +1,10 @@
-"""Objects in Google Cloud Storage, by the resumable uploads of its JSON API.
+"""Objects in Google Cloud Storage, stored by the resumable uploads of its JSON API.
 
-A bearer token for one folder of a bucket may allow nothing but creating objects. The resumable
-protocol needs no other right, and its answer has size and MD5 of the stored object, so every object
-is verified without being read. A lost part is sent again from the first byte that the store doesn't
-have; one part is in memory at a time. docs/decisions/0012 explains why the library of the other
-stores isn't used.
+A bearer token for one folder of a bucket may only allow creating objects. The resumable protocol
+needs no other right, and its answer contains size and MD5 of the stored object, so every object is
+verified without being read. A lost part is sent again from the first byte that the store doesn't
+have. One part is in memory at a time. docs/decisions/0012 explains why the library that is used for
+the other stores isn't used here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream.staging.upload import FileUpload
 
 __all__ = ["ENDPOINT", "GcsBackend", "gcs_backend"]
 
-#: A multiple of 256 KiB, as the protocol wants.
+#: A multiple of 256 KiB, as the protocol requires.
 PART_BYTES = 5 * 1024 * 1024
 ENDPOINT = "https://storage.googleapis.com"
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -38,26 +38,26 @@ _MAX_REASON_CHARS = 300
 
 
 class _Interrupted(Exception):
-    """The connection broke; the number of received bytes is unknown."""
+    """The connection broke; it is unknown how many bytes the store has received."""
 
 
 class GcsBackend:
-    """One bucket.
+    """One bucket of Google Cloud Storage.
 
     :param endpoint: root URL of the API.
-    :param authorization: returns the secret value of the header, ``""`` for none; called for each
-        request, in a thread.
+    :param authorization: returns the secret value of the ``Authorization`` header, ``""`` for none;
+        called for each request, in a thread.
     """
 
     def __init__(self, bucket: str, endpoint: str, authorization: Callable[[], str]) -> None:
         self._url = f"{endpoint.rstrip('/')}/upload/storage/v1/b/{bucket}/o"
         self._objects = f"{endpoint.rstrip('/')}/storage/v1/b/{bucket}/o"
         self._authorization = authorization
-        # Retries are made here, since they depend on the received bytes.
+        # Retries are made in this class, because they depend on the received bytes.
         self._http = urllib3.PoolManager(1, retries=False, timeout=_TIMEOUT)
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
-        """See `stream.staging.store.Backend`."""
+        """Store an object; see `stream.staging.store.Backend`."""
         digest = hashlib.md5(usedforsecurity=False)
         sent = SentBody(chunks(), PART_BYTES, stopped, digested=False)
 
@@ -80,7 +80,7 @@ class GcsBackend:
         )
 
     def get(self, key: str) -> Iterator[bytes]:
-        """See `stream.staging.store.Backend`. Not retried; the caller retries."""
+        """Return the body of an object, without retries; see `stream.staging.store.Backend`."""
         url = f"{self._objects}/{quote(key, safe='')}?alt=media"
         try:
             answer = self._http.request(
@@ -105,7 +105,7 @@ class GcsBackend:
     def _send(
         self, key: str, parts: Iterator[bytes], stopped: Callable[[], bool]
     ) -> Mapping[str, Any]:
-        """Send all *parts*; return the resource of the object."""
+        """Send all *parts*; return the resource that describes the object."""
         part, following = next(parts, b""), next(parts, None)
         if following is None:
             return self._send_whole(key, part, stopped)
@@ -177,7 +177,8 @@ class GcsBackend:
     ) -> Mapping[str, Any]:
         """Send *part*, which begins at *offset* of the object.
 
-        :param total: the object's size if this is the last part; then the object is returned.
+        :param total: size of the object if this is the last part; the object's resource is then
+            returned.
         """
         end, at, reason = offset + len(part), offset, ""
         for delay in _delays(stopped):
@@ -216,7 +217,7 @@ class GcsBackend:
         return self._request("PUT", session, {"Content-Range": f"bytes {span}/{size}"}, body)
 
     def _status(self, session: str, total: int | None) -> urllib3.BaseHTTPResponse | None:
-        """Return the state of an upload after a failure; None while it is unknown."""
+        """Return the state of an upload after a failure; None if it is still unknown."""
         try:
             answer = self._put_range(session, b"", 0, total)
         except _Interrupted:
@@ -224,7 +225,7 @@ class GcsBackend:
         return None if answer.status in _TRANSIENT else answer
 
     def _give_up(self, session: str) -> None:
-        with suppress(_Interrupted):  # the store removes it after a week
+        with suppress(_Interrupted):  # the store removes the upload after a week
             self._request("DELETE", session, {}, b"")
 
     def _request(
@@ -235,14 +236,14 @@ class GcsBackend:
                 method, url, headers=dict(headers), body=body, redirect=False, retries=False
             )
         except urllib3.exceptions.HTTPError as problem:
-            # Only the type: the message may contain the URL, which is a secret here.
+            # Only the type, because the message may contain the URL, which is a secret here.
             raise _Interrupted(f"no answer ({type(problem).__name__})") from None
 
 
 def _delays(stopped: Callable[[], bool]) -> Iterator[float | None]:
     """Iterate over the attempts, and sleep between them; the last item is None.
 
-    Raises InterruptedError: the upload was cancelled meanwhile.
+    Raises InterruptedError: the upload was cancelled.
     """
     for attempt in range(_RETRIES + 1):
         if stopped():
@@ -254,7 +255,7 @@ def _delays(stopped: Callable[[], bool]) -> Iterator[float | None]:
 
 
 def _arrived(answer: urllib3.BaseHTTPResponse) -> int:
-    """Return the number of bytes that the store has, from the answer to an incomplete upload."""
+    """Return the number of bytes that the store has, as its answer shows."""
     unit, _, last = answer.headers.get("Range", "").rpartition("-")
     return int(last) + 1 if unit and last.isdecimal() else 0
 
@@ -283,7 +284,7 @@ def _check(key: str, found: Mapping[str, Any], size: int, digest: bytes) -> None
 
 
 def gcs_backend(upload: FileUpload) -> GcsBackend:
-    """Return Google Cloud Storage with a bearer token; the parameter ``endpoint`` sets its URL."""
+    """Return the GCS backend with a bearer token; the parameter ``endpoint`` sets its URL."""
     parameters = upload.credentials
     kind = str(parameters.get("token_type") or "Bearer")
     authorization = f"{kind} {parameters['access_token']}"

@@ -1,6 +1,6 @@
 """Objects as files in a folder of this machine.
 
-An object appears durably and as a whole, or not at all: it is written to a hidden file in the same
+An object appears durably and as a whole, or not at all. It is written to a hidden file in the same
 folder, synced, and renamed; then the folder is synced.
 """
 
@@ -26,15 +26,15 @@ _MAX_NAME_BYTES = 255
 class LocalBackend:
     """The backend of a local folder.
 
-    :param directory: the root; keys are paths below it. It must exist: a missing root is probably
-        an unmounted disk.
+    :param directory: root directory; keys are paths below it. It must exist, because a missing root
+        is probably an unmounted disk.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
-        """See `stream.staging.store.Backend`."""
+        """Store an object; see `stream.staging.store.Backend`."""
         target = self._directory / key
         try:
             self._make_folders(target.parent)
@@ -49,7 +49,7 @@ class LocalBackend:
         return StoredObject(url="", size=size, etag="", verified=True)
 
     def get(self, key: str) -> Iterator[bytes]:
-        """See `stream.staging.store.Backend`."""
+        """Return the body of an object; see `stream.staging.store.Backend`."""
         path = self._directory / key
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -77,7 +77,7 @@ def part_path(target: Path) -> Path:
 def opened_part(target: Path) -> tuple[int, Path]:
     """Open an empty hidden file for the bytes of *target*; see Note [Parts].
 
-    It has to get its name, or to be removed, before it is closed.
+    The file must be renamed or removed before it is closed.
     """
     part = part_path(target)
     while len(part.name.encode()) <= _MAX_NAME_BYTES:
@@ -87,10 +87,10 @@ def opened_part(target: Path) -> tuple[int, Path]:
             if _is_at(part, descriptor):
                 os.ftruncate(descriptor, 0)
                 return descriptor, part
-        except OSError:  # somebody writes it, or there are no locks
+        except OSError:  # another writer holds it, or locks aren't supported
             os.close(descriptor)
             break
-        os.close(descriptor)  # the holder of the lock has given it its name, or has removed it
+        os.close(descriptor)  # the holder of the lock has renamed or removed it
     descriptor, hidden = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
     return descriptor, Path(hidden)
 

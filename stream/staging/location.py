@@ -1,6 +1,6 @@
-"""The location of a staging file's objects: their keys, and the URLs in a manifest. Pure.
+"""The location of a staging file's objects: their keys, and their URLs in a manifest. Pure.
 
-An object's key is the file's key directly followed by the object's name.
+The key of an object is the file's key followed directly by the object's name.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Location:
     prefix: str
 
     def key(self, name: str) -> str:
-        """Return the key of the object *name*. Raises StagingError if *name* isn't a plain one."""
+        """Return the key of the object *name*. Raises StagingError if *name* isn't a plain name."""
         if not name or "/" in name or name in (".", "..") or "\0" in name:
             raise StagingError(f'invalid object name "{name}"', retryable=False)
         return self.prefix + name
 
     def url(self, name: str) -> str:
-        """Return the URL of the object *name*, as listed in a manifest."""
+        """Return the URL of the object *name*, as a manifest lists it."""
         return self.container + self.key(name)
 
 
 def location_of(upload: FileUpload) -> Location:
-    """Return the location that *upload* was prepared for. Raises StagingError if it is invalid."""
+    """Return the location for which *upload* was prepared. Raises StagingError if it is invalid."""
     parameters = upload.credentials
     try:
         match upload.provider:
@@ -74,7 +74,7 @@ def _local(parameters: Mapping[str, Any]) -> Location:
 
 
 def manifest_body(upload: FileUpload, slice_names: Iterable[str]) -> bytes:
-    """Return the manifest that lists *slice_names* of the file, in the given order, as JSON."""
+    """Return a JSON manifest that lists the file's slices *slice_names* in the given order."""
     location = location_of(upload)
     return orjson.dumps({"entries": [{"url": location.url(name)} for name in slice_names]})
 

@@ -1,4 +1,4 @@
-"""Opening the staging store of a prepared file."""
+"""Opening of the staging store of a prepared file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def open_store(
 ) -> StagingStore:
     """Return the store for the objects of *upload*, without connecting to it.
 
-    Raises StagingError: the provider is unknown, or the parameters can't be used.
+    Raises StagingError: the provider is unknown, or the parameters are unusable.
 
-    :param file_key: the file's key, for messages.
+    :param file_key: key of the file, for messages.
     :param reactor: source of the time.
     :param pool: a started pool; its size limits concurrent uploads.
     """
@@ -34,7 +34,7 @@ def open_store(
 def _backend(upload: FileUpload) -> Backend:
     if upload.provider not in ("aws", "azure", "gcp"):
         return LocalBackend(Path(upload.credentials["directory"]))
-    # Imported here, since most nodes store no slices, or only with one provider.
+    # Imported here, because most nodes store no slices, or use only one provider.
     from obstore.exceptions import BaseError
 
     try:

@@ -1,4 +1,4 @@
-"""The interface of staging stores: verified uploads in a pool thread."""
+"""The interface of staging stores, which make verified uploads in a pool thread."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["Backend", "StagingStore", "StoredObject"]
 class StoredObject:
     """An object that is durably stored.
 
-    :param url: as listed in a manifest.
-    :param size: bytes.
-    :param etag: the store's tag, without quotes; ``""`` if it gives none.
-    :param verified: whether the store itself confirmed size or digest; ``False`` when the
-        credentials allow writing but not reading.
+    :param url: URL of the object, as a manifest lists it.
+    :param size: size of the object in bytes.
+    :param etag: ETag from the store, without quotes; ``""`` if the store gives none.
+    :param verified: whether the store itself confirmed size or digest; ``False`` if the credentials
+        allow writing but not reading.
     """
 
     url: str
@@ -40,24 +40,24 @@ class StoredObject:
 
 
 class Backend(Protocol):
-    """The interface of a provider; runs in a pool thread and may block."""
+    """The interface of a provider's backend, which runs in a pool thread and may block."""
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
         """Store the whole body under *key*, or nothing; the result's URL is empty."""
 
     def get(self, key: str) -> Iterator[bytes]:
-        """Return the body of the object *key*. Raises StagingError, immediately or on the way."""
+        """Return the body of the object *key*. Raises StagingError, possibly while reading."""
 
 
 class StagingStore:
-    """The objects of one staging file: a backend with the checks shared by all of them.
+    """The objects of one staging file, with the checks that all backends share.
 
     :param upload: the prepared file.
-    :param file_key: the file's key, for messages.
+    :param file_key: key of the file, for messages.
     :param location: location of the objects.
-    :param backend: stores them.
+    :param backend: backend that stores the objects.
     :param reactor: source of the time.
-    :param pool: runs the uploads; its size limits concurrent uploads.
+    :param pool: thread pool that runs the uploads; its size limits concurrent uploads.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class StagingStore:
     def put(self, name: str, chunks: Chunks) -> Deferred[StoredObject]:
         """Store the object *name*, replacing an older one.
 
-        A partial object is never visible. Cancellation stops the upload at its next chunk; its
-        thread may run for another moment.
+        A partial object is never visible. Cancellation stops the upload at its next chunk; the
+        thread may continue for a moment.
 
-        Raises CredentialsExpired: checked before any byte is read. Raises StagingError: it could
+        Raises CredentialsExpired, before any byte is read. Raises StagingError: the object could
         not be stored.
         """
         return Deferred.fromCoroutine(self._put(name, chunks))
@@ -94,12 +94,12 @@ class StagingStore:
     def read(self, name: str) -> Iterator[bytes]:
         """Return the body of the object *name*; blocks.
 
-        Raises StagingError: immediately, or while the body is read.
+        Raises StagingError immediately or while the body is read.
         """
         return self._backend.get(self._location.key(name))
 
     async def fetch(self, name: str, target: BinaryIO) -> None:
-        """Copy the object *name* to *target*. Raises StagingError: it is missing or unavailable."""
+        """Copy the object *name* to *target*. Raises StagingError if it can't be read."""
 
         def copy() -> None:
             for chunk in self._backend.get(self._location.key(name)):
@@ -117,7 +117,7 @@ class StagingStore:
         try:
             stored = await running
         except StagingError:
-            # The credentials expired during the upload: report that instead of the store's error.
+            # If the credentials expired during the upload, report that and not the store's error.
             self._require_live(self._now())
             raise
         finally:

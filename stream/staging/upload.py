@@ -1,12 +1,12 @@
-"""A staging file prepared by the Storage API: the location of its objects, and its expiration.
+"""A staging file prepared by the Storage API, with the location of its objects.
 
-The API describes each provider's bucket in an object of its own (``uploadParams``,
-``absUploadParams``, ``gcsUploadParams``; ``localUploadParams`` for a folder on this machine). That
-object is kept unchanged, because it is stored with the file's record.
+The API describes each provider's bucket in a separate object (``uploadParams``,
+``absUploadParams``, ``gcsUploadParams``, or ``localUploadParams`` for a folder on this machine).
+That object is kept unchanged, because it is stored in the file's record.
 
 Note [Two layouts]: the record has the layout of the reply, with all its members, as the original
-service stores it. Earlier versions of this service had the parameters in ``credentials``; both are
-read.
+service stores it. Earlier versions of this service stored the parameters in ``credentials``. Both
+layouts can be read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stream.values.utctime import format_time, parse_time
 
 __all__ = ["PARAMETER_KEYS", "FileUpload", "parse_iso_time"]
 
-#: Provider → the member of the reply that holds its parameters, in the order they are looked for.
+#: Members of the reply that contain the parameters, by provider, in the order of the search.
 PARAMETER_KEYS = {
     "aws": "uploadParams",
     "azure": "absUploadParams",
@@ -36,7 +36,7 @@ _MEMBERS = {"id", "name", "provider", "region", "credentials", "expiration"}.uni
 
 
 def parse_iso_time(text: str) -> datetime:
-    """Parse an ISO 8601 time as UTC; a time without a zone is UTC. Raises ValueError."""
+    """Parse an ISO 8601 time; a time without a zone is UTC. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
 
@@ -45,12 +45,12 @@ def parse_iso_time(text: str) -> datetime:
 class FileUpload(Record):
     """A prepared staging file.
 
-    :param id: the file's id in the Storage API.
-    :param name: the file's name in the Storage API.
+    :param id: ID of the file in the Storage API.
+    :param name: name of the file in the Storage API.
     :param provider: ``aws``, ``azure``, ``gcp`` or ``local``.
-    :param region: the bucket's region, ``""`` if unknown.
+    :param region: region of the bucket; ``""`` if unknown.
     :param credentials: the provider's unchanged parameter object; secret.
-    :param expiration: when the credentials expire; ``None`` if unknown.
+    :param expiration: time at which the credentials expire; ``None`` if unknown.
     """
 
     id: int
@@ -62,12 +62,15 @@ class FileUpload(Record):
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> FileUpload:
-        """Read the reply to a file's preparation. Raises ValueError, KeyError or TypeError."""
+        """Parse the reply to the request that prepares a file.
+
+        Raises ValueError, KeyError or TypeError.
+        """
         return cls._read(reply, _expiration)
 
     @classmethod
     def from_record(cls, plain: Mapping[str, Any]) -> FileUpload:
-        """Read a stored reply, whose optional members may be absent.
+        """Parse a stored reply, whose optional members may be absent.
 
         Raises ValueError, KeyError or TypeError.
         """
@@ -79,7 +82,7 @@ class FileUpload(Record):
         reply: Mapping[str, Any],
         expiration: Callable[[str, Mapping[str, Any], Mapping[str, Any]], datetime | None],
     ) -> FileUpload:
-        # The received parameters decide: a provider's name alone isn't enough for an upload.
+        # The received parameters decide, because a provider's name isn't enough for an upload.
         found = next((item for item in PARAMETER_KEYS.items() if reply.get(item[1])), None)
         if found is None:
             raise ValueError(f'no upload parameters for provider "{reply.get("provider") or ""}"')
@@ -97,9 +100,9 @@ class FileUpload(Record):
 
     @classmethod
     def from_detail(cls, reply: Mapping[str, Any]) -> FileUpload | None:
-        """Return the location for reading a file's objects, from the reply with its details.
+        """Return the location for reading a file's objects, from the reply with the file's details.
 
-        ``None`` if the reply doesn't contain it. Raises ValueError, KeyError or TypeError.
+        Return ``None`` if the reply doesn't contain it. Raises ValueError, KeyError or TypeError.
         """
         provider = str(reply.get("provider") or "")
         parameters = _download_parameters(provider, reply)
@@ -109,12 +112,12 @@ class FileUpload(Record):
         return cls(int(reply["id"]), name, provider, region, parameters)
 
     def expired(self, now: datetime) -> bool:
-        """Return whether the credentials no longer work at *now*."""
+        """Return whether the credentials have expired at *now*."""
         return self.expiration is not None and self.expiration <= now
 
 
 def _download_parameters(provider: str, reply: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the parameters of an upload to the same location, with credentials to read."""
+    """Return the parameters of an upload to the same location, with credentials for reading."""
     if provider == "aws" and "s3Path" in reply:
         path = reply["s3Path"]
         return {
@@ -167,7 +170,7 @@ def _stored_expiration(
 
 
 def _write(upload: FileUpload) -> dict[str, Any]:
-    """Write the record; see Note [Two layouts]. It includes the expiration for faster reading."""
+    """Return the record; see Note [Two layouts]. It includes the expiration for faster reading."""
     plain: dict[str, Any] = {
         "id": upload.id,
         "name": upload.name,
@@ -181,7 +184,7 @@ def _write(upload: FileUpload) -> dict[str, Any]:
 
 
 def _read(plain: Any, _: type) -> FileUpload:
-    """Read the record; see Note [Two layouts]. Raises ValueError, KeyError or TypeError."""
+    """Parse the record; see Note [Two layouts]. Raises ValueError, KeyError or TypeError."""
     key = PARAMETER_KEYS.get(plain.get("provider") or "")
     if key is not None and plain.get("credentials"):
         plain = {**plain, key: plain["credentials"]}

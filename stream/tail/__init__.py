@@ -1,1 +1,1 @@
-"""Live tails: streams of the newest records of a source."""
+"""Live tails, which are streams of the newest records of a source."""

@@ -38,21 +38,21 @@ MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
 """Maximum size of the records queued for all callers; each has an equal share."""
 _PROJECT_SHARE = 2
 _SOURCE_SHARE = 5
-"""Maximum shares of all tails for a project and for a source."""
+"""Maximum shares of all tails (1/n) for a project and for a source."""
 _GRACE_SECONDS = 900
-"""Seconds that a subscription outlives its tail if it isn't removed: clocks differ."""
+"""Seconds by which a subscription may outlive its tail if it isn't removed; clocks differ."""
 
 Take = Callable[[Any], list[str]]
-"""Accepts samples as plain values; returns the ids of tails that no client watches any longer."""
+"""Accepts samples as plain values; returns the IDs of tails that no client watches any more."""
 
 
 class TailHub(Service):
     """The tails of this node, and the port to which source nodes send records.
 
-    startService fires when the port is open.
+    The Deferred returned by startService fires when the port is open.
 
-    :param session: its lease holds the subscriptions.
-    :param hostname: name at which source nodes reach this one.
+    :param session: session whose lease holds the subscriptions.
+    :param hostname: name at which source nodes reach this node.
     :param site: returns the port's site, given the function that accepts samples.
     """
 
@@ -81,7 +81,7 @@ class TailHub(Service):
         self._port = await endpoint.listen(self._site)
 
     async def stopService(self) -> None:
-        """Stop the hub; tails must have ended."""
+        """Stop the hub; all tails must have ended."""
         super().stopService()
         port, self._port = self._port, None
         if port is not None:
@@ -89,7 +89,7 @@ class TailHub(Service):
             self._site.hang_up()
 
     def end_all(self) -> None:
-        """End all tails because the node stops; new ones are refused."""
+        """End all tails because the node stops; new tails are refused."""
         self._stopping = True
         for watch in list(self._watches.values()):
             watch.end("stopping")
@@ -108,7 +108,7 @@ class TailHub(Service):
     ) -> None:
         """Stream records of *source* to one caller until one of the limits is reached.
 
-        :param rate: records a second from each source node.
+        :param rate: maximum number of records per second from each source node.
         """
         watch = Watch(self._reactor, source, limit, self._max_waiting)
         subscription = TailSubscription(
@@ -164,11 +164,11 @@ class TailHub(Service):
         )
 
     def take(self, samples: Any) -> list[str]:
-        """Accept a source node's samples; return the ids of tails without a client.
+        """Accept a source node's samples; return the IDs of tails that no client watches any more.
 
         Raises ValueError or TypeError: a value has a wrong type.
 
-        :param samples: plain values.
+        :param samples: samples as plain values.
         """
         return [sample["id"] for sample in samples if not self._take(sample)]
 

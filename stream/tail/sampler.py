@@ -3,9 +3,9 @@
 Records pass through the sampler on their way to the sinks. So a record that isn't shown costs
 almost nothing, and failures affect only the tail. Pure.
 
-Note [Shares of the queues]: the queued records are limited per tap and in total: each watched
-source has an equal share, and no single source gets more than three quarters. So tails of one
-source don't cost another source's tails a record.
+Note [Shares of the queues]: the size of the queued records is limited per tap and in total. Each
+watched source has an equal share of the total, and no single source gets more than three quarters.
+So tails of one source never make another source's tails lose a record.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ __all__ = [
 ]
 
 MAX_TAPS = 50
-"""Maximum number of taps for one source on one node; further subscriptions get no records."""
+"""Maximum number of taps for one source on one node; additional subscriptions get no records."""
 MAX_QUEUE_BYTES = 512 * 1024
 """Maximum size of the queued records of one tap."""
 MAX_ALL_QUEUES_BYTES = 32 * 1024 * 1024
 """Maximum size of the queued records of all taps; see Note [Shares of the queues]."""
 _MIN_SHARES = 4
 MAX_SENT_BYTES = 256 * 1024
-"""Maximum size of records sent together, unless a single one is larger."""
+"""Maximum size of records sent together, unless a single record is larger."""
 
 
 @attrs.frozen
 class Sample:
-    """The records sent to a tail at once.
+    """The records that are sent to a tail together.
 
-    :ivar records: JSON objects.
-    :ivar over_rate: number of records left out by the rate limit since the last sample.
-    :ivar overflow: number of records left out because they couldn't be sent in time.
+    :ivar records: the records as JSON objects.
+    :ivar over_rate: number of records omitted because of the rate limit since the last sample.
+    :ivar overflow: number of records omitted because they couldn't be sent in time.
     """
 
     records: tuple[bytes, ...]
@@ -58,7 +58,7 @@ class Sample:
     overflow: int
 
     def encode(self, subscription: TailSubscription) -> bytes:
-        """Return the sample as JSON, with the token that proves the request."""
+        """Return the sample as JSON, with the token that proves that it was requested."""
         head = b'{"id":"%s","token":"%s","overRate":%d,"overflow":%d,"records":[' % (
             subscription.id.encode(),
             subscription.token.encode(),
@@ -69,11 +69,11 @@ class Sample:
 
 
 class Tap:
-    """Takes records for one subscription.
+    """Selects records for one subscription.
 
-    :param watched: the source whose records are taken.
+    :param watched: the source whose records are selected.
 
-    :ivar error: the last failure of a record; cleared by its reporter.
+    :ivar error: the last failure to show a record; cleared when it is reported.
     """
 
     __slots__ = (
@@ -103,11 +103,11 @@ class Tap:
 
     @property
     def due(self) -> float:
-        """The time from which on the next record may be shown, seconds since the epoch."""
+        """The earliest time at which the next record may be shown, seconds since the epoch."""
         return self._bucket.due
 
     def offer(self, record: RecordContext) -> None:
-        """Take *record*, if the rate allows it."""
+        """Take *record* if the rate allows it."""
         if self._bucket.take(record.timestamp_ms / 1000):
             self._put(record)
 
@@ -135,7 +135,7 @@ class Tap:
         watched.queued += size
 
     def take(self) -> Sample | None:
-        """Return the next sample, if any."""
+        """Return the next sample; ``None`` if there is none."""
         offered = self._watched.offered
         over_rate = self._over_rate + offered - self._seen - self._granted
         self._seen, self._granted = offered, 0
@@ -160,7 +160,7 @@ class Tap:
         self._bytes = 0
 
     def not_sent(self, sample: Sample) -> None:
-        """Count the records of *sample* as left out."""
+        """Count the records of *sample* as omitted."""
         self._over_rate += sample.over_rate
         self._overflow += sample.overflow + len(sample.records)
 
@@ -168,12 +168,12 @@ class Tap:
 class Watched:
     """A source that is watched by at least one tail.
 
-    Most records of a busy source aren't shown. They cost a counter and a comparison, regardless of
-    the number of tails.
+    Most records of a busy source aren't shown. Such a record costs a counter and a comparison,
+    regardless of the number of tails.
 
     :ivar offered: number of records so far.
-    :ivar queued: bytes in the queues of its taps.
-    :ivar max_queued: its share of the maximum size of all queues.
+    :ivar queued: number of bytes in the queues of the source's taps.
+    :ivar max_queued: the source's share of the maximum size of all queues.
     """
 
     __slots__ = ("_quiet_from", "_quiet_to", "max_queued", "offered", "queued", "taps")
@@ -186,7 +186,7 @@ class Watched:
         self._quiet_from = self._quiet_to = 0.0
 
     def offer(self, record: RecordContext) -> None:
-        """Show *record*, if one is due."""
+        """Show *record* if one is due."""
         self.offered += 1
         if not self._quiet_from <= record.timestamp_ms < self._quiet_to:
             for tap in self.taps:
@@ -194,9 +194,9 @@ class Watched:
             self.renew()
 
     def offer_batch(self, shared: RecordContext, elements: Sequence[Element]) -> None:
-        """Show records of a batch, if one is due.
+        """Show records of a batch if one is due.
 
-        :param shared: the data that all records of the batch share.
+        :param shared: a record with the data that all records of the batch share.
         """
         self.offered += len(elements)
         if not self.is_quiet(shared.timestamp_ms):
@@ -205,20 +205,20 @@ class Watched:
             self.renew()
 
     def is_quiet(self, now_ms: int) -> bool:
-        """Return whether no record is due now, milliseconds since the epoch."""
+        """Return whether no record is due at *now_ms*, milliseconds since the epoch."""
         return self._quiet_from <= now_ms < self._quiet_to
 
     def renew(self) -> None:
         """Compute the interval in which no record is due.
 
-        It is at most a second long, so that setting the clock back doesn't stop the tail.
+        The interval is at most a second, so that setting the clock back doesn't stop the tail.
         """
         self._quiet_to = 1000 * min((tap.due for tap in self.taps), default=0.0)
         self._quiet_from = self._quiet_to - 1000
 
 
 class TailSampler(dict[SourceKey, Watched]):
-    """The watched sources; empty, and so false, without tails."""
+    """The watched sources; it is empty, and therefore false, if there are no tails."""
 
     def add(self, subscription: TailSubscription, now: float) -> Tap | None:
         """Open a tap; return ``None`` if the source has the maximum number of taps."""
@@ -249,7 +249,7 @@ class TailSampler(dict[SourceKey, Watched]):
             watched.max_queued = share
 
     def offer(self, sources: Sequence[SourceKey], record: RecordContext) -> None:
-        """Show *record* to the tails of its source."""
+        """Show *record* to the tails of its sources."""
         for source in sources:
             watched = self.get(source)
             if watched is not None:

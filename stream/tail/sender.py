@@ -1,7 +1,8 @@
 """Sending of samples to the API nodes that serve tails.
 
-The sender mirrors the subscriptions, keeps a tap for each, and sends the samples a few times a
-second to the API node of the subscription. Records that can't be sent are left out and counted.
+The sender mirrors the subscriptions, keeps a tap for each of them, and sends the samples a few
+times a second to the API node of the subscription. Records that can't be sent are omitted and
+counted.
 """
 
 from __future__ import annotations
@@ -41,25 +42,27 @@ __all__ = ["Outlet", "TailSender"]
 _log = Logger(namespace="stream.tail")
 
 SEND_INTERVAL = 0.2
-"""Seconds between two rounds of sending."""
+"""Interval between two rounds of sending, in seconds."""
 SEND_SECONDS = 5.0
-"""Time limit of sending samples, including the answer."""
+"""Time limit for sending samples and receiving the answer, in seconds."""
 PAUSE_SECONDS = 2.0
-"""Delay after a failed attempt."""
+"""Delay after a failed attempt, in seconds."""
 _CONNECT_SECONDS = 2.0
 _IDLE_SECONDS = 5.0
-"""Shorter than the API's timeout of idle connections."""
+"""Time after which idle connections are closed; shorter than the API's idle timeout."""
 _MAX_ANSWER_BYTES = 64 * 1024
 
 Samples = list[tuple[Tap, Sample]]
 
 
 class TailSender(Service):
-    """Sends samples to API nodes. startService fires when the subscriptions are known.
+    """Sends samples to API nodes.
 
-    :param client: started.
-    :param taps: filled by the sender, read by the listeners.
-    :param host: name at which other machines reach this one.
+    The Deferred returned by startService fires when the subscriptions are known.
+
+    :param client: etcd client, already started.
+    :param taps: the taps, which the sender adds and the listeners use.
+    :param host: name at which other machines reach this machine.
     """
 
     def __init__(self, reactor: Any, client: EtcdClient, taps: TailSampler, *, host: str) -> None:
@@ -171,7 +174,7 @@ class TailSender(Service):
             outlet.sending = sending
 
     async def _deliver(self, outlet: Outlet, samples: Samples) -> None:
-        """Send *samples*, or count them as left out. Never fails."""
+        """Send *samples*, or count them as omitted. Never fails."""
         try:
             posting = Deferred.fromCoroutine(self._post(outlet.address, samples))
             for ended in await within(posting, SEND_SECONDS, self._reactor, "sending"):
@@ -179,7 +182,7 @@ class TailSender(Service):
                 if tap is not None:
                     self._close(tap.subscription.key)
         except CancelledError:
-            return  # the service stops
+            return  # the service is stopping
         except Exception as error:
             for tap, sample in samples:
                 tap.not_sent(sample)
@@ -194,9 +197,9 @@ class TailSender(Service):
             outlet.sending = None
 
     async def _post(self, address: str, samples: Samples) -> list[str]:
-        """Send samples; return the ids of tails that no client watches any longer.
+        """Send samples; return the IDs of tails that no client watches any more.
 
-        Fails if the answer isn't that of a receiver.
+        Fails if the answer doesn't come from a receiver of samples.
         """
         encoded = [sample.encode(tap.subscription) for tap, sample in samples]
         response: IResponse = await self._agent.request(
@@ -205,7 +208,7 @@ class TailSender(Service):
             Headers({"Content-Type": ["application/json"]}),
             FileBodyProducer(BytesIO(b"[" + b",".join(encoded) + b"]")),
         )
-        length = response.length  # a text if it is unknown
+        length = response.length  # text if it is unknown
         if response.code != 200 or not isinstance(length, int) or length > _MAX_ANSWER_BYTES:
             response.deliverBody(_Unread())
             raise ValueError(f"the answer is {response.code}")
@@ -215,7 +218,7 @@ class TailSender(Service):
 class Outlet:
     """The samples for one address.
 
-    :ivar taps: by id of the subscription.
+    :ivar taps: taps by ID of the subscription.
     """
 
     def __init__(self, address: str) -> None:
@@ -235,11 +238,11 @@ class Outlet:
             if sample is not None:
                 samples.append((tap, sample))
                 size += sum(map(len, sample.records))
-                self.taps[id] = self.taps.pop(id)  # the others come first next time
+                self.taps[id] = self.taps.pop(id)  # next time the others come first
         return samples
 
     def _in_turn(self) -> list[tuple[str, Tap]]:
-        """Return all taps: the first of each source, then the second ones, and so on."""
+        """Return all taps: the first of each source, then the second of each, and so on."""
         seen: Counter[SourceKey] = Counter()
         turns = []
         for id, tap in self.taps.items():
@@ -251,7 +254,7 @@ class Outlet:
 
 
 class _Unread(Protocol):
-    """Ends the connection of an answer whose body isn't read."""
+    """Closes the connection of a response whose body isn't needed."""
 
     def dataReceived(self, data: bytes) -> None:
         if self.transport is not None:

@@ -1,4 +1,4 @@
-"""A record as shown in a tail: limited in size, and without secrets."""
+"""A record as a tail shows it, limited in size and without secrets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MAX_HEADERS = 64
 _MAX_NAME_CHARS = 128
 _MAX_VALUE_CHARS = 512
 _LONGEST_SECRET_CHARS = 4096
-"""Characters read after the shown part of a value, so that the beginning of a secret isn't shown.
+"""Characters read after the shown part of a value, so that no beginning of a secret is shown.
 """
 
 
 def shown_record(record: RecordContext, max_body_bytes: int) -> bytes:
     """Return *record* as a JSON object on one line.
 
-    :param max_body_bytes: maximum size of the body; the rest is left out.
+    :param max_body_bytes: maximum size of the body; the rest is omitted.
     """
     body = record.body
     is_cut = len(body) > max_body_bytes
@@ -43,7 +43,7 @@ def shown_record(record: RecordContext, max_body_bytes: int) -> bytes:
 
 
 def _text(body: bytes, is_cut: bool) -> str | None:
-    """Return *body* as text, without a character split by the cut; ``None`` if it isn't text."""
+    """Return *body* as text, without a character that the cut splits; ``None`` if it isn't text."""
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(body, final=not is_cut)
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
 """Subscriptions of tails, stored in etcd for source nodes.
 
-An API node puts a subscription under its lease, and every source node mirrors all of them. So a
-subscription ends with its key, at the latest when the API node's lease ends.
+An API node puts a subscription under its lease, and every source node mirrors all subscriptions. A
+subscription ends when its key is removed, at the latest when the API node's lease ends.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class TailSubscription(Record):
     """A request for the records of a source, stored in etcd while a tail runs.
 
     :ivar address: host and port to which records are sent.
-    :ivar host: name of the API node's machine: a loopback address is valid only there.
-    :ivar token: proves that records come from a source node that was asked for them.
-    :ivar rate: maximum records a second from each source node.
+    :ivar host: name of the API node's machine; a loopback address is valid only on that machine.
+    :ivar token: token that proves that records come from a source node that was asked for them.
+    :ivar rate: maximum number of records per second from each source node.
     :ivar max_body_bytes: maximum size of a sent body.
-    :ivar expires_at: when source nodes drop it even if the key still exists.
+    :ivar expires_at: time at which source nodes drop the subscription even if its key still exists.
     """
 
     source: SourceKey = field(flatten=True)
@@ -41,5 +41,5 @@ class TailSubscription(Record):
 
     @property
     def key(self) -> str:
-        """The key in etcd."""
+        """The key of the subscription in etcd."""
         return f"{TAIL}{self.source}/{self.id}"

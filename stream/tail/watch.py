@@ -1,6 +1,6 @@
 """One caller of a tail, on the API node that serves it.
 
-The caller gets records as fast as it reads them; excess records are left out and counted.
+The caller gets records as fast as it reads them; excess records are omitted and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["MAX_WAITING_BYTES", "Send", "Watch", "event"]
 MAX_WAITING_BYTES = 1024 * 1024
 """Maximum size of the records queued for a slow caller."""
 NOTICE_SECONDS = 1.0
-"""How often a caller that doesn't keep up learns how many records were left out."""
+"""How often a caller that doesn't keep up is informed of the number of omitted records."""
 _TOKEN_BYTES = 16
 _ID_BYTES = 8
 
@@ -29,7 +29,7 @@ Send = Callable[[bytes], Awaitable[None]]
 
 
 class Watch:
-    """One caller that watches a source; it has no time limit of its own.
+    """One caller that watches a source; a watch itself has no time limit.
 
     :param limit: maximum number of records; ``None`` for no limit.
     :param max_waiting: returns the maximum size of the queued records.
@@ -56,7 +56,7 @@ class Watch:
         self._wakeup = Wakeup(reactor, self._has_work)
 
     def put(self, records: list[bytes], over_rate: int, overflow: int) -> None:
-        """Queue a source node's records, JSON objects, and count those it has left out."""
+        """Queue a source node's records (JSON objects), and count those that it has omitted."""
         most = self._max_waiting()
         for record in records:
             if self._bytes + len(record) > most:
@@ -69,12 +69,12 @@ class Watch:
         self._wakeup.wake()
 
     def end(self, reason: str) -> None:
-        """End the stream after a final event. The first reason counts."""
+        """End the stream after a final event, which contains the first *reason* given."""
         self._reason = self._reason or reason
         self._wakeup.wake()
 
     async def write(self, send: Send) -> None:
-        """Write events until the end."""
+        """Write events until the stream ends."""
         shown = 0
         noticed_at = self._reactor.seconds()
         while True:
@@ -86,7 +86,7 @@ class Watch:
                 if shown == self._limit:
                     self.end("limit")
                     self._waiting.clear()
-                # There may always be a next record.
+                # On a busy source, there may always be a next record.
                 if self._reactor.seconds() - noticed_at >= NOTICE_SECONDS:
                     noticed_at = await self._notice(send)
             noticed_at = await self._notice(send)
@@ -97,7 +97,7 @@ class Watch:
                 await send(b": nothing new\n\n")
 
     async def _notice(self, send: Send) -> float:
-        """Write how many records were left out, if any; return the current time."""
+        """Write how many records were omitted, if any; return the current time."""
         if self._over_rate or self._overflow:
             left_out = {"overRate": self._over_rate, "overflow": self._overflow}
             self._over_rate = self._overflow = 0
@@ -112,6 +112,6 @@ class Watch:
 def event(name: str, data: bytes) -> bytes:
     """Return a server-sent event.
 
-    :param data: JSON on one line.
+    :param data: JSON text on one line.
     """
     return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
