@@ -8,9 +8,9 @@ Note [Counts]: etcd contains the sum of the counts of all lives of the node, and
 new counts. So a restart loses at most the last second. A user resets the statistics by deleting the
 key; old counts don't reappear, because the node only adds.
 
-Note [Kept until]: etcd also contains, for each sink, the time until which the node keeps records; see
-Note [Stopped nodes] of `stream.rejected.state`. Each record moves this time forward. Therefore a
-later time is noted in advance, so that a flood of records needs few writes.
+Note [Kept until]: etcd also contains, for each sink, the time until which the node keeps records;
+see Note [Stopped nodes] of `stream.rejected.state`. Each record moves this time forward. Therefore
+a later time is noted in advance, so that a flood of records needs few writes.
 """
 
 from __future__ import annotations
