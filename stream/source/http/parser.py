@@ -70,6 +70,7 @@ class RequestParser:
     :param heads: reader of heads, shared by all connections.
     :param max_head: maximum size of request line and headers in bytes, including the empty line.
     :param max_body: maximum size of a body in bytes: as received, or decoded if it is chunked.
+
     :ivar head: head of a request whose body isn't complete; ``None`` if there is none.
     :ivar rest: unused data; after an error, the malformed head.
     :ivar wants_continue: whether the client waits for ``100 Continue`` before it sends the body;
