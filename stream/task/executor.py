@@ -66,7 +66,10 @@ class TaskRun:
     """
 
     def __init__(self, task: Task, record: Callable[[Task], Awaitable[None]]) -> None:
-        """:param record: stores the record of a running task."""
+        """Create the description of a running task.
+
+        :param record: stores the record of a running task.
+        """
         self.task = task
         self._record = record
         self.outputs: dict[str, Any] | None = None

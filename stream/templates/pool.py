@@ -262,7 +262,7 @@ class TemplatePool:
     def submit(
         self, project: int, plan: TemplatePlan, record: RecordContext, waiter: Waiter
     ) -> None:
-        """See `TemplateEvaluator`."""
+        """Queue *record* for evaluation; see `TemplateEvaluator`."""
         if self._pauses and (project, plan) in self._pauses:
             self._check_pause(project, plan)
         of_project = self._project(project)
@@ -286,7 +286,7 @@ class TemplatePool:
     def evaluate(
         self, project: int, plan: TemplatePlan, records: Sequence[RecordContext]
     ) -> Deferred[list[Evaluated]]:
-        """See `TemplateEvaluator`."""
+        """Evaluate records and return their results; see `TemplateEvaluator`."""
         answers = _Answers(len(records))
         for place, record in enumerate(records):
             try:
@@ -314,7 +314,7 @@ class TemplatePool:
         return answer
 
     def room(self, project: int) -> Deferred[None] | None:
-        """See `TemplateEvaluator`."""
+        """Wait until the project's queue has room; see `TemplateEvaluator`."""
         of_project = self._projects.get(project)
         if of_project is None or self._has_room(of_project):
             return None
@@ -498,7 +498,7 @@ class TemplatePool:
     # Notifications from engines.
 
     def ready(self, engine: TemplateEngine, /) -> None:
-        """See `EngineListener`."""
+        """Give work to an engine that is ready; see `EngineListener`."""
         self._start_delay = START_DELAY_SECONDS
         self._slots[engine].is_ready = True
         self._dispatch_soon()
@@ -506,7 +506,7 @@ class TemplatePool:
     def answered(
         self, engine: TemplateEngine, serial: int, index: int, result: Evaluated, /
     ) -> None:
-        """See `EngineListener`."""
+        """Pass on the result of a record; see `EngineListener`."""
         batch = self._slots[engine].batches.get(serial)
         job = batch.jobs[index] if batch is not None and index < len(batch.jobs) else None
         if batch is not None and job is not None:
@@ -530,7 +530,7 @@ class TemplatePool:
             _log.failure("cannot deliver a rendered record")
 
     def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
-        """See `EngineListener`."""
+        """Handle that a batch is finished; see `EngineListener`."""
         slot = self._slots[engine]
         batch = slot.batches.pop(serial, None)
         if batch is not None:
@@ -540,7 +540,7 @@ class TemplatePool:
         self._after_batch(slot)
 
     def checked(self, engine: TemplateEngine, serial: int, faults: Sequence[str | None], /) -> None:
-        """See `EngineListener`."""
+        """Pass on the result of a check; see `EngineListener`."""
         slot = self._slots[engine]
         batch = slot.batches.pop(serial, None)
         if batch is not None and batch.check is not None:
@@ -569,7 +569,7 @@ class TemplatePool:
                 (job.project.alone if job.crashes else job.project.waiting).appendleft(job)
 
     def ended(self, engine: TemplateEngine, end: End, /) -> None:
-        """See `EngineListener` and Note [Causes]."""
+        """Handle that an engine has ended; see `EngineListener` and Note [Causes]."""
         slot = self._slots.pop(engine)
         self._release(slot)
         if not slot.is_leaving and not self._is_stopping:

@@ -10,10 +10,10 @@ expected, the attribute gets its default. So every attribute of a stored value h
 the value is meaningless without it (its key, its state). A `Record` keeps unknown members and
 writes them after the known ones, at every depth.
 
-Note [Other forms]: a number, a flag, a duration or a size may be stored as a number or as its text,
-and a time with any fraction and any zone. They are written in the one form of this service. A value
-of another kind is an error and never converted: the text ``"false"`` isn't true, and a text isn't a
-list of its characters.
+Note [Other forms]: a number, a flag, a duration or a size may be stored as a number or as a string,
+and a time may have any fraction and any zone. They are always written in this service's own format.
+A value of another type is an error and never converted: the string ``"false"`` isn't true, and a
+string isn't a list of its characters.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Mapping, encoding and triggers are fixed when a file is opened and copied to its slices, so a later
 change of the sink or of a setting doesn't affect open data. Only a reference to the mapping is
-copied; see Note [Two forms] of `stream.mapping.stored`.
+copied; see Note [Two forms] in `stream.mapping.stored`.
 """
 
 # ruff: noqa: RUF009 — the defaults are immutable
@@ -133,7 +133,7 @@ class UploadConfig(Record):
 class FileStaging(Record):
     """The part of a file at level ``staging``.
 
-    :ivar is_empty: the import was skipped because the file holds no record.
+    :ivar is_empty: whether the import was skipped because the file holds no records.
     :ivar compression: how the objects in staging storage are compressed; only its type matters.
     :ivar expiration: when the upload credentials expire.
     """
@@ -233,7 +233,7 @@ class LocalSlice(Record):
     """The part of a slice at level ``local``.
 
     :ivar dir: path of the slice's directory, relative to the root of the volume.
-    :ivar is_empty: the upload was skipped because no record was received.
+    :ivar is_empty: whether the upload was skipped because no records were received.
     :ivar allocated_disk_space: bytes reserved by each file of the slice when it is created.
     """
 

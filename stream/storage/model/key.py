@@ -54,7 +54,7 @@ class FileKey:
 
     @classmethod
     def parse(cls, text: str) -> FileKey:
-        """Parse the text form. Raises ValueError."""
+        """Parse the text form. Raises ValueError if it is invalid."""
         project, branch, source, sink, opened_at = text.split("/")
         return cls(int(project), int(branch), source, sink, parse_time(opened_at))
 
@@ -114,7 +114,7 @@ class SliceKey:
 
     @classmethod
     def parse(cls, text: str) -> SliceKey:
-        """Parse the text form. Raises ValueError."""
+        """Parse the text form. Raises ValueError if it is invalid."""
         project, branch, source, sink, file_opened_at, volume, opened_at = text.split("/")
         return cls(
             int(project),

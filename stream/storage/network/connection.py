@@ -332,7 +332,7 @@ class Connection(amp.AMP):
     def open(
         self, slice_: Slice, source: SourceLife, listener: SliceFileListener, resume: int
     ) -> Deferred[SliceFile]:
-        """See `stream.storage.network.interface.SliceOpener`; may be cancelled."""
+        """Open a file, as `stream.storage.network.interface.SliceOpener` says; may be cancelled."""
         if self._opening >= self.factory.settings.max_waiting_streams_per_conn:
             return fail(WriterUnavailable("too many files wait for being opened"))
         self._opening += 1
@@ -420,7 +420,7 @@ def translated(failure: Failure) -> Failure:
 class ConnectionFactory(Factory):
     """Creates the connections to one writer.
 
-    :param source: this source node, in the life for which the connections are made.
+    :param source: this source node in the life for which the connections are made.
 
     :param on_accepted: called each time the writer accepts a connection.
 

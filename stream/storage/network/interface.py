@@ -182,7 +182,7 @@ class LocalWriter(Protocol):
     def open(
         self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
     ) -> Deferred[SliceFile]:
-        """See `SliceOpener`."""
+        """Open or create a file, as in `SliceOpener`."""
 
     def enquire(self, enquiries: Sequence[Enquiry]) -> Awaitable[list[list[StoredRows]]]:
         """Return which rows of requests are stored; see `stream.storage.writer.requests`."""

@@ -6,10 +6,10 @@ having noticed. The new opening begins when the file is closed. Openings of the 
 each other. So the length that an opening finds is still correct at its first append.
 
 Note [Fencing]: only the current life of a source node may open a file. etcd is read twice, before
-the older opening is ended and afterwards. A life that claims the name after that opens the file
-itself, which ends this opening. So of two lives of a node, the later one has the file, and the
-earlier one can't get it back. An opening truncates data that its own life wrote and knows to be
-unacknowledged; data of other lives is truncated only after the last whole part.
+the older opening is ended and afterwards. A life that claims the name later opens the file itself,
+which ends this opening. So of two lives of a node, the later one has the file, and the earlier one
+can't get it back. An opening truncates data that its own life wrote and knows to be unacknowledged;
+data of other lives is truncated only after the last complete part.
 
 Note [Sealing]: the mirror of slices shows when a slice accepts no more rows. The mirror may lag,
 and nothing waits for a source node that has lost its lease. So a file is locked as long as it is
@@ -274,7 +274,10 @@ class StorageWriter:
     async def open_file(
         self, slice_key: SliceKey, source: SourceLife, listener: SliceFileListener, resume: int
     ) -> OpenFile:
-        """See `stream.storage.network.interface.SliceOpener.open`. Must not be cancelled."""
+        """Open or create the file of a slice; must not be cancelled.
+
+        See `stream.storage.network.interface.SliceOpener.open`.
+        """
         key = (slice_key, source.node_id)
         turn = self._turns.setdefault(key, _Turn())
         turn.users += 1

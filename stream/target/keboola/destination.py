@@ -119,7 +119,8 @@ async def delete_destinations(api: StorageApi, token: str, sinks: Sequence[Sink]
 
     A table without marks, or with the marks of another sink, has another owner and is kept.
 
-    Raises NestedError: some could not be deleted. The error lists them; all others are deleted.
+    Raises NestedError: some objects could not be deleted. The error lists them; all others are
+    deleted.
     """
     user = Token.of(token)
     problems: list[Exception] = []

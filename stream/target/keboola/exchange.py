@@ -117,7 +117,10 @@ class TokenExchange:
         return text
 
     def _read(self) -> str:
-        """Read the service account's token; blocks. Raises OSError, or ValueError for no token."""
+        """Read the service account's token; blocks.
+
+        Raises OSError: the file can't be read. Raises ValueError: it contains no token.
+        """
         with self._path.open("rb") as file:
             text = file.read(_MAX_FILE_BYTES).decode("ascii").strip()
         if not text or not text.isprintable():

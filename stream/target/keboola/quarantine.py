@@ -16,7 +16,7 @@ numbers are stable, since staged objects never change.
 
 Finally the refused rows are stored in a file in the project's file storage. This file doesn't
 expire, and all users of the project can read it, independently of this service's disks. Only then
-does the imported file count as imported.
+does the refused file count as imported.
 """
 
 from __future__ import annotations

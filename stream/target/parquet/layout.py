@@ -3,9 +3,9 @@
 ::
 
     <path>/_table.json                           columns, partitions, who made it
-    <path>/at_day=2026-11-28/<import id>-0.parquet
-    <path>/_manifest/<import id>.json            the objects of one whole file, written last
-    <path>/_manifest/pending/<import id>.json    the objects of a file that is being written
+    <path>/at_day=2026-11-28/<import id>-0.parquet <path>/_manifest/<import id>.json            the
+    objects of a complete file, written last <path>/_manifest/pending/<import id>.json    the
+    objects of a file that is being written
 """
 
 from __future__ import annotations
