@@ -137,7 +137,7 @@ def section(setting: Setting) -> list[str]:
         title,
         "",
         "| at the same time | records/s | p50 ms | p99 ms | largest ms | p99 ÷ the first "
-        "| rows imported meanwhile | CPU s of all processes |",
+        "| rows imported during the run | CPU s of all processes |",
         "|---|---|---|---|---|---|---|---|",
         *(
             f"| {name} | {run.arrivals.rate:,.0f} | {run.arrivals.p50:.1f} "

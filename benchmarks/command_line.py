@@ -71,7 +71,7 @@ def _cost(command: Sequence[str], **environ: str) -> Cost:
 
 
 def _starts() -> None:
-    print("| start | ms, lowest of 10 | processor ms |")
+    print("| command | ms, lowest of 10 | CPU ms |")
     print("|---|---|---|")
     for name, program in _START.items():
         costs = [_cost([sys.executable, "-c", program]) for _ in range(_STARTS)]
@@ -111,7 +111,7 @@ def _senders(folder: Path, records: int, rounds: int) -> None:
                 found[name].append(cost.of_million(records))
             if shutil.which("wrk"):
                 found.setdefault("wrk", []).append(_wrk(folder, url, "".join(lines[:_BATCH])))
-    print(f"\n| sender of {records:,} records | records/s, best | processor s for a million |")
+    print(f"\n| sender of {records:,} records | records/s, best | CPU s for a million |")
     print("|---|---|---|")
     for name, costs in found.items():
         rate = 1_000_000 / min(cost.seconds for cost in costs)

@@ -58,7 +58,7 @@ def section(setting: Setting) -> list[str]:
         f"| 1 source, 1 sink | {_cells(few)} | |",
         f"| and {SOURCES * SINKS:,} sinks | {_cells(many)} | {rates:.2f} |",
         "",
-        f"With all these sinks, a new source node accepts records {ready:.1f} s after its start.",
+        f"With all these sinks, a new source node accepts records {ready:.1f} s after it starts.",
         "",
     ]
 

@@ -235,7 +235,7 @@ async def _run(mebibytes: int, rounds: int, root: Path) -> str:
         )
         for name, each in best.items()
     ]
-    head = ("", "MiB/s", "CPU s per GiB", "stream ÷ it, by the clock", "by processor time")
+    head = ("", "MiB/s", "CPU s per GiB", "stream ÷ it, by the clock", "by CPU time")
     mib = 2**20
     return (
         f"{rows} rows, {size / mib:.0f} MiB of CSV, load {os.getloadavg()[0]:.1f}\n\n"

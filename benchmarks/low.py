@@ -128,17 +128,17 @@ def section(setting: Setting) -> list[str]:
             for rate, found in runs.items():
                 found.measure(setting, running, rate, seconds)
     return [
-        "### Few records, each on its own",
+        "### A few records, each sent separately",
         "",
         "| records/s | latency median ms | p99 ms | one fdatasync at that rate, median ms (p99) "
-        "| median ÷ its median | fdatasync/s | bytes a record in slice files "
-        "| bytes a record written by the process | processor ms a second |",
+        "| median ÷ fdatasync median | fdatasync/s | bytes a record in slice files "
+        "| bytes a record written by the process | CPU ms a second |",
         "|---|---|---|---|---|---|---|---|---|",
         *(found.row(rate) for rate, found in runs.items()),
         "",
-        "For comparison, a minimal program appends 100 bytes and syncs them at the same rate, on "
-        "the core of the service and between its runs. The rate is the same because idle disks and "
-        "cores respond more slowly than busy ones.",
+        "For comparison, a minimal program appends 100 bytes and syncs them, on the core of the "
+        "service and between its runs. It uses the same rate, because idle disks and cores respond "
+        "more slowly than busy ones.",
         "",
     ]
 

@@ -110,10 +110,10 @@ def _table(
         *lines,
         "",
         *(f"Without {name}: {reason}." for name, reason in missing.items()),
-        f"A request has {size:,} bytes. The collector's exporter to a file can't sync the file. "
-        "Therefore code in the same process makes each request wait for an fdatasync of that file; "
-        "all waiting requests share the next one. The exporter writes protobuf, in one call for "
-        "each request.",
+        f"A request is {size:,} bytes long. The collector's file exporter can't sync its file. "
+        "Code added to the collector therefore makes each request wait for an fdatasync of the "
+        "file; all waiting requests share one fdatasync. The exporter writes protobuf, in one call "
+        "for each request.",
         "",
     ]
 

@@ -32,7 +32,7 @@ def section(setting: Setting) -> list[str]:
         f"### Latency at {SHARE:.0%} of the peak, {CONNECTIONS} connections",
         "",
         "| peak records/s | records/s | p50 ms | p99 ms | fdatasync idle, median ms (p99) "
-        "| meanwhile | p99 ÷ its p99 meanwhile |",
+        "| fdatasync during the run, median ms (p99) | p99 ÷ fdatasync p99 during the run |",
         "|---|---|---|---|---|---|---|",
         f"| {peak.rate:,.0f} | {statistics.median(r.rate for r in runs):,.0f} "
         f"| {statistics.median(r.p50 for r in runs):.1f} | {p99:.1f} "

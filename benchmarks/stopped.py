@@ -52,7 +52,7 @@ def section(setting: Setting) -> list[str]:
         f"### A writer that is paused for {seconds} s, {CONNECTIONS} connections",
         "",
         "| memory of the source before, MB | most, first half | most, second half "
-        "| answers other than 2xx meanwhile | records/s afterwards (errors) |",
+        "| non-2xx answers during the pause | records/s afterwards (errors) |",
         "|---|---|---|---|---|",
         f"| {before:.0f} | {max(seen[:half]):.0f} | {max(seen[half:]):.0f} "
         f"| {runs[0].errors:,} | {after.rate:,.0f} ({after.errors:,}) |",

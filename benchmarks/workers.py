@@ -124,8 +124,8 @@ def _connections(pid: int, port: int) -> int:
 def _table(runs: dict[int, list[Run]]) -> list[str]:
     one = statistics.median(run.figure.rate for run in runs[1])
     lines = [
-        f"### Workers, {CONNECTIONS} keep-alive connections, nothing bound to a core "
-        f"({os.cpu_count()} in all, wrk on them, too)",
+        f"### Workers, {CONNECTIONS} keep-alive connections, no process bound to a core "
+        f"({os.cpu_count()} cores, shared with wrk)",
         "",
         "| workers | records/s, median (range) | ÷ one worker | p50 ms | p99 ms | errors "
         "| records per CPU second of the sources | of all processes | connections of each |",

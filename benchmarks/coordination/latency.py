@@ -154,7 +154,7 @@ def _markdown(
     return "\n\n".join(
         [
             f"## From a closed slice to its rows: settings of `make run`, {seconds:g} s",
-            table(("way", "times", "median s", "p99 s", "longest s"), map(_line, measured)),
+            table(("from → to", "number", "median s", "p99 s", "longest s"), map(_line, measured)),
             "### The steps between",
             life.steps(journal),
             "### The life of a file",

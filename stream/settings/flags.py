@@ -45,7 +45,7 @@ SPECIAL_FLAGS: Mapping[str, SpecialFlag] = {
             "port-offset",
             "int",
             "Number added to each default port, for a second instance on one machine; "
-            "with dev the data are in ./var/NUMBER.",
+            "with dev the data is in ./var/NUMBER.",
         ),
         SpecialFlag(
             "target",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 __all__ = ["IGNORED_SETTINGS"]
 
-_DATADOG = "nothing is sent to Datadog; the metrics are Prometheus'."
+_DATADOG = "nothing is sent to Datadog; Prometheus collects the metrics."
 _GO_PROFILER = "there is no such profile in Python."
 _KCP = "the transport `kcp` is refused."
 _GROUP_COMMIT = "a chunk is committed as soon as the commit before it has ended."

@@ -77,7 +77,7 @@ class EncoderSettings:
     )
     row_size_limit: ByteSize = setting(
         size("1536KB"),
-        "Max size of one encoded row, a larger one is refused.",
+        "Max size of one encoded row; larger rows are refused.",
         rule="minBytes=1kB,maxBytes=2MB",
     )
 
@@ -273,7 +273,7 @@ class WriterNetworkSettings:
     )
     pipeline_balancer: str = setting(
         "roundRobin",
-        "How records are spread over the open slices of a sink: rand, roundRobin.",
+        "How records are distributed over the open slices of a sink: rand, roundRobin.",
         rule="required,oneof=rand roundRobin",
     )
     insecure: bool = setting(
@@ -282,8 +282,8 @@ class WriterNetworkSettings:
     )
     secret: str = setting(
         "",
-        "Secret that source nodes and disk writers prove to each other. Unless the writer listens "
-        "on loopback, the secret or TLS is required.",
+        "Secret with which source nodes and disk writers authenticate each other. Unless the "
+        "writer listens on loopback, the secret or TLS is required.",
         secret=True,
     )
     tls: WriterTlsSettings = group(WriterTlsSettings)

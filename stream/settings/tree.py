@@ -86,7 +86,7 @@ class LogSettings:
 
     format: str = setting(
         "auto",
-        "Lines of the log: json, text, or auto = a short form on a terminal, else json.",
+        "Format of log lines: json, text, or auto = short on a terminal, otherwise json.",
         rule="required,oneof=auto json text",
     )
     file: str = setting("", "Log file, reopened on SIGHUP; empty = standard output.")
@@ -143,7 +143,7 @@ class EtcdSettings:
     username: str = setting("", "User name for etcd, empty = no authentication.")
     password: str = setting("", "Password for etcd.", secret=True)
     connect_timeout: Duration = setting(
-        duration("30s"), "How long to wait for etcd at the start.", rule="required"
+        duration("30s"), "How long to wait for etcd at startup.", rule="required"
     )
     keep_alive_timeout: Duration = setting(
         duration("5s"),
@@ -151,7 +151,7 @@ class EtcdSettings:
         rule="required",
     )
     keep_alive_interval: Duration = setting(
-        duration("10s"), "Interval of checking idle connections.", rule="required"
+        duration("10s"), "Interval at which idle connections are checked.", rule="required"
     )
     debug_log: bool = setting(False, "Log each operation of the etcd client to stderr.")
     data_dir: str = setting(
@@ -300,7 +300,7 @@ class TemplateSettings:
     )
     processor_time: Duration = setting(
         duration("1s"),
-        "Max processor time of all templates of one record.",
+        "Max CPU time of all templates of one record.",
         rule="required,minDuration=10ms,maxDuration=10s",
     )
     memory: ByteSize = setting(
@@ -336,7 +336,7 @@ class HTTPSourceSettings:
     )
     idle_timeout: Duration = setting(
         duration("30s"),
-        "How long a connection may wait for its next request, or for more of it.",
+        "How long a connection may wait for a request, or for the rest of a request.",
         rule="required,minDuration=1s,maxDuration=60s",
     )
     min_upload_rate: ByteSize = setting(
@@ -357,12 +357,12 @@ class HTTPSourceSettings:
     )
     read_buffer_size: ByteSize = setting(
         size("16KB"),
-        "Read buffer of a connection, all request headers must fit in.",
+        "Read buffer of a connection; all headers of a request must fit in it.",
         rule="required,minBytes=1kB,maxBytes=1MB",
     )
     write_buffer_size: ByteSize = setting(
         size("4KB"),
-        "Write buffer of a connection, all response headers must fit in.",
+        "Write buffer of a connection; all headers of an answer must fit in it.",
         rule="required,minBytes=1kB,maxBytes=1MB",
     )
     max_request_body_size: ByteSize = setting(
@@ -388,7 +388,7 @@ class HTTPSourceSettings:
         rule="required,min=1,max=64",
     )
     share_port: bool = setting(
-        False, "Whether other processes of this host may listen on the same address, too."
+        False, "Whether other processes on this host may also listen on the same address."
     )
     trusted_proxies: tuple[str, ...] = setting(
         (),
@@ -409,7 +409,7 @@ class QuarantinePlaceSettings:
     )
     listen: str = setting(
         "127.0.0.1:0",
-        "Address at which the API requests the rejected records of this node. Loopback is enough "
+        "Address from which the API reads the rejected records of this node. Loopback is enough "
         "on a single machine; port 0 means any free port.",
         rule="required,hostname_port",
     )
@@ -460,7 +460,7 @@ class QuarantineSettings:
     )
     max_size: ByteSize = setting(
         size("64MB"),
-        "Max size of the rejected records of one sink on one source node, the oldest are dropped.",
+        "Max size of the rejected records of one sink on one source node; the oldest are dropped.",
         rule="required,minBytes=64kB,maxBytes=1GB",
         override="unlisted",
         former="sink.deadLetter.maxSize",
@@ -489,8 +489,8 @@ class TargetStagingSettings:
     url: str = setting(
         "",
         "URL of a bucket (s3://bucket/prefix, gs://…, az://container/prefix) or of a folder "
-        "(file:///var/lib/stream/staging) that all readers and coordinators reach. Empty = the "
-        "folder staging in the parent directory of the volumes, if both run in one process.",
+        "(file:///var/lib/stream/staging) that all readers and coordinators can reach. Empty = "
+        "the folder staging in the parent directory of the volumes, if both run in one process.",
     )
     region: str = setting("", "Region of an S3 bucket; empty = the region of the environment.")
     endpoint: str = setting("", "URL of an object store other than the cloud's own.")
@@ -637,7 +637,7 @@ class LocalPostgresSettings:
 class Settings:
     """All settings. `stream.settings.load` creates and validates them."""
 
-    debug_log: bool = setting(False, "Log details that help to find faults.")
+    debug_log: bool = setting(False, "Log details that help with debugging.")
     debug_http_client: bool = setting(
         False,
         "Log each request to the Storage API with its answer; secrets are masked.",
@@ -652,15 +652,15 @@ class Settings:
     )
     stop_timeout: Duration = setting(
         duration("55s"),
-        "How long a stop may take; then the process exits with code 1, even if services still run. "
-        "With a writer or a reader the default is 9m50s.",
+        "How long shutdown may take; after this time the process exits with code 1, even if "
+        "services are still running. With a writer or a reader the default is 9m50s.",
         rule="required,minDuration=1s,maxDuration=1h",
     )
     watch_telemetry_interval: Duration = setting(
         duration("5m"), "Interval of measuring the mirrors of etcd prefixes."
     )
     hostname: str = setting(
-        "localhost", "Host name under which other nodes reach this one.", rule="required"
+        "localhost", "Host name by which other nodes reach this node.", rule="required"
     )
     storage_api_host: str = setting(
         "",

@@ -220,7 +220,7 @@ def _number_of_sinks(page: str) -> str:
         _bar(f"{row['sinks']} sink{'' if row['sinks'] == '1' else 's'}", row[column])
         for row in rows(page, "Sinks of a source")
     ]
-    return bars("Cost by number of sinks", "processor time of a record", [Group("", found)])
+    return bars("Cost by number of sinks", "CPU time of a record", [Group("", found)])
 
 
 def _loads(page: str) -> str:
@@ -263,9 +263,7 @@ def _sinks(page: str) -> str:
 
 def _latency(page: str) -> str:
     groups = [
-        Group(
-            "", [_bar(row["way"].partition(" (")[0].partition(" →")[0], row["median s"], unit="s")]
-        )
+        Group("", [_bar(re.split(r" \(| →", row["from → to"])[0], row["median s"], unit="s")])
         for row in rows(page, "From a closed slice")
     ]
     return bars("Until the rows are in the table", "median seconds after each event", groups)

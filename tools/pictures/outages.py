@@ -60,7 +60,7 @@ def outage(data: Mapping[str, Any]) -> str:
     parts = [
         _STYLE,
         text(16, 28, f"{name} is killed", "n left"),
-        text(16, 48, f"{which}; started again after {data['down']} s", "s left"),
+        text(16, 48, f"{which}; restarted after {data['down']} s", "s left"),
         f'<rect class="z" x="{scale.x(0):.1f}" y="{_ANSWERS - _STRIP + 28}" '
         f'width="{scale.x(end) - scale.x(0):.1f}" height="{_HEIGHT - 90}"/>',
     ]
@@ -80,7 +80,7 @@ def outage(data: Mapping[str, Any]) -> str:
         f"{data['allImportedAfter']:g} s. The grey area is the time until the process was ready."
     )
     return picture(
-        _WIDTH, _HEIGHT, f"After the kill of {name}, {which}", description, parts, is_small=True
+        _WIDTH, _HEIGHT, f"After {name} ({which}) is killed", description, parts, is_small=True
     )
 
 

@@ -55,8 +55,8 @@ QUESTIONS = (
     ),
     Question(
         "How fast are the answers?",
-        "The duration of a record in its sink. It includes the sync of the disk, which has its own "
-        "metric.",
+        "The duration of a record in its sink. It includes the sync of the disk, which also has a "
+        "separate metric.",
         "histogram_quantile(0.99, sum by (le) "
         "(rate(keboola_go_stream_sink_record_duration_milliseconds_bucket[5m])))",
         (
@@ -68,17 +68,17 @@ QUESTIONS = (
     ),
     Question(
         "How old is the oldest record that isn't in its table?",
-        "One coordinator exports this for each source. While another one takes over, two may "
-        "export it: take `max by`.",
+        "For each source, one coordinator exports this metric. While another coordinator takes "
+        "over, two may export it, so use `max by`.",
         "max by (source_id, sink_id) (stream_sink_oldest_record_age_seconds)",
         ("stream_sink_oldest_record_age", "stream_sink_pending_records"),
     ),
     Question(
         "Are slices uploaded, and files imported?",
-        "Failures by the number of the attempt, durations and rates of each step. `condition` is "
-        "what triggered a rotation: `expiration`, `sliceCount`, `recordCount`, `size`, `time`, "
-        "`maxSlices`, or `unknown` if an operator asked for it. `target` is the type of the "
-        "table, such as `keboola` or `postgres`.",
+        "Durations, rates, and failures by the number of the attempt, for each step. "
+        "`condition` is the trigger of a rotation: `expiration`, `sliceCount`, `recordCount`, "
+        "`size`, `time`, `maxSlices`, or `unknown` if an operator asked for it. `target` is the "
+        "type of the table, such as `keboola` or `postgres`.",
         "sum by (operation, error_type) (rate("
         'keboola_go_stream_operation_duration_milliseconds_count{error_type!=""}[15m]))',
         (
@@ -90,7 +90,7 @@ QUESTIONS = (
     ),
     Question(
         "Are rows missing, or files damaged?",
-        "If one of these numbers increases, a person must act.",
+        "If one of these numbers increases, an operator must act.",
         "sum by (sink_id) (increase(stream_sink_quarantined_records_total[1h]))",
         ("stream_sink_quarantined_records", "keboola_go_stream_storage_damaged"),
     ),
@@ -115,14 +115,14 @@ QUESTIONS = (
     Question(
         "Does etcd answer?",
         "A source node without its lease accepts no records. Each process exports the metrics of "
-        "its own mirrors. The bytes of a mirror are the size of its content in etcd, estimated "
-        "from the mean size of its values.",
+        "its own mirrors. The bytes of a mirror are the size of its content in etcd, which is "
+        "estimated from the mean size of its values.",
         "max by (prefix) (stream_etcd_watch_lag_seconds)",
         ("stream_etcd_", "keboola_go_mirror_"),
     ),
     Question(
         "Does the Storage API answer?",
-        "Calls of other services, by host and status.",
+        "Calls to other services, by host and status.",
         "sum by (http_url_host, http_status_code) "
         "(rate(keboola_go_client_request_duration_milliseconds_count[5m]))",
         ("keboola_go_client_", "keboola_go_http_"),
@@ -149,7 +149,7 @@ Prometheus for one machine (`prometheus.yaml`) and for a cluster (`prometheus-ku
 """
 
 _TAIL = """\
-## How to read them
+## How to read the metrics
 
 * **You can add up all processes.** A process exports only its own numbers, and no event is counted
   by two processes. For counters and histograms, use `sum` over all processes. The exceptions are
@@ -157,22 +157,23 @@ _TAIL = """\
 * **Counters begin at 0** when their process starts. Use `rate` and `increase`.
 * **Names**: the tables show the names of counters with their suffix. A histogram has the suffixes
   `_bucket`, `_sum` and `_count`.
-* **Workers**: with `--workers N` worker *i* has its own page on the port `metrics.listen` + *i*.
-  The page of the parent has no metrics of records. Let Prometheus scrape all N + 1 ports.
-* **Deleted sinks**: when a sink is deleted, its metrics disappear; on the coordinator and the
+* **Workers**: with `--workers N`, worker *i* serves a page of its own on the port
+  `metrics.listen` + *i*. The page of the parent contains no metrics of records. Let Prometheus
+  scrape all N + 1 ports.
+* **Deleted sinks**: when a sink is deleted, its metrics disappear. On the coordinator and the
   reader they disappear five minutes after the last event of the sink.
-* **Labels** contain no token and no secret. The number of their values doesn't grow with the number
+* **Labels** contain no tokens or secrets. The number of their values doesn't depend on the number
   of files, slices or records.
 * **`error_type`** is empty after a success. Otherwise it is `context_canceled`,
   `deadline_exceeded`, `net_timeout`, `net`, `storage_api_<status>`, the name of the error as the
   API shows it, or `other`.
-* **Not included**: like the original, Stream exports no metrics of the process and the runtime. Use
+* **Not included**: like the original, Stream exports no metrics of the process or the runtime. Use
   the exporters of the platform. The families `…mirror_*_num_keys` and `…mirror_*_memory_usage` are
   gauges; in the original they are counters, to which the current size is added repeatedly.
 
-`make check-alerts` runs the cases in which each alert fires and doesn't fire (`alerts_test.yaml`),
-with Prometheus' promtool. In `make watch-check` a real Prometheus monitors real processes, with
-shorter times.
+`make check-alerts` uses promtool of Prometheus to run the cases in which each alert fires and
+doesn't fire (`alerts_test.yaml`). In `make watch-check` a real Prometheus monitors real processes,
+with shorter times.
 """
 
 

@@ -38,7 +38,7 @@ files override earlier ones, and files override defaults. Files are YAML or JSON
 key. A variable that exists but is empty counts as set.
 
 If settings are wrong, the process prints all errors together on stderr, and exits with code 1.
-Unknown keys, flags and `STREAM_…` variables are errors, too. The message suggests the most similar
+Unknown keys, flags and `STREAM_…` variables are also errors. The message suggests the most similar
 name:
 
 ```text
@@ -61,7 +61,7 @@ Error:
 
 *Required* means that the value can't be empty or zero. A **secret** is printed as `*****`. Settings
 marked *source, sink* can be overridden for a source or sink through the
-[API](api.md#settings-of-one-source-or-sink). The API lists *protected* settings, too, but only the
+[API](api.md#settings-of-one-source-or-sink). The API also lists *protected* settings, but only the
 operator can change them.
 
 ## Other flags

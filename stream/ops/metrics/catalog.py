@@ -39,7 +39,8 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_sink_acknowledged_records",
         "counter",
-        "Records that were acknowledged to producers: answered with 200, or 202 without waiting.",
+        "Records that were acknowledged to producers, with 200, or with 202 before they were on "
+        "disk.",
         SINK_LABELS,
     ),
     Definition(
@@ -70,8 +71,8 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_sink_oldest_record_age_seconds",
         "gauge",
-        "Age of the oldest record that isn't in its table yet; no value if all records are there. "
-        "Exported by the coordinator that is responsible for the source.",
+        "Age of the oldest record that isn't in its table yet; no value if all records are "
+        "in their table. Exported by the coordinator that is responsible for the source.",
         SINK_LABELS,
     ),
     Definition(
@@ -104,7 +105,7 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_source_held_bytes",
         "gauge",
-        "Bytes of large or incomplete requests without an answer on the connections of producers.",
+        "Bytes of large or incomplete requests of producers that haven't been answered yet.",
     ),
     Definition(
         "stream_api_live_streams", "gauge", "Live streams of branches that this node serves."
@@ -125,10 +126,10 @@ OWN: tuple[Definition, ...] = (
         "stream_templates_evaluations",
         "counter",
         "Records whose templates were evaluated, by outcome: ok, error, or stopped "
-        "because they exceeded the limit of processor time or memory.",
+        "because they exceeded the limit of CPU time or memory.",
         ("result",),
     ),
-    Definition("stream_templates_seconds", "counter", "Processor time that templates have taken."),
+    Definition("stream_templates_seconds", "counter", "CPU time that templates have used."),
     Definition(
         "stream_templates_refused_records",
         "counter",

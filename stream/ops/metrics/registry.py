@@ -429,7 +429,7 @@ class Metrics:
             _OPERATION_BUCKETS_MS,
         )
         self._operation_compressed = self.counter(
-            f"{stream}bytes_compressed_B", "Compressed bytes that were worked on.", labels
+            f"{stream}bytes_compressed_B", "Compressed bytes that were processed.", labels
         )
         self._operation_uncompressed = self.counter(
             f"{stream}bytes_uncompressed_B", "The same bytes before compression.", labels
@@ -473,7 +473,7 @@ class Metrics:
         }
         self._reactor_lag = self.histogram(
             "stream_reactor_lag_milliseconds",
-            "How late the reactor comes to what is due.",
+            "Delay with which the reactor runs scheduled calls.",
             (),
             _LAG_BUCKETS_MS,
         )
@@ -491,7 +491,7 @@ class Metrics:
         self._calls_in_flight = {
             call: self.gauge(
                 f"{_PREFIX}{call}_in_flight",
-                "Running calls of other services.",
+                "Running calls to other services.",
                 ("http_method", "http_url_host"),
             )
             for call in _CALLS
@@ -499,7 +499,7 @@ class Metrics:
         self._call_duration = {
             call: self.histogram(
                 f"{_PREFIX}{call}_duration_milliseconds",
-                "Duration of calls of other services.",
+                "Duration of calls to other services.",
                 _REQUEST,
             )
             for call in _CALLS
