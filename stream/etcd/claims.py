@@ -272,6 +272,6 @@ def _decode(kv: KeyValue) -> Holder:
 
 def _held(claim: Claim, holder: Holder) -> NameHeld:
     return NameHeld(
-        f'the name "{claim.node_id}" of the {claim.title} is held by {holder}, which is alive: '
-        "stop that process, or give this one another name (nodeID, STREAM_NODE_ID)"
+        f'the name "{claim.node_id}" of the {claim.title} is held by {holder}; that process is '
+        "still running: stop it, or give this process another name (nodeID, STREAM_NODE_ID)"
     )

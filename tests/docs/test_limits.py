@@ -42,12 +42,12 @@ def test_limits_of_records() -> None:
     assert limits["rows of a batch, for each sink"] == f"{batch.MAX_ROWS_BYTES:,} bytes"
     assert limits["nested objects and arrays"] == str(jsontree.MAX_DEPTH)
     template_seconds = batch.MAX_TEMPLATE_SECONDS
-    assert limits["processor time of the templates of a batch, for each sink"] == (
+    assert limits["CPU time of the templates of a batch, for each sink"] == (
         f"{template_seconds:g} s"
     )
     assert limits["time that a record waits for its templates"] == f"{pool.QUEUE_SECONDS:g} s"
     large = f"a body of more than {LARGE_BYTES >> 10} KB, for all paths and templates of a sink"
-    assert f"processor time to read {large}" in limits
+    assert f"CPU time to read {large}" in limits
     assert limits["an item of a batch that is an array"] == f"{elements.MAX_ITEM_BYTES >> 20} MB"
     chunks = f"{chunked.FREE_CHUNKS:,}, and one more for each {chunked.BYTES_PER_CHUNK} bytes"
     assert limits["chunks of a body"] == chunks

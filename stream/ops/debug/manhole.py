@@ -278,7 +278,7 @@ class _Console(Manhole):
 
     def initializeScreen(self) -> None:
         self.terminal.reset()
-        self.terminal.write(b"Everything typed here is logged. help() tells what there is.")
+        self.terminal.write(b"Everything typed here is logged. help() lists what is available.")
         self.terminal.nextLine()
         self.terminal.write(self.ps[self.pn])
         self.setInsertMode()
