@@ -158,6 +158,6 @@ def _setting(text: str) -> dict[str, Any]:
         )
     try:
         plain = yaml.safe_load(value) if value else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # such as a date that doesn't exist
         plain = value
     return {"key": key, "value": plain}

@@ -51,7 +51,7 @@ class Connections:
 
             try:
                 raw = yaml.safe_load(raw)
-            except yaml.YAMLError:
+            except Exception:  # also of a value that doesn't fit its tag
                 raise ValueError("expected YAML or JSON") from None
         if raw is None:
             return cls()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -13,7 +14,12 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class YamlProblem(ValueError):
-    """The text isn't YAML. The message has the position but no excerpt, which may be secret."""
+    """The text isn't YAML. The message has the position but no part of a value, which may be secret."""
+
+
+_QUOTED = re.compile(r"""\s*(['"])(?P<text>.*?)\1(?=[\s,;:.]|$)""", re.DOTALL)
+_TOKEN = re.compile(r"<[a-z ]+>|[^\w\s]")
+"""Quoted in a problem by PyYAML, and not by the author of the text."""
 
 
 class _TextLoader(yaml.SafeLoader):
@@ -34,7 +40,7 @@ class _TextLoader(yaml.SafeLoader):
             if isinstance(name, yaml.ScalarNode) and name.tag != _MERGE_TAG:
                 if name.value in seen:
                     problem = f'the key "{name.value}" occurs twice'
-                    raise yaml.constructor.ConstructorError(None, None, problem, name.start_mark)
+                    raise YamlProblem(f"{problem}{_place(name.start_mark)}")
                 seen.add(name.value)
         return super().construct_mapping(node, deep)
 
@@ -43,9 +49,21 @@ def load_yaml(text: str) -> Any:
     """Return the sections and keys of *text*. Raises YamlProblem."""
     try:
         return yaml.load(text, _TextLoader)
+    except (YamlProblem, RecursionError):
+        raise
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        raise YamlProblem(f"{error.problem}{place}") from error
+        problem = _QUOTED.sub(_without_value, error.problem or "not YAML")
+        raise YamlProblem(f"{problem}{_place(error.problem_mark)}") from None
     except yaml.YAMLError as error:
-        raise YamlProblem(type(error).__name__) from error
+        raise YamlProblem(type(error).__name__) from None
+    except Exception:
+        # PyYAML converts values with tags, and passes on the errors, such as one of int().
+        raise YamlProblem("a value doesn't fit its tag") from None
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _without_value(quoted: re.Match[str]) -> str:
+    return quoted[0] if _TOKEN.fullmatch(quoted["text"]) else ""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stream.etcd import EmbeddedEtcd, EtcdClient
 from stream.settings import LEAVES, Leaf, SettingsError, load
+from stream.settings.connections import Connections
 from stream.settings.convert import convert
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
@@ -389,9 +390,40 @@ def test_errors_contain_no_secrets(tmp_path: Path) -> None:
     printed = _problems({}, environ)
     assert 'Invalid "encryption.aes.secretKey" in the environment variable' in printed
     assert "my-key" not in printed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("[my-key", "*my-key", "!my-key x", "!my-key", "!a!my-key x", "%my-key"),
+        *("!!int my-key", "!!bool my-key", "!!timestamp my-key", "!!float my-key", "!!map my-key"),
+        *(
+            "!!binary my-käy",
+            '"my-key\\q"',
+            "'my-key",
+            "@my-key",
+            "{my-key: *my-key}",
+            "my-key: : x",
+        ),
+    ],
+)
+def test_errors_of_files_contain_no_secrets(tmp_path: Path, value: str) -> None:
+    """A value that isn't YAML, or doesn't fit its tag, isn't shown."""
     path = tmp_path / "c.yaml"
-    path.write_text("etcd:\n  password: [my-key\n")
-    assert "my-key" not in _problems({}, VALID, str(path))
+    path.write_text(f"etcd:\n  password: {value}\n")
+    printed = _problems({}, VALID, str(path))
+    assert "Cannot decode YAML config file" in printed
+    assert "my-k" not in printed
+    with pytest.raises(ValueError) as raised:
+        Connections.parse(f"a:\n  type: postgres\n  dsn: {value}\n")
+    assert "my-k" not in str(raised.value)
+
+
+def test_tokens_are_shown(tmp_path: Path) -> None:
+    """The error says what is expected instead."""
+    path = tmp_path / "c.yaml"
+    path.write_text("etcd: [a, b\nc: d")
+    assert "expected ',' or ']', but got ':', line 2, column 2." in _problems({}, VALID, str(path))
 
 
 def test_addresses_and_prefixes_are_normalised() -> None:
