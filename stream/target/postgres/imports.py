@@ -46,7 +46,7 @@ LEDGER_DAYS = 30
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7235))"
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-    a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' OR a.attidentity = 'a'
+    a.atthasdef OR a.attidentity <> '', a.attgenerated <> '', a.attidentity = 'a'
 FROM pg_attribute a WHERE a.attrelid = %s::oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
@@ -73,6 +73,9 @@ WHERE NOT has_column_privilege(t.oid, needed.name, needed.lacks) ORDER BY 1
 _LACKING_ON_LEDGER = """
 SELECT needed FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) needed
 WHERE NOT has_table_privilege(%s::oid, needed)
+"""
+_LACKING_ON_DATABASE = """
+SELECT 'TEMPORARY' WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
 """
 _TABLE_KINDS = ("r", "p")
 
@@ -112,11 +115,14 @@ def ensure_table(
                 f"the database has the encoding {encoding and encoding[0]}, it must be UTF8: "
                 "create one with ENCODING 'UTF8'"
             )
+        if any(column.is_key for column in columns):
+            _check_rights(connection, "the database", _LACKING_ON_DATABASE, [])
         _ensure_schema(connection, schema)
         _ensure_ledger(connection, schema)
         ledger = connection.execute(_RELATION, [schema, LEDGER]).fetchone()
         if ledger is not None:
-            _check_rights(connection, f"{schema}.{LEDGER}", _LACKING_ON_LEDGER, [ledger[0]])
+            where = f'the table "{schema}.{LEDGER}"'
+            _check_rights(connection, where, _LACKING_ON_LEDGER, [ledger[0]])
         found = connection.execute(_RELATION, [schema, table]).fetchone()
         if found is None:
             _create(connection, schema, table, columns, owner)
@@ -197,8 +203,9 @@ def _fit_columns(
             needs_value=not_null and not has_default,
             is_not_null=not_null,
             is_generated=is_generated,
+            is_identity=is_identity,
         )
-        for name, type, not_null, has_default, is_generated in connection.execute(
+        for name, type, not_null, has_default, is_generated, is_identity in connection.execute(
             _COLUMNS, [relation]
         )
     }
@@ -213,7 +220,8 @@ def _fit_columns(
     added = missing(columns, found)
     if added:
         connection.execute(add_columns(schema, table, added))
-    _check_rights(connection, f"{schema}.{table}", _LACKING, [relation, *_rights(columns)])
+    where = f'the table "{schema}.{table}"'
+    _check_rights(connection, where, _LACKING, [relation, *_rights(columns)])
     filtered = connection.execute("SELECT row_security_active(%s::oid)", [relation]).fetchone()
     if not key and filtered == (True,):
         raise UserError(
@@ -232,14 +240,17 @@ def _rights(columns: Sequence[ColumnRecord]) -> tuple[list[str], list[str], list
 
 
 def _check_rights(
-    connection: psycopg.Connection, table: str, query: LiteralString, arguments: Sequence[Any]
+    connection: psycopg.Connection, where: str, query: LiteralString, arguments: Sequence[Any]
 ) -> None:
-    """Check that *query* finds no missing right on *table*. Raises UserError that names all."""
+    """Check that *query* finds no missing right. Raises UserError that names all.
+
+    :param where: the object of the rights, for people.
+    """
     lacking = [right for (right,) in connection.execute(query, arguments)]
     if lacking:
         raise UserError(
-            f'the user of the connection lacks {", ".join(lacking)} on the table "{table}": grant '
-            "it, then try again",
+            f"the user of the connection lacks {', '.join(lacking)} on {where}: grant it, then try "
+            "again",
             name="connectionForbidden",
         )
 

@@ -170,7 +170,8 @@ def _move(record: FileRecord, range_: tuple[int, int] | None) -> sql.Composed:
     """Move rows into the table.
 
     If there is a primary key, the rows are sorted by it, so that two imports with common rows lock
-    them in the same order.
+    them in the same order. Like COPY, the statement sets columns that are GENERATED ALWAYS AS
+    IDENTITY.
     """
     names = _listed(record.columns)
     keys = [column for column in record.columns if column.is_key]
@@ -187,9 +188,9 @@ def _move(record: FileRecord, range_: tuple[int, int] | None) -> sql.Composed:
     )
     target = sql.Identifier(record.schema, record.table)
     if not keys:
-        return sql.SQL("INSERT INTO {} ({}) SELECT {} FROM ({}) staged ORDER BY {}").format(
-            target, names, names, rows, _ORDER
-        )
+        return sql.SQL(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ({}) staged ORDER BY {}"
+        ).format(target, names, names, rows, _ORDER)
     changes = [
         sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(column.name))
         for column in record.columns
@@ -201,7 +202,7 @@ def _move(record: FileRecord, range_: tuple[int, int] | None) -> sql.Composed:
         else sql.SQL("NOTHING")
     )
     return sql.SQL(
-        "INSERT INTO {} ({}) SELECT DISTINCT ON ({}) {} FROM ({}) staged "
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT DISTINCT ON ({}) {} FROM ({}) staged "
         "ORDER BY {}, {} DESC ON CONFLICT ({}) DO {}"
     ).format(
         target, names, _listed(keys), names, rows, _listed(keys), _ORDER, _listed(keys), action

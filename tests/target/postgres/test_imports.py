@@ -189,6 +189,57 @@ async def test_a_table_with_other_columns_is_refused(
     assert raised.value.name == "tableMisfit"
 
 
+@pytest.mark.parametrize("has_key", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_an_identity_column_can_be_set(world: PostgresWorld, has_key: bool) -> None:
+    """Also when rows are refused, and as the primary key."""
+    world.query("CREATE SCHEMA {}")
+    world.query(
+        "CREATE TABLE {}.events (id bigint GENERATED ALWAYS AS IDENTITY "
+        f"{'PRIMARY KEY' if has_key else ''}, body text CHECK (body <> 'bad'))"
+    )
+    key = {"name": "id", "dataType": "integer", "primaryKey": has_key}
+    use(world, mapping(key, {"name": "body"}))
+    rows = (b'"7","a"\n"8","bad"\n', b'"7","b"\n' if has_key else b'"9","b"\n')
+    assert await world.target.import_file(await world.importing_file(*rows)) == 1
+    found = world.query("SELECT id, body FROM {}.events ORDER BY id")
+    assert found == ([(7, "b")] if has_key else [(7, "a"), (9, "b")])
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_identity_column_can_not_be_changed(world: PostgresWorld) -> None:
+    """So it can't be beside the columns of the key."""
+    world.query("CREATE SCHEMA {}")
+    world.query(
+        "CREATE TABLE {}.events (k text PRIMARY KEY, body bigint GENERATED ALWAYS AS IDENTITY)"
+    )
+    use(
+        world,
+        mapping({"name": "k", "primaryKey": True}, {"name": "body", "dataType": "integer"}),
+    )
+    with pytest.raises(UserError, match='column "body" is GENERATED ALWAYS AS IDENTITY') as raised:
+        await world.create_sink()
+    assert raised.value.name == "tableMisfit"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_without_temporary_tables(world: PostgresWorld) -> None:
+    """A table with a primary key needs one for each import."""
+    use(world, keyed())
+    world.query("CREATE SCHEMA {}")
+    _as_other_user(world, "lasting")
+    database = world.query("SELECT current_database()")[0][0]
+    world.query(f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
+    try:
+        with pytest.raises(UserError, match="lacks TEMPORARY on the database: grant") as raised:
+            await world.create_sink()
+        assert raised.value.name == "connectionForbidden"
+        world.query(f"GRANT TEMPORARY ON DATABASE {database} TO lasting")
+        await world.create_sink()
+    finally:
+        world.query(f"GRANT TEMPORARY ON DATABASE {database} TO PUBLIC")
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_table_of_the_user_is_used_and_never_dropped(world: PostgresWorld) -> None:
     world.query("CREATE SCHEMA {}")
