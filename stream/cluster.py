@@ -205,7 +205,7 @@ def _own_projects(context: TargetContext, targets: Sequence[Target], later: Late
     return Projects(
         authority=authority,
         authority_services=(authority,),
-        targets=Targets(targets, context.staging, _staging_checks(context), later=later),
+        targets=Targets(targets, context.staging, _started_first(context, later), later=later),
     )
 
 
@@ -240,7 +240,7 @@ def _keboola_projects(context: TargetContext, targets: Sequence[Target], later: 
         targets=Targets(
             [KeboolaTarget(context, api, events), *targets],
             context.staging,
-            _staging_checks(context),
+            _started_first(context, later),
             later=later,
         ),
     )
@@ -263,12 +263,15 @@ def _staging(
     return StagingArea(address, reactor, cluster.work.pool)
 
 
-def _staging_checks(context: TargetContext) -> Sequence[IService]:
+def _started_first(context: TargetContext, later: Later) -> Sequence[IService]:
+    from stream.target.registry import Libraries
     from stream.target.staged import StagingCheck
 
+    libraries = Libraries(context, later)
     if context.staging is None:
-        return ()
+        return (libraries,)
     node_id = context.settings.node_id
     return (
+        libraries,
         StagingCheck(context.staging, context.client, context.session, node_id, context.reactor),
     )

@@ -6,6 +6,11 @@ point is the name of the target, and its object is a `TargetFactory`::
     [options.entry_points]
     stream.targets =
         example = stream_example:example_target
+
+Note [Libraries]: a start doesn't import the libraries of targets without connections, which can
+take seconds. Only records of former connections need such a target. If there are any, `Libraries`
+imports its library in a thread, so that the first use doesn't block the reactor. A new table needs
+a connection, and the records of a file are known without its target.
 """
 
 from __future__ import annotations
@@ -17,13 +22,15 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
-from twisted.application.service import IService
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
 from stream.definition.transaction import Change
 from stream.errors import NestedError, UserError, shortened
+from stream.ops.process.thread_pool import in_own_thread
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.store.overview import FileOutline
@@ -39,7 +46,7 @@ from stream.target.protocol import (
 )
 from stream.target.staged import StagingArea
 
-__all__ = ["GROUP", "Targets", "installed_targets", "optional_targets"]
+__all__ = ["GROUP", "Libraries", "Targets", "installed_targets", "optional_targets"]
 
 _log = Logger()
 
@@ -61,8 +68,8 @@ def optional_targets(
 
     Raises UserError: their settings are invalid, or need one that isn't installed.
 
-    :returns: the targets that have connections, and functions that create the others, so that the
-        libraries of targets that only old records need aren't imported at startup.
+    :returns: the targets that have connections, and functions that create the others; see Note
+        [Libraries].
     """
     made: list[Target] = []
     later: dict[str, Callable[[], Target]] = {}
@@ -72,7 +79,7 @@ def optional_targets(
             if has_connections:
                 raise _not_installed(name)
             continue
-        make = partial(_make, module, factory, context)
+        make = partial(_make, name, module, factory, context)
         if has_connections:
             made.append(make())
         else:
@@ -80,9 +87,61 @@ def optional_targets(
     return made, later
 
 
-def _make(module: str, factory: str, context: TargetContext) -> Target:
-    made: Target = getattr(import_module(module), factory)(context)
+def _make(name: str, module: str, factory: str, context: TargetContext) -> Target:
+    """Make a target. Raises UserError: its library is installed and can't be loaded."""
+    try:
+        made: Target = getattr(import_module(module), factory)(context)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f'the target "{name}" can\'t be loaded on this node: {_one_line(error)}',
+            name="targetNotLoaded",
+            detail=f"repair its library on every node, for example with: pip install "
+            f"--force-reinstall 'stream-service[{name}]'",
+        ) from error
     return made
+
+
+def _one_line(error: Exception) -> str:
+    return shortened(" ".join(str(error).split()) or type(error).__name__)
+
+
+class Libraries(Service):
+    """Imports the libraries of targets that etcd has records of; see Note [Libraries].
+
+    :param names: names of targets without connections.
+    """
+
+    def __init__(self, context: TargetContext, names: Iterable[str]) -> None:
+        self._reactor = context.reactor
+        self._client = context.client
+        self._names = sorted(names)
+        self._importing: Deferred[None] = succeed(None)
+
+    def startService(self) -> None:
+        """Begin; a start doesn't wait for it."""
+        super().startService()
+        self._importing = Deferred.fromCoroutine(self._import())
+
+    async def stopService(self) -> None:
+        """Stop; fires when no library is being imported."""
+        super().stopService()
+        await self._importing
+
+    async def _import(self) -> None:
+        for name in self._names:
+            _, module, _ = _OPTIONAL[name]
+            try:
+                found = await self._client.range(f"storage/{name}/", limit=1, keys_only=True)
+                if found.kvs and self.running:
+                    await in_own_thread(self._reactor, import_module, module)
+            except Exception as error:
+                _log.warn(
+                    'cannot prepare the target "{target}" for old records: {problem}',
+                    target=name,
+                    problem=_one_line(error),
+                )
 
 
 def _not_installed(name: str) -> UserError:
@@ -151,7 +210,10 @@ class Targets:
         return iter(self._targets.values())
 
     def named(self, name: str) -> Target:
-        """Return the target with this name. Raises UserError if this process doesn't have it."""
+        """Return the target with this name.
+
+        Raises UserError: this process doesn't have it, or its library can't be loaded.
+        """
         target = self._find(name)
         if target is None and name in _OPTIONAL:
             raise _not_installed(name)
@@ -164,13 +226,17 @@ class Targets:
         return target
 
     def _find(self, name: str) -> Target | None:
-        make = self._later.pop(name, None)
+        make = self._later.get(name)
         if make is not None:
             self._targets[name] = make()
+            del self._later[name]  # a library that can't be loaded is tried again
         return self._targets.get(name)
 
     def check_type(self, name: str) -> None:
-        """Check that *name* is the type of a target of this process. Raises UserError."""
+        """Check that a new table can have the type *name*.
+
+        Raises UserError: this process has no target of this name, or no connection for it.
+        """
         if name not in self._targets and name not in _OPTIONAL:
             known = ", ".join(f'"{each}"' for each in sorted({*self._targets, *_OPTIONAL}))
             raise UserError(
@@ -178,6 +244,13 @@ class Targets:
                 f'"{shortened(name)}"',
                 name="invalidEnumValue",
                 param="body.table.type",
+            )
+        if name in self._later:
+            raise UserError(
+                f"no project has a connection of the type {name}",
+                name="connectionNotFound",
+                param="body.table.connection",
+                detail='an operator declares connections in the setting "target.connections"',
             )
         self.named(name)
 
@@ -241,23 +314,27 @@ class Targets:
 
     def file_records(self, file: File) -> Sequence[str]:
         """Return the etcd keys to delete with *file*, even if its target isn't installed."""
-        target = self._find(file.target.provider)
+        target = self._targets.get(file.target.provider)
         if target is not None:
             return target.file_records(file.key)
         return [file_record(file.target.provider, kind, file.key) for kind in RECORD_KINDS]
 
     async def delete_staged(self, file: File) -> None:
-        """Remove the staged objects of *file*; see `Target.delete_staged`."""
-        target = self._find(file.target.provider)
+        """Remove the staged objects of *file*; see `Target.delete_staged`.
+
+        Outside of the staging storage, only a target with connections can remove any.
+        """
+        target = self._targets.get(file.target.provider)
         if target is not None:
             await target.delete_staged(file.key)
             return
-        _log.warn(
-            'the target "{target}" of the file {file_id} isn\'t installed on this node: its '
-            "resources for the file outside of etcd and the staging storage are not deleted",
-            target=file.target.provider,
-            file_id=str(file.key),
-        )
+        if file.target.provider not in self._later:
+            _log.warn(
+                'the target "{target}" of the file {file_id} isn\'t installed on this node: its '
+                "resources for the file outside of etcd and the staging storage are not deleted",
+                target=file.target.provider,
+                file_id=str(file.key),
+            )
         if self._staging is not None:
             await self._staging.remove(file.key)
 

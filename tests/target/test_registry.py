@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet import reactor as _reactor
 
 from stream.errors import NestedError, UserError
+from stream.etcd import EtcdClient
 from stream.settings import load
+from stream.storage.model.key import FileKey
 from stream.target import registry
-from stream.target.registry import Targets, installed_targets
+from stream.target.registry import Libraries, Targets, installed_targets
+from stream.values.utctime import NO_TIME
 from tests.settings.samples import VALID
 from tests.storage.histories.world import SINK
 from tests.target.memory import MemoryTarget
 
+reactor: Any = _reactor
 CONTEXT: Any = attrs.make_class("Context", ["client"])(None)
 Install = Callable[[str], None]
 
@@ -105,6 +111,89 @@ def test_a_target_without_connections() -> None:
     context: Any = attrs.make_class("Context", ["settings"])(load({}, VALID))
     connected, later = registry.optional_targets(context)
     assert not connected and "postgres" in later
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_a_target_without_connections() -> None:
+    """Its records and staged objects are deleted without importing the library."""
+
+    def make() -> MemoryTarget:
+        raise AssertionError("it is needless")
+
+    removed: list[FileKey] = []
+
+    class Staging:
+        async def remove(self, file: FileKey) -> None:
+            removed.append(file)
+
+    staging: Any = Staging()
+    file: Any = attrs.make_class("F", ["key", "target"])(
+        FileKey.of(SINK.key, NO_TIME), attrs.make_class("T", ["provider"])("postgres")
+    )
+    targets = Targets([], staging, later={"postgres": make})
+    assert targets.file_records(file) == [
+        f"storage/postgres/{kind}/{file.key}" for kind in ("file", "quarantine")
+    ]
+    await targets.delete_staged(file)
+    assert removed == [file.key]
+    with pytest.raises(UserError, match="no project has a connection of the type postgres"):
+        targets.check_type("postgres")
+
+
+def test_a_library_that_can_not_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each use says so with the reason, and it is tried again."""
+
+    def broken(module: str) -> Any:
+        raise ImportError("no pq wrapper available.\nAttempts made: libpq is missing")
+
+    context: Any = attrs.make_class("Context", ["settings"])(load({}, VALID))
+    monkeypatch.setattr(registry, "find_spec", lambda library: True)
+    _, later = registry.optional_targets(context)
+    targets = Targets([], later=later)
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "import_module", broken)
+        for _ in range(2):
+            with pytest.raises(UserError) as raised:
+                targets.named("postgres")
+            assert raised.value.name == "targetNotLoaded"
+            assert str(raised.value) == (
+                'the target "postgres" can\'t be loaded on this node: no pq wrapper available. '
+                "Attempts made: libpq is missing"
+            )
+        declared = {**VALID, "STREAM_TARGET_CONNECTIONS": "{a: {type: postgres}}"}
+        context = attrs.make_class("Context", ["settings"])(load({}, declared))
+        with pytest.raises(UserError, match="can't be loaded on this node"):
+            registry.optional_targets(context)
+    works: Any = attrs.make_class("Module", ["PostgresTarget"])(lambda _: MemoryTarget(CONTEXT))
+    monkeypatch.setattr(registry, "import_module", lambda module: works)
+    assert isinstance(targets.named("postgres"), MemoryTarget)
+
+
+@pytest_twisted.ensureDeferred
+async def test_libraries_of_targets_with_records_are_imported(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread, so that the first use doesn't block the reactor."""
+    imported: list[tuple[str, bool]] = []
+    names = ("postgres", "iceberg", "parquet")
+
+    def load_module(module: str) -> None:
+        imported.append((module, threading.current_thread() is threading.main_thread()))
+        if "iceberg" in module:
+            raise ImportError("it is broken")
+
+    monkeypatch.setattr(registry, "import_module", load_module)
+    context: Any = attrs.make_class("Context", ["reactor", "client"])(reactor, etcd)
+    for name in ("iceberg", "parquet"):
+        await etcd.put(f"storage/{name}/file/x", b"{}")
+    libraries = Libraries(context, names)
+    libraries.startService()
+    await libraries._importing
+    assert imported == [
+        ("stream.target.iceberg.target", False),
+        ("stream.target.parquet.target", False),
+    ]
+    await libraries.stopService()
 
 
 def test_a_target_without_its_library(
