@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import collections.abc
 import enum
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -267,6 +268,7 @@ def _structure_time_or_none(text: Any, _: Any) -> datetime | None:
 
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 _INTEGERS = range(-(2**63), 2**64)
 """Integers that can be written."""
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
@@ -297,8 +299,11 @@ def _integer(plain: object, _: Any = None) -> int:
 
 
 def _number(plain: object, _: Any = None) -> float:
-    if isinstance(plain, int | float | str) and not isinstance(plain, bool):
-        return float(plain)
+    is_text = isinstance(plain, str) and _NUMBER.fullmatch(plain) is not None
+    if is_text or (isinstance(plain, int | float) and not isinstance(plain, bool)):
+        number = float(cast(Any, plain))
+        if math.isfinite(number):
+            return number
     raise _unexpected("a number", plain)
 
 

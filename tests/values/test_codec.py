@@ -36,6 +36,7 @@ class _Record:
     token: str | None = field(default=None, keep_none=True)
     last_at: datetime | None = field(default=None, empty_text=True)
     parts: tuple[_Key, ...] = ()
+    share: float = field(default=0.0, omit_empty=True)
 
 
 _RECORD = _Record(
@@ -55,6 +56,12 @@ def test_the_json_of_a_value() -> None:
         b'"wait":"1m30s","limit":"1536KB","token":null,"lastAt":"",'
         b'"parts":[{"projectId":2,"sourceId":"t"}]}'
     )
+
+
+@pytest.mark.parametrize("text", ["1.5", "15e-1", "1.5E+0", 1.5])
+def test_a_number_in_another_form(text: str) -> None:
+    plain = {**orjson.loads(encode(_RECORD)), "share": text}
+    assert decode(_Record, orjson.dumps(plain)).share == 1.5
 
 
 def test_round_trip() -> None:
@@ -94,6 +101,13 @@ def test_invalid_records(data: bytes) -> None:
         ("openedAt", "2000-01-01"),
         ("openedAt", "0001-01-01T00:00:00+02:00"),
         ("openedAt", 7),
+        ("share", "nan"),
+        ("share", "inf"),
+        ("share", "1_0"),
+        ("share", " 1"),
+        ("share", "1e400"),
+        ("share", "١"),
+        ("share", True),
     ],
 )
 def test_values_of_another_kind(member: str, value: object) -> None:
