@@ -14,7 +14,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class YamlProblem(ValueError):
-    """The text isn't YAML. The message has the position but no part of a value: it may be secret."""
+    """The text isn't YAML. The message has the position but no part of a value."""
 
 
 _QUOTED = re.compile(r"""\s*(['"])(?P<text>.*?)\1(?=[\s,;:.]|$)""", re.DOTALL)
