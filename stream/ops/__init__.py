@@ -1,1 +1,1 @@
-"""Observability: the log, the metrics and their listener, and ids for searching the log."""
+"""Observability: the log, the metrics and their listener, and IDs for searching the log."""

@@ -11,7 +11,6 @@ the range of doubles, and escapes of lone surrogates. A record must not be rejec
 values that it doesn't need, so such a document is parsed again by the standard library. Such a
 number becomes infinity, and each lone surrogate becomes U+FFFD. For all other documents both
 readers return the same results.
-number, U+FFFD each lone surrogate. For all other documents both readers have the same results.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class RejectedFiles:
     """The segments of rejected records on a node's disk; thread-safe.
 
     :param root: parent directory of the directories of all nodes.
-    :param node_id: id of this node.
+    :param node_id: ID of this node.
     """
 
     def __init__(self, root: Path, node_id: str) -> None:

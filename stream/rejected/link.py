@@ -40,8 +40,10 @@ _log = Logger(namespace="stream.rejected")
 MAX_QUESTION_BYTES = 4 * 1024 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 32
-"""Maximum number of connections. For a further one, the oldest one without a valid question is
-closed."""
+"""Maximum number of connections.
+
+For another one, the oldest connection without a valid question is closed.
+"""
 QUESTION_SECONDS = 10.0
 """Time limit for the nonce and the question, in seconds."""
 SILENCE_SECONDS = 60.0

@@ -89,7 +89,7 @@ class Rendering:
         self._reads = HeaderReads.of(mapping.columns)
 
     async def test(self, kept: Sequence[Kept], *, shown: int, deadline: float) -> list[Rendered]:
-        """Render *kept* without keeping their rows.
+        """Render *kept*; the results contain no rows.
 
         Raises UserError: the engine is unavailable.
 

@@ -44,10 +44,10 @@ TIDY_INTERVAL_SECONDS = 600.0
 class SandboxService(Service):
     """One project with one branch and its tables in SQLite.
 
-    The Deferred of `startService` fires when the files are open, interrupted jobs are repaired, and
-    the port is open. The Deferred of `stopService` fires when every call is answered, running
-    imports have ended or were rolled back, and the files are closed. The service can be started
-    again.
+    The Deferred returned by startService fires when the files are open, interrupted jobs are
+    repaired, and the port is open. The Deferred returned by stopService fires when every call is
+    answered, running imports have ended or were rolled back, and the files are closed. The service
+    can be started again.
 
     :param reactor: the reactor.
     :param listen: ``host:port``; port 0 means any free port. Without a host, the sandbox listens on

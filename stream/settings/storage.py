@@ -54,7 +54,7 @@ class StatisticsCacheL2Settings:
 
 @attrs.frozen
 class StatisticsCacheSettings:
-    """The settings of caches of statistics."""
+    """The settings of the statistics caches."""
 
     l2: StatisticsCacheL2Settings = group(StatisticsCacheL2Settings, key="L2")
 

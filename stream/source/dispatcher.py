@@ -41,7 +41,7 @@ class SourceEntry:
 
 
 class Dispatcher:
-    """Finds sources by project, id and secret.
+    """Finds sources by project, ID and secret.
 
     :param type: type of the sources; a secret never gives access to a source of another type.
     """

@@ -1,1 +1,1 @@
-"""The log: lines, levels, throttling, and ids for finding an entry."""
+"""The log: lines, levels, throttling, and IDs for finding a message."""

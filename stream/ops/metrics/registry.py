@@ -117,7 +117,7 @@ class CallLabels:
 
 
 class SourceMeter:
-    """Counts the records of one source; kept by the handler of its requests.
+    """The meter of one source's records, which the handler of its requests uses.
 
     :param clock: returns seconds since the epoch.
     """
@@ -172,7 +172,7 @@ class SourceMeter:
 
 
 class SinkMeter:
-    """Counts the records of one sink; kept by its pipeline."""
+    """The meter of one sink's records, which the sink's pipeline uses."""
 
     def __init__(
         self, durations: Family[Histogram], sizes: Family[Counter], labels: Mapping[str, str]

@@ -174,7 +174,7 @@ class FairTurns:
         now: float,
         serve: Callable[[Ready], None],
     ) -> tuple[int, float]:
-        """Serve *ready* in order for *seconds*; return how many were served, and the time then."""
+        """Serve *ready* in order for *seconds*; return how many were served, and the time."""
         end = now + seconds
         done = 0
         for _, each, used in ready:

@@ -3,7 +3,7 @@
 Twisted's own reactors count seconds since the epoch. With them, a step of the system clock would
 immediately end every timeout and lease, or delay all of them (`stream.ops.clock`).
 
-Twisted enters a log context around every event, so that log entries name their protocol. This
+Twisted enters a log context around every event, so that log messages name their protocol. This
 service doesn't use that context, which would be a tenth of the work at tens of thousands of small
 requests a second.
 

@@ -100,7 +100,7 @@ class AbandonableThreadPool(ThreadPool):
         return len(self._waiting)
 
     def start(self) -> None:
-        """Begin the jobs submitted before the start. Raises `NoThread` if none can be begun."""
+        """Run the jobs submitted before the start. Raises `NoThread` if none can be run."""
         with self._lock:
             self.started, self.joined = True, False
             for _ in range(min(self.max - self._count, len(self._waiting))):

@@ -82,7 +82,7 @@ def make_provider(
 
     :param endpoint: URL of the collector.
     :param percent: percentage of operations whose spans are sent.
-    :param node_id: id of this node.
+    :param node_id: ID of this node.
     :param components: components of this process.
     """
     # The library would log a warning for each batch, even to stderr.

@@ -191,7 +191,7 @@ class TracingService(Service):
 
     :param endpoint: URL of the collector.
     :param percent: percentage of operations whose spans are sent.
-    :param node_id: id of this node.
+    :param node_id: ID of this node.
     :param components: components of this process.
 
     startService raises UserError if the libraries aren't installed.

@@ -265,7 +265,7 @@ def _evaluated(
 def _hand_on(
     sink: SinkWriter, completion: BlockCompletion, record: RecordContext
 ) -> Sequence[Rejection]:
-    """Pass the rows of one sink on to it.
+    """Pass the rows of *completion* to *sink*.
 
     :returns: the records that the sink rejects permanently; none if the whole batch is to be
         retried.

@@ -12,7 +12,6 @@ template engine, the same records are passed on one by one, so that each has its
 
 If the compiled code is built, it reads, prints and renders logs in protobuf
 (`stream.source.otlp.compiled`).
-(`stream.source.otlp.compiled`).
 """
 
 from __future__ import annotations
