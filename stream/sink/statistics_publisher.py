@@ -3,7 +3,8 @@
 Note [Late statistics]: a value counts as sent only when etcd has accepted it. The final value of a
 slice is stored before the node reports that it no longer writes to the slice, because the
 coordinator decides by the statistics. A put requires that the slice is at level local, so that no
-value appears after the slice's statistics have been moved on.
+value appears after the slice's statistics have been moved on. A put also requires that the node's
+value is the one read before, so that an earlier put that arrives late doesn't replace a newer value.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CLOSED_AT_ONCE = 32
 """Maximum number of concurrent transactions for individual slices."""
 
 SLICES_PER_TRANSACTION = 40
-"""Number of slices per transaction; each needs two comparisons at first, and etcd allows 128."""
+"""Number of slices per transaction; each needs two comparisons, and etcd allows 128."""
 
 
 @attrs.define(eq=False)
@@ -121,16 +122,13 @@ class StatisticsPublisher(Service):
         counted = [t.counters.records for t in tracked]
 
         async def body(txn: AtomicTxn) -> None:
-            slices = await txn.get_many(
-                [f"{prefix.slice_level(Level.LOCAL)}{t.key}" for t in tracked]
-            )
-            unread = [self._key(t) for t in tracked if t.earlier is None]
-            found = await txn.get_many(unread) if unread else {}
-            for t in tracked:
+            levels = [f"{prefix.slice_level(Level.LOCAL)}{t.key}" for t in tracked]
+            found = await txn.get_many([*levels, *map(self._key, tracked)])
+            for t, level in zip(tracked, levels, strict=True):
                 if t.earlier is None:
                     stored = found[self._key(t)]
                     t.earlier = decode(Statistics, stored.value) if stored else Statistics()
-                if slices[f"{prefix.slice_level(Level.LOCAL)}{t.key}"] is not None:
+                if found[level] is not None:
                     txn.put(self._key(t), encode(t.earlier + t.counters.statistics()))
 
         await atomic(self._client, body)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -16,6 +18,7 @@ from stream.storage.model.state import Level
 from stream.storage.store.statistics_reads import slice_statistics
 from stream.values.utctime import from_milliseconds
 from tests.storage.histories.world import Storage
+from tests.waiting import until
 
 
 async def _slice(etcd: EtcdClient) -> tuple[Storage, Slice]:
@@ -90,6 +93,36 @@ async def test_a_value_without_an_answer_is_stored_again_when_etcd_is_back(
     etcd._back.fire(None)
     await closing
     assert (await slice_statistics(etcd, slice_.key)).local.records_count == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_late_value_does_not_replace_a_newer_one(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that was given up may reach etcd after its repetition with more records."""
+    _, slice_ = await _slice(etcd)
+    publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
+    counters = SliceCounters()
+    publisher.opened(slice_.key, counters)
+    counters.add(2, 100, 10, 1000, 1000)
+    await publisher.stored(slice_.key)
+    late: list[Any] = []
+    commit = etcd.commit
+
+    async def silent(*arguments: Any) -> None:
+        late.append(arguments)
+        await Deferred()
+
+    counters.add(1, 50, 5, 2000, 2000)
+    with monkeypatch.context() as patch:
+        patch.setattr(etcd, "commit", silent)
+        closing = ensureDeferred(publisher.closed(slice_.key))
+        await until(lambda: bool(late))
+    counters.add(1, 50, 5, 3000, 3000)
+    etcd._back.fire(None)
+    await closing
+    assert not (await commit(*late[0])).succeeded
+    assert (await slice_statistics(etcd, slice_.key)).local.records_count == 4
 
 
 @pytest_twisted.ensureDeferred
