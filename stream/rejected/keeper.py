@@ -58,7 +58,7 @@ LOG_SECONDS = 10.0
 MAX_WAITING_RECORDS = 20_000
 MAX_WAITING_RECORDS_OF_SINK = 10_000
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Maximum size of the bodies and headers of noted records in memory."""
+"""Maximum size of the bodies and headers of noted records in memory, including those being written."""
 
 SINKS_PER_TRANSACTION = 50
 """Maximum number of sinks in a transaction; each needs a comparison and a put, and etcd allows
@@ -134,6 +134,7 @@ class RejectedRecords(Service):
         self._waiting: Batch = {}
         self._waiting_records = 0
         self._waiting_bytes = 0
+        self._writing_bytes = 0
         self._counted: dict[SinkKey, _Counted] = {}
         self._max_ages: dict[SinkKey, float] = {}
         self._gone: set[SinkKey] = set()
@@ -231,7 +232,7 @@ class RejectedRecords(Service):
             size += record.headers.memory  # the records of a batch share their headers
         if (
             self._waiting_records >= MAX_WAITING_RECORDS
-            or self._waiting_bytes + size > MAX_WAITING_BYTES
+            or self._writing_bytes + self._waiting_bytes + size > MAX_WAITING_BYTES
             or (waiting is not None and len(waiting[1]) >= MAX_WAITING_RECORDS_OF_SINK)
         ):
             self._drop(sink, 1, "too many at once")
@@ -299,10 +300,16 @@ class RejectedRecords(Service):
         if self._files is None or not self._waiting:
             return
         batch, self._waiting = self._waiting, {}
-        self._waiting_records, self._waiting_bytes = 0, 0
+        self._writing_bytes, self._waiting_records, self._waiting_bytes = self._waiting_bytes, 0, 0
+        try:
+            await self._write_records(self._files, batch)
+        finally:
+            self._writing_bytes = 0
+
+    async def _write_records(self, files: RejectedFiles, batch: Batch) -> None:
         for sink, (limits, noted) in batch.items():
             appended = await self._in_thread(
-                _append, self._files, sink, limits, noted, self._wall_clock()
+                _append, files, sink, limits, noted, self._wall_clock()
             )
             self._written(appended.kept)
             if appended.kept:

@@ -262,6 +262,26 @@ def test_a_flood_of_one_sink_leaves_room_for_others(
     assert world.counts[KEY].dropped == 8
 
 
+def test_records_that_are_being_written_are_in_memory(
+    world: _World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of bytes includes them until the thread has written them."""
+    monkeypatch.setattr(keeper, "MAX_WAITING_BYTES", 10)
+    service = world.service()
+    world.pool.held = []
+    service.offer(KEY, LIMITS, record(b"123456", headers=()), ERROR)
+    world.clock.advance(1)
+    for body in (b"abcdef", b"1234"):
+        service.offer(KEY, LIMITS, record(body, headers=()), ERROR)
+    assert world.dropped == [1]
+    held, world.pool.held = world.pool.held, None
+    held[0]()
+    service.offer(KEY, LIMITS, record(b"abcdef", headers=()), ERROR)
+    world.run(service.stopService)
+    assert world.bodies() == ["123456", "1234", "abcdef"]
+    assert world.dropped == [1]
+
+
 def test_a_slow_disk_does_not_block_the_queue(world: _World) -> None:
     """Records that arrive during a write are written by the next one."""
     service = world.service()
