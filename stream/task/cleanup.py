@@ -92,6 +92,7 @@ class TaskCleanup(Service):
 
     async def clean_up(self) -> int:
         """Delete all expired tasks; return their number."""
+        await self._store.delete_former_listing()
         now = from_timestamp(self._wall_clock())
         count = 0
         async for task in self._store.all():

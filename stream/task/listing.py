@@ -9,8 +9,9 @@ bytes per task. Some records of the original service belong to no branch; they a
 
 Note [Late watch]: a watch is a few milliseconds late, but a caller must find each task that it
 knows of. So before a page is returned, etcd is asked for the number of the project's tasks, and the
-page waits until that many are known here. This can miss a new task only if an old task is deleted
-at the same time; the cleanup, which deletes tasks, runs once an hour.
+page waits until that many are known here or the memory is newer than the answer. This can miss a
+new task only if an old task is deleted at the same time; the cleanup, which deletes tasks, runs
+once an hour.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ class TaskListing(Service):
         prefix = f"{TASK_PREFIX}{project}/"
         while True:
             found = await self._client.read(prefix, count_only=True)
-            if found.count == self._counts.get(project, 0):
+            is_newer = self._keys.revision >= found.revision
+            if is_newer or found.count == self._counts.get(project, 0):
                 return
             if reactor.seconds() >= deadline:
                 _log.warn("changes of {prefix} are slow to arrive", prefix=prefix)

@@ -10,7 +10,7 @@ from stream.definition.stored import read_stored
 from stream.etcd import EtcdClient
 from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
 from stream.task.errors import TaskNotFound
-from stream.task.listing import TaskListing
+from stream.task.listing import FORMER_LISTING_PREFIX, TaskListing
 from stream.values.codec import decode
 
 __all__ = ["TaskPage", "TaskStore"]
@@ -93,6 +93,13 @@ class TaskStore:
                     continue  # written by a newer version of the service
             if not page.more:
                 return
+
+    async def delete_former_listing(self) -> None:
+        """Delete the keys by which earlier versions of this service list tasks.
+
+        During an upgrade, nodes of such a version may write them again.
+        """
+        await self._client.delete_prefix(FORMER_LISTING_PREFIX)
 
     async def delete(self, task: Task) -> None:
         """Delete the record of a task."""

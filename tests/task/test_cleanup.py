@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from stream.etcd import EtcdClient
 from stream.task.cleanup import TaskCleanup, is_expired
 from stream.task.entity import Task, TaskFailure, finished
+from stream.task.listing import FORMER_LISTING_PREFIX
 from stream.task.store import TaskStore
 from stream.values.codec import encode
 from stream.values.utctime import from_timestamp
@@ -58,3 +59,13 @@ async def test_only_the_owner_deletes_tasks(etcd: EtcdClient) -> None:
     assert await cleanup.clean_up() == 1
     left = await etcd.range("task/")
     assert [stored.key for stored in left.kvs] == [other.key, "task/123/unreadable"]
+
+
+@ensure
+async def test_keys_of_a_node_of_an_earlier_version_are_deleted(etcd: EtcdClient) -> None:
+    """In an upgrade it may write keys after the start of all newer nodes, which delete them."""
+    former = f"{FORMER_LISTING_PREFIX}branch/123/456/1"
+    await etcd.put(former, b"x")
+    cleanup = TaskCleanup(Clock(), TaskStore(etcd), is_owner=lambda: True, interval=3600.0)
+    await cleanup.clean_up()
+    assert await etcd.get(former) is None

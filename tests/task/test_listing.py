@@ -20,6 +20,7 @@ from stream.task.listing import FORMER_LISTING_PREFIX, TaskListing, place_of
 from stream.task.store import TaskStore
 from stream.values.codec import encode
 from stream.values.utctime import from_timestamp
+from tests.waiting import mirrored
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -177,7 +178,7 @@ async def test_a_watch_that_is_silent(etcd: EtcdClient, monkeypatch: pytest.Monk
 
         async def one_more(client: EtcdClient, key: str, **given: Any) -> Any:
             found = await read(client, key, **given)
-            return attrs.evolve(found, count=found.count + 1)
+            return attrs.evolve(found, count=found.count + 1, revision=found.revision + 1)
 
         waited: list[float] = []
 
@@ -195,3 +196,26 @@ async def test_a_watch_that_is_silent(etcd: EtcdClient, monkeypatch: pytest.Monk
         assert waited[0] < 0.01
         own = [entry for entry in logs if entry["log_namespace"] == "stream.task.listing"]
         assert [entry["prefix"] for entry in own] == ["task/123/"]
+
+
+@ensure
+async def test_a_memory_that_is_newer_than_the_count(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that arrives between the count and its answer is no reason to wait."""
+    async with _started(etcd) as listing:
+        read = EtcdClient.read
+        task = _task("456/s", 1)
+
+        async def overtaken(client: EtcdClient, key: str, **given: Any) -> Any:
+            found = await read(client, key, **given)
+            if given.get("count_only"):
+                await mirrored(listing._keys, await etcd.put(task.key, encode(task)))
+            return found
+
+        def later(*_: Any) -> None:
+            pytest.fail("the page waits")
+
+        monkeypatch.setattr(EtcdClient, "read", overtaken)
+        monkeypatch.setattr("stream.task.listing.deferLater", later)
+        assert (await _newest(listing)).ids == (task.task_id,)
