@@ -5,6 +5,10 @@ definition that isn't found here is read from etcd. A caller that learns of a fi
 until the change has arrived here (`LiveDefinitions.follow` for a change by this node, `settle` for
 one by another node). While the node has lost its connection to etcd, nothing is answered from
 memory.
+
+Note [Late changes]: the wait for a change is limited, so a task may end before its change is in the
+memory. Then all callers that learn of a finished change wait until the memory has caught up. For
+this purpose the memory notes the highest revision that a wait has not reached in time.
 """
 
 from __future__ import annotations
@@ -147,6 +151,7 @@ class LiveDefinitions(Service):
             on_change=self._sinks_of.changed,
         )
         self._default_branches: dict[int, BranchKey] = {}
+        self._late_revision = 0
 
     def _branches_changed(self, batch: Batch[Entry[Branch]]) -> None:
         if batch.reset:
@@ -171,6 +176,11 @@ class LiveDefinitions(Service):
         super().stopService()
         for mirror in (self._sinks, self._sources, self._branches):
             await mirror.stopService()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether changes may be missing that were waited for in vain; see Note [Late changes]."""
+        return any(m.revision < self._late_revision for m in (self._sources, self._sinks))
 
     @property
     def _is_trusted(self) -> bool:
@@ -233,19 +243,24 @@ class LiveDefinitions(Service):
         """Wait until the memory contains what *txn*, which changed *source* or its sinks, wrote.
 
         If *txn* has written nothing, wait for the current state in etcd, because *txn* may have
-        read what another change has written.
+        read what another change has written. The same applies if etcd didn't answer *txn*, because
+        it is then unknown what *txn* has deleted.
         """
         changed = [
-            mirror for mirror in (self._sources, self._sinks) if txn.changes_below(mirror.prefix)
+            mirror for mirror in (self._sources, self._sinks) if txn.has_changed(mirror.prefix)
         ]
-        if not changed:
+        if not changed or txn.in_doubt:
             await self.settle(source)
             return
         arriving = ensureDeferred(_all_reached(changed, txn.written_at))
         try:
             await within(arriving, _SETTLE_SECONDS, self._reactor, "a change")
         except TimeoutError:
-            _log.warn("changes of {source} are slow to arrive", source=str(source))
+            self._is_slow(source, txn.written_at)
+
+    def _is_slow(self, source: SourceKey, revision: int) -> None:
+        self._late_revision = max(self._late_revision, revision)
+        _log.warn("changes of {source} are slow to arrive", source=str(source))
 
     async def settle(self, source: SourceKey) -> None:
         """Wait until the memory contains the state of a source and its sinks that etcd has.
@@ -254,23 +269,27 @@ class LiveDefinitions(Service):
         """
         deadline = self._reactor.seconds() + _SETTLE_SECONDS
         backoff = Backoff(_FIRST_DELAY, _SETTLE_SECONDS)
-        while not await self._agrees(source):
+        while revision := await self._missing(source):
             if self._reactor.seconds() >= deadline:
-                _log.warn("changes of {source} are slow to arrive", source=str(source))
+                self._is_slow(source, revision)
                 return
             await deferLater(self._reactor, backoff.next())
 
-    async def _agrees(self, source: SourceKey) -> bool:
+    async def _missing(self, source: SourceKey) -> int:
+        """Return the revision that the memory hasn't reached for this source; 0 if it has."""
         path = f"{prefix.SOURCE_ACTIVE}{source}"
         below = prefix.children(prefix.SINK_ACTIVE, source)
         stored, found = await together(
             self._client.read(path, keys_only=True), self._client.range(below, keys_only=True)
         )
         known = {path: self._sources.items[path]} if path in self._sources.items else {}
-        if not _is_caught_up(known, stored):
-            return False
         keys = self._sinks_of.keys(below.rstrip("/"))
-        return _is_caught_up({key: self._sinks.items[key] for key in keys}, found)
+        if _is_caught_up(known, stored) and _is_caught_up(
+            {key: self._sinks.items[key] for key in keys}, found
+        ):
+            return 0
+        revision: int = max(stored.revision, found.revision)
+        return revision
 
 
 async def _all_reached(mirrors: Sequence[Mirror[Any]], revision: int) -> None:

@@ -86,7 +86,8 @@ class AtomicTxn:
 
     :param may_assume: whether `expect_absent` skips the read; see Note [Assumptions].
 
-    :ivar in_doubt: whether etcd may have applied the transaction although it didn't answer.
+    :ivar in_doubt: whether etcd may have applied the transaction although it didn't answer. It is
+        then unknown which deletions have found a key.
     :ivar has_assumed: whether some keys were assumed to be absent without a read.
     :ivar written_at: the revision at which everything was written; 0 if nothing is written yet.
     """
@@ -105,6 +106,7 @@ class AtomicTxn:
         self._ranges: dict[str, tuple[Sequence[KeyValue], bool]] = {}
         self._writes: dict[str, _Put | None] = {}
         self._deleted_prefixes: list[str] = []
+        self._deleted: set[str] = set()
         self._callbacks: list[Callable[[int], None]] = []
         self.in_doubt = False
 
@@ -241,11 +243,15 @@ class AtomicTxn:
         for key in [key for key in self._writes if key.startswith(prefix)]:
             del self._writes[key]
 
-    def changes_below(self, prefix: str) -> bool:
-        """Return whether the transaction writes or deletes keys below *prefix*."""
-        return any(key.startswith(prefix) for key in self._writes) or any(
-            deleted.startswith(prefix) or prefix.startswith(deleted)
-            for deleted in self._deleted_prefixes
+    def has_changed(self, prefix: str) -> bool:
+        """Return whether the written transaction has put or deleted keys below *prefix*.
+
+        A deletion that found no key changes nothing, so no watch reports it.
+        """
+        puts = (key for key, put in self._writes.items() if put is not None)
+        return self.written_at > 0 and (
+            any(key.startswith(prefix) for key in puts)
+            or any(each.startswith(prefix) or prefix.startswith(each) for each in self._deleted)
         )
 
     def on_commit(self, callback: Callable[[int], None]) -> None:
@@ -290,8 +296,9 @@ class AtomicTxn:
             self._committed(self._revision)
             return True
         locks = [get_operation(self._client.namespace + lock.key) for lock in self._locks]
+        operations, deletions = self._operations()
         try:
-            result = await self._client.commit(self._guards(), self._operations(), locks)
+            result = await self._client.commit(self._guards(), operations, locks)
         except NotReached:
             raise
         except EtcdUnavailable:
@@ -299,6 +306,8 @@ class AtomicTxn:
             raise
         if result.succeeded:
             self.written_at = result.revision
+            counts = zip(deletions, result.deleted, strict=True)
+            self._deleted = {path for path, count in counts if count}
             self._committed(result.revision)
             return True
         for lock, kvs in zip(self._locks, result.reads, strict=True):
@@ -306,7 +315,8 @@ class AtomicTxn:
                 raise LockLost(f'lock "{lock.key}" is no longer held')
         return False
 
-    def _operations(self) -> list[Any]:
+    def _operations(self) -> tuple[list[Any], list[str]]:
+        """Return the operations, and the key or prefix of each deletion among them."""
         namespace = self._client.namespace
         operations: list[Any] = [
             delete_operation(namespace + key)
@@ -314,11 +324,14 @@ class AtomicTxn:
             else put_operation(namespace + key, put.value, put.lease)
             for key, put in self._writes.items()
         ]
+        deletions = [key for key, put in self._writes.items() if put is None]
         puts = sorted(key for key, put in self._writes.items() if put is not None)
         for prefix in self._deleted_prefixes:
             spared = [namespace + key for key in puts if key.startswith(prefix)]
-            operations += delete_range_operation(namespace + prefix, spared)
-        return operations
+            parts = delete_range_operation(namespace + prefix, spared)
+            operations += parts
+            deletions += [prefix] * len(parts)
+        return operations, deletions
 
     def _committed(self, revision: int) -> None:
         for callback in self._callbacks:

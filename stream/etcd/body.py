@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -11,7 +13,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
-__all__ = ["BytesBody", "read_body"]
+__all__ = ["BytesBody", "abort", "read_body"]
 
 
 @implementer(IBodyProducer)
@@ -36,6 +38,16 @@ class BytesBody:
         """Do nothing, because everything is already written."""
 
 
+def abort(transport: Any) -> None:
+    """Close the connection of a response without waiting for the other side.
+
+    Over TLS, a normal close waits for an answer, which may never come. Twisted gives the reader of
+    a body a proxy of the connection, which can only close it normally.
+    """
+    connection = getattr(transport, "_producer", None)
+    getattr(connection, "abortConnection", transport.loseConnection)()
+
+
 def read_body(response: IResponse) -> Deferred[bytes]:
     """Return the whole body of a response; cancelling the Deferred closes the connection."""
     collector = _Collector()
@@ -50,7 +62,7 @@ class _Collector(Protocol):
 
     def _cancelled(self, _: Deferred[bytes]) -> None:
         if self.transport is not None:
-            self.transport.loseConnection()
+            abort(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
         self._pieces.append(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from inspect import CORO_RUNNING, getcoroutinestate
 from typing import Any, TypeVar
 
 import attrs
@@ -16,7 +17,7 @@ from stream.concurrency.waiters import Waiters
 from stream.etcd.errors import EtcdUnavailable, InvalidToken, TxnTooLarge
 from stream.etcd.request import (
     KeyValue,
-    compare_lease,
+    compare_created,
     delete_operation,
     encoded,
     get_operation,
@@ -46,6 +47,13 @@ READS_PER_REQUEST = 100
 _CONNECT_RETRY_SECONDS = 0.25
 DOUBTED_SECONDS = 1.0
 """Seconds without etcd after which watches are replaced, even if they seem to work."""
+REPLACE_AGAIN_SECONDS = 30.0
+"""Minimum interval between such replacements.
+
+If etcd is slow, each call that times out looks like an outage, and new watches would be an
+additional load. After an outage, a watch reports changes late by at most the length of the outage,
+so the interval hardly delays any.
+"""
 
 
 @attrs.frozen
@@ -67,11 +75,13 @@ class TxnResult:
     """The result of a transaction.
 
     :ivar reads: results of the get operations in the branch that was executed, in order.
+    :ivar deleted: number of keys that each delete operation of that branch deleted, in order.
     """
 
     succeeded: bool
     revision: int
     reads: tuple[tuple[KeyValue, ...], ...]
+    deleted: tuple[int, ...]
 
 
 class EtcdClient(Service):
@@ -103,6 +113,8 @@ class EtcdClient(Service):
         self.reactor = reactor
         self.mirrors: set[Any] = set()
         self._away_since: float | None = None
+        self._doubted_since: float | None = None
+        self._replace_at = 0.0
         self._back = Waiters[None]()
         self._endpoints = ", ".join(endpoints)
         self._connect_timeout = connect_timeout
@@ -163,12 +175,22 @@ class EtcdClient(Service):
                 self._away_since = self.reactor.seconds()
             raise
         if self._away_since is not None:
-            seconds, self._away_since = self.reactor.seconds() - self._away_since, None
+            since, self._away_since = self._away_since, None
+            if self.reactor.seconds() - since >= DOUBTED_SECONDS:
+                self._doubted_since = since
             self._back.fire(None)
-            if seconds >= DOUBTED_SECONDS:
-                for mirror in list(self.mirrors):
-                    mirror.doubt()
+        if self._doubted_since is not None:
+            self._replace_watches(self._doubted_since)
         return answer
+
+    def _replace_watches(self, since: float) -> None:
+        """Replace the watches that have been silent *since* then, at once or with a later call."""
+        now = self.reactor.seconds()
+        if now < self._replace_at:
+            return
+        self._doubted_since, self._replace_at = None, now + REPLACE_AGAIN_SECONDS
+        for mirror in list(self.mirrors):
+            mirror.doubt(since)
 
     async def pause(self, seconds: float) -> None:
         """Wait *seconds* before another attempt, or until etcd answers another caller again.
@@ -185,26 +207,46 @@ class EtcdClient(Service):
         """Return the result of *attempt*; repeat it if etcd returns before it has an answer.
 
         The connection of the first attempt may never answer, although etcd has answered other
-        callers. So *attempt* must be harmless if it takes effect twice, or late.
+        callers. So *attempt* must be harmless if it takes effect twice, or late. It is repeated
+        only once. If etcd kept coming and going, more repetitions would never end, and their
+        requests would pile up.
         """
-        while True:
-            is_back = False
-            running = ensureDeferred(_awaited(attempt))
+        made = _awaited(attempt)
+        first: Deferred[T] = ensureDeferred(made)
+        is_given_up = False
+        back: Deferred[None]
 
-            def give_up(_: None, running: Deferred[T] = running) -> None:
-                nonlocal is_back
-                is_back = True
-                running.cancel()
+        def stop(_: Deferred[Any]) -> None:
+            back.cancel()
+            first.cancel()
 
+        outcome: Deferred[Any] = Deferred(stop)
+
+        def pass_on(result: Any) -> None:
+            if not is_given_up and not outcome.called:
+                outcome.callback(result)
+
+        def give_up(_: None) -> None:
+            nonlocal is_given_up
+            if getcoroutinestate(made) == CORO_RUNNING:
+                listen()  # the attempt itself has got the first answer
+                return
+            is_given_up = True
+            first.cancel()
+            outcome.callback(None)
+
+        def listen() -> None:
+            nonlocal back
             back = self._back.wait()
             back.addCallbacks(give_up, lambda failure: failure.trap(CancelledError))
-            try:
-                return await running
-            except CancelledError:
-                if not is_back:
-                    raise
-            finally:
-                back.cancel()
+
+        listen()
+        first.addBoth(pass_on)
+        try:
+            result: T = await outcome
+        finally:
+            back.cancel()
+        return await attempt() if is_given_up else result
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
         found = await self.read(require_key(key), revision=revision)
@@ -306,20 +348,33 @@ class EtcdClient(Service):
     ) -> TxnResult:
         """Run a transaction, whose comparisons and operations use keys with the namespace."""
         answer = await self.call("kv/txn", transaction(compare, success, failure))
-        reads = tuple(
-            tuple(key_value(kv, self.namespace) for kv in item["response_range"].get("kvs", ()))
-            for item in answer.get("responses", ())
-            if "response_range" in item
-        )
+        responses = answer.get("responses", ())
         return TxnResult(
-            bool(answer.get("succeeded", False)), int(answer["header"]["revision"]), reads
+            succeeded=bool(answer.get("succeeded", False)),
+            revision=int(answer["header"]["revision"]),
+            reads=tuple(
+                tuple(key_value(kv, self.namespace) for kv in item["response_range"].get("kvs", ()))
+                for item in responses
+                if "response_range" in item
+            ),
+            deleted=tuple(
+                int(item["response_delete_range"].get("deleted", 0))
+                for item in responses
+                if "response_delete_range" in item
+            ),
         )
 
-    async def put_and_unlock(self, key: str, value: bytes, lock: str, lease: int) -> None:
-        """Put *key* and delete *lock* in one transaction, if *lock* belongs to *lease*."""
+    async def put_and_unlock(self, key: str, value: bytes, lock: str, created: int) -> None:
+        """Put *key* and delete *lock* in one transaction, unless *lock* is a later one.
+
+        :param created: the create revision of *lock*. A later lock with the same key is kept, even
+            if the request reaches etcd long after its caller has given up.
+        """
         put = put_operation(self.namespace + require_key(key), value)
         held = self.namespace + require_key(lock)
-        await self.commit([compare_lease(held, lease)], [put, delete_operation(held)], [put])
+        await self.commit(
+            [compare_created(held, "==", created)], [put, delete_operation(held)], [put]
+        )
 
     async def takes_operations(self, count: int) -> bool:
         """Return whether etcd accepts *count* operations in one transaction (``--max-txn-ops``)."""
@@ -417,7 +472,7 @@ class EtcdClient(Service):
 
     async def _open_watch(self, request: dict[str, Any]) -> WatchStream:
         response = await self._transport.stream("watch", request)
-        stream = WatchStream(self.namespace)
+        stream = WatchStream(self.namespace, self.reactor.seconds)
         response.deliverBody(stream)
         stream.created.addTimeout(self._request_timeout, self.reactor)
         try:

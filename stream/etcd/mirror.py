@@ -17,7 +17,7 @@ whatever was lost.
 Note [Late changes]: when etcd becomes unreachable, the connection of a watch stays open for a
 while. Changes that etcd sends during the outage arrive late, because the operating system
 retransmits them at growing intervals. The delay may be as long as the outage. A new watch reports
-the changes at once.
+the changes at once. A watch that has reported something since the outage works.
 """
 
 from __future__ import annotations
@@ -230,9 +230,12 @@ class Mirror(Service, Generic[T]):
                     backoff.reset()
                 await self._client.pause(backoff.next())
 
-    def doubt(self) -> None:
-        """Replace the watch, because etcd was unreachable for a while; see Note [Late changes]."""
-        if self._stream is not None:
+    def doubt(self, since: float) -> None:
+        """Replace the watch if it has been silent since an outage; see Note [Late changes].
+
+        :param since: the time at which the outage was noticed.
+        """
+        if self._stream is not None and self._stream.heard_at <= since:
             self._stream.cancel()
 
     def _warn(self, error: Exception) -> None:

@@ -56,7 +56,6 @@ with _without_initialisation():
 __all__ = [
     "KeyValue",
     "compare_created",
-    "compare_lease",
     "compare_modified",
     "delete_operation",
     "delete_range_operation",
@@ -159,21 +158,6 @@ def compare_modified(key: str, operator: str, revision: int) -> Comp:
 def compare_created(key: str, operator: str, revision: int) -> Comp:
     """Return a comparison of a key's create revision with *revision*."""
     return CompCreated(key.encode(), operator, revision)
-
-
-class _LeaseCompare(CompModified):  # type: ignore[misc]
-    """A comparison of the lease that a key belongs to."""
-
-    def _marshal(self) -> dict[str, Any]:
-        marshalled: dict[str, Any] = super()._marshal()
-        marshalled["target"] = "LEASE"
-        marshalled["lease"] = marshalled.pop("mod_revision")
-        return marshalled
-
-
-def compare_lease(key: str, lease: int) -> Comp:
-    """Return a comparison that is true if a key belongs to *lease*; a missing key has lease 0."""
-    return _LeaseCompare(key.encode(), "==", lease)
 
 
 def put_operation(key: str, value: bytes, lease_id: int = 0) -> OpSet:

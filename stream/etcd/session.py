@@ -5,9 +5,9 @@ then notifies its user. As soon as etcd is available, it gets a new lease and pu
 registration again.
 
 Note [Late puts]: a request may reach etcd long after its sender has given up or died. A late put of
-a registration would restore an old value, or attach the key to a lease that is about to end. So
-each put names the revision of the key that it replaces, and etcd refuses it if that revision isn't
-current.
+a registration would restore an old value, or attach the key to a lease that is about to end. A late
+deletion would remove a key that was registered again. So each request names the revision of the key
+that it replaces, and etcd refuses it if that revision isn't current.
 
 Note [Names first]: under a new lease the session claims its names before it puts anything. If
 another process has taken one of them, the session is over. It overwrites nothing of that process,
@@ -43,7 +43,6 @@ from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable, LeaseNotFound
 from stream.etcd.lock import Lock, LockQueue, LockTimeout
 from stream.etcd.request import (
-    compare_lease,
     compare_modified,
     delete_operation,
     put_operation,
@@ -428,13 +427,21 @@ class Session(Service):
     async def _delete(self, key: str) -> None:
         """Delete the key if it is ours; the next life of the node may already have put its own.
 
-        A key that belongs to an earlier lease of ours ends with that lease.
+        A key that belongs to an earlier lease of ours ends with that lease. A late request doesn't
+        delete a key that was registered again; see Note [Late puts].
         """
-        if self.lease_id is not None:
+        for _ in range(_PUT_ATTEMPTS):
+            found = await self._client.get(key)
+            if found is None or found.lease != self.lease_id:
+                break
             absolute = self._client.namespace + key
-            await self._client.commit(
-                [compare_lease(absolute, self.lease_id)], [delete_operation(absolute)]
+            result = await self._client.commit(
+                [compare_modified(absolute, "==", found.mod_revision)], [delete_operation(absolute)]
             )
+            if result.succeeded:
+                break
+        else:
+            raise EtcdUnavailable(f"{key} is continuously changed by other processes")
         self._left_keys.discard(key)
         again = self._registrations.get(key)
         if again is not None:  # registered again; the order of requests is unknown

@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 _POOL_SIZE = 16
 _IDLE_SECONDS = 30
+_CLOSE_AGAIN_SECONDS = 10.0
+"""Minimum interval between closings of all pooled connections; newer ones have just answered."""
 _REQUIRE_LEADER = b"Grpc-Metadata-hasleader"
 """Header that makes a member without a leader end its watches instead of keeping them silent."""
 _NOT_SENT = (ConnectError, DNSLookupError, RequestNotSent)
@@ -87,6 +89,7 @@ class Transport:
         self._pool.maxPersistentPerHost = _POOL_SIZE
         self._pool.retryAutomatically = False
         self._pool.cachedConnectionTimeout = _IDLE_SECONDS
+        self._close_at = 0.0
         endpoint_factory = ProbedEndpoints(reactor)
         self._agent = Agent.usingEndpointFactory(reactor, endpoint_factory, self._pool)
         self._streaming_agent = Agent.usingEndpointFactory(reactor, endpoint_factory)
@@ -233,14 +236,23 @@ class Transport:
         try:
             return await waiting
         except TimeoutError:
-            # The network may have dropped the pooled connections as well.
-            self._pool.closeCachedConnections()
+            self._close_kept()
             problem = f"no answer within {seconds:g} s"
             raise EtcdUnavailable(f"etcd does not answer: {endpoint}: {problem}") from None
         except _NOT_SENT as error:
             raise NotReached(f"etcd does not answer: {endpoint}: {_text(error)}") from error
         except _BROKEN as error:
             raise EtcdUnavailable(f"etcd does not answer: {endpoint}: {_text(error)}") from error
+
+    def _close_kept(self) -> None:
+        """Close the pooled connections, because the network may have dropped them as well.
+
+        If etcd is slow, connections that work aren't closed again and again.
+        """
+        now = self._reactor.seconds()
+        if now >= self._close_at:
+            self._close_at = now + _CLOSE_AGAIN_SECONDS
+            self._pool.closeCachedConnections()
 
     async def _call_and_read(
         self, endpoint: str, method: str, data: bytes, token: str

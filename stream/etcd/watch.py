@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
@@ -17,6 +18,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from stream.etcd.body import abort
 from stream.etcd.errors import (
     Compacted,
     EtcdError,
@@ -97,10 +99,15 @@ class LineSplitter:
 class WatchStream(Protocol):
     """Receives the body of a watch; `next` returns the batches in order.
 
+    :param seconds: returns the current time.
+
+    :ivar heard_at: the time at which etcd last sent something.
     :ivar created: Deferred that fires when etcd has accepted the watch.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self.heard_at = seconds()
         self.created: Deferred[None] = Deferred()
         self._is_created = False
         self._namespace = namespace
@@ -133,12 +140,13 @@ class WatchStream(Protocol):
         self._waiting = None
 
     def cancel(self) -> None:
-        """Cancel the watch."""
-        self._problem = self._problem or EtcdUnavailable("the watch was cancelled")
+        """Cancel the watch; it ends at once, whether or not etcd can be reached."""
         if self.transport is not None:
-            self.transport.loseConnection()
+            abort(self.transport)
+        self._end(EtcdUnavailable("the watch was cancelled"))
 
     def dataReceived(self, data: bytes) -> None:
+        self.heard_at = self._seconds()
         try:
             for line in self._splitter.feed(data):
                 self._line(orjson.loads(line), len(line))

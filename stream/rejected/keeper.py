@@ -58,7 +58,7 @@ LOG_SECONDS = 10.0
 MAX_WAITING_RECORDS = 20_000
 MAX_WAITING_RECORDS_OF_SINK = 10_000
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Maximum size of the bodies and headers of noted records in memory, including those being written."""
+"""Maximum size of the bodies and headers of records in memory, noted or being written."""
 
 SINKS_PER_TRANSACTION = 50
 """Maximum number of sinks in a transaction; each needs a comparison and a put, and etcd allows

@@ -4,7 +4,7 @@ Note [Late statistics]: a value counts as sent only when etcd has accepted it. T
 slice is stored before the node reports that it no longer writes to the slice, because the
 coordinator decides by the statistics. A put requires that the slice is at level local, so that no
 value appears after the slice's statistics have been moved on. A put also requires that the node's
-value is the one read before, so that an earlier put that arrives late doesn't replace a newer value.
+value hasn't changed since it was read, so that a late put doesn't replace a newer value.
 """
 
 from __future__ import annotations

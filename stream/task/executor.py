@@ -191,11 +191,11 @@ class TaskExecutor(Service):
                 node=self._node_id,
                 lock=f"{LOCK_PREFIX}{object_key}",
             )
-            lease = await self._record_start(task, object_key, absent)
+            started_at = await self._record_start(task, object_key, absent)
         except BaseException:
             del self._running[object_key]
             raise
-        running = Deferred.fromCoroutine(self._run(task, body, lease))
+        running = Deferred.fromCoroutine(self._run(task, body, started_at))
         if not running.called:
             self._running[object_key] = running
         running.addErrback(self._lost, task)
@@ -207,12 +207,12 @@ class TaskExecutor(Service):
         self._ending.discard(object_key)
 
     async def _record_start(self, task: Task, object_key: str, absent: str | None) -> int:
-        """Record that the task has started; return the lease of the lock."""
+        """Record that the task has started; return the revision, which identifies the lock."""
         lease = self._session.lease_id
         if lease is None:
             raise EtcdUnavailable("there is no session with etcd at the moment")
 
-        async def body(txn: AtomicTxn) -> None:
+        async def body(txn: AtomicTxn) -> AtomicTxn:
             found = await txn.expect_absent([task.lock] if absent is None else [task.lock, absent])
             if found[task.lock] is not None:
                 raise TaskAlreadyRunning(object_key)
@@ -220,11 +220,11 @@ class TaskExecutor(Service):
                 raise ObjectExists(object_key)
             txn.put(task.lock, self._node_id.encode(), lease=lease)
             txn.put(task.key, encode(task))
+            return txn
 
-        await atomic(self._client, body)
-        return lease
+        return (await atomic(self._client, body)).written_at
 
-    async def _run(self, task: Task, body: Body, lease: int) -> None:
+    async def _run(self, task: Task, body: Body, started_at: int) -> None:
         self._metrics.task_started(task.type)
         _log.info("started task", task=task.task_id)
         run = TaskRun(task, self._record_progress)
@@ -252,7 +252,7 @@ class TaskExecutor(Service):
             application_error=problem is not None and not isinstance(problem, UserError),
         )
         self._ending.add(task.lock.removeprefix(LOCK_PREFIX))
-        await self._record_end(ended, lease)
+        await self._record_end(ended, started_at)
 
     def _failed(self, task: Task, run: TaskRun, problem: BaseException) -> Task:
         failure = TaskFailure.of(problem, exception_id(_EXCEPTION_PREFIX))
@@ -300,18 +300,19 @@ class TaskExecutor(Service):
 
         await atomic(self._client, body)
 
-    async def _record_end(self, task: Task, lease: int) -> None:
+    async def _record_end(self, task: Task, started_at: int) -> None:
         """Write the record, with retries until it is written, since callers may poll the task.
 
-        The lock may belong to another task by now, even to one of a process with the same name.
-        Writing the record twice does no harm, because no other task of this process gets the lock
-        before this method returns.
+        A request without an answer may be applied after its repetition. By then the lock may belong
+        to another task of this process or of another one. That lock is kept.
+
+        :param started_at: the create revision of this task's lock.
         """
         record = encode(task)
         backoff = Backoff(_FIRST_RETRY, _MAX_RETRY)
         while True:
             try:
-                await self._client.put_and_unlock(task.key, record, task.lock, lease)
+                await self._client.put_and_unlock(task.key, record, task.lock, started_at)
             except Exception as error:
                 _log.error(
                     "cannot record the end of the task: {error}",

@@ -46,7 +46,7 @@ class Steps(RecordingProvider):
         self.steps.append("release")
 
     async def follow(self, source: SourceKey, txn: AtomicTxn) -> None:
-        assert bool(txn.written_at) is txn.changes_below("definition/")
+        assert bool(txn.written_at) is txn.has_changed("definition/")
         self.steps.append(f"follow {source}")
 
     async def prepare(self, *arguments: Any, **options: Any) -> Any:

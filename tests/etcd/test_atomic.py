@@ -447,13 +447,50 @@ async def test_a_load_in_one_request(etcd: EtcdClient, monkeypatch: pytest.Monke
         assert await txn.range("q/") == []
         result = found, await txn.get_many(["k", "none"])
         assert calls == []
-        txn.put("p/001", b"y")
-        assert txn.changes_below("p/") and not txn.changes_below("q/")
         return result
 
     found, keys = await atomic(etcd, body)
     assert found == [b"x" * number for number in range(250)]
     assert keys["k"].value == b"1" and keys["none"] is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_transaction_has_changed(etcd: EtcdClient) -> None:
+    """Deletions count if they have found a key; nothing counts before the commit."""
+    for key in ("deleted/a", "below/a", "below/b/c", "spared/a", "spared/b"):
+        await etcd.put(key, b"1")
+
+    async def body(txn: AtomicTxn) -> AtomicTxn:
+        txn.delete_prefix("below/b/")
+        txn.delete_prefix("spared/")
+        txn.delete_prefix("empty/a/")
+        txn.delete("deleted/a")
+        txn.delete("absent/a")
+        txn.put("spared/a", b"2")
+        txn.put("put/a", b"2")
+        assert not txn.has_changed("put/")
+        return txn
+
+    txn = await atomic(etcd, body)
+    assert [
+        each for each in ("deleted/", "below/", "spared/", "put/") if txn.has_changed(each)
+    ] == [
+        "deleted/",
+        "below/",
+        "spared/",
+        "put/",
+    ]
+    assert txn.has_changed("below/b/c/") and not txn.has_changed("below/a/")
+    assert not txn.has_changed("empty/") and not txn.has_changed("absent/")
+
+    async def again(txn: AtomicTxn) -> AtomicTxn:
+        txn.delete_prefix("below/b/")
+        txn.delete_prefix("spared/")
+        txn.put("spared/a", b"2")
+        return txn
+
+    txn = await atomic(etcd, again)
+    assert not txn.has_changed("below/") and txn.has_changed("spared/")
 
 
 def _count_calls(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -368,30 +369,149 @@ async def test_a_request_without_an_answer_ends_the_kept_connections(
     await until(lambda: not proxy.connections)
 
 
+class _Attempts:
+    """Attempts without an answer, and the outcomes of `EtcdClient.insist`."""
+
+    def __init__(self) -> None:
+        self.client = EtcdClient(Clock(), ["127.0.0.1:1"], "test")
+        self.made: list[Deferred[str]] = []
+        self.outcomes: list[Any] = []
+
+    async def attempt(self) -> str:
+        self.made.append(Deferred())
+        return await self.made[-1]
+
+    def insist(self, attempt: Callable[[], Awaitable[str]] | None = None) -> Deferred[Any]:
+        insisting: Deferred[Any] = ensureDeferred(self.client.insist(attempt or self.attempt))
+        insisting.addErrback(lambda failure: failure.type)
+        return insisting.addCallback(self.outcomes.append)
+
+    def etcd_is_back(self) -> None:
+        self.client._back.fire(None)
+
+
 def test_an_attempt_is_made_again_when_etcd_comes_back() -> None:
     """It may wait for a connection that never answers; its own cancellation and errors count."""
-    client = EtcdClient(Clock(), ["127.0.0.1:1"], "test")
-    attempts: list[Deferred[str]] = []
+    attempts = _Attempts()
+    attempts.insist()
+    assert len(attempts.made) == 1
+    attempts.etcd_is_back()
+    assert len(attempts.made) == 2
+    attempts.made[0].callback("late")
+    attempts.made[1].callback("stored")
+    attempts.insist()
+    attempts.made[-1].errback(EtcdUnavailable("away"))
+    attempts.insist().cancel()
+    assert attempts.outcomes == ["stored", EtcdUnavailable, CancelledError]
+    attempts.etcd_is_back()
+    assert len(attempts.made) == 4
+
+
+def test_an_attempt_is_made_again_once() -> None:
+    """With an etcd that comes and goes, the second attempt runs to its own end."""
+    attempts = _Attempts()
+    attempts.insist()
+    for _ in range(5):
+        attempts.etcd_is_back()
+    assert len(attempts.made) == 2
+    attempts.made[1].errback(EtcdUnavailable("away"))
+    insisting = attempts.insist()
+    attempts.etcd_is_back()
+    insisting.cancel()
+    assert attempts.outcomes == [EtcdUnavailable, CancelledError]
+    assert len(attempts.made) == 4 and len(attempts.client._back) == 0
+
+
+def test_an_attempt_that_hears_first_that_etcd_is_back() -> None:
+    """It goes on; a later cancellation is passed on, and another return of etcd counts."""
+    attempts = _Attempts()
+    answered: Deferred[None]
 
     async def attempt() -> str:
-        attempts.append(Deferred(lambda _: None))
-        return await attempts[-1]
+        await answered
+        attempts.etcd_is_back()
+        return await attempts.attempt()
 
-    insisting = ensureDeferred(client.insist(attempt))
-    assert len(attempts) == 1
-    client._back.fire(None)
-    assert len(attempts) == 2
-    attempts[1].callback("stored")
-    heard: list[str] = []
-    insisting.addCallback(heard.append)
-    assert heard == ["stored"]
-    insisting = ensureDeferred(client.insist(attempt))
-    failed: list[Any] = []
-    insisting.addErrback(lambda failure: failed.append(failure.type))
-    attempts[-1].errback(EtcdUnavailable("away"))
-    insisting = ensureDeferred(client.insist(attempt))
-    insisting.addErrback(lambda failure: failed.append(failure.type))
+    answered = Deferred()
+    insisting = attempts.insist(attempt)
+    answered.callback(None)
+    assert len(attempts.made) == 1
     insisting.cancel()
-    assert failed == [EtcdUnavailable, CancelledError]
-    client._back.fire(None)
-    assert len(attempts) == 4
+    assert attempts.outcomes == [CancelledError] and len(attempts.made) == 1
+
+    answered = Deferred()
+    attempts.insist(attempt)
+    answered.callback(None)
+    attempts.made[-1].callback("stored")
+    assert attempts.outcomes[1:] == ["stored"]
+
+    answered = Deferred()
+    attempts.insist(attempt)
+    answered.callback(None)
+    attempts.etcd_is_back()
+    attempts.made[-1].callback("stored again")
+    assert attempts.outcomes[2:] == ["stored again"]
+    assert len(attempts.client._back) == 0
+
+
+class _Watching:
+    """A mirror that notes when its watch is doubted."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.doubts: list[tuple[float, float]] = []
+
+    def doubt(self, since: float) -> None:
+        self.doubts.append((self._clock.seconds(), since))
+
+
+def test_watches_are_replaced_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a slow etcd, each call that times out looks like an outage."""
+    clock = Clock()
+    client = EtcdClient(clock, ["127.0.0.1:1"], "test")
+    watching = _Watching(clock)
+    client.mirrors.add(watching)
+    is_away = False
+
+    async def answer(*_: Any, **__: Any) -> dict[str, Any]:
+        if is_away:
+            raise EtcdUnavailable("no answer within 2.5 s")
+        return {}
+
+    def call(away: bool) -> None:
+        nonlocal is_away
+        is_away = away
+        ensureDeferred(client.call("kv/range", {})).addErrback(lambda f: f.trap(EtcdUnavailable))
+
+    monkeypatch.setattr(client._transport, "call", answer)
+    for _ in range(40):
+        call(away=True)
+        clock.advance(2)
+        call(away=False)
+    assert watching.doubts == [(2.0, 0.0), (32.0, 30.0), (62.0, 60.0)]
+    clock.advance(11)
+    call(away=False)
+    clock.advance(1)
+    call(away=False)
+    assert watching.doubts[3:] == [(92.0, 78.0)]
+    clock.advance(100)
+    call(away=False)
+    assert len(watching.doubts) == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_kept_connections_that_answer_are_not_closed_again(
+    proxied: EtcdClient, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a slow etcd, each further request without an answer ends only its own connection."""
+    monkeypatch.setattr("stream.etcd.transport._CLOSE_AGAIN_SECONDS", 1000.0)
+    for _ in range(2):
+        await gatherResults([ensureDeferred(proxied.get("a")) for _ in range(3)])
+        await until(lambda: len(proxy.connections) == 3)
+        accepted = proxy.accepted
+        proxy.is_blackhole = True
+        with pytest.raises(EtcdUnavailable):
+            await proxied.call("lease/leases", {}, timeout=0.05)
+        proxy.is_blackhole = False
+    await gatherResults([ensureDeferred(proxied.get("a")) for _ in range(2)])
+    assert proxy.accepted == accepted

@@ -379,3 +379,19 @@ async def test_a_watch_is_replaced_after_an_outage(
     await mirrored(mirror, revision)
     assert mirror.items == {"m/a": "1"}
     await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_watch_that_has_reported_since_the_outage_is_kept(etcd: EtcdClient) -> None:
+    """It works; only a silent one is replaced."""
+    mirror = await _started(etcd)
+    await until(lambda: mirror._stream is not None)
+    stream, since = mirror._stream, reactor.seconds()
+    await mirrored(mirror, await etcd.put("m/a", b"1"))
+    mirror.doubt(since)
+    await mirrored(mirror, await etcd.put("m/b", b"1"))
+    assert mirror._stream is stream and mirror._watches == 1
+    mirror.doubt(reactor.seconds())
+    await until(lambda: mirror._watches == 2)
+    await mirrored(mirror, await etcd.put("m/c", b"1"))
+    await mirror.stopService()

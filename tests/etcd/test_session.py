@@ -333,3 +333,24 @@ async def test_keys_of_the_next_life_are_not_deleted(etcd: EtcdClient) -> None:
     await next_.stopService()
     await ending.stopService()
     assert await etcd.get("runtime/node") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_late_deletion_keeps_a_key_that_was_registered_again(
+    etcd: EtcdClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is the same; a request that was given up may reach etcd after the new put."""
+    registration = await session.register("r/a", b"1")
+    late: list[Any] = []
+    commit = etcd.commit
+
+    async def unanswered(*arguments: Any) -> Any:
+        late.append(arguments)
+        raise EtcdUnavailable("no answer within 10 s")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(etcd, "commit", unanswered)
+        await registration.remove()
+    await session.register("r/a", b"2")
+    await commit(*late[0])
+    assert await _value(etcd, "r/a") == b"2"

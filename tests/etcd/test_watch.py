@@ -59,9 +59,21 @@ def _answer(revision: int, *events: dict[str, Any], **more: Any) -> bytes:
 
 
 def _stream() -> tuple[WatchStream, StringTransport]:
-    stream, transport = WatchStream("ns/"), StringTransport()
+    stream, transport = WatchStream("ns/", lambda: 0.0), StringTransport()
     stream.makeConnection(transport)
     return stream, transport
+
+
+def test_when_etcd_was_last_heard() -> None:
+    """Each part of an answer counts, even without the end of its line."""
+    now = 1.0
+    stream = WatchStream("ns/", lambda: now)
+    stream.makeConnection(StringTransport())
+    assert stream.heard_at == 1.0
+    now = 2.0
+    stream.dataReceived(_answer(7)[:3])
+    now = 3.0
+    assert stream.heard_at == 2.0
 
 
 def _error(failing: Deferred[Any]) -> BaseException:

@@ -156,14 +156,21 @@ class Etcd:
         succeeded = all(self._holds(item) for item in body.get("compare", ()))
         operations = body.get("success" if succeeded else "failure", ())
         writes = [operation for operation in operations if "request_range" not in operation]
+        deleted = [
+            str(len(self._selected(operation["request_delete_range"])))
+            for operation in writes
+            if "request_delete_range" in operation
+        ]
         if writes:
             self._write(writes)
-        responses: list[dict[str, Any]] = [
-            {"response_range": self._range(operation["request_range"])}
-            if "request_range" in operation
-            else {"response_other": {}}
-            for operation in operations
-        ]
+        responses: list[dict[str, Any]] = []
+        for operation in operations:
+            if "request_range" in operation:
+                responses.append({"response_range": self._range(operation["request_range"])})
+            elif "request_delete_range" in operation:
+                responses.append({"response_delete_range": {"deleted": deleted.pop(0)}})
+            else:
+                responses.append({"response_put": {}})
         return {"succeeded": succeeded, "responses": responses}
 
     def _holds(self, item: Mapping[str, Any]) -> bool:

@@ -11,11 +11,12 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock, deferLater
 
 from stream.errors import UserError
-from stream.etcd import EtcdClient, Session
+from stream.etcd import EtcdClient, EtcdUnavailable, Session
 from stream.task.entity import Task
 from stream.task.errors import ObjectExists, TaskAlreadyRunning, TaskNotFound, TooManyTasks
 from stream.task.executor import TASK_SECONDS, Body, TaskExecutor, TaskRun
 from stream.task.store import TaskStore
+from tests.waiting import until
 
 ensure = pytest_twisted.ensureDeferred
 KEY = "123/456/my-source"
@@ -101,10 +102,8 @@ async def test_an_object_has_one_task_at_a_time(tasks: Tasks) -> None:
     first = await tasks.start(body)
     with pytest.raises(TaskAlreadyRunning, match=KEY):
         await tasks.start(quick)
-    elsewhere = TaskExecutor(tasks.clock, tasks.client, tasks.session, node_id="other-node")
-    elsewhere.startService()
     with pytest.raises(TaskAlreadyRunning, match=KEY):
-        await attrs.evolve(tasks, executor=elsewhere).start(quick)
+        await attrs.evolve(tasks, executor=_other_node(tasks)).start(quick)
     await tasks.end_of(await tasks.start(quick, f"{KEY}/my-sink"))
 
     gate.callback("Done.")
@@ -243,6 +242,50 @@ async def test_the_next_task_starts_after_the_end(
     assert not second.called
     answered.callback(None)
     assert (await tasks.end_of(await second)).result == "Done."
+
+
+@ensure
+async def test_a_late_end_keeps_the_lock_of_the_next_task(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request without an answer may reach etcd when the next task of the object runs."""
+    late: list[Any] = []
+    gate: Deferred[str] = Deferred()
+    call = tasks.client.call
+
+    async def at_once(run: TaskRun) -> str:
+        monkeypatch.setattr(tasks.client, "call", unanswered)
+        return "Done."
+
+    async def unanswered(method: str, body: Any, **options: Any) -> Any:
+        if method != "kv/txn":
+            return await call(method, body, **options)
+        monkeypatch.setattr(tasks.client, "call", call)
+        late.append((method, body))
+        raise EtcdUnavailable("no answer within 10 s")
+
+    async def slow(run: TaskRun) -> str:
+        return await gate
+
+    first = await tasks.start(at_once)
+    await until(lambda: bool(late))
+    tasks.clock.advance(1)
+    assert (await tasks.end_of(first)).result == "Done."
+    second = await tasks.start(slow)
+    lock = await tasks.client.get(second.lock)
+    await call(*late[0])
+    assert lock is not None and await tasks.client.get(second.lock) == lock
+    with pytest.raises(TaskAlreadyRunning):
+        await attrs.evolve(tasks, executor=_other_node(tasks)).start(slow)
+    gate.callback("Done.")
+    assert (await tasks.end_of(second)).result == "Done."
+    assert await tasks.client.get(second.lock) is None
+
+
+def _other_node(tasks: Tasks) -> TaskExecutor:
+    executor = TaskExecutor(tasks.clock, tasks.client, tasks.session, node_id="other-node")
+    executor.startService()
+    return executor
 
 
 @ensure

@@ -36,7 +36,8 @@ class Arrivals:
 
     The caller's next read must find them.
 
-    :param node_id: ID of this node. Its own tasks have already waited before they ended.
+    :param node_id: ID of this node. Its own tasks have already waited before they ended, but not
+        without limit; see Note [Late changes] of `stream.definition.live`.
     """
 
     def __init__(self, live: LiveDefinitions, node_id: str) -> None:
@@ -46,7 +47,7 @@ class Arrivals:
     async def of(self, task: Task) -> None:
         """Wait for the changes of a finished task."""
         source = source_of(task)
-        if task.node != self._node_id and source is not None:
+        if source is not None and (task.node != self._node_id or self._live.is_late):
             await self._live.settle(source)
 
 

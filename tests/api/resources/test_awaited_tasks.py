@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from stream.api.resources.awaited_tasks import Arrivals
 from stream.api.spec.operation import MAX_WAIT_SECONDS
 from stream.api.spec.operations import OPERATIONS
+from stream.definition.key import SourceKey
 from stream.task import ends
+from stream.task.entity import Task
+from stream.values.utctime import from_timestamp
 from tests.api.conftest import SINK, SINKS, SOURCE, SOURCES, Api, Reply, sink_body
 from tests.api.spec.test_openapi import assert_as_declared
 
@@ -182,3 +187,37 @@ async def test_many_callers_wait(api: Api) -> None:
         for name in names
     ]
     assert [(await call).json["sourceId"] for call in calls] == names
+
+
+class _Memory:
+    """A memory of definitions that notes for which sources it was waited."""
+
+    def __init__(self) -> None:
+        self.is_late = False
+        self.settled: list[SourceKey] = []
+
+    async def settle(self, source: SourceKey) -> None:
+        self.settled.append(source)
+
+
+@ensure
+async def test_tasks_whose_changes_are_waited_for() -> None:
+    """A task of this node has waited for its change before its end, but not without limit."""
+    memory = _Memory()
+    arrivals = Arrivals(cast(Any, memory), "this-node")
+    task = Task(
+        project_id=123,
+        task_id="api.update.sink/456/s/k/x",
+        type="api.update.sink",
+        created_at=from_timestamp(0),
+        node="this-node",
+        lock="runtime/lock/task/123/456/s/k",
+    )
+    await arrivals.of(task)
+    assert memory.settled == []
+    await arrivals.of(attrs.evolve(task, node="other-node"))
+    assert memory.settled == [SourceKey(123, 456, "s")]
+    memory.is_late = True
+    await arrivals.of(task)
+    await arrivals.of(attrs.evolve(task, lock=""))
+    assert memory.settled == [SourceKey(123, 456, "s")] * 2
