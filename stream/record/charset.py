@@ -18,8 +18,7 @@ _UTF8_LABELS = frozenset({"utf-8", "utf8", "unicode-1-1-utf-8", "us-ascii", "asc
 _NOT_BY_BYTES = frozenset({"replacement", "utf-16le", "utf-16be", "x-user-defined"})
 """Charsets that aren't supported.
 
-In the UTF-16 ones, ``&``, ``{`` and so on aren't single bytes; the others aren't meant for data
-exchange.
+In UTF-16, ``&``, ``{`` and so on aren't single bytes; the others aren't meant for data exchange.
 """
 
 _SEVERAL_BYTES = frozenset(

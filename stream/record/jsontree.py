@@ -82,7 +82,7 @@ _VALUES_AT_ONCE = 500
 _TO_VALUES = re.compile(
     rb'(?:(?:[^"\[{,]++|' + _STRING + rb")*+[\[{,]){%d}+" % _VALUES_AT_ONCE, re.DOTALL
 )
-"""The same for many values: one match of Python's for each value takes most of the time."""
+"""Matches like `_TO_VALUE`, but many values at once, because a match per value is slow."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -140,7 +140,7 @@ def has_more_values(source: bytes, limit: int) -> bool:
 
 
 def _has_values(source: bytes, number: int) -> bool:
-    """Return whether `_TO_VALUE` matches that many times in a row."""
+    """Return whether `_TO_VALUE` matches *number* times in a row."""
     position = 0
     while number > _VALUES_AT_ONCE:
         many = _TO_VALUES.match(source, position)

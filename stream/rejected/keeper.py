@@ -164,7 +164,7 @@ class RejectedRecords(Service):
         if self._files is None:
             _log.warn("rejected records are counted but not kept: source.quarantine.path is empty")
             return
-        # Before the directories of other nodes are free for them again.
+        # The time before the directories of other nodes are available to them again.
         self._found_at = from_timestamp(self._wall_clock())
         try:
             moved = await self._in_thread(self._files.prepare)

@@ -233,7 +233,7 @@ class RejectedNodes(Service):
 
 
 def _may_be_kept(stored: KeyValue, now: datetime) -> bool:
-    """Return whether a node may still keep records; it may if its `KeptRecords` are unreadable."""
+    """Return whether a node may still keep records; True if its `KeptRecords` are unreadable."""
     try:
         return read_stored(KeptRecords, stored).until > now
     except UnreadableRecord as error:

@@ -661,7 +661,7 @@ def _note(txn: AtomicTxn, sink: SinkKey, position: ReplayPosition | None) -> Non
 
 
 def _restore(txn: AtomicTxn, position: KeyValue | None) -> None:
-    """Store the position again that a failed replay has found."""
+    """Store again the position that a failed replay had found."""
     if position is not None:
         txn.put(position.key, position.value)
 

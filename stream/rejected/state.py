@@ -47,7 +47,7 @@ NODE = "runtime/rejected/node/"
 COUNT = "rejected/count/"
 """The counts of rejected records, by sink and source node."""
 KEPT = "rejected/kept/"
-"""Which source nodes keep records, by sink and node; see Note [Stopped nodes]."""
+"""The notes of which source nodes keep records, by sink and node; see Note [Stopped nodes]."""
 REPLAY = "rejected/replay/"
 """The running replays, by sink."""
 POSITION = "rejected/position/"
@@ -115,10 +115,10 @@ class RejectedCount(Record):
 
 @attrs.frozen(kw_only=True)
 class KeptRecords(Record):
-    """A source node keeps records of a sink; see Note [Stopped nodes].
+    """A note that a source node keeps records of a sink; see Note [Stopped nodes].
 
-    :ivar at: when the node has noted this.
-    :ivar until: when the last of the records will be too old.
+    :ivar at: time at which the node stored this note.
+    :ivar until: time at which the last of the records will be too old.
     """
 
     at: datetime = NO_TIME

@@ -51,7 +51,7 @@ class Connections:
 
             try:
                 raw = yaml.safe_load(raw)
-            except Exception:  # also of a value that doesn't fit its tag
+            except Exception:  # including errors from values that don't fit their tags
                 raise ValueError("expected YAML or JSON") from None
         if raw is None:
             return cls()

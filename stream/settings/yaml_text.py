@@ -19,7 +19,7 @@ class YamlProblem(ValueError):
 
 _QUOTED = re.compile(r"""\s*(['"])(?P<text>.*?)\1(?=[\s,;:.]|$)""", re.DOTALL)
 _TOKEN = re.compile(r"<[a-z ]+>|[^\w\s]")
-"""Quoted in a problem by PyYAML, and not by the author of the text."""
+"""Text that PyYAML itself quotes in its description of a problem."""
 
 
 class _TextLoader(yaml.SafeLoader):
@@ -57,7 +57,7 @@ def load_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise YamlProblem(type(error).__name__) from None
     except Exception:
-        # PyYAML converts values with tags, and passes on the errors, such as one of int().
+        # PyYAML converts values with tags, and doesn't catch errors such as those of int().
         raise YamlProblem("a value doesn't fit its tag") from None
 
 
