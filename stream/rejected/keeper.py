@@ -144,7 +144,8 @@ class RejectedRecords(Service):
         self._unnoted: set[SinkKey] = set()
         self._noted: dict[SinkKey, datetime] = {}
         self._left_out = LogThrottle(LOG_SECONDS, reactor.seconds)
-        self._next_cleanup = 0.0
+        # Not before the sinks are known: some have longer limits than the service.
+        self._next_cleanup = reactor.seconds() + CLEANUP_SECONDS
         self._disk = DeferredLock()
         self._writing = DeferredLock()
         self._loop = LoopingCall(self._round)
@@ -187,8 +188,7 @@ class RejectedRecords(Service):
         if self._loop.running:
             self._loop.stop()
             await self._looping
-        self._next_cleanup = 0.0  # the last counts show whether records are kept
-        await self._write_and_count()
+        await self._write_and_count(lists=True)
         if self._files is not None:
             self._files.close()
 
@@ -261,13 +261,19 @@ class RejectedRecords(Service):
     def _round(self) -> Deferred[None]:
         return ensureDeferred(self._write_and_count())
 
-    async def _write_and_count(self) -> None:
+    async def _write_and_count(self, *, lists: bool = False) -> None:
+        """Write and count everything.
+
+        :param lists: also note which sinks have no records any more, without removing any.
+        """
         try:
             await self._write()
             now = self._reactor.seconds()
             if now >= self._next_cleanup and self._files is not None:
                 self._next_cleanup = now + CLEANUP_SECONDS
                 await self._in_thread(self._files.remove_old, self._wall_clock(), self._max_age)
+                lists = True
+            if lists and self._files is not None:
                 self._note_removed(await self._in_thread(self._files.sinks))
         except Exception:
             _log.failure("the maintenance of rejected records failed")

@@ -396,6 +396,27 @@ def test_records_are_removed_by_the_age_of_their_sink(world: _World) -> None:
     world.run(service.stopService)
 
 
+def test_a_restart_removes_no_record_of_a_sink_with_a_longer_limit(world: _World) -> None:
+    """The limit is known only after the start."""
+    longer = attrs.evolve(LIMITS, max_age=Duration.of_seconds(30 * 86400))
+    service = world.service()
+    service.known(KEY, longer)
+    service.offer(KEY, longer, record(b"1"), ERROR)
+    world.run(service.stopService)
+    for path in world.path.rglob("*.ndjson"):
+        os.utime(path, (NOW, NOW))
+    world.clock.advance(8 * 86400)
+    service = world.service()
+    world.clock.advance(1)
+    world.run(service.stopService)
+    service = world.service()
+    world.clock.advance(1)
+    service.known(KEY, longer)
+    world.clock.pump([60] * 3)
+    assert world.bodies() == ["1"]
+    world.run(service.stopService)
+
+
 def test_it_is_noted_until_when_records_are_kept(world: _World) -> None:
     """By the limit of the sink, also if it changes; so the API can name a stopped node whose
     records are missing.
