@@ -104,7 +104,8 @@ class _Periodic(Service):
             try:
                 counts[0 if await clean_up(item) else 1] += 1
             except TargetUnavailable as error:
-                # Says nothing about the other items, however many there are of this one's place.
+                # This doesn't count as a failure, since it may affect many items at the same place
+                # but says nothing about items elsewhere.
                 counts[1] += 1
                 if error.place not in unavailable:
                     unavailable.add(error.place)

@@ -301,7 +301,7 @@ class StorageReaderService(Service):
             problem = error
             raise
         finally:
-            # Otherwise nothing has failed.
+            # An upload that is cancelled because the service stops hasn't failed.
             if self.running or not isinstance(problem, CancelledError):
                 await target.report_upload(
                     slice_, self._reactor.seconds() - started, problem, statistics

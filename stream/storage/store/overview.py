@@ -45,8 +45,8 @@ class Within:
         where = f"{kind}{self.below}/"
         if self.sources is None:
             return await client.range(where, revision=revision)
-        # Keys have a slash after the id, so they aren't sorted like ids: "a-b/" precedes "a/". The
-        # digit 0 follows the slash.
+        # Keys have a slash after the ID, so they aren't sorted like IDs: "a-b/" precedes "a/". The
+        # digit 0 follows the slash in ASCII.
         first = min(f"{source}/" for source in self.sources)
         last = max(f"{source}0" for source in self.sources)
         return await client.range(where, start_after=first, end=last, revision=revision)
