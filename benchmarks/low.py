@@ -146,7 +146,7 @@ def section(setting: Setting) -> list[str]:
 def _send(url: str, rate: int, seconds: float) -> list[float]:
     """Send *rate* records a second, each in one piece; return the latency of each in milliseconds.
 
-    One thread serves all connections: several would wait for the interpreter's lock, and these
+    One thread serves all connections: several would wait for the GIL, and these
     waits would count as latency.
     """
     parts = urlsplit(url)

@@ -3,7 +3,7 @@
 
 use pyo3::prelude::*;
 
-/// Count the rows that end in `data`, without the lock of the interpreter.
+/// Count the rows that end in `data`, without the GIL.
 ///
 /// Arguments: the data; whether it begins inside a value; whether a zero byte between values ends
 /// the count. Result: the number of rows, the position of the last end or -1, whether the data ends

@@ -1,13 +1,11 @@
-//! The thread of a volume that appends to slice files and syncs them, without the interpreter's
-//! lock.
+//! The thread of a volume that appends to slice files and syncs them, without the GIL.
 //!
-//! A hop to a thread of the interpreter and back costs several waits for its lock: the thread gets
-//! it when the reactor rests, and gives it up and takes it again for each call of the operating
-//! system. Here the reactor's thread leaves a round, and is woken by a descriptor when it has
-//! ended.
+//! To hand work to a Python thread and get its result costs several waits for the GIL: the thread
+//! gets it when the reactor is idle, and releases and takes it again for each system call. Here the
+//! reactor's thread hands over a round, and a descriptor wakes the reactor when it has ended.
 //!
-//! This code decides nothing: it reports the first error, and the Python code repeats or undoes
-//! what was done. There is one round at a time, so nothing queues here.
+//! This code decides nothing: it reports the first error, and the Python code repeats or undoes the
+//! round. There is one round at a time, so there is no queue.
 
 use std::io::Error;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -31,7 +29,7 @@ struct Buffer {
 // SAFETY: the bytes are never changed, and the round holds the object that they belong to.
 unsafe impl Send for Buffer {}
 
-/// Appends to one file, behind each other.
+/// Consecutive appends to one file.
 struct Round {
     descriptor: RawFd,
     offset: i64,

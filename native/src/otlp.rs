@@ -33,7 +33,7 @@ const MAX_REPEATED: usize = 32 * 1024 * 1024;
 /// Values inside one another.
 const MAX_LEVELS: usize = 24;
 
-/// Bytes from which on the interpreter's lock is released.
+/// Minimum size of an export, in bytes, for which the GIL is released.
 const LARGE: usize = 64 * 1024;
 
 /// Records that are given as their bodies if the first of them can't be rendered.

@@ -600,8 +600,8 @@ fn push_value(value: &[u8], raw: bool, text: &mut Vec<u8>, out: &mut Vec<u8>) {
 
 /// Append `text` with its quotes doubled.
 ///
-/// A JSON text has one in eight bytes or so: eight are looked at together, and what begins with
-/// the rest of them is written over the rest of the last ones.
+/// About one in eight bytes of a JSON text is a quote. So eight bytes are copied and checked at once;
+/// the next copy begins after the first quote and overwrites the bytes that were copied after it.
 fn push_quoted(text: &[u8], out: &mut Vec<u8>) {
     const QUOTES: u64 = u64::from_le_bytes([b'"'; 8]);
     const LOW: u64 = u64::from_le_bytes([0x7f; 8]);

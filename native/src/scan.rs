@@ -21,10 +21,10 @@ mod x86 {
         _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
     };
 
-    /// Bytes that are looked at together; every processor of this architecture can do that.
+    /// Number of bytes that are examined at once; every processor of this architecture can do that.
     const WIDTH: usize = 16;
 
-    /// Bytes that are looked at together in long strings, where the processor can do that.
+    /// Number of bytes of a long string that are examined at once, if the processor supports it.
     const BLOCK: usize = 64;
 
     /// Chunks before a string counts as long.
@@ -93,7 +93,7 @@ mod x86 {
                 found = _mm256_or_si256(found, special);
             }
             if _mm256_movemask_epi8(found) != 0 {
-                break; // its bytes are looked at again
+                break; // its bytes are examined again
             }
             all = _mm256_or_si256(all, _mm256_or_si256(halves[0], halves[1]));
             at += BLOCK;
