@@ -469,7 +469,7 @@ def _sandbox_objects(staging: SandboxStagingSettings) -> ObjectStaging | None:
     if staging.provider == "local":
         return None
     if not staging.endpoint:
-        raise UserError(f'"sandbox.staging.endpoint" is needed for "{staging.provider}"')
+        raise UserError(f'"sandbox.staging.endpoint" is required for "{staging.provider}"')
     return ObjectStaging(
         staging.provider,
         staging.endpoint,

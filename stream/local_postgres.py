@@ -159,7 +159,8 @@ class LocalPostgres(Service):
         programs = find_postgres()
         if programs is None:
             raise UserError(
-                "PostgreSQL is not installed: install it, such as with `apt install postgresql` "
+                "PostgreSQL is not installed: install it, for example with `apt install "
+                "postgresql` "
                 "or `brew install postgresql`"
             )
         owner = _Owner.choose()
@@ -210,13 +211,13 @@ class LocalPostgres(Service):
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UserError(
-                f"cannot create the data of PostgreSQL in {self._path}: {error}"
+                f"cannot create the PostgreSQL data directory {self._path}: {error}"
             ) from None
         finally:
             given.unlink()
         if ended.returncode != 0:
             said = " ".join((ended.stderr or ended.stdout).split())
-            raise UserError(f"cannot create the data of PostgreSQL in {self._path}: {said}")
+            raise UserError(f"cannot create the PostgreSQL data directory {self._path}: {said}")
         made.rename(self._data)
 
     def _spawn(self) -> None:

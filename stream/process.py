@@ -182,7 +182,7 @@ def raise_file_limit() -> None:
     if 0 <= limit < ENOUGH_FILES:
         _log.warn("the limit of open files is too low: {limit}", limit=limit)
     else:
-        _log.info("at most {limit} open files", limit="any number of" if limit < 0 else limit)
+        _log.info("the limit of open files is {limit}", limit="unlimited" if limit < 0 else limit)
 
 
 def _ignore_signals() -> None:

@@ -301,4 +301,4 @@ class ApiService(Service):
         try:
             await waiting
         except TimeoutError:
-            _log.warn("gave up waiting for requests")
+            _log.warn("stopped waiting for unfinished requests")

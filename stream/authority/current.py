@@ -153,7 +153,7 @@ class CurrentTokens(Service):
                 before = change.previous
                 known = before.number if isinstance(before, _Revocation) else 0
                 if change.value.number != known + 1:
-                    _log.warn("the watch of tokens has missed a revocation")
+                    _log.warn("the token watch missed a revocation")
                     self._has_missed = True
 
 

@@ -59,7 +59,7 @@ class Api:
                 f'"{url}" is not the URL of an API: it must begin with http:// or https://'
             )
         if not token.isascii() or not token.isprintable():
-            raise ClientError("The token has characters that no token has.")
+            raise ClientError("The token contains characters that aren't allowed in a token.")
         self.url = url.rstrip("/").removesuffix("/v1")
         self.branch = branch
         self._wait = wait
@@ -112,7 +112,7 @@ class Api:
             if len(entries) < _PAGE or not last or last == after:
                 return
             after = last
-        raise ClientError(f"The list of the API has more than {_MAX_PAGES} pages.")
+        raise ClientError(f"The API's list has more than {_MAX_PAGES} pages.")
 
     def call(self, method: str, *path: str, body: Any = None, **parameters: Any) -> Any:
         """Call an operation that starts no task, without retries."""
@@ -196,7 +196,7 @@ class Api:
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unreachable(
                 f"The API at {self.url} does not answer: {reason_of(error)}. "
-                "Does the service run, and is the URL right?"
+                "Is the service running, and is the URL correct?"
             ) from error
         if not answer.is_success:
             raise _error(answer, content)
@@ -217,7 +217,7 @@ class Api:
         while not task.get("isFinished"):
             if time.monotonic() > deadline:
                 raise Unreachable(
-                    f"The task {task['taskId']} has not ended in {_TASK_SECONDS:g} s."
+                    f"The task {task['taskId']} has not ended within {_TASK_SECONDS:g} s."
                 )
             self._wait(backoff.next())
             task = self._read(path, {})
@@ -252,7 +252,7 @@ def _part(text: str) -> str:
     except UnicodeEncodeError:
         quoted = ""
     if quoted in ("", ".", ".."):
-        raise ClientError(f'"{text}" can\'t be an id.')
+        raise ClientError(f'"{text}" is not a valid ID.')
     return f"/{quoted}"
 
 
@@ -261,7 +261,7 @@ def _limited(answer: httpx.Response) -> bytes:
     for part in answer.iter_bytes():
         content += part
         if len(content) > _MAX_ANSWER_BYTES:
-            raise ClientError("The answer of the API is too long.")
+            raise ClientError("The API's response is too large.")
     return bytes(content)
 
 

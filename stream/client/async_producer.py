@@ -65,7 +65,7 @@ class AsyncProducer:
         if self._producer.try_send(line):
             return
         if not self._blocks:
-            raise BufferFull("too many records wait to be sent")
+            raise BufferFull("too many records are waiting to be sent")
         await self._until(lambda: self._producer.try_send(line))
 
     async def flush(self) -> None:

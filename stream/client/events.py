@@ -35,7 +35,7 @@ def events_of(parts: Iterable[bytes]) -> Iterator[Event]:
     for line in _lines(parts):
         size += len(line)
         if size > MAX_EVENT_BYTES:
-            raise ClientError("An event of the service is too large.")
+            raise ClientError("An event from the service is too large.")
         if not line:
             if data:
                 yield Event(name, "\n".join(data), last_id)
@@ -59,7 +59,7 @@ def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
         rest.append(first)
         held += len(first)
         if held > MAX_EVENT_BYTES:
-            raise ClientError("An event of the service is too large.")
+            raise ClientError("An event from the service is too large.")
         for other in others:
             yield b"".join(rest).removesuffix(b"\r")
             rest, held = [other], len(other)

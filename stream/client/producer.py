@@ -87,7 +87,7 @@ class Producer:
         if when_full not in ("block", "raise"):
             raise ValueError('when_full must be "block" or "raise"')
         if batch_records < 1 or batch_bytes < 1 or max_bytes < 1:
-            raise ValueError("batch_records, batch_bytes and max_bytes are at least 1")
+            raise ValueError("batch_records, batch_bytes and max_bytes must be at least 1")
         self.accepted = 0
         self.rejected = 0
         self._batch_records = batch_records
@@ -150,7 +150,8 @@ class Producer:
                 self._changed.wait_for(lambda: self._has_room(line) or self._is_over, timeout)
             if not self._take(line):
                 raise BufferFull(
-                    f"{self._held} bytes of records wait to be sent; the source is unavailable "
+                    f"{self._held} bytes of records are waiting to be sent; the source is "
+                    "unavailable "
                     "or too slow"
                 )
 

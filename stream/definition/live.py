@@ -260,7 +260,7 @@ class LiveDefinitions(Service):
 
     def _is_slow(self, source: SourceKey, revision: int) -> None:
         self._late_revision = max(self._late_revision, revision)
-        _log.warn("changes of {source} are slow to arrive", source=str(source))
+        _log.warn("updates for {source} from etcd are delayed", source=str(source))
 
     async def settle(self, source: SourceKey) -> None:
         """Wait until the memory contains the state of a source and its sinks that etcd has.

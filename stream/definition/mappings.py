@@ -59,8 +59,8 @@ def check_mapping_size(mapping: Mapping) -> None:
     size = len(encode(mapping))
     if size > MAX_MAPPING_BYTES:
         raise UserError(
-            f"the mapping is too large: it has {size} bytes as JSON, at most {MAX_MAPPING_BYTES} "
-            "can be stored",
+            f"the mapping is too large: its JSON is {size} bytes, and the limit is "
+            f"{MAX_MAPPING_BYTES} bytes",
             name="mappingTooLarge",
             param="body.table.mapping",
             detail="use fewer columns, or shorter templates, paths, names and default values, or "

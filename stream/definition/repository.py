@@ -470,8 +470,8 @@ def _check_size(of: str, entity: Source | Sink) -> None:
     size = len(encode(entity))
     if size > MAX_DEFINITION_BYTES:
         raise UserError(
-            f"the definition of the {of} is too large: it has {size} bytes as JSON, at most "
-            f"{MAX_DEFINITION_BYTES} can be stored",
+            f"the definition of the {of} is too large: its JSON is {size} bytes, and the limit is "
+            f"{MAX_DEFINITION_BYTES} bytes",
             name="definitionTooLarge",
             detail="use shorter descriptions and settings",
         )

@@ -70,4 +70,4 @@ def readable(kind: type[T], stored: Iterable[KeyValue]) -> Iterator[tuple[KeyVal
 def warn_left_out(error: UnreadableRecord) -> None:
     """Log, with throttling, that a record is omitted from lists."""
     if _left_out.due(error.key) is not None:
-        _log.warn("{error}; lists leave it out", error=error.message)
+        _log.warn("{error}; it is omitted from lists", error=error.message)

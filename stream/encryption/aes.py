@@ -81,7 +81,7 @@ def blob_of(text: str, prefix: str) -> bytes:
         other = provider_of(text)
         raise DecryptionFailed(
             f'the value was encrypted with encryption.provider "{other}", '
-            f'which is "{provider_of(prefix)}" here'
+            f'but this process uses "{provider_of(prefix)}"'
             if other and other != provider_of(prefix)
             else f'the encrypted value does not begin with "{prefix}"'
         )
@@ -105,7 +105,8 @@ def opened(cipher: AESGCM, blob: bytes, metadata: Mapping[str, str]) -> bytes:
         return cipher.decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], bound(metadata))
     except InvalidTag:
         raise DecryptionFailed(
-            "the encrypted value was made with another key or for another record, or it was changed"
+            "the value was encrypted with a different key or for a different record, or was "
+            "modified"
         ) from None
 
 
@@ -126,7 +127,7 @@ def unpacked(plain: bytes) -> Any:
             return decode_gob(_gunzip(plain))
     except GobError as error:
         raise DecryptionFailed(
-            f"the content of the value, which the original encrypted, can't be read: {error}"
+            f"the content of a value that the original service encrypted can't be read: {error}"
         ) from None
     except (OSError, EOFError, zlib.error, ValueError):
         raise DecryptionFailed("the content of the encrypted value is damaged") from None

@@ -97,7 +97,7 @@ class EnvelopeEncryptor:
                 self._reactor, self._pool, self._service.unwrap, wrapped, metadata
             )
             if len(key) != KEY_BYTES:
-                raise DecryptionFailed("the key of the encrypted value has another length")
+                raise DecryptionFailed("the key of the encrypted value has an unexpected length")
             self._keep(_name(wrapped, metadata), key)
         return unpacked(opened(AESGCM(key), blob[end:], metadata))
 

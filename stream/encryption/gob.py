@@ -171,7 +171,7 @@ class _Decoder:
 
     def _of(self, number: int, depth: int) -> Any:
         if depth > _MAX_DEPTH:
-            raise GobError("the gob is nested too deep")
+            raise GobError("the gob is nested too deeply")
         if number in _READERS:
             return _READERS[number](self)
         described = self._types.get(number)
@@ -221,7 +221,7 @@ class _Decoder:
         while delta := self._uint():
             index += delta
             if index >= len(type.fields):
-                raise GobError("the gob describes a type of an unknown kind")
+                raise GobError("the gob describes a type of unknown kind")
             name, member = type.fields[index]
             found[name] = self._known(member, depth + 1)
         return Struct(type.name, found)

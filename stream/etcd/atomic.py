@@ -338,7 +338,7 @@ class AtomicTxn:
             try:
                 callback(revision)
             except Exception:
-                _log.failure("a callback of a written operation failed")
+                _log.failure("a callback of a committed operation failed")
 
     async def settle(self) -> bool:
         """Return whether a commit without an answer was applied; see Note [Doubt]."""

@@ -182,7 +182,7 @@ class Claims:
             try:
                 kv = await self._try(claim)
             except EtcdUnavailable as error:
-                _log.debug("cannot claim {key} yet: {error}", key=claim.key, error=error)
+                _log.debug("cannot claim {key}, retrying: {error}", key=claim.key, error=error)
                 problem = EtcdUnavailable(f"cannot claim {claim.key}: {error}")
             else:
                 if kv is None:
@@ -205,7 +205,7 @@ class Claims:
         """
         if holder.is_certainly_dead():
             _log.info(
-                'the name "{node}" is held by {holder}, which is dead: revoking its lease',
+                'the name "{node}" is held by {holder}, which no longer runs: revoking its lease',
                 node=claim.node_id,
                 holder=str(holder),
             )
@@ -215,8 +215,9 @@ class Claims:
                 _log.debug("cannot revoke the lease: {error}", error=error)
             return
         _log.warn(
-            'the name "{node}" of the {title} is held by {holder}: waiting up to {seconds:g} s for '
-            "the end of its lease",
+            'the {title} name "{node}" is already in use by {holder}: waiting up to {seconds:g} s '
+            "for "
+            "its lease to end",
             node=claim.node_id,
             title=claim.title,
             holder=str(holder),
@@ -238,7 +239,7 @@ class Claims:
             if holder.token != claim.holder.token:
                 raise _held(claim, holder)
             await self._client.call("lease/revoke", {"ID": kv.lease})
-            raise EtcdUnavailable(f"{claim.key} belonged to an earlier lease of this process")
+            raise EtcdUnavailable(f"{claim.key} belongs to an earlier lease of this process")
 
     async def _try(self, claim: Claim) -> KeyValue | None:
         """Put the key unless it exists; return the existing key if it belongs to another lease."""
@@ -258,7 +259,7 @@ class Claims:
                 return kv
             number = kv.create_revision  # an earlier request, whose answer was lost
         if self._lease() != lease:
-            raise EtcdUnavailable("the lease has ended meanwhile")
+            raise EtcdUnavailable("the lease ended while the name was being claimed")
         claim.number, claim.lease = number, lease
         return None
 

@@ -479,7 +479,7 @@ class EtcdClient(Service):
             await stream.created
         except TimeoutError:
             stream.cancel()
-            raise EtcdUnavailable("etcd does not answer to a watch") from None
+            raise EtcdUnavailable("etcd does not respond to a watch request") from None
         except BaseException:
             stream.cancel()
             raise

@@ -142,7 +142,7 @@ class Group(Service):
         if self.running and self._registration is not None:
             putting = ensureDeferred(self._session.put_again(self._registration))
             putting.addErrback(
-                lambda failure: _log.failure("cannot join group {group} again", group=self.name)
+                lambda failure: _log.failure("cannot rejoin group {group}", group=self.name)
             )
 
     def _tell(self) -> None:

@@ -153,7 +153,7 @@ class EmbeddedEtcd(Service):
             await client.stopService()
         _log.info("etcd listens on {endpoint}", endpoint=endpoint)
         self._tidying.start(TIDY_SECONDS, now=True).addErrback(
-            lambda failure: _log.failure("maintenance of etcd stopped", failure)
+            lambda failure: _log.failure("etcd maintenance stopped", failure)
         )
 
     @property
@@ -170,7 +170,7 @@ class EmbeddedEtcd(Service):
         if version[:2] == _SAFE[:2] and version < _SAFE:
             _log.warn(
                 "etcd {version} may lose data when it is killed under load: run `make etcd`, or "
-                "put a newer one on the PATH",
+                "put a newer version on the PATH",
                 version=shown,
             )
         return binary
@@ -194,7 +194,7 @@ class EmbeddedEtcd(Service):
         except CancelledError:
             return  # the service is being stopped
         except EtcdError as error:
-            _log.warn("maintenance of etcd failed: {error}", error=str(error))
+            _log.warn("etcd maintenance failed: {error}", error=str(error))
         finally:
             self._tidied = None
             await client.stopService()

@@ -180,7 +180,7 @@ class LockQueue:
             await deleting
             del self._left[name]
         except (EtcdError, TimeoutError) as error:
-            _log.warn("cannot release {lock_key} now: {error}", lock_key=key, error=error)
+            _log.warn("cannot release {lock_key}: {error}", lock_key=key, error=error)
         finally:
             self._release_local(name, local)
 

@@ -326,7 +326,7 @@ class Mirror(Service, Generic[T]):
             except CancelledError:
                 raise
             except Exception:
-                _log.failure("cannot handle a change of {prefix}", prefix=self._prefix)
+                _log.failure("cannot handle a change below {prefix}", prefix=self._prefix)
         self.revision = batch.revision
         self._reached.fire(None)
 

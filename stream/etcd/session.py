@@ -90,7 +90,7 @@ class Registration:
         try:
             await self._session.store(self)
         except EtcdUnavailable as error:
-            _log.warn("cannot write {key} yet: {error}", key=self.key, error=error)
+            _log.warn("cannot write {key}, retrying: {error}", key=self.key, error=error)
 
     async def remove(self) -> None:
         """Delete the key. If etcd is unavailable, the session retries later."""
@@ -194,7 +194,7 @@ class Session(Service):
         self._cancel_expiry()
         if self.lease_id is None:
             return
-        _log.error("the lease has ended, etcd was not reached in time or has revoked it")
+        _log.error("the lease has ended: etcd was not reached in time, or has revoked the lease")
         self._lost_lease, self.lease_id = self.lease_id, None
         self._claims.lost()
         _tell(self.on_lost)
@@ -406,7 +406,7 @@ class Session(Service):
         try:
             await self.store(registration)
         except EtcdUnavailable as error:
-            _log.warn("cannot write {key} yet: {error}", key=registration.key, error=error)
+            _log.warn("cannot write {key}, retrying: {error}", key=registration.key, error=error)
 
     async def remove(self, registration: Registration) -> None:
         """Delete the registration's key after all its pending puts."""
@@ -422,7 +422,7 @@ class Session(Service):
         try:
             await deleting
         except (EtcdError, TimeoutError) as error:
-            _log.warn("cannot delete {key} yet: {error}", key=key, error=error)
+            _log.warn("cannot delete {key}, retrying: {error}", key=key, error=error)
 
     async def _delete(self, key: str) -> None:
         """Delete the key if it is ours; the next life of the node may already have put its own.

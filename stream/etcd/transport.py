@@ -276,7 +276,7 @@ class Transport:
         try:
             answer = orjson.loads(body) if body else {}
         except orjson.JSONDecodeError:
-            raise EtcdUnavailable(f"etcd answered {response.code} with no JSON") from None
+            raise EtcdUnavailable(f"etcd answered {response.code} without JSON") from None
         if response.code == 200:
             found: dict[str, Any] = answer
             return found

@@ -276,7 +276,7 @@ def error_from_plain(plain: Any) -> UserError:
         return CellTooBig()
     status, name = int(plain["status"]), str(plain["name"])
     if not 400 <= status < 600:
-        raise ValueError("no status of an error")
+        raise ValueError("not the status of an error")
     error: UserError
     if "prefix" in plain:
         children = [

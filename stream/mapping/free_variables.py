@@ -81,20 +81,21 @@ def check_brackets(content: str) -> None:
             partner = open_brackets.pop() if open_brackets else None
             if partner is None:
                 raise UserError(
-                    f"{_place(content, token.position)} expected the end of the template "
-                    f'instead of "{token.text}", which closes nothing'
+                    f'{_place(content, token.position)} found "{token.text}", but no bracket is '
+                    "open"
                 )
             if _PARTNERS[partner.text] != token.text:
                 raise UserError(
-                    f"{_place(content, token.position)} expected "
-                    f'"{_PARTNERS[partner.text]}" instead of "{token.text}", to close '
-                    f'"{partner.text}" of {_place(content, partner.position)}'
+                    f'{_place(content, token.position)} expected "{_PARTNERS[partner.text]}" to '
+                    "close "
+                    f'the "{partner.text}" at {_place(content, partner.position)}, '
+                    f'found "{token.text}"'
                 )
     if open_brackets:
         last = open_brackets[-1]
         raise UserError(
             f'{_place(content, len(content))} expected "{_PARTNERS[last.text]}" to close '
-            f'"{last.text}" of {_place(content, last.position)}'
+            f'the "{last.text}" at {_place(content, last.position)}'
         )
 
 

@@ -281,7 +281,9 @@ class RejectedRecords(Service):
             await self._store_kept()
             await self._store_counts()
         except EtcdError as error:
-            _log.debug("cannot store the counts of rejected records yet: {error}", error=error)
+            _log.debug(
+                "cannot store the counts of rejected records, retrying: {error}", error=error
+            )
         except Exception:
             _log.failure("cannot count rejected records")
 

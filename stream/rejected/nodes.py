@@ -212,7 +212,7 @@ class RejectedNodes(Service):
         except Exception as error:
             problem = str(error) or type(error).__name__
             _log.warn(
-                "cannot ask the node {node} for rejected records: {problem}",
+                "cannot get rejected records from the node {node}: {problem}",
                 node=node.node_id,
                 problem=problem,
             )
@@ -222,7 +222,7 @@ class RejectedNodes(Service):
         host, port = split_address(node.address)
         if is_loopback(host) and node.host != self._hostname:
             raise NodeUnavailable(
-                "it listens only on its own machine: set source.quarantine.listen there"
+                "it listens only on loopback: set source.quarantine.listen on that node"
             )
         endpoint: Any = HostnameEndpoint(self._reactor, host, port, timeout=_CONNECT_SECONDS)
         if self._credentials is not None:

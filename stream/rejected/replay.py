@@ -473,7 +473,9 @@ class Replayer:
         sink = await self._reads.with_mapping(await self._reads.sink(key))
         if not sink.is_enabled:
             raise UserError(
-                "the sink is disabled: enable it, then replay", status=409, name="sinkDisabled"
+                "the sink is disabled: enable it, then replay the records",
+                status=409,
+                name="sinkDisabled",
             )
         return source, sink
 
@@ -591,7 +593,7 @@ class Replayer:
         try:
             await self._forget(await atomic(self._client, body))
         except EtcdError as error:
-            _log.warn("cannot end a replay yet: {error}", error=error, sink_id=str(sink))
+            _log.warn("cannot record the end of a replay: {error}", error=error, sink_id=str(sink))
 
     @staticmethod
     async def _require(txn: AtomicTxn, sink: SinkKey, claim: Replay, file: str) -> None:
@@ -615,7 +617,7 @@ class Replayer:
 
     async def _forget(self, dropped: File | None) -> None:
         if dropped is not None:
-            _log.warn("dropped the file of a replay that has ended", file_id=str(dropped.key))
+            _log.warn("dropped the undecided file of a replay", file_id=str(dropped.key))
             await self._targets.delete_staged(dropped)
 
     # Cleanup.
@@ -701,7 +703,7 @@ class ReplayLeftovers(Service):
         try:
             await self.clean_up()
         except EtcdError as error:
-            _log.warn("cannot finish replays yet: {error}", error=error)
+            _log.warn("cannot finish replays, retrying: {error}", error=error)
         except Exception:
             _log.failure("cannot finish replays")
 

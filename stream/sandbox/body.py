@@ -92,7 +92,10 @@ class Body:
         values = self._list(name)
         for value in values:
             if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
-                raise invalid(f'"{name}" has an item that is not a short string')
+                raise invalid(
+                    f'"{name}" has an item that is not a string of at most {MAX_TEXT_CHARS} '
+                    "characters"
+                )
         return values
 
     def objects(self, name: str) -> list[Body]:

@@ -43,7 +43,7 @@ class Buckets:
         self._project.require_branch(call)
         bucket_id = call.args["bucket"]
         if not call.token.is_master:
-            raise access_denied("only master tokens reach buckets")
+            raise access_denied("only master tokens can access buckets")
         bucket = await self._meta.read(find_bucket, bucket_id)
         if bucket is None:
             raise no_bucket(bucket_id)

@@ -147,7 +147,8 @@ class Database:
         scripts = _scripts(self._family)
         if found > len(scripts):
             raise SchemaError(
-                f"{self.path} has schema version {found}, this version knows {len(scripts)}"
+                f"{self.path} has schema version {found}, but this version supports only "
+                f"{len(scripts)}"
             )
         for version, script in enumerate(scripts[found:], start=found + 1):
             connection.executescript(

@@ -57,7 +57,7 @@ class Faults:
     def add(self, fault: Fault, times: int) -> None:
         """Inject *fault* into the next *times* calls of its route."""
         if len(self._waiting) >= MAX_FAULTS:
-            raise invalid(f"there are already {MAX_FAULTS} faults waiting")
+            raise invalid(f"{MAX_FAULTS} faults are already waiting")
         self._waiting.append((fault, times))
 
     def take(self, route: str) -> Fault | None:
@@ -100,14 +100,14 @@ def parse_fault(body: Body, routes: frozenset[str]) -> tuple[Fault, int]:
         raise invalid(f'unknown route "{route}"')
     status = body.integer("status", 0, most=599)
     if 0 < status < 400 or (route == JOB and body.flag("afterEffect")):
-        raise invalid('"status" must be an error; a job has no "afterEffect"')
+        raise invalid('"status" must be an error status, and a job has no "afterEffect"')
     delay = body.number("delay", 0.0, least=0.0, most=MAX_DELAY_SECONDS)
     expires_in = (
         body.number("expiresIn", 0.0, least=-1e9, most=1e9) if "expiresIn" in body else None
     )
     rows_with = body.text("rowsWith", "", max_chars=200)
     if rows_with and (route != JOB or status):
-        raise invalid('"rowsWith" is for import jobs, without a "status"')
+        raise invalid('"rowsWith" is allowed only for import jobs without a "status"')
     if not status and not delay and expires_in is None and not rows_with:
         status = 503
     fault = Fault(

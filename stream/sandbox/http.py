@@ -275,7 +275,7 @@ class Gate:
     async def _admit(self, route: Route, request: server.Request) -> None:
         if not self.loopback:
             if route.access is Access.LOCAL:
-                raise not_found("only a sandbox bound to loopback has this", "notFound")
+                raise not_found("only a sandbox that listens on loopback provides this", "notFound")
             password = request.getPassword().decode("utf-8", "replace")
             caller = await self._authenticate(password[:MAX_TOKEN_CHARS])
             if caller is None or not caller.is_master:
@@ -288,7 +288,7 @@ class Gate:
         host = request.getRequestHostname().decode("ascii", "replace").lower()
         origin = request.getHeader("origin")
         if not (host in self.hosts or host == "localhost" or _is_loopback(host)):
-            raise access_denied("the host name is not one of this sandbox")
+            raise access_denied("the host name does not belong to this sandbox")
         if origin is not None and origin.partition("://")[2] != request.getHeader("host"):
             raise access_denied("the call comes from another website")
 

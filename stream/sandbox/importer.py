@@ -259,7 +259,7 @@ def manifest_names(folder: Path, prefixes: Sequence[str] = ()) -> list[str]:
 def _object_name(url: Any, folder: Path, prefixes: Sequence[str]) -> str:
     """Return the name of the object at *url*, which must be directly in *folder* or a prefix."""
     if not isinstance(url, str):
-        raise _bad_manifest("has an URL that is not a string")
+        raise _bad_manifest("has a URL that is not a string")
     # Clients differ in what they escape, both in the folder's path and in the name.
     own = (f"file://{folder}/", object_url(folder) + "/", folder.as_uri() + "/")
     for prefix in (*own, *prefixes):
@@ -267,7 +267,7 @@ def _object_name(url: Any, folder: Path, prefixes: Sequence[str]) -> str:
             name = unquote(url[len(prefix) :])
             break
     else:
-        raise _bad_manifest(f'has the URL "{url[:500]}", which is not of this file')
+        raise _bad_manifest(f'has the URL "{url[:500]}", which does not belong to this file')
     if not name or "/" in name or "\0" in name or ".." in name or name == MANIFEST:
         raise _bad_manifest(f'has the URL "{url[:500]}", which does not name a slice')
     return name

@@ -256,7 +256,7 @@ class JobRunner:
                 await self._store.meta.write(work, *args, **kwargs)
                 return
             except Exception:
-                self._log.failure("cannot record the end of a job")
+                self._log.failure("cannot record the result of a job")
                 if self._stop.is_set():
                     return  # `recover` handles it at the next startup.
                 await self._pause(backoff.next())

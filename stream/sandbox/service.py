@@ -163,8 +163,8 @@ class SandboxService(Service):
         self._gate.hosts = [urlsplit(self._project.base_url).hostname or ""]
         if not loopback:
             self._log.warn(
-                "the sandbox listens on {host}, which other machines may reach: make sure that its"
-                " token is a secret",
+                "the sandbox listens on {host}, which other machines may reach: replace the "
+                "default token with a secret one",
                 host=address.host,
             )
 
@@ -186,7 +186,7 @@ class SandboxService(Service):
         try:
             removed = await self._files.remove_old()
         except Exception:
-            self._log.failure("cannot remove old files, trying again later")
+            self._log.failure("cannot remove old files, retrying later")
         else:
             if removed:
                 self._log.info("removed {files} old files", files=removed)

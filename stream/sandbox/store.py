@@ -145,7 +145,8 @@ def _belong_to(data: sqlite3.Connection, store_id: str) -> None:
         data.execute("INSERT INTO _store (id) VALUES (?)", (store_id,))
     elif row[0] != store_id:
         raise UserError(
-            "data.sqlite does not belong to the meta.sqlite beside it: move both away, or restore"
+            "data.sqlite does not belong to the meta.sqlite in the same directory: move both away, "
+            "or restore"
             " the one that is missing",
             name="sandbox.mixedFiles",
         )

@@ -52,7 +52,7 @@ def _list(raw: object) -> tuple[str, ...]:
         raise ValueError("expected a list, found a section")
     if isinstance(raw, list | tuple):
         if any(isinstance(item, list | tuple | dict) for item in raw):
-            raise ValueError("expected a list of texts")
+            raise ValueError("expected a list of strings")
         return tuple(_text(item) for item in raw)
     text = _text(raw).strip()
     if text.startswith("[") and text.endswith("]"):

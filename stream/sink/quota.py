@@ -61,7 +61,7 @@ class Quotas(Service):
     def startService(self) -> None:
         super().startService()
         self._loop.start(self._interval, now=False).addErrback(
-            lambda failure: _log.failure("the check of quotas stopped", failure)
+            lambda failure: _log.failure("the quota check stopped", failure)
         )
 
     async def stopService(self) -> None:

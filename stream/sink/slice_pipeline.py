@@ -476,7 +476,9 @@ class SlicePipeline:
 
         flushed = self._flushed()
         flushed.addCallback(leave)
-        flushed.addErrback(lambda f: _log.failure("cannot leave a stopping writer", f))
+        flushed.addErrback(
+            lambda f: _log.failure("cannot detach from a writer that is stopping", f)
+        )
 
     def lost(self, reason: WriterError) -> None:
         """Handle that the writer or the connection has given up the file."""
@@ -573,7 +575,7 @@ class SlicePipeline:
             return
         if file.length < self._acknowledged:
             _log.error(
-                "slice file is shorter than acknowledged: {length} of {acknowledged} bytes",
+                "the slice file has only {length} of {acknowledged} acknowledged bytes",
                 length=file.length,
                 acknowledged=self._acknowledged,
                 slice_id=str(self.slice.key),

@@ -98,7 +98,7 @@ class StatisticsPublisher(Service):
                 suppressed = self._failures.due("")
                 if suppressed is not None:
                     _log.warn(
-                        "cannot store the statistics of a slice yet: {error}",
+                        "cannot store the statistics of a slice, retrying: {error}",
                         error=error,
                         slice_id=str(key),
                         suppressed=suppressed,
@@ -111,7 +111,7 @@ class StatisticsPublisher(Service):
         try:
             await self._store(list(self._tracked.values()))
         except Exception:
-            _log.failure("cannot store statistics, they are sent again in the next round")
+            _log.failure("cannot store statistics, retrying in the next round")
 
     async def _store(self, tracked: list[_Tracked]) -> None:
         changed = [t for t in tracked if t.counters.records != t.sent_records]

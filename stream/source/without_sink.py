@@ -57,7 +57,7 @@ class WithoutSink:
                 )
         if refuses:
             raise UserError(
-                "the source has no enabled sink, nothing is stored", status=503, name="noSink"
+                "the source has no enabled sink, so nothing is stored", status=503, name="noSink"
             )
 
     def count(self, sources: Sequence[SourceKey], records: int) -> None:

@@ -149,7 +149,7 @@ class CloudBackend:
         except (PermissionDeniedError, UnauthenticatedError):
             return False
         if found != sent.size:
-            raise ObjectMismatch(f'"{key}" has {found} bytes, {sent.size} were sent')
+            raise ObjectMismatch(f'"{key}" is {found} bytes, but {sent.size} bytes were sent')
         return True
 
     def _check_content(self, key: str, sent: SentBody) -> bool:

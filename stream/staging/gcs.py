@@ -271,13 +271,13 @@ def _resource(key: str, answer: urllib3.BaseHTTPResponse) -> Mapping[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise StagingError(f'cannot store "{key}": the answer is not an object of JSON')
+        raise StagingError(f'cannot store "{key}": the response is not a JSON object')
     return found
 
 
 def _check(key: str, found: Mapping[str, Any], size: int, digest: bytes) -> None:
     if str(found.get("size", "")) != str(size):
-        raise ObjectMismatch(f'"{key}" has {found.get("size")} bytes, {size} were sent')
+        raise ObjectMismatch(f'"{key}" is {found.get("size")} bytes, but {size} bytes were sent')
     returned = found.get("md5Hash")
     if returned is not None and returned != base64.b64encode(digest).decode():
         raise ObjectMismatch(f'the digest of "{key}" does not match the bytes that were sent')

@@ -45,7 +45,7 @@ class LocalBackend:
         except OSError as problem:
             raise StagingError(f'cannot store "{target}": {problem.strerror}') from problem
         if found != size:
-            raise ObjectMismatch(f'"{target}" has {found} bytes, {size} were sent')
+            raise ObjectMismatch(f'"{target}" is {found} bytes, but {size} bytes were sent')
         return StoredObject(url="", size=size, etag="", verified=True)
 
     def get(self, key: str) -> Iterator[bytes]:

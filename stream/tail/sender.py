@@ -118,7 +118,8 @@ class TailSender(Service):
         if subscription.host == self._host or not is_loopback(host):
             return True
         _log.warn(
-            "cannot serve a tail of {source} from this node: {host} listens at a local address",
+            "cannot send records to a live tail of {source}: the API node {host} listens only on "
+            "loopback, set its api.tail.listen",
             source=str(subscription.source),
             host=subscription.host,
         )
@@ -211,7 +212,7 @@ class TailSender(Service):
         length = response.length  # text if it is unknown
         if response.code != 200 or not isinstance(length, int) or length > _MAX_ANSWER_BYTES:
             response.deliverBody(_Unread())
-            raise ValueError(f"the answer is {response.code}")
+            raise ValueError(f"the response status is {response.code}")
         return [str(ended) for ended in orjson.loads(await treq.content(response))]
 
 

@@ -74,7 +74,9 @@ async def _replace(client: EtcdClient, found: Inventory, key: str, value: bytes)
     async def body(txn: AtomicTxn) -> None:
         stored = await txn.get(key)
         if stored is None or stored.mod_revision != before:
-            raise UserError(f'"{key}" was changed meanwhile: a node is running', status=409)
+            raise UserError(
+                f'"{key}" was changed during the conversion: a node is still running', status=409
+            )
         txn.put(key, value)
 
     await atomic(client, body)

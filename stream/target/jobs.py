@@ -101,5 +101,5 @@ class JobSlots:
         oldest = sorted(found.kvs, key=lambda kv: kv.create_revision)[: self._limit]
         if key not in (kv.key for kv in oldest):
             raise Requeue(
-                f"the sink {sink} has {self._limit} imports running", seconds=WAIT_SECONDS
+                f"the sink {sink} already has {self._limit} running imports", seconds=WAIT_SECONDS
             )

@@ -93,7 +93,7 @@ class Probes:
         except TimeoutError:
             message = f"no answer within {PROBE_SECONDS:.0f} s"
         except Exception:
-            _log.failure("cannot try the connection {connection}", connection=connection.name)
+            _log.failure("cannot test the connection {connection}", connection=connection.name)
             message = "it can't be tried; the log of this node says why"
         return ConnectionState(
             connection=connection,

@@ -171,7 +171,7 @@ def installed_targets(context: TargetContext) -> list[Target]:
         if target.name != entry.name:
             raise UserError(
                 f'the target of the entry point "{entry.name}" ({entry.value}) is named '
-                f'"{target.name}"; both must be the same'
+                f'"{target.name}"; the two names must match'
             )
         made.append(target)
     return made
@@ -330,8 +330,8 @@ class Targets:
             return
         if file.target.provider not in self._later:
             _log.warn(
-                'the target "{target}" of the file {file_id} isn\'t installed on this node: its '
-                "resources for the file outside of etcd and the staging storage are not deleted",
+                'the target "{target}" of the file {file_id} isn\'t installed on this node: only '
+                "the file's records in etcd and its objects in staging storage are deleted",
                 target=file.target.provider,
                 file_id=str(file.key),
             )

@@ -70,10 +70,9 @@ def staging_address(
             folder = Path(volumes_path).absolute().parent / "staging"
             return BucketAddress(scheme="file", prefix=str(folder))
         raise UserError(
-            f"{_WHERE} must be set: this process has no storage-reader and storage-coordinator "
-            "together, so set it to a bucket (s3://…, gs://…, az://…) or a shared folder "
-            "(file:///…)"
-            " that all of them reach",
+            f"{_WHERE} must be set: this process doesn't run both storage-reader and "
+            "storage-coordinator. Set it to a bucket (s3://…, gs://…, az://…) or a shared folder "
+            "(file:///…) that all readers and coordinators can reach",
             name="invalidSettings",
         )
     options = {

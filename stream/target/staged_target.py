@@ -291,8 +291,9 @@ class StagedTarget(ABC, Generic[C, R]):
     def _area(self) -> StagingArea:
         if self._staging is None:
             raise UserError(
-                'this node doesn\'t know where slices wait: set "target.staging.url" and '
-                '"target.connections" as on the nodes that upload and import',
+                'this node doesn\'t know where slices are staged: set "target.staging.url" '
+                'and "target.connections" to the same values as on the nodes that upload and '
+                "import",
                 status=503,
                 name="stagingUnknown",
             )

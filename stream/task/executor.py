@@ -315,7 +315,7 @@ class TaskExecutor(Service):
                 await self._client.put_and_unlock(task.key, record, task.lock, started_at)
             except Exception as error:
                 _log.error(
-                    "cannot record the end of the task: {error}",
+                    "cannot record the result of the task: {error}",
                     task=task.task_id,
                     error=str(error),
                 )

@@ -131,7 +131,7 @@ class TaskListing(Service):
             if is_newer or found.count == self._counts.get(project, 0):
                 return
             if reactor.seconds() >= deadline:
-                _log.warn("changes of {prefix} are slow to arrive", prefix=prefix)
+                _log.warn("updates for {prefix} from etcd are delayed", prefix=prefix)
                 return
             await deferLater(reactor, backoff.next())
 

@@ -305,7 +305,9 @@ class TemplatePool:
         try:
             of_project = self._project(project)
             if len(of_project.checks) >= MAX_CHECKS:
-                raise self._refused("full", "too many definitions wait to be checked", "overloaded")
+                raise self._refused(
+                    "full", "too many definitions are waiting to be checked", "overloaded"
+                )
         except UserError as error:
             answer.errback(error)
             return answer
@@ -367,7 +369,7 @@ class TemplatePool:
     def _watch(self) -> None:
         if not self._ticking.running:
             self._ticking.start(TICK_SECONDS, now=False).addErrback(
-                lambda failure: _log.failure("the monitoring of template engines stopped", failure)
+                lambda failure: _log.failure("the monitor of template engines stopped", failure)
             )
 
     def _refused(self, reason: str, message: str, name: str) -> UserError:
@@ -441,7 +443,7 @@ class TemplatePool:
 
     def _not_started(self, why: str) -> None:
         _log.error(
-            "cannot start a process for templates: {why}, next attempt in {seconds:g} s",
+            "cannot start a template engine: {why}; next attempt in {seconds:g} s",
             why=why,
             seconds=self._start_delay,
         )
@@ -641,8 +643,8 @@ class TemplatePool:
         if pause.until > self._reactor.seconds():
             raise self._refused(
                 "paused",
-                f"the templates of the sink were stopped {pause.stops} times in a row, they are "
-                "paused for a short time",
+                f"the templates of the sink were stopped {pause.stops} times in a row, so they "
+                "are paused for a short time",
                 "templatesPaused",
             )
 

@@ -105,7 +105,7 @@ def test_ids_in_urls() -> None:
     service.api.get("sources", "../a/b?c")
     assert service.calls == ["GET /v1/branches/default/sources/..%2Fa%2Fb%3Fc"]
     for id in ("", ".", ".."):  # the path of the sink ".." would be that of its source
-        with pytest.raises(ClientError, match="can't be an id"):
+        with pytest.raises(ClientError, match="is not a valid ID"):
             service.api.call("DELETE", "sources", "a", "sinks", id)
     assert len(service.calls) == 1
 

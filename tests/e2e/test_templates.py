@@ -227,7 +227,7 @@ def test_invalid_templates(deployed: Deployment) -> None:
     sources = f"{deployed.api}/v1/branches/default/sources"
     source = deployed.task("POST", sources, {"type": "http", "name": "bad"})["url"]
     for content, message in {
-        "[" * 24: 'template is invalid: 1:25 expected "]" to close "[" of 1:24',
+        "[" * 24: 'template is invalid: 1:25 expected "]" to close the "[" at 1:24',
         "import 'x'": "template is invalid: 1:1-7 imports are not enabled",
         "{a: Unknown}": "template is invalid: 1:5-12 Unknown variable: Unknown",
     }.items():

@@ -229,9 +229,9 @@ def test_syntax_errors(content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[" * 24, '1:25 expected "]" to close "[" of 1:24'),
-        ("{a:[1}", '1:6 expected "]" instead of "}", to close "[" of 1:4'),
-        ("1\n)", '2:1 expected the end of the template instead of ")", which closes nothing'),
+        ("[" * 24, '1:25 expected "]" to close the "[" at 1:24'),
+        ("{a:[1}", '1:6 expected "]" to close the "[" at 1:4, found "}"'),
+        ("1\n)", '2:1 found ")", but no bracket is open'),
         ("[" * 201 + "]" * 201, "1:201 brackets are nested deeper than 200 levels"),
     ],
 )

@@ -202,7 +202,7 @@ async def test_wrong_digest(server: Server, pool: ThreadPool) -> None:
 async def test_wrong_size(server: Server, pool: ThreadPool) -> None:
     """The size is compared if the ETag isn't a digest."""
     server.keep = 2
-    with pytest.raises(ObjectMismatch, match="has 2 bytes, 3 were sent"):
+    with pytest.raises(ObjectMismatch, match="is 2 bytes, but 3 bytes were sent"):
         await put(azure(server.url), pool)
 
 

@@ -72,7 +72,7 @@ def test_without_packages_there_are_no_other_targets() -> None:
         (
             "other = tests.target.memory:misnamed_target",
             'the target of the entry point "other" (tests.target.memory:misnamed_target) is named '
-            '"memory"; both must be the same',
+            '"memory"; the two names must match',
         ),
         (
             "memory = tests.target.memory:broken_target",

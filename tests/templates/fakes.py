@@ -127,7 +127,7 @@ class FakeEngine:
         for index, content in enumerate(work.templates):
             self.at = work.serial, index, 0
             if content == "[":
-                faults.append('1:2 expected "]" to close "[" of 1:1')
+                faults.append('1:2 expected "]" to close the "[" at 1:1')
             elif content == NEVER_ENDS:
                 self._later(self.limit, lambda: self.end(Cause.PROCESSOR))
                 return

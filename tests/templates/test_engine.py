@@ -189,7 +189,7 @@ async def test_templates_are_checked_without_evaluation(contract: Contract) -> N
     """The first error of each template is returned."""
     contract.engine.check(7, [NEVER_ENDS.replace("f(99)", "f(98)"), "[", CRASHES])
     assert await contract.next() == [
-        ("checked", 7, [None, '1:2 expected "]" to close "[" of 1:1', None])
+        ("checked", 7, [None, '1:2 expected "]" to close the "[" at 1:1', None])
     ]
 
 

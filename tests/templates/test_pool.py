@@ -367,7 +367,7 @@ def test_each_template_of_a_definition_is_checked(world: World) -> None:
     world.pool.check(BAD, ["1", NEVER_ENDS, "2"]).addCallback(answers.append)
     world.run(2.0)
     assert answers == [
-        [None, '1:2 expected "]" to close "[" of 1:1'],
+        [None, '1:2 expected "]" to close the "[" at 1:1'],
         [None, "parsing it takes longer than 1 s of processor time", None],
     ]
 

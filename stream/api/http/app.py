@@ -64,7 +64,7 @@ def build_app(
     """
     if set(operations) != set(handlers):
         odd = ", ".join(sorted(set(operations) ^ set(handlers)))
-        raise ValueError(f"operations and handlers don't fit together: {odd}")
+        raise ValueError(f"operations and handlers don't match: {odd}")
     app = Klein()
     app._url_map = _Routes()
     for operation in operations.values():

@@ -56,7 +56,7 @@ def while_valid(
         checking = LoopingCall(lambda: Deferred.fromCoroutine(check()))
         checking.clock = reactor
         checking.start(RECHECK_SECONDS, now=False).addErrback(
-            lambda failure: _log.failure("the verification of a token stopped", failure)
+            lambda failure: _log.failure("token verification stopped", failure)
         )
         try:
             await writing

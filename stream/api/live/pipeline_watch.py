@@ -213,7 +213,7 @@ class PipelineWatch(Service):
 
     def _round_failed(self, failure: Any) -> None:
         if failure.check(CancelledError) is None:
-            _log.warn("missed changes of files: {error}", error=str(failure.value))
+            _log.warn("missed file changes: {error}", error=str(failure.value))
             self._is_lost = True
 
     def _end_round(self, _: None) -> None:

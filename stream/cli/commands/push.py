@@ -232,7 +232,7 @@ def _state(
             f"The state belongs to another source, or the secret of the source was changed. {begin}"
         )
     if not given.has_head(kept.head):
-        raise StateFault(f"The state belongs to another file, which begins differently. {begin}")
+        raise StateFault(f"The state belongs to a file with a different beginning. {begin}")
     for name, wanted in (
         ("format", format),
         ("batch_records", batch_records),

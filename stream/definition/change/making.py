@@ -144,7 +144,7 @@ class _PreparedFiles(Generic[P]):
         """
         self._rounds += 1
         if self._rounds >= MAX_ROUNDS:
-            raise RuntimeError("the sinks of a change don't come to rest")
+            raise RuntimeError("the sinks of a change keep changing")
         slots = Slots(PREPARED_AT_ONCE)
         results = await DeferredList(
             [slots.run(self._prepare, source, sink) for source, sink in missing], consumeErrors=True

@@ -38,7 +38,7 @@ def development_services(reactor: Any) -> list[IService]:
         return []
     setDebugging(True)
     DelayedCall.debug = True
-    _log.info("development mode: extra checks are on, which slow the service down")
+    _log.info("development mode: extra checks are enabled and slow the service down")
     return [BusyReactorWatch(reactor)]
 
 
@@ -74,7 +74,7 @@ class BusyReactorWatch(Service):
         super().startService()
         self._watched = threading.get_ident()
         self._loop.start(_BEAT_SECONDS).addErrback(
-            lambda failure: _log.failure("the monitoring of the reactor stopped", failure)
+            lambda failure: _log.failure("reactor monitoring stopped", failure)
         )
         if self._has_thread:
             self._thread.start()

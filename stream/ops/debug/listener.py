@@ -166,7 +166,7 @@ class _Pprof(_Local):
 
         looking = in_own_thread(self._reactor, look, seconds).addBoth(over)
         looking.addCallback(answer)
-        looking.addErrback(lambda failure: _log.failure("cannot profile", failure))
+        looking.addErrback(lambda failure: _log.failure("profiling failed", failure))
         return NOT_DONE_YET
 
 

@@ -178,7 +178,7 @@ class _Session(TerminalSession):
         channel.conn.sendRequest(channel, b"exit-status", bytes(4))
 
     def execCommand(self, proto: Any, cmd: bytes) -> None:
-        _log.warn("refused a command, the console has no shell")
+        _log.warn("refused a command: the console has no shell")
         raise ConchError("only the console is available")
 
     def windowChanged(self, newWindowSize: Any) -> None:
@@ -211,7 +211,9 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
     """Raise KeyboardInterrupt in a line that exceeds *seconds*; see Note [Endless lines]."""
 
     def interrupt(number: int, frame: Any) -> NoReturn:
-        raise KeyboardInterrupt(f"interrupted after {seconds:g} s, the service is blocked")
+        raise KeyboardInterrupt(
+            f"interrupted after {seconds:g} s, because the line blocks the service"
+        )
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)

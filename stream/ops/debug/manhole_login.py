@@ -61,7 +61,7 @@ def read_host_key(path: str) -> Key:
         key: Key = Key.fromFile(path)
     except (OSError, BadKeyError, EncryptedKeyError):
         raise UserError(
-            f'"manhole.hostKey" ({path}) is not a private key without a passphrase'
+            f'"manhole.hostKey" ({path}) must be a readable private key without a passphrase'
         ) from (None)
     if key.isPublic():
         raise UserError(f'"manhole.hostKey" ({path}) is not a private key')

@@ -48,7 +48,7 @@ class ShutdownWatchdog:
         self._reactor.callLater(self._seconds, self._give_up)
 
     def _give_up(self) -> None:
-        _log.error("the shutdown has taken {seconds} s, giving up", seconds=self._seconds)
+        _log.error("the shutdown has taken {seconds} s, exiting immediately", seconds=self._seconds)
         print(f"Error: Not stopped within {self._seconds:g} s.", file=sys.__stderr__, flush=True)
         faulthandler.dump_traceback(file=_STDERR)
         sys.stdout.flush()

@@ -133,8 +133,8 @@ class ChunkedBody:
         self._chunks += 1
         if self._chunks > self._max_chunks:
             raise MalformedRequest(
-                f"more than {FREE_CHUNKS} chunks have less than {BYTES_PER_CHUNK} bytes each, "
-                "please send larger ones"
+                f"more than {FREE_CHUNKS} chunks have fewer than {BYTES_PER_CHUNK} bytes each, "
+                "please send larger chunks"
             )
         self._left = int(match[1], 16)
         self._size += self._left

@@ -759,7 +759,7 @@ class IngestFactory(Factory):
     def startFactory(self) -> None:
         if not self._ticking.running:
             self._ticking.start(self._tick, now=False).addErrback(
-                lambda failure: _log.failure("the check of timeouts stopped", failure)
+                lambda failure: _log.failure("the timeout check stopped", failure)
             )
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:

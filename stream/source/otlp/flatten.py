@@ -84,8 +84,9 @@ def check_repeated_steps(export: Export) -> Iterator[None]:
                     total += len(getattr(metric, kind).data_points) * sum(map(len, texts))
         if total > MAX_REPEATED_BYTES:
             raise ExportTooLarge(
-                "the values that the records of the export share, counted once for each record, "
-                f"have more than {MAX_REPEATED_BYTES} bytes, please split the export"
+                "the values that the records of the export share are larger than "
+                f"{MAX_REPEATED_BYTES} bytes in total, counted once for each record; please split "
+                "the export"
             )
 
 

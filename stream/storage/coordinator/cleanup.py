@@ -233,7 +233,7 @@ class MetadataCleanup(_Periodic):
             _log.info("deleted expired file {file_id}", file_id=str(file.key))
         else:
             _log.warn(
-                "deleted the file {file_id} that was never imported, with {count} records",
+                "deleted the file {file_id}, which was never imported, with {count} records",
                 file_id=str(file.key),
                 state=file.state.value,
                 count=statistics.records_count,

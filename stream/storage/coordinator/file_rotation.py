@@ -259,7 +259,7 @@ class FileRotation:
         )
         if closed:
             _log.warn(
-                "closed file {file_id}: a rotation was interrupted, a newer file is open",
+                "closed file {file_id}: a rotation was interrupted, and a newer file is open",
                 file_id=key,
             )
         return closed
@@ -293,11 +293,13 @@ class FileRotation:
             committed = False
             try:
                 if prepared.expiration is not None and prepared.expiration <= now:
-                    raise UserError(f"new upload credentials of the file {key} have expired, too")
+                    raise UserError(
+                        f"the new upload credentials of the file {key} have already expired"
+                    )
                 again = await replace_staging(self._context.client, key, prepared, now, lock)
                 committed = True
             except (InvalidFileState, InvalidSliceState) as error:
-                raise Requeue(f"no new staging for the file {key}: {error}") from error
+                raise Requeue(f"cannot replace the staging of the file {key}: {error}") from error
             finally:
                 if not committed:
                     await self._provider.discard(prepared)

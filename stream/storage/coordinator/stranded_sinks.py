@@ -56,7 +56,8 @@ class StrandedSinks:
         deleted = await self._changes.make(change, Author(SYSTEM))
         if deleted:
             _log.warn(
-                "deleted sinks of the deleted source {source}: its undeletion was interrupted",
+                "deleted the sinks of the deleted source {source} again, because its undeletion "
+                "was interrupted",
                 source=str(source),
             )
         return bool(deleted)

@@ -162,7 +162,7 @@ def check_upload_again(slice_: object, file: FileState, found: SliceState) -> No
     """
     if file is not FileState.CLOSING:
         raise InvalidFileState(
-            f'slice "{slice_}" is not uploaded again, its file is in "{file.value}" state'
+            f'slice "{slice_}" cannot be uploaded again, its file is in "{file.value}" state'
         )
     if found is not SliceState.UPLOADED:
         raise InvalidSliceState(

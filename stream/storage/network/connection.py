@@ -201,7 +201,7 @@ class Connection(amp.AMP):
             proof=commands.source_proof(*shared),
         )
         if not hmac.compare_digest(answer["proof"], commands.writer_proof(*shared)):
-            raise commands.Unauthorized("the writer has another secret")
+            raise commands.Unauthorized("the writer has a different secret")
 
     def _greeted(self, _: None) -> None:
         if not self._follow(ConnectionEvent.GREETED):

@@ -108,6 +108,4 @@ def _key(path: str) -> KeyPair:
         # Without a password callback, OpenSSL would prompt for one on the terminal.
         return KeyPair(crypto.load_privatekey(crypto.FILETYPE_PEM, data, b""))
     except (crypto.Error, ValueError, TypeError):
-        raise UserError(
-            f'"{_SECTION}.key": "{path}" contains no PEM key without a password'
-        ) from None
+        raise UserError(f'"{_SECTION}.key": "{path}" contains no unencrypted PEM key') from None

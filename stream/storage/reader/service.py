@@ -240,7 +240,9 @@ class StorageReaderService(Service):
                 try:
                     outcome.statistics = await acting
                 except CancelledError:
-                    raise Requeue("the reader stops, its next life uploads the slice") from None
+                    raise Requeue(
+                        "the reader is stopping; the slice will be uploaded after its restart"
+                    ) from None
                 except StagingReplaced as reason:
                     raise Requeue(str(reason)) from None
         except TRANSIENT_ERRORS:
@@ -270,7 +272,7 @@ class StorageReaderService(Service):
             )
         if files.finished:
             _log.info(
-                "completed the incomplete streams of {names} from a node of the original",
+                "repaired unfinished gzip streams in {names}, written by the original service",
                 names=files.finished,
                 slice_id=str(slice_.key),
             )
@@ -283,7 +285,7 @@ class StorageReaderService(Service):
             self._damaged(slice_.key)
         if statistics.records_count > files.rows:
             _log.error(
-                "the slice {slice_id} has {found} rows on disk, {counted} were counted",
+                "the slice {slice_id} has {found} rows on disk, but {counted} were counted",
                 slice_id=str(slice_.key),
                 found=files.rows,
                 counted=statistics.records_count,

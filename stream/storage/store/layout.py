@@ -39,7 +39,9 @@ def check_layout(value: bytes) -> None:
         raise _refusal(f"can't be read: {error}") from None
     if layout.version > LAYOUT_VERSION:
         by = f", written by {layout.written_by}" if layout.written_by else ""
-        raise _refusal(f"has version {layout.version}{by}; this service knows {LAYOUT_VERSION}")
+        raise _refusal(
+            f"has version {layout.version}{by}, but this service supports only {LAYOUT_VERSION}"
+        )
 
 
 def _refusal(reason: str) -> UserError:

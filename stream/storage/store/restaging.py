@@ -77,7 +77,7 @@ async def _replace(txn: AtomicTxn, key: FileKey, prepared: PreparedFile) -> None
         raise InvalidFileState(f'file "{key}" is in "{file.state.value}" state')
     for slice_ in await records.load_slices(txn, key):
         if _has_moved(slice_):
-            raise InvalidSliceState(f'slice "{slice_.key}" was uploaded meanwhile')
+            raise InvalidSliceState(f'slice "{slice_.key}" has since been uploaded')
     staging = attrs.evolve(file.staging, expiration=prepared.expiration)
     records.save_file(txn, file, attrs.evolve(file, staging=staging, retry=NO_RETRY))
     for record_key, value in prepared.records:

@@ -36,7 +36,7 @@ class VolumeLimit:
             return wanted
         _log.warn(
             "a sink gets {most} volumes instead of {wanted}: etcd accepts too few operations in "
-            "one transaction, start it with --max-txn-ops=1024",
+            "one transaction; start it with --max-txn-ops=1024",
             most=self._most,
             wanted=wanted,
         )

@@ -147,7 +147,7 @@ class VolumeAppender:
                 await self.run(file.close)
                 return
             except NoThread as error:
-                _log.error("cannot close a slice file yet: {error}", error=error.strerror)
+                _log.error("cannot close a slice file, retrying: {error}", error=error.strerror)
             await deferLater(self._reactor, CLOSE_AGAIN_SECONDS)
 
     def _settled(self, file: DiskFile) -> Deferred[None]:

@@ -301,7 +301,7 @@ def open_disk_file(
             length = _finish(descriptor, path, compression)
         if not _is_last_of(path, life):
             if 0 <= resume < length:
-                raise Fenced("another life of the source node has written to the file since")
+                raise Fenced("another life of the source node has since written to the file")
             _note_life(path, life)
         _sync_entries(path.parent, root)
         if length:

@@ -131,7 +131,7 @@ class DiskThread:
             try:
                 ended(Outcome(*found))
             except Exception:  # otherwise the reactor would no longer listen to the thread
-                _log.failure("the end of a round can't be handled")
+                _log.failure("cannot process the result of a write round")
         if self._left is not None and self._ended is None:  # otherwise another round is running
             self._close()
             if not self._left.called:
@@ -152,5 +152,5 @@ def disk_thread(reactor: Any) -> DiskThread | None:
     try:
         return DiskThread(reactor)
     except OSError as error:
-        _log.warn("no compiled thread for a volume: {error}", error=error)
+        _log.warn("cannot start a compiled disk thread: {error}", error=error)
         return None

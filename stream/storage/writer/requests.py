@@ -176,7 +176,7 @@ class Requests:
         superseded = frozenset(mark.key for mark in marks if not self._is_latest(mark))
         if superseded:
             raise Superseded(
-                "another attempt of a request may have been made meanwhile", superseded
+                "another attempt of a request may have been made in the meantime", superseded
             )
         noted = [self._note(file, sink, end, mark, Waiters()) for mark in marks]
 
@@ -221,10 +221,10 @@ class Requests:
         """
         lost = [rows for rows in self._files.get(file, ()) if rows.end > length]
         if self._uncut.get(file, 0) > length:
-            raise Superseded("another attempt of a request may count on rows in the file")
+            raise Superseded("another attempt of a request may rely on rows in the file")
         for rows in lost:
             if not self._is_latest(rows.mark):
-                raise Superseded("another attempt of a request may count on rows in the file")
+                raise Superseded("another attempt of a request may rely on rows in the file")
         for rows in lost:
             self._drop(rows)
 

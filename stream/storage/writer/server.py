@@ -189,7 +189,7 @@ class WriterConnection(amp.AMP):
         try:
             await self.factory.writer.check_life(source)
             if self.factory.latest_life(source.node_id) > source.number:
-                raise Fenced("a later life of the node has connected meanwhile")
+                raise Fenced("a newer process with this node name has connected")
         except Exception as error:
             problem = error
         if self._is_lost:
@@ -254,7 +254,7 @@ class WriterConnection(amp.AMP):
         self._require_hello()
         file = self._file(handle)
         if level not in _LEVELS:
-            raise commands.UnavailableOnWire("there is no such level")
+            raise commands.UnavailableOnWire("unknown sync level")
         appending = file.append(offset, data, level=SyncLevel(level), crc=crc)
         self._listen_less(file.appender)
         try:

@@ -182,11 +182,11 @@ class StorageWriterService(Service):
                     f'any host that reaches "{self._network.listen}" could write to the volumes: '
                     "set storage.level.local.writer.network.secret "
                     "(STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_SECRET) or tls, with the same "
-                    "values on source nodes, or listen on 127.0.0.1; insecure: true permits it "
-                    "without protection"
+                    "values on source nodes, or listen on 127.0.0.1; to allow access without "
+                    "protection, set insecure: true"
                 )
             _log.warn(
-                'any host that reaches "{address}" may write to the volumes, because insecure is '
+                'any host that reaches "{address}" can write to the volumes, because insecure is '
                 "set",
                 address=self._network.listen,
             )
@@ -294,7 +294,7 @@ class StorageWriterService(Service):
         if has_failed:
             volume.failed = False
         elif volume.failed:
-            raise OSError(errno.EIO, "the disk has failed meanwhile")
+            raise OSError(errno.EIO, "the disk failed during the check")
         if drained:
             self._set_drained(volume, True, "by hand")
         elif available < self._min_free_bytes:
@@ -369,7 +369,7 @@ class StorageWriterService(Service):
                 )
                 return done
         names = ", ".join(f"{known.volume_id} ({known.found.path})" for known in self._volumes)
-        raise UserError(f'this node has no volume "{volume}", its volumes are: {names}')
+        raise UserError(f'this node has no volume "{volume}"; its volumes are: {names}')
 
     # Sealing.
 

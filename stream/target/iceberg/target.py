@@ -105,7 +105,8 @@ class IcebergTarget(LakeTarget[Catalog]):
         answer = await self._worked(workers, connection, job, rows)
         if answer["retries"]:
             _log.info(
-                "retried the commit of file {file_id} {retries} times: others committed meanwhile",
+                "retried the commit of file {file_id} {retries} times because of conflicting "
+                "commits",
                 file_id=str(record.key),
                 retries=answer["retries"],
             )

@@ -385,7 +385,7 @@ def _commit(job: _Job, table: Table, files: _DataFiles) -> int:
             table = job.catalog.load_table(job.identifier)
             if table.spec() != files._spec:
                 raise UserError(
-                    f'the partitions of the table "{job.name}" were changed meanwhile',
+                    f'the partitions of the table "{job.name}" were changed during the import',
                     status=503,
                     name="commitConflict",
                 )

@@ -447,7 +447,7 @@ def _forced(force: bool) -> tuple[tuple[str, str], ...]:
 
 def _read(answer: Answer, read: Callable[[Any], T]) -> T:
     if not isinstance(answer.json, (Mapping, list)):
-        raise answer.unexpected("there is no JSON in it")
+        raise answer.unexpected("its body is not a JSON object or array")
     try:
         return read(answer.json)
     except (AttributeError, KeyError, TypeError, ValueError) as problem:

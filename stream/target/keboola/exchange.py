@@ -92,7 +92,7 @@ class TokenExchange:
             raise error.as_bad_gateway() from None
         if token.info.project_id != project_id:
             raise UserError(
-                "the exchange has returned a token of another project",
+                "the exchange has returned a token for a different project",
                 status=502,
                 name="programmaticTokenExchangeFailed",
             )

@@ -228,7 +228,8 @@ class FileImporter:
             if error.status not in _NOT_SHOWN:
                 raise
             _log.warn(
-                "cannot look for an import of the file {file_id}, it may be imported twice: "
+                "cannot check whether the file {file_id} is already being imported, so it may be "
+                "imported twice: "
                 "{error}",
                 file_id=str(record.file_key),
                 error=error,
@@ -236,7 +237,7 @@ class FileImporter:
             return None
         if job is not None:
             _log.info(
-                "import job {job_id} was started before",
+                "import job {job_id} had already been started",
                 job_id=job.id,
                 file_id=str(record.file_key),
             )
@@ -270,7 +271,8 @@ class FileImporter:
             await self._client.delete(job_record_key(JobKey.of(sink, str(job_id))))
         except EtcdError as error:
             _log.warn(
-                "cannot delete the record of import job {job_id} yet: {error}",
+                "cannot delete the record of import job {job_id}, the cleanup will delete it: "
+                "{error}",
                 job_id=job_id,
                 error=error,
             )

@@ -61,7 +61,7 @@ class _Fields:
                 continue
             if isinstance(part, _Fields):
                 if not isinstance(found, Struct):
-                    raise GobError(f"{self.name}.{field} is no struct")
+                    raise GobError(f"{self.name}.{field} is not a struct")
                 below = part.to_json(found)
                 plain |= below if member is None else {member: below}
             elif member is not None and found != NO_TIME:

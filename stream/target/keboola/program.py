@@ -13,7 +13,7 @@ _BEARER = "Bearer "
 
 def _check(_instance: object, _attribute: object, value: str) -> None:
     if value and not is_sendable(value):
-        raise ValueError("a token with characters that a header can't contain")
+        raise ValueError("the token contains characters that a header can't contain")
 
 
 @attrs.frozen(repr=False)

@@ -299,10 +299,10 @@ class RowQuarantine:
             while split.ranges:
                 split = await self._decide(token, record, staged, split, import_)
                 if split.ranges and self._reactor.seconds() >= until:
-                    raise Requeue(f"{len(split.ranges)} ranges of rows are left")
+                    raise Requeue(f"{len(split.ranges)} ranges of rows remain")
             split = await self._keep(token, record, staged, split)
         _log.error(
-            "rows of the file {file_id} are in quarantine ({count}): {reason}",
+            "quarantined {count} rows of the file {file_id}: {reason}",
             count=split.records_count,
             file_id=str(file.key),
             reason=split.refused[0].reason if split.refused else split.reason,

@@ -39,9 +39,12 @@ class StorageApiService(Service):
         except CancelledError:
             raise
         except UserError as error:
-            _log.warn("cannot load the Storage API index yet: {error}", error=str(error))
+            _log.warn(
+                "cannot load the Storage API index, later calls will load it: {error}",
+                error=str(error),
+            )
         except Exception:
-            _log.failure("cannot load the Storage API index yet")
+            _log.failure("cannot load the Storage API index, later calls will load it")
 
     async def stopService(self) -> None:
         super().stopService()

@@ -99,7 +99,9 @@ class SliceUploader:
         """
         stored = await txn.get(file_record_key(slice_.key.file_key))
         if stored is None or decode_file(stored.value).file_id != store.upload.id:
-            raise StagingReplaced(f"the file {slice_.key.file_key} has other staging storage now")
+            raise StagingReplaced(
+                f"the file {slice_.key.file_key} now has different staging storage"
+            )
 
     async def report(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics

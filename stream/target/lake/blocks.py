@@ -45,7 +45,7 @@ def whole_rows(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[byt
         elif length > MAX_ROW_BYTES:
             raise ValueError(f"a row has more than {MAX_ROW_BYTES} bytes")
     if end != length:
-        raise ValueError("the last row has no end")
+        raise ValueError("the last row is incomplete")
     if length:
         yield b"".join(kept)
 

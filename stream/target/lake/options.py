@@ -17,7 +17,7 @@ def whole_number(connection: Connection, option: str, default: int, most: int) -
     number = parsed(str(connection.options.get(option, default)), least=1, most=most)
     if number is None:
         raise UserError(
-            f'"{option}" of the connection "{connection.name}" in "target.connections" must be 1 '
-            f"to {most}"
+            f'"{option}" of the connection "{connection.name}" in "target.connections" must be '
+            f"from 1 to {most}"
         )
     return number

@@ -119,7 +119,7 @@ class Description:
                 made_by=str(plain["madeBy"]),
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no description of a table: {error}") from None
+            raise ValueError(f"not a description of a table: {error}") from None
 
     def body(self) -> bytes:
         """Return the content of the description's object."""

@@ -92,7 +92,7 @@ def _database(connection: Connection) -> Database:
         raise UserError(f'"dsn" of {where} can\'t be read') from None
     size = whole_number(str(options.get("poolSize", 4)), least=1, most=_MAX_POOL)
     if size is None:
-        raise UserError(f'"poolSize" of {where} must be 1 to {_MAX_POOL}')
+        raise UserError(f'"poolSize" of {where} must be from 1 to {_MAX_POOL}')
     defaults: dict[str, Any] = {
         "connect_timeout": 10,
         "keepalives_idle": 30,

@@ -249,8 +249,8 @@ def _check_rights(
     lacking = [right for (right,) in connection.execute(query, arguments)]
     if lacking:
         raise UserError(
-            f"the user of the connection lacks {', '.join(lacking)} on {where}: grant it, then try "
-            "again",
+            f"the user of the connection lacks {', '.join(lacking)} on {where}: grant "
+            "the missing privileges, then try again",
             name="connectionForbidden",
         )
 

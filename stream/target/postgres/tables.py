@@ -82,7 +82,7 @@ def check_names(schema: str, table: str, columns: Sequence[ColumnRecord]) -> Non
         *(("column", column.name) for column in columns),
     ):
         if not name or not name.isprintable():
-            raise UserError(f'the name of the {what} "{name}" must be printable characters')
+            raise UserError(f'the name of the {what} "{name}" must consist of printable characters')
         if len(name.encode()) > MAX_NAME_BYTES:
             raise UserError(
                 f'the name of the {what} "{name}" is too long: PostgreSQL allows {MAX_NAME_BYTES} '

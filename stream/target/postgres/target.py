@@ -165,7 +165,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         )
         await self._client.put(quarantine_record_key(record.key), encode(noted))
         _log.error(
-            "rows of the file {file_id} are in quarantine ({count}): {reason}",
+            "quarantined {count} rows of the file {file_id}: {reason}",
             count=noted.records_count,
             file_id=str(record.key),
             reason=noted.reason,
@@ -239,7 +239,8 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
                 cancelling = in_own_thread(self._reactor, attempt.cancel)
                 cancelling.addErrback(
                     lambda failure: _log.warn(
-                        "cannot cancel a statement, it ends with its connection: {reason}",
+                        "cannot cancel a statement, it will end when its connection is closed: "
+                        "{reason}",
                         reason=hide_secrets(failure.getErrorMessage()),
                     )
                 )

@@ -77,7 +77,7 @@ async def test_refused_rows_are_counted_separately(coordinator: Coordinator) -> 
     (file,) = await storage.close_files()
     await storage.finish_slices(file.key)
     await storage.to_importing(file.key)
-    coordinator.target.import_failures.append(Requeue("ranges of rows are left"))
+    coordinator.target.import_failures.append(Requeue("ranges of rows remain"))
     coordinator.target.refused = 3
     await coordinator.service.startService()
 

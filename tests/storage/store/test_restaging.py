@@ -165,7 +165,7 @@ async def test_a_slice_uploaded_meanwhile(world: World, monkeypatch: pytest.Monk
         return slices
 
     monkeypatch.setattr(records, "read_slices", read_slices)
-    with pytest.raises(InvalidSliceState, match="was uploaded meanwhile"):
+    with pytest.raises(InvalidSliceState, match="has since been uploaded"):
         await world.replace(prepared)
     (file,) = await world.storage.files()
     assert file.staging.expiration is None

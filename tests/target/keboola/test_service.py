@@ -41,7 +41,7 @@ async def test_the_start_does_not_wait_for_the_storage_api() -> None:
         api.answer.errback(UserError("nobody there", status=502))
     assert [(event["log_level"], event["log_format"]) for event in events] == [
         (LogLevel.info, "loading Storage API index without components"),
-        (LogLevel.warn, "cannot load the Storage API index yet: {error}"),
+        (LogLevel.warn, "cannot load the Storage API index, later calls will load it: {error}"),
     ]
     await service.stopService()
     assert api.closed

@@ -639,7 +639,7 @@ async def test_the_limit_of_imports_of_a_sink(world: PostgresWorld) -> None:
     importing = [ensureDeferred(world.target.import_file(file)) for file in files[:2]]
     await until(lambda: len(world.target.running_jobs()) == 2)
     assert not world.target.may_import(files[2].key)
-    with pytest.raises(Requeue, match="has 2 imports running"):
+    with pytest.raises(Requeue, match="already has 2 running imports"):
         await world.target.import_file(files[2])
     lock.close()
     assert [success for success, _ in await DeferredList(importing)] == [True, True]
