@@ -54,8 +54,8 @@ def section(setting: Setting) -> list[str]:
     table = [
         "### Batches (NDJSON lines of the same size)",
         "",
-        "| records a request | records/s, median (range) | ÷ single | p99 ms | errors "
-        "| InfluxDB 1.x, synced | stream ÷ it "
+        "| records per request | records/s, median (range) | ÷ single | p99 ms | errors "
+        "| InfluxDB 1.x, synced | stream ÷ InfluxDB "
         + "".join(f"| {name} | stream ÷ {name} " for name in LIMITS)
         + "|",
         "|---|---|---|---|---|---|---|" + "---|---|" * len(LIMITS),
@@ -102,7 +102,7 @@ def section_sizes(setting: Setting) -> list[str]:
     return [
         f"### Batch sizes (NDJSON lines of {SHORT_BYTES} B)",
         "",
-        "| records a request | connections | records/s, median (range) | ÷ 1 | p99 ms | errors |",
+        "| records per request | connections | records/s, median (range) | ÷ 1 | p99 ms | errors |",
         "|---|---|---|---|---|---|",
         *(
             f"| {size:,} | {SHORT_CONNECTIONS[size]} | {cell(runs, size)} "

@@ -100,7 +100,7 @@ def measure_rate(folder: Path, consoles: int, seconds: int, rounds: int) -> None
     pairs = list(zip(runs[0], runs[consoles], strict=True))
     rate = statistics.median(with_.rate / without.rate for without, with_ in pairs)
     cpu = statistics.median(with_.cpu / without.cpu for without, with_ in pairs)
-    print(f"median of the pairs: rate × {rate:.3f}, processor time × {cpu:.3f}")
+    print(f"median of the pairs: rate × {rate:.3f}, CPU time × {cpu:.3f}")
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -311,9 +311,9 @@ def main() -> None:
     of_rate.add_argument("--consoles", type=int, default=100)
     of_rate.add_argument("--seconds", type=int, default=8, help="of each run")
     of_rate.add_argument("--rounds", type=int, default=3)
-    of_memory = commands.add_parser("memory", help="of pages, beside a busy source")
+    of_memory = commands.add_parser("memory", help="of pages, next to a busy source")
     of_memory.add_argument("--minutes", type=int, default=60)
-    of_memory.add_argument("--rate", type=int, default=10_000, help="records a second")
+    of_memory.add_argument("--rate", type=int, default=10_000, help="records per second")
     opened = commands.add_parser("open", help="what the first measurement starts")
     opened.add_argument("api")
     opened.add_argument("number", type=int)

@@ -78,14 +78,14 @@ def section(setting: Setting) -> list[str]:
     return [
         title,
         "",
-        "| load | service, CPU s | etcd, CPU s | service, MB to the disk | in slice files, MB "
-        "| etcd, MB to the disk | in its log, MB |",
+        "| load | service, CPU s | etcd, CPU s | service, MB written to disk | in slice files, MB "
+        "| etcd, MB written to disk | in etcd's log, MB |",
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
         *([peak, ""] if peak else []),
         "The service is one process with all components, including the local Storage API. If a "
-        "page of a file changes after a sync, it is written to the disk again. Therefore a record "
+        "page of a file changes after a sync, it is written to the disk again. A record therefore "
         "costs more bytes if there are few records per second. Writes by the file system itself "
         "aren't counted.",
         "",

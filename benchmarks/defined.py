@@ -53,7 +53,7 @@ def section(setting: Setting) -> list[str]:
     return [
         f"### {SOURCES * SINKS:,} sinks of {SOURCES:,} other sources",
         "",
-        "| defined | records/s, median (range) | p99 ms | CPU µs a record | ÷ without |",
+        "| defined | records/s, median (range) | p99 ms | CPU µs per record | ÷ without |",
         "|---|---|---|---|---|",
         f"| 1 source, 1 sink | {_cells(few)} | |",
         f"| and {SOURCES * SINKS:,} sinks | {_cells(many)} | {rates:.2f} |",

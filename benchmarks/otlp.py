@@ -92,10 +92,10 @@ def _table(
 ) -> list[str]:
     peer = _rate(figures[SYNCED]) if SYNCED in figures else 0.0
     lines = [
-        f"### OTLP logs, {RECORDS} records a request in protobuf, {CONNECTIONS} connections",
+        f"### OTLP logs, {RECORDS} records per request in protobuf, {CONNECTIONS} connections",
         "",
         "| server | records/s, median (range) | p50 ms | p99 ms | errors "
-        "| CPU µs a record | ÷ the synced collector |",
+        "| CPU µs per record | ÷ the synced collector |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, runs in figures.items():

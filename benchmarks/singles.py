@@ -63,7 +63,7 @@ def _section(setting: Setting, connections: tuple[int, ...], seconds: int) -> li
     lines: list[str] = []
     for number in connections:
         lines += _table(number, figures[number])
-    return [*lines, *(f"Without {name}: {reason}." for name, reason in missing.items()), ""]
+    return [*lines, *(f"{name} was left out: {reason}." for name, reason in missing.items()), ""]
 
 
 def _servers(setting: Setting) -> dict[str, tuple[_Server, Path]]:
@@ -97,7 +97,7 @@ def _table(connections: int, figures: dict[str, list[Figure]]) -> list[str]:
     lines = [
         f"### Single records, {connections} keep-alive connections, {BODY_BYTES} B JSON",
         "",
-        "| server | records/s, median (range) | p50 ms | p99 ms | errors | stream ÷ it |",
+        "| server | records/s, median (range) | p50 ms | p99 ms | errors | stream ÷ this server |",
         "|---|---|---|---|---|---|",
     ]
     for name, runs in figures.items():

@@ -70,6 +70,6 @@ def _checksums(rate: float) -> str:
         checksum(group)
     seconds = 2 * (time.process_time() - start) / CHECKSUM_ROUNDS / GROUP_RECORDS
     return (
-        f"Checksums of a group of {GROUP_RECORDS} records, not compressed, at both ends: "
-        f"{seconds * 1e9:.0f} ns a record, {100 * seconds * rate:.2f} % of its time."
+        f"Computing the checksum of an uncompressed group of {GROUP_RECORDS} records at both ends "
+        f"takes {seconds * 1e9:.0f} ns per record, {100 * seconds * rate:.2f} % of its time."
     )

@@ -34,7 +34,7 @@ def section(setting: Setting) -> list[str]:
                     found.append(run)
     alone = _rate(runs[0])
     return [
-        f"### Live tails of {RATE} records a second that nobody reads from, "
+        f"### Live tails of {RATE} records per second that no client reads, "
         f"{CONNECTIONS} connections",
         "",
         "| tails | records/s, median (range) | ÷ without |",

@@ -151,7 +151,7 @@ def _spread_table(found: dict[tuple[str, int], list[Sequence[int]]]) -> list[str
     lines = [
         f"### Connections of the busiest process, {CONNECTIONS} opened at once",
         "",
-        "| way of sharing the address | processes | even | median (range) |",
+        "| way of sharing the address | processes | even share | median (range) |",
         "|---|---|---|---|",
     ]
     for (way, count), rounds in found.items():

@@ -13,12 +13,12 @@ __all__ = ["IGNORED_SETTINGS"]
 _DATADOG = "nothing is sent to Datadog; Prometheus collects the metrics."
 _GO_PROFILER = "there is no such profile in Python."
 _KCP = "the transport `kcp` is refused."
-_GROUP_COMMIT = "a chunk is committed as soon as the commit before it has ended."
-_ADAPTIVE = "groups follow the pace of the disk, nothing is checked at intervals."
-_LEASE = "bounded by the time to live of the lease, `distribution.ttlSeconds`."
+_GROUP_COMMIT = "a chunk is committed as soon as the previous commit has finished."
+_ADAPTIVE = "groups follow the pace of the disk; nothing is checked at intervals."
+_LEASE = "the time to live of the lease (`distribution.ttlSeconds`) is the limit."
 
 IGNORED_SETTINGS: Mapping[str, str] = {
-    "watchTelemetryInterval": "the lag of watches is measured with each event.",
+    "watchTelemetryInterval": "the lag of a watch is measured with each event.",
     "datadog.enabled": _DATADOG,
     "datadog.debug": _DATADOG,
     "datadog.profiler.enabled": _DATADOG,
@@ -32,13 +32,13 @@ IGNORED_SETTINGS: Mapping[str, str] = {
     "distribution.grantTimeout": _LEASE,
     "distribution.startupTimeout": _LEASE,
     "distribution.shutdownTimeout": _LEASE,
-    "source.http.writeBufferSize": "answers are written whole.",
-    "storage.statistics.sync.timeout": "a failed sync is repeated with the next one.",
+    "source.http.writeBufferSize": "responses are written as a whole.",
+    "storage.statistics.sync.timeout": "a failed sync is repeated together with the next one.",
     "storage.statistics.cache.L2.enabled": "sums are kept up to date by one watch.",
     "storage.level.local.encoding.encoder.concurrency": "rows are rendered by the source itself.",
     "storage.level.local.encoding.inputBuffer": _GROUP_COMMIT,
     "storage.level.local.encoding.failedChunksThreshold": (
-        "a chunk that fails is immediately answered, or sent to another slice."
+        "a chunk that fails is answered immediately, or sent to another slice."
     ),
     "storage.level.local.encoding.compression.gzip.blockSize": "each group is a gzip member.",
     "storage.level.local.encoding.compression.gzip.concurrency": "a node shares one thread pool.",

@@ -34,12 +34,12 @@ class StagingOperatorSettings:
 
     slice_rotation_check_interval: Duration = setting(
         duration("1s"),
-        "Interval of checking the upload triggers of open slices.",
+        "Interval between checks of the upload triggers of open slices.",
         rule="required,minDuration=100ms,maxDuration=30s",
     )
     slice_rotation_timeout: Duration = setting(
         duration("5m"),
-        "Timeout of replacing a slice by a new one.",
+        "Timeout for replacing a slice with a new one.",
         rule="required,minDuration=30s,maxDuration=15m",
     )
     slice_close_timeout: Duration = setting(
@@ -49,12 +49,12 @@ class StagingOperatorSettings:
     )
     slice_upload_check_interval: Duration = setting(
         duration("2s"),
-        "Interval of checking for slices to upload.",
+        "Interval between checks for slices to upload.",
         rule="required,minDuration=500ms,maxDuration=30s",
     )
     slice_upload_timeout: Duration = setting(
         duration("15m"),
-        "Timeout of the upload of one slice.",
+        "Timeout for the upload of one slice.",
         rule="required,minDuration=30s,maxDuration=60m",
     )
 
@@ -90,7 +90,7 @@ class UploadSettings:
 
     min_interval: Duration = setting(
         duration("10s"),
-        "Min interval between uploads of one sink.",
+        "Minimum interval between uploads of one sink.",
         rule="required,minDuration=1s,maxDuration=30m",
     )
     trigger: UploadTriggerSettings = group(UploadTriggerSettings)
@@ -110,12 +110,12 @@ class TargetOperatorSettings:
 
     file_rotation_check_interval: Duration = setting(
         duration("1s"),
-        "Interval of checking the import triggers of open files.",
+        "Interval between checks of the import triggers of open files.",
         rule="required,minDuration=100ms,maxDuration=30s",
     )
     file_rotation_timeout: Duration = setting(
         duration("5m"),
-        "Timeout of replacing a file by a new one.",
+        "Timeout for replacing a file with a new one.",
         rule="required,minDuration=30s,maxDuration=15m",
     )
     file_close_timeout: Duration = setting(
@@ -125,12 +125,12 @@ class TargetOperatorSettings:
     )
     file_import_check_interval: Duration = setting(
         duration("1s"),
-        "Interval of checking for files to import.",
+        "Interval between checks for files to import.",
         rule="required,minDuration=500ms,maxDuration=30s",
     )
     file_import_timeout: Duration = setting(
         duration("15m"),
-        "Timeout of the import of one file.",
+        "Timeout for the import of one file.",
         rule="required,minDuration=30s,maxDuration=60m",
     )
 
@@ -179,11 +179,11 @@ class ImportSettings:
     """The settings of imports."""
 
     max_slices: int = setting(
-        100, "Max number of slices in one file.", rule="required,min=50,max=149", unsigned=True
+        100, "Maximum number of slices in one file.", rule="required,min=50,max=149", unsigned=True
     )
     min_interval: Duration = setting(
         duration("1m"),
-        "Min interval between imports of one sink.",
+        "Minimum interval between imports of one sink.",
         rule="required,minDuration=1s,maxDuration=24h",
     )
     trigger: ImportTriggerSettings = group(ImportTriggerSettings)

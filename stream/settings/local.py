@@ -51,7 +51,7 @@ class VolumeRegistrationSettings:
 
     ttl_seconds: int = setting(
         10,
-        "Seconds after which the volume of a node that died is no longer registered.",
+        "Seconds after which the volumes of a dead node are no longer registered.",
         rule="required,min=1,max=60",
     )
 
@@ -203,7 +203,9 @@ class WriterTlsSettings:
     )
     key: str = setting("", "PEM file with the key of the certificate.")
     ca: str = setting(
-        "", "PEM file with the authorities that must have signed the certificates of other nodes."
+        "",
+        "PEM file with the certificate authorities, one of which must have signed the certificate "
+        "of each other node.",
     )
 
 
@@ -228,32 +230,33 @@ class WriterNetworkSettings:
     )
     min_slices_per_source_node: int = setting(
         2,
-        "Min number of slices of a sink that each source node keeps open, if there are enough.",
+        "Minimum number of slices of a sink that each source node keeps open, if there are enough "
+        "slices.",
         rule="required,min=1,max=20",
     )
     max_waiting_streams_per_conn: int = setting(
         1024,
-        "Max number of slices that wait to be opened on one connection.",
+        "Maximum number of slices that wait to be opened on one connection.",
         rule="required,min=10,max=100000",
     )
     stream_max_window: ByteSize = setting(
         size("8MB"),
-        "Max number of unacknowledged bytes of one slice.",
+        "Maximum number of unacknowledged bytes of one slice.",
         rule="required,minBytes=256kB,maxBytes=10MB",
     )
     stream_open_timeout: Duration = setting(
         duration("10s"),
-        "Timeout of opening a slice on the disk writer.",
+        "Timeout for opening a slice on the disk writer.",
         rule="required,minDuration=1s,maxDuration=30s",
     )
     stream_close_timeout: Duration = setting(
         duration("10s"),
-        "Timeout of closing a slice on the disk writer.",
+        "Timeout for closing a slice on the disk writer.",
         rule="required,minDuration=1s,maxDuration=30s",
     )
     stream_write_timeout: Duration = setting(
         duration("10s"),
-        "Timeout of writing a chunk on the disk writer.",
+        "Timeout for writing a chunk on the disk writer.",
         rule="required,minDuration=1s,maxDuration=60s",
     )
     shutdown_timeout: Duration = setting(
@@ -263,12 +266,12 @@ class WriterNetworkSettings:
     )
     kcp_input_buffer: ByteSize = setting(
         size("8MB"),
-        "Buffer of the kcp transport for data, unused with tcp.",
+        "Size of the kcp transport's data buffer; not used with tcp.",
         rule="required,minBytes=16kB,maxBytes=100MB",
     )
     kcp_response_buffer: ByteSize = setting(
         size("512KB"),
-        "Buffer of the kcp transport for responses, unused with tcp.",
+        "Size of the kcp transport's response buffer; not used with tcp.",
         rule="required,minBytes=16kB,maxBytes=100MB",
     )
     pipeline_balancer: str = setting(
@@ -295,11 +298,13 @@ class WriterAllocationSettings:
 
     enabled: bool = setting(True, "Reserve disk space for a slice when it is opened.")
     static: ByteSize = setting(
-        size("100MB"), "Space for a slice whose sink has no statistics yet.", rule="required"
+        size("100MB"),
+        "Disk space reserved for a slice if its sink has no statistics yet.",
+        rule="required",
     )
     relative: int = setting(
         110,
-        "Space for a slice in percent of the sink's previous slices.",
+        "Disk space reserved for a slice, in percent of the size of the sink's previous slices.",
         rule="min=100,max=500",
         unsigned=True,
     )
@@ -322,6 +327,6 @@ class LocalLevelSettings:
     writer: WriterSettings = group(WriterSettings)
     quota: ByteSize = setting(
         size("0B"),
-        "Max compressed size of one sink's records on all local disks together, 0 = unlimited.",
+        "Maximum compressed size of one sink's records on all local disks together; 0 = unlimited.",
         override="unlisted",
     )

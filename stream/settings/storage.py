@@ -28,12 +28,12 @@ class StatisticsSyncSettings:
 
     interval: Duration = setting(
         duration("1s"),
-        "Interval of writing the statistics to the database.",
+        "Interval between writes of the statistics to the database.",
         rule="required,minDuration=100ms,maxDuration=5s",
     )
     timeout: Duration = setting(
         duration("30s"),
-        "Timeout of one write of the statistics.",
+        "Timeout for one write of the statistics.",
         rule="required,minDuration=1s,maxDuration=1m",
     )
 
@@ -43,7 +43,7 @@ class StatisticsCacheL2Settings:
     """The settings of the second cache of statistics."""
 
     enabled: bool = setting(
-        True, "Answer totals from a cache of sums instead of adding them up for each request."
+        True, "Return totals from a cache of sums instead of adding them up for each request."
     )
     interval: Duration = setting(
         duration("1s"),
@@ -74,14 +74,16 @@ class MetadataCleanupSettings:
     enable: bool = setting(True, "Delete the records of expired files and their slices.")
     concurrency: int = setting(
         50,
-        "Max number of files that are cleaned up at the same time.",
+        "Maximum number of files that are cleaned up at the same time.",
         rule="required,min=1,max=500",
     )
     error_tolerance: int = setting(
-        10, "Number of failures that end one round of the cleanup.", rule="required,min=0,max=100"
+        10,
+        "Number of failures after which a round of the cleanup ends.",
+        rule="required,min=0,max=100",
     )
     archived_file_retention_per_sink: int = setting(
-        30, "Number of imported files of each sink that are kept.", rule="required,min=0,max=100"
+        30, "Number of imported files that are kept for each sink.", rule="required,min=0,max=100"
     )
     active_file_expiration: Duration = setting(
         duration("168h"),
@@ -95,7 +97,7 @@ class MetadataCleanupSettings:
     )
     interval: Duration = setting(
         duration("10m"),
-        "Interval of the cleanup of file records.",
+        "Interval between cleanups of file records.",
         rule="required,minDuration=30s,maxDuration=24h",
     )
 
@@ -106,14 +108,18 @@ class JobCleanupSettings:
 
     enable: bool = setting(True, "Delete the records of finished import jobs.")
     concurrency: int = setting(
-        50, "Max number of jobs that are checked at the same time.", rule="required,min=1,max=500"
+        50,
+        "Maximum number of jobs that are checked at the same time.",
+        rule="required,min=1,max=500",
     )
     error_tolerance: int = setting(
-        10, "Number of failures that end one round of the cleanup.", rule="required,min=0,max=100"
+        10,
+        "Number of failures after which a round of the cleanup ends.",
+        rule="required,min=0,max=100",
     )
     interval: Duration = setting(
         duration("30s"),
-        "Interval of the cleanup of job records.",
+        "Interval between cleanups of job records.",
         rule="required,minDuration=5s,maxDuration=10m",
     )
 
@@ -125,11 +131,13 @@ class DiskCleanupSettings:
     enabled: bool = setting(True, "Delete files of slices that are no longer in the database.")
     interval: Duration = setting(
         duration("5m"),
-        "Interval of the cleanup of volumes.",
+        "Interval between cleanups of volumes.",
         rule="required,minDuration=5m,maxDuration=24h",
     )
     concurrency: int = setting(
-        50, "Number of directories that are removed at a time.", rule="required,min=1,max=500"
+        50,
+        "Number of directories that are removed at the same time.",
+        rule="required,min=1,max=500",
     )
 
 
@@ -138,7 +146,7 @@ class StorageSettings:
     """The settings of storage."""
 
     volumes_path: str = setting(
-        "", "Directory with the volumes, each as {type}/{label}.", rule="required"
+        "", "Directory that contains the volumes, each as {type}/{label}.", rule="required"
     )
     statistics: StatisticsSettings = group(StatisticsSettings)
     metadata_cleanup: MetadataCleanupSettings = group(MetadataCleanupSettings)

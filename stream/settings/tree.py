@@ -68,8 +68,8 @@ class ManholeSettings:
 
     enabled: bool = setting(
         False,
-        "Offer a Python console of the process over SSH. Its users can do anything that the "
-        "process can.",
+        "Provide a Python console of the process over SSH. Its users can do anything that the "
+        "process can do.",
     )
     listen: str = setting(
         "127.0.0.1:4022",
@@ -89,10 +89,10 @@ class LogSettings:
         "Format of log lines: json, text, or auto = short on a terminal, otherwise json.",
         rule="required,oneof=auto json text",
     )
-    file: str = setting("", "Log file, reopened on SIGHUP; empty = standard output.")
+    file: str = setting("", "Log file, which is reopened on SIGHUP; empty = standard output.")
     access_log: bool = setting(True, "Log each request to the API.")
     levels: tuple[str, ...] = setting(
-        (), "Log levels of components, such as etcd=debug, if they differ from the default level."
+        (), "Log levels of components that differ from the default level, for example etcd=debug."
     )
 
 
@@ -118,9 +118,9 @@ class DatadogProfilerSettings:
     enabled: bool = setting(False, "Send profiles to Datadog.")
     cpu: bool = setting(True, "Profile the CPU time.")
     memory: bool = setting(True, "Profile the memory.")
-    block: bool = setting(False, "Profile blocking, may have a big overhead.")
-    mutex: bool = setting(False, "Profile waiting for locks, may have a big overhead.")
-    goroutine: bool = setting(False, "Profile concurrent calls, may have a big overhead.")
+    block: bool = setting(False, "Profile blocking; this may have a large overhead.")
+    mutex: bool = setting(False, "Profile waiting for locks; this may have a large overhead.")
+    goroutine: bool = setting(False, "Profile concurrent calls; this may have a large overhead.")
 
 
 @attrs.frozen
@@ -137,17 +137,17 @@ class EtcdSettings:
     """The settings of the connection to etcd."""
 
     endpoint: str = setting(
-        "", "Address of etcd, host:port, several separated by a comma.", rule="required,endpoints"
+        "", "Addresses of etcd as host:port, separated by commas.", rule="required,endpoints"
     )
     namespace: str = setting("", "Prefix of all keys in etcd.", rule="required")
-    username: str = setting("", "User name for etcd, empty = no authentication.")
+    username: str = setting("", "User name for etcd; empty = no authentication.")
     password: str = setting("", "Password for etcd.", secret=True)
     connect_timeout: Duration = setting(
         duration("30s"), "How long to wait for etcd at startup.", rule="required"
     )
     keep_alive_timeout: Duration = setting(
         duration("5s"),
-        "Time without an answer after which a connection counts as dead.",
+        "Time without a response after which a connection counts as dead.",
         rule="required",
     )
     keep_alive_interval: Duration = setting(
@@ -156,7 +156,8 @@ class EtcdSettings:
     debug_log: bool = setting(False, "Log each operation of the etcd client to stderr.")
     data_dir: str = setting(
         "",
-        "Data directory of the embedded etcd; the endpoint is then 127.0.0.1:2379 by default.",
+        "Data directory of the embedded etcd. With the embedded etcd, the default endpoint is "
+        "127.0.0.1:2379.",
     )
 
 
@@ -178,7 +179,7 @@ class TaskSettings:
     )
     cleanup_enabled: bool = setting(True, "Delete the records of old tasks.")
     cleanup_interval: Duration = setting(
-        duration("1h"), "Interval of the cleanup of task records.", rule="required"
+        duration("1h"), "Interval between cleanups of task records.", rule="required"
     )
 
 
@@ -193,7 +194,9 @@ class TailSettings:
         rule="required,hostname_port",
     )
     max_concurrent: int = setting(
-        100, "Max number of live tails that a node serves at the same time.", rule="min=0,max=1000"
+        100,
+        "Maximum number of live tails that a node serves at the same time.",
+        rule="min=0,max=1000",
     )
 
 
@@ -210,7 +213,7 @@ class LiveSettings:
 
     max_concurrent: int = setting(
         200,
-        "Max number of live streams of branches that a node serves at the same time.",
+        "Maximum number of live streams of branches that a node serves at the same time.",
         rule="min=0,max=900",
     )
 
@@ -221,7 +224,7 @@ class APISettings:
 
     listen: str = setting("0.0.0.0:8000", "Address of the API.", rule="required,hostname_port")
     public_url: str = setting(
-        "http://localhost:8000", "URL of the API for its users.", rule="required,url"
+        "http://localhost:8000", "Public URL of the API.", rule="required,url"
     )
     strict: bool = setting(
         False, "Refuse a body with unknown members instead of returning warnings."
@@ -231,7 +234,7 @@ class APISettings:
     console: ConsoleSettings = group(ConsoleSettings)
     live: LiveSettings = group(LiveSettings)
     kubernetes_token_path: str = setting(
-        "", "File with the token of the Kubernetes service account, empty = off."
+        "", "File with the token of the Kubernetes service account; empty = off."
     )
 
 
@@ -241,22 +244,22 @@ class DistributionSettings:
 
     grant_timeout: Duration = setting(
         duration("5s"),
-        "Timeout of getting an etcd lease.",
+        "Timeout for getting an etcd lease.",
         rule="required,minDuration=1s,maxDuration=1m",
     )
     startup_timeout: Duration = setting(
         duration("1m"),
-        "Timeout of registering the node in a group.",
+        "Timeout for registering the node in a group.",
         rule="required,minDuration=1s,maxDuration=5m",
     )
     shutdown_timeout: Duration = setting(
         duration("10s"),
-        "Timeout of removing the node from a group.",
+        "Timeout for removing the node from a group.",
         rule="required,minDuration=1s,maxDuration=5m",
     )
     events_group_interval: Duration = setting(
         duration("5s"),
-        "Changes of a group within this interval are handled together, 0 = no grouping.",
+        "Interval within which changes of a group are handled together; 0 = no grouping.",
         rule="maxDuration=30s",
     )
     ttl_seconds: int = setting(
@@ -272,19 +275,19 @@ class IdempotencySettings:
 
     window: Duration = setting(
         duration("10m"),
-        "How long a request's idempotency key is remembered by the node that answered it.",
+        "How long a node remembers the idempotency key of a request that it answered.",
         rule="required,minDuration=1s,maxDuration=24h",
     )
     max_keys: int = setting(
         100000,
-        "Max number of remembered idempotency keys; at the limit the oldest keys of the source "
-        "with the most keys are evicted.",
+        "Maximum number of remembered idempotency keys; at the limit, the oldest keys of the "
+        "source with the most keys are evicted.",
         rule="required,min=1,max=10000000",
     )
     ask_writers: bool = setting(
         True,
-        "Ask the writers whether another node, or this one before it was restarted, has stored a "
-        "request with an idempotency key.",
+        "Ask the writers whether another node, or this node before a restart, has stored a "
+        "request with the same idempotency key.",
     )
 
 
@@ -294,7 +297,7 @@ class TemplateSettings:
 
     processes: int = setting(
         4,
-        "Max number of template processes for each process that accepts records. Projects with "
+        "Maximum number of template processes for each process that accepts records. Projects with "
         "slow templates can use all but one of them.",
         rule="required,min=1,max=64",
     )
@@ -305,18 +308,18 @@ class TemplateSettings:
     )
     memory: ByteSize = setting(
         size("256MB"),
-        "Max memory of the templates in one process.",
+        "Maximum memory of the templates in one process.",
         rule="required,minBytes=64MB,maxBytes=4GB",
     )
     queue_records: int = setting(
         5000,
-        "Max number of records of one project that wait for their templates.",
+        "Maximum number of records of one project that wait for their templates.",
         rule="required,min=1,max=1000000",
     )
     queue_bytes: ByteSize = setting(
         size("16MB"),
-        "Max size of the records of one project that wait for their templates; for all projects "
-        "together the limit is four times as high.",
+        "Maximum size of the records of one project that wait for their templates; the limit for "
+        "all projects together is four times as high.",
         rule="required,minBytes=1MB,maxBytes=1GB",
     )
 
@@ -331,7 +334,7 @@ class HTTPSourceSettings:
     public_url: str = setting("", "URL of the HTTP source for producers.", rule="required,url")
     request_timeout: Duration = setting(
         duration("30s"),
-        "Timeout of reading a request and of answering it.",
+        "Timeout for reading a request and for answering it.",
         rule="required,minDuration=1s,maxDuration=60s",
     )
     idle_timeout: Duration = setting(
@@ -341,18 +344,18 @@ class HTTPSourceSettings:
     )
     min_upload_rate: ByteSize = setting(
         size("4KB"),
-        "Number of received bytes of a body that extend the request timeout by one second.",
+        "Number of body bytes whose arrival extends the request timeout by one second.",
         rule="required,minBytes=100B,maxBytes=1MB",
     )
     max_connections: int = setting(
         20000,
-        "Max number of simultaneous connections, and at most three quarters of the process's "
-        "limit of open files.",
+        "Maximum number of simultaneous connections; never more than three quarters of the "
+        "process's limit of open files.",
         rule="required,min=100,max=1000000",
     )
     max_held_size: ByteSize = setting(
         size("128MB"),
-        "Max size of all requests that aren't answered yet, over all connections.",
+        "Maximum total size of the unanswered requests of all connections.",
         rule="required,minBytes=16MB,maxBytes=64GB",
     )
     read_buffer_size: ByteSize = setting(
@@ -366,15 +369,15 @@ class HTTPSourceSettings:
         rule="required,minBytes=1kB,maxBytes=1MB",
     )
     max_request_body_size: ByteSize = setting(
-        size("1MB"), "Max size of a request body.", rule="required,minBytes=100B,maxBytes=4MB"
+        size("1MB"), "Maximum size of a request body.", rule="required,minBytes=100B,maxBytes=4MB"
     )
     max_decoded_body_size: ByteSize = setting(
         size("16MB"),
-        "Max size of a compressed request body when it is decompressed.",
+        "Maximum size of a decompressed request body.",
         rule="required,minBytes=100B,maxBytes=64MB",
     )
     max_batch_records: int = setting(
-        10000, "Max number of records in one request.", rule="required,min=1,max=100000"
+        10000, "Maximum number of records in one request.", rule="required,min=1,max=100000"
     )
     read_text_as_json: bool = setting(
         False,
@@ -403,8 +406,8 @@ class QuarantinePlaceSettings:
 
     path: str = setting(
         "",
-        "Directory of the rejected records of this node. Empty = .rejected in the directory of the "
-        "volumes; a node without volumes then keeps no rejected records.",
+        "Directory of the rejected records of this node. Empty = .rejected in the directory of "
+        "the volumes; a node without volumes then keeps none.",
         former="source.deadLetterPath",
     )
     listen: str = setting(
@@ -436,9 +439,9 @@ class KeboolaTableSettings:
     """The settings of tables in Keboola."""
 
     event_send_timeout: Duration = setting(
-        duration("30s"), "Timeout of sending an event to the Storage API."
+        duration("30s"), "Timeout for sending an event to the Storage API."
     )
-    job_limit: int = setting(2, "Max number of simultaneous import jobs of one sink.")
+    job_limit: int = setting(2, "Maximum number of simultaneous import jobs of one sink.")
 
 
 @attrs.frozen
@@ -515,7 +518,7 @@ class TargetSettings:
     )
     job_limit: int = setting(
         2,
-        "Max number of simultaneous imports of one sink into a table of a connection.",
+        "Maximum number of simultaneous imports of one sink into a table of a connection.",
         rule="required,min=1,max=100",
     )
     staging: TargetStagingSettings = group(TargetStagingSettings)
@@ -527,12 +530,12 @@ class AuthSettings:
 
     provider: str = setting(
         "",
-        "Where the tokens of the API come from: keboola (the Storage API), the default if "
-        "storageApiHost is set, or stream (tokens that Stream creates).",
+        "Issuer of the API's tokens: keboola (the Storage API), which is the default if "
+        "storageApiHost is set, or stream (Stream itself).",
     )
     bootstrap_token_file: str = setting(
         "",
-        "File with the first token, which may only create tokens and branches, with the provider "
+        "File with a first token that may only create tokens and branches; used with the provider "
         "stream; empty = none.",
     )
     bootstrap_project: int = setting(1, "Project of the bootstrap token.", rule="min=1")
@@ -543,7 +546,7 @@ class AESEncryptionSettings:
     """The settings of encryption with a local AES key."""
 
     secret_key: bytes = setting(
-        b"", "Key of 32 bytes, base64 encoded.", rule="required,len=32", secret=True
+        b"", "Key of 32 bytes, encoded as base64.", rule="required,len=32", secret=True
     )
 
 
@@ -559,7 +562,7 @@ class AWSEncryptionSettings:
     """The settings of encryption with AWS KMS."""
 
     region: str = setting("", "AWS region of the key.", rule="required")
-    kms_key_id: str = setting("", "Id of the key in AWS KMS.", rule="required")
+    kms_key_id: str = setting("", "ID of the key in AWS KMS.", rule="required")
 
 
 @attrs.frozen
@@ -594,10 +597,10 @@ class SandboxStagingSettings:
         "Staging storage of the sandbox: local (its directory), aws, azure, gcp.",
         rule="required,oneof=local aws azure gcp",
     )
-    endpoint: str = setting("", "URL of the object store; not for local.")
+    endpoint: str = setting("", "URL of the object store; not used with local.")
     bucket: str = setting("stream-staging", "Bucket or container.", rule="required")
     region: str = setting("us-east-1", "Region of the bucket.", rule="required")
-    key_id: str = setting("", "Access key id (aws) or account name (azure).")
+    key_id: str = setting("", "Access key ID (aws) or account name (azure).")
     secret: str = setting(
         "", "Secret access key (aws), account key (azure) or bearer token (gcp).", secret=True
     )
@@ -613,8 +616,8 @@ class SandboxSettings:
     token: str = setting(
         "sandbox-token", "Token that the sandbox accepts.", rule="required", secret=True
     )
-    project_id: int = setting(123, "Id of the sandbox's project.", rule="required")
-    branch_id: int = setting(456, "Id of the default branch of the project.", rule="required")
+    project_id: int = setting(123, "ID of the sandbox's project.", rule="required")
+    branch_id: int = setting(456, "ID of the project's default branch.", rule="required")
     path: str = setting("", "Directory of the sandbox's tables and staged files.")
     staging: SandboxStagingSettings = group(SandboxStagingSettings)
 
@@ -629,7 +632,7 @@ class LocalPostgresSettings:
         rule="required,loopback_port",
     )
     path: str = setting(
-        "", "Directory of the data of the embedded PostgreSQL, and of its user's password."
+        "", "Directory of the embedded PostgreSQL's data and of its user's password."
     )
 
 
@@ -640,7 +643,7 @@ class Settings:
     debug_log: bool = setting(False, "Log details that help with debugging.")
     debug_http_client: bool = setting(
         False,
-        "Log each request to the Storage API with its answer; secrets are masked.",
+        "Log each request to the Storage API and its response; secrets are masked.",
         key="debugHTTPClient",
     )
     node_id: str = setting(
@@ -657,14 +660,14 @@ class Settings:
         rule="required,minDuration=1s,maxDuration=1h",
     )
     watch_telemetry_interval: Duration = setting(
-        duration("5m"), "Interval of measuring the mirrors of etcd prefixes."
+        duration("5m"), "Interval between measurements of the mirrors of etcd prefixes."
     )
     hostname: str = setting(
         "localhost", "Host name by which other nodes reach this node.", rule="required"
     )
     storage_api_host: str = setting(
         "",
-        "Host or URL of the Storage API; needed unless auth.provider is stream.",
+        "Host or URL of the Storage API; required unless auth.provider is stream.",
         rule="host_or_url",
     )
     pprof: PprofSettings = group(PprofSettings)

@@ -187,7 +187,7 @@ def _connections(page: str) -> str:
 def _batches(page: str) -> str:
     groups = [
         Group(
-            f"{int(row['records a request']):,} in a request",
+            f"{int(row['records per request']):,} in a request",
             [
                 _bar("stream", row[_RATE]),
                 *([_bar(_PEER, row[_PEER], is_main=False)] if row[_PEER] else []),
@@ -208,7 +208,7 @@ def _mappings(page: str) -> str:
 
 def _batch_sizes(page: str) -> str:
     found = [
-        _bar(f"{row['records a request']} in a request", row[_RATE])
+        _bar(f"{row['records per request']} in a request", row[_RATE])
         for row in rows(page, "Batch sizes")
     ]
     return bars("Batch sizes", "records of 100 B per second on one core", [Group("", found)])
