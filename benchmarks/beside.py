@@ -109,8 +109,8 @@ class _Run:
 
 
 def section(setting: Setting) -> list[str]:
-    """Return the section about latency beside uploads and imports."""
-    title = f"### Latency beside uploads and imports, {CONNECTIONS} connections"
+    """Return the section about latency during uploads and imports."""
+    title = f"### Latency during uploads and imports, {CONNECTIONS} connections"
     runs: dict[str, _Run] = {}
     rate, missing = 0.0, ""
     try:

@@ -206,7 +206,7 @@ async def _create(tokens: Tokens, request: Request, now: datetime) -> None:
         expires_at=now + request.expires_in if request.expires_in else None,
     )
     print(
-        f"token {record.key.token_id} of project {request.project}; it is shown only now:",
+        f"token {record.key.token_id} of project {request.project}; it is shown only once:",
         file=sys.stderr,
     )
     print(text, flush=True)

@@ -153,7 +153,7 @@ class Tokens:
                     f"token count limit reached in the project, the maximum is {MAX_TOKENS}",
                     status=409,
                     name="tokenCountLimitReached",
-                    detail="revoke tokens that are no longer used, such as expired ones",
+                    detail="revoke tokens that are no longer used, for example expired ones",
                 )
             txn.put(path_of(key), encode(record))
 

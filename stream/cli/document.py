@@ -77,7 +77,7 @@ def parse_document(name: str, text: str) -> Document:
     except yaml.YAMLError as error:
         raise DocumentError([f"{name}: {error}"]) from None
     except RecursionError:
-        raise DocumentError([f"{name}: the values are too deep inside one another"]) from None
+        raise DocumentError([f"{name}: the values are nested too deeply"]) from None
     finally:
         loader.dispose()
     return Document(name, value, reader.lines)
@@ -96,7 +96,7 @@ class _Reader:
         self._left -= 1 + len(place) // _PLACE_CHARACTERS
         line = node.start_mark.line + 1
         if self._left < 0 or depth > MAX_DEPTH:
-            raise DocumentError([f"{self._name}:{line}: too many values, or too deep"])
+            raise DocumentError([f"{self._name}:{line}: too many values, or nested too deeply"])
         self.lines.setdefault(place, line)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, place, depth)
@@ -118,7 +118,7 @@ class _Reader:
         except (ValueError, KeyError, OverflowError):  # a tag doesn't match the text
             raise DocumentError([f"{self._name}:{line}: the value does not fit its tag"]) from None
         if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
-            raise DocumentError([f"{self._name}:{line}: JSON has no such value"])
+            raise DocumentError([f"{self._name}:{line}: this value is not allowed in JSON"])
         return value
 
     def _mapping(self, node: yaml.MappingNode, place: str, depth: int) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class _Reader:
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                raise DocumentError([f"{self._name}:{line}: a key has to be a plain text"])
+                raise DocumentError([f"{self._name}:{line}: a key must be a plain string"])
             name = str(key.value)
             if len(name) > MAX_KEY_CHARACTERS:
                 raise DocumentError([f"{self._name}:{line}: a key is too long"])
@@ -236,7 +236,7 @@ def _faults(value: Any, schema: Mapping[str, Any], place: str) -> Iterator[tuple
             if kind == "string" and not isinstance(value, dict | list)
             else ""
         )
-        yield place, f"{named} has to be {article} {kind}{quotes}"
+        yield place, f"{named} must be {article} {kind}{quotes}"
         return
     allowed = schema.get("enum")
     if allowed and value not in allowed:

@@ -152,7 +152,7 @@ class _Parser:
             constant = _LITERALS[value]
             return lambda body, record: constant
         if kind == "word":
-            raise FilterFault(self._at("a path begins with a dot, a text has quotes", place))
+            raise FilterFault(self._at("a path begins with a dot, and a string has quotes", place))
         raise FilterFault(self._at("expected a path or a value", place))
 
 

@@ -46,7 +46,7 @@ def answered(advice: str) -> Iterator[None]:
 
 def confirm(question: str) -> None:
     """Ask *question*, and end the command unless the answer is yes."""
-    with answered("Without a terminal this can't be confirmed: use --yes."):
+    with answered("Without a terminal there can be no confirmation: use --yes."):
         if click.confirm(question, err=True):
             return
     click.echo("Nothing was changed.", err=True)

@@ -110,8 +110,8 @@ def answer_of(
         if count > 1 and stored is not None and stored[1].strip("0"):
             return Final(
                 status,
-                f"{message} Some sinks have stored the batch, so it can't be cut into smaller "
-                "ones: start with smaller batches.",
+                f"{message} Some sinks have stored the batch, so it can't be split: send smaller "
+                "batches.",
             )
         return Split(str((document or {}).get("error", "")), message)
     return Final(status, message)
@@ -129,8 +129,8 @@ def _stored(
         if count > 1 and not replayed:
             return Final(
                 200,
-                "The service has taken a batch as one record: it doesn't know batches. "
-                "Send one record with each request.",
+                "The service has stored a batch as one record because it doesn't support batches. "
+                "Send one record in each request.",
             )
         # The service doesn't store long answers with an idempotency key.
         return Stored(count if count == 1 else None, replayed=replayed)

@@ -269,7 +269,8 @@ def _error(answer: httpx.Response, content: bytes) -> ServiceError:
     after = retry_after_seconds(answer.headers.get("Retry-After"), datetime.now(UTC))
     if answer.is_redirect:
         return service_error(
-            answer.status_code, f"The URL is another one: {answer.headers.get('Location', '')}"
+            answer.status_code,
+            f"The service redirects to another URL: {answer.headers.get('Location', '')}",
         )
     try:
         document = json.loads(content)

@@ -166,7 +166,7 @@ class Delivery:
                 for part in answer.iter_bytes():
                     content += part
                     if len(content) > _MAX_ANSWER_BYTES:
-                        return Final(answer.status_code, "The answer is too long.")
+                        return Final(answer.status_code, "The response is too large.")
         except httpx.TransportError as error:
             return Again(f"The source does not answer: {reason_of(error)}.")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -193,7 +193,7 @@ def _advice(answer: Final) -> str:
     if answer.status == 404:
         return (
             f"{answer.message} Is the source disabled or deleted, or was its secret changed? "
-            "`stream source url SOURCE` shows the present URL."
+            "`stream source url SOURCE` shows the current URL."
         )
     return answer.message
 

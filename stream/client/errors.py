@@ -80,7 +80,7 @@ def service_error(status: int, document: Any, retry_after: float | None = None) 
     if not isinstance(document, Mapping):
         text = str(document or "").strip()
         if not text or text[:1] == "<":
-            text = "The answer is not one of a Stream service; check the URL."
+            text = "The response doesn't come from a Stream service; check the URL."
         return ServiceError(
             status, "", f"HTTP status {status}. {text[:_LONGEST_TEXT]}", (), retry_after
         )
@@ -96,7 +96,7 @@ def service_error(status: int, document: Any, retry_after: float | None = None) 
                 explanations.append(text)
     param = document.get("param")
     if param and str(param) not in message:
-        explanations.insert(0, f"It is about {param}.")
+        explanations.insert(0, f"The parameter is {param}.")
     if document.get("exceptionId"):
-        explanations.append(f"The log of the service has more: {document['exceptionId']}")
+        explanations.append(f"See the log of the service for details: {document['exceptionId']}")
     return ServiceError(status, str(document.get("error", "")), message, explanations, retry_after)

@@ -297,6 +297,6 @@ def _incomplete(what: str, part: str) -> UserError:
         f'"{part}" is missing in the stored {what}',
         status=409,
         name="unreadableRecord",
-        detail="the record is damaged; `stream-service check-takeover` lists all such records, "
-        "for the operator",
+        detail="the record is damaged; `stream-service check-takeover` lists all such records for "
+        "the operator",
     )

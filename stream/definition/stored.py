@@ -42,8 +42,8 @@ class UnreadableRecord(UserError):
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(
             f'the stored record "{key}" can\'t be read: {shortened(reason)}',
-            detail="it is damaged, or a newer version of the service has written it; "
-            "`stream-service check-takeover` lists all such records, for the operator",
+            detail="it is damaged, or was written by a newer version of the service; "
+            "`stream-service check-takeover` lists all such records for the operator",
         )
         self.key = key
 

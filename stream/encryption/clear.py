@@ -23,6 +23,6 @@ class ClearEncryptor:
         """Always fail, because an encrypted value was written with other settings."""
         provider = provider_of(text)
         raise DecryptionFailed(
-            "encryption is off, an encrypted value can't be opened"
+            "encryption is disabled, so an encrypted value can't be decrypted"
             + (f': it was encrypted with encryption.provider "{provider}"' if provider else "")
         )

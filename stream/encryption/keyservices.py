@@ -34,8 +34,8 @@ _RETRY = urllib3.Retry(
     raise_on_status=False,
 )
 _REFUSED = (
-    "the key service says that the encrypted value was made with another key or for another "
-    "record, or that it was changed"
+    "according to the key service, the value was encrypted with a different key or for a different "
+    "record, or was modified"
 )
 _GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloudkms"
 _AZURE_SCOPE = "https://vault.azure.net/.default"

@@ -17,7 +17,7 @@ _STEP = re.compile(r"[^.\[\]]+")
 _INDEX = re.compile(r"\[([^\]]*)\]?")
 _PLAIN = re.compile(r"\w[^.\[\]*]*+(?:\[[0-9]{1,17}\])*+(?:\.[^.\[\]*]++(?:\[[0-9]{1,17}\])*+)*+")
 _QUOTED = re.compile(r"""\s*(["'])(.*)\1\s*""", re.DOTALL)
-_EXAMPLE = 'a path is written like "user.tags[0].name"'
+_EXAMPLE = 'a path has a form like "user.tags[0].name"'
 _ROOTS = {"$": "JSONPath", "@": "JSONPath", "#": "a JSON pointer"}
 
 
@@ -63,11 +63,11 @@ def _fault(path: str) -> tuple[str, str] | None:
             if position == len(path):
                 return "it ends with a dot", _without(path.rstrip("."))
             if path[position] in ".[":
-                return f"there is no key behind the dot at character {position}", _EXAMPLE
+                return f"there is no key after the dot at character {position}", _EXAMPLE
         elif path[position] == "]":
             return f'there is a "]" without a "[" at character {position + 1}', _EXAMPLE
         elif path[position] != "[":
-            return f"a dot is missing behind the bracket at character {position}", _EXAMPLE
+            return f"a dot is missing after the bracket at character {position}", _EXAMPLE
     return None
 
 
@@ -77,9 +77,9 @@ def _step_fault(path: str, position: int, match: re.Match[str] | None) -> tuple[
     step = match[0]
     if position == 0 and step in _ROOTS:
         rest = path[len(step) :].lstrip(".")
-        return f'"{step}" is written in {_ROOTS[step]}, but not here', _without(rest)
+        return f'"{step}" is valid in {_ROOTS[step]}, but not here', _without(rest)
     if step == "*":
-        return "a wildcard finds no single value", f"{_EXAMPLE}; a template can do more"
+        return "a wildcard doesn't select a single value", f"{_EXAMPLE}; a template can do more"
     if match.end() < len(path) and path[match.end()] == "]":
         return f'there is a "]" without a "[" at character {match.end() + 1}', _EXAMPLE
     return None
@@ -98,15 +98,15 @@ def _index_fault(path: str, match: re.Match[str]) -> tuple[str, str] | None:
     if quoted is not None:
         dotted = f"{path[: match.start()]}.{quoted[2]}".lstrip(".")
         if "." in quoted[2]:
-            return "a key with a dot in it can't be in a path", "use a template instead"
+            return "a path can't contain a key with a dot", "use a template instead"
         return (
             f"only a number may be in the brackets at character {place}",
             f'separate keys with dots: "{shortened(dotted)}"',
         )
     if index.strip() == "*":
-        return "a wildcard finds no single value", f"{_EXAMPLE}; a template can do more"
+        return "a wildcard doesn't select a single value", f"{_EXAMPLE}; a template can do more"
     if index.startswith("-"):
-        return "items are counted from the start, the first is [0]", _EXAMPLE
+        return "items are counted from the beginning; the first is [0]", _EXAMPLE
     return f"only a number may be in the brackets at character {place}", _EXAMPLE
 
 

@@ -401,7 +401,7 @@ def _answered(answers: Iterator[bytes], error: UserError | None) -> QuotedCell:
         text = next(answers, None)
         if text is not None:
             return quoted(text)
-        raise RuntimeError("the engine gives too few cells") if error is None else error
+        raise RuntimeError("the engine returned too few cells") if error is None else error
 
     return cell
 
@@ -495,7 +495,7 @@ def _answered_texts(answers: Iterator[bytes], error: UserError | None) -> Render
         text = next(answers, None)
         if text is not None:
             return None if text == NOTHING_FOUND else text
-        raise RuntimeError("the engine gives too few cells") if error is None else error
+        raise RuntimeError("the engine returned too few cells") if error is None else error
 
     return cell
 

@@ -16,11 +16,11 @@ _BLANKS = b" \t\r\n\xef\xbb\xbf"
 
 LOOKS_LIKE_JSON = 'the body looks like JSON: send it with "Content-Type: application/json"'
 IS_AN_ARRAY = (
-    "the body is a JSON array: to store its items as records of their own, add the parameter "
+    "the body is a JSON array: to store its items as separate records, add the parameter "
     '"batch=true" to the URL and send it with "Content-Type: application/json"'
 )
 IS_LINES = (
-    "the body has a JSON document in each line: to store them as records of their own, send it "
+    "the body has a JSON document in each line: to store them as separate records, send it "
     'with "Content-Type: application/x-ndjson"'
 )
 LOOKS_LIKE_A_FORM = (

@@ -171,7 +171,7 @@ def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
         try:
             value = json.loads(text, parse_int=_read_integer, parse_constant=_refuse_constant)
         except RecursionError:
-            reason = "it is nested too deep"
+            reason = "it is nested too deeply"
         except ValueError as other:
             reason = str(other)
         else:
@@ -446,7 +446,7 @@ def _blanks_end(source: bytes, position: int) -> int:
 
 
 def _broken(position: int) -> InvalidJson:
-    return InvalidJson(f"the array is broken at byte {position + 1}")
+    return InvalidJson(f"the array is invalid at byte {position + 1}")
 
 
 def _after(source: bytes, position: int) -> int:

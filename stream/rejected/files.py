@@ -214,7 +214,7 @@ class RejectedFiles:
                 pieces, size = [], 0
         kept += self._write(path, pieces)
         dropped = self._make_room(directory, limits.max_size, path)
-        problem = "larger than a record may be" if left_out else ""
+        problem = "larger than the limit" if left_out else ""
         return Appended(kept, dropped, left_out, problem)
 
     def _current(self, sink: SinkKey, directory: Path, most: int, now: float) -> Path:

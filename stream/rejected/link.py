@@ -166,7 +166,7 @@ class NodeConnection(_Messages):
         except (OSError, UserError) as error:
             body = orjson.dumps({"problem": str(error)})
         except (ValueError, KeyError, TypeError) as error:
-            body = orjson.dumps({"problem": f"the question can't be read: {error}"})
+            body = orjson.dumps({"problem": f"the request can't be read: {error}"})
         proof = _proof(b"node", self.factory.secret, self._challenge, nonce, body)
         self.send(proof + body)
         self.transport.loseConnection()
@@ -279,7 +279,7 @@ class Asking(_Messages):
         self.send(self._nonce + proof + self._question)
 
     def too_long(self, length: int) -> None:
-        self._end(NodeUnavailable(f"its answer has {length} bytes"))
+        self._end(NodeUnavailable(f"its answer is {length} bytes long"))
         self.cut()
 
     def _end(self, result: Any) -> None:
@@ -295,4 +295,4 @@ class Asking(_Messages):
 
 
 def _somebody_else() -> NodeUnavailable:
-    return NodeUnavailable("somebody else answers at its address")
+    return NodeUnavailable("another process answers at its address")

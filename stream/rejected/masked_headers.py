@@ -72,8 +72,8 @@ def notes_of(masked: Iterable[tuple[str, str]]) -> list[str]:
     for column, name in masked:
         headers.setdefault(column, set()).add(name)
     return [
-        f'The column "{column}" reads {_listed(sorted(names))}, which rejected records keep as '
-        f'"{MASK}": their rows have "{MASK}" in place of the value.'
+        f'The column "{column}" reads {_listed(sorted(names))}, which rejected records contain as '
+        f'"{MASK}": their rows contain "{MASK}" instead of the value.'
         for column, names in sorted(headers.items())
     ]
 

@@ -247,7 +247,7 @@ def _ids(asked: Sequence[Asked]) -> set[str]:
 
 def _not_found(id: str, stopped: Sequence[Asked] = ()) -> UserError:
     names = ", ".join(each.node_id for each in stopped)
-    hint = f"; it may be kept by nodes that don't run: {names}" if stopped else ""
+    hint = f"; it may be on nodes that aren't running: {names}" if stopped else ""
     return UserError(
         f'rejected record "{shortened(id)}" not found in the sink{hint}',
         status=404,

@@ -181,9 +181,9 @@ class Outcome:
         text = f"Replayed {self.replayed} records: {self.stored} stored, {self.rejected} rejected"
         if self.nodes:
             names = ", ".join(node.node_id for node in self.nodes)
-            text += f"; incomplete: the records of {names} could not be read, replay again later"
+            text += f"; incomplete: the records of {names} could not be read; replay again later"
         if self.is_cut:
-            text += "; there are more, replay again to continue"
+            text += "; there are more records; replay again to continue"
         return f"{text}."
 
 

@@ -38,8 +38,8 @@ class Access(enum.Enum):
 
     PUBLIC = "anyone"
     TOKEN = "a caller with a valid token"
-    PAGE = "a browser: from this machine, or with the master token as password"
-    LOCAL = "this machine, and only while nothing else can connect"
+    PAGE = "a browser on this machine, or one that sends the master token as the password"
+    LOCAL = "this machine, and only while no other machine can connect"
 
 
 @attrs.frozen

@@ -106,7 +106,7 @@ def plan_import(
     names = manifest_names(folder, prefixes)
     warnings: tuple[str, ...] = ()
     if len(set(names)) < len(names):
-        warnings = ("the manifest lists some objects twice, they were loaded once",)
+        warnings = ("the manifest lists some objects twice; they were loaded once",)
     paths = tuple(folder / name for name in dict.fromkeys(names))
     for path in paths:
         if not path.is_file():

@@ -177,8 +177,8 @@ class RowBlock:
         if self._template_seconds > MAX_TEMPLATE_SECONDS:
             self.fail(
                 BatchTooLarge(
-                    f"the templates take more than {MAX_TEMPLATE_SECONDS:g} s of processor time "
-                    "for the records of the batch, please split it"
+                    f"the templates take more than {MAX_TEMPLATE_SECONDS:g} s of CPU time for the "
+                    "records of the batch, please split it"
                 )
             )
 

@@ -52,7 +52,7 @@ class WithoutSink:
                 _log.warn(
                     "the source {source_id} receives records but has no enabled sink: {fate}",
                     source_id=str(source),
-                    fate="they are refused" if refuses else "they are stored nowhere",
+                    fate="they are refused" if refuses else "they are not stored",
                     suppressed=suppressed,
                 )
         if refuses:

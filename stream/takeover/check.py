@@ -29,11 +29,14 @@ from stream.values.codec import Record
 __all__ = ["check_give_back", "check_takeover", "read_all"]
 
 _REPLACE = (
-    "disable and enable the sink after the start: it gets another token and another file, and "
-    "slices that aren't uploaded yet stay on their volumes until the credentials of their file "
-    "have expired, and are uploaded with others then"
+    "after you start Stream, disable and re-enable the sink: it gets a new token and a new file. "
+    "Slices that aren't uploaded yet stay on their volumes until the credentials of their file "
+    "have expired; then they are uploaded with new ones"
 )
-_KEY = f"set encryption.provider and its key to those that encrypted it; without them, {_REPLACE}"
+_KEY = (
+    "set encryption.provider and its key to the values with which it was encrypted; without them, "
+    f"{_REPLACE}"
+)
 _RUNNING = "stop all nodes, and wait until their leases have ended (15 s by default)"
 _OF_ORIGINAL = {"none", "gzip"}
 _STAGES_OF_ORIGINAL = {"aws", "azure", "gcp"}
@@ -71,8 +74,8 @@ async def check_give_back(client: EtcdClient, encryptor: Encryptor) -> Inventory
     if secrets and not isinstance(encryptor, AesEncryptor):
         report.problem(
             "encryption.provider",
-            "the form in which the original encrypts with this provider is not known",
-            "disable the sinks before, and enable them in the original: they get other tokens",
+            "the format in which the original encrypts with this provider is unknown",
+            "disable the sinks first, and enable them in the original: they get new tokens",
         )
     for sink_key, sink in foreign_tables(found).items():
         report.problem(
@@ -86,7 +89,7 @@ async def check_give_back(client: EtcdClient, encryptor: Encryptor) -> Inventory
         if key in secrets and not await is_in_original_form(record, encryptor):
             report.add(Weight.CONVERTED, key, "the secret is encrypted in the form of the original")
         if isinstance(record, QuarantineRecord):
-            report.add(Weight.NOTE, key, "the original doesn't know of rows that were refused")
+            report.add(Weight.NOTE, key, "the original doesn't support rows that were refused")
     for file in unfinished_files(found).values():
         _check_file(found, file, secrets)
     return found
@@ -118,7 +121,7 @@ async def is_in_original_form(record: Record, encryptor: Encryptor) -> bool:
 
 def _check_live(found: Inventory) -> None:
     for key in found.live:
-        found.report.problem(key, "a node is running, or was until a moment ago", _RUNNING)
+        found.report.problem(key, "a node is running, or was running until a moment ago", _RUNNING)
 
 
 async def _check_secrets(
@@ -161,11 +164,13 @@ def _check_file(
     staging_key = f"storage/keboola/file/{file.key}"
     record = found.records.get(staging_key)
     if not isinstance(record, FileRecord):
-        report.problem(key, "nothing is known of the staging file", wait)
+        report.problem(key, "nothing is known about the staging file", wait)
         return
     if record.import_asked and record.storage_job_id is None and file.state is FileState.IMPORTING:
         report.problem(
-            key, "whether its import job was started is not known; it could be started twice", wait
+            key,
+            "it is unknown whether its import job was started; the job could be started twice",
+            wait,
         )
     upload = secrets.get(staging_key, record.upload)
     if isinstance(upload, FileUpload) and upload.provider not in _STAGES_OF_ORIGINAL:

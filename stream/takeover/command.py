@@ -138,7 +138,7 @@ def _verdict(found: Inventory, command: str, to_original: bool) -> str:
             else "Converted. The original service can be started."
         )
     if problems:
-        return "Solve the problems before the start."
+        return "Solve the problems before you start Stream."
     return (
         "Run convert-to-original, then start the original service."
         if to_original

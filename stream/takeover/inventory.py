@@ -92,7 +92,7 @@ KINDS = (
     Kind("runtime/distribution/group/", "memberships of running nodes", is_live=True),
     Kind("runtime/life/", "names of running nodes", is_own=True, is_live=True),
     Kind(TAIL, "live tails", is_own=True, is_live=True),
-    Kind(PLACES, "staging places of running nodes", is_own=True, is_live=True),
+    Kind(PLACES, "staging locations of running nodes", is_own=True, is_live=True),
     Kind(NODE, "running nodes with rejected records", is_own=True, is_live=True),
     Kind(COUNT, "counts of rejected records", RejectedCount, is_own=True),
     Kind(KEPT, "nodes that keep rejected records", KeptRecords, is_own=True),
@@ -193,7 +193,7 @@ def _take(found: Inventory, kv: KeyValue) -> None:
         tree = kv.key.split("/", 1)[0] + "/"
         where = f'"{tree}"' if tree not in _TREES else "this place"
         report.counts["unknown keys"] += 1
-        report.add(Weight.NOTE, kv.key, f"nobody knows the keys of {where}; they are left alone")
+        report.add(Weight.NOTE, kv.key, f"the keys of {where} are unknown; they are not changed")
         return
     report.counts[kind.name] += 1
     if kind.is_live:
@@ -211,7 +211,7 @@ def _take(found: Inventory, kv: KeyValue) -> None:
         report.problem(
             kv.key,
             f"the record can't be read: {error}",
-            "keep a copy and correct or delete it; nothing is done with it otherwise",
+            "keep a copy and correct or delete it, otherwise it is ignored",
         )
         return
     belongs = _place_of(record)
@@ -220,7 +220,7 @@ def _take(found: Inventory, kv: KeyValue) -> None:
         report.problem(
             kv.key,
             f'the record belongs to another key, that of "{belongs}"',
-            "keep a copy and delete it; rows would go to the wrong object otherwise",
+            "keep a copy and delete it, otherwise rows would go to the wrong object",
         )
         return
     missing = record.missing_part if isinstance(record, Source | Sink) else ""
@@ -257,7 +257,7 @@ def _check_copies(found: Inventory) -> None:
                     f'the copy of the record at level "{record.level.value}" is '
                     f"{'missing' if second is None else 'another one'}",
                     "write the value of this key to the copy's key as well: "
-                    "operators look at the copy",
+                    "operators read the copy",
                 )
         for level in Level:
             for key, record in found.of(kind, level_of(level)).items():
@@ -266,7 +266,7 @@ def _check_copies(found: Inventory) -> None:
                 if of_all is None or (isinstance(of_all, File | Slice) and of_all.level != level):
                     found.report.problem(
                         f"{level_of(level)}{key}",
-                        "the record has no other one that it is the copy of",
+                        "the record is a copy of a record that does not exist",
                         "delete it, if its file isn't at this level",
                     )
 
@@ -279,7 +279,7 @@ def _check_states(found: Inventory) -> None:
             found.report.add(
                 Weight.NOTE,
                 f"{prefix.SLICE_ALL}{key}",
-                "the file of the slice is gone; the slice is left alone",
+                "the file of the slice is missing; the slice is not changed",
             )
             continue
         try:
@@ -288,7 +288,7 @@ def _check_states(found: Inventory) -> None:
             found.report.problem(
                 f"{prefix.SLICE_ALL}{key}",
                 f"the file isn't imported before this is solved: {error.message}",
-                "see the page about taking over: incomplete rotations",
+                'see "Incomplete rotations" on the page about taking over',
             )
     _check_open(found, "file", _writing(files.values()))
     for sink, opened in _writing_slices(slices.values()).items():

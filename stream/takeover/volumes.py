@@ -14,7 +14,7 @@ from stream.takeover.report import Report, Weight
 
 __all__ = ["check_volumes", "slice_paths"]
 
-_HERE = "run this command on the machine that has the volume, too"
+_HERE = "also run this command on the machine that has the volume"
 
 
 def slice_paths(volume: Path, slice_: Slice) -> list[Path]:
@@ -42,12 +42,12 @@ def check_volumes(
             report.problem(
                 str(volume.path),
                 f"the volume's id can't be read: {error}",
-                "restore the file `volume-id`: the keys of its slices contain the id; the service "
-                "doesn't start with this volume otherwise",
+                "restore the file `volume-id`: the keys of its slices contain the id; otherwise "
+                "the service doesn't start with this volume",
             )
             continue
         if volume_id is None:
-            report.add(Weight.NOTE, str(volume.path), "the volume has no id yet: it is a new one")
+            report.add(Weight.NOTE, str(volume.path), "the volume has no ID yet because it is new")
         else:
             found[volume_id] = volume
     for slice_ in slices:
@@ -71,8 +71,8 @@ def _check_files(volume: Path, slice_: Slice, counted: int, report: Report) -> N
         report.problem(
             str(volume / slice_.local.dir),
             f"no file of the slice is here, though {counted} records were counted",
-            "look for the directory on other disks and put it there before the start; "
-            "the slice is uploaded as an empty one otherwise",
+            "search for the directory on other disks and move it here before you start Stream, "
+            "otherwise the slice is uploaded without rows",
         )
     for path in paths:
         if slice_.encoding.compression.type != "gzip" or not is_of_original(path):
@@ -88,7 +88,8 @@ def _check_files(volume: Path, slice_: Slice, counted: int, report: Report) -> N
             report.add(
                 Weight.NOTE,
                 str(path),
-                "the gzip stream has no end, its writer was killed; every row up to its last "
+                "the gzip stream has no end because its writer was killed; every row up to its "
+                "last "
                 "marker is read, and the file is finished when it is first used",
             )
 

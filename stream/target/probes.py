@@ -94,7 +94,7 @@ class Probes:
             message = f"no answer within {PROBE_SECONDS:.0f} s"
         except Exception:
             _log.failure("cannot test the connection {connection}", connection=connection.name)
-            message = "it can't be tried; the log of this node says why"
+            message = "the test failed; the log of this node contains the reason"
         return ConnectionState(
             connection=connection,
             is_available=is_available,

@@ -154,7 +154,11 @@ class StagedTarget(ABC, Generic[C, R]):
                 for each in self._connections.values()
                 if each.declared.allows(project)
             ]
-            known = f"there are: {', '.join(sorted(allowed))}" if allowed else "there are none"
+            known = (
+                f"its connections are: {', '.join(sorted(allowed))}"
+                if allowed
+                else "there are none"
+            )
             raise UserError(
                 f'the project has no connection "{name}" of the type {self.name}, {known}',
                 name="connectionNotFound",

@@ -31,8 +31,8 @@ def refuses(reason: str, what: str) -> tuple[str, bool]:
     if _FULL.search(reason):
         return f"{what} has no space left", False
     if _FORBIDDEN.search(reason):
-        return f"{what} refuses the credentials, or they lack a right", True
-    return f"{what} does not answer, or refuses the credentials", False
+        return f"{what} rejects the credentials, or they lack a permission", True
+    return f"{what} does not answer, or rejects the credentials", False
 
 
 def unusable(

@@ -273,7 +273,11 @@ class TemplatePool:
             or (of_project.size and of_project.size + size > limits.queue_bytes)
             or (self._size and self._size + size > 4 * limits.queue_bytes)
         ):
-            what = "wait for their templates" if plan.has_templates else "are large and wait"
+            what = (
+                "are waiting for their templates"
+                if plan.has_templates
+                else "are large and are waiting"
+            )
             raise self._refused("full", f"too many records {what}", "overloaded")
         of_project.records += 1
         of_project.size += size
@@ -617,8 +621,7 @@ class TemplatePool:
     def _too_slow(self, plan: TemplatePlan) -> str:
         what = "templates" if plan.has_templates else "paths"
         return (
-            f"the {what} of the record exceed the limit of {self._limits.seconds:g} s of processor "
-            "time"
+            f"the {what} of the record exceed the limit of {self._limits.seconds:g} s of CPU time"
         )
 
     def _blame(self, job: _Job, column: int, reason: str) -> None:
@@ -652,9 +655,9 @@ class TemplatePool:
         if end.cause is Cause.PROCESSOR or (end.cause is Cause.CRASH and check.losses):
             faults: list[str | None] = [None] * len(check.templates)
             faults[min(max(end.index, 0), len(faults) - 1)] = (
-                f"parsing it takes longer than {self._limits.seconds:g} s of processor time"
+                f"parsing it takes longer than {self._limits.seconds:g} s of CPU time"
                 if end.cause is Cause.PROCESSOR
-                else "parsing it exceeds the limit of memory or of the depth of the stack"
+                else "parsing it exceeds the limit of memory or of stack depth"
             )
             check.answer.callback(faults)
         elif check.losses or self._is_stopping:
@@ -762,14 +765,14 @@ def _late() -> UserError:
 
 def _killed() -> UserError:
     return UserError(
-        "the process for templates was killed twice while it worked on the record",
+        "two template engines were killed while they worked on the record",
         status=503,
         name="templatesUnavailable",
     )
 
 
 def _too_much_memory() -> str:
-    return "the template exceeds the limit of memory or of the depth of the stack"
+    return "the template exceeds the limit of memory or of stack depth"
 
 
 class _Answers:

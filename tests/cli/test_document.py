@@ -69,16 +69,16 @@ def test_a_valid_file() -> None:
             'stream.yaml:17: there is no member "primarykey" in '
             'sources[0].sinks[0].table.mapping.columns[0]; did you mean "primaryKey"?',
         ),
-        ("name: Shop", "name: 3", "stream.yaml:4: sources[0].name has to be a string; put it"),
+        ("name: Shop", "name: 3", "stream.yaml:4: sources[0].name must be a string; put it"),
         ("    name: Shop\n", "", 'stream.yaml:2: sources[0] has no "name"'),
         ("type: http", "type: htp", 'sources[0].type can\'t be "htp"; did you mean "http"?'),
         ("type: uuid", "type: uid", 'did you mean "uuid"?'),
         ("    sinks:", "    type: otlp\n    sinks:", 'stream.yaml:7: "type" occurs twice'),
         ("sources:", "source:", 'the file has no "sources"'),
-        ("disabled: false", "disabled: 0", "has to be a boolean"),
+        ("disabled: false", "disabled: 0", "must be a boolean"),
         ("sources:", "sources: [", "stream.yaml:"),
         ("name: Shop", "name: !!python/object:os.system x", "stream.yaml:4: could not determine"),
-        ("    settings:", "    <<: {a: b}\n    settings:", "a key has to be a plain text"),
+        ("    settings:", "    <<: {a: b}\n    settings:", "a key must be a plain string"),
     ],
 )
 def test_faults(good: str, bad: str, fault: str) -> None:

@@ -180,7 +180,7 @@ def test_error_messages() -> None:
         "Details.",
         "A hint.",
         "body.a: no a one of x",
-        "The log of the service has more: stream-1",
+        "See the log of the service for details: stream-1",
     ]
 
 

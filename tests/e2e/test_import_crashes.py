@@ -20,7 +20,7 @@ from tests.serving import serving
 
 KILLS = int(os.environ.get("STREAM_KILLS", "2"))
 SETTINGS = {"STREAM_DISTRIBUTION_TTL_SECONDS": "2"}
-_FOUND = "was started before"
+_FOUND = "had already been started"
 _LATEST_SECONDS = 0.03
 """The longest delay after the answer: the id of the job is stored by then, or not."""
 

@@ -233,7 +233,7 @@ def test_unreadable_data_affects_its_sink_alone(deployed: Deployment) -> None:
 
     checked = command(deployed, "check-takeover")
     assert checked.returncode == 1
-    assert checked.stdout.count("made with another key") == 2
+    assert checked.stdout.count("encrypted with a different key") == 2
     assert "Problems (3)" in checked.stdout and "written by 9.0.0" in checked.stdout
     assert "other/key" in checked.stdout and str(path) in checked.stdout
     components = [name for name in ALL if name not in ("etcd", "sandbox")]
@@ -254,7 +254,7 @@ def test_unreadable_data_affects_its_sink_alone(deployed: Deployment) -> None:
     deployed.task("PUT", f"{sink}/enable")
     _wait_for_all(deployed, "foreign", expected["foreign"])
     log = running.log.read_text()
-    assert "upload credentials of the file" in log and "made with another key" in log
+    assert "upload credentials of the file" in log and "encrypted with a different key" in log
     assert running.stop() == 0
     etcd.delete("other/")
     assert "unknown keys" not in command(deployed, "check-takeover", "--to-original").stdout
@@ -279,7 +279,7 @@ def test_taken_over_with_open_files(deployed: Deployment) -> None:
     assert checked.stdout.endswith("it reads all of this unchanged.\n")
     other_key = base64.b64encode(b"x" * 32).decode()
     refused = command(deployed, "check-takeover", f"--encryption-aes-secret-key={other_key}")
-    assert refused.returncode == 1 and "another key or for another record" in refused.stdout
+    assert refused.returncode == 1 and "a different key or for a different record" in refused.stdout
 
     components = [name for name in ALL if name not in ("etcd", "sandbox")]
     running = deployed.start(*components)

@@ -140,7 +140,7 @@ def test_slow_templates_delay_no_other_source(own: Deployment) -> None:
     # On a busy machine, some records have waited too long for their turn.
     assert {status for status, _ in answers} <= {400, 503}, answers
     reasons = [answer for status, answer in answers if status == 400]
-    assert all("exceed the limit of 1 s of processor time" in reason for reason in reasons)
+    assert all("exceed the limit of 1 s of CPU time" in reason for reason in reasons)
 
     def good_again() -> bool:
         status, answer = own.push(slow, _record(10))

@@ -90,7 +90,7 @@ def test_an_answer_of_another_program_is_refused(node: _Node) -> None:
     asking.makeConnection(transport)
     for message in (b"c" * 32, b"p" * 32 + b'{"answer":{}}'):
         asking.dataReceived(struct.pack("!I", len(message)) + message)
-    assert problem(asking) == "somebody else answers at its address"
+    assert problem(asking) == "another process answers at its address"
     assert transport.disconnecting
 
 
@@ -103,7 +103,7 @@ def test_a_challenge_of_another_length_is_refused(size: int) -> None:
     transport = StringTransport()
     asking.makeConnection(transport)
     asking.dataReceived(struct.pack("!I", size) + b"c" * size)
-    assert problem(asking) == "somebody else answers at its address"
+    assert problem(asking) == "another process answers at its address"
     assert transport.value() == b""
 
 

@@ -53,8 +53,8 @@ def test_notes() -> None:
     """There is one sentence for each column."""
     assert notes_of([]) == []
     assert notes_of([("b", "cookie"), ("a", "x"), ("a", "cookie"), ("b", "cookie")]) == [
-        'The column "a" reads the headers "cookie", "x", which rejected records keep as "***": '
-        'their rows have "***" in place of the value.',
-        'The column "b" reads the header "cookie", which rejected records keep as "***": '
-        'their rows have "***" in place of the value.',
+        'The column "a" reads the headers "cookie", "x", which rejected records contain as "***": '
+        'their rows contain "***" instead of the value.',
+        'The column "b" reads the header "cookie", which rejected records contain as "***": '
+        'their rows contain "***" instead of the value.',
     ]

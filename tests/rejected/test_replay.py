@@ -326,7 +326,7 @@ async def test_an_unavailable_node_is_named(replays: _Replays) -> None:
         {"nodeId": "two", "available": False, "message": "it is gone"}
     ]
     assert str(outcome).endswith(
-        "; incomplete: the records of two could not be read, replay again later."
+        "; incomplete: the records of two could not be read; replay again later."
     )
     assert not outcome.is_complete
 
@@ -465,7 +465,7 @@ async def test_many_records_are_stored_in_several_files(
     monkeypatch.setattr(replay_module, "REPLAY_SECONDS", 0.0)
     outcome = await replays.replay()
     assert (outcome.replayed, outcome.is_cut) == (0, True)
-    assert str(outcome).endswith("; there are more, replay again to continue.")
+    assert str(outcome).endswith("; there are more records; replay again to continue.")
 
 
 class _SlowClock:

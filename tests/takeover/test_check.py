@@ -262,7 +262,7 @@ async def test_an_interrupted_conversion(
             },
             "could be started twice",
         ),
-        ({STAGING: None}, "nothing is known of the staging file"),
+        ({STAGING: None}, "nothing is known about the staging file"),
         (
             {
                 STAGING: {

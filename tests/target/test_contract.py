@@ -94,10 +94,10 @@ SHOWN: dict[object, str] = {
     "column missing": "column",
     "server unavailable": "does not answer",
     ("keboola", "server unavailable"): "",
-    ("parquet", "server unavailable"): "the store does not answer, or refuses the credentials",
-    ("parquet", "rights revoked"): "refuses the credentials, or they lack a right",
-    ("parquet-azure", "rights revoked"): "refuses the credentials, or they lack a right",
-    ("iceberg", "rights revoked"): "refuses the credentials, or they lack a right",
+    ("parquet", "server unavailable"): "the store does not answer, or rejects the credentials",
+    ("parquet", "rights revoked"): "rejects the credentials, or they lack a permission",
+    ("parquet-azure", "rights revoked"): "rejects the credentials, or they lack a permission",
+    ("iceberg", "rights revoked"): "rejects the credentials, or they lack a permission",
     ("postgres", "rights revoked"): "grant the user of the connection",
 }
 """The text in the error of an import, by fault, or by target and fault."""

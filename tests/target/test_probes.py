@@ -158,7 +158,7 @@ def test_an_unexpected_error_is_logged_and_not_shown(world: World) -> None:
         world.answer(ValueError("postgresql://user:secret@host"))
     finally:
         globalLogPublisher.removeObserver(observer)
-    assert shown(asking) == [(False, "it can't be tried; the log of this node says why")]
+    assert shown(asking) == [(False, "the test failed; the log of this node contains the reason")]
     assert [event["connection"] for event in events if "log_failure" in event] == ["one"]
 
 

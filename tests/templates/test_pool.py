@@ -186,9 +186,7 @@ def test_a_record_that_never_ends(world: World) -> None:
     assert bad.status == 400
     assert isinstance(bad.outcome, Evaluated)
     assert len(bad.outcome.cells) == 1
-    assert str(bad.error) == (
-        "the templates of the record exceed the limit of 1 s of processor time"
-    )
+    assert str(bad.error) == ("the templates of the record exceed the limit of 1 s of CPU time")
     assert world.counts.results == {"ok": 5, "stopped": 1, "processor": 1}
 
 
@@ -207,7 +205,7 @@ def test_a_record_that_crashes_engines(world: World) -> None:
     world.until(bad, *good)
     assert [answer.status for answer in good] == [200] * 5
     assert bad.status == 400
-    assert str(bad.error) == "the template exceeds the limit of memory or of the depth of the stack"
+    assert str(bad.error) == "the template exceeds the limit of memory or of stack depth"
     assert world.counts.results["crash"] == 2
 
 
@@ -268,7 +266,7 @@ def test_a_full_queue_refuses_records(world: World) -> None:
     world = World(queue_records=10, queue_bytes=10_000)
     for _ in range(10):
         world.ask(BAD)
-    with pytest.raises(UserError, match="too many records wait") as caught:
+    with pytest.raises(UserError, match="too many records are waiting") as caught:
         world.ask(BAD)
     assert caught.value.status == 503
     world.ask(OTHER, body=b"x" * 12_000)  # a single record may be larger
@@ -368,7 +366,7 @@ def test_each_template_of_a_definition_is_checked(world: World) -> None:
     world.run(2.0)
     assert answers == [
         [None, '1:2 expected "]" to close the "[" at 1:1'],
-        [None, "parsing it takes longer than 1 s of processor time", None],
+        [None, "parsing it takes longer than 1 s of CPU time", None],
     ]
 
 

@@ -40,12 +40,12 @@ _WORDING = {
     "Expecting property name enclosed in double quotes": (
         "the name of a member in double quotes is expected"
     ),
-    "Illegal trailing comma before end of object": "there is no member behind the comma",
-    "Illegal trailing comma before end of array": "there is no item behind the comma",
+    "Illegal trailing comma before end of object": "there is no member after the comma",
+    "Illegal trailing comma before end of array": "there is no item after the comma",
     "Expecting ':' delimiter": "a colon is expected",
     "Expecting ',' delimiter": "a comma, or the end of the object or array, is expected",
     "Invalid control character at": "control characters must be escaped",
-    "Invalid \\escape": "there is no such escape",
+    "Invalid \\escape": "the escape sequence is invalid",
     "Invalid \\uXXXX escape": "four hexadecimal digits are expected",
 }
 """The decoder's messages in the wording of this API."""
@@ -121,7 +121,7 @@ def decode_json(text: str) -> Any:
             raise _misread(text, len(text), "unexpected EOF") from None
         reason = _WORDING.get(error.msg, "the text is not JSON")
         if _LEADING_ZERO.fullmatch(text, error.pos - 1, error.pos + 1):
-            reason = "numbers have no leading zeros"
+            reason = "numbers can't have leading zeros"
         shown = f"invalid character {_shown(text[error.pos])}"
         raise _misread(text, error.pos, shown, reason) from None
     except _Refused as refused:

@@ -74,7 +74,7 @@ _USER_ERRORS: tuple[tuple[type[BaseException], UserError], ...] = (
     (
         AtomicConflict,
         UserError(
-            "the definition is being changed by too many others, please try again later",
+            "too many clients are changing the definition at the same time, please try again later",
             status=503,
             name="serviceUnavailable",
         ),
@@ -82,8 +82,8 @@ _USER_ERRORS: tuple[tuple[type[BaseException], UserError], ...] = (
     (
         TxnTooLarge,
         UserError(
-            "the change concerns too many sinks to be made at once, "
-            "please change some of them one by one first",
+            "the change affects too many sinks at once, please first change some of them one by "
+            "one",
             status=409,
             name="changeTooLarge",
         ),
@@ -91,7 +91,8 @@ _USER_ERRORS: tuple[tuple[type[BaseException], UserError], ...] = (
     (
         TaskAlreadyRunning,
         UserError(
-            "another task still works on the same object, please try again when it has ended",
+            "another task is still working on the same object, please try again when it has "
+            "finished",
             status=409,
             name="taskAlreadyRunning",
         ),

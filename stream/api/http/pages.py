@@ -150,7 +150,7 @@ class BuiltPages:
             text = (
                 "<h1>The page isn't built</h1>"
                 f"{reason}<p>Run <code>make console</code> in the checkout, and reload. It needs "
-                "Python and the registries of PyPI and npm.</p>"
+                "Python and access to PyPI and npm.</p>"
                 "<p>The API works without it. Its description for tools: "
                 '<a href="/v1/documentation/openapi3.json">openapi3.json</a>.</p>'
             )

@@ -347,9 +347,9 @@ class ApiChannel(HTTPChannel):
         """Close the connection, because the deadline has passed."""
         request = self.requests[-1] if self.requests else None
         if isinstance(request, ApiRequest) and request.waits_for_body:
-            request.refuse_body(_too_slow(f"the body did not come within {BODY_SECONDS} s"))
+            request.refuse_body(_too_slow(f"the body did not arrive within {BODY_SECONDS} s"))
         else:
-            self._refuse(_too_slow(f"the head did not come within {HEADERS_SECONDS} s"))
+            self._refuse(_too_slow(f"the head did not arrive within {HEADERS_SECONDS} s"))
 
     # Closing.
 

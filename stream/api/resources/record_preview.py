@@ -278,7 +278,7 @@ def _flat_record(body: bytes) -> dict[str, Any]:
     except InvalidJson as error:
         value, problem = None, error.reason
     except orjson.JSONEncodeError:
-        value, problem = None, "it is nested too deep"
+        value, problem = None, "it is nested too deeply"
     if not isinstance(value, dict):
         raise NestedError(
             "request body must be a JSON object representing a flat OTLP record", [problem]

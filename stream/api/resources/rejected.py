@@ -153,5 +153,5 @@ def _milliseconds(text: str | None, param: str) -> int | None:
             f'invalid value "{shortened(text)}" for "{param}", must be a time',
             name="invalidTime",
             param=param,
-            detail="write a time like 2024-01-15T10:30:00.000Z",
+            detail="write a time such as 2024-01-15T10:30:00.000Z",
         ) from None

@@ -101,7 +101,7 @@ def _refuse_types(mapping: Mapping) -> None:
                 f'column "{shortened(column.name)}" has "{member}", but columns of a table of type '
                 '"keboola" have no types',
                 param=f"{_COLUMNS}[{index}].{member}",
-                detail=f'leave out "{member}", or use another type of table',
+                detail=f'omit "{member}", or use another type of table',
             )
 
 
@@ -152,14 +152,17 @@ def check_table_id(text: str) -> None:
     elif not fragments[1] or not fragments[2]:
         problem = "empty fragment"
     elif not (_NAME.fullmatch(fragments[1]) and _NAME.fullmatch(fragments[2])):
-        problem = "bucket and table are letters, digits, dashes and underscores, at most 96"
+        problem = (
+            "the names of the bucket and the table consist of at most 96 letters, digits, dashes "
+            "and underscores"
+        )
     else:
         return
     shown = shortened(text)
     raise UserError(
         f'invalid "tableId" value "{shown}": invalid table ID "{shown}": {problem}',
         param="body.table.tableId",
-        detail='a table ID is written like "in.c-bucket.table"',
+        detail='a table ID has the form "in.c-bucket.table"',
     )
 
 

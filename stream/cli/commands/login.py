@@ -43,10 +43,13 @@ def login(url: str | None, branch: str, token_stdin: bool, output: str) -> int |
             hidden = is_terminal(sys.stdin)
             token = click.prompt("Token", hide_input=hidden, err=True).strip()
     if not token or not token.isascii() or not token.isprintable():
-        click.echo("Error: the token is empty, or has characters that no token has.", err=True)
+        click.echo(
+            "Error: the token is empty, or contains characters that aren't allowed in a token.",
+            err=True,
+        )
         return USAGE
     if not is_private(url):
-        click.echo("Warning: without https:// the token can be read on its way.", err=True)
+        click.echo("Warning: without https:// others can read the token in transit.", err=True)
     with Api(url, token, branch=branch) as api:
         listed = api.get("sources", limit=1)
         if not isinstance(listed, dict) or "sources" not in listed:
@@ -55,7 +58,7 @@ def login(url: str | None, branch: str, token_stdin: bool, output: str) -> int |
         path = keep(Credentials(api.url, token, branch))
         found = {"projectId": listed.get("projectId"), "url": api.url, "branch": branch}
     if output == "table":
-        click.echo(f"Signed in to project {project}, kept in {path}")
+        click.echo(f"Signed in to project {project}; the token is stored in {path}")
     else:
         print_as(output, {**found, "path": str(path)})
     return None

@@ -187,7 +187,7 @@ def _going_on(state: State, is_kept: bool, is_noted: bool) -> str:
     if not is_kept:
         return f"Everything before {place} was sent; with --state a push can be resumed from there."
     if not is_noted:
-        return "The same command repeats what was sent since, under the same idempotency keys."
+        return "The same command resends what was sent since then, with the same idempotency keys."
     return f"The same command continues from {place}."
 
 
@@ -195,9 +195,9 @@ def _doubt(state: State) -> str:
     """Return the warning that records may be stored twice, after the keys have expired."""
     age = round((time.time() - state.saved_at) / 60)
     return (
-        f"The push was interrupted {age} minutes ago, so the service may have forgotten what it "
-        f"has stored without an answer: up to {state.in_doubt:,} records from {_place(state)} on. "
-        "These may be stored twice."
+        f"The push was interrupted {age} minutes ago, so the service may have forgotten which "
+        f"unanswered records it has stored: up to {state.in_doubt:,} records, starting at "
+        f"{_place(state)}. These records may be stored twice."
     )
 
 

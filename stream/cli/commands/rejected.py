@@ -134,7 +134,7 @@ def list_rejected(
     click.echo()
     print_as("table", found.get("records") or [], _RECORDS)
     dropped = found.get("dropped") or 0
-    lost = f", {dropped} were dropped for lack of room" if dropped else ""
+    lost = f", {dropped} were dropped for lack of space" if dropped else ""
     click.echo(visible(f"{found.get('total', 0)} rejected records{lost}."))
     _name_missing(found)
 
@@ -332,7 +332,7 @@ def replay(
     begun: set[str] = set()
     while further.get("hasMore") and _continues(further, begun):
         begun.add(_first_id(further))
-        click.echo(f"{found['replayed']} are replayed, going on.", err=True)
+        click.echo(f"{found['replayed']} records were replayed, continuing.", err=True)
         further = _replayed(source, sink, selection)
         found = _together(found, further)
     is_missing = _results(
@@ -411,7 +411,7 @@ def delete(
     The exit code is 6 if those of an unavailable source node remain.
     """
     if not yes:
-        confirm("Delete them for good?")
+        confirm("Delete them permanently?")
     ids = selection.get("ids")
     if ids:
         calls = [

@@ -47,7 +47,7 @@ _column_option = click.option(
     metavar="NAME:TYPE[=VALUE][:DATATYPE][,OPTION...]",
     help="A column of the table, in their order: id:uuid,key  at:datetime  "
     "user:path=user.name  count:path=count:integer,default=1  raw:body. Options: key (part of "
-    "the primary key), json (texts keep their quotes), nullable, default=TEXT.",
+    "the primary key), json (strings keep their quotes), nullable, default=TEXT.",
 )
 
 
@@ -70,11 +70,11 @@ def list_sinks(source: str, deleted: bool, output: str) -> None:
 @sink.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("name")
-@click.option("--id", "sink_id", help="Id of the sink; by default derived from the name.")
+@click.option("--id", "sink_id", help="ID of the sink; by default derived from the name.")
 @click.option("--description", default="", help="Description, for display.")
 @click.option(
     "--table",
-    help="Id of a Keboola table (in.c-shop.orders), or name of a table in a database or catalog.",
+    help="ID of a Keboola table (in.c-shop.orders), or name of a table in a database or catalog.",
 )
 @click.option(
     "--type", "table_type", default="keboola", show_default=True, help="Type of the table."
@@ -84,7 +84,7 @@ def list_sinks(source: str, deleted: bool, output: str) -> None:
 @click.option("--namespace", help="Namespace of an Iceberg table.")
 @click.option("--path", help="Folder of Parquet files.")
 @click.option(
-    "--partition-by", multiple=True, help="Partition of a table in a lake, such as day(at)."
+    "--partition-by", multiple=True, help="Partition of a lake table, for example day(at)."
 )
 @_column_option
 @click.option(

@@ -38,7 +38,7 @@ def list_sources(deleted: bool, output: str) -> None:
 
 @source.command()
 @click.argument("name")
-@click.option("--id", "source_id", help="Id of the source; by default derived from the name.")
+@click.option("--id", "source_id", help="ID of the source; by default derived from the name.")
 @click.option("--type", type=click.Choice(("http", "otlp")), default="http", show_default=True)
 @click.option("--description", default="", help="Description, for display.")
 @output_option
@@ -88,7 +88,7 @@ def rotate_secret(source: str, yes: bool, output: str) -> None:
     The old URL stops working immediately.
     """
     if not yes:
-        confirm(f'Does no producer need the old URL of "{source}"?')
+        confirm(f'No producer can use the old URL of "{source}" any more. Continue?')
     with connect() as api:
         _print_url(_url(api.call("POST", "sources", source, "rotate-secret")), output)
 

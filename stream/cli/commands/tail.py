@@ -68,7 +68,7 @@ def tail(
                 ):
                     failures = 0
                     if event.name == "start":
-                        click.echo(f"Watching {visible(source)}; Ctrl-C ends it.", err=True)
+                        click.echo(f"Watching {visible(source)}; press Ctrl-C to stop.", err=True)
                     elif event.name == "record":
                         record = _record(event.data)
                         if meets is None or meets(record):

@@ -148,9 +148,11 @@ class _Pprof(_Local):
         except ValueError:
             seconds = -1.0
         if not 0 < seconds <= MAX_SECONDS:
-            return _text(request, f"seconds must be over 0, and at most {MAX_SECONDS:g}\n", 400)
+            return _text(
+                request, f"seconds must be greater than 0 and at most {MAX_SECONDS:g}\n", 400
+            )
         if self._is_looking:
-            return _text(request, "somebody else is looking, try again later\n", 503)
+            return _text(request, "another profile is running, try again later\n", 503)
         self._is_looking = True
         gone: list[Failure] = []
         request.notifyFinish().addErrback(gone.append)

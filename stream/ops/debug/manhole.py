@@ -165,7 +165,7 @@ class _Session(TerminalSession):
     def openShell(self, proto: Any) -> None:
         self._proto = proto
         super().openShell(proto)
-        note(self.person, '"{user}" has opened a console with the key {key}')
+        note(self.person, '"{user}" has opened the console with the key {key}')
 
     def closed(self) -> None:
         """Log the end of the session; called for every session."""

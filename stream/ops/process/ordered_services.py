@@ -123,7 +123,7 @@ class OrderedServices(Service):
 
     async def _stop(self, service: IService) -> None:
         name = type(service).__name__
-        waiting = LoopingCall(_log.warn, "still waiting for the stop of {service}", service=name)
+        waiting = LoopingCall(_log.warn, "still waiting for {service} to stop", service=name)
         waiting.clock = self._reactor
         waiting.start(SLOW_STOP_SECONDS, now=False)
         try:

@@ -101,7 +101,7 @@ class EarlierAttempts:
         if (own and own + size > MAX_WAITING_BYTES // SHARES) or (
             self._held_bytes and self._held_bytes + size > MAX_WAITING_BYTES
         ):
-            return fail(overloaded("too many requests wait for writers"))
+            return fail(overloaded("too many requests are waiting for writers"))
         is_first = attempt == 1
         waiting = self._waiting[is_first]
         if not waiting:

@@ -32,7 +32,7 @@ class Overloaded(UserError):
     name = "overloaded"
 
     def __init__(self) -> None:
-        super().__init__("the requests that wait for an answer have too many bytes at the moment")
+        super().__init__("the unanswered requests have too many bytes at the moment")
 
 
 class RequestTimeout(UserError):
@@ -42,7 +42,7 @@ class RequestTimeout(UserError):
     name = "requestTimeout"
 
     def __init__(self) -> None:
-        super().__init__("the request did not arrive in time, nothing of it was stored")
+        super().__init__("the request did not arrive in time, so nothing of it was stored")
 
 
 class UnfinishedRequest(UserError):
@@ -51,7 +51,7 @@ class UnfinishedRequest(UserError):
     name = "unfinishedRequest"
 
     def __init__(self) -> None:
-        super().__init__("the request ended before it was complete, nothing of it was stored")
+        super().__init__("the request ended before it was complete, so nothing of it was stored")
 
 
 class UnknownExpectation(UserError):

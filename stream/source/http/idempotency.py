@@ -251,7 +251,9 @@ class Attempt:
 
 def _key_reused() -> UserError:
     return UserError(
-        "the idempotency key was used with another body", status=422, name="idempotencyKeyReused"
+        "the idempotency key was already used with a different body",
+        status=422,
+        name="idempotencyKeyReused",
     )
 
 

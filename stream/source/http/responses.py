@@ -221,7 +221,9 @@ def options(allow: str, requested: str) -> bytes:
 def method_not_allowed(allow: str) -> bytes:
     """Return the 405 answer with the allowed methods."""
     error = UserError(
-        f"the method is not allowed here, allowed are: {allow}", status=405, name="methodNotAllowed"
+        f"the method is not allowed here, the allowed methods are: {allow}",
+        status=405,
+        name="methodNotAllowed",
     )
     return error_envelope(error, headers=(("Allow", allow),))
 

@@ -79,7 +79,7 @@ _WRONG_SHAPE = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
 """Errors of the JSON reader for values of a wrong type, such as a number instead of an object."""
 
 _FIELD_NAME = re.compile(r"Failed to parse (\w+) field: ")
-_TOO_DEEP = "it is nested too deep"
+_TOO_DEEP = "it is nested too deeply"
 _UNEXPECTED = "unexpected value"
 _JSON_REASONS = {
     "invalid literal for int": "expected an integer",

@@ -146,7 +146,7 @@ class FileRotation:
 
     def _decide(self, file: File) -> Decision:
         if str(file.key) in self._forced:
-            return Decision(True, "unknown", "an operator asked for it")
+            return Decision(True, "unknown", "an operator requested it")
         return file_rotation(
             file.target.import_,
             file.key.file_opened_at,

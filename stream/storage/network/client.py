@@ -166,7 +166,7 @@ class WriterClients(Service):
     ) -> Deferred[SliceFile]:
         volume_id = slice_.key.volume_id
         if source.number != self._life():
-            return fail(Fenced("the life of this node that wrote the slice has ended"))
+            return fail(Fenced("the process of this node that wrote the slice has ended"))
         if self._local is not None and self._is_local(volume_id):
             return self._local.open(slice_, source, listener, resume=resume)
         volume = self._volume(volume_id) or self._seen.get(volume_id)

@@ -334,7 +334,7 @@ class Connection(amp.AMP):
     ) -> Deferred[SliceFile]:
         """Open a file, as `stream.storage.network.interface.SliceOpener` says; may be cancelled."""
         if self._opening >= self.factory.settings.max_waiting_streams_per_conn:
-            return fail(WriterUnavailable("too many files wait for being opened"))
+            return fail(WriterUnavailable("too many files are waiting to be opened"))
         self._opening += 1
         waiting: Deferred[SliceFile] = Deferred()
 

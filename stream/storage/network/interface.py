@@ -97,7 +97,7 @@ class WrongOffset(WriterError):
     """
 
     def __init__(self, length: int) -> None:
-        super().__init__(f"the file has {length} bytes")
+        super().__init__(f"the file is {length} bytes long")
         self.length = length
 
 

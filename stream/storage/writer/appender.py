@@ -121,7 +121,7 @@ class VolumeAppender:
         if self.is_stuck:
             return fail(WriterUnavailable("the disk does not answer"))
         if self._held_bytes + len(data) > QUEUE_LIMIT_BYTES:
-            return fail(WriterUnavailable("too many bytes wait for the disk"))
+            return fail(WriterUnavailable("too many bytes are waiting for the disk"))
         done: Deferred[int] = Deferred()
         self._queue.append(_Append(file, offset, data, crc, level, done))
         self._held_bytes += len(data)
@@ -344,7 +344,7 @@ def _removal(file: DiskFile) -> WriterError | None:
     except WriterError as error:
         return error
     except OSError as error:
-        return WriterUnavailable(f"cannot look at the file: {error.strerror}")
+        return WriterUnavailable(f"cannot inspect the file: {error.strerror}")
     return None
 
 
@@ -352,7 +352,7 @@ def _write(file: DiskFile, items: Sequence[_Append]) -> list[int | WriterError]:
     """Write an append; refuse it if it is corrupt. The later appends then fail by their offsets."""
     good = [item for item in items if item.crc is None or checksum(item.data) == item.crc]
     written = iter(file.append_many([(item.offset, item.data) for item in good]))
-    damaged = WriterUnavailable("the data were damaged on the way")
+    damaged = WriterUnavailable("the data was damaged in transit")
     kept = set(good)
     return [next(written) if item in kept else damaged for item in items]
 

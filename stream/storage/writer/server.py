@@ -195,7 +195,7 @@ class WriterConnection(amp.AMP):
         if self._is_lost:
             raise commands.UnavailableOnWire("the connection is closed")
         if problem is not None:
-            self._refused("not its present life", f"node {source.node_id!r}: {problem}")
+            self._refused("not its current life", f"node {source.node_id!r}: {problem}")
             self.factory.reactor.callLater(0, self.transport.loseConnection)
             raise _on_wire(problem) from None
 

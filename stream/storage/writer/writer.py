@@ -434,7 +434,7 @@ def _check_number(source: SourceLife, present: int) -> None:
     if source.number != present or not present:
         raise Fenced(
             f'life {source.number} of the source node "{source.node_id}" has ended'
-            + (f", the present one is {present}" if present else "")
+            + (f", the current life is {present}" if present else "")
         )
 
 

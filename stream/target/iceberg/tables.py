@@ -95,12 +95,14 @@ def differences(
             if column.is_key:
                 texts.append(f'column "{column.name}" of the primary key is missing')
         elif there.field_type != wanted:
-            texts.append(f'column "{column.name}" is {there.field_type}, the mapping has {wanted}')
+            texts.append(
+                f'column "{column.name}" is {there.field_type}, but the mapping has {wanted}'
+            )
         elif there.required and column.is_nullable:
-            texts.append(f'column "{column.name}" is required, the mapping has nullable')
+            texts.append(f'column "{column.name}" is required, but nullable in the mapping')
     mapped = {column.name for column in columns}
     texts += [
-        f'column "{field.name}" is required, and not in the mapping'
+        f'column "{field.name}" is required, but not in the mapping'
         for field in schema.fields
         if field.required and field.name not in mapped
     ]

@@ -148,7 +148,7 @@ class IcebergTarget(LakeTarget[Catalog]):
         workers = of_kind[connection.declared.name]
         full = {**await self._job(connection, place, owner), **job}
         asking = ensureDeferred(self._worked(workers, connection, full))
-        what = f'a question to the catalog of the connection "{connection.declared.name}"'
+        what = f'a request to the catalog of the connection "{connection.declared.name}"'
         answer: dict[str, Any] = await within(asking, _CATALOG_SECONDS, self._reactor, what)
         return answer
 

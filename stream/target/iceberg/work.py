@@ -420,11 +420,12 @@ def _wait(attempt: int) -> None:
 
 def _contended(job: _Job) -> UserError:
     return UserError(
-        f'the commit to the table "{job.name}" lost to other commits '
+        f'the commit to the table "{job.name}" conflicted with other commits '
         f"{job.commit_retries + 1} times",
         status=503,
         name="commitConflict",
-        detail='it is tried again; "commitRetries" of the connection allows more at once',
+        detail='it will be tried again; a higher "commitRetries" of the connection allows more '
+        "attempts in a row",
     )
 
 

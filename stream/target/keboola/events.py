@@ -74,7 +74,7 @@ class EventSender:
 
     def _send(self, token: Token, event: Event) -> None:
         sending = ensureDeferred(self._api.send_event(token, event))
-        within(sending, self._timeout, self._reactor, "the sending of an event")
+        within(sending, self._timeout, self._reactor, "sending an event")
         sending.addErrback(
             lambda failure: _log.warn("cannot send an event: {error}", error=failure.value)
         )

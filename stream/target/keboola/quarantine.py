@@ -90,7 +90,7 @@ _GZIP_CONTAINER = 31
 _GZIP_LEVEL = 1
 _IN_STAGING = {SliceState.UPLOADED, SliceState.IMPORTED}
 _MALFORMED = "the row is not valid CSV of the table's columns"
-_DAMAGED = "the staged object is damaged here, its compressed data can't be read"
+_DAMAGED = "the staged object is damaged here; its compressed data can't be read"
 
 
 class Save(Protocol):

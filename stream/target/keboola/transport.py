@@ -251,7 +251,9 @@ class _BoundedBody(Protocol):
         if self._size > MAX_REPLY_BYTES:
             self._finish()
             self.done.errback(
-                ExchangeFailed(Outcome.UNUSABLE, f"the reply is over {MAX_REPLY_BYTES} bytes")
+                ExchangeFailed(
+                    Outcome.UNUSABLE, f"the reply is larger than {MAX_REPLY_BYTES} bytes"
+                )
             )
             return
         self._parts.append(data)

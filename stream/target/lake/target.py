@@ -105,7 +105,7 @@ class LakeTarget(StagedTarget[C, FileRecord]):
             shown,
             reason,
             is_forbidden=is_forbidden,
-            detail=f"an operator has to check {self.what}, and the address and the credentials of "
+            detail=f"an operator must check {self.what}, and the address and the credentials of "
             'the connection in the setting "target.connections"',
         )
 

@@ -135,7 +135,8 @@ class Description:
     ) -> list[str]:
         """Return all reasons why rows with *columns* don't fit the table, as readable sentences."""
         texts = [
-            f'column "{column.name}" is {self.columns[column.name]}, the mapping has {column.type}'
+            f'column "{column.name}" is {self.columns[column.name]}, but the mapping has '
+            f"{column.type}"
             for column in columns
             if self.columns.get(column.name, column.type) != column.type
         ]

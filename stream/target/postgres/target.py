@@ -62,7 +62,7 @@ ORDER_SECONDS = 3600.0
 """How long a file waits for an older file whose import keeps failing."""
 
 _LOOK = (
-    "an operator has to look at the server, and at host, user and password of the connection in "
+    "an operator must check the server, and the host, user and password of the connection in "
     'the setting "target.connections"'
 )
 _MISFITS = (
@@ -283,7 +283,7 @@ def _shown_reason(reason: str) -> str:
     from the server.
     """
     if "authentication" in reason or "password" in reason or "role" in reason:
-        return "the server refuses the user or the password"
+        return "the server rejected the user or the password"
     if "database" in reason and "does not exist" in reason:
         return "the server has no such database"
     if "too many" in reason:
@@ -314,7 +314,7 @@ def _explained(
     if isinstance(error, errors.DiskFull):
         reason = _reason(error)
         return unusable(_log, database.name, "the server has no space left", reason, detail=_LOOK)
-    text = f'PostgreSQL at the connection "{database.name}" refuses: {_reason(error)}'
+    text = f'PostgreSQL at the connection "{database.name}" refused: {_reason(error)}'
     if isinstance(error, errors.InsufficientPrivilege):
         _log.warn(
             'the user "{user}" of the connection "{connection}" lacks a privilege: {reason}',
@@ -329,8 +329,8 @@ def _explained(
         )
     if isinstance(error, _MISFITS):
         return UserError(
-            f"{text}; the table was changed since the sink was defined: change it back, since rows "
-            "that were accepted before keep their columns; the file is tried again",
+            f"{text}; the table was changed after the sink was defined; change it back, because "
+            "rows that were already accepted keep their columns; the import is tried again",
             name="tableMisfit",
         )
     if isinstance(error, psycopg.OperationalError):

@@ -632,7 +632,7 @@ def test_other_methods(listener: Listener) -> None:
             assert json.loads(body) == {
                 "statusCode": 405,
                 "error": "stream.in.methodNotAllowed",
-                "message": f"The method is not allowed here, allowed are: {allow}.",
+                "message": f"The method is not allowed here, the allowed methods are: {allow}.",
             }
 
 

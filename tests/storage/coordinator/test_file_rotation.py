@@ -337,7 +337,7 @@ async def test_new_credentials_that_are_already_expired(coordinator: Coordinator
         return (await coordinator.storage.file(file.key)).retry.retry_attempt == 1
 
     await coordinator.until(failed)
-    assert "have expired, too" in (await coordinator.storage.file(file.key)).retry.retry_reason
+    assert "have already expired" in (await coordinator.storage.file(file.key)).retry.retry_reason
     assert coordinator.target.discarded == coordinator.target.renewed
     assert coordinator.target.kept == []
     await coordinator.storage.check()

@@ -136,7 +136,7 @@ async def test_new_columns_of_the_mapping_are_added(world: IcebergWorld) -> None
     ]
     with pytest.raises(UserError) as raised:
         await _change(world, typed(a="integer", b="string"))
-    assert 'column "a" is string, the mapping has long; column "b" is long' in str(raised.value)
+    assert 'column "a" is string, but the mapping has long; column "b" is long' in str(raised.value)
 
 
 async def _change(world: IcebergWorld, columns: Mapping) -> None:
@@ -165,7 +165,9 @@ async def test_a_table_of_the_user_is_compared(world: IcebergWorld) -> None:
     use(world, typed(n="integer", m="string"), "bucket(5, m)")
     with pytest.raises(UserError) as raised:
         await world.create_sink()
-    assert 'column "n" is int, the mapping has long; column "body" is required' in str(raised.value)
+    assert 'column "n" is int, but the mapping has long; column "body" is required' in str(
+        raised.value
+    )
     assert "partitioned by (bucket(3, body)), not (bucket(5, m))" in str(raised.value)
     use(world, mapping({"name": "body"}))
     world.table.options.pop("partitionBy")  # type: ignore[attr-defined]
@@ -272,7 +274,7 @@ async def test_errors_of_a_catalog_contain_no_host_and_no_secret(world: IcebergW
         await world.rename()
     assert str(raised.value) == (
         'the connection "lake" can\'t be used: the catalog or the warehouse does not answer, or '
-        "refuses the credentials"
+        "rejects the credentials"
     )
     assert raised.value.name == "connectionFailed"
     found = [event for event in logged if "can't be used" in str(event.get("log_format"))]
@@ -473,7 +475,7 @@ def test_permanent_conflicts_are_reported(job: dict[str, Any], commits: Any) -> 
         return committed
 
     commits(failing)
-    with pytest.raises(UserError, match="lost to other commits 2 times"):
+    with pytest.raises(UserError, match="conflicted with other commits 2 times"):
         _import(job, commitRetries=1)
 
 

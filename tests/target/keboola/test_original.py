@@ -165,7 +165,7 @@ async def test_a_record_with_an_encrypted_token() -> None:
         with pytest.raises(UserError) as caught:
             await other
         assert caught.value.name == "tokenDecryptionFailed"
-        assert "another key or for another record" in str(caught.value)
+        assert "a different key or for a different record" in str(caught.value)
 
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))

@@ -229,7 +229,7 @@ async def test_new_columns_of_the_mapping_are_added(world: ParquetWorld) -> None
     await _change(world, mapping({"name": "a"}, {"name": "b", "dataType": "integer"}))
     await world.target.import_file(await world.staged_file(b'"2","5"\n'))
     assert sorted(query(world, "SELECT a, b FROM {}")) == [("1", None), ("2", 5)]
-    with pytest.raises(UserError, match='column "b" is integer, the mapping has string'):
+    with pytest.raises(UserError, match='column "b" is integer, but the mapping has string'):
         await _change(world, mapping({"name": "b"}))
 
 

@@ -43,7 +43,7 @@ def test_differences_are_listed() -> None:
     table = Description(columns={"a": "integer", "b": "string"}, partitions=("day(at)",))
     columns = [ColumnRecord("a", "double"), ColumnRecord("c", "date")]
     assert table.differences(columns, [HOUR]) == [
-        'column "a" is integer, the mapping has double',
+        'column "a" is integer, but the mapping has double',
         "it is partitioned by (day(at)), not (hour(at))",
     ]
     assert table.differences([ColumnRecord("b")], [DAY]) == []

@@ -30,4 +30,4 @@ async def test_probe(etcd: EtcdClient, tmp_path: Path) -> None:
         await target.probe("folder")
         with pytest.raises(UserError) as caught:
             await target.probe("missing")
-    assert str(caught.value) == "the store does not answer, or refuses the credentials"
+    assert str(caught.value) == "the store does not answer, or rejects the credentials"

@@ -170,7 +170,7 @@ async def test_a_new_column_of_the_mapping_is_added(world: PostgresWorld) -> Non
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("(body int)", 'column "body" is integer, the mapping has text'),
+        ("(body int)", 'column "body" is integer, but the mapping has text'),
         ("(body text primary key)", "the primary key is (body), not ()"),
         ("(body text, other int not null)", 'column "other" is NOT NULL without a default'),
         ("(body text GENERATED ALWAYS AS ('x') STORED)", 'column "body" is generated'),
@@ -414,7 +414,7 @@ async def test_the_error_of_a_wrong_password_names_only_the_connection(
     with pytest.raises(UserError) as raised:
         await world.create_sink()
     assert str(raised.value) == (
-        'the connection "warehouse" can\'t be used: the server refuses the user or the password'
+        'the connection "warehouse" can\'t be used: the server rejected the user or the password'
     )
     assert "wr0ng-s3cret" not in repr(raised.value) + raised.value.detail
 

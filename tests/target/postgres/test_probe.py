@@ -25,9 +25,9 @@ ensure = pytest_twisted.ensureDeferred
     ("change", "message"),
     [
         ({}, ""),
-        ({"passwordFile": "wrong"}, "the server refuses the user or the password"),
+        ({"passwordFile": "wrong"}, "the server rejected the user or the password"),
         ({"passwordFile": "missing"}, "the file with its password can't be read"),
-        ({"user": "nobody"}, "the server refuses the user or the password"),
+        ({"user": "nobody"}, "the server rejected the user or the password"),
         ({"database": "other"}, "the server has no such database"),
         ({"port": "free"}, "the server does not answer"),
     ],
