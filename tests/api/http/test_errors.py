@@ -39,7 +39,8 @@ def storage_error(**changes: object) -> StorageApiError:
             TaskAlreadyRunning("a/b"),
             409,
             "stream.api.taskAlreadyRunning",
-            "Another task is still working on the same object, please try again when it has finished.",
+            "Another task is still working on the same object, please try again when it has "
+            "finished.",
         ),
         (FirstError(Failure(UserError("wrong")), 0), 400, "stream.api.badRequest", "Wrong."),
         (

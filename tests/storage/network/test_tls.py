@@ -35,7 +35,7 @@ def test_errors_name_the_file(tmp_path: Path, name: str) -> None:
         credentials(missing)
     other = tmp_path / "other"
     other.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
-    with pytest.raises(UserError, match=rf'tls\.{name}": ".*other" contains no PEM'):
+    with pytest.raises(UserError, match=rf'tls\.{name}": ".*other" contains no (unencrypted )?PEM'):
         credentials(attrs.evolve(settings, **{name: str(other)}))
 
 
