@@ -207,7 +207,7 @@ def test_a_closed_input(
         ("http://[::1", "t", ["source", "list"], "is not the URL of an API"),
         ("http://x:99999", "t", ["source", "list"], "is not the URL of an API"),
         ("http://127.0.0.1:1", "\u017e", ["source", "list"], "The token contains characters"),
-        ("http://127.0.0.1:1", "t", ["source", "show", "\udcff"], '"\\udcff" can\'t be an id'),
+        ("http://127.0.0.1:1", "t", ["source", "show", "\udcff"], '"\\udcff" is not a valid ID'),
         ("http://127.0.0.1:1", "t", ["source", "create", "\udcff"], "An argument is not UTF-8"),
         ("", "", ["push", "http://[::1", os.devnull], "the URL of a source must begin with"),
         ("", "", ["push", "http://127.0.0.1:99999", os.devnull], "the URL of a source must begin"),

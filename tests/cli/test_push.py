@@ -99,7 +99,7 @@ def test_a_service_without_batches(source: StubSource, capsys: pytest.CaptureFix
     source.answer = lambda request: (200, "OK")
     file = _file("a.ndjson", "1", "2")
     assert run(["push", source.url, file]) == 1
-    assert "doesn't know batches" in capsys.readouterr().err
+    assert "doesn't support batches" in capsys.readouterr().err
     source.stored.clear()
     assert run(["push", source.url, file, "--batch-records", "1"]) == 0
     assert sorted(source.records) == [b"1", b"2"]

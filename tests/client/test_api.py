@@ -176,7 +176,7 @@ def test_error_messages() -> None:
     }
     assert str(service_error(400, document)).split("\n") == [
         "Two things are wrong.",
-        "It is about body.name.",
+        "The parameter is body.name.",
         "Details.",
         "A hint.",
         "body.a: no a one of x",

@@ -320,7 +320,7 @@ async def test_endless_preparation(world: World, monkeypatch: pytest.MonkeyPatch
         seen.append(world.storage.now)
         return with_table(sink, f"in.c-bucket.table-{len(seen)}")
 
-    with pytest.raises(RuntimeError, match="come to rest"):
+    with pytest.raises(RuntimeError, match="keep changing"):
         await world.do("update_sink", SINK_KEY, "", another)
     assert await world.states() == [FileState.WRITING]
     await world.check()

@@ -207,7 +207,7 @@ def test_the_limit_of_a_mapping() -> None:
         check_mapping_size(_of_size(MAX_MAPPING_BYTES + 1))
     assert (caught.value.status, caught.value.name) == (400, "mappingTooLarge")
     assert f"{MAX_MAPPING_BYTES + 1} bytes" in str(caught.value)
-    assert f"at most {MAX_MAPPING_BYTES} can" in str(caught.value)
+    assert f"the limit is {MAX_MAPPING_BYTES} bytes" in str(caught.value)
 
 
 @ensure

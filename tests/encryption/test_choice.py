@@ -24,7 +24,7 @@ def test_without_encryption() -> None:
     encryptor = encryptor_from("none")
     assert not encryptor.enabled
     assert done(encryptor.encrypt({"token": "x"}, {})) == ""
-    with pytest.raises(DecryptionFailed, match="encryption is off"):
+    with pytest.raises(DecryptionFailed, match="encryption is disabled"):
         done(encryptor.decrypt("aes::AAAA", {}))
 
 

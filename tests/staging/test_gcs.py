@@ -208,7 +208,7 @@ async def test_an_expired_session(store: Store, pool: ThreadPool) -> None:
 async def test_another_size_or_digest(store: Store, pool: ThreadPool, body: bytes) -> None:
     """An answer with another size or digest is an error."""
     store.lie = 1
-    with pytest.raises(ObjectMismatch, match=f"{len(body)} were sent"):
+    with pytest.raises(ObjectMismatch, match=f"but {len(body)} bytes were sent"):
         await put(store, pool, body)
     store.lie, store.digest = 0, "AAAA"
     with pytest.raises(ObjectMismatch, match="digest"):

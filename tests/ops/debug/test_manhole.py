@@ -249,7 +249,7 @@ async def test_files_that_others_can_change(
 async def test_missing_or_unusable_files(files: Path) -> None:
     """The error names the setting whose file is missing or unusable."""
     (files / "host").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=r'"manhole.hostKey" .* is not a private key'):
+    with pytest.raises(UserError, match=r'"manhole.hostKey" .* must be a readable private key'):
         await _service(files).startService()
     (files / "host").unlink()
     with pytest.raises(UserError, match=r'cannot read "manhole.hostKey"'):

@@ -301,7 +301,7 @@ async def test_the_limit_of_an_answer(serve: Serve, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("stream.target.keboola.transport.MAX_REPLY_BYTES", len(raw))
     api, _ = serve(Say(raw=raw), Say(raw=raw + b" "))
     assert (await api.branch(SECRET, 456)).id == 456
-    with pytest.raises(StorageApiError, match="is over 11 bytes"):
+    with pytest.raises(StorageApiError, match="is larger than 11 bytes"):
         await api.branch(SECRET, 456)
 
 
