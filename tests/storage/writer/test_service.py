@@ -420,7 +420,7 @@ async def test_a_warning_without_a_secret(
             network={("listen",): listen, ("secret",): secret, ("insecure",): insecure}
         )
     texts = [event["log_format"] for event in events if event["log_format"]]
-    assert any("may write to the volumes" in text for text in texts) is warned
+    assert any("can write to the volumes" in text for text in texts) is warned
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", ":0", "localhost.example:0"])

@@ -187,7 +187,11 @@ async def test_a_table_of_the_user_is_compared(world: IcebergWorld) -> None:
         ({"table": ""}, {}, 'needs "table"'),
         ({"path": "x"}, {}, 'has no "path"'),
         ({"partitionBy": '["day(a)"]'}, {}, "needs a column of type timestamp or date"),
-        ({"connection": "x"}, {}, 'no connection "x" of the type iceberg, there are: lake'),
+        (
+            {"connection": "x"},
+            {},
+            'no connection "x" of the type iceberg, its connections are: lake',
+        ),
     ],
 )
 @pytest_twisted.ensureDeferred

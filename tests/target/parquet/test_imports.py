@@ -252,7 +252,7 @@ async def _change(world: ParquetWorld, columns: Mapping) -> None:
         (
             {"connection": "lake"},
             {},
-            'no connection "lake" of the type parquet, there are: archive',
+            'no connection "lake" of the type parquet, its connections are: archive',
         ),
         ({}, {"primaryKey": True}, "can't be a primary key"),
     ],

@@ -425,7 +425,9 @@ async def test_an_undeclared_connection_is_named(world: PostgresWorld) -> None:
     world.table = attrs.evolve(world.table, options=options)
     with pytest.raises(UserError) as raised:
         await world.create_sink()
-    assert 'no connection "lake" of the type postgres, there are: warehouse' in str(raised.value)
+    assert 'no connection "lake" of the type postgres, its connections are: warehouse' in str(
+        raised.value
+    )
 
 
 @pytest_twisted.ensureDeferred
