@@ -131,8 +131,8 @@ def section(setting: Setting) -> list[str]:
         "### A few records, each sent separately",
         "",
         "| records/s | latency median ms | p99 ms | one fdatasync at that rate, median ms (p99) "
-        "| median ÷ fdatasync median | fdatasync/s | bytes a record in slice files "
-        "| bytes a record written by the process | CPU ms a second |",
+        "| median ÷ fdatasync median | fdatasync/s | bytes per record in slice files "
+        "| bytes per record written by the process | CPU ms a second |",
         "|---|---|---|---|---|---|---|---|---|",
         *(found.row(rate) for rate, found in runs.items()),
         "",

@@ -365,9 +365,9 @@ async def test_a_stopped_node_that_may_keep_records_is_named(replays: _Replays) 
     mapping = _table("a").mapping.mapping
     _, unavailable = await replays.replayer.test(SINK_KEY, mapping, ALL)
     assert [node.node_id for node in unavailable] == stopped
-    with pytest.raises(UserError, match="that don't run: keeps, unreadable"):
+    with pytest.raises(UserError, match="that aren't running: keeps, unreadable"):
         await replays.nodes.get(SINK_KEY, "unknown")
-    with pytest.raises(UserError, match="that don't run: keeps, unreadable"):
+    with pytest.raises(UserError, match="that aren't running: keeps, unreadable"):
         await replays.nodes.erase_one(SINK_KEY, "unknown")
     # Records that were selected by their ids, and found, can't be on another node.
     assert (await replays.replay(Selection(ids=frozenset({id})))).is_complete
