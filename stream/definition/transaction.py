@@ -41,16 +41,16 @@ class SinkHooks(Protocol):
         """Return the prefixes that every change of a sink reads."""
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
-        """Handle that a sink was created, undeleted or enabled, so it needs an open file."""
+        """Called when a sink was created, undeleted or enabled, so it needs an open file."""
 
     async def sink_deactivated(self, change: Change, sink: Sink) -> None:
-        """Handle that a sink was deleted or disabled, so its open file is closed."""
+        """Called when a sink was deleted or disabled, so its open file is closed."""
 
     async def sink_modified(self, change: Change, source: Source, sink: Sink) -> None:
-        """Handle that an enabled sink has new content, so its file is rotated."""
+        """Called when an enabled sink has new content, so its file is rotated."""
 
     async def sink_deleted(self, change: Change, sink: Sink) -> None:
-        """Handle that a sink was deleted (after `sink_deactivated`, if it was enabled)."""
+        """Called when a sink was deleted (after `sink_deactivated`, if it was enabled)."""
 
 
 class NoHooks:

@@ -216,8 +216,7 @@ class Claims:
             return
         _log.warn(
             'the {title} name "{node}" is already in use by {holder}: waiting up to {seconds:g} s '
-            "for "
-            "its lease to end",
+            "for its lease to end",
             node=claim.node_id,
             title=claim.title,
             holder=str(holder),

@@ -241,7 +241,7 @@ class _Work:
     ends: dict[str, str]
 
     def after(self, node_id: str) -> str:
-        """Return the position from which to read a node."""
+        """Return the position after which the records of a node are read."""
         if node_id in self.ends:
             return self.ends[node_id]
         if self.start is None or self.start.node != node_id:
@@ -319,7 +319,7 @@ class Replayer:
     async def replay(self, sink: SinkKey, selection: Selection, report: Report) -> Outcome:
         """Map the selected records again and store the rows; see Note [Once].
 
-        Raises UserError; what was decided before is kept.
+        Raises UserError. The outcomes of the records replayed before the error are kept.
 
         :param report: called with the progress after each step.
         """

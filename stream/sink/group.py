@@ -21,10 +21,10 @@ class GroupMeter(Protocol):
     """The meter of the outcomes of groups; see `stream.sink.meters`."""
 
     def stored(self, group: Group, /) -> None:
-        """Handle that *group* is stored and its rows are acknowledged."""
+        """Called when *group* is stored and its rows are acknowledged."""
 
     def failed(self, group: Group, error: UserError, /) -> None:
-        """Handle that no row of *group* is acknowledged."""
+        """Called when no row of *group* is acknowledged."""
 
 
 @attrs.frozen(eq=False)

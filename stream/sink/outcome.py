@@ -38,13 +38,13 @@ class Completion(Protocol):
     """
 
     def stored(self) -> None:
-        """Handle that the rows are stored as durably as the sink's settings require."""
+        """Called when the rows are stored as durably as the sink's settings require."""
 
     def accepted(self, status: int) -> None:
-        """Handle that the sink has accepted the rows without waiting, with *status*."""
+        """Called when the sink has accepted the rows without waiting, with *status*."""
 
     def failed(self, error: Exception) -> None:
-        """Handle that the rows aren't acknowledged."""
+        """Called when the rows aren't acknowledged."""
 
 
 @attrs.frozen

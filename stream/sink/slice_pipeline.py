@@ -319,7 +319,7 @@ class SlicePipeline:
         return marked(member, group.marks) if group.marked and self._marks_groups else member
 
     def _compression_failed(self, failure: Failure, sent: SentGroup) -> None:
-        """Handle that a group couldn't be compressed; the writer has no part of it."""
+        """Called when a group couldn't be compressed; the writer has no part of it."""
         if sent not in self._sent:
             return
         if failure.check(NoThread):
@@ -481,7 +481,7 @@ class SlicePipeline:
         )
 
     def lost(self, reason: WriterError) -> None:
-        """Handle that the writer or the connection has given up the file."""
+        """Called when the writer or the connection has given up the file."""
         self._lose_file(reason)
 
     def _lose_file(self, error: Exception, *, sent_refused: bool = False) -> None:

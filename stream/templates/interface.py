@@ -34,7 +34,7 @@ class Waiter(Protocol):
         """Handle the result, which may be an error of the record or of a template."""
 
     def failed(self, error: Exception, /) -> None:
-        """Handle that there is no result; the producer may send the record again."""
+        """Called when there is no result; the producer may send the record again."""
 
 
 class TemplateEvaluator(Protocol):
@@ -108,7 +108,7 @@ class EngineListener(Protocol):
     """Receives the results of an engine, and is notified when the engine ends."""
 
     def ready(self, engine: TemplateEngine, /) -> None:
-        """Handle that the engine is ready for work."""
+        """Called when the engine is ready for work."""
 
     def answered(
         self, engine: TemplateEngine, serial: int, index: int, result: Evaluated, /
@@ -116,7 +116,7 @@ class EngineListener(Protocol):
         """Handle the result of one record of a batch."""
 
     def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
-        """Handle that the batch is finished; its records without a result are evaluated later.
+        """Called when the batch is finished; its records without a result are evaluated later.
 
         :param is_full: whether the engine holds so much memory that it should be replaced.
         """
@@ -125,7 +125,7 @@ class EngineListener(Protocol):
         """Handle the result of a check: what is wrong with each template."""
 
     def ended(self, engine: TemplateEngine, end: End, /) -> None:
-        """Handle that the engine has ended; no other call follows."""
+        """Called when the engine has ended; no other call follows."""
 
 
 class TemplateEngine(Protocol):

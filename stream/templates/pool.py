@@ -536,7 +536,7 @@ class TemplatePool:
             _log.failure("cannot deliver a rendered record")
 
     def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
-        """Handle that a batch is finished; see `EngineListener`."""
+        """Called when a batch is finished; see `EngineListener`."""
         slot = self._slots[engine]
         batch = slot.batches.pop(serial, None)
         if batch is not None:
@@ -575,7 +575,7 @@ class TemplatePool:
                 (job.project.alone if job.crashes else job.project.waiting).appendleft(job)
 
     def ended(self, engine: TemplateEngine, end: End, /) -> None:
-        """Handle that an engine has ended; see `EngineListener` and Note [Causes]."""
+        """Called when an engine has ended; see `EngineListener` and Note [Causes]."""
         slot = self._slots.pop(engine)
         self._release(slot)
         if not slot.is_leaving and not self._is_stopping:

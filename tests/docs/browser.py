@@ -27,7 +27,7 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page of a Chromium.
+    """One page in Chromium.
 
     :param send: the file descriptor that commands are written to.
     :param receive: the file descriptor that answers are read from.

@@ -71,7 +71,7 @@ def test_the_reactor_has_no_dates() -> None:
 
 
 def test_calls_keep_their_delay() -> None:
-    """Calls made earlier keep it too."""
+    """Calls scheduled before the clock is replaced keep their delay."""
     clock = Clock()
     call = clock.callLater(5, lambda: None)
     keep_monotonic(clock)

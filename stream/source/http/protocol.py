@@ -309,7 +309,7 @@ class IngestProtocol(Protocol):
         vars(self.transport).pop("doRead", None)
 
     def readConnectionLost(self) -> None:
-        """Handle that the client has closed its side; it may still be waiting for an answer."""
+        """Called when the client has closed its side; it may still be waiting for an answer."""
         self._disarm()
         self._input_ended = True
         if self._closing:

@@ -406,7 +406,7 @@ def _point_chunks(body: bytes, metric: Field) -> Iterator[bytes | None]:
     for field in fields(body, metric.start, metric.end):
         if field.number in _DATA_FIELDS and field.is_message:
             if data is not None:
-                raise ValueError("a metric has data twice")
+                raise ValueError("a metric has more than one data field")
             data = field
         else:
             name.append(body[field.tag : field.end])
@@ -545,7 +545,7 @@ def _metric_chunks(metric: Any) -> Iterator[list[Any]]:
     ]
     names = [name for name in names if metric[name] is not None]
     if len(names) > 1:
-        raise ValueError("a metric has data twice")
+        raise ValueError("a metric has more than one data field")
     if not names:
         yield [metric]
         return

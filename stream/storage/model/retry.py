@@ -46,7 +46,7 @@ class Retry:
     retry_after: datetime | None = None
 
     def failed(self, now: datetime, reason: str, *, delay: timedelta | None = None) -> Self:
-        """Return the attempts with one more failure.
+        """Return a copy with one more failed attempt.
 
         :param delay: a fixed delay for errors that an early retry can't fix; by default `backoff`.
         """

@@ -79,7 +79,7 @@ def credentials(settings: WriterTlsSettings) -> Credentials | None:
     try:
         found.server().getContext().check_privatekey()
     except Exception:
-        raise UserError(f'"{_SECTION}.key" does not belong to the certificate') from None
+        raise UserError(f'"{_SECTION}.key" does not match the certificate') from None
     return found
 
 

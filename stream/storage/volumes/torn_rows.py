@@ -108,11 +108,12 @@ def _next_row(data: Any, position: int, usual: re.Pattern[bytes], count: int) ->
 
 
 def _found(data: Any, position: int, rows: re.Pattern[bytes]) -> tuple[int, int]:
-    """Return the match of ``rows.search``, without comparing each quote with the rest of a value.
+    """Return where the first match of *rows* begins and ends; -1 and -1 if there is none.
 
-    A torn JSON object of one megabyte contains a hundred thousand quotes. A value could begin at
-    half of them, and all of those values would end at the same quote. If the first of them isn't in
-    a row, none is. The others have to end within the value.
+    The result is that of ``rows.search``, but not every quote is tried. A torn JSON object of one
+    megabyte contains a hundred thousand quotes. A value could begin at half of them, and all of
+    those values would end at the same quote. If the first of them doesn't begin a row, the others
+    don't either, except those whose value ends earlier.
     """
     at = data.find(b'"', position)
     while at >= 0:

@@ -151,7 +151,10 @@ class Requests:
             self._remove(rows)
 
     def _keep(self, rows: _Rows) -> None:
-        """Remember that *rows* must not be cut off, without their request; see Note [Cuts]."""
+        """Remember that *rows* must not be cut off, although their request is forgotten.
+
+        See Note [Cuts].
+        """
         self._uncut[rows.file] = max(self._uncut.get(rows.file, 0), rows.end)
         self._uncut.move_to_end(rows.file)
         if len(self._uncut) > _MAX_FILES:

@@ -331,7 +331,7 @@ def _on_wire(error: Exception) -> Exception:
     """Return the error to send to the other end; unexpected failures are sent without details."""
     if isinstance(error, WriterError):
         return commands.to_wire(error)
-    _log.failure("a call of a source node failed")
+    _log.failure("a call from a source node failed")
     return commands.to_wire(WriterUnavailable("the writer failed"))
 
 

@@ -1,4 +1,4 @@
-"""The token of a program before it is exchanged."""
+"""A programmatic token before it is exchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _check(_instance: object, _attribute: object, value: str) -> None:
 
 @attrs.frozen(repr=False)
 class ProgramToken(Token):
-    """The token of a program, which has to be exchanged before use.
+    """A programmatic token, which has to be exchanged before use.
 
     :param service_account: the token that authorizes the exchange; it must fit into a header.
     """

@@ -287,7 +287,7 @@ class RowQuarantine:
     ) -> int:
         """Decide the remaining ranges; idempotent after any failure or crash.
 
-        Raises Requeue: the time is over, or another node works on the file.
+        Raises Requeue: the time is over, or another node is working on the file.
 
         :param record: record of the whole file.
         :param until: time of the reactor's clock after which no further range is started.
@@ -339,7 +339,7 @@ class RowQuarantine:
             refusal = error
         current = await self.load(split.key)
         if current is None or not _is_same_work(current, split):
-            raise Requeue("another node works on the file")
+            raise Requeue("another node is working on the file")
         if refusal is None:
             decided = attrs.evolve(current, part=None, ranges=current.ranges[:-1])
         else:
@@ -386,7 +386,7 @@ class RowQuarantine:
             if found == new:
                 return
             if found != old:
-                raise Requeue("another process works on the file")
+                raise Requeue("another process is working on the file")
             txn.put(quarantine_record_key(old.key), encode(new))
 
         await atomic(self._client, body)
@@ -438,7 +438,7 @@ async def _save_part(txn: AtomicTxn, record: QuarantineRecord, **changes: Any) -
     stored = await txn.get(quarantine_record_key(record.key))
     current = decode(QuarantineRecord, stored.value) if stored else None
     if current is None or current.part is None or not _is_same_work(current, record):
-        raise Requeue("another process works on the file")
+        raise Requeue("another process is working on the file")
     changed = attrs.evolve(current, part=attrs.evolve(current.part, **changes))
     txn.put(quarantine_record_key(record.key), encode(changed))
 

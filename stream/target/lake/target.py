@@ -127,7 +127,10 @@ class LakeTarget(StagedTarget[C, FileRecord]):
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        """Check the table only for a user, so that files can be opened even if the lake is down."""
+        """Check the table only if a user makes the change, that is, if there is a *token*.
+
+        So files can be rotated while the lake is down.
+        """
         sink = await with_mapping(self._client, sink)
         connection = self._connection(sink)
         mapping = sink.table.mapping.mapping

@@ -306,7 +306,7 @@ def test_defaults_of_parameters() -> None:
     ],
 )
 def test_the_position_of_invalid_json(data: str, message: str) -> None:
-    """The message has line and column, without terms of a programming language."""
+    """The message contains the line and column, without terms of a programming language."""
     with pytest.raises(DecodeError) as caught:
         decode_json(data)
     assert caught.value.message.startswith(message)

@@ -175,7 +175,7 @@ def test_a_sink_can_only_lower_the_quota(service: str, sink: str | None, expecte
 
 
 def test_the_stored_form_of_a_slice() -> None:
-    """The stored form of an open slice is stable; only staging's path has the time unchanged."""
+    """The stored form of an open slice is stable; the staging path contains the unchanged time."""
     assert encode(_slice()) == SLICE_JSON
     assert decode(Slice, SLICE_JSON) == _slice()
 
