@@ -158,6 +158,6 @@ def _setting(text: str) -> dict[str, Any]:
         )
     try:
         plain = yaml.safe_load(value) if value else None
-    except (yaml.YAMLError, ValueError):  # such as a date that doesn't exist
+    except Exception:  # such as a date that doesn't exist, or a tag that doesn't fit the value
         plain = value
     return {"key": key, "value": plain}

@@ -113,6 +113,7 @@ class EtcdClient(Service):
         self.reactor = reactor
         self.mirrors: set[Any] = set()
         self._away_since: float | None = None
+        self._failed_at = 0.0
         self._doubted_since: float | None = None
         self._replace_at = 0.0
         self._back = Waiters[None]()
@@ -171,13 +172,14 @@ class EtcdClient(Service):
                 method, body, repeatable=repeatable, timeout=timeout
             )
         except EtcdUnavailable:
+            self._failed_at = self.reactor.seconds()
             if self._away_since is None:
-                self._away_since = self.reactor.seconds()
+                self._away_since = self._failed_at
             raise
         if self._away_since is not None:
             since, self._away_since = self._away_since, None
             if self.reactor.seconds() - since >= DOUBTED_SECONDS:
-                self._doubted_since = since
+                self._doubted_since = self._failed_at
             self._back.fire(None)
         if self._doubted_since is not None:
             self._replace_watches(self._doubted_since)

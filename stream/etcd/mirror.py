@@ -233,7 +233,7 @@ class Mirror(Service, Generic[T]):
     def doubt(self, since: float) -> None:
         """Replace the watch if it has been silent since an outage; see Note [Late changes].
 
-        :param since: the time at which the outage was noticed.
+        :param since: the time of the last failed call.
         """
         if self._stream is not None and self._stream.heard_at <= since:
             self._stream.cancel()

@@ -163,8 +163,8 @@ class SandboxService(Service):
         self._gate.hosts = [urlsplit(self._project.base_url).hostname or ""]
         if not loopback:
             self._log.warn(
-                "the sandbox listens on {host}, which other machines may reach: replace the "
-                "default token with a secret one",
+                "the sandbox listens on {host}, which other machines may reach: its token must be "
+                "a secret one",
                 host=address.host,
             )
 
