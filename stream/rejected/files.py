@@ -143,6 +143,15 @@ class RejectedFiles:
         found = (_sink_of(path, self._node) for path in self._node.glob(f"*/*/*/*/*{_SUFFIX}"))
         return {sink for sink in found if sink is not None}
 
+    def newest(self) -> dict[SinkKey, float]:
+        """Return for each sink the time of its last record, in seconds since the epoch."""
+        newest: dict[SinkKey, float] = {}
+        for path in self._node.glob(f"*/*/*/*/*{_SUFFIX}"):
+            sink = _sink_of(path, self._node)
+            if sink is not None:
+                newest[sink] = max(newest.get(sink, 0.0), path.lstat().st_mtime)
+        return newest
+
     def close(self) -> None:
         """Release the directory of the node."""
         held, self._held = self._held, -1

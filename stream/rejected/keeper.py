@@ -10,7 +10,9 @@ key; old counts don't reappear, because the node only adds.
 
 Note [Kept until]: etcd also contains, for each sink, the time until which the node keeps records;
 see Note [Stopped nodes] of `stream.rejected.state`. Each record moves this time forward. Therefore
-a later time is noted in advance, so that a flood of records needs few writes.
+a later time is noted in advance, so that a flood of records needs few writes. A restarted node
+doesn't know the limit of a disabled or deleted sink. So it keeps the sink's records at least until
+the noted time.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ KEPT_AHEAD_SECONDS = 60.0
 Written = Callable[[int], None]
 AddCounts = Callable[[Mapping[SinkKey, RejectedCount]], Awaitable[None]]
 NoteKept = Callable[[Mapping[SinkKey, KeptRecords | None]], Awaitable[None]]
-NoteFound = Callable[[Sequence[tuple[str, SinkKey]], KeptRecords], Awaitable[None]]
+NoteFound = Callable[
+    [Mapping[tuple[str, SinkKey], KeptRecords]], Awaitable[Mapping[SinkKey, datetime]]
+]
 Batch = dict[SinkKey, tuple[QuarantineLimits, list[Noted]]]
 
 
@@ -94,7 +98,8 @@ class RejectedRecords(Service):
     :param add: adds counts to those in etcd; see Note [Counts].
     :param remove: removes the counts of a deleted sink from etcd.
     :param note_kept: notes the sinks of which records are kept; see Note [Kept until].
-    :param note_found: notes the records found on the disk at startup, and the nodes that kept them.
+    :param note_found: notes the records found on the disk at startup, and the nodes that kept them;
+        returns until when they are kept.
     :param is_required: whether an unusable directory is an error.
     :param defaults: limits in the service's settings, for sinks that no longer exist.
     :param written: called with the number of records that are kept.
@@ -139,13 +144,14 @@ class RejectedRecords(Service):
         self._max_ages: dict[SinkKey, float] = {}
         self._gone: set[SinkKey] = set()
         self._found: list[tuple[str, SinkKey]] = []
+        self._newest: dict[SinkKey, float] = {}
+        self._kept_until: dict[SinkKey, datetime] = {}
         self._found_at = NO_TIME
         self._kept: set[SinkKey] = set()
         self._unnoted: set[SinkKey] = set()
         self._noted: dict[SinkKey, datetime] = {}
         self._left_out = LogThrottle(LOG_SECONDS, reactor.seconds)
-        # Not before the sinks are known: some have longer limits than the service.
-        self._next_cleanup = reactor.seconds() + CLEANUP_SECONDS
+        self._next_cleanup = 0.0
         self._disk = DeferredLock()
         self._writing = DeferredLock()
         self._loop = LoopingCall(self._round)
@@ -156,6 +162,8 @@ class RejectedRecords(Service):
         """Prepare the directory. Raises UserError if a required one can't be used."""
         super().startService()
         await self._prepare()
+        # Not before the sinks are known: some have longer limits than the service.
+        self._next_cleanup = self._reactor.seconds() + CLEANUP_SECONDS
         self._looping = self._loop.start(FLUSH_SECONDS, now=False)
         self._looping.addErrback(
             lambda failure: _log.failure("rejected records are no longer kept", failure)
@@ -169,7 +177,7 @@ class RejectedRecords(Service):
         self._found_at = from_timestamp(self._wall_clock())
         try:
             moved = await self._in_thread(self._files.prepare)
-            self._kept = await self._in_thread(self._files.sinks)
+            self._newest = await self._in_thread(self._files.newest)
         except OSError as error:
             problem = f'cannot use "{self._path}" for rejected records (source.quarantine.path)'
             if self._is_required:
@@ -179,6 +187,7 @@ class RejectedRecords(Service):
             return
         if moved:
             _log.info("took over {count} segments of rejected records", count=len(moved))
+        self._kept = set(self._newest)
         own = ((self.node_id, sink) for sink in sorted(self._kept, key=str))
         self._found = list(dict.fromkeys([*moved, *own]))
 
@@ -288,6 +297,13 @@ class RejectedRecords(Service):
             _log.failure("cannot count rejected records")
 
     def _max_age(self, sink: SinkKey) -> float:
+        """Return the maximum age of a sink's records in seconds; see Note [Kept until]."""
+        if sink not in self._max_ages:
+            now = self._wall_clock()
+            until = self._kept_until.get(sink)
+            is_unread = until is None and sink in self._newest
+            if is_unread or (until is not None and from_timestamp(now) < until):
+                return now
         return self._max_ages.get(sink, self._defaults.max_age.seconds)
 
     async def _write(self) -> None:
@@ -340,8 +356,8 @@ class RejectedRecords(Service):
         """Store the sinks of which records are kept; see Note [Kept until]."""
         while self._found:
             some = self._found[:FOUND_PER_TRANSACTION]
-            until = self._found_at + timedelta(seconds=self._defaults.max_age.seconds)
-            await self._note_found(some, KeptRecords(at=self._found_at, until=until))
+            noted = await self._note_found({each: self._kept_at_start(each[1]) for each in some})
+            self._kept_until.update(noted)
             del self._found[:FOUND_PER_TRANSACTION]
         while self._unnoted:
             some_sinks = list(self._unnoted)[:SINKS_PER_TRANSACTION]
@@ -359,6 +375,15 @@ class RejectedRecords(Service):
                 else:
                     self._noted[sink] = note.until
 
+    def _kept_at_start(self, sink: SinkKey) -> KeptRecords:
+        """Return the note about the records that were found, if no limit is known.
+
+        It depends on the last record, so restarts don't keep the records longer.
+        """
+        last = min(from_timestamp(self._newest.get(sink, 0.0)), self._found_at)
+        until = last + timedelta(seconds=self._defaults.max_age.seconds)
+        return KeptRecords(at=self._found_at, until=until)
+
     def _new_notes(self, sinks: Sequence[SinkKey]) -> dict[SinkKey, KeptRecords | None]:
         """Return the notes to store about *sinks*, except those that are already stored."""
         now = from_timestamp(self._wall_clock())
@@ -368,11 +393,19 @@ class RejectedRecords(Service):
             if sink not in self._kept:
                 notes[sink] = None
                 continue
-            until = now + timedelta(seconds=self._max_age(sink))
+            until = self._until(sink, now)
             noted = self._noted.get(sink)
             if noted is None or not until <= noted <= until + ahead:
                 notes[sink] = KeptRecords(at=now, until=until + ahead)
         return notes
+
+    def _until(self, sink: SinkKey, now: datetime) -> datetime:
+        """Return until when a sink's records are kept if the last one was rejected *now*."""
+        limit = self._max_ages.get(sink)
+        if limit is not None:
+            return now + timedelta(seconds=limit)
+        until = now + timedelta(seconds=self._defaults.max_age.seconds)
+        return max(until, self._kept_until.get(sink, until))
 
     async def _store_counts(self) -> None:
         """Add the new counts to etcd; see Note [Counts]."""

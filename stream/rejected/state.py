@@ -8,7 +8,7 @@ another node moves that node's keys, unless that node runs again and has noted n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -221,8 +221,11 @@ async def note_kept(
 
     *kept* contains at most as many sinks as one transaction allows.
     """
+    keys = [_kept_key(sink, node_id) for sink in kept]
 
     async def note(txn: AtomicTxn) -> None:
+        # So a transaction that etcd applies late can't undo a newer note.
+        await txn.get_many(keys)
         for sink, records in kept.items():
             key = _kept_key(sink, node_id)
             if records is None:
@@ -234,8 +237,8 @@ async def note_kept(
 
 
 async def note_found(
-    client: EtcdClient, node_id: str, found: Sequence[tuple[str, SinkKey]], kept: KeptRecords
-) -> None:
+    client: EtcdClient, node_id: str, found: Mapping[tuple[str, SinkKey], KeptRecords]
+) -> dict[SinkKey, datetime]:
     """Note that a node has found records of sinks on its disk; see Note [Stopped nodes].
 
     The next replay of records that were taken over begins with the oldest record, because on this
@@ -243,25 +246,29 @@ async def note_found(
 
     Three keys of each pair are written in one transaction.
 
-    :param found: pairs of the node that kept the records before, maybe the same node, and the sink.
-    :param kept: when they were found, and until when they are kept if nothing else is known.
+    :param found: by the node that kept the records before, maybe the same node, and the sink: when
+        they were found, and until when they are kept if nothing else is known.
+    :returns: the time that is now noted for each sink, until which this node keeps its records.
     """
 
-    async def note(txn: AtomicTxn) -> None:
+    async def note(txn: AtomicTxn) -> dict[SinkKey, datetime]:
         keys = [_kept_key(sink, node) for former, sink in found for node in (former, node_id)]
         stored = [kv for kv in (await txn.get_many(keys)).values() if kv is not None]
         known = {kv.key: records for kv, records in readable(KeptRecords, stored)}
-        for former, sink in found:
+        noted: dict[SinkKey, datetime] = {}
+        for (former, sink), kept in found.items():
             own, before = _kept_key(sink, node_id), _kept_key(sink, former)
             until = max(kept.until, *(known[key].until for key in (own, before) if key in known))
             known[own] = attrs.evolve(kept, until=until)
             txn.put(own, encode(known[own]))
+            noted[sink] = until
             if former != node_id:
                 txn.delete(f"{POSITION}{sink}")
                 if before in known and known[before].at <= kept.at:
                     txn.delete(before)
+        return noted
 
-    await atomic(client, note)
+    return await atomic(client, note)
 
 
 def _kept_key(sink: SinkKey, node_id: str) -> str:

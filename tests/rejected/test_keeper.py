@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,16 @@ class _World:
             if records is not None:
                 self.kept[sink] = records
 
-    async def note_found(self, found: Sequence[tuple[str, SinkKey]], kept: KeptRecords) -> None:
+    async def note_found(
+        self, found: Mapping[tuple[str, SinkKey], KeptRecords]
+    ) -> dict[SinkKey, datetime]:
         if self.is_etcd_away:
             raise EtcdUnavailable("no answer")
         self.found += found
-        self.kept.update({sink: kept for _, sink in found})
+        for (_, sink), kept in found.items():
+            before = self.kept.get(sink, kept)
+            self.kept[sink] = attrs.evolve(kept, until=max(kept.until, before.until))
+        return {sink: self.kept[sink].until for _, sink in found}
 
     def kept_for(self, sink: SinkKey = KEY) -> float:
         """Return for how many seconds from now records are noted as kept."""
@@ -99,7 +105,12 @@ class _World:
         return (self.kept[sink].until - now).total_seconds()
 
     def service(self, path: str | None = None, *, is_required: bool = True) -> RejectedRecords:
-        service = RejectedRecords(
+        service = self.created(path, is_required=is_required)
+        self.run(service.startService)
+        return service
+
+    def created(self, path: str | None = None, *, is_required: bool = True) -> RejectedRecords:
+        return RejectedRecords(
             str(self.path) if path is None else path,
             "node-1",
             QuarantineSettings(),
@@ -113,8 +124,6 @@ class _World:
             written=self.written.append,
             dropped=self.dropped.append,
         )
-        self.run(service.startService)
-        return service
 
     @staticmethod
     def run(call: Callable[[], Any]) -> Any:
@@ -411,6 +420,54 @@ def test_a_restart_removes_no_record_of_a_sink_with_a_longer_limit(world: _World
     world.run(service.stopService)
     service = world.service()
     world.clock.advance(1)
+    service.known(KEY, longer)
+    world.clock.pump([60] * 3)
+    assert world.bodies() == ["1"]
+    world.run(service.stopService)
+
+
+def test_a_restart_removes_no_record_of_a_disabled_sink(world: _World) -> None:
+    """The new process knows only the time that was noted, not the limit of the sink."""
+    longer = attrs.evolve(LIMITS, max_age=Duration.of_seconds(30 * 86400))
+    service = world.service()
+    service.known(KEY, longer)
+    service.offer(KEY, longer, record(b"1"), ERROR)
+    world.run(service.stopService)
+    for path in world.path.rglob("*.ndjson"):
+        os.utime(path, (NOW, NOW))
+    for _ in range(3):
+        world.clock.advance(8 * 86400)
+        world.is_etcd_away = True
+        service = world.service()
+        world.clock.pump([60] * 3)
+        assert world.bodies() == ["1"]
+        world.is_etcd_away = False
+        world.clock.pump([60] * 3)
+        assert world.bodies() == ["1"]
+        question = {"kind": "list", "sink": str(KEY), "limit": 1}
+        assert world.run(lambda: service.ask(question))["total"] == 1  # noqa: B023
+        world.run(service.stopService)
+    world.clock.advance(8 * 86400)
+    service = world.service()
+    world.clock.pump([60] * 3)
+    assert world.bodies() == []
+    world.run(service.stopService)
+
+
+def test_the_first_cleanup_is_after_the_start(world: _World) -> None:
+    """However long ago the service was created, the sinks have time to become known."""
+    longer = attrs.evolve(LIMITS, max_age=Duration.of_seconds(30 * 86400))
+    service = world.service()
+    service.offer(KEY, longer, record(b"1"), ERROR)
+    world.run(service.stopService)
+    for path in world.path.rglob("*.ndjson"):
+        os.utime(path, (NOW, NOW))
+    world.kept.clear()
+    world.clock.advance(8 * 86400)
+    service = world.created()
+    world.clock.advance(30)
+    world.run(service.startService)
+    world.clock.pump([1] * 45)
     service.known(KEY, longer)
     world.clock.pump([60] * 3)
     assert world.bodies() == ["1"]

@@ -15,7 +15,7 @@ from twisted.internet import reactor as _reactor
 from stream.definition.entity import TableSink
 from stream.definition.key import SinkKey
 from stream.errors import UserError
-from stream.etcd import EtcdClient
+from stream.etcd import EtcdClient, EtcdUnavailable
 from stream.mapping.columns import Mapping, PathColumn
 from stream.mapping.stored import stored_mapping
 from stream.rejected import rendering as rendering_module
@@ -399,12 +399,39 @@ async def test_records_of_stopped_nodes_are_taken_over(replays: _Replays) -> Non
     await _keeps(replays, "again", _HOUR, at=-_HOUR)
     await client.put(f"{KEPT}{SINK_KEY}/unreadable", b"{")
     await client.put(f"{POSITION}{SINK_KEY}", encode(ReplayPosition(selection="")))
-    found = [(name, SINK_KEY) for name in ("former", "again", "unreadable", "absent")]
-    await note_found(client, "new", found, KeptRecords(at=now, until=now + 2 * _HOUR))
+    kept = KeptRecords(at=now, until=now + 2 * _HOUR)
+    names = ("former", "again", "unreadable", "absent")
+    noted = await note_found(client, "new", {(name, SINK_KEY): kept for name in names})
+    assert noted == {SINK_KEY: now + 9 * _HOUR}
     assert await _stopped(replays) == ["again", "new", "unreadable"]
     assert not (await client.range(POSITION)).kvs
     new = await client.get(f"{KEPT}{SINK_KEY}/new")
     assert new is not None and decode(KeptRecords, new.value).until == now + 9 * _HOUR
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_late_note_does_not_undo_a_newer_one(
+    replays: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction without an answer is repeated, and etcd may apply the first one much later."""
+    client = replays.world.storage.client
+    await _keeps(replays, "keeps", _HOUR)
+    commit = client.commit
+    late: list[tuple[Any, ...]] = []
+
+    async def lost_once(*args: Any) -> Any:
+        if late:
+            return await commit(*args)
+        late.append(args)
+        raise EtcdUnavailable("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "commit", lost_once)
+        await note_kept(client, "keeps", {SINK_KEY: None})
+    assert await _stopped(replays) == []
+    await _keeps(replays, "keeps", _HOUR)
+    await commit(*late[0])
+    assert await _stopped(replays) == ["keeps"]
 
 
 @pytest_twisted.ensureDeferred
