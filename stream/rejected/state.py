@@ -258,7 +258,9 @@ async def note_found(
         noted: dict[SinkKey, datetime] = {}
         for (former, sink), kept in found.items():
             own, before = _kept_key(sink, node_id), _kept_key(sink, former)
-            until = max(kept.until, *(known[key].until for key in (own, before) if key in known))
+            until = max(
+                each.until for each in (kept, known.get(own, kept), known.get(before, kept))
+            )
             known[own] = attrs.evolve(kept, until=until)
             txn.put(own, encode(known[own]))
             noted[sink] = until

@@ -410,6 +410,17 @@ async def test_records_of_stopped_nodes_are_taken_over(replays: _Replays) -> Non
 
 
 @pytest_twisted.ensureDeferred
+async def test_records_of_which_nothing_is_noted(replays: _Replays) -> None:
+    """The former version has noted nothing about them; the node notes what it has found."""
+    client, now = replays.world.storage.client, replays.world.storage.now
+    kept = KeptRecords(at=now, until=now + _HOUR)
+    until = {SINK_KEY: now + _HOUR}
+    assert await note_found(client, "new", {("new", SINK_KEY): kept}) == until
+    assert await note_found(client, "other", {("absent", SINK_KEY): kept}) == until
+    assert await _stopped(replays) == ["new", "other"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_late_note_does_not_undo_a_newer_one(
     replays: _Replays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
