@@ -29,7 +29,9 @@ version of the sink continues there. It also asks the nodes that were read to th
 that they have rejected since. So a replay that reaches the end has seen all records that were kept
 when it began, even if it has continued another one. A replay deletes the position when it begins,
 and stores it again if it fails. If it can't store where it ended, the next replay begins with the
-oldest record.
+oldest record. The same applies if a node has taken over records during the replay: these may be
+before the position of the new node. Then the node has stored a position that is like no other, and
+the replay doesn't replace it.
 
 Note [Unavailable nodes]: the records of a node that doesn't answer are skipped. The outcome names
 the node and isn't complete. The same applies to a stopped node that may keep records. A position
@@ -350,9 +352,9 @@ class Replayer:
                 outcome.nodes.clear()
             outcome.has_ended = True
         except Exception:
-            await self._release(sink, claim, lambda txn: _restore(txn, stored))
+            await self._release(sink, claim, None if stored is None else stored.value)
             raise
-        await self._release(sink, claim, lambda txn: _note(txn, sink, position))
+        await self._release(sink, claim, None if position is None else encode(position))
         return outcome
 
     async def _like(self, sink: SinkKey, selection: Selection) -> ReplayPosition:
@@ -573,12 +575,10 @@ class Replayer:
         await self._forget(dropped)
         return position
 
-    async def _release(
-        self, sink: SinkKey, claim: Replay, also: Callable[[AtomicTxn], None] = lambda _: None
-    ) -> None:
+    async def _release(self, sink: SinkKey, claim: Replay, position: bytes | None = None) -> None:
         """Release the claim. If that fails, the cleanup releases it later.
 
-        :param also: adds operations to the transaction that releases the claim.
+        :param position: the position to store, unless there is one; see Note [Cut replays].
         """
 
         async def body(txn: AtomicTxn) -> File | None:
@@ -587,7 +587,8 @@ class Replayer:
                 return None
             dropped = await self._drop(txn, sink)
             txn.delete(f"{REPLAY}{sink}")
-            also(txn)
+            if position is not None and await txn.get(f"{POSITION}{sink}") is None:
+                txn.put(f"{POSITION}{sink}", position)
             return dropped
 
         try:
@@ -654,18 +655,6 @@ def _start(stored: KeyValue | None, like: ReplayPosition) -> ReplayPosition | No
     found = readable(ReplayPosition, () if stored is None else (stored,))
     same = (each for _, each in found if each.is_like(like) and each.ends is not None)
     return next(same, None)
-
-
-def _note(txn: AtomicTxn, sink: SinkKey, position: ReplayPosition | None) -> None:
-    """Store the position of a replay that was cut."""
-    if position is not None:
-        txn.put(f"{POSITION}{sink}", encode(position))
-
-
-def _restore(txn: AtomicTxn, position: KeyValue | None) -> None:
-    """Store again the position that a failed replay had found."""
-    if position is not None:
-        txn.put(position.key, position.value)
 
 
 class ReplayLeftovers(Service):

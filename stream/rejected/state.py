@@ -55,6 +55,9 @@ POSITION = "rejected/position/"
 STORED = "rejected/stored/"
 """IDs of replayed records that may still be kept, by sink."""
 
+_NO_SELECTION = ""
+"""Differs from the hash of each selection of records."""
+
 
 @attrs.frozen(kw_only=True)
 class RejectedNode(Record):
@@ -157,7 +160,7 @@ class Replay(Record):
 class ReplayPosition(Record):
     """The position of a cut replay; see Note [Cut replays] of `stream.rejected.replay`.
 
-    :ivar selection: hash of the selection of records.
+    :ivar selection: hash of the selection of records; empty if no replay may continue here.
     :ivar sink_version: version of the sink that rejected the records before the position again.
     :ivar node: ID of the source node that was being read.
     :ivar after: position on this node; empty for its oldest record.
@@ -242,7 +245,8 @@ async def note_found(
     """Note that a node has found records of sinks on its disk; see Note [Stopped nodes].
 
     The next replay of records that were taken over begins with the oldest record, because on this
-    node they may be before the position of a replay that was cut.
+    node they may be before the position of a replay that was cut. A replay that is running must not
+    store its position either. So a position is stored that belongs to no selection of records.
 
     Three keys of each pair are written in one transaction.
 
@@ -265,7 +269,8 @@ async def note_found(
             txn.put(own, encode(known[own]))
             noted[sink] = until
             if former != node_id:
-                txn.delete(f"{POSITION}{sink}")
+                begin = ReplayPosition(selection=_NO_SELECTION, at=kept.at)
+                txn.put(f"{POSITION}{sink}", encode(begin))
                 if before in known and known[before].at <= kept.at:
                     txn.delete(before)
         return noted

@@ -398,13 +398,11 @@ async def test_records_of_stopped_nodes_are_taken_over(replays: _Replays) -> Non
     await _keeps(replays, "former", 9 * _HOUR)
     await _keeps(replays, "again", _HOUR, at=-_HOUR)
     await client.put(f"{KEPT}{SINK_KEY}/unreadable", b"{")
-    await client.put(f"{POSITION}{SINK_KEY}", encode(ReplayPosition(selection="")))
     kept = KeptRecords(at=now, until=now + 2 * _HOUR)
     names = ("former", "again", "unreadable", "absent")
     noted = await note_found(client, "new", {(name, SINK_KEY): kept for name in names})
     assert noted == {SINK_KEY: now + 9 * _HOUR}
     assert await _stopped(replays) == ["again", "new", "unreadable"]
-    assert not (await client.range(POSITION)).kvs
     new = await client.get(f"{KEPT}{SINK_KEY}/new")
     assert new is not None and decode(KeptRecords, new.value).until == now + 9 * _HOUR
 
@@ -631,6 +629,39 @@ async def test_a_replay_that_fails_keeps_the_position(
         with pytest.raises(UserError, match="no luck"):
             await slow.replay()
     assert (await _seen(slow))[0] == [ids[1]]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("ending", ["before", "cut", "failed"])
+async def test_a_replay_after_a_takeover_begins_with_the_oldest_record(
+    slow: _Replays, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """The records that were taken over may be before the position, also that of a replay that was
+    running meanwhile.
+    """
+    ids = slow.keep(b"{}", b"{}", b"{}")
+    assert await _seen(slow) == ([ids[0]], True)
+    client, now = slow.world.storage.client, slow.world.storage.now
+    definitions = slow.replayer._definitions
+
+    async def take_over(sink: SinkKey) -> Any:
+        kept = KeptRecords(at=now, until=now + _HOUR)
+        await note_found(client, "one", {("gone", sink): kept})
+        if ending == "failed":
+            raise UserError("no luck")
+        return await definitions(sink)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slow.replayer, "_definitions", take_over)
+        if ending == "before":
+            await take_over(SINK_KEY)
+        elif ending == "cut":
+            assert await _seen(slow) == ([ids[1]], True)
+        else:
+            with pytest.raises(UserError, match="no luck"):
+                await slow.replay()
+    assert await _seen(slow) == ([ids[0]], True)
+    assert await _seen(slow) == ([ids[1]], True)
 
 
 @pytest_twisted.ensureDeferred
