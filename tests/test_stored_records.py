@@ -27,6 +27,7 @@ from stream.etcd.claims import Holder
 from stream.mapping.columns import Column
 from stream.mapping.columns import Mapping as Columns
 from stream.rejected.state import (
+    KeptRecords,
     RejectedCount,
     RejectedNode,
     Replay,
@@ -335,6 +336,7 @@ RECORDS: dict[type, Plain] = {
         "lastError": {"reason": "r", "column": "c", "message": "m", "time": AT},
         "keptAt": AT,
     },
+    KeptRecords: {"at": AT, "until": AT},
     Replay: {"token": "t", "file": "f", "node": "n", "startedAt": AT},
     ReplayPosition: {
         "selection": "s",
@@ -406,6 +408,7 @@ REQUIRED: dict[type, set[str]] = {
     | {"maxBodyBytes", "expiresAt"},
     RejectedNode: {"nodeId", "address", "host", "secret"},
     RejectedCount: set(),
+    KeptRecords: set(),
     Replay: {"token"},
     ReplayPosition: {"selection"},
     ReplayedRecords: set(),
