@@ -31,6 +31,7 @@ _ORDER = (
     "LayoutGuard",
     "Session",
     "StorageWriterService",
+    "Libraries",
     "StorageApiService",
     "Workers",
     "Mirror",

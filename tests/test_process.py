@@ -164,7 +164,7 @@ def test_an_empty_chain(count: int) -> None:
 
 @pytest.mark.parametrize(
     ("hard", "told"),
-    [(4096, ("warn", 4096)), (10_000, ("info", 10_000)), (-1, ("info", "any number of"))],
+    [(4096, ("warn", 4096)), (10_000, ("info", 10_000)), (-1, ("info", "unlimited"))],
 )
 def test_the_limit_of_open_files(
     monkeypatch: pytest.MonkeyPatch, hard: int, told: tuple[str, object]

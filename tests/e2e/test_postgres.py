@@ -123,7 +123,9 @@ def test_invalid_definitions(server: Postgres, tmp_path: Path) -> None:
         assert '"lake"' in refused({**place, "type": "lake", "mapping": mapping})
         assert '"connection" is missing' in refused({"type": "postgres", "mapping": mapping})
         unknown = refused({**place, "connection": "other", "mapping": mapping})
-        assert 'no connection "other" of the type postgres, there are: warehouse' in unknown
+        assert (
+            'no connection "other" of the type postgres, its connections are: warehouse' in unknown
+        )
         odd = {"columns": [{**column, "dataType": "text"}]}
         assert 'unknown data type "text"' in refused({**place, "mapping": odd})
         typed = {"columns": [{**column, "dataType": "json"}]}

@@ -143,7 +143,7 @@ async def test_omitted_samples_are_counted(node: Node) -> None:
     with capturedLogs() as log:
         node.taps.offer([SOURCE], record())
         await until(lambda: any("cannot send" in str(e.get("log_format")) for e in log))
-    assert "the answer is 500" in [str(event.get("error")) for event in log]
+    assert "the response status is 500" in [str(event.get("error")) for event in log]
     node.receiver.status = 200
     await until(lambda: len(node.receiver.samples) > 1)
     told = {"id": "one", "token": "t", "overRate": 0, "overflow": 1, "records": []}

@@ -165,13 +165,12 @@ def _check_bounds(text: str) -> None:
 
     The check ends where a limit is exceeded, or where *text* is no longer valid JSON.
     """
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(text)
     if len(text) > 2 * MAX_VALUES and has_more_values(text.encode("utf-8", "replace"), MAX_VALUES):
         raise UserError(
             f"the body has more than {MAX_VALUES} values", status=413, name="payloadTooLarge"
         )
-    # This check is slower, so it comes last.
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_depth(text)
 
 
 def _check_depth(text: str) -> None:

@@ -406,14 +406,16 @@ class StorageWriterService(Service):
     async def _clean_volumes(self) -> None:
         cleaning = [ensureDeferred(self._clean_volume(volume)) for volume in self._volumes]
         removed = 0
+        results: list[tuple[bool, Any]]
         for each in cleaning:
             within(each, CLEANUP_SECONDS, self._reactor, "the cleanup of a volume")
-        await DeferredList(cleaning)
-        for each in cleaning:
-            try:
-                removed += await each
-            except Exception:
-                _log.failure("disk cleanup failed, retrying")
+        # Errors are consumed here, even if a stop no longer waits for the result.
+        results = await DeferredList(cleaning, consumeErrors=True)
+        for has_succeeded, result in results:
+            if has_succeeded:
+                removed += result
+            else:
+                _log.failure("disk cleanup failed, retrying", result)
         _log.info("removed {count} directories", count=removed)
 
     async def _clean_volume(self, volume: OpenVolume) -> int:

@@ -272,7 +272,7 @@ async def test_a_mapping_that_is_too_large(api: Api) -> None:
         reply = await api.call(method, path, sent)
         assert reply.status == 400, reply
         assert reply.json["error"] == "stream.api.mappingTooLarge"
-        assert f"at most {MAX_MAPPING_BYTES}" in reply.json["message"]
+        assert f"the limit is {MAX_MAPPING_BYTES} bytes" in reply.json["message"]
         assert reply.json["param"] == "body.table.mapping"
         assert "distribute" in reply.json["detail"]
     fits = table(*_templates(60, content), table_id="in.c-my-bucket.other")

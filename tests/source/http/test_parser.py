@@ -236,7 +236,7 @@ def test_small_chunks_are_limited(pieces: int) -> None:
     parser.feed(data[:-6])
     assert next_whole(parser) is None and parser.held == most
     parser = RequestParser(HeadReader(), HEAD_LIMIT, 10 * FREE_CHUNKS)
-    with pytest.raises(MalformedRequest, match=f"less than {BYTES_PER_CHUNK} bytes each"):
+    with pytest.raises(MalformedRequest, match=f"fewer than {BYTES_PER_CHUNK} bytes each"):
         for start in range(0, len(data), size):
             parser.feed(data[start : start + size])
             next_whole(parser)
