@@ -47,7 +47,7 @@ _VARYING = [
         (r"(?m)^token \w+ of", "token <token> of"),
         (r"(?m)^\w+(?=  me  )", "<token>"),
         (r"\bstream [\d.]+, Python [\d.]+, Twisted [\d.]+", "<versions>"),
-        (r"(?<=kept in )\S+", "<path>"),
+        (r"(?<=stored in )/\S+", "<path>"),
         (r"\d+\.\d s \(\d+ records/s\)", "<rate>"),
         (r"(?m) +$", ""),
         (r"(?<=\S) {2,}", "  "),
