@@ -43,5 +43,5 @@ def test_a_key_of_another_certificate_is_found_at_start(tmp_path: Path) -> None:
     """The mismatch is found before a node connects."""
     authority = Authority(tmp_path)
     one, other = authority.issue("one"), authority.issue("other")
-    with pytest.raises(UserError, match="does not belong"):
+    with pytest.raises(UserError, match="does not match"):
         credentials(attrs.evolve(one, key=other.key))
