@@ -135,11 +135,8 @@ async def test_a_purged_source_is_gone_at_once(
     assert live.source(SOURCE) is None and live.sinks_page(SOURCE, "", 100) is None
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_change_whose_wait_ended_too_early(
-    live: LiveDefinitions, etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until the memory has the change, it says that it is late."""
+def _held(live: LiveDefinitions, monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
+    """Hold back changes of sinks until the returned Deferred fires, longer than a wait lasts."""
     monkeypatch.setattr("stream.definition.live._SETTLE_SECONDS", 0.01)
     gate: Deferred[None] = Deferred()
 
@@ -147,6 +144,15 @@ async def test_a_change_whose_wait_ended_too_early(
         await gate
 
     live._sinks.listen(slow)
+    return gate
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_whose_wait_ended_too_early(
+    live: LiveDefinitions, etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the memory has the change, it says that it is late."""
+    gate = _held(live, monkeypatch)
     assert not live.is_late
     txn = await _define(etcd, ["a"])
     await live.follow(SOURCE, txn)
@@ -160,13 +166,7 @@ async def test_a_source_that_has_not_settled(
     live: LiveDefinitions, etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory is late until it has all that etcd had when the wait ended."""
-    monkeypatch.setattr("stream.definition.live._SETTLE_SECONDS", 0.01)
-    gate: Deferred[None] = Deferred()
-
-    async def slow(_: Batch[Any]) -> None:
-        await gate
-
-    live._sinks.listen(slow)
+    gate = _held(live, monkeypatch)
     await _define(etcd, ["a"])
     await until(lambda: live._sinks.items)
     await etcd.delete(f"{prefix.SINK_ACTIVE}{SOURCE.sink('a')}")
