@@ -354,10 +354,7 @@ def run_with_sinks(root: Path, sinks: int, ttl: int) -> WithSinks:
     """
     deployed = Deployment(
         root,
-        {
-            "STREAM_DISTRIBUTION_TTL_SECONDS": str(ttl),
-            "STREAM_STORAGE_LEVEL_LOCAL_WRITER_ALLOCATION_ENABLED": "false",
-        },
+        {"STREAM_DISTRIBUTION_TTL_SECONDS": str(ttl)},
     )
     (root / "volumes" / "default" / "one" / "volume-id").write_text("volume-one")
     try:
@@ -382,7 +379,14 @@ def run_with_sinks(root: Path, sinks: int, ttl: int) -> WithSinks:
 async def _define(reactor: Any, deployed: Deployment, sinks: int) -> None:
     client = EtcdClient(reactor, [f"127.0.0.1:{deployed.ports['etcd']}"], "e2e")
     await client.startService()
-    level = with_values(Settings().storage.level, {("local", "encoding", "sync", "mode"): "cache"})
+    level = with_values(
+        Settings().storage.level,
+        {
+            ("local", "encoding", "sync", "mode"): "cache",
+            # The stored slices decide, not the writer's settings: 3,000 would reserve 300 GB.
+            ("local", "writer", "allocation", "enabled"): False,
+        },
+    )
     await define(client, sinks, level)
     await client.stopService()
 
