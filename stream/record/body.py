@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from stream.record.charset import find_charset, without_bom
-from stream.record.headers import BodyKind, RecordHeaders
+from collections.abc import Generator
 
-__all__ = ["ready_body"]
+from stream.record.charset import find_charset, is_utf8_steps, without_bom
+from stream.record.headers import BodyKind, RecordHeaders
+from stream.record.steps import result_of
+
+__all__ = ["ready_body", "ready_steps"]
 
 
 def ready_body(headers: RecordHeaders, body: bytes) -> bytes:
-    """Return *body* in the form that columns read.
+    """Return *body* in the form that columns read; see `ready_steps`."""
+    return result_of(ready_steps(headers, body))
+
+
+def ready_steps(headers: RecordHeaders, body: bytes) -> Generator[None, None, bytes]:
+    """Return *body* in the form that columns read, in small steps.
 
     A byte order mark is removed, because parsers don't accept it. JSON is UTF-8 regardless of the
     declared charset (RFC 8259). It is decoded with a declared charset only if it isn't valid UTF-8.
@@ -25,10 +33,6 @@ def ready_body(headers: RecordHeaders, body: bytes) -> bytes:
         charset = find_charset(headers.charset)
     except LookupError:
         return body
-    if charset is None:
+    if charset is None or (yield from is_utf8_steps(body)):
         return body
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return charset.decode(body).encode()
-    return body
+    return (yield from charset.utf8_steps(body))

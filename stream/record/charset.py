@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Generator
 from functools import lru_cache
+from io import BytesIO
 
-__all__ = ["BOM", "Charset", "charset_parameter", "find_charset", "without_bom"]
+__all__ = [
+    "BOM",
+    "MAX_UTF8_BYTES",
+    "Charset",
+    "charset_parameter",
+    "find_charset",
+    "is_utf8_steps",
+    "without_bom",
+]
 
 BOM = b"\xef\xbb\xbf"
 """The byte order mark in UTF-8, which isn't part of the text."""
@@ -24,8 +35,14 @@ In UTF-16, ``&``, ``{`` and so on aren't single bytes; the others aren't meant f
 _SEVERAL_BYTES = frozenset(
     {"gbk", "gb18030", "big5", "euc-jp", "iso-2022-jp", "shift_jis", "euc-kr"}
 )
-_LOW = re.compile("[\udc80-\udc9f]")
-_HIGH = re.compile("[\udca0-\udcff]")
+_FIRST_CONTROL, _AFTER_CONTROLS = 0x80, 0xA0
+"""The control characters that the standard defines where Python's tables have no entry."""
+
+MAX_UTF8_BYTES = 3
+"""Maximum number of bytes in UTF-8 for a byte in another charset."""
+
+BYTES_AT_ONCE = 64 * 1024
+"""Number of bytes decoded per step; a step takes at most two milliseconds."""
 
 
 class Charset:
@@ -37,17 +54,51 @@ class Charset:
     def __init__(self, name: str, codec: str) -> None:
         self._codec = codec
         self.is_single_byte = name not in _SEVERAL_BYTES
+        # The table has all characters, because handling an undefined byte takes a microsecond.
+        characters = (_character(byte, codec) for byte in range(256))
+        self._table = "".join(characters) if self.is_single_byte else ""
 
     def decode(self, data: bytes) -> str:
         """Return *data* as text; each undefined byte becomes U+FFFD."""
-        if not self.is_single_byte:
-            return data.decode(self._codec, "replace")
-        # The standard defines control characters where Python's tables have no entry.
-        text = data.decode(self._codec, "surrogateescape")
-        if text.isascii():
-            return text
-        text = _LOW.sub(lambda match: chr(ord(match[0]) - 0xDC00), text)
-        return _HIGH.sub("\ufffd", text)
+        if self.is_single_byte:
+            return codecs.charmap_decode(data, "strict", self._table)[0]
+        return data.decode(self._codec, "replace")
+
+    def utf8_steps(self, data: bytes) -> Generator[None, None, bytes]:
+        """Return the result of `decode` in UTF-8, in small steps."""
+        decoder = codecs.getincrementaldecoder(self._codec)("replace")
+        output = BytesIO()
+        for start in range(0, len(data), BYTES_AT_ONCE):
+            end = start + BYTES_AT_ONCE
+            piece = data[start:end]
+            text = (
+                self.decode(piece)
+                if self.is_single_byte
+                else decoder.decode(piece, end >= len(data))
+            )
+            output.write(text.encode())
+            yield
+        return output.getvalue()
+
+
+def _character(byte: int, codec: str) -> str:
+    try:
+        return bytes([byte]).decode(codec)
+    except UnicodeDecodeError:
+        return chr(byte) if _FIRST_CONTROL <= byte < _AFTER_CONTROLS else "\ufffd"
+
+
+def is_utf8_steps(data: bytes) -> Generator[None, None, bool]:
+    """Return whether *data* is valid UTF-8, in small steps."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), BYTES_AT_ONCE):
+        end = start + BYTES_AT_ONCE
+        try:
+            decoder.decode(data[start:end], end >= len(data))
+        except UnicodeDecodeError:
+            return False
+        yield
+    return True
 
 
 def charset_parameter(content_type: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from stream.record.charset import find_charset
 from stream.record.errors import InvalidForm, UnsupportedCharset
+from stream.record.steps import result_of
 
 __all__ = ["MAX_ARRAY_ITEMS", "MAX_FIELDS", "MAX_KEY_DEPTH", "form_steps", "parse_form"]
 
@@ -54,13 +55,7 @@ _SHAPES: dict[type, str] = {dict: "object", list: "array", str: "string"}
 
 def parse_form(body: bytes, charset: str = "") -> dict[str, Any]:
     """Return the form's fields; values are always strings. See `form_steps`."""
-    steps = form_steps(body, charset)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            fields: dict[str, Any] = end.value
-            return fields
+    return result_of(form_steps(body, charset))
 
 
 def form_steps(body: bytes, charset: str = "") -> Generator[None, None, dict[str, Any]]:

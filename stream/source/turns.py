@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from stream.errors import UserError
 from stream.source.http.completions import Waited
 
-__all__ = ["MAX_HELD_BYTES", "ROOM_SECONDS", "SLICE_SECONDS", "Turns", "overloaded"]
+__all__ = ["MAX_HELD_BYTES", "ROOM_SECONDS", "SLICE_SECONDS", "Steps", "Turns", "overloaded"]
 
 _log = Logger(namespace="http-source")
 

@@ -12,12 +12,20 @@ from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
 from stream.ops.metrics.registry import SourceMeter
-from stream.record.body import ready_body
+from stream.record.body import ready_body, ready_steps
+from stream.record.charset import MAX_UTF8_BYTES
 from stream.record.context import RecordContext
 from stream.record.elements import is_batch
+from stream.record.headers import RecordHeaders
 from stream.sink.outcome import not_stored
 from stream.source.http import responses
-from stream.source.http.batches import Arrived, batch_steps, is_large, record_steps
+from stream.source.http.batches import (
+    LARGE_BYTES,
+    Arrived,
+    batch_steps,
+    is_large,
+    record_steps,
+)
 from stream.source.http.completions import Connection, ReportFailure, Waited
 from stream.source.http.content_decoding import Decoder
 from stream.source.http.earlier_attempts import EarlierAttempts
@@ -25,7 +33,7 @@ from stream.source.http.head import Head
 from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerprint_of
 from stream.source.http.route import Ingest
 from stream.source.interfaces import SinkLookup, SourceLookup
-from stream.source.turns import Turns
+from stream.source.turns import Steps, Turns
 from stream.source.without_sink import WithoutSink
 from stream.storage.network.interface import StoredRows
 from stream.tail.sampler import TailSampler
@@ -161,17 +169,41 @@ class Ingestion:
 
     def _write(self, body: bytes) -> None:
         """Make records from *body*, and pass them to the sinks."""
-        stages, route, sources = self._stages, self._route, self._sources
-        connection, headers = self._waited.connection, self._head.headers
-        if headers.is_text and stages.dispatcher.reads_text_as_json(sources):
+        stages, headers = self._stages, self._head.headers
+        if headers.is_text and stages.dispatcher.reads_text_as_json(self._sources):
             headers = headers.of_json
-        targets = tuple((source, stages.router.eligible(source, "")) for source in sources)
+        if headers.charset and len(body) > LARGE_BYTES:
+            self._take_turns(MAX_UTF8_BYTES * len(body), self._recoded(headers, body))
+            return
+        body = ready_body(headers, body)
+        if is_batch(self._route.batch, headers) or is_large(headers, len(body)):
+            self._take_turns(len(body), self._steps(headers, body))
+            return
+        for _ in self._steps(headers, body):
+            pass
+
+    def _take_turns(self, size: int, steps: Steps) -> None:
+        source = self._sources[0]
+        key = source.project_id, source.source_id
+        self._stages.turns.work_for(self._waited, key, size, steps, self._failed)
+
+    def _recoded(self, headers: RecordHeaders, body: bytes) -> Steps:
+        """Pass a large body to the sinks after it was decoded with its declared charset."""
+        body = yield from ready_steps(headers, body)
+        if self._waited.is_pending:
+            yield from self._steps(headers, body)
+
+    def _steps(self, headers: RecordHeaders, body: bytes) -> Steps:
+        """Pass the records of *body* to the sinks; each step is a small part of the work."""
+        stages, route = self._stages, self._route
+        connection = self._waited.connection
+        targets = tuple((source, stages.router.eligible(source, "")) for source in self._sources)
         arrived = Arrived(
             record=RecordContext(
                 int(stages.clock() * 1000),
                 stages.client_ip(connection.peer_ip, self._head),
                 headers,
-                ready_body(headers, body),
+                body,
             ),
             targets=connection.missing(targets) if isinstance(connection, Attempt) else targets,
             verbose=route.verbose,
@@ -182,17 +214,9 @@ class Ingestion:
             without_sink=stages.without_sink,
             turns=stages.turns,
         )
-        size = len(arrived.record.body)
         if is_batch(route.batch, headers):
-            steps = batch_steps(arrived, stages.max_batch_records)
-        elif is_large(headers, size):
-            steps = record_steps(arrived)
-        else:
-            for _ in record_steps(arrived):
-                pass
-            return
-        key = sources[0].project_id, sources[0].source_id
-        stages.turns.work_for(self._waited, key, size, steps, self._failed)
+            return batch_steps(arrived, stages.max_batch_records)
+        return record_steps(arrived)
 
     def _failed(self, failure: Failure) -> bytes:
         """Return the answer to a request that failed as a whole, and count it."""

@@ -233,7 +233,10 @@ def test_a_byte_order_mark_is_skipped(
         ('{"a":"ü"}'.encode("latin-1"), "iso-8859-1", '"""ü"""\n'),
         ('{"a":"ü"}'.encode(), "iso-8859-1", '"""ü"""\n'),
         ('{"a":"ü"}'.encode(), "klingon", '"""ü"""\n'),
+        (b'{"b":"%b","a":"\xfc"}' % (b"\x81" * 60_000), "windows-1252", '"""ü"""\n'),
+        (b'{"b":"%b","a":"\xfc"}' % (b"x" * 60_000), "iso-8859-1", '"""ü"""\n'),
     ],
+    ids=["latin", "UTF-8", "unknown", "undefined bytes", "large"],
 )
 def test_json_is_utf_8_with_any_charset(
     listener: Listener, sink: FakeSink, body: bytes, charset: str, row: str
