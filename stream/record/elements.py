@@ -7,7 +7,7 @@ in one call with the same result.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import count, repeat
+from itertools import repeat
 from typing import Any
 
 import orjson
@@ -20,6 +20,7 @@ from stream.record.encoding import decode_body
 from stream.record.errors import BatchTooLarge
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.record.jsontree import array_items, check_bounds, parse_json
+from stream.record.steps import result_of
 
 __all__ = [
     "MAX_LINES_PER_RECORD",
@@ -29,11 +30,15 @@ __all__ = [
     "batch_option",
     "is_batch",
     "line_elements",
+    "line_steps",
     "read_records",
 ]
 
 MAX_LINES_PER_RECORD = 10
 """Maximum number of blank lines per record; blank lines are skipped."""
+
+LINE_BYTES_AT_ONCE = 32 * 1024
+"""Number of bytes of a batch that are split into lines in one step, at least a whole line."""
 
 ITEMS_AT_ONCE = 64
 BYTES_AT_ONCE = 128 * 1024
@@ -63,24 +68,38 @@ The position is a line number, starting at 1, or an array index, starting at 0.
 
 
 def line_elements(body: bytes, max_records: int) -> list[Element]:
-    """Return the lines of *body* that aren't blank. Raises BatchTooLarge."""
+    """Return the lines of *body* that aren't blank; see `line_steps`."""
+    return result_of(line_steps(body, max_records))
+
+
+def line_steps(body: bytes, max_records: int) -> Generator[None, None, list[Element]]:
+    """Return the lines of *body* that aren't blank, in small steps. Raises BatchTooLarge."""
     max_lines = MAX_LINES_PER_RECORD * max_records
-    if b"\r" in body:
-        body = body.replace(b"\r\n", b"\n")
-    lines = body.split(b"\n", max_lines + 1)
-    if len(lines) > max_lines + 1:
-        raise BatchTooLarge(
-            f"the batch has more than {max_lines} lines, the maximum of records is {max_records}, "
-            "please split it"
-        )
-    if not lines[-1]:
-        lines.pop()
-    # Concatenated files contain BOMs; searching for a single byte is ten times as fast.
-    if BOM[:1] in body and BOM in body:
-        lines = [without_bom(line) for line in lines]
-    elements: list[Element] = list(zip(count(1), lines, repeat(UNPARSED)))
-    if not all(lines) or any(map(bytes.isspace, lines)):
-        elements = [item for item in elements if item[1] and not item[1].isspace()]
+    elements: list[Element] = []
+    ends = start = 0
+    while start < len(body):
+        end = body.find(b"\n", start + LINE_BYTES_AT_ONCE - 1) + 1 or len(body)
+        piece = body[start:end]
+        # A line may have megabytes, so it is searched for single bytes only, which is fast.
+        *lines, last = piece.split(b"\n")
+        if b"\r" in piece:
+            lines = [line.removesuffix(b"\r") for line in lines]
+        lines.append(last)
+        if BOM[:1] in piece:  # concatenated files contain BOMs
+            lines = [without_bom(line) for line in lines]
+        elements += [
+            (place, line, UNPARSED)
+            for place, line in enumerate(lines, ends + 1)
+            if line and not line.isspace()
+        ]
+        ends += len(lines) - 1
+        if ends > max_lines:
+            raise BatchTooLarge(
+                f"the batch has more than {max_lines} lines, the maximum of records is "
+                f"{max_records}, please split it"
+            )
+        start = end
+        yield
     if len(elements) > max_records:
         raise BatchTooLarge(
             f"the batch has {len(elements)} records, the maximum is {max_records}, please split it"
@@ -89,23 +108,20 @@ def line_elements(body: bytes, max_records: int) -> list[Element]:
 
 
 def array_elements(body: bytes, max_records: int) -> list[Element]:
-    """Return the items of the JSON array *body*. Raises InvalidJson, BatchTooLarge."""
-    steps = array_steps(body, max_records)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            elements: list[Element] = end.value
-            return elements
+    """Return the items of the JSON array *body*; see `array_steps`."""
+    return result_of(array_steps(body, max_records))
 
 
 def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Element]]:
-    """Parse the JSON array in small steps.
+    """Parse the JSON array in small steps. Raises InvalidJson, BatchTooLarge.
 
     The items are counted before any of them is parsed, and are parsed a few at a time.
     """
     texts: list[bytes] = []
-    for text in array_items(body):
+    for text in array_items(body, MAX_ITEM_BYTES):
+        if text is None:
+            yield
+            continue
         if len(texts) >= max_records:
             raise BatchTooLarge(
                 f"the batch has more records than the maximum of {max_records}, please split it"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Any
 
@@ -26,6 +26,7 @@ import orjson
 
 from stream.record.errors import InvalidJson
 from stream.record.path import ABSENT, PathStep, parse_path
+from stream.record.steps import result_of
 
 __all__ = [
     "MAX_DEPTH",
@@ -69,9 +70,7 @@ _ANY_BLANK = re.compile(rb"[ \t\r\n]")
 _STRINGS = re.compile(_STRING + rb'|".*+', re.DOTALL)
 """Strings; if a string has no end, everything from its opening quote."""
 
-_ELEMENT = re.compile(_BLANK + rb"(?:(" + _STRING + rb"|" + _SCALAR + rb")|(?=[\[{]))", re.DOTALL)
-_SEPARATOR = re.compile(_BLANK + rb"([,\]])")
-_EMPTY_REST = re.compile(_BLANK + rb"\]")
+_ELEMENT = re.compile(_STRING + rb"|" + _SCALAR, re.DOTALL)
 _BLANKS = re.compile(_BLANK)
 _TO_VALUE = re.compile(rb'(?:[^"\[{,]++|' + _STRING + rb")*+(?:[\[{,]|.*+)", re.DOTALL)
 """The delimiter before or after a value, with all text before it; without one, all remaining text.
@@ -90,6 +89,9 @@ _NUMBER = re.compile(r"-?[0-9][0-9.eE+-]*+")
 _WIDE = re.compile(rb"\xff\xfe|\xfe\xff|\x00|[^\x00]\x00")
 _MAX_INTEGER_CHARS = 20
 _COUNTED_BYTES = 64 * 1024
+_SEARCHED_AT_ONCE = 64 * 1024
+_BRACKETS_AT_ONCE = 1000
+_TOLERANCE = 2  # values are counted plus or minus one
 _PAIRS_AT_MOST = 16
 _STEPS = {0x5B: 1, 0x5D: -1}
 _OPENING = frozenset((b"{", b"["))
@@ -118,11 +120,17 @@ def parse_json(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: boo
 def check_bounds(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: bool = True) -> None:
     """Refuse a document that would take too much memory or time to parse. Raises InvalidJson."""
     if len(source) > 2 * max_values and has_more_values(source, max_values):
-        raise InvalidJson(
-            f"it has more than {max_values} values", status=413, name="payloadTooLarge"
-        )
+        raise _too_many(max_values)
     if checks_depth and _may_be_deep(source) and _too_deep(source):
-        raise InvalidJson(f"it is nested deeper than {MAX_DEPTH} levels")
+        raise _deep()
+
+
+def _too_many(max_values: int) -> InvalidJson:
+    return InvalidJson(f"it has more than {max_values} values", status=413, name="payloadTooLarge")
+
+
+def _deep() -> InvalidJson:
+    return InvalidJson(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
 def has_more_values(source: bytes, limit: int) -> bool:
@@ -406,43 +414,56 @@ def _find_item(source: bytes, position: int, index: int) -> int | None:
         position = match.end() if match[1] is not None else _after(source, match.end())
 
 
-def array_items(source: bytes) -> Iterator[bytes]:
+def array_items(source: bytes, max_bytes: int) -> Iterator[bytes | None]:
     """Return the source text of each item of the array *source*.
 
-    Raises InvalidJson: *source* isn't an array, or its items aren't properly separated. Items are
-    validated when they are parsed; if all are valid, so is the array.
+    ``None`` is returned between two small parts of the search for an item. An item of more than
+    *max_bytes* is cut after a byte more, and is the last one.
+
+    Raises InvalidJson: *source* isn't an array, its items aren't properly separated, or an item is
+    nested too deeply or has too many containers. Items are validated when they are parsed; if all
+    are valid, so is the array.
     """
-    position = _blanks_end(source, 0)
+    position = yield from _blanks_end_steps(source, 0)
     if not source.startswith(b"[", position):
         raise InvalidJson("the body of a batch must be an array")
-    position += 1
-    match = _EMPTY_REST.match(source, position)
-    is_last = match is not None
-    if match is not None:
-        position = match.end()
+    position = yield from _blanks_end_steps(source, position + 1)
+    is_last = source.startswith(b"]", position)
+    if is_last:
+        position += 1
     while not is_last:
-        match = _ELEMENT.match(source, position)
-        if match is None:
-            raise _broken(position)
-        end = match.end()
-        if match[1] is not None:
-            yield match[1]
+        limit = min(position + max_bytes + 1, len(source))
+        if source.startswith((b"[", b"{"), position):
+            end = yield from _container_end_steps(source, position, limit)
         else:
-            start, end = end, _container_end(source, end)
-            yield source[start:end]
-        match = _SEPARATOR.match(source, end)
-        if match is None:
+            match = _ELEMENT.match(source, position, limit)
+            if match is None and (limit == len(source) or source[position] != 0x22):
+                raise _broken(position)
+            end = limit if match is None else match.end()
+        yield source[position:end]
+        if end - position > max_bytes:
+            return
+        position = yield from _blanks_end_steps(source, end)
+        is_last = source.startswith(b"]", position)
+        if not is_last and not source.startswith(b",", position):
             raise _broken(end)
-        position = match.end()
-        is_last = match[1] == b"]"
-    if _blanks_end(source, position) < len(source):
+        position += 1
+        if not is_last:
+            position = yield from _blanks_end_steps(source, position)
+    position = yield from _blanks_end_steps(source, position)
+    if position < len(source):
         raise _broken(position)
 
 
-def _blanks_end(source: bytes, position: int) -> int:
-    match = _BLANKS.match(source, position)
-    assert match is not None  # it also matches an empty text
-    return match.end()
+def _blanks_end_steps(source: bytes, position: int) -> Generator[None, None, int]:
+    while True:
+        limit = position + _SEARCHED_AT_ONCE
+        match = _BLANKS.match(source, position, limit)
+        assert match is not None  # it also matches an empty text
+        position = match.end()
+        if position < limit:
+            return position
+        yield
 
 
 def _broken(position: int) -> InvalidJson:
@@ -458,17 +479,37 @@ def _after(source: bytes, position: int) -> int:
 
 def _container_end(source: bytes, position: int) -> int:
     """Return the position after the container at *position*. Raises InvalidJson: it has no end."""
-    depth = 0
+    return result_of(_container_end_steps(source, position, len(source)))
+
+
+def _container_end_steps(source: bytes, position: int, limit: int) -> Generator[None, None, int]:
+    """Return the position after the container at *position*, or *limit* if it ends later.
+
+    Raises InvalidJson: it has no end in *source*, is nested too deeply or has too many containers.
+    """
+    depth = containers = 0
+    left = _BRACKETS_AT_ONCE
     while True:
-        match = _TO_BRACKET.match(source, position)
+        match = _TO_BRACKET.match(source, position, limit)
         assert match is not None
         position = match.end() + 1
-        bracket = source[position - 1 : position]
+        bracket = source[position - 1 : min(position, limit)]
         if bracket in _OPENING:
             depth += 1
+            containers += 1
+            if depth > MAX_DEPTH:
+                raise _deep()
+            if containers > MAX_VALUES + _TOLERANCE:
+                raise _too_many(MAX_VALUES)
         elif bracket in _CLOSING:
             depth -= 1
+        elif limit < len(source):
+            return limit
         else:
             raise _broken(position - 1)
         if depth == 0:
             return position
+        left -= 1
+        if not left:
+            left = _BRACKETS_AT_ONCE
+            yield

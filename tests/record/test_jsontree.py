@@ -241,7 +241,7 @@ def test_items_of_arrays(text: str) -> None:
     source = f"[{text}]".encode()
     expected = _read(parse_json, source)
     try:
-        found = [parse_json(item) for item in array_items(source)]
+        found = [parse_json(item) for item in array_items(source, 1000) if item is not None]
     except InvalidJson:
         assert expected == "refused"
     else:

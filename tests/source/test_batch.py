@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
 from stream.mapping.render import Renderer, compile_renderer
+from stream.record import elements as elements_module
 from stream.record.charset import BOM
 from stream.record.context import RecordContext
 from stream.record.elements import (
+    LINE_BYTES_AT_ONCE,
     MAX_ITEM_BYTES,
     array_elements,
+    array_steps,
     line_elements,
+    line_steps,
     read_records,
 )
 from stream.record.errors import BatchTooLarge, InvalidJson
@@ -123,6 +127,57 @@ def test_byte_order_marks_of_lines() -> None:
         b"1",
         b"2",
     ]
+
+
+_LINES = st.lists(st.sampled_from([b"1", b"", b" ", b"\r", b"\n", b"\r\n", BOM])).map(b"".join)
+
+
+@given(body=_LINES, size=st.integers(1, 5))
+def test_lines_are_found_in_steps(body: bytes, size: int) -> None:
+    """The lines are those of a body that is split at once."""
+    lines = [line.removeprefix(BOM) for line in body.replace(b"\r\n", b"\n").split(b"\n")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(elements_module, "LINE_BYTES_AT_ONCE", size)
+        found = [(place, line) for place, line, _ in line_elements(body, 1000)]
+    assert found == [(place, line) for place, line in enumerate(lines, 1) if line.strip()]
+
+
+def test_a_step_splits_few_lines() -> None:
+    """A body of line ends takes a step for each of its parts."""
+    steps = line_steps(b"\r\n" * (5 * LINE_BYTES_AT_ONCE // 2), LINE_BYTES_AT_ONCE)
+    assert len(list(steps)) == 5
+
+
+@pytest.mark.parametrize("blanks", ["before", "within", "after"])
+def test_blanks_of_an_array_are_skipped_in_steps(blanks: str) -> None:
+    """Megabytes of blanks take many steps."""
+    space = b" \n" * (MAX_ITEM_BYTES // 2)
+    body = {"before": b"%b[1]", "within": b"[1,%b2]", "after": b"[1]%b"}[blanks] % space
+    assert len(list(array_steps(body, 10))) > 10
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (b"[" * 2000, "nested deeper"),
+        (b'{"a":' * 2000, "nested deeper"),
+        (b"[" + b"{}," * 150_000 + b"1]", "more than 100000 values"),
+        (b'["' + b"x" * 2 * MAX_ITEM_BYTES + b'"]', "item 1 of the batch has more than"),
+        (b'"' + b"\\n" * MAX_ITEM_BYTES, "item 1 of the batch has more than"),
+        (b"9" * 2 * MAX_ITEM_BYTES, "item 1 of the batch has more than"),
+    ],
+    ids=["arrays", "objects", "containers", "container", "string", "number"],
+)
+def test_the_search_for_an_item_is_limited(item: bytes, message: str) -> None:
+    """An item that is refused anyway isn't searched to its end: what follows isn't read."""
+    with pytest.raises(UserError, match=message):
+        array_elements(b"[1,%b%b" % (item, b" broken" * MAX_ITEM_BYTES), 10)
+
+
+def test_brackets_are_counted_in_steps() -> None:
+    """An item of many containers takes many steps."""
+    body = b"[[" + b"[]," * 50_000 + b"1]]"
+    assert len(list(array_steps(body, 10))) > 50
 
 
 def test_an_item_that_the_usual_parser_refuses() -> None:

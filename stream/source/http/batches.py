@@ -17,7 +17,7 @@ from stream.errors import UserError, without_frames
 from stream.mapping.render import MAX_NATIVE_BYTES
 from stream.ops.metrics.registry import SourceMeter
 from stream.record.context import RecordContext
-from stream.record.elements import MAX_LINES_PER_RECORD, Element, array_steps, line_elements
+from stream.record.elements import MAX_LINES_PER_RECORD, Element, array_steps, line_steps
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.record.large import takes_long
 from stream.source.batch import MAX_ROWS_BYTES, Evaluation, Rejection, RowBlock, render_batch
@@ -144,7 +144,7 @@ def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] |
         )
     if count is None:
         if in_lines:
-            elements = line_elements(record.body, max_records)
+            elements = yield from line_steps(record.body, max_records)
         else:
             elements = yield from array_steps(record.body, max_records)
         count = len(elements)
