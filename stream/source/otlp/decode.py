@@ -34,7 +34,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 from stream.errors import UserError
 from stream.record.charset import without_bom
 from stream.record.errors import InvalidJson
-from stream.record.jsontree import has_more_values, parse_json
+from stream.record.jsontree import parse_json
 from stream.source.otlp.wire import Field, fields, length_delimited
 
 __all__ = [
@@ -51,11 +51,21 @@ __all__ = [
 CHUNK_BYTES = 64 * 1024
 """Number of protobuf bytes that are decoded at once."""
 
+WHOLE_BYTES = 16 * 1024
+"""Maximum size of a protobuf request that is decoded at once; it may have thousands of records."""
+
 CHUNK_RECORDS = 16
-"""Number of JSON records that are decoded at once; for data points, four times as many."""
+"""Maximum number of JSON records that are decoded at once."""
+
+CHUNK_VALUES = 1000
+"""Number of values at which a chunk of JSON records ends; a value takes five microseconds or more.
+"""
 
 FIELDS_AT_ONCE = 512
 """Number of protobuf fields that are checked in one step."""
+
+POINT_VALUES = 15
+"""Number of values that take as long to decode as a data point without values."""
 
 MAX_RECORDS = 100_000
 """Maximum number of records in an export, and also of resources, scopes and metrics."""
@@ -243,7 +253,7 @@ def decode_steps(signal: Signal, encoding: Encoding, body: bytes) -> Generator[N
         found: Iterator[Part | None]
         if encoding is Encoding.JSON:
             found = _json_parts(types, body)
-        elif len(body) <= CHUNK_BYTES:
+        elif len(body) <= WHOLE_BYTES:
             found = _message_parts(types, _parsed(types.request, body))
         else:
             found = _wire_parts(types, body)
@@ -390,7 +400,7 @@ def _record_chunks(types: _Types, body: bytes, records: Iterable[Field]) -> Iter
             yield from _point_chunks(body, record)
             continue
         data = _bounded(body[record.tag : record.end], "record")
-        if size + len(data) > CHUNK_BYTES and chunk:
+        if chunk and (size + len(data) > CHUNK_BYTES or len(chunk) == FIELDS_AT_ONCE):
             yield b"".join(chunk)
             chunk, size = [], 0
         chunk.append(data)
@@ -403,7 +413,11 @@ def _point_chunks(body: bytes, metric: Field) -> Iterator[bytes | None]:
     """Split a large metric into several metrics, each with some of its data points."""
     name: list[bytes] = []
     data: Field | None = None
-    for field in fields(body, metric.start, metric.end):
+    for count, field in enumerate(fields(body, metric.start, metric.end), 1):
+        if count > MAX_RECORD_VALUES:
+            raise ExportTooLarge(f"a metric of the export has more than {MAX_RECORD_VALUES} values")
+        if not count % FIELDS_AT_ONCE:
+            yield None
         if field.number in _DATA_FIELDS and field.is_message:
             if data is not None:
                 raise ValueError("a metric has more than one data field")
@@ -451,26 +465,19 @@ def _check_values(message: Any, data: bytes) -> None:
 
 def _json_parts(types: _Types, body: bytes) -> Iterator[Part | None]:
     body = without_bom(body)
-    is_large = len(body) > MAX_RECORD_BYTES or has_more_values(body, MAX_RECORD_VALUES)
-    yield None
     # Protobuf's reader refuses or ignores values that are nested too deeply.
     document = parse_json(body, MAX_JSON_VALUES, checks_depth=False)
     yield None
     others, resources = _take(document, types.resources)
     for resource in resources:
         others, scopes = _take(resource, types.scopes)
-        if is_large:
-            _check_json_values(others)
+        _check_json_values(others)
         resource_message = _from_json(types.resource, others).resource
         for scope in scopes:
             others, records = _take(scope, types.records)
-            if is_large:
-                _check_json_values(others)
+            _check_json_values(others)
             scope_message = _from_json(types.scope, others).scope
             for some in _json_chunks(types, records):
-                if is_large:
-                    for record in some:
-                        _check_json_values(record)
                 message = _from_json(types.scope, {types.records: some})
                 count = _count(types, message)
                 yield Part(resource_message, scope_message, count, types.scope, message)
@@ -527,13 +534,21 @@ def _take(plain: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
 
 def _json_chunks(types: _Types, records: Sequence[Any]) -> Iterator[list[Any]]:
     """Iterate over *records* in the form of protobuf's reader; each chunk is decoded at once."""
-    if types.ids:
-        for start in range(0, len(records), CHUNK_RECORDS):
-            some = records[start : start + CHUNK_RECORDS]
-            yield [_with_base64_ids(record, types.ids) for record in some]
+    if not types.ids:
+        for metric in records:
+            yield from _metric_chunks(metric)
         return
-    for metric in records:
-        yield from _metric_chunks(metric)
+    some: list[Any] = []
+    left = CHUNK_VALUES
+    for record in records:
+        size = _check_json_values(record)
+        if some and (size > left or len(some) == CHUNK_RECORDS):
+            yield some
+            some, left = [], CHUNK_VALUES
+        some.append(_with_base64_ids(record, types.ids))
+        left -= size
+    if some:
+        yield some
 
 
 def _metric_chunks(metric: Any) -> Iterator[list[Any]]:
@@ -551,11 +566,18 @@ def _metric_chunks(metric: Any) -> Iterator[list[Any]]:
         return
     (name,) = names
     others, points = _take(metric[name], "data_points")
-    points = [_without_exemplars(point) for point in points]
-    step = 4 * CHUNK_RECORDS
-    for start in range(0, max(len(points), 1), step):
-        data = {**others, "dataPoints": points[start : start + step]}
-        yield [{**metric, name: data}]
+    # These values are decoded again with each chunk, which therefore is as large.
+    room = max(CHUNK_VALUES, _check_json_values({**metric, name: others}))
+    some: list[Any] = []
+    size = 0
+    for point in map(_without_exemplars, points):
+        more = POINT_VALUES + _check_json_values(point)
+        if some and size + more > room:
+            yield [{**metric, name: {**others, "dataPoints": some}}]
+            some, size = [], 0
+        some.append(point)
+        size += more
+    yield [{**metric, name: {**others, "dataPoints": some}}]
 
 
 def _without_exemplars(point: Any) -> Any:
@@ -588,7 +610,8 @@ def _with_base64_ids(record: Any, names: Sequence[str]) -> Any:
     return {**record, **changed} if changed else record
 
 
-def _check_json_values(plain: Any) -> None:
+def _check_json_values(plain: Any) -> int:
+    """Return the number of values of a record. Raises ExportTooLarge."""
     left = MAX_RECORD_VALUES
     room = MAX_RECORD_BYTES
     values = [plain]
@@ -606,3 +629,4 @@ def _check_json_values(plain: Any) -> None:
                 values += value.values() if isinstance(value, dict) else value
     if left <= 0:
         raise ExportTooLarge(f"a record of the export has more than {MAX_RECORD_VALUES} values")
+    return MAX_RECORD_VALUES - left

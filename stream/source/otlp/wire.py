@@ -11,6 +11,8 @@ __all__ = ["Field", "fields", "length_delimited"]
 _VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _MAX_VARINT_BYTES = 10
 _MAX_GROUPS = 100
+_MAX_GROUP_FIELDS = 1000
+"""Maximum number of fields in all groups of a message; OTLP has no groups."""
 
 
 @attrs.define(eq=False)  # created for each record; a frozen class would take three times as long
@@ -38,6 +40,7 @@ def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Fiel
     """
     position = start
     end = len(data) if end is None else end
+    group_fields = _MAX_GROUP_FIELDS
     while position < end:
         tag = position
         key, position = _varint(data, position, end)
@@ -47,7 +50,7 @@ def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Fiel
             size, value = _varint(data, position, end)
             position = value + size
         elif kind == _GROUP:
-            position = _group_end(data, position, end)
+            position, group_fields = _group_end(data, position, end, group_fields)
         else:
             position = _after(data, kind, position, end)
         if position > end or not number:
@@ -99,8 +102,8 @@ def _after(data: bytes, kind: int, position: int, end: int) -> int:
     raise ValueError("the message is damaged")
 
 
-def _group_end(data: bytes, position: int, end: int) -> int:
-    """Return the position after a group; its content is skipped."""
+def _group_end(data: bytes, position: int, end: int, max_fields: int) -> tuple[int, int]:
+    """Return the position after a group, and *max_fields* without the fields in it."""
     depth = 1
     while depth:
         key, position = _varint(data, position, end)
@@ -113,4 +116,7 @@ def _group_end(data: bytes, position: int, end: int) -> int:
             position = _after(data, kind, position, end)
         if depth > _MAX_GROUPS or position > end:
             raise ValueError("the message is damaged")
-    return position
+        max_fields -= 1
+        if max_fields < 0:
+            raise ValueError(f"groups have more than {_MAX_GROUP_FIELDS} fields")
+    return position, max_fields

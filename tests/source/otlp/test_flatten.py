@@ -25,6 +25,7 @@ from stream.record import go_json
 from stream.source.otlp import decode
 from stream.source.otlp.decode import (
     _TYPES,
+    FIELDS_AT_ONCE,
     MAX_JSON_VALUES,
     MAX_RECORD_VALUES,
     Encoding,
@@ -35,6 +36,7 @@ from stream.source.otlp.decode import (
     _message_parts,
     _wire_parts,
     decode_request,
+    decode_steps,
     read_encoding,
 )
 from stream.source.otlp.flatten import (
@@ -45,6 +47,7 @@ from stream.source.otlp.flatten import (
     time_text,
     value_of,
 )
+from stream.source.otlp.wire import length_delimited
 
 RESOURCE = {"attributes": [{"key": "service.name", "value": {"stringValue": "auth-service"}}]}
 SCOPE = {"name": "github.com/my/auth", "version": "1.2.3"}
@@ -525,6 +528,7 @@ def test_large_exports_are_parsed_in_chunks(
 ) -> None:
     """The records are those of an export that is parsed at once."""
     monkeypatch.setattr(decode, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(decode, "WHOLE_BYTES", 4096)
     document = json.loads(_encoded(signal, Encoding.JSON))
     (resource,) = next(iter(document.values()))
     (scope,) = resource[next(name for name in resource if name.startswith("scope"))]
@@ -605,6 +609,55 @@ def test_records_are_counted_before_they_are_created(
         with pytest.raises(ExportTooLarge, match=message) as caught:
             decoded(Signal.LOGS, document)
         assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_fields_of_groups_are_limited(signal: Signal) -> None:
+    """A group is skipped as a whole, so megabytes of fields in it would take seconds."""
+    group = b"\x0b" + b"\x08\x01" * 20_000 + b"\x0c"
+    with pytest.raises(UserError, match="groups have more than 1000 fields"):
+        decode_request(signal, Encoding.PROTOBUF, group)
+    few = b"\x0b" + b"\x08\x01" * 900 + b"\x0c" + b"\x7a\x00" * 20_000
+    assert not decode_request(signal, Encoding.PROTOBUF, few).parts
+
+
+def test_fields_of_a_metric_are_limited() -> None:
+    """Fields that are not the data of a metric are found in steps, and counted."""
+
+    def steps(fields: int) -> list[None]:
+        unknown = b"\x78\x01" * fields
+        metric = length_delimited(2, unknown + length_delimited(1, b"n" * 70_000))
+        body = length_delimited(1, length_delimited(2, metric))
+        return list(decode_steps(Signal.METRICS, Encoding.PROTOBUF, body))
+
+    assert len(steps(9_000)) > 10
+    with pytest.raises(ExportTooLarge, match="a metric of the export has more than 10000 values"):
+        steps(11_000)
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_json_is_decoded_a_few_values_at_a_time(signal: Signal) -> None:
+    """Records with many values are decoded one by one, others together."""
+    document = json.loads(_encoded(signal, Encoding.JSON))
+    many = [{"key": f"k{number}", "value": {"intValue": 1}} for number in range(400)]
+    (resource,) = next(iter(document.values()))
+    (scope,) = resource[next(name for name in resource if name.startswith("scope"))]
+    for records in [
+        *(scope[name] for name in ("logRecords", "spans") if name in scope),
+        *(data["dataPoints"] for metric in scope.get("metrics", ()) for data in metric.values()),
+    ]:
+        records[:] = [{**records[0], "attributes": many} for _ in range(5)]
+    export = decoded(signal, document)
+    assert {part.count for part in export.parts} == {1}
+    assert list(flatten(export)) == _flat_at_once(signal, as_protobuf(signal, document))
+
+
+def test_metrics_without_records_are_decoded_a_few_at_a_time() -> None:
+    """Thousands of tiny metrics are several parts."""
+    metric = length_delimited(2, length_delimited(5, length_delimited(1, b"")))
+    body = length_delimited(1, length_delimited(2, metric * 5000))
+    export = decode_request(Signal.METRICS, Encoding.PROTOBUF, body)
+    assert max(part.count for part in export.parts) == FIELDS_AT_ONCE
 
 
 def test_values_of_json_are_counted_before_they_are_parsed() -> None:
