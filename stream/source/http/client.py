@@ -15,6 +15,9 @@ __all__ = ["ClientAddress"]
 
 Network = IPv4Network | IPv6Network
 
+MAX_HOPS = 100
+"""Maximum number of hops that are read, because each costs a few microseconds."""
+
 
 class ClientAddress:
     """Finds the address of the client of a request.
@@ -36,8 +39,8 @@ class ClientAddress:
     def find(self, peer: str, head: Head) -> str:
         """Return the nearest hop that isn't a trusted proxy.
 
-        If that hop is invalid, return the last valid one. Empty elements of the list are skipped,
-        as RFC 9110 requires for every list in a header.
+        If that hop is invalid or beyond the last `MAX_HOPS`, return the last valid one. Empty
+        elements of the list are skipped, as RFC 9110 requires for every list in a header.
         """
         client = peer
         hops = [
@@ -47,6 +50,7 @@ class ClientAddress:
             for hop in value.decode("latin-1").split(",")
             if hop.strip(" \t")
         ]
+        del hops[:-MAX_HOPS]
         while self._is_trusted(client) and hops:
             hop = read_address(hops.pop())
             if hop is None:

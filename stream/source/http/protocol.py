@@ -32,8 +32,9 @@ arrive whole, which are nearly all, aren't counted. Connections whose source is 
 separate limit, so unknown clients displace no producer.
 
 Note [Connection limit]: when the limit of connections is reached, some connections of the client
-address with the most connections are closed: first those that have been idle longest, then those
-with the slowest requests.
+with the most connections are closed: first those that have been idle longest, then those with the
+slowest requests. A client is an IPv4 address or an IPv6 network, because it can choose any address
+of its network. A request is slow even if single bytes of it keep arriving.
 
 Note [Received into place]: the rest of a large body is received directly into the body's memory;
 until it is complete, the transport's `doRead` is replaced. Otherwise it would be copied several
@@ -171,6 +172,7 @@ class IngestProtocol(Protocol):
 
     :ivar pending: the completion of the current request; ``None`` if there is none.
     :ivar peer_ip: IP address of the peer.
+    :ivar client: the network that counts as one client; see Note [Connection limit].
     :ivar since: factory time of the last step: request complete, answered, or closing begun; while
         a request arrives, the time of its last bytes.
     """
@@ -181,6 +183,7 @@ class IngestProtocol(Protocol):
     def __init__(self, parser: RequestParser, handler: RequestHandler, peer_ip: str) -> None:
         self.pending: object = None
         self.peer_ip = peer_ip
+        self.client, _ = _stranger(peer_ip)
         self.since = 0.0
         self._parser = parser
         self._handler = handler
@@ -634,6 +637,11 @@ class IngestProtocol(Protocol):
         """Whether no request is in progress."""
         return self.may_leave and self._begun is None and not self._output_full
 
+    @property
+    def waits_since(self) -> float:
+        """Return the factory time at which the present request began, or the last one ended."""
+        return self.since if self._begun is None else self._begun
+
     def leave(self) -> None:
         """Close to make room for another connection, if `may_leave`; Note [Connection limit]."""
         if self.is_idle:
@@ -650,11 +658,16 @@ class IngestProtocol(Protocol):
 
 
 @lru_cache(maxsize=4096)
-def _stranger(address: str) -> Owner:
-    """Return the owner of bytes whose source is unknown: network and address of the client."""
+def _stranger(address: str) -> tuple[str, str]:
+    """Return the owner of bytes whose source is unknown: network and address of the client.
+
+    The network of an IPv4 address is the address.
+    """
+    if ":" not in address:  # an IPv4 address, or none; the network of IPv6 takes 20 µs
+        return address, address
     try:
         return str(ip_network((address, _SUBNET_BITS), strict=False)), address
-    except ValueError:  # an IPv4 address, or none
+    except ValueError:
         return address, address
 
 
@@ -815,17 +828,17 @@ class IngestFactory(Factory):
         """
         if self._no_room_at == self.now:
             return False
-        counts = Counter(connection.peer_ip for connection in self._connections)
-        address, _ = counts.most_common(1)[0]
+        counts = Counter(connection.client for connection in self._connections)
+        client, _ = counts.most_common(1)[0]
         candidates = sorted(
             (
                 connection
                 for connection in self._connections
-                if connection.peer_ip == address
+                if connection.client == client
                 and connection.may_leave
-                and connection.since + IDLE_BEFORE_LEAVING <= self.now
+                and connection.waits_since + IDLE_BEFORE_LEAVING <= self.now
             ),
-            key=lambda connection: (not connection.is_idle, connection.since),
+            key=lambda connection: (not connection.is_idle, connection.waits_since),
         )
         if not candidates:
             self._no_room_at = self.now

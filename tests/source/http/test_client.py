@@ -7,7 +7,7 @@ from ipaddress import IPv6Address, ip_address
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream.source.http.client import ClientAddress
+from stream.source.http.client import MAX_HOPS, ClientAddress
 from stream.source.http.head import Head, read_head
 from stream.values.ip import without_scope
 
@@ -48,6 +48,14 @@ def test_empty_elements_are_skipped(hops: list[str], data: st.DataObject) -> Non
         padded.insert(place, data.draw(st.text(" \t", max_size=2)))
     plain = _EVERYBODY.find("192.0.2.1", _head(",".join(hops)))
     assert _EVERYBODY.find("192.0.2.1", _head(",".join(padded))) == plain
+
+
+def test_few_hops_are_read() -> None:
+    """Of thousands of trusted hops, only the nearest ones are read."""
+    hops = ["192.0.2.9", *["10.0.0.1"] * (MAX_HOPS - 1)]
+    proxies = ClientAddress(["10.0.0.0/8"])
+    assert proxies.find("10.0.0.2", _head(",".join(hops))) == "192.0.2.9"
+    assert proxies.find("10.0.0.2", _head(",".join([*hops, "10.0.0.3"]))) == "10.0.0.1"
 
 
 def test_the_scope_of_a_peer_is_removed() -> None:

@@ -649,6 +649,31 @@ def test_slow_requests_are_closed_after_idle_connections(listener: Listener) -> 
     assert _fired(stopped)
 
 
+def test_a_request_whose_bytes_keep_arriving_makes_room(listener: Listener) -> None:
+    """A client can't keep its connections by sending a byte of a body from time to time."""
+    slow = [listener.connect() for _ in range(3)]
+    for protocol, _ in slow:
+        protocol.dataReceived(_post(b"/now", b"Content-Length: 50000"))
+    for _ in range(12):
+        for protocol, _ in slow:
+            protocol.dataReceived(b"x")
+        listener.pass_time(0.25)
+    protocol, transport = listener.connect("192.0.2.2")
+    protocol.dataReceived(_get(b"/now"))
+    assert _bodies(transport) == [b"/now"]
+    assert [_headers(each)[b":status"] for _, each in slow if each.value()] == [b"503"]
+
+
+def test_a_network_of_ipv6_is_one_client(listener: Listener) -> None:
+    """A client with an address for each of its connections displaces only itself."""
+    _, producer = listener.connect("2001:db8:1::1")
+    hostile = [listener.connect(f"2001:db8:2::{number}")[1] for number in range(2)]
+    listener.pass_time(3)
+    listener.connect("2001:db8:2::3")
+    assert not producer.disconnecting
+    assert [each.disconnecting for each in hostile].count(True) == 1
+
+
 def _half(target: bytes, size: int) -> bytes:
     """Return an incomplete request with *size* bytes of a body."""
     return _post(target, b"Content-Length: 50000", body=b"x" * size)
