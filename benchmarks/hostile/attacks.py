@@ -72,11 +72,11 @@ def _body(name: str, body: str, *headers: str, query: str = "", connections: int
     ATTACKS.append(Attack(name, run, (body,)))
 
 
-def _export(name: str, body: str, *headers: str) -> None:
+def _export(name: str, body: str, *headers: str, signal: str = "logs") -> None:
     """Push a body repeatedly to the OpenTelemetry source."""
 
     async def run(target: Target) -> str:
-        data = request(f"{target.otlp}/v1/logs", *headers, body=payloads.body(body))
+        data = request(f"{target.otlp}/v1/{signal}", *headers, body=payloads.body(body))
         return await target.flood(target.source, 8, data)
 
     ATTACKS.append(Attack(name, run, (body,)))
@@ -328,6 +328,15 @@ _body("a form of 350,000 fields", "form", FORM, connections=32)
 _body("a form of percent signs", "form of percents", FORM, connections=32)
 _body("a batch of 9,900 lines that all fail", "lines that fail", LINES, query="?verbose=true")
 _body("records of 1 MB", "big cell", JSON, connections=32)
+_body("gzip: undefined bytes of a charset", "gzip undefined", f"{JSON}; charset=cp1252", GZIP)
+_body("gzip: undefined bytes of a wide charset", "gzip undefined", f"{LINES}; charset=big5", GZIP)
+_body("a form of undefined bytes", "undefined form", f"{FORM}; charset=cp1252", connections=32)
+_body("gzip: nested arrays, as a batch", "gzip deep and closed", JSON, GZIP, query="?batch=true")
+_body("gzip: blanks, as a batch", "gzip blank array", JSON, GZIP, query="?batch=true")
+_body("gzip: an item of 15 MB, as a batch", "gzip item", JSON, GZIP, query="?batch=true")
+_export("OTLP: a group of 7,500,000 fields", "otlp group", PROTOBUF, GZIP, signal="traces")
+_export("OTLP: a metric of 2,000,000 fields", "otlp metric", PROTOBUF, GZIP, signal="metrics")
+_export("OTLP: 12 records of 9,800 values as JSON", "otlp json values", JSON)
 _export("OTLP: 20,000 records with 40 KB of attributes each", "otlp wide", PROTOBUF, GZIP)
 _export("OTLP: 500,000 empty records", "otlp many", PROTOBUF, GZIP)
 _export("OTLP: values 5,000 deep", "otlp deep", JSON)

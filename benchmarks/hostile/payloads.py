@@ -53,6 +53,19 @@ def _otlp_deep() -> bytes:
     return b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":' + value + b"}]}]}]}"
 
 
+def _otlp_values() -> bytes:
+    record = b'{"body":{"arrayValue":{"values":[' + b"{}," * 9799 + b"{}]}}}"
+    records = b",".join([record] * 12)
+    return b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[' + records + b"]}]}]}"
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Return an encoded field of protobuf with a length of four bytes."""
+    size = len(value)
+    length = bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21])
+    return bytes([number << 3 | 2]) + length + value
+
+
 _MAKERS: dict[str, Callable[[], bytes]] = {
     "gzip bomb": lambda: gzip.compress(bytes(512 * MIB), 9),
     "gzip members": lambda: gzip.compress(b"") * 40_000,
@@ -73,12 +86,16 @@ _MAKERS: dict[str, Callable[[], bytes]] = {
         b"{" + b",".join(b'"%d":0' % number for number in range(1_200_000)) + b"}"
     ),
     "gzip escapes": lambda: gzip.compress(b'{"user":"' + b"\\u0000" * (DECODED // 6) + b'"}'),
+    "gzip undefined": lambda: gzip.compress(b"\x81" * DECODED),
+    "gzip blank array": lambda: gzip.compress(b"[" + b" " * DECODED + b"]"),
+    "gzip item": lambda: gzip.compress(b'[{"a":"' + b"\\n" * (DECODED // 2) + b'"}]'),
     "gzip digits": lambda: gzip.compress(b'{"user":' + b"9" * DECODED + b"}"),
     "deep": lambda: b"[" * (MIB - 10),
     "digits": lambda: b'{"user":' + b"9" * (MIB - 100) + b"}",
     "long numbers": lambda: b'{"user":[' + b",".join([b"9" * 4000] * 15) + b"]}",
     "exponent": lambda: b'{"user":1e' + b"9" * (MIB - 100) + b"}",
     "form": lambda: b"a=&" * (MIB // 3 - 10),
+    "undefined form": lambda: b"a=" + b"\x81" * (250 * 1024),
     "form of percents": lambda: b"a=" + b"%" * (MIB - 100),
     "lines that fail": lambda: b"".join(b'{"%d":\n' % number for number in range(9_900)),
     "big cell": lambda: b'{"user":{"name":"' + b"x" * (MIB - 100) + b'"}}',
@@ -86,6 +103,11 @@ _MAKERS: dict[str, Callable[[], bytes]] = {
     "otlp many": lambda: gzip.compress(_otlp_many()),
     "otlp deep": _otlp_deep,
     "otlp json keys": lambda: gzip.compress(b'{"resourceLogs":[' + b"{}," * 5_000_000 + b"{}]}"),
+    "otlp group": lambda: gzip.compress(b"\x0b" + b"\x08\x01" * (DECODED // 2) + b"\x0c"),
+    "otlp metric": lambda: gzip.compress(
+        _field(1, _field(2, _field(2, b"\x78\x01" * 2_000_000 + _field(5, b""))))
+    ),
+    "otlp json values": _otlp_values,
     "api deep": lambda: b'{"type":' * 120_000,
     "api array": lambda: b"[" + b"{}," * 330_000 + b"{}]",
     "api columns": lambda: json.dumps(
