@@ -33,6 +33,7 @@ from stream.record.context import UNPARSED, RecordContext
 from stream.record.headers import BodyKind, RecordHeaders
 
 __all__ = [
+    "MAX_COPIED_BYTES",
     "MAX_FRAME_BYTES",
     "BatchItem",
     "BatchReader",
@@ -48,6 +49,9 @@ __all__ = [
     "error_to_plain",
     "frame",
 ]
+
+MAX_COPIED_BYTES = 256 * 1024
+"""Maximum size of a batch that is sent in one piece."""
 
 MAX_FRAME_BYTES = 128 * 1024 * 1024
 MAX_MESSAGE_CHARACTERS = 2000
@@ -126,8 +130,8 @@ class BatchItem:
     record: RecordContext
 
 
-def encode_batch(serial: int, seconds: float, items: Sequence[BatchItem]) -> bytes:
-    """Return the frame of a batch.
+def encode_batch(serial: int, seconds: float, items: Sequence[BatchItem]) -> list[bytes]:
+    """Return the frame of a batch, in pieces if it is large, because copying takes long.
 
     :param serial: number of the batch.
     :param seconds: time after which the remaining records are postponed.
@@ -152,7 +156,10 @@ def encode_batch(serial: int, seconds: float, items: Sequence[BatchItem]) -> byt
             (item.plan, record.timestamp_ms, record.client_ip, record.signal, place, len(body))
         )
     head = _dumps([serial, seconds, all_headers, records])
-    return frame(b"B", b"".join([_LENGTH.pack(len(head)), head, *bodies]))
+    head = _LENGTH.pack(len(head)) + head
+    size = len(head) + sum(map(len, bodies))
+    pieces = [_LENGTH.pack(1 + size) + b"B" + head, *filter(None, bodies)]
+    return pieces if size > MAX_COPIED_BYTES else [b"".join(pieces)]
 
 
 def _plain_headers(headers: RecordHeaders) -> Any:

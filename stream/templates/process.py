@@ -117,7 +117,8 @@ class ProcessEngine(Child):
             items.append(BatchItem(number, plan.needs_body, plan.needs_headers, job.record))
         for plan in {job.plan for job in jobs}:
             self._plans.move_to_end(plan)
-        self._write(encode_batch(serial, seconds, items))
+        for piece in encode_batch(serial, seconds, items):
+            self._write(piece)
         while len(self._plans) > MAX_PLANS:
             _, number = self._plans.popitem(last=False)
             self._write(frame(b"D", json.dumps(number).encode()))

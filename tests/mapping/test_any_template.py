@@ -147,7 +147,7 @@ def _through_the_protocol(record: RecordContext, column: TemplateColumn) -> Reco
     """Return *record* as the engine gets it."""
     plan = template_plan(Mapping((column,)), 1000)
     needs = (True, True) if plan is None else (plan.needs_body, plan.needs_headers)
-    data = encode_batch(1, 1.0, [BatchItem(7, *needs, record)])
+    data = b"".join(encode_batch(1, 1.0, [BatchItem(7, *needs, record)]))
     [(letter, rest)] = FrameBuffer().feed(data)
     assert letter == b"B"
     reader = BatchReader(rest)

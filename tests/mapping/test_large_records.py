@@ -17,6 +17,7 @@ from stream.mapping.columns import (
     TemplateColumn,
 )
 from stream.mapping.engine_protocol import (
+    MAX_COPIED_BYTES,
     BatchItem,
     BatchReader,
     FrameBuffer,
@@ -69,7 +70,7 @@ def _as_the_engine_says(plan: TemplatePlan, record: RecordContext) -> Evaluated:
     _, received_plan = decode_plan(plain)
     assert received_plan == plan
     item = BatchItem(1, plan.needs_body, plan.needs_headers, record)
-    [(_, data)] = FrameBuffer().feed(encode_batch(1, 1.0, [item]))
+    [(_, data)] = FrameBuffer().feed(b"".join(encode_batch(1, 1.0, [item])))
     [(_, received)] = BatchReader(data).records
     [result] = evaluate(received_plan, [received])
     _, results = decode_results(encode_results(1, [encode_result(0, result)]))
@@ -94,6 +95,15 @@ def _check_no_difference(body: bytes, kind: bytes, columns: list[Column]) -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "LARGE_BYTES", -1)
         assert _outcome(renderer, _record(body, kind)) == usual
+
+
+def test_a_large_body_is_not_copied_for_the_engine() -> None:
+    """It is a piece of its own; smaller bodies are sent together."""
+    record = _record(b"x" * (MAX_COPIED_BYTES + 1))
+    _, body = encode_batch(1, 1.0, [BatchItem(1, True, False, record)])
+    assert body is record.body
+    items = [BatchItem(1, True, False, _record(b"x"))] * 3
+    assert len(encode_batch(1, 1.0, items)) == 1
 
 
 def test_which_records_are_large() -> None:

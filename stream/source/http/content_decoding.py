@@ -57,13 +57,14 @@ class _Body:
 class Decoder:
     """The decompression of request bodies, in threads if they are large.
 
-    :param limit: maximum size of a decoded body in bytes.
     :param pool: thread pool with `THREADS` threads.
     :param turns: queue for the work on decoded bodies.
+
+    :ivar limit: maximum size of a decoded body in bytes.
     """
 
     def __init__(self, limit: int, reactor: Any, pool: ThreadPool, turns: Turns) -> None:
-        self._limit = limit
+        self.limit = limit
         self._reactor = reactor
         self._pool = pool
         self._turns = turns
@@ -120,9 +121,9 @@ class Decoder:
     def _decode_small(self, encoding: bytes, body: bytes) -> bytes | None:
         """Return the decoded body; ``None`` if it isn't small. Raises UserError."""
         try:
-            return decode_body(encoding, body, min(self._limit, INLINE_DECODED_BYTES))
+            return decode_body(encoding, body, min(self.limit, INLINE_DECODED_BYTES))
         except BodyTooLarge:
-            if self._limit <= INLINE_DECODED_BYTES:
+            if self.limit <= INLINE_DECODED_BYTES:
                 raise
             return None
 
@@ -154,7 +155,7 @@ class Decoder:
                     _decode,
                     body.encoding,
                     body.data,
-                    self._limit,
+                    self.limit,
                     body.is_wanted,
                 )
                 running.addBoth(self._decoded, body)

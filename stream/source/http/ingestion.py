@@ -16,6 +16,7 @@ from stream.record.body import ready_body, ready_steps
 from stream.record.charset import MAX_UTF8_BYTES
 from stream.record.context import RecordContext
 from stream.record.elements import is_batch
+from stream.record.errors import BodyTooLarge
 from stream.record.headers import RecordHeaders
 from stream.sink.outcome import not_stored
 from stream.source.http import responses
@@ -190,6 +191,9 @@ class Ingestion:
     def _recoded(self, headers: RecordHeaders, body: bytes) -> Steps:
         """Pass a large body to the sinks after it was decoded with its declared charset."""
         body = yield from ready_steps(headers, body)
+        limit = self._stages.decoder.limit
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
         if self._waited.is_pending:
             yield from self._steps(headers, body)
 

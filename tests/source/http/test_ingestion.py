@@ -233,7 +233,7 @@ def test_a_byte_order_mark_is_skipped(
         ('{"a":"ü"}'.encode("latin-1"), "iso-8859-1", '"""ü"""\n'),
         ('{"a":"ü"}'.encode(), "iso-8859-1", '"""ü"""\n'),
         ('{"a":"ü"}'.encode(), "klingon", '"""ü"""\n'),
-        (b'{"b":"%b","a":"\xfc"}' % (b"\x81" * 60_000), "windows-1252", '"""ü"""\n'),
+        (b'{"b":"%b","a":"\xfc"}' % (b"\x81" * 40_000), "windows-1252", '"""ü"""\n'),
         (b'{"b":"%b","a":"\xfc"}' % (b"x" * 60_000), "iso-8859-1", '"""ü"""\n'),
     ],
     ids=["latin", "UTF-8", "unknown", "undefined bytes", "large"],
@@ -245,6 +245,13 @@ def test_json_is_utf_8_with_any_charset(
     headers = f"Content-Type: application/json; charset={charset}\r\n"
     assert listener.get(body=body, headers=headers)[0] == 200
     assert sink.rows == [row.encode()]
+
+
+def test_text_that_is_too_large_in_utf_8_is_refused(listener: Listener, sink: FakeSink) -> None:
+    """The limit of decoded bodies also applies to text in another charset."""
+    headers = "Content-Type: application/json; charset=koi8-r\r\n"
+    assert listener.get(body=b'{"a":1,"b":"%b"}' % (b"\xb3" * 45_000), headers=headers)[0] == 200
+    assert listener.get(body=b'{"a":1,"b":"%b"}' % (b"\xb3" * 55_000), headers=headers)[0] == 413
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "Text/Plain; charset=UTF-8"])
