@@ -13,6 +13,12 @@ before its greeting is answered.
 Note [Lives]: the life that greets must be the one that holds the node's name in etcd. The greeting
 of an earlier life that resumes after a pause, or of a second process with the same name, is
 refused, so that it can't even close the connection of the current life.
+
+Note [Strangers]: anybody who reaches the port can open connections and hold them for a while
+without a greeting. Each needs a file descriptor, and the volumes need them, too. So the number of
+such connections is limited, and the time for a greeting ends whatever else the client sends. Data
+that isn't a call, or a call with invalid arguments, is logged like any other refusal. Otherwise
+each connection could add a traceback to the log.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import hmac
 import secrets
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
@@ -45,6 +52,8 @@ __all__ = ["WriterFactory"]
 _log = Logger()
 
 MAX_FILES_PER_CONNECTION = 100_000
+MAX_STRANGERS = 200
+"""Maximum number of connections without a greeting; for another one, the oldest is closed."""
 SILENCE_SECONDS = 30.0
 
 _READ_BYTES = 64 * 1024
@@ -102,7 +111,7 @@ class WriterConnection(amp.AMP):
         super().connectionMade()
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        self.factory.connections[self] = None
+        self.factory.connected(self)
         self._wait_for_data(_HELLO_SECONDS)
 
     def dataReceived(self, data: bytes) -> None:
@@ -111,14 +120,45 @@ class WriterConnection(amp.AMP):
         A call is kept in memory until it is complete, so its size is limited.
         """
         self._incomplete_bytes += len(data)
-        self._is_doubted = False
         if self._node_id is not None:
+            self._is_doubted = False
             self._wait_for_data(self.factory.silence_seconds)
         if self._incomplete_bytes > (_MAX_CALL_BYTES if self._node_id else _MAX_GREETING_BYTES):
             _log.warn("node {node} sent a call that is too large", node=self._node_id)
             self.transport.abortConnection()
             return
-        super().dataReceived(data)
+        try:
+            super().dataReceived(data)
+        except Exception as error:
+            self._unreadable(error)
+
+    def dispatchCommand(self, box: amp.AmpBox) -> Deferred[amp.AmpBox]:
+        """Dispatch a call; see Note [Strangers]."""
+        answering: Deferred[amp.AmpBox] = super().dispatchCommand(box)
+        return answering.addErrback(self._dispatch_failed)
+
+    def _dispatch_failed(self, failure: Failure) -> Failure:
+        if self._node_id is not None or failure.check(amp.RemoteAmpError):
+            return failure
+        self._refused("an invalid call", type(failure.value).__name__)
+        return Failure(amp.RemoteAmpError(amp.UNKNOWN_ERROR_CODE, "an invalid call", fatal=True))
+
+    def unhandledError(self, failure: Failure) -> None:
+        """Close the connection: a call that wants no answer has failed."""
+        self._unreadable(failure.value)
+
+    def _unreadable(self, error: BaseException | None) -> None:
+        if self._is_lost or self._is_refused:
+            pass
+        elif self._node_id is None:
+            self._refused("an invalid call", type(error).__name__)
+        else:
+            _log.warn(
+                "node {node} sent an invalid call, closing its connection: {error}",
+                node=self._node_id,
+                error=type(error).__name__,
+            )
+        self.transport.abortConnection()
 
     def ampBoxReceived(self, box: amp.AmpBox) -> None:
         self._incomplete_bytes = 0
@@ -148,7 +188,7 @@ class WriterConnection(amp.AMP):
             self._refused("no greeting", reason.getErrorMessage())
         self._is_lost = True
         super().connectionLost(reason)
-        self.factory.connections.pop(self, None)
+        self.factory.disconnected(self)
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
         files, self._files = self._files, {}
@@ -175,6 +215,8 @@ class WriterConnection(amp.AMP):
             raise commands.Unauthorized(reason)
         await self._check_life(source)
         self._node_id, self.life = node, life
+        self._is_doubted = False
+        self.factory.greeted(self)
         self.factory.supersede(self, node)
         self._wait_for_data(self.factory.silence_seconds)
         return {
@@ -364,6 +406,25 @@ class WriterFactory(Factory):
         self.epoch = secrets.token_bytes(16)
         self.refusals = RefusalLog(reactor.seconds)
         self.connections: dict[WriterConnection, None] = {}
+        self._strangers: dict[WriterConnection, None] = {}
+
+    def connected(self, connection: WriterConnection) -> None:
+        """Add a new connection; see Note [Strangers]."""
+        self.connections[connection] = None
+        self._strangers[connection] = None
+        if len(self._strangers) > MAX_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.transport.abortConnection()
+
+    def greeted(self, connection: WriterConnection) -> None:
+        """Mark the source node of *connection* as known."""
+        self._strangers.pop(connection, None)
+
+    def disconnected(self, connection: WriterConnection) -> None:
+        """Remove a connection that has ended."""
+        self.connections.pop(connection, None)
+        self._strangers.pop(connection, None)
 
     def supersede(self, latest: WriterConnection, node: str) -> None:
         """End all connections of *node* except its latest one."""

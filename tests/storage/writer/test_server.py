@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
     connectProtocol,
 )
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
@@ -255,6 +256,89 @@ async def test_a_connection_without_a_greeting_is_closed(
     client = await served.connect(greeted=False)
     await client.callRemote(commands.Challenge)
     await client.lost
+
+
+def _box(**fields: bytes) -> bytes:
+    box = amp.AmpBox()
+    box.update({name.encode(): value for name, value in fields.items()})
+    return bytes(box.serialize())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff" * 100,
+        b"\0\0",
+        _box(x=b"y"),
+        _box(_answer=b"1"),
+        _box(_error=b"1"),
+        _box(_ask=b"1", _command=b"Hello"),
+        _box(_ask=b"1", _command=b"Hello", version=b"x", node=b"\xff", life=b"-"),
+        _box(_command=b"Open", slice=b"", node=b"", life=b"1", resume=b"1"),
+    ],
+    ids=str,
+)
+@pytest_twisted.ensureDeferred
+async def test_garbage_is_logged_as_a_refusal(
+    served: Served, caught: list[dict[str, Any]], data: bytes
+) -> None:
+    """Whatever a stranger sends ends the connection, without a traceback in the log."""
+    client = await served.connect(greeted=False)
+    client.transport.write(data)
+    await client.lost
+    await until(lambda: not served.factory.connections)
+    assert [event["log_namespace"].rpartition(".")[2] for event in caught if "peer" in event]
+    assert not [event for event in caught if "log_failure" in event]
+
+
+@pytest_twisted.ensureDeferred
+async def test_garbage_of_a_source_node_ends_its_connection(
+    served: Served, caught: list[dict[str, Any]]
+) -> None:
+    """The log names the node, and its files are closed."""
+    client = await served.connect()
+    await client.open()
+    client.transport.write(b"\0\0")
+    await client.lost
+    await until(lambda: not served.writer.open_files)
+    (event,) = [event for event in caught if "an invalid call" in event["log_format"]]
+    assert event["node"] == "n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_greeting_has_a_deadline(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls and single bytes don't extend the time for the greeting, and neither does the second
+    look.
+    """
+    monkeypatch.setattr(server, "_HELLO_SECONDS", 0.2)
+    monkeypatch.setattr(server, "_SECOND_LOOK_SECONDS", 0.1)
+    asking, dripping = [await served.connect(greeted=False) for _ in range(2)]
+    while not (asking.lost.called and dripping.lost.called):
+        with suppress(ConnectionLost, ConnectionDone):
+            await asking.callRemote(commands.Ping)
+        dripping.transport.write(b"\0\1x\0\1y")
+        await deferLater(reactor, 0.02)
+    assert not served.factory.connections
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_without_a_greeting_are_limited(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest one is closed; connections of source nodes don't count."""
+    monkeypatch.setattr(server, "MAX_STRANGERS", 3)
+    known = await served.connect()
+    strangers = [await served.connect(greeted=False) for _ in range(5)]
+    await strangers[0].lost
+    await strangers[1].lost
+    await until(lambda: len(served.factory.connections) == 4)
+    assert not any(each.lost.called for each in strangers[2:])
+    await known.callRemote(commands.Ping)
+    await strangers[2].greet(node="m")
+    assert not known.lost.called
 
 
 @pytest_twisted.ensureDeferred
