@@ -8,6 +8,7 @@ task's record contains the outcome, or its node has died.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from twisted.application.service import Service
@@ -19,13 +20,17 @@ from stream.concurrency.waiters import Waiters
 from stream.etcd import Batch, EtcdClient, EtcdError, KeyValue, Mirror
 from stream.task.entity import LOCK_PREFIX, Task
 from stream.values.codec import decode
+from stream.values.fair_share import may_take
 
 __all__ = ["MAX_WAITING", "TaskEnds"]
 
 _log = Logger(namespace="stream.task")
 
 MAX_WAITING = 300
-"""Maximum number of waiting callers on a node; others are answered without waiting."""
+"""Maximum number of waiting callers on a node; others are answered without waiting.
+
+See Note [Shares] of `stream.values.fair_share`.
+"""
 
 
 class TaskEnds(Service):
@@ -45,7 +50,7 @@ class TaskEnds(Service):
             client, LOCK_PREFIX, _revision, on_change=self._locks_changed
         )
         self._waiting: dict[str, Waiters[None]] = {}
-        self._count = 0
+        self._waits_of: Counter[int] = Counter()
 
     async def startService(self) -> None:
         super().startService()
@@ -63,12 +68,11 @@ class TaskEnds(Service):
 
     def __len__(self) -> int:
         """Return the number of waiting callers."""
-        return self._count
+        return self._waits_of.total()
 
-    @property
-    def has_room(self) -> bool:
-        """Return whether another caller may wait."""
-        return self._count < MAX_WAITING and bool(self.running)
+    def has_room(self, project_id: int) -> bool:
+        """Return whether another caller of the project may wait."""
+        return bool(self.running) and may_take(self._waits_of[project_id], len(self), MAX_WAITING)
 
     async def wait(self, task: Task, seconds: float) -> Task:
         """Return the record of *task* when it has ended, or its current state after *seconds*.
@@ -77,7 +81,7 @@ class TaskEnds(Service):
         if etcd is unavailable. A running task continues, and can be polled.
         """
         deadline = self._reactor.seconds() + seconds
-        self._count += 1
+        self._waits_of[task.project_id] += 1
         try:
             while not task.is_finished:
                 # The Deferred is created first, so that a change after the read isn't missed.
@@ -95,7 +99,7 @@ class TaskEnds(Service):
         except EtcdError as error:
             _log.warn("cannot wait for the task: {error}", task=task.task_id, error=str(error))
         finally:
-            self._count -= 1
+            self._waits_of -= Counter((task.project_id,))
         return task
 
     async def _read(self, task: Task) -> tuple[Task, bool]:

@@ -8,6 +8,7 @@ transaction.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -33,6 +34,7 @@ from stream.task.errors import ObjectExists, TaskAlreadyRunning, TaskTimeout, To
 from stream.values.backoff import Backoff
 from stream.values.codec import decode, encode
 from stream.values.duration import Duration
+from stream.values.fair_share import may_take
 from stream.values.utctime import from_timestamp
 
 __all__ = ["TASK_SECONDS", "TaskExecutor", "TaskRun"]
@@ -46,7 +48,7 @@ ROLLBACK_SECONDS = 30.0
 DRAIN_SECONDS = 30.0
 """How long a stopping executor waits for running tasks."""
 MAX_RUNNING = 500
-"""Maximum number of running tasks on a node."""
+"""Maximum number of running tasks on a node; see Note [Shares] of `stream.values.fair_share`."""
 
 _EXCEPTION_PREFIX = "keboola-stream-api"
 _ENDING_LENGTH = 5
@@ -116,6 +118,7 @@ class TaskExecutor(Service):
         self._node_id = node_id
         self._metrics = metrics or Metrics()
         self._running: dict[str, Deferred[None] | None] = {}
+        self._of_project: Counter[int] = Counter()
         self._ending: set[str] = set()
 
     def startService(self) -> None:
@@ -173,6 +176,8 @@ class TaskExecutor(Service):
     ) -> Task:
         if not self.running or len(self._running) >= MAX_RUNNING:
             raise TooManyTasks("the service is busy, please try again in a moment")
+        if not may_take(self._of_project[project_id], len(self._running), MAX_RUNNING):
+            raise TooManyTasks("too many tasks of this project run, please try again in a moment")
         ending = self._running.get(object_key)
         if ending is not None and object_key in self._ending:
             # Its record may already be visible: a caller that has read it must not be answered that
@@ -181,6 +186,7 @@ class TaskExecutor(Service):
         if object_key in self._running:
             raise TaskAlreadyRunning(object_key)
         self._running[object_key] = None
+        self._of_project[project_id] += 1
         try:
             now = self._now()
             task = Task(
@@ -193,18 +199,21 @@ class TaskExecutor(Service):
             )
             started_at = await self._record_start(task, object_key, absent)
         except BaseException:
-            del self._running[object_key]
+            self._forget(object_key, project_id)
             raise
         running = Deferred.fromCoroutine(self._run(task, body, started_at))
         if not running.called:
             self._running[object_key] = running
         running.addErrback(self._lost, task)
-        running.addBoth(self._forget, object_key)
+        running.addBoth(lambda _: self._forget(object_key, project_id))
         return task
 
-    def _forget(self, _: Any, object_key: str) -> None:
+    def _forget(self, object_key: str, project_id: int) -> None:
         del self._running[object_key]
         self._ending.discard(object_key)
+        self._of_project[project_id] -= 1
+        if not self._of_project[project_id]:
+            del self._of_project[project_id]
 
     async def _record_start(self, task: Task, object_key: str, absent: str | None) -> int:
         """Record that the task has started; return the revision, which identifies the lock."""

@@ -148,20 +148,21 @@ async def test_the_node_stops(nodes: Nodes) -> None:
     waiting = await nodes.waiting(task)
     nodes.ends.end_all()
     assert await waiting == task
-    assert not nodes.ends.has_room
+    assert not nodes.ends.has_room(123)
 
 
 @ensure
 async def test_too_many_waits(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A further wait is possible when one has ended."""
-    monkeypatch.setattr(ends_module, "MAX_WAITING", 1)
+    """A further wait is possible when one has ended, and earlier for another project."""
+    monkeypatch.setattr(ends_module, "MAX_WAITING", 2)
     task = await nodes.start()
-    assert nodes.ends.has_room
+    assert nodes.ends.has_room(123)
     waiting = await nodes.waiting(task)
-    assert not nodes.ends.has_room
+    assert not nodes.ends.has_room(123)
+    assert nodes.ends.has_room(124)
     nodes.gate.callback("Done.")
     await waiting
-    assert nodes.ends.has_room
+    assert nodes.ends.has_room(123)
 
 
 @ensure

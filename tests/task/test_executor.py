@@ -12,6 +12,7 @@ from twisted.internet.task import Clock, deferLater
 
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdUnavailable, Session
+from stream.task import executor as executor_module
 from stream.task.entity import Task
 from stream.task.errors import ObjectExists, TaskAlreadyRunning, TaskNotFound, TooManyTasks
 from stream.task.executor import TASK_SECONDS, Body, TaskExecutor, TaskRun
@@ -32,9 +33,9 @@ class Tasks:
     executor: TaskExecutor
     store: TaskStore
 
-    async def start(self, body: Body, key: str = KEY) -> Task:
+    async def start(self, body: Body, key: str = KEY, project: int = 123) -> Task:
         return await self.executor.start(
-            project_id=123,
+            project_id=project,
             type="api.create.source",
             object_id=key.removeprefix("123/"),
             object_key=key,
@@ -339,6 +340,28 @@ async def test_stopping_waits_for_running_tasks(tasks: Tasks) -> None:
     gate.callback("Done.")
     await stopping
     assert (await tasks.store.get(123, task.task_id)).status == "success"
+
+
+@ensure
+async def test_tasks_of_one_project_leave_room(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project may run as many tasks as there is room for others, until one of its tasks ends."""
+    monkeypatch.setattr(executor_module, "MAX_RUNNING", 4)
+    gate: Deferred[str] = Deferred()
+
+    async def body(run: TaskRun) -> str:
+        return await gate
+
+    running = [await tasks.start(body, f"{KEY}/{name}") for name in ("a", "b")]
+    with pytest.raises(TooManyTasks, match="of this project"):
+        await tasks.start(body, f"{KEY}/c")
+    running.append(await tasks.start(body, "124/456/other", project=124))
+    gate.callback("Done.")
+    for task in running[:2]:
+        await tasks.end_of(task)
+    await tasks.end_of(await tasks.start(body, f"{KEY}/a"))
+    await tasks.end_of(await tasks.start(body, f"{KEY}/c"))
 
 
 @ensure

@@ -17,11 +17,15 @@ Note [Requests sent ahead]: a pipelined request is sent before the previous one 
 starts in a later iteration of the reactor, and all pipelined requests together get a small part of
 each iteration. Twisted would start it in the iteration that finishes the previous answer, and fifty
 such clients would block all others.
+
+Note [Shares of callers]: at the limit of connections, the oldest one of the project with the most
+is closed. At the limit of bytes, the largest incomplete body of the project with the most bytes is
+refused. So a project below an equal share is never refused because of others.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
@@ -59,7 +63,10 @@ MAX_WAITING_BYTES = 32 * 1024 * 1024
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 MAX_CONNECTIONS = 1000
-"""Beyond this limit, the oldest connection without a verified token is closed for a new one."""
+"""Beyond this limit, the oldest connection without a verified token is closed for a new one.
+
+If there is none, see Note [Shares of callers].
+"""
 HEADERS_SECONDS = 10
 """Time limit for receiving a request's head, and for waiting for the next request."""
 BODY_SECONDS = 20
@@ -87,6 +94,7 @@ class ApiRequest(Request):
     :ivar branch_id: branch of the call, once it is known.
     :ivar span: tracing span of the request; `Front` starts and ends it.
     :ivar is_whole: whether the whole body has been received, or there is no body.
+    :ivar size: bytes of the body that count towards the limit of all bodies.
     """
 
     channel: Any
@@ -99,7 +107,7 @@ class ApiRequest(Request):
         self.span = Span(None)
         self.is_whole = False
         self._length: int | None = 0
-        self._bytes = 0
+        self.size = 0
         self._problem: UserError | None = None
         self._arrival: Deferred[None] | None = None
         self._site: ApiSite = channel.site
@@ -127,12 +135,12 @@ class ApiRequest(Request):
     def handleContentChunk(self, data: bytes) -> None:
         if self._problem is not None or self.content is None:
             return
-        if self._bytes + len(data) > MAX_BODY_BYTES:
+        if self.size + len(data) > MAX_BODY_BYTES:
             self.refuse_body(_too_large())
-        elif not self._site.take(len(data)):
+        elif not self._site.take(self, len(data)):
             self.refuse_body(_busy())
         else:
-            self._bytes += len(data)
+            self.size += len(data)
             self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -185,7 +193,7 @@ class ApiRequest(Request):
     def vouch(self) -> None:
         """Mark the caller as known, so that connections of unknown callers are closed first."""
         if self.channel is not None:
-            self._site.vouch(self.channel)
+            self._site.vouch(self.channel, self.project_id)
 
     def write(self, data: bytes) -> None:
         """Send a part of the answer.
@@ -204,8 +212,8 @@ class ApiRequest(Request):
             self.channel.begin_lasting()
 
     def _release_bytes(self) -> None:
-        self._site.release(self._bytes)
-        self._bytes = 0
+        self._site.release(self)
+        self.size = 0
 
     def finish(self) -> None:
         self._release_bytes()
@@ -284,6 +292,11 @@ class ApiChannel(HTTPChannel):
     def rawDataReceived(self, data: bytes) -> None:
         if self.requests and not self._is_refused:
             super().rawDataReceived(data)
+
+    def allContentReceived(self) -> None:
+        # The last part of a body may be the one because of which the request was refused.
+        if self.requests:
+            super().allContentReceived()
 
     def hold(self) -> None:
         """Pause reading until `release`."""
@@ -467,9 +480,10 @@ class ApiSite(Site):
         super().__init__(root, reactor=reactor, timeout=HEADERS_SECONDS)
         # Connections of unknown and of known callers, each with the oldest first.
         self._strangers: dict[ApiChannel, None] = {}
-        self._vouched: dict[ApiChannel, None] = {}
+        self._vouched: dict[ApiChannel, int | None] = {}  # with the project
         self._discarding: WeakSet[ApiChannel] = WeakSet()
         self._waiting_bytes = 0
+        self._bodies: dict[ApiRequest, None] = {}
         self.deadlines: dict[ApiChannel, float] = {}
         self._sweeping: IDelayedCall | None = None
         # Channels with a pipelined request, each with the answered request before it.
@@ -484,18 +498,23 @@ class ApiSite(Site):
     # Connections.
 
     def connected(self, channel: ApiChannel) -> None:
-        """Add a new connection. Above the limit, close the oldest one, unknown callers first."""
+        """Add a new connection. Above the limit, close an old one, of unknown callers first.
+
+        See Note [Shares of callers].
+        """
         self._strangers[channel] = None
         if len(self._strangers) + len(self._vouched) > MAX_CONNECTIONS:
             oldest = next(iter(self._strangers))
             if oldest is channel and self._vouched:
-                oldest = next(iter(self._vouched))
+                [(heaviest, _)] = Counter(self._vouched.values()).most_common(1)
+                oldest = next(each for each, of in self._vouched.items() if of == heaviest)
             oldest.forceAbortClient()
 
-    def vouch(self, channel: ApiChannel) -> None:
-        """Mark the caller of *channel* as known."""
-        if self._strangers.pop(channel, self) is None:
-            self._vouched[channel] = None
+    def vouch(self, channel: ApiChannel, project: int | None) -> None:
+        """Mark the caller of *channel* as known, with the project of its token."""
+        if channel in self._strangers or channel in self._vouched:
+            self._strangers.pop(channel, None)
+            self._vouched[channel] = project
 
     def disconnected(self, channel: ApiChannel) -> None:
         """Remove a connection that has ended."""
@@ -513,16 +532,42 @@ class ApiSite(Site):
 
     # Bytes.
 
-    def take(self, size: int) -> bool:
-        """Count *size* bytes of a body; return whether they may be kept."""
-        if self._waiting_bytes + size > MAX_WAITING_BYTES:
-            return False
+    def take(self, request: ApiRequest, size: int) -> bool:
+        """Count *size* more bytes of a body; return whether they may be kept.
+
+        Bodies of others may be refused for it; see Note [Shares of callers].
+        """
+        while self._waiting_bytes + size > MAX_WAITING_BYTES:
+            largest = self._larger_body(request.project_id)
+            if largest is None:
+                return False
+            largest.refuse_body(_busy())
         self._waiting_bytes += size
+        self._bodies[request] = None
         return True
 
-    def release(self, size: int) -> None:
-        """Subtract *size* bytes from the count."""
-        self._waiting_bytes -= size
+    def _larger_body(self, project: int | None) -> ApiRequest | None:
+        """Return the largest incomplete body of the projects that have more bytes than *project*.
+
+        The one of the project with the most bytes comes first.
+        """
+        sizes: Counter[int | None] = Counter()
+        for request in self._bodies:
+            sizes[request.project_id] += request.size
+        return max(
+            (
+                request
+                for request in self._bodies
+                if request.waits_for_body and sizes[request.project_id] > sizes[project]
+            ),
+            key=lambda each: (sizes[each.project_id], each.size),
+            default=None,
+        )
+
+    def release(self, request: ApiRequest) -> None:
+        """Stop counting the bytes of a body."""
+        self._waiting_bytes -= request.size
+        self._bodies.pop(request, None)
 
     # Time.
 

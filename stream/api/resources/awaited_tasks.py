@@ -75,7 +75,7 @@ class AwaitedTasks:
 
         Raises UserError: the error of the task.
         """
-        if not self._ends.has_room:
+        if not self._ends.has_room(started.task.project_id):
             return None
         task = await self._ends.wait(started.task, call.wait)
         return self._with_preference(call, await self._answer(call, task))

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 from unittest.mock import AsyncMock
 
+import attrs
 import orjson
 import pytest
 import pytest_twisted
@@ -241,6 +242,50 @@ def test_bodies_have_a_common_limit(server: Server, monkeypatch: pytest.MonkeyPa
     third = server.connect()
     third.send(POST + b"Content-Length: 900\r\n\r\n" + b"x" * 900)
     assert third.answer == (200, {"bytes": 900})
+
+
+def test_bodies_of_one_project_leave_room(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit, the largest incomplete body of the project with the most bytes gets 503, and a
+    project never gives way to one with more bytes.
+    """
+    monkeypatch.setattr(site_module, "MAX_WAITING_BYTES", 1000)
+    small, large, other, more = [server.connect() for _ in range(4)]
+
+    def begin(client: Connection, project: int, size: int) -> None:
+        client.send(POST + b"Content-Length: 900\r\n\r\n")
+        server.verifier.waiting.pop().callback(attrs.evolve(KNOWN, project_id=project))
+        client.send(b"x" * size)
+
+    begin(small, 1, 400)
+    begin(large, 1, 600)
+    begin(other, 2, 300)
+    assert large.answer[0] == 503
+    begin(more, 1, 400)
+    assert more.answer[0] == 503
+    small.send(b"x" * 500)
+    assert small.answer[0] == 503
+    other.send(b"x" * 600)
+    assert other.answer == (200, {"bytes": 900})
+    assert server.site._waiting_bytes == 0
+
+
+def test_connections_of_one_project_leave_room(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit, the oldest connection of the project with the most is closed."""
+    monkeypatch.setattr(site_module, "MAX_CONNECTIONS", 4)
+
+    def known(project: int) -> Connection:
+        client = server.connect()
+        client.send(POST + b"Content-Length: 900\r\n\r\n")
+        server.verifier.waiting.pop().callback(attrs.evolve(KNOWN, project_id=project))
+        return client
+
+    other = known(2)
+    busy = [known(1) for _ in range(3)]
+    server.connect()
+    assert busy[0].transport.disconnected
+    assert not any(each.transport.disconnected for each in (other, *busy[1:]))
 
 
 @pytest.mark.parametrize("piece", [b"POST /ech", b"POST /echo HTTP/1.1\r\n", POST, b"\r\n"])
