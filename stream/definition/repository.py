@@ -18,11 +18,17 @@ are deleted again: by a cleanup when no task works on the source, or when a sour
 is created. The cleanup can't finish the undeletion, because the files of the sinks need the user's
 token. The source can't be undeleted first, because it would accept records that the remaining sinks
 don't get.
+
+Note [Old versions]: at the limit of versions, an update is refused. Other changes also make
+versions: a rollback, disabling, enabling, and creating or restoring what was deleted. They must
+remain possible, so each of them removes the oldest version. Otherwise a loop of such changes could
+fill etcd. The mapping of a removed version is kept like that of any other version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import attrs
 
@@ -31,7 +37,7 @@ from stream.definition.entity import Branch, Created, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import check_mapping_size
 from stream.definition.slug import MAX_ID_LENGTH
-from stream.definition.store import SINKS, SOURCES
+from stream.definition.store import SINKS, SOURCES, EntityStore
 from stream.definition.stored import read_stored
 from stream.definition.transaction import Change, NoHooks, SinkHooks
 from stream.errors import UserError
@@ -47,6 +53,8 @@ __all__ = [
     "Definitions",
 ]
 
+E = TypeVar("E", Source, Sink)
+
 MAX_BRANCHES = 100
 """Maximum number of branches in a project."""
 MAX_SOURCES = 100
@@ -54,7 +62,7 @@ MAX_SOURCES = 100
 MAX_SINKS = 100
 """Maximum number of live sinks of a source."""
 MAX_VERSIONS = 1000
-"""Maximum number of versions of a source or sink."""
+"""Maximum number of versions of a source or sink; see Note [Old versions]."""
 MAX_OPERATIONS = 110
 """Maximum number of operations in a transaction that changes several sinks.
 
@@ -157,7 +165,7 @@ class Definitions:
                 return new
             new = lifecycle.revive(new, deleted, change.now, change.by)
         _check_size("source", new)
-        SOURCES.save(change, new)
+        _save(SOURCES, change, new)
         return new
 
     async def update_source(
@@ -172,7 +180,7 @@ class Definitions:
         _check_version_count("source", source)
         updated = lifecycle.next_version(patch(source), description, change.now, change.by)
         _check_size("source", updated)
-        SOURCES.save(change, updated)
+        _save(SOURCES, change, updated)
         return updated
 
     async def rollback_source(self, change: Change, key: SourceKey, number: int) -> Source:
@@ -182,7 +190,7 @@ class Definitions:
         if target is None:
             raise errors.source_version_not_found(key, number)
         rolled_back = lifecycle.rollback(source, target, change.now, change.by)
-        SOURCES.save(change, rolled_back)
+        _save(SOURCES, change, rolled_back)
         return rolled_back
 
     async def disable_source(self, change: Change, key: SourceKey) -> Source:
@@ -230,7 +238,7 @@ class Definitions:
                 return source
             with_parent = lifecycle.delete(sink, change.now, change.by, directly=False)
             await self._save_sink(change, deleted, sink, with_parent)
-        SOURCES.save(change, deleted)
+        _save(SOURCES, change, deleted)
         return deleted
 
     async def purge_source(self, change: Change, key: SourceKey) -> tuple[Source, list[Sink]]:
@@ -301,7 +309,7 @@ class Definitions:
 
     def _new_source_version(self, change: Change, source: Source, description: str) -> Source:
         source = lifecycle.next_version(source, description, change.now, change.by)
-        SOURCES.save(change, source)
+        _save(SOURCES, change, source)
         return source
 
     async def _check_source_count(self, change: Change, branch: BranchKey) -> None:
@@ -437,7 +445,7 @@ class Definitions:
 
     async def _save_sink(self, change: Change, source: Source, old: Sink | None, new: Sink) -> None:
         await self._tell(change, source, old, new)
-        SINKS.save(change, new)
+        _save(SINKS, change, new)
 
     async def _tell(self, change: Change, source: Source, old: Sink | None, new: Sink) -> None:
         """Call the hooks for the change from *old* to *new*.
@@ -458,6 +466,14 @@ class Definitions:
     async def _check_sink_count(self, change: Change, source: SourceKey) -> None:
         if await SINKS.count_live(change.txn, source) >= MAX_SINKS:
             raise errors.sink_limit_reached(MAX_SINKS)
+
+
+def _save(store: EntityStore[E], change: Change, entity: E) -> None:
+    """Write *entity*; see Note [Old versions]."""
+    store.save(change, entity)
+    oldest = entity.version.number - MAX_VERSIONS
+    if oldest > 0:
+        change.txn.delete(store.version_key(entity.key, oldest))
 
 
 def _check_id(of: str, made: str) -> None:
@@ -483,6 +499,6 @@ def _check_mapping(sink: Sink) -> None:
 
 
 def _check_version_count(of: str, entity: Source | Sink) -> None:
-    # Version numbers have no gaps, so the newest number is the number of versions.
+    # Version numbers have no gaps, and only versions above the limit are removed.
     if entity.version.number >= MAX_VERSIONS:
         raise errors.version_limit_reached(of, MAX_VERSIONS)

@@ -6,6 +6,7 @@ import attrs
 import pytest
 import pytest_twisted
 
+from stream.definition import repository
 from stream.definition.entity import Sink, Source
 from stream.definition.errors import CountLimitReached, DefinitionExists, DefinitionNotFound
 from stream.definition.key import BranchKey, SourceKey
@@ -248,6 +249,36 @@ async def test_versions_are_limited(world: World) -> None:
         lambda change, definitions: definitions.disable_source(change, SOURCE)
     )
     assert source.version.number == MAX_VERSIONS + 1
+
+
+@ensure
+async def test_other_changes_remove_the_oldest_version(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit, rollbacks, switching and restoring work, and no more versions are kept."""
+    monkeypatch.setattr(repository, "MAX_VERSIONS", 3)
+    await world.create_source()
+    await world.create_sink()
+    changes: list[Callable[[Change, Definitions], Awaitable[object]]] = [
+        lambda change, definitions: definitions.disable_source(change, SOURCE),
+        lambda change, definitions: definitions.enable_source(change, SOURCE),
+        lambda change, definitions: definitions.disable_sink(change, SINK),
+        lambda change, definitions: definitions.rollback_source(change, SOURCE, 2),
+        lambda change, definitions: definitions.rollback_sink(change, SINK, 1),
+        lambda change, definitions: definitions.delete_source(change, SOURCE),
+        lambda change, definitions: definitions.undelete_source(change, SOURCE),
+        lambda change, definitions: definitions.disable_sink(change, SINK),
+        lambda change, definitions: definitions.enable_sink(change, SINK),
+    ]
+    for make in changes:
+        await world.change(make)
+    source = await world.change(lambda change, definitions: definitions.source(change, SOURCE))
+    sink = await world.change(lambda change, definitions: definitions.sink(change, SINK))
+    for kind, entity in ("source", source), ("sink", sink):
+        newest = entity.version.number
+        assert newest > 3
+        kept = await world.keys(f"definition/{kind}/version/{entity.key}/")
+        assert kept == [f"{number:010}" for number in range(newest - 2, newest + 1)]
 
 
 @ensure
