@@ -208,6 +208,7 @@ def deployed_target(folder: Path, seconds: float, scale: int) -> Iterator[tuple[
             source=Place(parts.hostname or "", parts.port or 0),
             api=Place("127.0.0.1", deployed.ports["api"]),
             metrics=Place(host, int(port)),
+            writer=Place("127.0.0.1", deployed.ports["writer"]),
             path=parts.path,
             templates=urlsplit(templates).path,
             otlp=urlsplit(otlp).path,

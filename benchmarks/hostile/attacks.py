@@ -299,6 +299,19 @@ async def _metrics(target: Target) -> str:
     return await target.flood(target.metrics, 4, request("/metrics", method="GET"))
 
 
+@attack("writer: connections without a greeting, 10,000")
+async def _writer_idle(target: Target) -> str:
+    return await target.hold(target.writer, 10_000, b"", b"\0\1x\0\1y")
+
+
+@attack("writer: bytes that aren't calls")
+async def _writer_garbage(target: Target) -> str:
+    chance = random.Random(1)
+    return await target.flood(
+        target.writer, 50, lambda _: b"\0\0" + chance.randbytes(1000), reads=False
+    )
+
+
 # bodies
 
 _body("gzip: a bomb of 512 MB", "gzip bomb", JSON, GZIP)
@@ -469,6 +482,13 @@ async def _live(target: Target) -> str:
         target.flood(target.source, 8, request(target.path, JSON, body=_RECORD)),
     )
     return f"streams: {watching}; records: {pushing}"
+
+
+@attack("API: bodies but for the last byte with a valid token, 100 connections")
+async def _held_bodies(target: Target) -> str:
+    body = b'"' + b"x" * (MIB - 1)
+    head = _called(target, target.sources, body)
+    return await target.hold(target.api, 100, head[:-1])
 
 
 @attack("changes that are waited for, 100 connections")

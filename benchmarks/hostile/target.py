@@ -53,6 +53,7 @@ class Target:
     source: Place
     api: Place
     metrics: Place
+    writer: Place
     path: str
     templates: str
     otlp: str
