@@ -246,7 +246,7 @@ def test_bodies_have_a_common_limit(server: Server, monkeypatch: pytest.MonkeyPa
 
 def test_bodies_of_one_project_leave_room(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit, the largest incomplete body of the project with the most bytes gets 503, and a
-    project never gives way to one with more bytes.
+    project is never refused because of one with more bytes.
     """
     monkeypatch.setattr(site_module, "MAX_WAITING_BYTES", 1000)
     small, large, other, more = [server.connect() for _ in range(4)]
