@@ -17,6 +17,11 @@ Note [Back soon]: without a lease a source node refuses all records, so the sess
 one as soon as etcd can be reached. It retries at short intervals. A request on a connection that
 doesn't answer causes no delay: a keep-alive ends with its lease, and a new lease is requested again
 while earlier requests are pending. If those also get leases, these leases expire unused.
+
+Note [Keep-alive first]: a busy process or a slow etcd must not lose a lease that etcd would extend.
+The keep-alive doesn't wait until the names and registrations are put under a new lease. If a
+keep-alive has no answer, the next one is sent on another connection, but a late answer still
+counts. A busy process may read an answer only after the deadline of its request.
 """
 
 from __future__ import annotations
@@ -124,6 +129,7 @@ class Session(Service):
         self._lost_lease: int | None = None
         self._living: Deferred[None] | None = None
         self._expiry: Any = None
+        self._extended_at = 0.0
         self._until_lost: Deferred[Any] | None = None
         self._log_at = 0.0
 
@@ -182,6 +188,7 @@ class Session(Service):
         etcd can't have extended the lease before the request, so the deadline is never too late.
         """
         self._cancel_expiry()
+        self._extended_at = asked_at
         delay = max(0.0, asked_at + self._ttl - self._reactor.seconds())
         self._expiry = self._reactor.callLater(delay, self._expired)
 
@@ -229,11 +236,28 @@ class Session(Service):
     async def _turn(self) -> None:
         if self.lease_id is None:
             await self._grant()
-        if self._lost_lease is not None:
-            await self._restore(self._lost_lease)
-        else:
-            await self._catch_up()
-        await self._sleep(self._ttl / 3)
+        keeping = ensureDeferred(self._keep())
+        keeping.addErrback(self._ended)
+        try:
+            if self._lost_lease is not None:
+                await self._restore(self._lost_lease)
+            else:
+                await self._catch_up()
+        finally:
+            keeping.cancel()
+        await self._wait_and_keep_alive()
+
+    async def _keep(self) -> None:
+        """Keep the lease alive until it is lost; see Note [Keep-alive first]."""
+        while self.lease_id is not None:
+            try:
+                await self._wait_and_keep_alive()
+            except EtcdError as error:
+                _log.debug("cannot keep the lease alive: {error}", error=error)
+
+    async def _wait_and_keep_alive(self) -> None:
+        """Extend the lease a third of its time after the latest extension."""
+        await self._sleep(max(0.0, self._extended_at + self._ttl / 3 - self._reactor.seconds()))
         if self.lease_id is not None:
             await self._keep_alive(self.lease_id)
 
@@ -263,17 +287,21 @@ class Session(Service):
             waiting.cancel()
 
     async def _keep_alive(self, lease: int) -> None:
-        """Send a keep-alive; on failure, repeat it as long as the lease is valid.
+        """Send keep-alive requests until one is answered, as long as the lease is valid.
 
-        The timeout of a request is short, so that a stuck connection is abandoned early.
+        See Note [Keep-alive first].
         """
-        while True:
+
+        async def ask() -> tuple[float, dict[str, Any]]:
             asked_at = self._reactor.seconds()
-            asking = self._client.call(
-                "lease/keepalive", {"ID": lease}, repeatable=True, timeout=self._ttl / 6
+            return asked_at, await self._client.call(
+                "lease/keepalive", {"ID": lease}, repeatable=True, timeout=self._ttl / 3
             )
+
+        while True:
+            asking = hedged(lambda: ensureDeferred(ask()), self._ttl / 6, self._reactor)
             try:
-                answer = await self._while_leased(ensureDeferred(asking))
+                asked_at, answer = await self._while_leased(asking)
             except EtcdUnavailable:
                 await self._sleep(self._ttl / 15)
                 if self.lease_id != lease:

@@ -134,3 +134,32 @@ def test_a_lease_that_is_granted_late_is_not_used(world: World) -> None:
     assert world.etcd.methods == ["lease/grant"]
     world.etcd.answer(ID="9")
     assert world.session.lease_id == 9
+
+
+def test_a_lease_is_kept_alive_before_everything_is_put_under_it(world: World) -> None:
+    """A busy process or a slow etcd may need longer for that than the lease lasts."""
+    world.lose()
+    assert world.next_call(0.1) == "lease/grant"
+    world.etcd.answer(ID="8")
+    for _ in range(4):
+        world.clock.pump([0.01] * (TTL * 100 // 3 + 1))
+        assert world.etcd.methods == ["lease/revoke", "lease/keepalive"]
+        world.etcd.calls[1].answer.callback({"result": {"TTL": TTL}})
+    world.etcd.answer()
+    assert world.heard == ["lost", "renewed"]
+    assert world.session.lease_id == 8
+    assert world.next_call(TTL / 3 + 0.1) == "lease/keepalive"
+
+
+def test_a_late_answer_to_a_keep_alive_counts(world: World) -> None:
+    """The next keep-alive is sent meanwhile, but the process may only be busy."""
+    world.clock.advance(TTL / 3)
+    world.clock.pump([0.01] * (TTL * 100 // 6 + 1))
+    assert world.etcd.methods == ["lease/keepalive"] * 2
+    world.etcd.calls[0].answer.callback({"result": {"TTL": TTL}})
+    assert not world.etcd.calls
+    world.clock.advance(TTL / 3)
+    assert world.etcd.methods == ["lease/keepalive"]
+    world.clock.advance(TTL / 3)
+    assert world.session.lease_id == 7
+    assert not world.heard
