@@ -33,8 +33,17 @@ class ProbedEndpoints:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._policy = BrowserLikePolicyForHTTPS()
+        self._known: dict[tuple[bytes, bytes, int], IStreamClientEndpoint] = {}
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return the endpoint; the Agent asks for it with each request, also if it is connected."""
+        key = (uri.scheme, uri.host, uri.port)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._endpoint(uri)
+        return known
+
+    def _endpoint(self, uri: URI) -> IStreamClientEndpoint:
         probed = _Probed(
             HostnameEndpoint(self._reactor, uri.host.decode(), uri.port, timeout=CONNECT_SECONDS)
         )

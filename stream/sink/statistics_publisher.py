@@ -5,10 +5,14 @@ slice is stored before the node reports that it no longer writes to the slice, b
 coordinator decides by the statistics. A put requires that the slice is at level local, so that no
 value appears after the slice's statistics have been moved on. A put also requires that the node's
 value hasn't changed since it was read, so that a late put doesn't replace a newer value.
+
+Note [Together]: when a source node opens or closes thousands of sinks, each slice waits until its
+counts are stored. The slices that wait at the same time are stored in common transactions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +21,7 @@ from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from stream.concurrency.slots import Slots
+from stream.concurrency.gathered import Gathered
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, atomic
 from stream.ops.logging.throttle import LogThrottle
 from stream.sink.counters import SliceCounters
@@ -34,8 +38,8 @@ _log = Logger()
 FAILURE_LOG_SECONDS = 10.0
 """Interval of logging that statistics of individual slices can't be stored."""
 
-CLOSED_AT_ONCE = 32
-"""Maximum number of concurrent transactions for individual slices."""
+TRANSACTIONS_AT_ONCE = 4
+"""Maximum number of concurrent transactions for slices that wait; see Note [Together]."""
 
 SLICES_PER_TRANSACTION = 40
 """Number of slices per transaction; each needs two comparisons, and etcd allows 128."""
@@ -63,7 +67,9 @@ class StatisticsPublisher(Service):
         self._interval = interval
         self._reactor = reactor
         self._tracked: dict[SliceKey, _Tracked] = {}
-        self._at_once = Slots(CLOSED_AT_ONCE)
+        self._together: Gathered[_Tracked, None] = Gathered(
+            self._store_together, most=SLICES_PER_TRANSACTION, at_once=TRANSACTIONS_AT_ONCE
+        )
         self._failures = LogThrottle(FAILURE_LOG_SECONDS, reactor.seconds)
         self._loop = LoopingCall(self._round)
         self._loop.clock = reactor
@@ -93,7 +99,7 @@ class StatisticsPublisher(Service):
         tracked = self._tracked.get(key)
         while tracked is not None:
             try:
-                await self._at_once.run(self._client.insist, partial(self._store, [tracked]))
+                await self._together.ask(tracked)
             except EtcdError as error:
                 suppressed = self._failures.due("")
                 if suppressed is not None:
@@ -113,12 +119,27 @@ class StatisticsPublisher(Service):
         except Exception:
             _log.failure("cannot store statistics, retrying in the next round")
 
-    async def _store(self, tracked: list[_Tracked]) -> None:
+    async def _store_together(self, tracked: Sequence[_Tracked]) -> list[Exception | None]:
+        """Store the values of slices that wait; return the failure of each.
+
+        A value that can't be read must not delay the other slices.
+        """
+        try:
+            await self._client.insist(partial(self._store, tracked))
+        except EtcdError:
+            raise
+        except Exception as error:
+            if len(tracked) == 1:
+                return [error]
+            return [failure for t in tracked for failure in await self._store_together([t])]
+        return [None] * len(tracked)
+
+    async def _store(self, tracked: Sequence[_Tracked]) -> None:
         changed = [t for t in tracked if t.counters.records != t.sent_records]
         for start in range(0, len(changed), SLICES_PER_TRANSACTION):
             await self._store_some(changed[start : start + SLICES_PER_TRANSACTION])
 
-    async def _store_some(self, tracked: list[_Tracked]) -> None:
+    async def _store_some(self, tracked: Sequence[_Tracked]) -> None:
         counted = [t.counters.records for t in tracked]
 
         async def body(txn: AtomicTxn) -> None:

@@ -44,9 +44,13 @@ __all__ = ["THREADS", "VolumeAppender"]
 
 _log = Logger()
 
-THREADS = 4
+THREADS = 10
 """One thread for the round and `JOBS` threads for opening and closing; the others help to sync."""
-JOBS = 2
+JOBS = 8
+"""Opening a file syncs about ten directories, one after another. The file system makes syncs that
+run at the same time durable together, so eight jobs open three to four times as many files a second
+as two.
+"""
 
 QUEUE_LIMIT_BYTES = 256 * 1024 * 1024
 """Queued bytes above which appends are refused."""

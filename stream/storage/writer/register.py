@@ -3,15 +3,21 @@
 A source node sends only the names of the slice and of itself. The slice's path and compression, its
 state, and the life that holds the node's name are read from etcd. Reads are linearizable: they
 reflect everything that was written before they began.
+
+A source node may open thousands of files at a time, and each is looked up twice. The files that
+wait at the same time are looked up in one request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
 import attrs
 import orjson
 
+from stream.concurrency.gathered import Gathered
 from stream.etcd import EtcdClient, KeyValue
 from stream.storage.model import prefix
 from stream.storage.model.entity import LocalSlice, Slice
@@ -23,6 +29,11 @@ __all__ = ["WRITABLE", "EtcdRegister", "Register", "WrittenSlice", "state_of"]
 
 WRITABLE = frozenset({SliceState.WRITING, SliceState.CLOSING})
 """States in which rows may be appended."""
+
+LOOKED_UP_TOGETHER = 50
+"""Maximum number of slices in one request; each needs up to two reads."""
+REQUESTS_AT_ONCE = 4
+"""Maximum number of concurrent requests."""
 
 
 @attrs.frozen
@@ -51,15 +62,33 @@ class EtcdRegister:
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
+        self._together: Gathered[tuple[SliceKey, str], tuple[WrittenSlice | None, int]] = Gathered(
+            self._look_up_together, most=LOOKED_UP_TOGETHER, at_once=REQUESTS_AT_ONCE
+        )
 
     async def look_up(self, key: SliceKey, node_id: str) -> tuple[WrittenSlice | None, int]:
-        slice_key = f"{prefix.slice_level(Level.LOCAL)}{key}"
-        life_key = f"{prefix.SOURCE_LIFE}{node_id}"
-        found, _ = await self._client.get_many([slice_key, life_key])
-        return _written(found[slice_key]), _number(found[life_key])
+        return await self._together.ask((key, node_id))
+
+    async def _look_up_together(
+        self, asked: Sequence[tuple[SliceKey, str]]
+    ) -> list[tuple[WrittenSlice | None, int] | Exception]:
+        """Return the slices and lives. A record that can't be read is the failure of its slice."""
+        keys = [_keys(key, node_id) for key, node_id in asked]
+        found, _ = await self._client.get_many(list(dict.fromkeys(chain.from_iterable(keys))))
+        results: list[tuple[WrittenSlice | None, int] | Exception] = []
+        for slice_key, life_key in keys:
+            try:
+                results.append((_written(found[slice_key]), _number(found[life_key])))
+            except Exception as error:
+                results.append(error)
+        return results
 
     async def life_of(self, node_id: str) -> int:
         return _number(await self._client.get(f"{prefix.SOURCE_LIFE}{node_id}"))
+
+
+def _keys(key: SliceKey, node_id: str) -> tuple[str, str]:
+    return f"{prefix.slice_level(Level.LOCAL)}{key}", f"{prefix.SOURCE_LIFE}{node_id}"
 
 
 def state_of(kv: KeyValue) -> SliceState:
