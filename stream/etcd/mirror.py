@@ -32,6 +32,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensur
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.paced import in_turns
 from stream.concurrency.waiters import Waiters
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, TooManyChanges
@@ -184,14 +185,23 @@ class Mirror(Service, Generic[T]):
 
     async def _load(self) -> None:
         result = await self._client.range(self._prefix, keys_only=self._keys_only)
-        previous, self._items = self._items, {}
-        self._undecoded.clear()
-        changes = []
-        for kv in result.kvs:
+        previous = self._items
+        items: dict[str, T] = {}
+        undecoded, self._undecoded = self._undecoded, set()
+        changes: list[Change[T]] = []
+
+        def take(kv: KeyValue) -> None:
             value = self._decoded(kv)
             if value is not None:
-                self._items[kv.key] = value
+                items[kv.key] = value
                 changes.append(Change(kv.key, value, previous.get(kv.key), kv.mod_revision))
+
+        try:
+            await in_turns(result.kvs, take, self._client.reactor)
+        except BaseException:
+            self._undecoded = undecoded
+            raise
+        self._items = items
         await self._hand_on(Batch(result.revision, True, tuple(changes)))
 
     async def _follow(self) -> None:

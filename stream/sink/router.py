@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 import attrs
 from twisted.application.service import Service
@@ -35,7 +36,7 @@ from twisted.internet.defer import (
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from stream.concurrency.slots import Slots
+from stream.concurrency.paced import Paced, in_turns
 from stream.concurrency.waiters import ended
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
@@ -179,7 +180,7 @@ class SinkRouter(Service):
         self._pipelines: dict[SinkKey, SinkPipeline] = {}
         self._report: Registration | None = None
         self._unreported: deque[_Unreported] = deque()
-        self._at_once = Slots(SINKS_AT_ONCE)
+        self._at_once = Paced(context.reactor, SINKS_AT_ONCE)
         self._to_leave: deque[tuple[SinkKey, SinkPipeline]] = deque()
         self._leavers = 0
         self._leaving: dict[SinkPipeline, Deferred[None]] = {}
@@ -211,7 +212,14 @@ class SinkRouter(Service):
         await self._sinks.stopService()
         await self._slices.stopService()
         pipelines = list(self._pipelines.values())
-        closing = [ensureDeferred(pipeline.close(self.refusal)) for pipeline in pipelines]
+        closing: list[Deferred[None]] = []
+        reason = self.refusal
+
+        def close(pipeline: SinkPipeline) -> None:
+            closing.append(ensureDeferred(pipeline.close(reason)))
+
+        # The lease must last until all are closed.
+        await in_turns(pipelines, close, self._context.reactor)
         await _settled(closing, "cannot close a sink pipeline")
         for key in self._pipelines:
             _log.info("closed sink pipeline: {cause}", cause="shutting down", sink_id=str(key))
@@ -502,7 +510,8 @@ class SinkRouter(Service):
             pipeline = self._pipelines.get(key)
             if pipeline is None:
                 continue
-            updating.append(pipeline.turn.run(self._at_once.run, self._follow, key, pipeline))
+            follow = partial(self._follow, key, pipeline)
+            updating.append(pipeline.turn.run(self._at_once.run, follow))
             leaving = self._leaving.get(pipeline)
             if leaving is not None:  # it ignores changes, and its files are open until it is closed
                 updating.append(ended(leaving))

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from stream.concurrency.deadline import within
+from stream.concurrency.paced import in_turns
 from stream.concurrency.waiters import Waiters
 from stream.settings.local import WriterNetworkSettings
 from stream.storage.model.entity import Slice
@@ -265,8 +266,8 @@ class Connection(amp.AMP):
             self._pinging.stop()
         self._accepting.fail(self._refusal or _lost())
         files, self.files = self.files, {}
-        for file in files.values():
-            file.lose(_lost())
+        lost = list(files.values())
+        ensureDeferred(in_turns(lost, lambda file: file.lose(_lost()), self.factory.reactor))
 
     # Flow control; Note [Credit].
 
