@@ -149,12 +149,20 @@ class Claims:
     """The claims of one session.
 
     :param lease: returns the id of the session's valid lease.
+    :param ended: called with the id of a lease that no longer exists in etcd.
     """
 
-    def __init__(self, client: EtcdClient, reactor: Any, lease: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        client: EtcdClient,
+        reactor: Any,
+        lease: Callable[[], int | None],
+        ended: Callable[[int], None],
+    ) -> None:
         self._client = client
         self._reactor = reactor
         self._lease = lease
+        self._ended = ended
         self._claims: list[Claim] = []
 
     @property
@@ -171,6 +179,9 @@ class Claims:
     async def take(self, claim: Claim) -> None:
         """Claim a name for the first time, waiting for the lease of a dead holder to end.
 
+        If the session's own lease ends meanwhile, the wait begins again with the next lease. A slow
+        or paused host then delays the start of a process, but doesn't make it fail.
+
         Raises NameHeld: another process still holds the name after the time to live of its lease.
         Raises EtcdUnavailable: etcd doesn't answer during this time.
         """
@@ -179,9 +190,12 @@ class Claims:
         deadline = self._reactor.seconds() + patience
         while True:
             problem: Exception
+            lease = self._lease()
             try:
                 kv = await self._try(claim)
             except EtcdUnavailable as error:
+                if lease is not None and self._lease() != lease:
+                    deadline = self._reactor.seconds() + patience
                 _log.debug("cannot claim {key}, retrying: {error}", key=claim.key, error=error)
                 problem = EtcdUnavailable(f"cannot claim {claim.key}: {error}")
             else:
@@ -241,16 +255,23 @@ class Claims:
             raise EtcdUnavailable(f"{claim.key} belongs to an earlier lease of this process")
 
     async def _try(self, claim: Claim) -> KeyValue | None:
-        """Put the key unless it exists; return the existing key if it belongs to another lease."""
+        """Put the key unless it exists; return the existing key if it belongs to another lease.
+
+        Raises EtcdUnavailable: there is no valid lease, or etcd doesn't answer.
+        """
         lease = self._lease()
         if lease is None:
             raise EtcdUnavailable("there is no valid lease")
         absolute = self._client.namespace + claim.key
-        result = await self._client.commit(
-            [compare_created(absolute, "==", 0)],
-            [put_operation(absolute, encode(claim.holder), lease)],
-            [get_operation(absolute)],
-        )
+        try:
+            result = await self._client.commit(
+                [compare_created(absolute, "==", 0)],
+                [put_operation(absolute, encode(claim.holder), lease)],
+                [get_operation(absolute)],
+            )
+        except LeaseNotFound:
+            self._ended(lease)
+            raise EtcdUnavailable("the lease ended before the name was claimed") from None
         number = result.revision
         if not result.succeeded:
             [kv] = result.reads[0]

@@ -125,7 +125,7 @@ class Session(Service):
         self._registrations: dict[str, Registration] = {}
         self._left_keys: set[str] = set()
         self._locks = LockQueue(client, reactor, lambda: self.lease_id)
-        self._claims = Claims(client, reactor, lambda: self.lease_id)
+        self._claims = Claims(client, reactor, lambda: self.lease_id, self._ended_in_etcd)
         self._lost_lease: int | None = None
         self._living: Deferred[None] | None = None
         self._expiry: Any = None
@@ -196,6 +196,11 @@ class Session(Service):
         if self._expiry is not None and self._expiry.active():
             self._expiry.cancel()
         self._expiry = None
+
+    def _ended_in_etcd(self, lease: int) -> None:
+        """Note that etcd doesn't know *lease* any more."""
+        if self.lease_id == lease:
+            self._expired()
 
     def _expired(self) -> None:
         self._cancel_expiry()
@@ -308,8 +313,7 @@ class Session(Service):
                     raise
                 continue
             if int(answer.get("result", {}).get("TTL", 0)) <= 0:
-                if self.lease_id == lease:
-                    self._expired()
+                self._ended_in_etcd(lease)
                 raise LeaseNotFound("the lease has expired")
             if self.lease_id == lease:
                 self._extend(asked_at)
@@ -405,8 +409,7 @@ class Session(Service):
             await self._put(registration, value, lease)
             registration.stored = wanted
         except LeaseNotFound:
-            if self.lease_id == lease:
-                self._expired()
+            self._ended_in_etcd(lease)
         finally:
             registration.turn.release()
 

@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
 from twisted.internet.utils import getProcessOutput
 from twisted.logger import capturedLogs, formatEvent
 
-from stream.etcd import EtcdClient, EtcdUnavailable, NameHeld, Session, claims
-from stream.etcd.claims import Holder
+from stream.etcd import EtcdClient, EtcdUnavailable, LeaseNotFound, NameHeld, Session, claims
+from stream.etcd.claims import Claim, Claims, Holder
+from stream.etcd.client import TxnResult
 from stream.etcd.life import Life
 from stream.values.codec import decode, encode
 from tests.etcd.servers import reactor
@@ -136,6 +138,42 @@ async def test_the_claim_does_not_wait_for_a_dead_process(etcd: EtcdClient, othe
     number = await etcd.put(KEY, told, lease=int(granted["ID"]))
     life = await _bear(other)
     assert life.number > number
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lease_that_ends_before_the_first_claim(etcd: EtcdClient, session: Session) -> None:
+    """The name is claimed with the next lease, and the process starts."""
+    first = session.lease_id
+    await etcd.call("lease/revoke", {"ID": first})
+    life = await _bear(session)
+    kv = await etcd.get(KEY)
+    assert kv is not None and kv.lease == session.lease_id != first
+    assert life.number == kv.create_revision
+
+
+def test_a_pause_before_the_first_claim() -> None:
+    """A host that pauses the start for longer than the lease doesn't make it fail."""
+    clock, leases = Clock(), [1, 2]
+
+    class Etcd:
+        """The etcd, during whose first answer the host pauses."""
+
+        namespace = ""
+
+        async def commit(self, *_: object) -> TxnResult:
+            if leases == [1, 2]:
+                clock.advance(100 * TTL)
+                raise LeaseNotFound("requested lease not found")
+            return TxnResult(succeeded=True, revision=7, reads=(), deleted=())
+
+    client = cast(EtcdClient, Etcd())
+    taken = Claims(client, clock, lambda: leases[0], leases.remove)
+    claim = Claim(KEY, "source node", Holder.this_process(TTL))
+    taking = ensureDeferred(taken.take(claim))
+    assert not taking.called
+    clock.advance(1)
+    assert taking.called
+    assert (claim.number, claim.lease) == (7, 2)
 
 
 @pytest_twisted.ensureDeferred
