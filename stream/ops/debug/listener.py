@@ -26,13 +26,14 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from stream.errors import UserError
 from stream.ops.debug.heap import allocations, objects
 from stream.ops.debug.sampler import MAX_SECONDS, sample, thread_stacks
 from stream.ops.logging.control import LogControl
 from stream.ops.process.thread_pool import in_own_thread
+from stream.ops.quiet_site import QuietSite
 from stream.settings.address import is_loopback
 
 __all__ = ["DebugListener"]
@@ -62,10 +63,7 @@ class DebugListener(Service):
         root.putChild(b"debug", debug)
         debug.putChild(b"pprof", pprof)
         debug.putChild(b"log-level", _LogLevel(log))
-        self._site = Site(root, reactor=reactor, timeout=2 * MAX_SECONDS)
-        self._site.displayTracebacks = False
-        self._site.noisy = False
-        self._site.log = _no_access_log  # type: ignore[method-assign]
+        self._site = QuietSite(root, reactor=reactor, timeout=2 * MAX_SECONDS)
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
@@ -80,10 +78,6 @@ class DebugListener(Service):
         port, self.port = self.port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
-
-
-def _no_access_log(request: Any) -> None:
-    """Do nothing, because frequent requests would fill the log."""
 
 
 def _text(request: Request, text: str | bytes, status: int = 200) -> bytes:

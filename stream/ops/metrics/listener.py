@@ -16,12 +16,13 @@ from twisted.python.threadpool import ThreadPool
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from stream.ops.metrics.health import HealthCheck, Readiness
 from stream.ops.metrics.registry import Metrics
 from stream.ops.metrics.shared_page import SharedPage
 from stream.ops.process.thread_pool import AbandonableThreadPool
+from stream.ops.quiet_site import QuietSite
 
 __all__ = ["MetricsListener"]
 
@@ -62,11 +63,7 @@ class MetricsListener(Service):
         root.putChild(b"metrics", self._page)
         root.putChild(b"health-check", HealthCheck(b"OK"))
         root.putChild(b"ready", Readiness(is_ready))
-        self._site = Site(root, reactor=reactor, timeout=_IDLE_TIMEOUT_SECONDS)
-        self._site.displayTracebacks = False
-        self._site.noisy = False
-        # Requests aren't logged, because probes send many.
-        self._site.log = _no_access_log  # type: ignore[method-assign]
+        self._site = QuietSite(root, reactor=reactor, timeout=_IDLE_TIMEOUT_SECONDS)
         self.port: IListeningPort | None = None
 
     def startService(self) -> Deferred[None]:
@@ -160,7 +157,3 @@ def _send(request: Request, page: bytes) -> None:
     if request.method != b"HEAD":
         request.write(page)
     request.finish()
-
-
-def _no_access_log(request: HTTPRequest) -> None:
-    """Do nothing, because probes send many requests."""

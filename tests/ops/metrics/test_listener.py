@@ -71,6 +71,7 @@ async def test_health_check() -> None:
         assert response.headers.getRawHeaders("content-type") == ["text/plain"]
         response, _ = await _get(listener, "/nope")
         assert response.code == 404
+        assert response.headers.getRawHeaders("x-content-type-options") == ["nosniff"]
     finally:
         await listener.stopService()
 
