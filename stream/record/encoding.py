@@ -111,7 +111,6 @@ class _Output:
     def add(self, part: bytes) -> None:
         self.room -= len(part)
         if self.room <= 0:
-            del part  # otherwise the traceback would keep it
             raise BodyTooLarge(self._limit)
         if not self._is_wanted():
             raise Abandoned

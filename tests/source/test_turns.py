@@ -105,7 +105,7 @@ def test_sources_take_turns(clock: SlowClock) -> None:
         turns.work("busy", 1, steps(clock, log, "busy", 20))
     turns.work("other", 1, steps(clock, log, "other", 2))
     clock.advance(0)
-    assert log[5:].count("other") == 2
+    assert log[5:10].count("other") == 2
 
 
 def test_waiting_work_does_not_block_others(clock: SlowClock) -> None:
@@ -125,16 +125,16 @@ def test_waiting_work_does_not_block_others(clock: SlowClock) -> None:
 
 
 def test_an_error_ends_only_its_own_work(clock: SlowClock) -> None:
-    """The caller gets the error."""
-    turns, log = Turns(clock), list[str]()
+    """The caller gets the error, and the bytes are no longer held."""
+    turns, log = Turns(clock, max_held_bytes=10), list[str]()
 
     def broken() -> Iterator[None]:
         yield
         raise ValueError("broken")
 
     failures: list[Any] = []
-    turns.work("a", 1, broken()).addErrback(failures.append)
-    turns.work("a", 1, steps(clock, log, "b", 1))
+    turns.work("a", 10, broken()).addErrback(failures.append)
+    turns.work("a", 10, steps(clock, log, "b", 1))
     assert failures[0].check(ValueError)
     assert log == ["b"]
 
@@ -155,6 +155,8 @@ def test_held_bytes_are_limited(clock: SlowClock) -> None:
     turns.work("a", 100 // SHARES, steps(clock, log, "a", 6))
     with pytest.raises(UserError):
         turns.work("a", 1, steps(clock, log, "a", 1))
+    with pytest.raises(UserError):
+        turns.work("b", 76, steps(clock, log, "b", 1))
     turns.work("b", 75, steps(clock, log, "b", 6))
     assert turns.is_full
     for _ in range(9):

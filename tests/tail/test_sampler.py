@@ -118,6 +118,11 @@ def test_the_queues_of_a_source_have_a_common_limit() -> None:
         taps.remove(tap)
     assert taps[OTHER].queued == mine._bytes > 0
     assert taps[OTHER].max_queued == MAX_ALL_QUEUES_BYTES // 4
+    second = opened(taps, source=OTHER, rate=100, id="second")
+    taps.offer([OTHER], record(b"x", at=1.0))
+    assert taps[OTHER].queued == mine._bytes + second._bytes > mine._bytes
+    taps.remove(second)
+    assert taps[OTHER].queued == mine._bytes > 0
     mine.take()
     assert taps[OTHER].queued == mine._bytes == 0
 

@@ -57,6 +57,16 @@ def test_the_largest_is_evicted() -> None:
     assert intake.size == 730
 
 
+def test_the_largest_source_is_found_before_its_largest_request() -> None:
+    """A source with many requests gives way before another one with a larger request."""
+    intake = Intake(LIMIT)
+    larger = FakeConnection(intake, (1, "one")).hold(450)
+    smaller = FakeConnection(intake, (1, "many")).hold(250)
+    small = FakeConnection(intake, (1, "many")).hold(240)
+    FakeConnection(intake, (2, "other")).hold(70)
+    assert [c.gave_way for c in (larger, smaller, small)] == [0, 1, 0]
+
+
 def test_a_large_request_is_evicted_itself() -> None:
     """Smaller requests of others are kept."""
     intake = Intake(LIMIT)

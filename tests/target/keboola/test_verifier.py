@@ -101,7 +101,7 @@ def test_refusals_are_shared_and_cached() -> None:
 
 
 def test_a_refusal_replaces_an_earlier_answer() -> None:
-    """A token that is refused is no longer valid."""
+    """A token that is refused is no longer valid, and then waits like any other wrong token."""
     s = Setup()
     assert not s.known("a")
     s.clock.advance(30)
@@ -109,6 +109,12 @@ def test_a_refusal_replaces_an_earlier_answer() -> None:
     s.api.asked[-1].errback(refusal())
     failure(asking)
     assert cast(StorageApiError, failure(s.verify())).status == 401
+    s.clock.advance(REFUSED_SECONDS)
+    waiting = [s.verify(f"wrong-{number}") for number in range(MAX_ASKED)]
+    waiting.append(s.verify())
+    assert len(s.api.asked) == 2 + MAX_ASKED
+    for each in waiting:
+        each.addErrback(lambda _failure: None).cancel()
 
 
 @pytest.mark.parametrize(
