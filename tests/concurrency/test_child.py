@@ -101,7 +101,7 @@ class _Process:
 
 
 def test_a_wide_pipe_is_read_at_once() -> None:
-    """All content of a wide pipe is read, and its end is noticed."""
+    """After a full read, all content of a wide pipe is read at once; its end is noticed."""
     process = _Process()
     read, write = os.pipe()
     pipe = ProcessReader(reactor, process, 1, read)
@@ -111,6 +111,11 @@ def test_a_wide_pipe_is_read_at_once() -> None:
         os.write(write, bytes(60_000))
         assert pipe.doRead() is None
         assert process.received == [(1, 60_000)]
+        os.set_blocking(write, False)
+        assert os.write(write, bytes(900_000)) == 900_000  # the system takes as much at once
+        for _ in range(2):
+            assert pipe.doRead() is None
+        assert process.received[1:] == [(1, 65_536), (1, 900_000 - 65_536)]
         os.close(write)
         assert isinstance(pipe.doRead(), ConnectionDone)
     finally:

@@ -92,7 +92,7 @@ async def test_a_put_of_a_dead_process_arrives_late(
     former life replaces them.
     """
     post = Post(etcd, monkeypatch)
-    dead = Session(etcd, ttl=TTL, reactor=reactor)
+    dead = Session(etcd, ttl=10, reactor=reactor)
     await dead.startService()
     updated = await dead.register("r/updated", b"1")
     post.holds = True

@@ -397,6 +397,15 @@ def test_a_client_that_leaves_a_stream(server: Server, client: Connection, ahead
     assert (len(server.lasting), server.left) == (1, 1)
 
 
+def test_a_client_that_leaves_a_stream_before_its_body(server: Server, client: Connection) -> None:
+    """The connection is read although nobody reads the body of its request."""
+    client.send(b"GET /lasting HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+    assert client.reads
+    assert (len(server.lasting), server.left) == (1, 0)
+    client.lose()
+    assert (len(server.lasting), server.left) == (1, 1)
+
+
 def test_pipelined_requests_start_in_later_turns(
     server: Server, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

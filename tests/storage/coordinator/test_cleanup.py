@@ -268,6 +268,26 @@ async def test_one_file_at_a_time(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_limit_of_concurrent_deletions(coordinator: Coordinator) -> None:
+    """Further items wait until one is cleaned up."""
+    cleanup, most = _cleanup(coordinator), SETTINGS.concurrency
+    begun: list[Deferred[bool]] = []
+
+    async def clean_up(_: int) -> bool:
+        begun.append(Deferred())
+        return await begun[-1]
+
+    cleaning = ensureDeferred(cleanup.each(range(most + 5), clean_up))
+    assert len(begun) == most
+    begun[0].callback(True)
+    assert len(begun) == most + 1
+    for each in begun:  # the list grows during the loop
+        if not each.called:
+            each.callback(True)
+    assert await cleaning == [most + 5, 0, 0]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_run_stops_after_too_many_failures(coordinator: Coordinator) -> None:
     """After too many failures a run gives up."""
     cleanup = _cleanup(coordinator)

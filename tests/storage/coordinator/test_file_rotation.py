@@ -14,7 +14,8 @@ from stream.errors import UserError
 from stream.etcd import Batch
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
-from stream.storage.model.state import FileState, SliceState
+from stream.storage.model.prefix import statistics
+from stream.storage.model.state import FileState, Level, SliceState
 from stream.storage.reconcile.operator import SWEEP_SECONDS
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.histories.world import BY, SINK
@@ -147,6 +148,26 @@ async def test_a_closing_file_advances_with_its_last_slice(coordinator: Coordina
     assert found.retry.retry_attempt == 0
     assert not found.staging.is_empty
     await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_slice_wakes_its_closing_file(coordinator: Coordinator) -> None:
+    """The file advances without a tick, even if no statistics change with its last slice."""
+    storage = coordinator.storage
+    await storage.open_file()
+    (file,) = await storage.close_files()
+    await coordinator.report("source-1", 1)
+    (slice_,) = await storage.slices()
+    await storage.to_uploading(slice_.key)
+    below = f"{statistics(Level.LOCAL)}{slice_.key}/"
+    for kv in (await coordinator.client.range(below)).kvs:
+        await coordinator.client.delete(kv.key)
+    await coordinator.service.startService()
+    await coordinator.never(in_state(coordinator, file.key, FileState.IMPORTING))
+    await storage.to_uploaded(slice_.key)
+    seconds = coordinator.clock.seconds()
+    await coordinator.until(in_state(coordinator, file.key, FileState.IMPORTED))
+    assert coordinator.clock.seconds() == seconds
 
 
 @pytest_twisted.ensureDeferred
