@@ -58,7 +58,7 @@ def test_the_largest_is_evicted() -> None:
 
 
 def test_the_largest_source_is_found_before_its_largest_request() -> None:
-    """A source with many requests gives way before another one with a larger request."""
+    """The requests of the heaviest source are evicted before a larger request of another one."""
     intake = Intake(LIMIT)
     larger = FakeConnection(intake, (1, "one")).hold(450)
     smaller = FakeConnection(intake, (1, "many")).hold(250)
