@@ -1,11 +1,11 @@
-//! The thread of a volume that appends to slice files and syncs them, without the GIL.
+//! A thread of a volume that appends to slice files and syncs them, without the GIL.
 //!
 //! To hand work to a Python thread and get its result costs several waits for the GIL: the thread
 //! gets it when the reactor is idle, and releases and takes it again for each system call. Here the
 //! reactor's thread hands over a round, and a descriptor wakes the reactor when it has ended.
 //!
-//! This code decides nothing: it reports the first error, and the Python code repeats or undoes the
-//! round. There is one round at a time, so there is no queue.
+//! This code decides nothing: it reports the first error of each file, and the Python code repeats or
+//! undoes what was to be done with that file. There is one round at a time, so there is no queue.
 
 use std::io::Error;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -20,6 +20,9 @@ use pyo3::types::PyBytes;
 /// Buffers of one call of the operating system.
 const MAX_BUFFERS: usize = 1024;
 
+/// Bytes of the stack of a thread, which needs a few hundred.
+const STACK: usize = 128 * 1024;
+
 /// Bytes of an immutable object, which outlives the round.
 struct Buffer {
     start: *const u8,
@@ -29,16 +32,20 @@ struct Buffer {
 // SAFETY: the bytes are never changed, and the round holds the object that they belong to.
 unsafe impl Send for Buffer {}
 
+/// A file's descriptor, its end, consecutive appends, and whether the file is synced.
+type File = (RawFd, i64, Vec<Py<PyBytes>>, bool);
+
 /// Consecutive appends to one file.
-struct Round {
+struct Appends {
     descriptor: RawFd,
     offset: i64,
     buffers: Vec<Buffer>,
-    held: Vec<Py<PyBytes>>,
+    /// What the buffers belong to.
+    _held: Vec<Py<PyBytes>>,
     sync: bool,
 }
 
-/// What a round has met: errors of the system, 0 for none.
+/// What a round has met in one file: errors of the system, 0 for none.
 #[derive(Default)]
 struct Outcome {
     write_error: i32,
@@ -47,11 +54,14 @@ struct Outcome {
     seconds: f64,
 }
 
+/// Appends to several files.
+type Round = Vec<Appends>;
+
 #[derive(Default)]
 struct Desk {
     waiting: Option<Round>,
     is_running: bool,
-    ended: Option<(Outcome, Vec<Py<PyBytes>>)>,
+    ended: Option<(Vec<Outcome>, Round)>,
     is_left: bool,
 }
 
@@ -91,42 +101,43 @@ impl DiskThread {
         let of_thread = shared.clone();
         thread::Builder::new()
             .name("volume".into())
+            .stack_size(STACK)
             .spawn(move || work(&of_thread))
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
         Ok(DiskThread { shared })
     }
 
-    /// Append `data` to a file at its end `offset`, and sync the file.
-    fn start(
-        &self,
-        py: Python,
-        descriptor: RawFd,
-        offset: i64,
-        data: Vec<Py<PyBytes>>,
-        sync: bool,
-    ) -> PyResult<()> {
-        let buffers = data
-            .iter()
-            .map(|each| each.as_bytes(py))
-            .filter(|each| !each.is_empty())
-            .map(|each| Buffer { start: each.as_ptr(), size: each.len() })
+    /// Append to each of `files` at its end, then sync those that have to be.
+    fn start(&self, py: Python, files: Vec<File>) -> PyResult<()> {
+        let round = files
+            .into_iter()
+            .map(|(descriptor, offset, held, sync)| {
+                let buffers = held
+                    .iter()
+                    .map(|each| each.as_bytes(py))
+                    .filter(|each| !each.is_empty())
+                    .map(|each| Buffer { start: each.as_ptr(), size: each.len() })
+                    .collect();
+                Appends { descriptor, offset, buffers, _held: held, sync }
+            })
             .collect();
         let mut desk = self.shared.desk();
         if desk.waiting.is_some() || desk.is_running || desk.ended.is_some() {
             return Err(PyRuntimeError::new_err("the round before hasn't ended"));
         }
-        desk.waiting = Some(Round { descriptor, offset, buffers, held: data, sync });
+        desk.waiting = Some(round);
         drop(desk);
         self.shared.changed.notify_one();
         Ok(())
     }
 
-    /// Take the outcome of the round that has ended: the errors of its writes and of its sync, the
-    /// links of the file, and the seconds of the sync.
-    fn take(&self) -> Option<(i32, i32, i64, f64)> {
-        let (outcome, held) = self.shared.desk().ended.take()?;
-        drop(held);
-        Some((outcome.write_error, outcome.sync_error, outcome.links, outcome.seconds))
+    /// Take the outcome of the round that has ended, for each file: the errors of its writes and of
+    /// its sync, its links, and the seconds of the sync.
+    fn take(&self) -> Option<Vec<(i32, i32, i64, f64)>> {
+        let (outcomes, round) = self.shared.desk().ended.take()?;
+        drop(round);
+        let found = outcomes.iter();
+        Some(found.map(|it| (it.write_error, it.sync_error, it.links, it.seconds)).collect())
     }
 }
 
@@ -152,10 +163,10 @@ fn work(shared: &Shared) {
                 desk = shared.changed.wait(desk).expect("nobody panics with it");
             }
         };
-        let outcome = run(&round);
+        let outcomes = run(&round);
         let mut desk = shared.desk();
         desk.is_running = false;
-        desk.ended = Some((outcome, round.held));
+        desk.ended = Some((outcomes, round));
         drop(desk);
         let one = 1u64.to_ne_bytes();
         // SAFETY: the bytes are valid; nobody reads any more if it fails.
@@ -163,22 +174,33 @@ fn work(shared: &Shared) {
     }
 }
 
-fn run(round: &Round) -> Outcome {
-    let mut outcome = Outcome::default();
-    if let Err(error) = write(round.descriptor, &round.buffers, round.offset) {
-        outcome.write_error = code(&error);
-        return outcome;
-    }
-    if round.sync {
-        let start = Instant::now();
-        if let Err(error) = sync(round.descriptor) {
-            outcome.sync_error = code(&error);
-            return outcome;
+/// Write to all files, then sync them: while one is synced, the system may write the others.
+fn run(round: &Round) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> = round
+        .iter()
+        .map(|file| {
+            let written = write(file.descriptor, &file.buffers, file.offset);
+            Outcome {
+                write_error: written.err().map_or(0, |error| code(&error)),
+                ..Outcome::default()
+            }
+        })
+        .collect();
+    for (file, outcome) in round.iter().zip(&mut outcomes) {
+        if outcome.write_error != 0 {
+            continue;
         }
-        outcome.seconds = start.elapsed().as_secs_f64();
+        if file.sync {
+            let start = Instant::now();
+            if let Err(error) = sync(file.descriptor) {
+                outcome.sync_error = code(&error);
+                continue;
+            }
+            outcome.seconds = start.elapsed().as_secs_f64();
+        }
+        outcome.links = links(file.descriptor);
     }
-    outcome.links = links(round.descriptor);
-    outcome
+    outcomes
 }
 
 fn code(error: &Error) -> i32 {

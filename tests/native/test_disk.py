@@ -15,32 +15,44 @@ from typing import Any
 import pytest
 
 from stream import native
+from stream.storage.writer.disk_thread import FileAppends
 from tests.effort import examples
 from tests.storage.writer.rounds import PythonThread
 
 pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
 
-Run = Callable[..., tuple[int, int, int, float]]
+_Outcome = tuple[int, int, int, float]
+Run = Callable[..., _Outcome]
+RunFiles = Callable[[list[FileAppends]], list[_Outcome]]
 
 
 @pytest.fixture(params=["compiled", "python"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Run a round to its end; return its outcome."""
+def run_files(request: pytest.FixtureRequest) -> Iterator[RunFiles]:
+    """Run a round of several files to its end; return their outcomes."""
     wake = os.eventfd(0, os.EFD_CLOEXEC)
     thread: Any = (native.DiskThread if request.param == "compiled" else PythonThread)(wake)
 
-    def run(
-        descriptor: int, offset: int, data: list[bytes], sync: bool
-    ) -> tuple[int, int, int, float]:
-        thread.start(descriptor, offset, data, sync)
+    def run(files: list[FileAppends]) -> list[_Outcome]:
+        thread.start(files)
         assert select.select([wake], [], [], 20)[0], "the round doesn't end"
         assert os.eventfd_read(wake) == 1
-        outcome: tuple[int, int, int, float] = thread.take()
+        outcomes: list[_Outcome] = thread.take()
         assert thread.take() is None
-        return outcome
+        return outcomes
 
     yield run
     os.close(wake)
+
+
+@pytest.fixture
+def run(run_files: RunFiles) -> Run:
+    """Run a round of one file to its end; return its outcome."""
+
+    def run(descriptor: int, offset: int, data: list[bytes], sync: bool) -> _Outcome:
+        [outcome] = run_files([(descriptor, offset, data, sync)])
+        return outcome
+
+    return run
 
 
 @pytest.fixture
@@ -114,17 +126,48 @@ def test_what_fits_only_in_part_is_an_error(run: Run, file: int) -> None:
     assert os.pread(file, 20, 0) == b"123456789a"
 
 
+def test_a_file_that_fails_does_not_affect_the_others_of_its_round(
+    run_files: RunFiles, file: int, tmp_path: Path
+) -> None:
+    """Each file has its own outcome."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    removed = os.open(tmp_path / "removed", os.O_RDWR | os.O_CREAT)
+    (tmp_path / "removed").unlink()
+    try:
+        outcomes = run_files(
+            [
+                (file, 0, [b"a", b"b"], True),
+                (full, 0, [b"c"], True),
+                (removed, 0, [b"d"], True),
+                (other, 0, [b"e"], False),
+            ]
+        )
+    finally:
+        for descriptor in (full, other, removed):
+            os.close(descriptor)
+    assert [outcome[:3] for outcome in outcomes] == [
+        (0, 0, 1),
+        (errno.ENOSPC, 0, 0),
+        (0, 0, 0),
+        (0, 0, 1),
+    ]
+    assert [outcome[3] > 0 for outcome in outcomes] == [True, False, True, False]
+    assert (tmp_path / "slice").read_bytes() == b"ab"
+    assert (tmp_path / "other").read_bytes() == b"e"
+
+
 def test_a_round_is_refused_until_the_one_before_was_taken(file: int) -> None:
     """Nothing queues in the compiled code."""
     wake = os.eventfd(0, os.EFD_CLOEXEC)
     thread = native.DiskThread(wake)
     try:
-        thread.start(file, 0, [b"a"], True)
+        thread.start([(file, 0, [b"a"], True)])
         assert select.select([wake], [], [], 20)[0]
         with pytest.raises(RuntimeError, match="hasn't ended"):
-            thread.start(file, 1, [b"b"], True)
+            thread.start([(file, 1, [b"b"], True)])
         assert thread.take() is not None
-        thread.start(file, 1, [b"b"], True)
+        thread.start([(file, 1, [b"b"], True)])
         assert select.select([wake], [], [], 20)[0]
     finally:
         os.close(wake)
@@ -135,7 +178,7 @@ def test_a_thread_that_is_dropped_ends_its_round(file: int, tmp_path: Path) -> N
     wake = os.eventfd(0, os.EFD_CLOEXEC)
     watched = os.dup(wake)
     thread = native.DiskThread(wake)
-    thread.start(file, 0, [b"a" * 100_000], True)
+    thread.start([(file, 0, [b"a" * 100_000], True)])
     del thread
     os.close(wake)
     try:

@@ -1,19 +1,21 @@
 """Writes and syncs the appends of one volume in rounds.
 
-A round takes everything that is queued for any file of the volume, writes it, syncs each file for
-which an append requires it, and answers all appends. Appends that arrive during a round are queued
-for the next one. Rounds run one after another, so only one thread at a time appends to a file.
-Files are opened and closed concurrently with the rounds.
+A round takes everything that is queued for some files of the volume, writes it, syncs each file for
+which an append requires it, and answers all appends. Several rounds run at the same time, each with
+other files, so a file with many bytes doesn't delay the others. Appends to a file that is in a
+round are queued for a later one, so only one thread at a time appends to a file. Files are opened
+and closed concurrently with the rounds.
 
 Note [Watchdog]: there are hundreds of rounds per second, so rounds don't have their own timers. A
-single timer runs while there are rounds. When it fires, it checks the age of the current round, and
+single timer runs while there are rounds. When it fires, it checks the age of the oldest round, and
 is set again for the remaining time.
 
-Note [Compiled rounds]: nearly every round appends to the end of one file and succeeds. If the
-compiled code is built, such a round runs in its thread; the switch to it costs half as much as a
-switch to a Python thread. If an error occurs, or if the file was removed, Python code repeats the
-round: it writes the same bytes to the same position, fails where the compiled code has failed, and
-handles the failure. So the compiled code makes no decisions.
+Note [Compiled rounds]: nearly all appends are to the end of their file and succeed. If the compiled
+code is built, its threads run the rounds of such appends; the switch to them costs half as much as
+a switch to a Python thread, and they never wait for the GIL. If an error occurs, or if the file was
+removed, a round of a Python thread repeats the appends to this file: it writes the same bytes to
+the same position, fails where the compiled code has failed, and handles the failure. So the
+compiled code makes no decisions. There is one round of a Python thread at a time.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ from stream.ops.process.thread_pool import NoThread
 from stream.storage.network.commands import checksum
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
 from stream.storage.writer.disk import DiskFile
-from stream.storage.writer.disk_thread import DiskThread, Outcome
+from stream.storage.writer.disk_thread import DiskThread, FileAppends, Outcome
 
-__all__ = ["THREADS", "VolumeAppender"]
+__all__ = ["THREADS", "VolumeAppender", "shares"]
 
 _log = Logger()
 
@@ -68,6 +70,9 @@ CLOSE_AGAIN_SECONDS = 1.0
 """Interval of attempts to close a file while the host can't start a thread."""
 
 
+_Files = dict[DiskFile, list["_Append"]]
+
+
 @attrs.define(eq=False)  # created for each group; a frozen class takes three times as long
 class _Append:
     file: DiskFile
@@ -78,8 +83,18 @@ class _Append:
     done: Deferred[int]
 
 
+@attrs.define(eq=False)
+class _Round:
+    """A running round.
+
+    :ivar began: reactor time in seconds.
+    """
+
+    began: float
+
+
 class VolumeAppender:
-    """The appends to one volume: grouped, written and synced in a thread.
+    """The appends to one volume: grouped, written and synced in threads.
 
     :param pool: the volume's own thread pool, so that a stuck disk doesn't block other volumes.
 
@@ -91,25 +106,30 @@ class VolumeAppender:
         reactor: Any,
         pool: ThreadPool,
         synced: Callable[[float], None] = lambda _: None,
-        thread: DiskThread | None = None,
+        threads: Sequence[DiskThread] = (),
     ) -> None:
         """:param synced: called with the duration of each sync of a file in seconds.
-        :param thread: runs the rounds that write one file; ``None`` to run all rounds in *pool*.
+        :param threads: compiled threads; without them, all rounds run in *pool*.
         """
         self.is_stuck = False
         self._synced = synced
         self._reactor = reactor
         self._pool = pool
-        self._queue: list[_Append] = []
+        self._threads = threads
         self._held_bytes = 0
         self._unanswered: dict[DiskFile, int] = {}
         self._settling: dict[DiskFile, Waiters[None]] = {}
         self._throttled = Waiters[None]()
         self._jobs = Slots(JOBS)
-        self._is_running = False
-        self._began = 0.0
+        self._ready: _Files = {}
+        """Appends to files that are in no round."""
+        self._behind: _Files = {}
+        """For each file that is in a round, or waits for one of a Python thread: later appends."""
+        self._interpreted: _Files = {}
+        """Appends that wait for a round of a Python thread."""
+        self._is_interpreting = False
+        self._rounds: dict[_Round, None] = {}  # a set in order of their beginnings
         self._watchdog: IDelayedCall | None = None
-        self._thread = thread
 
     # For the writer.
 
@@ -127,10 +147,16 @@ class VolumeAppender:
         if self._held_bytes + len(data) > QUEUE_LIMIT_BYTES:
             return fail(WriterUnavailable("too many bytes are waiting for the disk"))
         done: Deferred[int] = Deferred()
-        self._queue.append(_Append(file, offset, data, crc, level, done))
+        item = _Append(file, offset, data, crc, level, done)
         self._held_bytes += len(data)
         self._unanswered[file] = self._unanswered.get(file, 0) + 1
-        self._next()
+        if file in self._interpreted:
+            self._interpreted[file].append(item)
+        elif file in self._behind:
+            self._behind[file].append(item)
+        else:
+            self._ready.setdefault(file, []).append(item)
+            self._start_rounds()
         return done
 
     def run(self, job: Callable[[], Any]) -> Deferred[Any]:
@@ -177,111 +203,162 @@ class VolumeAppender:
 
     # Rounds.
 
-    def _next(self) -> None:
-        if self._is_running or not self._queue:
-            return
-        self._is_running = True
-        self._began = self._reactor.seconds()
-        if self._watchdog is None:
-            self._watchdog = self._reactor.callLater(STUCK_SECONDS, self._check_stuck)
-        batch, self._queue = self._queue, []
-        if not self._start_compiled(batch):
-            self._start_round(batch)
+    def _start_rounds(self) -> None:
+        """Start rounds with the files that are ready, if threads are idle."""
+        if self._threads:
+            while self._ready and (idle := [each for each in self._threads if each.is_idle]):
+                self._start_compiled(idle)
+        elif self._ready:
+            self._interpreted |= self._ready
+            self._behind |= {file: [] for file in self._ready}
+            self._ready = {}
+        if self._interpreted and not self._is_interpreting:
+            self._start_interpreted()
 
-    def _start_round(self, batch: Sequence[_Append]) -> None:
-        """Start a round in a Python thread."""
+    def _start_compiled(self, idle: Sequence[DiskThread]) -> None:
+        """Start rounds in compiled threads; leave other appends to Python threads.
+
+        See Note [Compiled rounds].
+        """
+        # The threads that are busy will be idle soon, so they get a share, too.
+        count = min(len(self._ready), len(idle) * -(-len(self._ready) // len(self._threads)))
+        files: list[tuple[DiskFile, list[_Append], FileAppends]] = []
+        for file in [file for file, _ in zip(self._ready, range(count), strict=False)]:
+            items = self._ready.pop(file)
+            self._behind[file] = []
+            place = None
+            if _is_intact(items):
+                place = file.place_of([(item.offset, item.data) for item in items])
+            if place is None:
+                self._interpreted[file] = items
+                continue
+            is_synced = any(item.level is SyncLevel.SYNCED for item in items)
+            files.append((file, items, (*place, [item.data for item in items], is_synced)))
+        sizes = [sum(map(len, data)) for _, _, (_, _, data, _) in files]
+        for thread, share in zip(idle, shares(sizes, len(idle)), strict=True):
+            if share:
+                self._run_compiled(thread, [files[index] for index in share])
+
+    def _run_compiled(
+        self,
+        thread: DiskThread,
+        files: Sequence[tuple[DiskFile, list[_Append], FileAppends]],
+    ) -> None:
+        round_ = self._begin()
+
+        def ended(outcomes: list[Outcome]) -> None:
+            batch: list[_Append] = []
+            results: list[int | Exception] = []
+            syncs: list[float] = []
+            for (file, items, (_, _, _, is_synced)), outcome in zip(files, outcomes, strict=True):
+                if not outcome.is_success:
+                    file.meet(outcome.write_error, outcome.sync_error)
+                    self._interpreted[file] = items
+                    continue
+                ends = [item.offset + len(item.data) for item in items]
+                file.appended(ends[-1], is_synced=is_synced)
+                self._release(file)
+                batch += items
+                results += ends
+                if is_synced:
+                    syncs.append(outcome.seconds)
+            self._answer(round_, results, batch, syncs)
+
+        thread.start([appends for _, _, appends in files], ended)
+
+    def _start_interpreted(self) -> None:
+        """Start a round in a Python thread with all files that wait for one."""
+        files, self._interpreted = self._interpreted, {}
+        batch = [item for items in files.values() for item in items]
+        self._is_interpreting = True
+        round_ = self._begin()
         syncs: deque[float] = deque()
 
         def ended(success: bool, result: Any) -> None:
             """Report the result; runs in the thread."""
-            self._reactor.callFromThread(self._ended, success, result, batch, syncs)
+            self._reactor.callFromThread(in_reactor, success, result)
+
+        def in_reactor(success: bool, result: Any) -> None:
+            self._is_interpreting = False
+            for file in files:
+                self._release(file)
+            self._answer(round_, result if success else _failed(result, batch), batch, syncs)
 
         self._pool.callInThreadWithCallback(
             ended, _round, batch, self._pool.callInThread, syncs.append
         )
 
-    def _start_compiled(self, batch: Sequence[_Append]) -> bool:
-        """Start a round in the compiled thread; return False if it must run in Python.
+    def _begin(self) -> _Round:
+        round_ = _Round(self._reactor.seconds())
+        self._rounds[round_] = None
+        self._watch()
+        return round_
 
-        See Note [Compiled rounds].
-        """
-        thread, file = self._thread, batch[0].file
-        if (
-            thread is None
-            or not thread.is_idle
-            or any(item.file is not file for item in batch)
-            or not _is_intact(batch)
-        ):
-            return False
-        place = file.place_of([(item.offset, item.data) for item in batch])
-        if place is None:
-            return False
-        is_synced = any(item.level is SyncLevel.SYNCED for item in batch)
-
-        def ended(outcome: Outcome) -> None:
-            if outcome.is_success:
-                results = [item.offset + len(item.data) for item in batch]
-                file.appended(results[-1], is_synced=is_synced)
-                self._answer(results, batch, [outcome.seconds] if is_synced else [])
-            else:
-                file.meet(outcome.write_error, outcome.sync_error)
-                self._start_round(batch)
-
-        thread.start(place, [item.data for item in batch], sync=is_synced, ended=ended)
-        return True
+    def _release(self, file: DiskFile) -> None:
+        """Make a file ready again whose round has ended."""
+        behind = self._behind.pop(file)
+        if behind:
+            self._ready[file] = behind
 
     async def leave(self, seconds: float) -> bool:
-        """End the compiled thread, after its current round.
+        """End the compiled threads, after their current rounds.
 
-        Waits at most *seconds* for the round.
+        Waits at most *seconds* for the rounds.
 
-        Returns whether the thread has ended.
+        Returns whether the threads have ended.
         """
-        return self._thread is None or await self._thread.leave(seconds)
+        threads, self._threads = self._threads, ()  # later rounds run in Python threads
+        leaving = [ensureDeferred(thread.leave(seconds)) for thread in threads]
+        return all([await each for each in leaving])
+
+    def _watch(self) -> None:
+        """Set the timer for the oldest round; see Note [Watchdog]."""
+        if self._watchdog is None and self._rounds and not self.is_stuck:
+            age = self._reactor.seconds() - self._oldest
+            self._watchdog = self._reactor.callLater(
+                max(0.0, STUCK_SECONDS - age), self._check_stuck
+            )
+
+    @property
+    def _oldest(self) -> float:
+        """The time when the oldest round began."""
+        return next(iter(self._rounds)).began
 
     def _check_stuck(self) -> None:
-        """Check the age of the current round; see Note [Watchdog]."""
+        """Check the age of the oldest round."""
         self._watchdog = None
-        if not self._is_running or self.is_stuck:
-            return
-        left = self._began + STUCK_SECONDS - self._reactor.seconds()
-        if left > 0:
-            self._watchdog = self._reactor.callLater(left, self._check_stuck)
-        else:
+        if self._rounds and self._reactor.seconds() - self._oldest >= STUCK_SECONDS:
             self._found_stuck()
+        else:
+            self._watch()
 
     def _found_stuck(self) -> None:
-        """Refuse the queued appends; the outcome of the current round remains unknown."""
+        """Refuse the queued appends; the outcomes of the current rounds remain unknown."""
         self.is_stuck = True
         _log.error("the disk has not responded for {seconds} s", seconds=STUCK_SECONDS)
-        batch, self._queue = self._queue, []
+        queues = [*self._ready.values(), *self._behind.values(), *self._interpreted.values()]
+        for file in self._interpreted:
+            del self._behind[file]
+        self._ready, self._interpreted = {}, {}
+        self._behind = {file: [] for file in self._behind}
+        batch = [item for items in queues for item in items]
         self._finish(batch, [WriterUnavailable("the disk does not answer")] * len(batch))
-
-    def _ended(
-        self, success: bool, result: Any, batch: Sequence[_Append], syncs: Iterable[float]
-    ) -> None:
-        if success:
-            self._answer(result, batch, syncs)
-            return
-        reason = "the writer failed"
-        if result.check(NoThread):
-            reason = str(result.value.strerror)
-            _log.error("cannot write to the disk: {reason}", reason=reason)
-        else:
-            _log.failure("a round of appends failed", result)
-        self._answer([WriterUnavailable(reason) for _ in batch], batch, syncs)
 
     def _answer(
         self,
+        round_: _Round,
         results: Sequence[int | Exception],
         batch: Sequence[_Append],
         syncs: Iterable[float],
     ) -> None:
-        self._is_running = False
-        if self.is_stuck:
+        del self._rounds[round_]
+        if self.is_stuck and not (
+            self._rounds and self._reactor.seconds() - self._oldest >= STUCK_SECONDS
+        ):
             self.is_stuck = False
             _log.warn("the disk responds again")
-        self._next()
+            self._watch()
+        self._start_rounds()
         self._finish(batch, results)
         for seconds in syncs:
             self._synced(seconds)
@@ -302,6 +379,31 @@ class VolumeAppender:
                     self._settling.pop(item.file).fire(None)
         if self._held_bytes <= LOW_WATERMARK_BYTES:
             self._throttled.fire(None)
+
+
+def shares(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Return the indexes of *sizes* in *count* shares of similar total size.
+
+    Each share is in ascending order, and the first shares are never empty if a later one isn't.
+    """
+    found: list[list[int]] = [[] for _ in range(count)]
+    totals = [0] * count
+    for index, size in enumerate(sizes):
+        least = min(range(count), key=lambda each: (totals[each], len(found[each])))
+        found[least].append(index)
+        totals[least] += size
+    return found
+
+
+def _failed(failure: Any, batch: Sequence[_Append]) -> list[WriterUnavailable]:
+    """Return the errors of a round that has failed as a whole."""
+    reason = "the writer failed"
+    if failure.check(NoThread):
+        reason = str(failure.value.strerror)
+        _log.error("cannot write to the disk: {reason}", reason=reason)
+    else:
+        _log.failure("a round of appends failed", failure)
+    return [WriterUnavailable(reason) for _ in batch]
 
 
 def _round(

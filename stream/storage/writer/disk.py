@@ -64,6 +64,7 @@ class DiskFile:
         self._refusal: WriterError | None = None
         self._met_in_write = 0
         self._met_in_sync = 0
+        self._is_repeated = False
 
     def refuse(self, reason: WriterError) -> None:
         """Make every append fail that isn't written yet; may be called from any thread."""
@@ -88,6 +89,7 @@ class DiskFile:
 
     def append_many(self, appends: Sequence[tuple[int, bytes]]) -> list[int | WriterError]:
         """Call `append` for each append; consecutive appends are written in one call."""
+        self._is_repeated = False
         results: list[int | WriterError] = []
         run: list[bytes] = []
         end = self.length
@@ -168,8 +170,11 @@ class DiskFile:
     def place_of(self, appends: Sequence[tuple[int, bytes]]) -> tuple[int, int] | None:
         """Return the descriptor and the length if *appends* continue the file one after another.
 
-        Returns ``None`` if one of them doesn't, if all are empty, or if the file refuses them.
+        Returns ``None`` if one of them doesn't, if all are empty, if the file refuses them, or if
+        compiled code has failed to write them.
         """
+        if self._is_repeated:
+            return None
         end = self.length
         for offset, data in appends:
             if offset != end:
@@ -186,8 +191,13 @@ class DiskFile:
             self._synced = end
 
     def meet(self, write_error: int, sync_error: int) -> None:
-        """Make the next write or sync fail with an error that has already occurred; 0 for none."""
+        """Leave the next appends to Python code: compiled code has failed to write them.
+
+        :param write_error: an error with which their write fails; 0 for none.
+        :param sync_error: an error with which their sync fails; 0 for none.
+        """
         self._met_in_write, self._met_in_sync = write_error, sync_error
+        self._is_repeated = True
 
     # Syncing and closing.
 

@@ -1,17 +1,18 @@
-"""A compiled thread for the appends of a volume; see ``native/src/disk.rs``.
+"""Compiled threads for the appends of a volume; see ``native/src/disk.rs``.
 
 A round in a Python thread waits for the GIL when it starts and after each system call; when it
 ends, the reactor waits for the GIL. The compiled thread never takes the GIL, and wakes the reactor
 through a descriptor.
 
-The compiled thread handles no failures. It reports the first error, and the appender repeats the
-round in a Python thread, which raises this error instead of writing or syncing again.
+The compiled thread handles no failures. It reports the first error of each file, and the appender
+repeats the appends to that file in a Python thread, which raises this error instead of writing or
+syncing again.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -23,14 +24,20 @@ from zope.interface import implementer
 
 from stream import native
 
-__all__ = ["DiskThread", "Outcome", "disk_thread"]
+__all__ = ["COUNT", "DiskThread", "FileAppends", "Outcome", "disk_threads"]
 
 _log = Logger()
+
+COUNT = 4
+"""Number of compiled threads of a volume, so that many files can be synced at the same time."""
+
+FileAppends = tuple[int, int, list[bytes], bool]
+"""Appends to one file: its descriptor, the position of its end, the data, whether to sync it."""
 
 
 @attrs.define
 class Outcome:
-    """The outcome of a round of one file.
+    """The outcome of the appends to one file in a round.
 
     :ivar write_error: errno of the error that ended the writes; 0 for none.
     :ivar sync_error: errno of the error of the sync; 0 for none.
@@ -51,7 +58,7 @@ class Outcome:
 
 @implementer(IReadDescriptor)
 class DiskThread:
-    """The compiled thread of one volume, which runs one round at a time."""
+    """A compiled thread of one volume, which runs one round at a time."""
 
     def __init__(self, reactor: Any) -> None:
         """Start the thread.
@@ -65,7 +72,7 @@ class DiskThread:
         except OSError:
             os.close(self._wake)
             raise
-        self._ended: Callable[[Outcome], None] | None = None
+        self._ended: Callable[[list[Outcome]], None] | None = None
         self._left: Deferred[None] | None = None
         reactor.addReader(self)
 
@@ -74,22 +81,13 @@ class DiskThread:
         """Whether a round may start."""
         return self._thread is not None and self._ended is None and self._left is None
 
-    def start(
-        self,
-        place: tuple[int, int],
-        data: list[bytes],
-        *,
-        sync: bool,
-        ended: Callable[[Outcome], None],
-    ) -> None:
-        """Append *data* to a file; may be called only while the thread is idle.
+    def start(self, files: Sequence[FileAppends], ended: Callable[[list[Outcome]], None]) -> None:
+        """Append to *files*, then sync them; may be called only while the thread is idle.
 
-        :param place: descriptor of the file and position of its end.
-        :param sync: whether to sync the file afterwards.
-        :param ended: called with the outcome in the reactor thread.
+        :param ended: called with the outcome of each file in the reactor thread.
         """
         assert self._thread is not None
-        self._thread.start(*place, data, sync)
+        self._thread.start(list(files))
         self._ended = ended
 
     async def leave(self, seconds: float) -> bool:
@@ -129,7 +127,7 @@ class DiskThread:
         ended, self._ended = self._ended, None
         if found is not None and ended is not None:
             try:
-                ended(Outcome(*found))
+                ended([Outcome(*each) for each in found])
             except Exception:  # otherwise the reactor would no longer listen to the thread
                 _log.failure("cannot process the result of a write round")
         if self._left is not None and self._ended is None:  # otherwise another round is running
@@ -141,16 +139,18 @@ class DiskThread:
         """Do nothing: the descriptor has no peer that could close it."""
 
 
-def disk_thread(reactor: Any) -> DiskThread | None:
-    """Return a compiled thread; ``None`` if Python threads must be used instead.
+def disk_threads(reactor: Any) -> list[DiskThread]:
+    """Return the compiled threads of a volume; none if Python threads must be used instead.
 
     That is the case if the compiled code isn't built, if this system has no ``eventfd``, or if the
     host can't start a thread.
     """
     if not (native.is_built and hasattr(os, "eventfd") and IReactorFDSet.providedBy(reactor)):
-        return None
+        return []
+    threads: list[DiskThread] = []
     try:
-        return DiskThread(reactor)
+        while len(threads) < COUNT:
+            threads.append(DiskThread(reactor))
     except OSError as error:
         _log.warn("cannot start a compiled disk thread: {error}", error=error)
-        return None
+    return threads

@@ -57,7 +57,7 @@ from stream.storage.network.interface import (
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import THREADS, VolumeAppender
 from stream.storage.writer.disk import DiskFile, open_disk_file
-from stream.storage.writer.disk_thread import disk_thread
+from stream.storage.writer.disk_thread import disk_threads
 from stream.storage.writer.register import Register, WrittenSlice
 from stream.storage.writer.requests import DEFAULT_KEYS, DEFAULT_SECONDS, Requests, settled
 
@@ -91,7 +91,7 @@ class OpenVolume:
         self.failed = False
         self.gone = False
         self.pool = AbandonableThreadPool(0, THREADS, name=f"volume {volume_id}")
-        self.appender = VolumeAppender(reactor, self.pool, synced, disk_thread(reactor))
+        self.appender = VolumeAppender(reactor, self.pool, synced, disk_threads(reactor))
 
     async def leave(self, reactor: Any, seconds: float) -> bool:
         """End the threads; wait at most *seconds* for them.

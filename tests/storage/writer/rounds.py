@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stream.storage.writer import disk, disk_thread
+from stream.storage.writer.disk_thread import FileAppends
 
 __all__ = ["ROUNDS", "PythonThread", "choose_rounds"]
 
@@ -26,19 +27,19 @@ class PythonThread:
 
     def __init__(self, wake: int) -> None:
         self._wake = wake
-        self._ended: list[tuple[int, int, int, float]] = []
+        self._ended: list[list[tuple[int, int, int, float]]] = []
 
-    def start(self, descriptor: int, offset: int, data: Sequence[bytes], sync: bool) -> None:
+    def start(self, files: Sequence[FileAppends]) -> None:
         """Run a round in a thread."""
 
         def run() -> None:
-            self._ended.append(_run(descriptor, offset, data, sync))
+            self._ended.append([_run(*each) for each in files])
             os.eventfd_write(self._wake, 1)
 
         threading.Thread(target=run, daemon=True).start()
 
-    def take(self) -> tuple[int, int, int, float] | None:
-        """Return the outcome of the round, once."""
+    def take(self) -> list[tuple[int, int, int, float]] | None:
+        """Return the outcomes of the round, once."""
         return self._ended.pop() if self._ended else None
 
 
@@ -55,7 +56,7 @@ def _run(
             module.sync_data(descriptor, module.os)
     except OSError as error:
         return 0, error.errno or 0, 0, 0.0
-    return 0, 0, os.fstat(descriptor).st_nlink, 0.001
+    return 0, 0, os.fstat(descriptor).st_nlink, 0.001 if sync else 0.0
 
 
 def choose_rounds(monkeypatch: pytest.MonkeyPatch, way: str) -> None:

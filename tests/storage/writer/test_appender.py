@@ -27,7 +27,7 @@ from stream.storage.network.interface import (
 )
 from stream.storage.writer import appender as appender_module
 from stream.storage.writer.appender import THREADS, VolumeAppender
-from stream.storage.writer.disk_thread import disk_thread
+from stream.storage.writer.disk_thread import disk_threads
 
 
 @attrs.define(eq=False)
@@ -298,6 +298,6 @@ def test_without_a_compiled_thread_those_of_the_interpreter_do(
 
     monkeypatch.setattr(native, "is_built", True)
     monkeypatch.setattr(native, "DiskThread", refuse, raising=False)
-    assert disk_thread(reactor) is None
+    assert disk_threads(reactor) == []
     monkeypatch.setattr(native, "is_built", False)
-    assert disk_thread(reactor) is None
+    assert disk_threads(reactor) == []
