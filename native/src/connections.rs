@@ -285,11 +285,15 @@ impl Connections {
     }
 
     /// Serve the events of connections that are armed; return all others.
+    ///
+    /// `between` is `stream.ops.process.between.BetweenClients`: its calls are made when all blocks
+    /// are written, before the requests that are left to the Python code.
     fn serve<'py>(
         &self,
         py: Python<'py>,
         events: Bound<'py, PyList>,
         now: f64,
+        between: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
         let mut light: Vec<(i32, u64, RawFd)> = Vec::new();
         let mut busy: Vec<(i32, u64, RawFd)> = Vec::new();
@@ -334,6 +338,9 @@ impl Connections {
         for block in blocks {
             self.write(py, block);
         }
+        if !left.is_empty() {
+            between.call_method0(intern!(py, "run_calls"))?;
+        }
         for (descriptor, connection, data) in left {
             let started = monotonic();
             let data = PyBytes::new(py, &data);
@@ -346,6 +353,8 @@ impl Connections {
             if let Some(slot) = state.slots.get_mut(&descriptor) {
                 slot.used.add(seconds);
             }
+            drop(state);
+            between.call_method0(intern!(py, "run_checks"))?;
         }
         Ok(others)
     }

@@ -1,6 +1,7 @@
 """The path of rows into one slice: they are grouped, compressed, appended, synced and answered.
 
-Group commit: an idle pipeline commits at the end of the reactor's turn. A busy pipeline collects
+Group commit: an idle pipeline commits as soon as the light clients of the reactor's turn are served
+(`stream.ops.process.between`). A busy pipeline collects
 rows while the previous group is in flight. The sync triggers of the slice are upper bounds: if the
 first group takes a long time, they cause a second one to be sent. So the disk determines the rate.
 
@@ -50,6 +51,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 from stream.ops.logging.throttle import LogThrottle
+from stream.ops.process.between import SoonCall, call_soon
 from stream.ops.process.thread_pool import NoThread
 from stream.sink.compression import compressor
 from stream.sink.counters import SliceCounters
@@ -160,7 +162,7 @@ class SlicePipeline:
         self._sent: deque[SentGroup] = deque()
         self._undecided: list[tuple[int, SentGroup]] = []
         self._held = 0
-        self._commit_call: IDelayedCall | None = None
+        self._commit_call: IDelayedCall | SoonCall | None = None
         self._interval_call: IDelayedCall | None = None
         self._interval = encoding.sync.interval_trigger.seconds
         if not encoding.sync.wait:
@@ -247,7 +249,7 @@ class SlicePipeline:
             if (is_awaited and not self._sent) or (
                 self._full and len(self._sent) < MAX_SENT_GROUPS
             ):
-                self._commit_call = self._reactor.callLater(0, self._commit)
+                self._commit_call = call_soon(self._reactor, self._commit)
             elif self._interval_call is None:
                 self._interval_call = self._reactor.callLater(self._interval, self._interval_passed)
 

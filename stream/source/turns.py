@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
+from stream.ops.process.between import between_clients
 from stream.source.http.completions import Waited
 
 __all__ = ["MAX_HELD_BYTES", "ROOM_SECONDS", "SLICE_SECONDS", "Steps", "Turns", "overloaded"]
@@ -87,7 +88,8 @@ class Patience:
 class Turns:
     """The queue of long jobs, which run in short steps so that the reactor stays responsive.
 
-    :param reactor: source of the time and of turns.
+    :param reactor: source of the time and of turns. Its calls between clients
+        (`stream.ops.process.between`) are also made between the steps.
 
     :ivar ended: called when a job has ended and its bytes are released.
     """
@@ -95,6 +97,7 @@ class Turns:
     def __init__(self, reactor: Any, max_held_bytes: int = MAX_HELD_BYTES) -> None:
         self.ended: Callable[[], None] = lambda: None
         self._reactor = reactor
+        self._between = between_clients(reactor)
         self._max_held = max_held_bytes
         self._queues: OrderedDict[Hashable, deque[_Job]] = OrderedDict()
         self._held: dict[Hashable, int] = {}
@@ -156,8 +159,11 @@ class Turns:
         if not self._is_running:
             self._run()
 
-    def _run(self) -> None:
-        """Run jobs until the slice of this turn is used up."""
+    def _run(self, between: Callable[[], None] = lambda: None) -> None:
+        """Run jobs until the slice of this turn is used up.
+
+        :param between: called after each step.
+        """
         self._is_running = True
         now = self._reactor.seconds()
         end = now + self._left
@@ -165,6 +171,7 @@ class Turns:
             key = next(iter(self._queues))
             self._queues.move_to_end(key)
             self._step(self._queues[key])
+            between()
             now = self._reactor.seconds()
         self._is_running = False
         self._left = end - now
@@ -176,7 +183,7 @@ class Turns:
         self._is_called = False
         self._left = SLICE_SECONDS
         if self._queues:
-            self._run()
+            self._run(self._between.run_checks)
 
     def _step(self, jobs: deque[_Job]) -> None:
         job = jobs[0]

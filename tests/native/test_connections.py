@@ -14,6 +14,7 @@ import pytest
 from stream import native
 from stream.mapping.columns import IpColumn, Mapping, PathColumn
 from stream.mapping.native_plan import native_plan
+from stream.ops.process.between import BetweenClients
 
 pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
 
@@ -39,6 +40,7 @@ class Client:
     rest: list[bytes] = attrs.Factory(list)
     crashes: list[object] = attrs.Factory(list)
     seconds: float = 0.0
+    on_take: Callable[[], None] = lambda: None
 
     def crashed(self, head: object) -> None:
         """Answer that the service has failed."""
@@ -48,6 +50,7 @@ class Client:
     def take_data(self, data: bytes) -> None:
         """Receive the bytes that aren't for the compiled code, and use its *seconds*."""
         self.data.append(data)
+        self.on_take()
         _spend(self.seconds)
 
     def finish(self, answer: bytes) -> None:
@@ -105,6 +108,7 @@ class Table:
         self.lanes: dict[bytes, Lane | None] = {HEAD: self.lane}
         self.asked: list[bytes] = []
         self.connections = native.Connections(self._lane_of, SHARES)
+        self.between = BetweenClients()
         self.clients: list[Client] = []
         self.seconds_of_a_head = 0.0
 
@@ -128,7 +132,7 @@ class Table:
     def turn(self, *clients: Client, mask: int = READABLE) -> list[tuple[int, int]]:
         """Serve one turn in which *clients* are ready."""
         events = [(client.ours.fileno(), int(mask)) for client in clients]
-        return self.connections.serve(events, 10.0)
+        return self.connections.serve(events, 10.0, self.between)
 
     def rows(self) -> list[bytes]:
         """Return all rows that were written to the only sink."""
@@ -226,7 +230,7 @@ def test_unrelated_events_are_returned(table: Table) -> None:
     assert table.turn(waiting) == [(waiting.ours.fileno(), READABLE)]
     mask = READABLE | select.EPOLLHUP
     assert table.turn(closed, mask=mask) == [(closed.ours.fileno(), mask)]
-    assert table.connections.serve([(9999, 1)], 10.0) == [(9999, 1)]
+    assert table.connections.serve([(9999, 1)], 10.0, table.between) == [(9999, 1)]
     closed.theirs.close()
     assert table.turn(closed) == [(closed.ours.fileno(), READABLE)]  # the end of the input
     assert len(table.rows()) == 1
@@ -373,7 +377,7 @@ def test_a_busy_client_is_served_after_the_others(table: Table) -> None:
             late = table.client()
             _send(late)
             events.insert(0, (late.ours.fileno(), 1))
-        table.connections.serve(events, second)
+        table.connections.serve(events, second, table.between)
         for block in range(len(table.lane.begun)):
             table.answer(block)
     assert table.rows()[-3:] == [
@@ -381,6 +385,24 @@ def test_a_busy_client_is_served_after_the_others(table: Table) -> None:
         b'"1","10.0.0.2"',
         b'"1","10.0.0.3"',
     ]
+
+
+def test_blocks_are_committed_and_answered_before_unusual_requests_end(table: Table) -> None:
+    """A record waits neither for the Python code of other clients nor for the next turn."""
+    order: list[str] = []
+    usual, *unusual = (table.client() for _ in range(3))
+
+    def write() -> None:
+        table.between.call_soon(lambda: order.append("committed"))
+
+    table.lane.on_write = write
+    table.between.watch(lambda: order.append("checked"))
+    for client in unusual:
+        client.on_take = lambda: order.append("unusual")
+        client.theirs.sendall(HEAD + b"unusual")
+    _send(usual)
+    table.turn(*unusual, usual)
+    assert order == ["committed", "unusual", "checked", "unusual", "checked"]
 
 
 @pytest.mark.parametrize("expensive", ["heads", "requests"])
@@ -395,7 +417,7 @@ def test_the_python_code_has_its_share_of_a_turn(table: Table, expensive: str) -
             table.connections.arm(client.ours.fileno())
             client.theirs.sendall(HEAD.replace(b"x", b"%d" % number) + body)
         events = [(client.ours.fileno(), int(READABLE)) for client in clients]
-        table.connections.serve(events, second)
+        table.connections.serve(events, second, table.between)
         return sum(bool(client.data) for client in clients)
 
     assert turn(1.0, b"unusual") == len(clients)  # the next period, in which all are light

@@ -10,11 +10,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from stream.errors import UserError
+from stream.ops.process.between import BetweenClients
 from stream.source.turns import ROOM_SECONDS, SHARES, SLICE_SECONDS, Steps, Turns
 
 
 class SlowClock(Clock):
     """A clock by which each step of work takes a fifth of a slice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between = BetweenClients()
 
     def work(self) -> None:
         self.rightNow += SLICE_SECONDS / 5
@@ -162,3 +167,15 @@ def test_held_bytes_are_limited(clock: SlowClock) -> None:
     for _ in range(9):
         clock.advance(0)
     assert not turns.is_full and len(ended) == 3
+
+
+def test_calls_between_the_steps_of_a_turn(clock: SlowClock) -> None:
+    """A result of the disk doesn't wait for the end of the slice."""
+    log: list[str] = []
+    turns = Turns(clock)
+    clock.between.watch(lambda: log.append("checked"))
+    turns.work("a", 1, steps(clock, log, "a", 10))
+    assert "checked" not in log  # the caller may be a client
+    del log[:]
+    clock.advance(0)
+    assert log[:4] == ["a", "checked", "a", "checked"]

@@ -134,10 +134,19 @@ class FairTurns:
     The time used by a connection is stored in one of its attributes.
 
     :param clock: returns the time in seconds.
+    :param after_light: called in each turn after the light connections are served.
+    :param after_each: called after each connection is served.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        after_light: Callable[[], None] = lambda: None,
+        after_each: Callable[[], None] = lambda: None,
+    ) -> None:
         self._clock = clock
+        self._after_light = after_light
+        self._after_each = after_each
         self._served = 0
         self._turn = 0
 
@@ -163,9 +172,10 @@ class FairTurns:
         light.sort(key=_cheap)
         done, now = self._serve(light, LIGHT_SECONDS / 2, start, serve)
         light = sorted(light[done:], key=_last_served)
-        _, now = self._serve(light, LIGHT_SECONDS / 2, now, serve)
+        self._serve(light, LIGHT_SECONDS / 2, now, serve)
+        self._after_light()
         busy.sort(key=_last_served)
-        self._serve(busy, BUSY_SECONDS, now, serve)
+        self._serve(busy, BUSY_SECONDS, self._clock(), serve)
 
     def _serve(
         self,
@@ -188,6 +198,8 @@ class FairTurns:
             used.ended = now
             used.rested = False
             done += 1
+            self._after_each()
+            now = self._clock()
             if now >= end:
                 break
         return done, now

@@ -8,7 +8,8 @@ service doesn't use that context, which would be a tenth of the work at tens of 
 requests a second.
 
 Twisted serves all ready connections in each turn. Here the connections of clients share a turn
-(`stream.ops.process.fair_turns`). Everything else is served immediately: finished threads, child
+(`stream.ops.process.fair_turns`), and short calls are made between them
+(`stream.ops.process.between`). Everything else is served immediately: finished threads, child
 processes, and outgoing connections, such as the one to etcd, which renews the lease. All other code
 is Twisted's.
 """
@@ -21,16 +22,18 @@ from collections.abc import Callable
 from typing import Any
 
 from stream.ops.clock import keep_monotonic
+from stream.ops.process.between import BetweenClients
 from stream.ops.process.fair_turns import FairTurns, Ready
 from stream.ops.process.thread_pool import AbandonableThreadPool
 
 __all__ = ["install"]
 
-EventServer = Callable[[list[tuple[int, int]], float], list[tuple[int, int]]]
+EventServer = Callable[[list[tuple[int, int]], float, BetweenClients], list[tuple[int, int]]]
 """A function that serves the events of its own connections, and returns all other events.
 
-Its arguments are pairs of a descriptor and its events, and the reactor's time. In each turn, the
-functions in the reactor's attribute `event_servers` are called first.
+Its arguments are pairs of a descriptor and its events, the reactor's time, and the calls to make
+between its clients. In each turn, the functions in the reactor's attribute `event_servers` are
+called first.
 """
 
 THREADS = 10
@@ -74,7 +77,8 @@ def install() -> bool:
         wallSeconds = staticmethod(time.time)
 
         def __init__(self) -> None:
-            self._turns = FairTurns(time.monotonic)
+            self.between = between = BetweenClients()
+            self._turns = FairTurns(time.monotonic, between.run_calls, between.run_checks)
             self.event_servers: list[EventServer] = []
             super().__init__()
 
@@ -92,12 +96,18 @@ def install() -> bool:
             :param timeout: seconds; ``None`` waits forever.
             """
             selectables: dict[int, Any] = self._selectables
+            between = self.between
+            if timeout is None:
+                timeout = -1
+            if between.has_calls:
+                between.run_calls()
+                timeout = 0  # the given one ignores the timers that were set by these calls
             try:
-                events = self._poller.poll(-1 if timeout is None else timeout, len(selectables))
+                events = self._poller.poll(timeout, len(selectables))
             except InterruptedError:
                 return
             for serve_events in self.event_servers:
-                events = serve_events(events, time.monotonic())
+                events = serve_events(events, time.monotonic(), between)
             serve = self._doReadOrWrite  # catches and logs all errors
             ready: list[Ready] = []
             for descriptor, event in events:
@@ -106,8 +116,10 @@ def install() -> bool:
                     ready.append((selectable, descriptor, event))
                 elif selectable is not None:
                     serve(selectable, descriptor, event)
+            between.run_calls()
             if ready:
                 self._turns.serve(ready, self._serve)
+                between.run_calls()
 
         def _serve(self, ready: Ready) -> None:
             selectable, descriptor, event = ready

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from stream import native
+from stream.ops.process.between import between_clients
 
 __all__ = ["COUNT", "DiskThread", "FileAppends", "Outcome", "disk_threads"]
 
@@ -66,6 +67,7 @@ class DiskThread:
         Raises OSError: the host can't start a thread or has no descriptor left.
         """
         self._reactor = reactor
+        self._between = between_clients(reactor)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self._thread: native.DiskThread | None = native.DiskThread(self._wake)
@@ -89,6 +91,7 @@ class DiskThread:
         assert self._thread is not None
         self._thread.start(list(files))
         self._ended = ended
+        self._between.watch(self._check)
 
     async def leave(self, seconds: float) -> bool:
         """End the thread, after its current round; wait at most *seconds* for the round.
@@ -121,15 +124,22 @@ class DiskThread:
         return "volume"
 
     def doRead(self) -> None:
-        """Handle the outcome of a round that has ended."""
+        """Handle the outcome of a round, unless it was found earlier."""
         os.eventfd_read(self._wake)
+        self._check()
+
+    def _check(self) -> None:
+        """Handle the outcome of the round if it has ended."""
         found = self._thread.take() if self._thread is not None else None
+        if found is None:
+            return
+        self._between.unwatch(self._check)
         ended, self._ended = self._ended, None
-        if found is not None and ended is not None:
-            try:
-                ended([Outcome(*each) for each in found])
-            except Exception:  # otherwise the reactor would no longer listen to the thread
-                _log.failure("cannot process the result of a write round")
+        assert ended is not None  # a round was started
+        try:
+            ended([Outcome(*each) for each in found])
+        except Exception:  # otherwise the reactor would no longer listen to the thread
+            _log.failure("cannot process the result of a write round")
         if self._left is not None and self._ended is None:  # otherwise another round is running
             self._close()
             if not self._left.called:

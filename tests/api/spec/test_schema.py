@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.api.http.body import MAX_VALUES, decode_json, read_body
+from stream.api.http.body import BRACKETS_OF_MANY, MAX_DEPTH, MAX_VALUES, decode_json, read_body
 from stream.api.spec import request_schemas as requests
 from stream.api.spec.operations import OPERATIONS
 from stream.api.spec.schema import DecodeError, Object, problems_error, quoted
@@ -328,6 +328,17 @@ def test_values_are_counted_before_they_are_parsed(text: str) -> None:
         decode_json(text)
     assert (caught.value.status, caught.value.name) == (413, "payloadTooLarge")
     decode_json("[" + "0," * (MAX_VALUES - 2) + "0]")
+
+
+@pytest.mark.parametrize(("pairs", "message"), [(449, "max depth"), (450, "more than")])
+def test_the_levels_of_a_body_with_many_values_are_checked_at_its_beginning(
+    pairs: int, message: str
+) -> None:
+    """A body with too many values is refused in any case; its levels are the better reason."""
+    assert BRACKETS_OF_MANY == 1000
+    body = "[" + "[]," * pairs + "[" * MAX_DEPTH  # the last of these is too deep
+    with pytest.raises(UserError, match=message):
+        decode_json(body + "0," * MAX_VALUES)
 
 
 @given(st.text('[]{}",\\:1 ', max_size=400))

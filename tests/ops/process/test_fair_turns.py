@@ -36,7 +36,12 @@ class Reactor:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self._turns = FairTurns(lambda: self.now)
+        self.between: list[str] = []
+        self._turns = FairTurns(
+            lambda: self.now,
+            lambda: self.between.append("light served"),
+            lambda: self.between.append("served"),
+        )
 
     def turn(self, connections: list[Connection]) -> list[str]:
         """Run one turn in which *connections* are ready, and return the names of the
@@ -181,3 +186,13 @@ def test_expensive_requests_do_not_starve() -> None:
     turns = len(cheap)
     served = [name for _ in range(turns) for name in reactor.turn([*cheap, expensive])]
     assert "expensive" in served
+
+
+def test_calls_between_clients() -> None:
+    """Some follow each client, others only the light ones; they use no client's time."""
+    reactor = Reactor()
+    light = _some(2, LIGHT_SHARE / 100, "light")
+    reactor.known(*light)
+    reactor.between.clear()
+    assert len(reactor.turn([*_some(3, 0.0, "busy"), *light])) == 5
+    assert reactor.between == [*["served"] * 2, "light served", *["served"] * 3]

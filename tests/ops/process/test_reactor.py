@@ -45,6 +45,50 @@ def test_the_command_line_installs_the_direct_reactor() -> None:
     assert ended.stdout.splitlines()[-3:] == ["DirectEPollReactor", "hello", "closed"]
 
 
+BETWEEN = """
+from stream.ops.process.reactor import install
+install()
+from twisted.internet import reactor, protocol
+from twisted.internet.protocol import ClientFactory, Factory
+between, order = reactor.between, []
+class Server(protocol.Protocol):
+    def dataReceived(self, data):
+        order.append("read")
+        between.call_soon(lambda: order.append("committed"))
+        if order.count("read") == 2:
+            between.unwatch(check)
+            reactor.stop()
+class Client(protocol.Protocol):
+    def connectionMade(self):
+        self.transport.write(b"x")
+check = lambda: order.append("checked")
+between.watch(check)
+def start():
+    port = reactor.listenTCP(0, Factory.forProtocol(Server), interface="127.0.0.1").getHost().port
+    for _ in range(2):
+        reactor.connectTCP("127.0.0.1", port, ClientFactory.forProtocol(Client))
+def first():
+    order.append("first")
+    between.call_soon(lambda: (order.append("second"), between.call_soon(start)))
+    reactor.callLater(0, order.append, "timer")
+between.call_soon(first)
+reactor.callLater(20, reactor.stop)
+reactor.run()
+print(*order)
+"""
+
+
+def test_calls_are_made_between_clients_and_without_any() -> None:
+    """They don't wait for an event, a timer that they set is called, and a client is followed."""
+    ended = subprocess.run(
+        [sys.executable, "-c", BETWEEN], capture_output=True, text=True, timeout=60, check=True
+    )
+    words = ended.stdout.split()
+    assert words[:3] == ["first", "second", "timer"]
+    assert words.count("read") == words.count("committed") == 2
+    assert words[words.index("read") + 1] == "checked"
+
+
 THREADS = """
 import threading
 from stream.ops.process.reactor import install

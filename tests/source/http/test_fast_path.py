@@ -28,6 +28,7 @@ from stream.errors import UserError, without_frames
 from stream.mapping.columns import HeadersColumn, IpColumn, Mapping, PathColumn
 from stream.mapping.render import Renderer, compile_renderer
 from stream.ops.metrics.registry import Metrics
+from stream.ops.process.between import BetweenClients
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.sink.outcome import Completion
@@ -256,7 +257,9 @@ class Listener:
         events = poller.poll(0)
         poller.close()
         if self.factory.fast is not None:
-            events = self.factory.fast.connections.serve(events, self.clock.seconds())
+            events = self.factory.fast.connections.serve(
+                events, self.clock.seconds(), BetweenClients()
+            )
         with mock.patch.object(parser, "MIN_RECEIVED", self._min_received):
             for descriptor, _ in events:
                 _, transport = owners[descriptor]
