@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import orjson
 from twisted.internet.defer import (
@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 _POOL_SIZE = 16
 _IDLE_SECONDS = 30
+_LEASES = "lease/"
+"""Beginning of methods with connections of their own; see Note [Connections for leases]."""
 _CLOSE_AGAIN_SECONDS = 10.0
 """Minimum interval between closings of all pooled connections; newer ones have just answered."""
 _REQUIRE_LEADER = b"Grpc-Metadata-hasleader"
@@ -57,8 +59,20 @@ _BROKEN = (
 )
 
 
+def _pool(reactor: Any) -> HTTPConnectionPool:
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool.maxPersistentPerHost = _POOL_SIZE
+    pool.retryAutomatically = False
+    pool.cachedConnectionTimeout = _IDLE_SECONDS
+    return pool
+
+
 class Transport:
     """The connection to an etcd cluster: requests, streams, authentication, failover.
+
+    Note [Connections for leases]: a keep-alive must not wait for other requests. The reactor serves
+    connections that use little time first (`stream.ops.process.fair_turns`), so requests about
+    leases have connections that nothing else uses.
 
     :param endpoints: ``host:port`` or URLs; the next one is tried when one doesn't answer.
     :param request_timeout: seconds for one request to one endpoint.
@@ -85,18 +99,18 @@ class Transport:
         self._token: str | None = None
         self._authenticating = DeferredLock()
         self._timeout = request_timeout
-        self._pool = HTTPConnectionPool(reactor, persistent=True)
-        self._pool.maxPersistentPerHost = _POOL_SIZE
-        self._pool.retryAutomatically = False
-        self._pool.cachedConnectionTimeout = _IDLE_SECONDS
         self._close_at = 0.0
         endpoint_factory = ProbedEndpoints(reactor)
-        self._agent = Agent.usingEndpointFactory(reactor, endpoint_factory, self._pool)
+        self._pools = [_pool(reactor), _pool(reactor)]
+        self._agent, self._lease_agent = (
+            Agent.usingEndpointFactory(reactor, endpoint_factory, pool) for pool in self._pools
+        )
         self._streaming_agent = Agent.usingEndpointFactory(reactor, endpoint_factory)
 
-    def close(self) -> Deferred[None]:
+    async def close(self) -> None:
         """Close the idle connections."""
-        return cast("Deferred[None]", self._pool.closeCachedConnections())
+        for pool in self._pools:
+            await pool.closeCachedConnections()
 
     async def call(
         self,
@@ -252,12 +266,14 @@ class Transport:
         now = self._reactor.seconds()
         if now >= self._close_at:
             self._close_at = now + _CLOSE_AGAIN_SECONDS
-            self._pool.closeCachedConnections()
+            for pool in self._pools:
+                pool.closeCachedConnections()
 
     async def _call_and_read(
         self, endpoint: str, method: str, data: bytes, token: str
     ) -> dict[str, Any]:
-        response = await self._request(self._agent, endpoint, method, data, token)
+        agent = self._lease_agent if method.startswith(_LEASES) else self._agent
+        response = await self._request(agent, endpoint, method, data, token)
         return await self._read(response)
 
     async def _request(

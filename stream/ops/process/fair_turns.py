@@ -30,6 +30,7 @@ __all__ = [
     "BUSY_SECONDS",
     "LIGHT_SECONDS",
     "LIGHT_SHARE",
+    "OUTGOING_SECONDS",
     "PERIOD_SECONDS",
     "RESTED_SHARE",
     "REST_SECONDS",
@@ -59,6 +60,12 @@ record is therefore five times this value.
 
 BUSY_SECONDS = 0.005
 """Time per turn for all other connections, in seconds."""
+
+OUTGOING_SECONDS = 0.003
+"""Time per turn for light outgoing connections, and as much for the other ones, in seconds.
+
+An answer of etcd may take milliseconds, if it is for a client of the API.
+"""
 
 CHEAP_SECONDS = 0.0001
 """Mean time of serving a connection up to which it is in the cheapest class, in seconds."""
@@ -136,6 +143,8 @@ class FairTurns:
     :param clock: returns the time in seconds.
     :param after_light: called in each turn after the light connections are served.
     :param after_each: called after each connection is served.
+    :param light_seconds: time per turn for all light connections.
+    :param busy_seconds: time per turn for all other connections.
     """
 
     def __init__(
@@ -143,8 +152,13 @@ class FairTurns:
         clock: Callable[[], float],
         after_light: Callable[[], None] = lambda: None,
         after_each: Callable[[], None] = lambda: None,
+        *,
+        light_seconds: float = LIGHT_SECONDS,
+        busy_seconds: float = BUSY_SECONDS,
     ) -> None:
         self._clock = clock
+        self._light_seconds = light_seconds
+        self._busy_seconds = busy_seconds
         self._after_light = after_light
         self._after_each = after_each
         self._served = 0
@@ -170,12 +184,12 @@ class FairTurns:
             is_light = used.is_light(self._turn, start)
             (light if is_light else busy).append((used.last, each, used))
         light.sort(key=_cheap)
-        done, now = self._serve(light, LIGHT_SECONDS / 2, start, serve)
+        done, now = self._serve(light, self._light_seconds / 2, start, serve)
         light = sorted(light[done:], key=_last_served)
-        self._serve(light, LIGHT_SECONDS / 2, now, serve)
+        self._serve(light, self._light_seconds / 2, now, serve)
         self._after_light()
         busy.sort(key=_last_served)
-        self._serve(busy, BUSY_SECONDS, self._clock(), serve)
+        self._serve(busy, self._busy_seconds, self._clock(), serve)
 
     def _serve(
         self,

@@ -9,9 +9,9 @@ requests a second.
 
 Twisted serves all ready connections in each turn. Here the connections of clients share a turn
 (`stream.ops.process.fair_turns`), and short calls are made between them
-(`stream.ops.process.between`). Everything else is served immediately: finished threads, child
-processes, and outgoing connections, such as the one to etcd, which renews the lease. All other code
-is Twisted's.
+(`stream.ops.process.between`). Outgoing connections share another part of the turn in the same way,
+because the answers to them are often for clients. Everything else is served immediately: finished
+threads and child processes. All other code is Twisted's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from stream.ops.clock import keep_monotonic
 from stream.ops.process.between import BetweenClients
-from stream.ops.process.fair_turns import FairTurns, Ready
+from stream.ops.process.fair_turns import OUTGOING_SECONDS, FairTurns, Ready
 from stream.ops.process.thread_pool import AbandonableThreadPool
 
 __all__ = ["install"]
@@ -66,7 +66,7 @@ def install() -> bool:
         keep_monotonic(reactor)
         return False
     from twisted.internet.main import installReactor
-    from twisted.internet.tcp import Port, Server
+    from twisted.internet.tcp import Client, Port, Server
 
     clients = Port, Server
 
@@ -79,6 +79,13 @@ def install() -> bool:
         def __init__(self) -> None:
             self.between = between = BetweenClients()
             self._turns = FairTurns(time.monotonic, between.run_calls, between.run_checks)
+            self._outgoing = FairTurns(
+                time.monotonic,
+                between.run_calls,
+                between.run_checks,
+                light_seconds=OUTGOING_SECONDS,
+                busy_seconds=OUTGOING_SECONDS,
+            )
             self.event_servers: list[EventServer] = []
             super().__init__()
 
@@ -110,13 +117,18 @@ def install() -> bool:
                 events = serve_events(events, time.monotonic(), between)
             serve = self._doReadOrWrite  # catches and logs all errors
             ready: list[Ready] = []
+            outgoing: list[Ready] = []
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)
                 if isinstance(selectable, clients):
                     ready.append((selectable, descriptor, event))
+                elif isinstance(selectable, Client):
+                    outgoing.append((selectable, descriptor, event))
                 elif selectable is not None:
                     serve(selectable, descriptor, event)
             between.run_calls()
+            if outgoing:
+                self._outgoing.serve(outgoing, self._serve)
             if ready:
                 self._turns.serve(ready, self._serve)
                 between.run_calls()
