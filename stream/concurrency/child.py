@@ -5,19 +5,22 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ProcessExitedAlready
-from twisted.internet.process import ProcessReader
+from twisted.internet.interfaces import IPullProducer
+from twisted.internet.process import ProcessReader, ProcessWriter
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from stream.concurrency.waiters import Waiters
 
-__all__ = ["PIPE_BYTES", "Child", "ServerChild", "tied_command", "widen"]
+__all__ = ["PIPE_BYTES", "Child", "PipeWriter", "ServerChild", "tied_command", "widen"]
 
 PIPE_BYTES = 1024 * 1024
 """Size of a widened pipe, if the system permits it, and maximum size of a read."""
@@ -100,6 +103,58 @@ class _WideReading:
         self._size = PIPE_BYTES if len(data) == self._size else _FIRST_READ_BYTES
         self._pipe.dataReceived(data)
         return None
+
+
+@implementer(IPullProducer)
+class PipeWriter:
+    """Writes to a child's pipe in pieces.
+
+    A pipe of Twisted copies everything that waits to be written, each time that data is added. For
+    tens of megabytes this would take tens of milliseconds. Here a pipe gets the next piece when it
+    has written the previous one.
+
+    :param pipe: the pipe; nothing else may write to it.
+    """
+
+    def __init__(self, pipe: ProcessWriter) -> None:
+        self._pipe = pipe
+        self._parts: deque[bytes] = deque()
+        self._done = 0
+        """Number of bytes of the first part that the pipe has."""
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether data waits until the pipe has room."""
+        return bool(self._parts)
+
+    def write(self, parts: Sequence[bytes]) -> None:
+        """Write *parts* one after another, after everything that was written before."""
+        is_idle = not self._parts
+        self._parts.extend(filter(None, parts))
+        if is_idle and self._parts:
+            self._pipe.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        """Give the next piece to the pipe."""
+        piece: list[bytes] = []
+        left = PIPE_BYTES
+        while self._parts and left:
+            part = self._parts[0]
+            taken = part[self._done : self._done + left]
+            left -= len(taken)
+            self._done += len(taken)
+            piece.append(taken)
+            if self._done == len(part):
+                self._parts.popleft()
+                self._done = 0
+        if not self._parts:
+            self._pipe.unregisterProducer()
+        self._pipe.write(b"".join(piece))
+
+    def stopProducing(self) -> None:
+        """Drop what isn't written: the child doesn't read any more."""
+        self._parts.clear()
+        self._done = 0
 
 
 class Child(ProcessProtocol):

@@ -33,7 +33,6 @@ from stream.record.context import UNPARSED, RecordContext
 from stream.record.headers import BodyKind, RecordHeaders
 
 __all__ = [
-    "MAX_COPIED_BYTES",
     "MAX_FRAME_BYTES",
     "BatchItem",
     "BatchReader",
@@ -49,9 +48,6 @@ __all__ = [
     "error_to_plain",
     "frame",
 ]
-
-MAX_COPIED_BYTES = 256 * 1024
-"""Maximum size of a batch that is sent in one piece."""
 
 MAX_FRAME_BYTES = 128 * 1024 * 1024
 MAX_MESSAGE_CHARACTERS = 2000
@@ -131,7 +127,7 @@ class BatchItem:
 
 
 def encode_batch(serial: int, seconds: float, items: Sequence[BatchItem]) -> list[bytes]:
-    """Return the frame of a batch, in pieces if it is large, because copying takes long.
+    """Return the frame of a batch in parts, because a copy of large bodies takes milliseconds.
 
     :param serial: number of the batch.
     :param seconds: time after which the remaining records are postponed.
@@ -156,10 +152,9 @@ def encode_batch(serial: int, seconds: float, items: Sequence[BatchItem]) -> lis
             (item.plan, record.timestamp_ms, record.client_ip, record.signal, place, len(body))
         )
     head = _dumps([serial, seconds, all_headers, records])
-    head = _LENGTH.pack(len(head)) + head
-    size = len(head) + sum(map(len, bodies))
-    pieces = [_LENGTH.pack(1 + size) + b"B" + head, *filter(None, bodies)]
-    return pieces if size > MAX_COPIED_BYTES else [b"".join(pieces)]
+    start = _LENGTH.pack(len(head)) + head
+    size = len(start) + sum(map(len, bodies))
+    return [_LENGTH.pack(1 + size) + b"B" + start, *bodies]
 
 
 def _plain_headers(headers: RecordHeaders) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.concurrency.child import Child, widen
+from stream.concurrency.child import Child, PipeWriter, widen
 from stream.mapping import engine_process
 from stream.mapping.engine_protocol import (
     BatchItem,
@@ -105,6 +105,7 @@ class ProcessEngine(Child):
             )
         for pipe in transport.pipes.values():
             widen(pipe)
+        self._input = PipeWriter(transport.pipes[engine_process.INPUT])
         self.pid: int = transport.pid
 
     # Work.
@@ -117,8 +118,7 @@ class ProcessEngine(Child):
             items.append(BatchItem(number, plan.needs_body, plan.needs_headers, job.record))
         for plan in {job.plan for job in jobs}:
             self._plans.move_to_end(plan)
-        for piece in encode_batch(serial, seconds, items):
-            self._write(piece)
+        self._write(*encode_batch(serial, seconds, items))
         while len(self._plans) > MAX_PLANS:
             _, number = self._plans.popitem(last=False)
             self._write(frame(b"D", json.dumps(number).encode()))
@@ -132,9 +132,9 @@ class ProcessEngine(Child):
     def check(self, serial: int, templates: Sequence[str], /) -> None:
         self._write(frame(b"C", json.dumps([serial, list(templates)]).encode()))
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, *parts: bytes) -> None:
         if not self._is_lost:
-            self.transport.writeToChild(engine_process.INPUT, data)  # type: ignore[union-attr]
+            self._input.write(parts)
 
     def kill(self) -> None:
         self._is_killed = True

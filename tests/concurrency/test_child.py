@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
+from random import Random
 from typing import Any
 
 import pytest_twisted
@@ -13,7 +15,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, ProcessTermin
 from twisted.internet.process import ProcessReader
 from twisted.python.failure import Failure
 
-from stream.concurrency.child import Child, widen
+from stream.concurrency.child import PIPE_BYTES, Child, PipeWriter, widen
 from tests.waiting import until
 
 reactor: Any = _reactor
@@ -122,3 +124,51 @@ def test_a_wide_pipe_is_read_at_once() -> None:
         pipe.stopReading()
         os.close(read)
     assert isinstance(pipe.doRead(), ConnectionLost)
+
+
+_DIGEST = """
+import hashlib, sys
+print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest(), flush=True)
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_large_data_is_written_in_pieces() -> None:
+    """All bytes arrive in order, and at most a piece waits in the pipe's own buffer."""
+    child = _Known()
+    transport = reactor.spawnProcess(child, sys.executable, [sys.executable, "-c", _DIGEST])
+    pipe = transport.pipes[0]
+    widen(pipe)
+    writer = PipeWriter(pipe)
+    waiting: list[int] = []
+    write_some = pipe.writeSomeData
+
+    def observe(data: Any) -> Any:
+        waiting.append(len(data))
+        return write_some(data)
+
+    pipe.writeSomeData = observe
+    random, digest = Random(1), hashlib.sha256()
+    for sizes in ((5,), (0, 3 * PIPE_BYTES + 7, 10, PIPE_BYTES), (), (1, 2, 3), (PIPE_BYTES,)):
+        parts = [random.randbytes(size) for size in sizes]
+        writer.write(parts)
+        digest.update(b"".join(parts))
+    await until(lambda: not writer.is_writing)
+    transport.closeStdin()
+    await child.ended()
+    assert child.said.decode().strip() == digest.hexdigest()
+    assert max(waiting) <= PIPE_BYTES
+
+
+@pytest_twisted.ensureDeferred
+async def test_data_for_a_child_that_has_ended_is_dropped() -> None:
+    """Nothing is kept for it, and later data isn't, either."""
+    child = _Known()
+    transport = reactor.spawnProcess(
+        child, sys.executable, [sys.executable, "-c", "import os; os.close(0); print(1)"]
+    )
+    writer = PipeWriter(transport.pipes[0])
+    writer.write([bytes(8 * PIPE_BYTES)])
+    await child.ended()
+    writer.write([bytes(8 * PIPE_BYTES)])
+    assert not writer.is_writing
