@@ -121,21 +121,22 @@ class PipeWriter:
         self._parts: deque[bytes] = deque()
         self._done = 0
         """Number of bytes of the first part that the pipe has."""
+        self._is_writing = False
 
     @property
     def is_writing(self) -> bool:
         """Whether data waits until the pipe has room."""
-        return bool(self._parts)
+        return self._is_writing
 
     def write(self, parts: Sequence[bytes]) -> None:
         """Write *parts* one after another, after everything that was written before."""
-        is_idle = not self._parts
         self._parts.extend(filter(None, parts))
-        if is_idle and self._parts:
+        if not self._is_writing:
+            self._is_writing = True
             self._pipe.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
-        """Give the next piece to the pipe."""
+        """Give the next piece to the pipe, which has written the previous one."""
         piece: list[bytes] = []
         left = PIPE_BYTES
         while self._parts and left:
@@ -147,14 +148,17 @@ class PipeWriter:
             if self._done == len(part):
                 self._parts.popleft()
                 self._done = 0
-        if not self._parts:
+        if piece:
+            self._pipe.write(b"".join(piece))
+        else:
+            self._is_writing = False
             self._pipe.unregisterProducer()
-        self._pipe.write(b"".join(piece))
 
     def stopProducing(self) -> None:
         """Drop what isn't written: the child doesn't read any more."""
         self._parts.clear()
         self._done = 0
+        self._is_writing = False
 
 
 class Child(ProcessProtocol):

@@ -515,3 +515,17 @@ async def test_kept_connections_that_answer_are_not_closed_again(
         proxy.is_blackhole = False
     await gatherResults([ensureDeferred(proxied.get("a")) for _ in range(2)])
     assert proxy.accepted == accepted
+
+
+@pytest_twisted.ensureDeferred
+async def test_leases_have_connections_of_their_own(proxied: EtcdClient, proxy: Proxy) -> None:
+    """So a keep-alive never waits for an answer that the process takes long to handle."""
+    await proxied.get("a")
+    before = proxy.accepted
+    lease = await proxied.call("lease/grant", {"TTL": 60})
+    assert proxy.accepted == before + 1
+    await proxied.get("a")
+    await proxied.call("lease/keepalive", {"ID": lease["ID"]}, repeatable=True)
+    await proxied.put("a", b"")
+    await proxied.call("lease/revoke", {"ID": lease["ID"]})
+    assert proxy.accepted == before + 1

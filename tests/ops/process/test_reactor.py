@@ -89,6 +89,52 @@ def test_calls_are_made_between_clients_and_without_any() -> None:
     assert words[words.index("read") + 1] == "checked"
 
 
+OUTGOING = """
+import socket, time
+from collections import Counter
+from stream.ops.process.fair_turns import OUTGOING_SECONDS
+from stream.ops.process.reactor import install
+install()
+from twisted.internet import reactor, protocol
+COUNT = 20
+listener = socket.create_server(("127.0.0.1", 0), backlog=COUNT)
+turn, served, connected = 0, Counter(), []
+class Client(protocol.Protocol):
+    def connectionMade(self):
+        connected.append(listener.accept()[0])
+        if len(connected) == COUNT:
+            next_turn()
+            for each in connected:
+                each.sendall(b"x")
+    def dataReceived(self, data):
+        served[turn] += 1
+        end = time.monotonic() + OUTGOING_SECONDS
+        while time.monotonic() < end:
+            pass
+        if served.total() == COUNT:
+            reactor.stop()
+def next_turn():
+    global turn
+    turn += 1
+    reactor.callLater(0, next_turn)
+for _ in range(COUNT):
+    reactor.connectTCP(*listener.getsockname(), protocol.ClientFactory.forProtocol(Client))
+reactor.callLater(20, reactor.stop)
+reactor.run()
+print(served.total(), max(served.values()))
+"""
+
+
+def test_outgoing_connections_share_a_part_of_a_turn() -> None:
+    """Each uses up a share: of cheap light ones, of those served longest ago, or of the others."""
+    ended = subprocess.run(
+        [sys.executable, "-c", OUTGOING], capture_output=True, text=True, timeout=60, check=True
+    )
+    total, most = map(int, ended.stdout.split())
+    assert total == 20
+    assert 1 <= most <= 3
+
+
 THREADS = """
 import threading
 from stream.ops.process.reactor import install
