@@ -365,7 +365,7 @@ async def test_a_request_without_an_answer_ends_the_kept_connections(
     await until(lambda: len(proxy.connections) == 3)
     proxy.is_blackhole = True
     with pytest.raises(EtcdUnavailable):
-        await proxied.call("lease/leases", {}, timeout=0.05)
+        await proxied.call("maintenance/status", {}, timeout=0.05)
     await until(lambda: not proxy.connections)
 
 
@@ -511,7 +511,7 @@ async def test_kept_connections_that_answer_are_not_closed_again(
         accepted = proxy.accepted
         proxy.is_blackhole = True
         with pytest.raises(EtcdUnavailable):
-            await proxied.call("lease/leases", {}, timeout=0.05)
+            await proxied.call("maintenance/status", {}, timeout=0.05)
         proxy.is_blackhole = False
     await gatherResults([ensureDeferred(proxied.get("a")) for _ in range(2)])
     assert proxy.accepted == accepted
