@@ -1,9 +1,9 @@
 """The path of rows into one slice: they are grouped, compressed, appended, synced and answered.
 
 Group commit: an idle pipeline commits as soon as the light clients of the reactor's turn are served
-(`stream.ops.process.between`). A busy pipeline collects
-rows while the previous group is in flight. The sync triggers of the slice are upper bounds: if the
-first group takes a long time, they cause a second one to be sent. So the disk determines the rate.
+(`stream.ops.process.between`). A busy pipeline collects rows while the previous group is in flight.
+The sync triggers of the slice are upper bounds: if the first group takes a long time, they cause a
+second one to be sent. So the disk determines the rate.
 
 Note [Unawaited rows]: if the settings don't require waiting, writing rows sooner answers no request
 sooner. Therefore rows are collected until the interval trigger, but at most for

@@ -1,4 +1,4 @@
-"""A thread pool of greenlets, which pause during every disk operation.
+"""Threads as greenlets, which pause during every disk operation.
 
 So jobs of different threads interleave there, and a process can be killed during a job.
 """
@@ -6,16 +6,18 @@ So jobs of different threads interleave there, and a process can be killed durin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import greenlet
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
+from stream.storage.writer.disk_thread import FileAppends, Outcome
 from tests.simulation.scheduler import Process, Scheduler
+from tests.storage.writer.rounds import append_and_sync
 
-__all__ = ["Pool", "Threading", "rest"]
+__all__ = ["CompiledThread", "Pool", "Threading", "rest"]
 
 _HOP_SECONDS = 0.0001
 
@@ -69,6 +71,36 @@ class Pool:
             self._process.threads.add(thread)
             delay = scheduler.random.uniform(0.0, _HOP_SECONDS)
             scheduler.after(delay, thread.switch, "a thread", self._process)
+
+
+class CompiledThread:
+    """A compiled thread of a volume; stands in for `stream.storage.writer.disk_thread.DiskThread`.
+
+    It makes the system calls of the simulated disk.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._pool = Pool(process, 1)
+        self.is_idle = True
+
+    def start(self, files: Sequence[FileAppends], ended: Callable[[list[Outcome]], None]) -> None:
+        def run() -> list[Outcome]:
+            return [Outcome(*append_and_sync(*each)) for each in files]
+
+        def told(success: bool, outcomes: Any) -> None:
+            assert success, outcomes
+            self._process.callFromThread(finish, outcomes)
+
+        def finish(outcomes: list[Outcome]) -> None:
+            self.is_idle = True
+            ended(outcomes)
+
+        self.is_idle = False
+        self._pool.callInThreadWithCallback(told, run)
+
+    async def leave(self, seconds: float) -> bool:
+        return self.is_idle
 
 
 def rest(process: Process, seconds: float, label: str) -> None:

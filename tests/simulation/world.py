@@ -35,13 +35,14 @@ from stream.storage.model.entity import Slice
 from stream.storage.model.state import Level
 from stream.storage.model.volume import Volume
 from stream.storage.store.repository import StorageRepository
+from stream.storage.writer.disk_thread import COUNT
 from stream.values.codec import encode
 from tests.simulation.disk import Disk, Os
 from tests.simulation.etcd import Etcd, EtcdTransport
 from tests.simulation.network import Network
 from tests.simulation.nodes import Node, build, client_of, level_settings, time_of
 from tests.simulation.scheduler import Process, Scheduler
-from tests.simulation.threads import Pool, Threading
+from tests.simulation.threads import CompiledThread, Pool, Threading
 from tests.storage.histories.world import SINK, SINK_KEY, SOURCE, SOURCE_KEY, prepared_file
 
 __all__ = ["FAULTS", "Result", "simulate"]
@@ -144,6 +145,7 @@ class World:
         self, seed: int, directory: Path, allowed: tuple[str, ...], all_kinds: bool
     ) -> None:
         self.scheduler = Scheduler(seed)
+        self.has_compiled_threads = seed % 2 == 1
         self.random = self.scheduler.random
         self.network = Network(self.scheduler)
         self.etcd = Etcd(self.scheduler)
@@ -541,6 +543,9 @@ def _in_place(world: World) -> Iterator[None]:
         assert scheduler.running is not None
         return Pool(scheduler.running, maximum)
 
+    def disk_threads(process: Process) -> list[CompiledThread]:
+        return [CompiledThread(process) for _ in range(COUNT if world.has_compiled_threads else 0)]
+
     seeded = SimpleNamespace(
         Random=lambda: random.Random(scheduler.random.random()), uniform=scheduler.random.uniform
     )
@@ -559,6 +564,7 @@ def _in_place(world: World) -> Iterator[None]:
         "stream.etcd.claims._started": started,
         "stream.etcd.client.Transport": transport,
         "stream.storage.writer.writer.AbandonableThreadPool": pool,
+        "stream.storage.writer.writer.disk_threads": disk_threads,
         "stream.storage.writer.disk.os": world.os,
         "stream.storage.writer.disk.sync_directory": world.os.sync_directory,
         "stream.storage.volumes.local_volume.os": world.os,

@@ -53,9 +53,9 @@ RESTED_SHARE = 0.2
 LIGHT_SECONDS = 0.006
 """Time per turn for all light connections, in seconds; exceeded by at most one of them.
 
-A record is answered about five turns after it was read, because its group is sent, written and
-acknowledged in separate turns. If many light connections have expensive requests, the latency of a
-record is therefore five times this value.
+A record may wait for several turns: its request is read in one, and the writer's acknowledgement is
+read in another. If many light connections have expensive requests, the latency of a record is
+therefore several times this value.
 """
 
 BUSY_SECONDS = 0.005

@@ -15,7 +15,8 @@ code is built, its threads run the rounds of such appends; the switch to them co
 a switch to a Python thread, and they never wait for the GIL. If an error occurs, or if the file was
 removed, a round of a Python thread repeats the appends to this file: it writes the same bytes to
 the same position, fails where the compiled code has failed, and handles the failure. So the
-compiled code makes no decisions. There is one round of a Python thread at a time.
+compiled code makes no decisions. Appends whose checksums would take long to compare are also left
+to a Python thread. There is one round of a Python thread at a time.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class VolumeAppender:
         self._behind: _Files = {}
         """For each file that is in a round, or waits for one of a Python thread: later appends."""
         self._interpreted: _Files = {}
-        """Appends that wait for a round of a Python thread."""
+        """Appends that wait for a round of a Python thread; none is behind them."""
         self._is_interpreting = False
         self._rounds: dict[_Round, None] = {}  # a set in order of their beginnings
         self._watchdog: IDelayedCall | None = None
@@ -253,7 +254,8 @@ class VolumeAppender:
             for (file, items, (_, _, _, is_synced)), outcome in zip(files, outcomes, strict=True):
                 if not outcome.is_success:
                     file.meet(outcome.write_error, outcome.sync_error)
-                    self._interpreted[file] = items
+                    self._interpreted[file] = items + self._behind[file]
+                    self._behind[file] = []
                     continue
                 ends = [item.offset + len(item.data) for item in items]
                 file.appended(ends[-1], is_synced=is_synced)

@@ -89,7 +89,6 @@ class DiskFile:
 
     def append_many(self, appends: Sequence[tuple[int, bytes]]) -> list[int | WriterError]:
         """Call `append` for each append; consecutive appends are written in one call."""
-        self._is_repeated = False
         results: list[int | WriterError] = []
         run: list[bytes] = []
         end = self.length
@@ -128,6 +127,7 @@ class DiskFile:
         if refusal is not None:
             return [refusal] * len(run)
         start = self.length
+        self._is_repeated = False
         try:
             met, self._met_in_write = self._met_in_write, 0
             _raise_met(met)
@@ -171,9 +171,9 @@ class DiskFile:
         """Return the descriptor and the length if *appends* continue the file one after another.
 
         Returns ``None`` if one of them doesn't, if all are empty, if the file refuses them, or if
-        compiled code has failed to write them.
+        compiled code has failed to write or to sync it and Python code hasn't repeated that.
         """
-        if self._is_repeated:
+        if self._is_repeated or self._met_in_sync:
             return None
         end = self.length
         for offset, data in appends:

@@ -70,6 +70,17 @@ def test_a_check_may_end_itself() -> None:
     assert made == ["first", "second", "second"]
 
 
+def test_a_check_that_fails_is_logged() -> None:
+    """The other checks are made, and the other clients are served."""
+    between, made = BetweenClients(), []
+    between.watch(lambda: 1 // 0)
+    between.watch(lambda: made.append("made"))
+    with capturedLogs() as entries:
+        between.run_checks()
+    assert made == ["made"]
+    assert [entry["log_failure"].type for entry in entries] == [ZeroDivisionError]
+
+
 @pytest.mark.parametrize("clock", [Clock(), Reactor()])
 def test_any_reactor_makes_calls(clock: Clock) -> None:
     """A reactor without such calls makes them at the beginning of its next turn."""

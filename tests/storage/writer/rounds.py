@@ -13,7 +13,7 @@ import pytest
 from stream.storage.writer import disk, disk_thread
 from stream.storage.writer.disk_thread import FileAppends
 
-__all__ = ["ROUNDS", "PythonThread", "choose_rounds"]
+__all__ = ["ROUNDS", "PythonThread", "append_and_sync", "choose_rounds"]
 
 ROUNDS = ("interpreted", "compiled")
 
@@ -33,7 +33,7 @@ class PythonThread:
         """Run a round in a thread."""
 
         def run() -> None:
-            self._ended.append([_run(*each) for each in files])
+            self._ended.append([append_and_sync(*each) for each in files])
             os.eventfd_write(self._wake, 1)
 
         threading.Thread(target=run, daemon=True).start()
@@ -43,9 +43,10 @@ class PythonThread:
         return self._ended.pop() if self._ended else None
 
 
-def _run(
+def append_and_sync(
     descriptor: int, offset: int, data: Sequence[bytes], sync: bool
 ) -> tuple[int, int, int, float]:
+    """Do what a compiled thread does with one file; return the outcome."""
     module: Any = disk
     try:
         module._write_all(descriptor, data, offset)

@@ -64,6 +64,40 @@ def test_a_repeated_append_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / _NAME).stat().st_size == 8
 
 
+def test_a_file_stays_with_python_code_until_that_has_met_the_error(tmp_path: Path) -> None:
+    """An append that writes nothing isn't the repetition of one that compiled code failed to write.
+
+    Otherwise compiled code would write again, and leave bytes of the failed append behind its own.
+    """
+    file = _open(tmp_path)
+    file.append(0, b'"a"\n')
+    assert file.place_of([(4, b"x")]) is not None
+    (tmp_path / _NAME).write_bytes(b'"a"\n"b')
+    file.meet(errno.ENOSPC, 0)
+    assert file.append(0, b'"a"\n') == 4
+    assert file.place_of([(4, b"x")]) is None
+    with pytest.raises(NoSpace):
+        file.append(4, b'"b"\n')
+    assert (tmp_path / _NAME).read_bytes() == b'"a"\n'
+    assert file.place_of([(4, b"x")]) is not None
+    file.close()
+
+
+def test_a_sync_that_failed_in_compiled_code_is_not_repeated(tmp_path: Path) -> None:
+    """Appends that need no sync don't make the file usable for compiled code."""
+    file = _open(tmp_path)
+    file.append(0, b'"a"\n')
+    file.promise()
+    file.meet(0, errno.EIO)
+    file.append(4, b'"b"\n')
+    assert file.place_of([(8, b"x")]) is None
+    with pytest.raises(WriterUnavailable):
+        file.sync()
+    assert file.broken
+    assert (tmp_path / _NAME).read_bytes() == b'"a"\n'
+    file.close()
+
+
 @pytest.mark.parametrize(("offset", "data"), [(5, b"x"), (2, b"longer than it"), (-1, b"x")])
 def test_another_offset_is_refused(tmp_path: Path, offset: int, data: bytes) -> None:
     """A gap and an overlap are errors, which contain the actual length."""

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
 from stream.storage.network.interface import SyncLevel, WriterUnavailable
-from stream.storage.writer.appender import THREADS, VolumeAppender, shares
+from stream.storage.writer.appender import STUCK_SECONDS, THREADS, VolumeAppender, shares
 from stream.storage.writer.disk import DiskFile, open_disk_file
 from stream.storage.writer.disk_thread import DiskThread, FileAppends, Outcome, disk_threads
 from tests.storage.writer.rounds import choose_rounds
@@ -118,8 +118,8 @@ def files(tmp_path: Path) -> Iterator[list[DiskFile]]:
         file.close()
 
 
-def _appender(threads: Sequence[Any]) -> VolumeAppender:
-    return VolumeAppender(Clock(), ThreadPool(0, THREADS), threads=threads)
+def _appender(threads: Sequence[Any], clock: Clock | None = None) -> VolumeAppender:
+    return VolumeAppender(clock or Clock(), ThreadPool(0, THREADS), threads=threads)
 
 
 def test_a_file_does_not_wait_for_the_round_of_another_one(
@@ -143,6 +143,35 @@ def test_a_file_does_not_wait_for_the_round_of_another_one(
     assert behind.called
     assert (tmp_path / "0").read_bytes() == b"slow!"
     assert (threads[0].rounds, threads[1].rounds) == ([[1], [1]], [[1], [1], [1]])
+
+
+def test_the_oldest_round_shows_whether_the_disk_is_stuck(files: list[DiskFile]) -> None:
+    """When it ends, the time of the next one counts, even if nothing is appended meanwhile."""
+    clock, threads = Clock(), [_Gate() for _ in range(3)]
+    appender = _appender(threads, clock)
+    first = appender.append(files[0], 0, b"x", SyncLevel.SYNCED)
+    clock.advance(STUCK_SECONDS - 10)
+    second = appender.append(files[1], 0, b"x", SyncLevel.SYNCED)
+    behind = appender.append(files[1], 1, b"x", SyncLevel.SYNCED)
+    clock.advance(5)
+    third = appender.append(files[2], 0, b"x", SyncLevel.SYNCED)
+    clock.advance(5)
+    assert appender.is_stuck
+    assert isinstance(behind.result.value, WriterUnavailable)
+    behind.addErrback(lambda _: None)
+    threads[0].let_end()
+    assert (first.result, appender.is_stuck) == (1, False)
+    clock.advance(STUCK_SECONDS - 11)
+    assert not appender.is_stuck
+    clock.advance(1)
+    assert appender.is_stuck
+    threads[2].let_end()
+    assert (third.result, appender.is_stuck) == (1, True)
+    threads[1].let_end()
+    assert (second.result, appender.is_stuck) == (1, False)
+    again = appender.append(files[1], 1, b"x", SyncLevel.SYNCED)
+    threads[0].let_end()
+    assert again.result == 2
 
 
 def test_queued_files_are_shared_among_the_threads(files: list[DiskFile], tmp_path: Path) -> None:
