@@ -185,17 +185,16 @@ class Claims:
         Raises NameHeld: another process still holds the name after the time to live of its lease.
         Raises EtcdUnavailable: etcd doesn't answer during this time.
         """
-        seen = ""
+        seen = claim.holder.token  # The session revokes an earlier lease of its own.
         patience = claim.holder.ttl + _MARGIN_SECONDS
         deadline = self._reactor.seconds() + patience
+        lease = self._lease()
         while True:
             problem: Exception
-            lease = self._lease()
+            asked_at = self._reactor.seconds()
             try:
                 kv = await self._try(claim)
             except EtcdUnavailable as error:
-                if lease is not None and self._lease() != lease:
-                    deadline = self._reactor.seconds() + patience
                 _log.debug("cannot claim {key}, retrying: {error}", key=claim.key, error=error)
                 problem = EtcdUnavailable(f"cannot claim {claim.key}: {error}")
             else:
@@ -206,9 +205,13 @@ class Claims:
                 problem = _held(claim, holder)
                 if holder.token != seen:
                     seen = holder.token
-                    deadline = self._reactor.seconds() + max(patience, holder.ttl + _MARGIN_SECONDS)
+                    patience = max(patience, holder.ttl + _MARGIN_SECONDS)
+                    deadline = self._reactor.seconds() + patience
                     await self._look_at(claim, kv, holder)
-            if self._reactor.seconds() >= deadline:
+            if self._lease() != lease:
+                lease = self._lease()
+                deadline = self._reactor.seconds() + patience
+            elif asked_at >= deadline:
                 raise problem
             await deferLater(self._reactor, _POLL_SECONDS)
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.utils import getProcessOutput
 from twisted.logger import capturedLogs, formatEvent
@@ -20,6 +20,7 @@ from stream.etcd import EtcdClient, EtcdUnavailable, LeaseNotFound, NameHeld, Se
 from stream.etcd.claims import Claim, Claims, Holder
 from stream.etcd.client import TxnResult
 from stream.etcd.life import Life
+from stream.etcd.request import KeyValue
 from stream.values.codec import decode, encode
 from tests.etcd.servers import reactor
 from tests.waiting import until
@@ -174,6 +175,69 @@ def test_a_pause_before_the_first_claim() -> None:
     clock.advance(1)
     assert taking.called
     assert (claim.number, claim.lease) == (7, 2)
+
+
+def test_a_pause_between_two_attempts_to_claim() -> None:
+    """A host that pauses while the name is held by a dead process doesn't make the start fail.
+
+    Afterwards there is no lease for a while, and then the name is free.
+    """
+    clock, leases = Clock(), [1]
+    dead = Holder(token="dead", ttl=TTL)
+
+    class Etcd:
+        """The etcd, in which the name is held under the first lease."""
+
+        namespace = ""
+
+        async def commit(self, *_: object) -> TxnResult:
+            if leases == [1]:
+                kv = KeyValue(KEY, encode(dead), 3, 3, 1, 99)
+                return TxnResult(succeeded=False, revision=3, reads=((kv,),), deleted=())
+            return TxnResult(succeeded=True, revision=7, reads=(), deleted=())
+
+    client = cast(EtcdClient, Etcd())
+    taken = Claims(client, clock, lambda: leases[0] if leases else None, leases.remove)
+    claim = Claim(KEY, "source node", Holder.this_process(TTL))
+    taking = ensureDeferred(taken.take(claim))
+    leases.clear()
+    clock.advance(100 * TTL)
+    assert not taking.called
+    leases.append(2)
+    clock.advance(1)
+    assert taking.called
+    assert (claim.number, claim.lease) == (7, 2)
+
+
+def test_the_claim_decides_by_an_attempt_after_the_pause() -> None:
+    """The answer that the name is held is older than a pause of the host, and the name is free."""
+    clock = Clock()
+    dead = Holder(token="dead", ttl=TTL)
+    answers: list[Deferred[TxnResult]] = [Deferred(), Deferred()]
+    waiting = iter(answers)
+
+    class Etcd:
+        """The etcd, whose answers the test gives."""
+
+        namespace = ""
+
+        async def commit(self, *_: object) -> TxnResult:
+            return await next(waiting)
+
+    kv = KeyValue(KEY, encode(dead), 3, 3, 1, 99)
+    held = TxnResult(succeeded=False, revision=3, reads=((kv,),), deleted=())
+    taken = Claims(cast(EtcdClient, Etcd()), clock, lambda: 1, lambda _: None)
+    claim = Claim(KEY, "source node", Holder.this_process(TTL))
+    taking = ensureDeferred(taken.take(claim))
+    answers[0].callback(held)
+    clock.advance(1)
+    clock.advance(100 * TTL)
+    answers[1].callback(held)
+    assert not taking.called
+    answers.append(succeed(TxnResult(succeeded=True, revision=7, reads=(), deleted=())))
+    clock.advance(1)
+    assert (claim.number, claim.lease) == (7, 1)
+    assert taking.called
 
 
 @pytest_twisted.ensureDeferred
