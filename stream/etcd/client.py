@@ -194,6 +194,19 @@ class EtcdClient(Service):
         for mirror in list(self.mirrors):
             mirror.doubt(since)
 
+    def doubt(self, since: float) -> None:
+        """Treat etcd as unavailable, because a request has had no answer for too long.
+
+        The request itself may still be answered. The next request goes to another endpoint; its
+        answer ends the delays of all callers, like after a call that has failed.
+
+        :param since: when the request was sent.
+        """
+        self._failed_at = self.reactor.seconds()
+        if self._away_since is None:
+            self._away_since = since
+        self._transport.avoid_endpoint()
+
     async def pause(self, seconds: float) -> None:
         """Wait *seconds* before another attempt, or until etcd answers another caller again.
 

@@ -20,8 +20,9 @@ while earlier requests are pending. If those also get leases, these leases expir
 
 Note [Keep-alive first]: a busy process or a slow etcd must not lose a lease that etcd would extend.
 The keep-alive doesn't wait until the names and registrations are put under a new lease. If a
-keep-alive has no answer, the next one is sent on another connection, but a late answer still
-counts. A busy process may read an answer only after the deadline of its request.
+keep-alive has no answer, the next one is sent on another connection and to another endpoint, but a
+late answer still counts. A busy process may read an answer only after the deadline of its request.
+The other callers of the client then also doubt the endpoint, and ask again when etcd has answered.
 """
 
 from __future__ import annotations
@@ -259,6 +260,7 @@ class Session(Service):
                 await self._wait_and_keep_alive()
             except EtcdError as error:
                 _log.debug("cannot keep the lease alive: {error}", error=error)
+                await self._sleep(self._ttl / 15)
 
     async def _wait_and_keep_alive(self) -> None:
         """Extend the lease a third of its time after the latest extension."""
@@ -296,15 +298,8 @@ class Session(Service):
 
         See Note [Keep-alive first].
         """
-
-        async def ask() -> tuple[float, dict[str, Any]]:
-            asked_at = self._reactor.seconds()
-            return asked_at, await self._client.call(
-                "lease/keepalive", {"ID": lease}, repeatable=True, timeout=self._ttl / 3
-            )
-
         while True:
-            asking = hedged(lambda: ensureDeferred(ask()), self._ttl / 6, self._reactor)
+            asking = self._hedged_keep_alive(lease)
             try:
                 asked_at, answer = await self._while_leased(asking)
             except EtcdUnavailable:
@@ -318,6 +313,23 @@ class Session(Service):
             if self.lease_id == lease:
                 self._extend(asked_at)
             return
+
+    def _hedged_keep_alive(self, lease: int) -> Deferred[tuple[float, dict[str, Any]]]:
+        """Return the time of the request that was answered first, and its answer."""
+        first_at: float | None = None
+
+        async def ask() -> tuple[float, dict[str, Any]]:
+            nonlocal first_at
+            asked_at = self._reactor.seconds()
+            if first_at is None:
+                first_at = asked_at
+            else:
+                self._client.doubt(first_at)
+            return asked_at, await self._client.call(
+                "lease/keepalive", {"ID": lease}, repeatable=True, timeout=self._ttl / 3
+            )
+
+        return hedged(lambda: ensureDeferred(ask()), self._ttl / 6, self._reactor)
 
     async def _restore(self, lost: int) -> None:
         """Revoke the lost lease, whose keys would conflict, and put everything under the new one.

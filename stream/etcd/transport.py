@@ -205,6 +205,11 @@ class Transport:
         """Discard the token; the next request gets a new one."""
         self._token = None
 
+    def avoid_endpoint(self) -> None:
+        """Send the next request to another endpoint, if possible on a new connection."""
+        self._close_kept()
+        self._next_endpoint(self._endpoints[0])
+
     def _next_endpoint(self, failed: str) -> None:
         if self._endpoints[0] == failed:
             self._endpoints.append(self._endpoints.pop(0))

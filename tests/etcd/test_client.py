@@ -328,6 +328,28 @@ async def test_operations_are_logged_on_request(
     assert "hunter2" not in str([{k: str(v) for k, v in event.items()} for event in logged])
 
 
+def test_a_doubt_is_like_a_failed_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request goes to another endpoint, and its answer ends the delays of all callers."""
+    clock = Clock()
+    client = EtcdClient(clock, ["one:1", "two:2"], "n")
+    transport = client._transport
+    asked: list[str] = []
+
+    async def call(endpoint: str, *_: object) -> dict[str, Any]:
+        asked.append(endpoint)
+        return {}
+
+    monkeypatch.setattr(transport, "_call_authenticated", call)
+    ensureDeferred(client.call("lease/keepalive", {}))
+    pausing = ensureDeferred(client.pause(10.0))
+    clock.advance(3.0)
+    client.doubt(0.0)
+    assert not pausing.called
+    ensureDeferred(client.call("lease/keepalive", {}))
+    assert pausing.called
+    assert asked[0] != asked[1]
+
+
 def test_a_pause_ends_when_etcd_answers_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiting caller retries once etcd has answered another one; else after its delay."""
     clock = Clock()

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 
-from stream.etcd import EtcdUnavailable, Session
+from stream.etcd import EtcdError, EtcdUnavailable, Session
 
 TTL = 9
 
@@ -26,13 +26,18 @@ class _Etcd:
     """Takes the place of the client.
 
     :ivar calls: those without an answer, the oldest first.
+    :ivar doubts: times of requests without an answer, after which etcd was doubted.
     """
 
     namespace = ""
 
     def __init__(self, clock: Clock) -> None:
         self.calls: list[_Call] = []
+        self.doubts: list[float] = []
         self._clock = clock
+
+    def doubt(self, since: float) -> None:
+        self.doubts.append(since)
 
     async def call(self, method: str, body: Any, **_: Any) -> dict[str, Any]:
         call = _Call(method, self._clock.seconds(), Deferred(lambda _: None))
@@ -156,6 +161,7 @@ def test_a_late_answer_to_a_keep_alive_counts(world: World) -> None:
     world.clock.advance(TTL / 3)
     world.clock.pump([0.01] * (TTL * 100 // 6 + 1))
     assert world.etcd.methods == ["lease/keepalive"] * 2
+    assert world.etcd.doubts == [TTL / 3]
     world.etcd.calls[0].answer.callback({"result": {"TTL": TTL}})
     assert not world.etcd.calls
     world.clock.advance(TTL / 3)
@@ -163,3 +169,18 @@ def test_a_late_answer_to_a_keep_alive_counts(world: World) -> None:
     world.clock.advance(TTL / 3)
     assert world.session.lease_id == 7
     assert not world.heard
+
+
+def test_a_refused_keep_alive_is_not_repeated_at_once(world: World) -> None:
+    """An etcd that refuses each request gets few of them while names are put under the lease."""
+    world.lose()
+    assert world.next_call(0.1) == "lease/grant"
+    world.etcd.answer(ID="8")
+    world.clock.advance(TTL / 3)
+    for _ in range(3):
+        assert world.etcd.methods == ["lease/revoke", "lease/keepalive"]
+        world.etcd.calls[1].answer.errback(EtcdError("permission denied"))
+        world.clock.advance(0)
+        assert world.etcd.methods == ["lease/revoke"]
+        world.clock.pump([0.01] * (TTL * 100 // 15 + 1))
+    assert world.session.lease_id == 8
