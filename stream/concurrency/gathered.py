@@ -68,6 +68,8 @@ class Gathered(Generic[T, R]):
         answers: Sequence[R | Exception | Failure]
         try:
             answers = await self._call(items)
+            if len(answers) != len(items):
+                raise ValueError(f"{len(answers)} results for {len(items)} items")
         except Exception:
             answers = [Failure()] * len(items)
         for result, answer in zip(results, answers, strict=True):

@@ -83,6 +83,19 @@ def test_a_failure_of_a_call() -> None:
     assert _result(asked[3]) == "d"
 
 
+def test_a_call_with_too_few_results() -> None:
+    """All its items fail instead of waiting forever, and the next call is made."""
+    calls = _Calls()
+    gathered = Gathered(calls, most=2, at_once=1)
+    asked = [gathered.ask(item) for item in range(4)]
+    calls.made[0][1].callback(["a"])
+    calls.made[1][1].callback(["b"])
+    for each in asked[1:3]:
+        with pytest.raises(ValueError, match="1 results for 2 items"):
+            _raise(each)
+    assert calls.items[2:] == [[3]]
+
+
 def test_a_cancelled_item() -> None:
     """It isn't asked for; if it already was, its result is ignored."""
     calls = _Calls()

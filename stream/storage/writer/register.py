@@ -5,7 +5,8 @@ state, and the life that holds the node's name are read from etcd. Reads are lin
 reflect everything that was written before they began.
 
 A source node may open thousands of files at a time, and each is looked up twice. The files that
-wait at the same time are looked up in one request.
+wait at the same time are looked up in one request. It is sent again if it has no answer soon, so
+that a connection that never answers doesn't delay the files until the source node gives them up.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Protocol
 
 import attrs
 import orjson
+from twisted.internet.defer import ensureDeferred
 
 from stream.concurrency.gathered import Gathered
+from stream.concurrency.hedged import hedged
 from stream.etcd import EtcdClient, KeyValue
 from stream.storage.model import prefix
 from stream.storage.model.entity import LocalSlice, Slice
@@ -33,7 +36,9 @@ WRITABLE = frozenset({SliceState.WRITING, SliceState.CLOSING})
 LOOKED_UP_TOGETHER = 50
 """Maximum number of slices in one request; each needs up to two reads."""
 REQUESTS_AT_ONCE = 4
-"""Maximum number of concurrent requests."""
+"""Maximum number of concurrent requests, without repetitions."""
+ASK_AGAIN_SECONDS = 2.0
+"""Seconds without an answer after which a request is sent again; far above those of a slow etcd."""
 
 
 @attrs.frozen
@@ -74,7 +79,12 @@ class EtcdRegister:
     ) -> list[tuple[WrittenSlice | None, int] | Exception]:
         """Return the slices and lives. A record that can't be read is the failure of its slice."""
         keys = [_keys(key, node_id) for key, node_id in asked]
-        found, _ = await self._client.get_many(list(dict.fromkeys(chain.from_iterable(keys))))
+        wanted = list(dict.fromkeys(chain.from_iterable(keys)))
+        found, _ = await hedged(
+            lambda: ensureDeferred(self._client.get_many(wanted)),
+            ASK_AGAIN_SECONDS,
+            self._client.reactor,
+        )
         results: list[tuple[WrittenSlice | None, int] | Exception] = []
         for slice_key, life_key in keys:
             try:
