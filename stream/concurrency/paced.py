@@ -9,10 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
-__all__ = ["SLICE_SECONDS", "Paced", "in_turns"]
+__all__ = ["SLICE_SECONDS", "Paced", "begin_in_turns", "in_turns"]
+
+_log = Logger()
 
 T = TypeVar("T")
 
@@ -31,6 +34,25 @@ async def in_turns(items: Iterable[T], step: Callable[[T], object], reactor: Any
         if reactor.seconds() >= end:
             await deferLater(reactor, 0)
             end = reactor.seconds() + SLICE_SECONDS
+
+
+def begin_in_turns(
+    items: Iterable[T], step: Callable[[T], object], reactor: Any, problem: str
+) -> None:
+    """Begin `in_turns` with independent items, without waiting for the end.
+
+    A failure of one step is logged and doesn't affect the others.
+
+    :param problem: message of a failure, for example ``cannot close a file``.
+    """
+
+    def attempt(item: T) -> None:
+        try:
+            step(item)
+        except Exception:
+            _log.failure(problem)
+
+    ensureDeferred(in_turns(items, attempt, reactor))
 
 
 class Paced:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
-from stream.concurrency.paced import SLICE_SECONDS, Paced, in_turns
+from stream.concurrency.paced import SLICE_SECONDS, Paced, begin_in_turns, in_turns
 
 STEP_SECONDS = SLICE_SECONDS / 4
 
@@ -48,6 +49,24 @@ def test_items_of_several_turns() -> None:
         counts.append(len(work.started))
     assert counts == [4, 8, 10]
     assert work.started == list(range(10))
+
+
+def test_a_failed_item_does_not_affect_the_others() -> None:
+    """The failure is logged, and later turns handle the rest."""
+    clock = Clock()
+    work = _Work(clock)
+
+    def step(number: int) -> None:
+        work.start(number)
+        if number == 1:
+            raise ValueError("no")
+
+    with capturedLogs() as events:
+        begin_in_turns(range(6), step, clock, "cannot do this")
+        assert work.started == [0, 1, 2, 3]
+        _turn(clock)
+    assert work.started == list(range(6))
+    assert [formatEvent(event) for event in events] == ["cannot do this"]
 
 
 def test_few_works_start_in_a_turn() -> None:

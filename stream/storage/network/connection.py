@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from stream.concurrency.deadline import within
-from stream.concurrency.paced import in_turns
+from stream.concurrency.paced import begin_in_turns
 from stream.concurrency.waiters import Waiters
 from stream.settings.local import WriterNetworkSettings
 from stream.storage.model.entity import Slice
@@ -266,8 +266,12 @@ class Connection(amp.AMP):
             self._pinging.stop()
         self._accepting.fail(self._refusal or _lost())
         files, self.files = self.files, {}
-        lost = list(files.values())
-        ensureDeferred(in_turns(lost, lambda file: file.lose(_lost()), self.factory.reactor))
+        begin_in_turns(
+            list(files.values()),
+            lambda file: file.lose(_lost()),
+            self.factory.reactor,
+            "cannot handle the loss of a slice file",
+        )
 
     # Flow control; Note [Credit].
 
@@ -397,8 +401,13 @@ class Connection(amp.AMP):
 
     @commands.Draining.responder
     def draining(self) -> dict[str, object]:
-        for file in list(self.files.values()):
-            file.listener.draining()
+        def tell(file: RemoteFile) -> None:
+            if file.handle in self.files:  # otherwise the pipeline may already use another file
+                file.listener.draining()
+
+        begin_in_turns(
+            list(self.files.values()), tell, self.factory.reactor, "cannot leave a slice file"
+        )
         return {}
 
     @commands.Lost.responder

@@ -34,6 +34,7 @@ from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from stream.concurrency.paced import begin_in_turns
 from stream.storage.model.key import SliceKey
 from stream.storage.network import commands
 from stream.storage.network.interface import (
@@ -192,8 +193,13 @@ class WriterConnection(amp.AMP):
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
         files, self._files = self._files, {}
-        for file in files.values():
-            file.close()
+        # A file that the node opens again meanwhile is closed first; see `StorageWriter.open_file`.
+        begin_in_turns(
+            list(files.values()),
+            lambda file: file.close(),
+            self.factory.reactor,
+            "cannot close a slice file of a lost connection",
+        )
 
     @commands.Challenge.responder
     def challenge(self) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from stream.concurrency.paced import SLICE_SECONDS
 from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.storage.network import commands
@@ -45,13 +47,19 @@ class Transport(StringTransport):
 
 @attrs.define(eq=False)
 class Listener:
+    """:ivar takes: called with each notification."""
+
     reasons: list[WriterError] = attrs.Factory(list)
+    drained: int = 0
+    takes: Callable[[], object] = lambda: None
 
     def draining(self) -> None:
-        pass
+        self.drained += 1
+        self.takes()
 
     def lost(self, reason: WriterError) -> None:
         self.reasons.append(reason)
+        self.takes()
 
 
 class Wire:
@@ -222,6 +230,43 @@ def test_a_lost_connection_fails_all_appends(wire: Wire) -> None:
     with pytest.raises(WriterUnavailable):
         _result(file.append(0, b"x", level=SyncLevel.SYNCED))
     assert _result(file.close()) is None
+
+
+def _turn(clock: Clock) -> None:
+    """Make the calls that are due now, and not those that they add."""
+    due = [call for call in clock.calls if call.getTime() <= clock.seconds()]
+    for call in due:
+        clock.calls.remove(call)
+        call.func(*call.args, **call.kw)
+
+
+def test_few_files_are_lost_in_a_turn(wire: Wire) -> None:
+    """A file that is used before its pipeline is notified stores nothing, and can be closed."""
+    files = [wire.open(b"%d" % number) for number in range(4)]
+    wire.listener.takes = lambda: wire.clock.advance(SLICE_SECONDS / 2)
+    wire.connection.connectionLost(Failure(ConnectionLost()))
+    assert len(wire.listener.reasons) == 2
+    late = files[2].append(0, b"x", level=SyncLevel.SYNCED)
+    closed = files[3].close()
+    assert wire.sent(commands.Append) == []
+    wire.answer(commands.Close, {})
+    assert closed.called
+    _turn(wire.clock)
+    with pytest.raises(WriterUnavailable):
+        _result(late)
+    assert len(wire.listener.reasons) == 3
+
+
+def test_few_files_leave_a_stopping_writer_in_a_turn(wire: Wire) -> None:
+    """A file that is lost meanwhile isn't notified: its pipeline may use another file."""
+    for number in range(4):
+        wire.open(b"%d" % number)
+    wire.listener.takes = lambda: wire.clock.advance(SLICE_SECONDS / 2)
+    wire.connection.draining()
+    assert wire.listener.drained == 2
+    wire.connection.lost(b"2", b"unavailable", "stopped")
+    _turn(wire.clock)
+    assert wire.listener.drained == 3
 
 
 def test_waiting_openings_are_limited(wire: Wire) -> None:

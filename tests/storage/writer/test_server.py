@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from twisted.internet.endpoints import (
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from stream.concurrency.paced import SLICE_SECONDS
 from stream.storage.network import commands
 from stream.storage.network.interface import SourceLife, WriterUnavailable
 from stream.storage.volumes.local_volume import FoundVolume
@@ -365,6 +369,62 @@ async def test_a_handle_belongs_to_its_connection(served: Served) -> None:
     await first.callRemote(commands.Close, handle=handle)
     with pytest.raises(commands.UnavailableOnWire):
         await first.append(handle, 2, b"x\n")
+
+
+def test_few_files_of_a_lost_connection_are_closed_in_a_turn(tmp_path: Path) -> None:
+    """The others are closed in later turns, even if one can't be closed."""
+    clock = Clock()
+    closed: list[int] = []
+
+    class File:
+        """A file whose closing takes time."""
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def close(self) -> None:
+            clock.advance(SLICE_SECONDS / 2)
+            closed.append(self.number)
+            if self.number == 0:
+                raise OSError("no")
+
+    factory = WriterFactory(StorageWriter(clock, FakeRegister.of(_SLICE)), _SECRET, clock)
+    connection: Any = factory.buildProtocol(None)
+    transport: Any = StringTransport()
+    transport.setTcpNoDelay = transport.setTcpKeepAlive = lambda _: None
+    connection.makeConnection(transport)
+    connection._files = {b"%d" % number: File(number) for number in range(4)}
+    with capturedLogs() as events:
+        connection.connectionLost(Failure(ConnectionLost()))
+    assert closed == [0, 1]
+    logged = [event["log_format"] for event in events]
+    assert logged.count("cannot close a slice file of a lost connection") == 1
+    clock.advance(0)
+    assert closed == [0, 1, 2, 3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_a_lost_connection_is_opened_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new opening waits until the old one is closed, even before its turn to be closed."""
+    held: list[Callable[[], object]] = []
+    monkeypatch.setattr(
+        server,
+        "begin_in_turns",
+        lambda files, close, *_: held.extend(partial(close, file) for file in files),
+    )
+    first = await served.connect()
+    handle = await first.open()
+    await first.append(handle, 0, b"a\n")
+    first.transport.abortConnection()
+    await until(lambda: bool(held))
+    second = await served.connect()
+    opened = await second.opened(resume=2)
+    assert opened["length"] == 2
+    for close in held:
+        close()
+    assert await second.append(opened["handle"], 2, b"b\n") == {"end": 4}
 
 
 @pytest_twisted.ensureDeferred
