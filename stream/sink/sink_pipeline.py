@@ -42,7 +42,7 @@ __all__ = ["CountersPublisher", "DirectTarget", "PipelineContext", "SinkPipeline
 _log = Logger()
 
 TELL_SECONDS = 10.0
-"""Interval of logging that a volume accepts no slices, however many slices wait for it."""
+"""Interval of logging that a volume accepts no slices or has lost files, however many there are."""
 
 MAX_ROUNDS = 3
 """Maximum number of evaluations of a record's templates if the mapping keeps changing."""
@@ -88,6 +88,9 @@ class PipelineContext:
     )
     templates: TemplateEvaluator | None = None
     unopened: LogThrottle = attrs.Factory(
+        lambda self: LogThrottle(TELL_SECONDS, self.reactor.seconds), takes_self=True
+    )
+    lost: LogThrottle = attrs.Factory(
         lambda self: LogThrottle(TELL_SECONDS, self.reactor.seconds), takes_self=True
     )
 
@@ -463,6 +466,7 @@ class SinkPipeline:
             announce=lambda: ensureDeferred(context.publisher.stored(slice_.key)),
             meter=self._meter,
             unopened=context.unopened,
+            lost=context.lost,
         )
         context.publisher.opened(slice_.key, pipeline.counters)
         renderer = context.renderer(slice_)

@@ -116,6 +116,7 @@ class SlicePipeline:
     :param meter: counts the records of the sink.
     :param unopened: volumes on which slices could not be opened; if ``None``, each attempt is
         logged.
+    :param lost: volumes on which files were lost; if ``None``, each file is logged.
     """
 
     def __init__(
@@ -131,8 +132,10 @@ class SlicePipeline:
         jitter: random.Random | None = None,
         meter: SinkCounts | None = None,
         unopened: LogThrottle | None = None,
+        lost: LogThrottle | None = None,
     ) -> None:
         self._unopened = unopened or LogThrottle(0.0, reactor.seconds)
+        self._lost = lost or LogThrottle(0.0, reactor.seconds)
         self._meter = meter
         self.slice = slice_
         self.counters = SliceCounters()
@@ -494,7 +497,7 @@ class SlicePipeline:
         file, self._file = self._file, None
         if file is not None:
             file.close().addErrback(lambda _: None)  # best effort, because the file is already lost
-            _log.warn("slice file lost: {error}", error=error, slice_id=str(self.slice.key))
+            self._tell_lost(error)
         if isinstance(error, NoSpace | SliceSealed):
             self._give_up_all(error, sent_refused=sent_refused)
         if is_sealed:
@@ -503,6 +506,18 @@ class SlicePipeline:
         for sent in self._sent:
             sent.offset = -1
         self._reopen_later()
+
+    def _tell_lost(self, error: Exception) -> None:
+        """Log one of the files that a volume loses at about the same time."""
+        suppressed = self._lost.due(self.slice.key.volume_id)
+        if suppressed is not None:
+            _log.warn(
+                "slice file lost: {error}",
+                error=error,
+                slice_id=str(self.slice.key),
+                volume_id=self.slice.key.volume_id,
+                suppressed=suppressed,
+            )
 
     def _take_all(self) -> tuple[list[Group], list[Group]]:
         """Remove and return all groups: those in flight, and those that were never sent."""
@@ -682,6 +697,9 @@ class SlicePipeline:
                 call.cancel()
         self._commit_call = self._interval_call = self._reopen_call = self._grace_call = None
         self._stop_waiting()
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()  # it may be far back in the queue
         self._when_opened.fire(None)
         self._check_empty()
 

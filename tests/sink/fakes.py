@@ -150,4 +150,7 @@ class FakeOpener:
     def release(self) -> None:
         waiting, self._waiting = self._waiting, []
         for opened, file in waiting:
-            opened.callback(file)
+            if opened.called:  # cancelled
+                file.close()
+            else:
+                opened.callback(file)

@@ -79,6 +79,7 @@ class PipelineTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = _Reactor()
         self.unopened = LogThrottle(10.0, self.clock.seconds)
+        self.lost = LogThrottle(10.0, self.clock.seconds)
         self.opener = FakeOpener(at_once=False)
         self.rerouted: list[Group] = []
         self.takes_rerouted = False
@@ -101,6 +102,7 @@ class PipelineTests(SynchronousTestCase):
             reroute=self._reroute,
             announce=self._announce,
             unopened=self.unopened,
+            lost=self.lost,
         )
         pipeline.start()
         return pipeline
@@ -537,6 +539,30 @@ class PipelineTests(SynchronousTestCase):
         told = [e for e in events if str(e["log_format"]).startswith("cannot open a slice file")]
         assert len(told) == 1
         assert len(self.opener.refusals) < 40
+
+    def test_lost_files_are_logged_rarely(self) -> None:
+        """The files that a volume loses together are logged once, with the volume."""
+        for _ in range(5):
+            self.pipeline()
+        listeners = list(self.opener.listeners)
+        with capturedLogs() as events:
+            for listener in listeners:
+                listener.lost(WriterUnavailable("gone"))
+            self.clock.advance(11)
+            self.opener.listeners[-1].lost(WriterUnavailable("gone"))
+        told = [e for e in events if str(e["log_format"]).startswith("slice file lost")]
+        assert [event["suppressed"] for event in told] == [0, 4]
+        assert told[0]["volume_id"] == "my-volume"
+
+    def test_a_closed_pipeline_waits_for_no_file(self) -> None:
+        """An opening may still wait for its turn."""
+        self.opener.held = True
+        pipeline = self.pipeline()
+        ensureDeferred(pipeline.close(5.0))
+        self.opener.release()
+        assert self.file.closed
+        assert pipeline.state is PipelineState.CLOSED
+        assert not self.clock.getDelayedCalls()
 
     def test_a_late_answer_of_a_lost_file_is_ignored(self) -> None:
         """Only the latest transmission of a group can acknowledge it."""

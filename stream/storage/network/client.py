@@ -7,23 +7,30 @@ it at growing intervals. A caller that waits to open a file again is notified wh
 accepts a connection, and when a volume is registered, so its own delays can grow. If a writer's
 registration has ended, the client uses its last address as long as a caller waits for one of its
 volumes, because a writer answers before it has a new lease.
+
+Note [Openings take turns]: when a writer is back, thousands of files wait to be opened again. The
+writer opens few of them at a time, and refuses the rest if a connection has too many. So the client
+sends few openings for each volume, and the other files wait here. A disk that doesn't answer then
+delays only the files of its own volume. The timeout of an opening begins with its turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import attrs
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, fail
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, fail, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.concurrency.deadline import within
+from stream.concurrency.paced import Paced
 from stream.concurrency.waiters import Waiters
 from stream.etcd import Batch
 from stream.settings import split_address
@@ -58,6 +65,11 @@ _REDIAL_MAX_SECONDS = 0.3
 _CONNECT_SECONDS = 2.0
 _FIRST_ATTEMPT_SECONDS = 1.0
 """How long the first attempt of a request waits for a writer that doesn't answer."""
+OPENINGS_AT_ONCE = 64
+"""Maximum number of files of one volume that are being opened; see Note [Openings take turns].
+
+The writer opens eight at a time, and the others must only wait for the answers of etcd.
+"""
 _FORGET_SECONDS = 5.0
 """Interval at which writers without a registered volume are looked for."""
 
@@ -68,7 +80,8 @@ class _Writer:
 
     :ivar life: the life for which the connections are made.
     :ivar volumes: IDs of the volumes on which callers have opened files through this writer.
-    :ivar opening: number of files being opened.
+    :ivar opening: number of files being opened, including those that wait for their turn.
+    :ivar turns: the turns of the openings, by volume; see Note [Openings take turns].
     :ivar connection: the latest connection, which may already be lost.
     """
 
@@ -77,6 +90,7 @@ class _Writer:
     life: int
     volumes: set[str] = attrs.Factory(set)
     opening: int = 0
+    turns: dict[str, Paced] = attrs.Factory(dict)
     connection: Connection | None = None
 
     def stop(self) -> Deferred[None]:
@@ -173,13 +187,7 @@ class WriterClients(Service):
         if volume is None:
             return fail(WriterUnavailable(f'volume "{volume_id}" is not registered'))
         self._seen[volume_id] = volume
-        opening = ensureDeferred(self._open(volume, slice_, source, listener, resume))
-        within(
-            opening,
-            self._settings.stream_open_timeout.seconds,
-            self._reactor,
-            "the opening of a slice file",
-        )
+        opening = maybeDeferred(self._queue_up, volume, slice_, source, listener, resume)
         return opening.addErrback(_keep_writer_errors)
 
     async def enquire(
@@ -245,24 +253,53 @@ class WriterClients(Service):
         for volume_id in volume_ids:
             self._waiting.pop(volume_id, Waiters()).fire(None)
 
-    async def _open(
+    def _queue_up(
         self,
         volume: Volume,
         slice_: Slice,
         source: SourceLife,
         listener: SliceFileListener,
         resume: int,
-    ) -> SliceFile:
+    ) -> Deferred[SliceFile]:
+        """Open a file when it is its turn; see Note [Openings take turns]."""
         writer = self._writer(volume.node_address, source.number)
         writer.volumes.add(volume.volume_id)
+        turns = writer.turns.get(volume.volume_id)
+        if turns is None:
+            most = min(OPENINGS_AT_ONCE, self._settings.max_waiting_streams_per_conn)
+            turns = writer.turns[volume.volume_id] = Paced(self._reactor, most)
         writer.opening += 1
-        try:
+
+        def ended(result: T) -> T:
+            writer.opening -= 1
+            return result
+
+        opening: Deferred[SliceFile] = turns.run(
+            partial(self._open, writer, slice_, source, listener, resume)
+        )
+        opening.addBoth(ended)
+        return opening
+
+    def _open(
+        self,
+        writer: _Writer,
+        slice_: Slice,
+        source: SourceLife,
+        listener: SliceFileListener,
+        resume: int,
+    ) -> Deferred[SliceFile]:
+        async def connect_and_open() -> SliceFile:
             connection = cast(Connection, await writer.client.whenConnected())
             await connection.accepted()
             writer.connection = connection
             return await connection.open(slice_, source, listener, resume)
-        finally:
-            writer.opening -= 1
+
+        return within(
+            ensureDeferred(connect_and_open()),
+            self._settings.stream_open_timeout.seconds,
+            self._reactor,
+            "the opening of a slice file",
+        )
 
     def _writer(self, address: str, life: int) -> _Writer:
         writer = self._writers.get(address)
