@@ -7,7 +7,7 @@ from typing import Any
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
-__all__ = ["QuietSite"]
+__all__ = ["QuietChannel", "QuietSite"]
 
 _MAX_LENGTH_DIGITS = 18
 

@@ -14,6 +14,7 @@ from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException
 
 from stream.errors import UserError
+from stream.ops.quiet_site import QuietChannel
 from stream.sandbox.http import Access, BoundedRequest, Call, Gate, Reply, Route, json_reply
 
 __all__ = ["SandboxSite", "build_app", "health_route"]
@@ -62,6 +63,7 @@ class _QuietSite(Site):
     """A site without an access log, because important events are logged where they occur."""
 
     noisy = False
+    protocol = QuietChannel  # type: ignore[assignment]
 
     def log(self, request: Any) -> None:
         """Do nothing."""

@@ -137,10 +137,15 @@ class Route:
 
 
 class BoundedRequest(server.Request):
-    """A request that drops data beyond `MAX_BODY_BYTES`."""
+    """A request that drops data beyond `MAX_BODY_BYTES`, and whose answer has a certain type."""
 
     too_large = False
     _received = 0
+
+    def process(self) -> None:
+        """Forbid browsers to guess the content type, before any route can answer."""
+        self.setHeader(b"X-Content-Type-Options", b"nosniff")
+        super().process()
 
     def gotLength(self, length: int | None) -> None:
         if length is not None and length > MAX_BODY_BYTES:

@@ -8,6 +8,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
+from twisted.logger import capturedLogs
 
 from stream.sandbox import SandboxService
 from stream.sandbox.body import MAX_BODY_BYTES
@@ -60,6 +61,32 @@ async def test_unknown_paths(api: Api, method: str, path: str, status: int) -> N
     assert answer.status == status
     if status != 400:
         assert answer.json["code"] == "notFound" and answer.json["exceptionId"]
+
+
+@pytest.mark.parametrize("line", ["GET /health-check", "GET /none", "TEST /health-check"])
+@pytest_twisted.ensureDeferred
+async def test_browsers_may_not_guess_the_content_type(api: Api, line: str) -> None:
+    """Pages and errors have a content type, and say that it is certain."""
+    raw = await connect(api)
+    raw.transport.write(f"{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    await raw.closed
+    head = raw.received.partition(b"\r\n\r\n")[0].lower()
+    assert b"\r\nx-content-type-options: nosniff" in head
+    assert b"\r\ncontent-type: application/json" in head
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_absurd_length(api: Api) -> None:
+    """A length that Python can't convert is refused, and nothing is logged."""
+    raw = await connect(api)
+    with capturedLogs() as events:
+        raw.transport.write(
+            b"GET /health-check HTTP/1.1\r\nHost: localhost\r\nContent-Length: %s\r\n\r\n"
+            % (b"9" * 5000)
+        )
+        await raw.closed
+    assert raw.received.startswith(b"HTTP/1.1 400 ")
+    assert not events
 
 
 @pytest_twisted.ensureDeferred
