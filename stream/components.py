@@ -244,6 +244,7 @@ def storage_reader(
         cluster.client,
         cluster.repository,
         projects.targets,
+        node_id=settings.node_id,
         volumes_path=settings.storage.volumes_path,
         settings=settings.storage.level.staging.operator,
         pool=cluster.work.pool,

@@ -267,6 +267,7 @@ def _reader(
         client,
         StorageRepository(level, lambda: ()),
         Targets(targets),
+        node_id="node",
         volumes_path=str(volumes),
         settings=level.staging.operator,
         pool=process.pool,

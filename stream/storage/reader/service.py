@@ -88,6 +88,7 @@ class StorageReaderService(Service):
         repository: StorageRepository,
         targets: Targets,
         *,
+        node_id: str,
         volumes_path: str,
         settings: StagingOperatorSettings,
         pool: ThreadPool,
@@ -101,6 +102,7 @@ class StorageReaderService(Service):
         self._client = client
         self._repository = repository
         self._targets = targets
+        self._node_id = node_id
         self._volumes_path = volumes_path
         self._settings = settings
         self._pool = pool
@@ -136,7 +138,7 @@ class StorageReaderService(Service):
         try:
             for found in find_volumes(self._volumes_path):
                 volume_id = await self._wait_for_id(found)
-                self._locks.append(VolumeLock(found, "reader"))
+                self._locks.append(VolumeLock(found, "reader", self._node_id))
                 self._volumes[volume_id] = found
         except BaseException:
             self._release()

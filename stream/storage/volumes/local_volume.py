@@ -6,8 +6,10 @@ import fcntl
 import os
 import re
 import secrets
+import socket
 import string
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -35,6 +37,7 @@ _ID_LENGTH = 10
 _ID_ALPHABET = string.ascii_letters + string.digits
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 FILE_MODE = 0o600
+_MAX_HOLDER_BYTES = 1000
 
 
 class VolumeGone(Exception):
@@ -174,12 +177,16 @@ def free_bytes(path: Path) -> tuple[int, int]:
 class VolumeLock:
     """The lock that prevents a second process of the same kind from using a volume.
 
+    The file describes the process that holds the lock. Only the error of another process shows
+    this description; whether the volume is locked depends only on the lock of the operating system.
+
     Raises UserError: another process holds the lock, or the volume isn't writable.
 
     :param kind: ``writer`` or ``reader``.
+    :param node_id: the id of the node that uses the volume.
     """
 
-    def __init__(self, volume: FoundVolume, kind: str) -> None:
+    def __init__(self, volume: FoundVolume, kind: str, node_id: str) -> None:
         self._path = volume.path / f"{kind}.lock"
         while True:
             try:
@@ -189,12 +196,15 @@ class VolumeLock:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                holder = _read_holder(descriptor)
                 os.close(descriptor)
+                by = f" by {holder}" if holder else ""
                 raise UserError(
-                    f'cannot acquire {kind} lock "{self._path}": already locked'
+                    f'cannot acquire {kind} lock "{self._path}": already locked{by}'
                 ) from None
             if self._is_current(descriptor):
                 self._descriptor = descriptor
+                _write_holder(descriptor, node_id)
                 return
             os.close(descriptor)
 
@@ -213,6 +223,26 @@ class VolumeLock:
         """
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def _write_holder(descriptor: int, node_id: str) -> None:
+    """Replace the content of a lock file by a description of this process.
+
+    An error, such as that of a full disk, doesn't matter: the lock is held without a description.
+    """
+    text = f'node "{node_id}", process {os.getpid()} on host "{socket.gethostname()}"'
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+
+
+def _read_holder(descriptor: int) -> str:
+    """Return the description of the holder of a lock; empty if it is unknown."""
+    try:
+        text = os.pread(descriptor, _MAX_HOLDER_BYTES, 0).decode(errors="replace")
+    except OSError:
+        return ""
+    return text if text.isprintable() else ""
 
 
 def _not_writable(volume: FoundVolume, error: OSError) -> UserError:

@@ -248,7 +248,7 @@ class StorageWriterService(Service):
         """Lock the volumes in a thread; only the holder of the lock may create a volume's ID."""
         found = find_volumes(self._volumes_path)
         for volume in found:
-            self._locks[volume.path] = VolumeLock(volume, "writer")
+            self._locks[volume.path] = VolumeLock(volume, "writer", self._node_id)
         return name_volumes(found)
 
     def _loop(self, call: Callable[[], object], interval: float, *, now: bool = False) -> None:

@@ -133,6 +133,7 @@ class World:
             self.etcd,
             self.storage.repository,
             Targets(targets),
+            node_id="node",
             volumes_path=str(self.root),
             settings=self.settings,
             pool=self.pool,

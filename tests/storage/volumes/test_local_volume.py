@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -63,14 +64,51 @@ def test_the_id_is_created_once(tmp_path: Path) -> None:
 def test_a_lock_excludes_the_same_kind(tmp_path: Path) -> None:
     """One writer and one reader may share a volume, and a released lock can be acquired again."""
     volume = _volume(tmp_path)
-    writer = VolumeLock(volume, "writer")
-    reader = VolumeLock(volume, "reader")
+    writer = VolumeLock(volume, "writer", "one")
+    reader = VolumeLock(volume, "reader", "one")
     with pytest.raises(UserError, match=r"cannot acquire writer lock .*: already locked"):
-        VolumeLock(volume, "writer")
+        VolumeLock(volume, "writer", "two")
     writer.release()
-    VolumeLock(volume, "writer").release()
+    VolumeLock(volume, "writer", "two").release()
     reader.release()
     assert list(volume.path.iterdir()) == []
+
+
+def test_the_error_names_the_holder_of_a_lock(tmp_path: Path) -> None:
+    """The description of a killed holder, which has left its file, is replaced."""
+    volume = _volume(tmp_path)
+    (volume.path / "writer.lock").write_text("an earlier holder with a much longer name" * 9)
+    lock = VolumeLock(volume, "writer", "one")
+    holder = f'node "one", process {os.getpid()} on host "{socket.gethostname()}"'
+    with pytest.raises(UserError) as caught:
+        VolumeLock(volume, "writer", "two")
+    assert str(caught.value).endswith(f": already locked by {holder}")
+    lock.release()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\n\x1b[0m"])
+def test_an_unknown_holder_of_a_lock(tmp_path: Path, content: bytes) -> None:
+    """A holder that has written no readable description is refused without one."""
+    volume = _volume(tmp_path)
+    lock = VolumeLock(volume, "writer", "one")
+    (volume.path / "writer.lock").write_bytes(content)
+    with pytest.raises(UserError, match=r": already locked$"):
+        VolumeLock(volume, "writer", "two")
+    lock.release()
+
+
+def test_a_lock_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is held even if the holder can't be described."""
+    volume = _volume(tmp_path)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr("stream.storage.volumes.local_volume.os.pwrite", fail)
+    lock = VolumeLock(volume, "writer", "one")
+    with pytest.raises(UserError, match=r": already locked$"):
+        VolumeLock(volume, "writer", "two")
+    lock.release()
 
 
 def test_a_drain_file(tmp_path: Path) -> None:
@@ -120,7 +158,7 @@ def test_a_lock_on_a_removed_file_is_not_held(
 ) -> None:
     """A lock on a file that its former owner removes would exclude no other process."""
     volume = _volume(tmp_path)
-    former = VolumeLock(volume, "writer")
+    former = VolumeLock(volume, "writer", "former")
     real = os.open
 
     def slow(path: Path, *options: int) -> int:
@@ -132,7 +170,7 @@ def test_a_lock_on_a_removed_file_is_not_held(
 
     released: list[VolumeLock] = []
     monkeypatch.setattr("stream.storage.volumes.local_volume.os.open", slow)
-    lock = VolumeLock(volume, "writer")
+    lock = VolumeLock(volume, "writer", "one")
     with pytest.raises(UserError, match="already locked"):
-        VolumeLock(volume, "writer")
+        VolumeLock(volume, "writer", "two")
     lock.release()
