@@ -8,9 +8,11 @@ from typing import Any
 
 import xxhash
 from twisted.application.service import Service
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import TimeoutError, ensureDeferred
 from twisted.logger import Logger
 
+from stream.concurrency.deadline import within
+from stream.concurrency.waiters import Waiters
 from stream.etcd.client import EtcdClient
 from stream.etcd.mirror import Batch, Mirror
 from stream.etcd.request import KeyValue
@@ -21,6 +23,11 @@ __all__ = ["Group", "HashRing"]
 _log = Logger()
 
 POINTS_PER_NODE = 128
+JOIN_SECONDS = 60.0
+"""How long a node waits for its own registration when it joins a group.
+
+If its lease ends meanwhile, on a slow or paused host, the node joins with the next lease.
+"""
 
 
 class HashRing:
@@ -74,6 +81,7 @@ class Group(Service):
         self._nodes: tuple[str, ...] = ()
         self._listeners: list[Callable[[], None]] = []
         self._telling: Any = None
+        self._joined = Waiters[None]()
         self._mirror: Mirror[str] = Mirror(client, self._prefix, _node_id, on_change=self._changed)
 
     @property
@@ -105,17 +113,23 @@ class Group(Service):
             f"{self._prefix}{self._node_id}", self._node_id.encode()
         )
         await self._mirror.startService()
-        if self._node_id not in self._nodes:
+        if self._node_id in self._nodes:
+            return
+        joined = self._joined.wait()
+        try:
+            await within(joined, JOIN_SECONDS, self._reactor, "joining the group")
+        except TimeoutError:
             await self.stopService()
             raise RuntimeError(
                 f'self-discovery failed: missing "{self._node_id}" in discovered nodes'
-            )
+            ) from None
 
     async def stopService(self) -> None:
         """Leave the group."""
         super().stopService()
         if self._telling is not None and self._telling.active():
             self._telling.cancel()
+        self._joined.cancel()
         await self._mirror.stopService()
         if self._registration is not None:
             await self._registration.remove()
@@ -128,7 +142,9 @@ class Group(Service):
             _log.info('found a new node "{node}"', node=node, distribution_group=self.name)
         for node in sorted(before - set(self._nodes)):
             _log.info('the node "{node}" has left', node=node, distribution_group=self.name)
-        if self._node_id in before and self._node_id not in self._nodes:
+        if self._node_id in self._nodes:
+            self._joined.fire(None)
+        elif self._node_id in before:
             self._put_again()
         if before and before != set(self._nodes) and self._telling is None:
             self._telling = self._reactor.callLater(self._interval, self._tell)

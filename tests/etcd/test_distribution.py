@@ -139,9 +139,31 @@ async def test_self_discovery(etcd: EtcdClient, monkeypatch: Any) -> None:
     """A node that doesn't find itself in its group doesn't start."""
     session = await _session(etcd)
     monkeypatch.setattr(session, "lease_id", None)
+    monkeypatch.setattr("stream.etcd.distribution.JOIN_SECONDS", 0.1)
     with pytest.raises(RuntimeError, match='self-discovery failed: missing "node-0"'):
         await _group(etcd, session, "node-0").startService()
     monkeypatch.undo()
+    await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_whose_lease_ends_while_it_joins(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node joins with its next lease."""
+    session = await _session(etcd)
+    group = _group(etcd, session, "node-0")
+    start = group._mirror.startService
+
+    async def without_lease() -> None:
+        await etcd.call("lease/revoke", {"ID": session.lease_id})
+        await start()
+        assert group.nodes == ()
+
+    monkeypatch.setattr(group._mirror, "startService", without_lease)
+    await group.startService()
+    assert group.nodes == ("node-0",)
+    await group.stopService()
     await session.stopService()
 
 
