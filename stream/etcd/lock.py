@@ -117,7 +117,11 @@ class LockQueue:
 
     async def tidy(self) -> None:
         """Delete the keys that could not be deleted before; see Note [Orphaned keys]."""
-        for name, key in list(self._left.items()):
+        for name in list(self._left):
+            # While an earlier key was deleted, a caller may have reused this one.
+            key = self._left.get(name)
+            if key is None:
+                continue
             local = self._local(name)
             if not local.locked:
                 await local.acquire()

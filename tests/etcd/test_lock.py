@@ -175,3 +175,27 @@ async def test_a_broken_watch_while_waiting(
     await proxy.cut()
     await (await waiting).release()
     await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_is_reused_while_another_one_is_deleted(
+    etcd: EtcdClient, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two failed releases, a caller takes one lock while the key of the other is deleted."""
+    locks = sessions[0]._locks
+    real = etcd.delete
+
+    async def delete(key: str) -> bool:
+        if key == "lock/one/key":
+            lock = await sessions[0].try_lock("two")
+            assert lock is not None
+            await lock.release()
+        return await real(key)
+
+    monkeypatch.setattr(etcd, "delete", delete)
+    locks._left.update({"one": "lock/one/key", "two": "lock/two/key"})
+    await locks.tidy()
+    assert not locks._left
+    lock = await sessions[0].try_lock("two")
+    assert lock is not None
+    await lock.release()
