@@ -29,6 +29,7 @@ from stream.target.postgres.refusals import (
 )
 from stream.target.postgres.tables import (
     LEDGER,
+    QUARANTINE,
     FoundColumn,
     add_columns,
     check_names,
@@ -74,6 +75,13 @@ _LACKING_ON_LEDGER = """
 SELECT needed FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) needed
 WHERE NOT has_table_privilege(%s::oid, needed)
 """
+_LACKING_ON_QUARANTINE = """
+SELECT needed FROM unnest(ARRAY['SELECT', 'INSERT']) needed
+WHERE NOT has_table_privilege(%s::oid, needed)
+"""
+_LACKING_ON_SCHEMA = """
+SELECT 'CREATE' WHERE NOT has_schema_privilege(%s, 'CREATE')
+"""
 _LACKING_ON_DATABASE = """
 SELECT 'TEMPORARY' WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
 """
@@ -115,14 +123,15 @@ def ensure_table(
                 f"the database has the encoding {encoding and encoding[0]}, it must be UTF8: "
                 "create one with ENCODING 'UTF8'"
             )
-        if any(column.is_key for column in columns):
-            _check_rights(connection, "the database", _LACKING_ON_DATABASE, [])
+        # Even a table without a primary key may refuse a row; see Note [Refused rows].
+        _check_rights(connection, "the database", _LACKING_ON_DATABASE, [])
         _ensure_schema(connection, schema)
         _ensure_ledger(connection, schema)
         ledger = connection.execute(_RELATION, [schema, LEDGER]).fetchone()
         if ledger is not None:
             where = f'the table "{schema}.{LEDGER}"'
             _check_rights(connection, where, _LACKING_ON_LEDGER, [ledger[0]])
+        _check_quarantine(connection, schema)
         found = connection.execute(_RELATION, [schema, table]).fetchone()
         if found is None:
             _create(connection, schema, table, columns, owner)
@@ -187,6 +196,16 @@ def _ensure_ledger(connection: psycopg.Connection, schema: str) -> None:
         ).format(ledger)
     )
     connection.execute(sql.SQL("CREATE INDEX ON {} (imported_at)").format(ledger))
+
+
+def _check_quarantine(connection: psycopg.Connection, schema: str) -> None:
+    """Check that refused rows can be quarantined. Raises UserError."""
+    found = connection.execute(_RELATION, [schema, QUARANTINE]).fetchone()
+    if found is None:
+        _check_rights(connection, f'the schema "{schema}"', _LACKING_ON_SCHEMA, [schema])
+        return
+    where = f'the table "{schema}.{QUARANTINE}"'
+    _check_rights(connection, where, _LACKING_ON_QUARANTINE, [found[0]])
 
 
 def _fit_columns(

@@ -222,19 +222,22 @@ async def test_an_identity_column_can_not_be_changed(world: PostgresWorld) -> No
     assert raised.value.name == "tableMisfit"
 
 
+@pytest.mark.parametrize("has_key", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_database_without_temporary_tables(world: PostgresWorld) -> None:
-    """A table with a primary key needs one for each import."""
-    use(world, keyed())
+async def test_a_database_without_temporary_tables(world: PostgresWorld, has_key: bool) -> None:
+    """A table with a primary key needs one for each import, others to find a refused row."""
+    if has_key:
+        use(world, keyed())
+    name = f"lasting_{has_key}".lower()
     world.query("CREATE SCHEMA {}")
-    _as_other_user(world, "lasting")
+    _as_other_user(world, name)
     database = world.query("SELECT current_database()")[0][0]
     world.query(f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
     try:
         with pytest.raises(UserError, match="lacks TEMPORARY on the database: grant") as raised:
             await world.create_sink()
         assert raised.value.name == "connectionForbidden"
-        world.query(f"GRANT TEMPORARY ON DATABASE {database} TO lasting")
+        world.query(f"GRANT TEMPORARY ON DATABASE {database} TO {name}")
         await world.create_sink()
     finally:
         world.query(f"GRANT TEMPORARY ON DATABASE {database} TO PUBLIC")
@@ -392,6 +395,24 @@ async def test_missing_rights_on_the_ledger_are_named(world: PostgresWorld) -> N
     world.query("GRANT UPDATE, DELETE ON {}._stream_imports TO second")
     await world.do("enable_sink", SINK_KEY)
     assert sink.key == SINK_KEY
+
+
+@pytest_twisted.ensureDeferred
+async def test_missing_rights_for_the_quarantine_are_named(world: PostgresWorld) -> None:
+    """Otherwise the first refused row would block all rows of its file."""
+    await world.create_sink()
+    await world.do("disable_sink", SINK_KEY)
+    _as_other_user(world, "third")
+    world.query("GRANT ALL ON {}.events, {}._stream_imports TO third")
+    world.query("REVOKE CREATE ON SCHEMA {} FROM third")
+    with pytest.raises(UserError, match=r"lacks CREATE on the schema ") as raised:
+        await world.do("enable_sink", SINK_KEY)
+    assert raised.value.name == "connectionForbidden"
+    world.query("CREATE TABLE {}._stream_quarantine (id int)")
+    with pytest.raises(UserError, match=r"lacks SELECT, INSERT on the table .*_stream_quarantine"):
+        await world.do("enable_sink", SINK_KEY)
+    world.query("GRANT SELECT, INSERT ON {}._stream_quarantine TO third")
+    await world.do("enable_sink", SINK_KEY)
 
 
 @pytest_twisted.ensureDeferred
