@@ -10,20 +10,24 @@ point is the name of the target, and its object is a `TargetFactory`::
 Note [Libraries]: a start doesn't import the libraries of targets without connections, which can
 take seconds. Only records of former connections need such a target. If there are any, `Libraries`
 imports its library in a thread, so that the first use doesn't block the reactor. A new table needs
-a connection, and the records of a file are known without its target.
+a connection, and the records of a file are known without its target. An import may fail for a
+reason that passes, such as a read error of a disk, so it is tried again. Until it succeeds, each
+use tries it, too, and fails with ``targetNotLoaded``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
@@ -45,6 +49,7 @@ from stream.target.protocol import (
     file_record,
 )
 from stream.target.staged import StagingArea
+from stream.values.backoff import Backoff
 
 __all__ = ["GROUP", "Libraries", "Targets", "installed_targets", "optional_targets"]
 
@@ -52,6 +57,9 @@ _log = Logger()
 
 GROUP = "stream.targets"
 """The group of entry points."""
+
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 300.0
+"""Delays in seconds before a library that can't be imported is tried again."""
 
 _OPTIONAL = {
     "postgres": ("psycopg", "stream.target.postgres.target", "PostgresTarget"),
@@ -118,6 +126,7 @@ class Libraries(Service):
         self._client = context.client
         self._names = sorted(names)
         self._importing: Deferred[None] = succeed(None)
+        self._pause: Deferred[None] = succeed(None)
 
     def startService(self) -> None:
         """Begin; a start doesn't wait for it."""
@@ -127,21 +136,36 @@ class Libraries(Service):
     async def stopService(self) -> None:
         """Stop; fires when no library is being imported."""
         super().stopService()
+        self._pause.cancel()
         await self._importing
 
     async def _import(self) -> None:
-        for name in self._names:
-            _, module, _ = _OPTIONAL[name]
-            try:
-                found = await self._client.range(f"storage/{name}/", limit=1, keys_only=True)
-                if found.kvs and self.running:
-                    await in_own_thread(self._reactor, import_module, module)
-            except Exception as error:
-                _log.warn(
-                    'cannot prepare the target "{target}" for old records: {problem}',
-                    target=name,
-                    problem=_one_line(error),
-                )
+        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, jitter=0.2)
+        names = self._names
+        while True:
+            names = [name for name in names if self.running and not await self._is_ready(name)]
+            if not names or not self.running:
+                return
+            self._pause = deferLater(self._reactor, backoff.next())
+            with suppress(CancelledError):
+                await self._pause
+
+    async def _is_ready(self, name: str) -> bool:
+        """Return whether a library is imported or has no records."""
+        _, module, _ = _OPTIONAL[name]
+        try:
+            found = await self._client.range(f"storage/{name}/", limit=1, keys_only=True)
+            if found.kvs and self.running:
+                invalidate_caches()  # it may have been repaired since the last attempt
+                await in_own_thread(self._reactor, import_module, module)
+        except Exception as error:
+            _log.warn(
+                'cannot prepare the target "{target}" for old records, retrying: {problem}',
+                target=name,
+                problem=_one_line(error),
+            )
+            return False
+        return True
 
 
 def _not_installed(name: str) -> UserError:

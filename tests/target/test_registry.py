@@ -12,6 +12,7 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
+from twisted.internet.task import Clock
 
 from stream.errors import NestedError, UserError
 from stream.etcd import EtcdClient
@@ -23,6 +24,7 @@ from stream.values.utctime import NO_TIME
 from tests.settings.samples import VALID
 from tests.storage.histories.world import SINK
 from tests.target.memory import MemoryTarget
+from tests.waiting import until
 
 reactor: Any = _reactor
 CONTEXT: Any = attrs.make_class("Context", ["client"])(None)
@@ -169,31 +171,102 @@ def test_a_library_that_can_not_be_loaded(monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(targets.named("postgres"), MemoryTarget)
 
 
+class _Modules:
+    """The modules of targets: which were imported, and which can't be.
+
+    :ivar imported: the names, and whether the thread of the reactor has imported them.
+    """
+
+    def __init__(self) -> None:
+        self.imported: list[tuple[str, bool]] = []
+        self.broken: set[str] = set()
+
+    def load(self, module: str) -> Any:
+        name = module.split(".")[2]
+        self.imported.append((name, threading.current_thread() is threading.main_thread()))
+        if name in self.broken:
+            raise OSError("the file can't be read")
+        make = {"IcebergTarget": lambda _: MemoryTarget(CONTEXT)}
+        return attrs.make_class("Module", list(make))(**make)
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> _Modules:
+    modules = _Modules()
+    monkeypatch.setattr(registry, "import_module", modules.load)
+    return modules
+
+
+class _Clock(Clock):
+    """A reactor with real threads; its time goes on only when a test says so."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
+def _libraries(etcd: EtcdClient, clock: Any) -> Libraries:
+    context: Any = attrs.make_class("Context", ["reactor", "client"])(clock, etcd)
+    return Libraries(context, ("postgres", "iceberg", "parquet"))
+
+
 @pytest_twisted.ensureDeferred
 async def test_libraries_of_targets_with_records_are_imported(
-    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+    etcd: EtcdClient, modules: _Modules
 ) -> None:
     """In a thread, so that the first use doesn't block the reactor."""
-    imported: list[tuple[str, bool]] = []
-    names = ("postgres", "iceberg", "parquet")
-
-    def load_module(module: str) -> None:
-        imported.append((module, threading.current_thread() is threading.main_thread()))
-        if "iceberg" in module:
-            raise ImportError("it is broken")
-
-    monkeypatch.setattr(registry, "import_module", load_module)
-    context: Any = attrs.make_class("Context", ["reactor", "client"])(reactor, etcd)
     for name in ("iceberg", "parquet"):
         await etcd.put(f"storage/{name}/file/x", b"{}")
-    libraries = Libraries(context, names)
+    libraries = _libraries(etcd, reactor)
     libraries.startService()
     await libraries._importing
-    assert imported == [
-        ("stream.target.iceberg.target", False),
-        ("stream.target.parquet.target", False),
-    ]
+    assert modules.imported == [("iceberg", False), ("parquet", False)]
     await libraries.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_library_that_can_not_be_read_is_tried_again(
+    etcd: EtcdClient, modules: _Modules
+) -> None:
+    """With growing delays, and without those that are imported; until then each use is refused."""
+    await etcd.put("storage/iceberg/file/x", b"{}")
+    await etcd.put("storage/parquet/file/x", b"{}")
+    modules.broken.add("iceberg")
+    settings: Any = attrs.make_class("Context", ["settings"])(load({}, VALID))
+    targets = Targets([], later=registry.optional_targets(settings)[1])
+    clock = _Clock()
+    libraries = _libraries(etcd, clock)
+    libraries.startService()
+    delays = []
+    for _ in range(3):
+        await until(lambda: bool(clock.getDelayedCalls()))
+        (retry,) = clock.getDelayedCalls()
+        delays.append(retry.getTime() - clock.seconds())
+        with pytest.raises(UserError, match="can't be loaded on this node") as raised:
+            targets.named("iceberg")
+        assert raised.value.name == "targetNotLoaded"
+        modules.imported.clear()
+        if len(delays) == 3:
+            modules.broken.clear()
+        clock.advance(delays[-1])
+    await libraries._importing
+    assert modules.imported == [("iceberg", False)]
+    assert delays == sorted(delays) and not clock.getDelayedCalls()
+    assert isinstance(targets.named("iceberg"), MemoryTarget)
+    await libraries.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_does_not_wait_for_the_next_attempt(
+    etcd: EtcdClient, modules: _Modules
+) -> None:
+    await etcd.put("storage/iceberg/file/x", b"{}")
+    modules.broken.add("iceberg")
+    clock = _Clock()
+    libraries = _libraries(etcd, clock)
+    libraries.startService()
+    await until(lambda: bool(clock.getDelayedCalls()))
+    await libraries.stopService()
+    assert not clock.getDelayedCalls()
 
 
 def test_a_target_without_its_library(
