@@ -338,6 +338,7 @@ def http_source(
         settings.source.quarantine.listen,
         settings.hostname,
         rejected.ask,
+        rejected.has_files,
         network.tls,
     )
     quotas = Quotas(client, statistics.cache.l2.interval.seconds, reactor)

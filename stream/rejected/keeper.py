@@ -437,6 +437,10 @@ class RejectedRecords(Service):
 
     # Questions of the API.
 
+    def has_files(self) -> bool:
+        """Return whether this node can keep and read records; known once it is started."""
+        return self._files is not None
+
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a question of `stream.rejected.answers`. Raises UserError, OSError."""
         await self._write()

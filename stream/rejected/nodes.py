@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,15 @@ from stream.settings.local import WriterTlsSettings
 if TYPE_CHECKING:
     from stream.storage.network.tls import Credentials
 
-__all__ = ["Asked", "RejectedNodes", "rejected_counts", "replayed_ids"]
+__all__ = ["Asked", "RejectedNodes", "rejected_counts", "replayed_ids", "with_files"]
 
 _log = Logger(namespace="stream.rejected")
 
 ASK_SECONDS = 10.0
 _CONNECT_SECONDS = 2.0
+
+_STOPPED = "the node doesn't run"
+_WITHOUT_FILES = "the node runs without the directory of its records (source.quarantine.path)"
 
 
 @attrs.frozen(kw_only=True)
@@ -52,11 +55,13 @@ class Asked:
 
     :ivar answer: the node's answer; ``None`` if there is none.
     :ivar problem: why there is no answer.
+    :ivar has_files: whether the node has a directory of rejected records.
     """
 
     node_id: str
     answer: dict[str, Any] | None = None
     problem: str = ""
+    has_files: bool = True
 
     def view(self) -> dict[str, Any]:
         """Return the API's view of the node."""
@@ -112,7 +117,7 @@ class RejectedNodes(Service):
     async def newest(self, sink: SinkKey, selection: Selection, limit: int) -> dict[str, Any]:
         """Return the newest records of all nodes, in the API's form.
 
-        Unavailable nodes are named, including stopped nodes that may still keep rejected records.
+        Unavailable nodes are named, including nodes whose records are missing.
         """
         counts = await self._counts(sink)
         selection = await self.without_replayed(sink, selection)
@@ -120,8 +125,10 @@ class RejectedNodes(Service):
         answers = [each.answer for each in asked if each.answer is not None]
         records = [record for each in answers for record in each["records"]]
         records.sort(key=lambda record: record["id"], reverse=True)
-        stopped = await self.stopped(sink, _ids(asked))
-        nodes = [each.view() for each in (*asked, *stopped)]
+        missing = await self.missing(sink, asked)
+        names = {each.node_id for each in missing}
+        answering = [each for each in asked if each.node_id not in names]
+        nodes = [each.view() for each in (*answering, *missing)]
         return {
             "records": records[:limit],
             "reasons": _merged_reasons([each["reasons"] for each in answers]),
@@ -130,17 +137,18 @@ class RejectedNodes(Service):
             "nodes": sorted(nodes, key=lambda node: node["nodeId"]),
         }
 
-    async def stopped(self, sink: SinkKey, running: Collection[str]) -> list[Asked]:
-        """Return the nodes that don't run and may still keep records of a sink.
+    async def missing(self, sink: SinkKey, running: Iterable[RejectedNode | Asked]) -> list[Asked]:
+        """Return the nodes that may still keep records of a sink that they can't read.
 
-        :param running: IDs of the running nodes.
+        Such a node doesn't run, or runs without its directory.
         """
+        has_files = {node.node_id: node.has_files for node in running}
         found = (await self._client.range(f"{KEPT}{sink}/")).kvs
         keeping = sorted(sink_of(kv.key, KEPT)[1] for kv in found if _may_be_kept(kv, self._now()))
         return [
-            Asked(node_id=node_id, problem="the node doesn't run")
+            Asked(node_id=node_id, problem=_WITHOUT_FILES if node_id in has_files else _STOPPED)
             for node_id in keeping
-            if node_id not in running
+            if not has_files.get(node_id, False)
         ]
 
     async def _counts(self, sink: SinkKey) -> Mapping[str, RejectedCount]:
@@ -159,21 +167,21 @@ class RejectedNodes(Service):
                 record: dict[str, Any] = each.answer["record"]
                 return record
         _require_all(asked)
-        raise _not_found(id, await self.stopped(sink, _ids(asked)))
+        raise _not_found(id, await self.missing(sink, asked))
 
     async def erase(self, sink: SinkKey, selection: Selection) -> tuple[int, list[Asked]]:
         """Erase records on all nodes.
 
         Raises UserError: a running node doesn't answer. The records on the other nodes are erased.
 
-        :returns: the number of erased records, and the stopped nodes that may keep further ones.
+        :returns: the number of erased records, and the nodes that may keep further ones.
         """
         asked = await self.ask_all(sink, "erase", **selection.plain())
         _require_all(asked)
         erased = sum(each.answer["erased"] for each in asked if each.answer is not None)
         if selection.ids is not None and erased == len(selection.ids):
             return erased, []
-        return erased, await self.stopped(sink, _ids(asked))
+        return erased, await self.missing(sink, asked)
 
     async def erase_one(self, sink: SinkKey, id: str) -> None:
         """Erase one record. Raises UserError as `get` does."""
@@ -181,7 +189,7 @@ class RejectedNodes(Service):
         if any(each.answer is not None and each.answer["erased"] for each in asked):
             return
         _require_all(asked)
-        raise _not_found(id, await self.stopped(sink, _ids(asked)))
+        raise _not_found(id, await self.missing(sink, asked))
 
     async def without_replayed(self, sink: SinkKey, selection: Selection) -> Selection:
         """Return *selection* without records that are already stored."""
@@ -206,7 +214,7 @@ class RejectedNodes(Service):
         asking = ensureDeferred(self._ask(node, question))
         within(asking, ASK_SECONDS, self._reactor, f'the answer of the node "{node.node_id}"')
         try:
-            return Asked(node_id=node.node_id, answer=await asking)
+            return Asked(node_id=node.node_id, answer=await asking, has_files=node.has_files)
         except CancelledError:
             raise
         except Exception as error:
@@ -216,7 +224,8 @@ class RejectedNodes(Service):
                 node=node.node_id,
                 problem=problem,
             )
-            return Asked(node_id=node.node_id, problem=f"the node is unavailable: {problem}")
+            problem = f"the node is unavailable: {problem}"
+            return Asked(node_id=node.node_id, problem=problem, has_files=node.has_files)
 
     async def _ask(self, node: RejectedNode, question: dict[str, Any]) -> dict[str, Any]:
         host, port = split_address(node.address)
@@ -232,6 +241,11 @@ class RejectedNodes(Service):
         return answer
 
 
+def with_files(nodes: Mapping[str, RejectedNode]) -> dict[str, RejectedNode]:
+    """Return those of the *nodes* that can read rejected records."""
+    return {node_id: node for node_id, node in nodes.items() if node.has_files}
+
+
 def _may_be_kept(stored: KeyValue, now: datetime) -> bool:
     """Return whether a node may still keep records; True if its `KeptRecords` are unreadable."""
     try:
@@ -241,13 +255,9 @@ def _may_be_kept(stored: KeyValue, now: datetime) -> bool:
         return True
 
 
-def _ids(asked: Sequence[Asked]) -> set[str]:
-    return {each.node_id for each in asked}
-
-
-def _not_found(id: str, stopped: Sequence[Asked] = ()) -> UserError:
-    names = ", ".join(each.node_id for each in stopped)
-    hint = f"; it may be on nodes that aren't running: {names}" if stopped else ""
+def _not_found(id: str, missing: Sequence[Asked] = ()) -> UserError:
+    names = ", ".join(each.node_id for each in missing)
+    hint = f"; it may be on nodes whose records can't be read: {names}" if missing else ""
     return UserError(
         f'rejected record "{shortened(id)}" not found in the sink{hint}',
         status=404,

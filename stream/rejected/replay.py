@@ -34,7 +34,8 @@ before the position of the new node. Then the node has stored a position that is
 the replay doesn't replace it.
 
 Note [Unavailable nodes]: the records of a node that doesn't answer are skipped. The outcome names
-the node and isn't complete. The same applies to a stopped node that may keep records. A position
+the node and isn't complete. The same applies to a node that may keep records and is stopped or
+has no directory. A position
 names the nodes that were read to the end. A replay that continues therefore asks all other nodes
 from their oldest record on, including nodes before the position and nodes that have started since.
 """
@@ -66,7 +67,7 @@ from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, KeyValue, atomic
 from stream.rejected.answers import Selection
 from stream.rejected.masked_headers import notes_of
-from stream.rejected.nodes import Asked, RejectedNodes
+from stream.rejected.nodes import Asked, RejectedNodes, with_files
 from stream.rejected.record import Kept, kept_of
 from stream.rejected.rendering import Rendered, Rendering
 from stream.rejected.state import (
@@ -306,8 +307,8 @@ class Replayer:
         deadline = self._reactor.seconds() + TEST_SECONDS
         found: list[Rendered] = []
         nodes = await self._nodes.all()
-        unavailable = await self._nodes.stopped(sink, nodes)
-        for node in nodes.values():
+        unavailable = await self._nodes.missing(sink, nodes.values())
+        for node in with_files(nodes).values():
             fetched = await self._fetch(node, sink, selection, "", MAX_TESTED - len(found))
             if fetched.problem is not None:
                 unavailable.append(fetched.problem)
@@ -335,7 +336,7 @@ class Replayer:
             like = await self._like(sink, selection)
             start = _start(stored, like)
             nodes = await self._nodes.all()
-            outcome.nodes += await self._nodes.stopped(sink, nodes)
+            outcome.nodes += await self._nodes.missing(sink, nodes.values())
             work = _Work(
                 sink=sink,
                 claim=claim,
@@ -347,7 +348,7 @@ class Replayer:
                 like=like,
                 ends={} if start is None else dict(start.ends or {}),
             )
-            position = await self._replay_nodes(work, nodes)
+            position = await self._replay_nodes(work, with_files(nodes))
             if _has_all_ids(work):
                 outcome.nodes.clear()
             outcome.has_ended = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
@@ -36,6 +37,8 @@ class RejectedServer(Service):
 
     :param hostname: name at which the API reaches this node.
     :param answer: answers a question.
+    :param has_files: returns whether this node has a directory of rejected records; called when the
+        service is started.
     :param tls: the certificates of this node, if it has any.
     """
 
@@ -47,6 +50,7 @@ class RejectedServer(Service):
         listen: str,
         hostname: str,
         answer: Answer,
+        has_files: Callable[[], bool],
         tls: WriterTlsSettings,
     ) -> None:
         self._reactor = reactor
@@ -54,6 +58,7 @@ class RejectedServer(Service):
         self._node_id = node_id
         self._listen = listen
         self._hostname = hostname
+        self._has_files = has_files
         self._tls = tls
         self._secret = secrets.token_hex(_SECRET_BYTES)
         self._factory = NodeFactory(reactor, self._secret, answer)
@@ -76,6 +81,7 @@ class RejectedServer(Service):
             address=node_address(self._listen, self._hostname, port),
             host=self._hostname,
             secret=self._secret,
+            has_files=self._has_files(),
         )
         self._registration = await self._session.register(f"{NODE}{self._node_id}", encode(node))
 

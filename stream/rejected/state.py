@@ -1,7 +1,8 @@
 """The state of rejected records in etcd: nodes, counts, and running replays.
 
 Note [Stopped nodes]: a key shows that a node keeps records of a sink, and until when. So the API
-can name a stopped node whose records are missing. The key isn't part of the counts, because the
+can name a node whose records are missing because it is stopped, or because it was restarted without
+its directory. The key isn't part of the counts, because the
 records remain when users reset the counts or delete the sink. A node that takes over the records of
 another node moves that node's keys, unless that node runs again and has noted new records.
 """
@@ -66,12 +67,15 @@ class RejectedNode(Record):
     :ivar host: name of the node's machine; a loopback address is reachable only from there.
     :ivar secret: secret known to all processes that can read etcd; both sides prove that they know
         it.
+    :ivar has_files: whether the node has a directory of rejected records. Without one it can't read
+        the records that it kept before its last start.
     """
 
     node_id: str
     address: str
     host: str
     secret: str = attrs.field(repr=False)
+    has_files: bool = True
 
 
 @attrs.frozen(kw_only=True)

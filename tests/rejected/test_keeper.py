@@ -151,6 +151,7 @@ def world(tmp_path: Path) -> Iterator[_World]:
 def test_records_are_written_each_second_and_at_the_end(world: _World) -> None:
     """No queued record is lost at a stop, and the next start continues."""
     service = world.service()
+    assert service.has_files()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     assert world.bodies() == []
     world.clock.advance(1)
@@ -325,6 +326,7 @@ def test_a_failing_disk(world: _World) -> None:
 def test_a_node_without_a_directory(world: _World) -> None:
     """The node counts the records without keeping them."""
     service = world.service(path="")
+    assert not service.has_files()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     question = {"kind": "list", "sink": str(KEY), "limit": 1}
     assert world.run(lambda: service.ask(question))["total"] == 0
@@ -338,6 +340,7 @@ def test_a_directory_that_can_not_be_created(world: _World) -> None:
     with pytest.raises(UserError, match=r"cannot use .*rejected.* \(source\.quarantine\.path\)"):
         world.service()
     service = world.service(is_required=False)
+    assert not service.has_files()
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     world.run(service.stopService)
     assert world.counts[KEY].count == 1

@@ -71,6 +71,7 @@ class _Nodes(RejectedNodes):
     """Source nodes in this process.
 
     :ivar away: the nodes that don't answer.
+    :ivar without_files: the nodes that run without their directories.
     """
 
     def __init__(self, client: EtcdClient, path: Path, now: Callable[[], Any]) -> None:
@@ -79,10 +80,18 @@ class _Nodes(RejectedNodes):
         for files in self.files.values():
             files.prepare()
         self.away: set[str] = set()
+        self.without_files: set[str] = set()
 
     async def all(self) -> dict[str, RejectedNode]:
         return {
-            name: RejectedNode(node_id=name, address="", host="", secret="") for name in self.files
+            name: RejectedNode(
+                node_id=name,
+                address="",
+                host="",
+                secret="",
+                has_files=name not in self.without_files,
+            )
+            for name in self.files
         }
 
     async def ask(self, node: RejectedNode, sink: SinkKey, kind: str, **members: Any) -> Asked:
@@ -92,7 +101,14 @@ class _Nodes(RejectedNodes):
         question = {"kind": kind, "sink": str(sink), **members}
         return Asked(
             node_id=name,
-            answer=answer(self.files[name], question, name, NOW, lambda _: 3600.0),
+            answer=answer(
+                self.files[name] if node.has_files else None,
+                question,
+                name,
+                NOW,
+                lambda _: 3600.0,
+            ),
+            has_files=node.has_files,
         )
 
 
@@ -343,7 +359,8 @@ async def _keeps(replays: _Replays, node: str, until: timedelta, at: timedelta =
 
 
 async def _stopped(replays: _Replays) -> list[str]:
-    return [node.node_id for node in await replays.nodes.stopped(SINK_KEY, replays.nodes.files)]
+    running = (await replays.nodes.all()).values()
+    return [node.node_id for node in await replays.nodes.missing(SINK_KEY, running)]
 
 
 @pytest_twisted.ensureDeferred
@@ -365,9 +382,9 @@ async def test_a_stopped_node_that_may_keep_records_is_named(replays: _Replays) 
     mapping = _table("a").mapping.mapping
     _, unavailable = await replays.replayer.test(SINK_KEY, mapping, ALL)
     assert [node.node_id for node in unavailable] == stopped
-    with pytest.raises(UserError, match="that aren't running: keeps, unreadable"):
+    with pytest.raises(UserError, match="whose records can't be read: keeps, unreadable"):
         await replays.nodes.get(SINK_KEY, "unknown")
-    with pytest.raises(UserError, match="that aren't running: keeps, unreadable"):
+    with pytest.raises(UserError, match="whose records can't be read: keeps, unreadable"):
         await replays.nodes.erase_one(SINK_KEY, "unknown")
     # Records that were selected by their ids, and found, can't be on another node.
     assert (await replays.replay(Selection(ids=frozenset({id})))).is_complete
@@ -376,6 +393,30 @@ async def test_a_stopped_node_that_may_keep_records_is_named(replays: _Replays) 
     for node in stopped:
         await note_kept(client, node, {SINK_KEY: None})
     assert (await replays.replay()).is_complete
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_runs_without_its_directory_is_named(replays: _Replays) -> None:
+    """It was restarted without `source.quarantine.path`; its records aren't gone."""
+    (kept,) = replays.keep_values(1)
+    (other,) = replays.keep_values(1, node="two")
+    replays.nodes.without_files.add("one")
+    assert (await replays.replay()).is_complete is True  # it has noted no record of this sink
+    assert await replays.stored() == [other]
+    await _keeps(replays, "one", _HOUR)
+    outcome = await replays.replay()
+    problem = "the node runs without the directory of its records (source.quarantine.path)"
+    missing = {"nodeId": "one", "available": False, "message": problem}
+    assert (outcome.replayed, outcome.is_complete) == (0, False)
+    assert [node.view() for node in outcome.nodes] == [missing]
+    listed = await replays.nodes.newest(SINK_KEY, ALL, 10)
+    assert listed["nodes"] == [missing, {"nodeId": "two", "available": True}]
+    _, unavailable = await replays.replayer.test(SINK_KEY, _table("a").mapping.mapping, ALL)
+    assert [node.node_id for node in unavailable] == ["one"]
+    assert (await replays.nodes.erase(SINK_KEY, ALL))[1] == list(outcome.nodes)
+    replays.nodes.without_files.clear()
+    assert (await replays.replay()).is_complete
+    assert await replays.stored() == sorted([kept, other])
 
 
 @pytest_twisted.ensureDeferred

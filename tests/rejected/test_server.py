@@ -44,10 +44,13 @@ async def _asked(
     host: str = "localhost",
 ) -> tuple[bool, str]:
     """Return whether the node answers, and the reason if it doesn't."""
-    server = RejectedServer(reactor, session, "one", "127.0.0.1:0", "localhost", _answer, of_node)
+    server = RejectedServer(
+        reactor, session, "one", "127.0.0.1:0", "localhost", _answer, lambda: False, of_node
+    )
     await server.startService()
     nodes = RejectedNodes(reactor, etcd, host, lambda: from_timestamp(NOW), of_api)
     nodes.startService()
+    assert not (await nodes.all())["one"].has_files
     try:
         (asked,) = await nodes.ask_all(KEY, "list")
     finally:
@@ -79,7 +82,9 @@ async def test_a_disconnected_caller(etcd: EtcdClient, session: Session) -> None
         await Deferred()
         return question
 
-    server = RejectedServer(reactor, session, "one", "127.0.0.1:0", "localhost", slow, PLAIN)
+    server = RejectedServer(
+        reactor, session, "one", "127.0.0.1:0", "localhost", slow, lambda: True, PLAIN
+    )
     await server.startService()
     nodes = RejectedNodes(reactor, etcd, "localhost", lambda: from_timestamp(NOW), PLAIN)
     asking = Deferred.fromCoroutine(nodes.ask_all(KEY, "list"))
