@@ -7,7 +7,7 @@ import { diff, nearChanges } from "../src/lib/diff";
 import { followed, isEdited, isOvertaken } from "../src/lib/drafts";
 import { bytes, choicesOf, durationMs, rate, rulesText, shortSpan, sizeBytes, span } from "../src/lib/format";
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
-import { missingText, replayText } from "../src/lib/rejected";
+import { everText, missingText, replayText } from "../src/lib/rejected";
 import { Repeats } from "../src/lib/repeats";
 import { RateSeries, summed } from "../src/lib/series";
 import { idOf, slug } from "../src/lib/slug";
@@ -15,7 +15,8 @@ import { shellQuoted, snippets } from "../src/lib/snippets";
 import { firstPlace, placeText, tableOf, type Targets, targetsOf, typesOf } from "../src/lib/places";
 import { answered, answers, connection, doubt } from "../src/state/connection";
 import { load, sources } from "../src/state/data";
-import { draftKey, draftOf, keepDraft } from "../src/state/drafts";
+import { draftKey, draftOf, keepDraft, namesake } from "../src/state/drafts";
+import { keptOf, learnKept } from "../src/state/kept";
 import { lack, learnRights, may, token } from "../src/state/rights";
 import { endSession, session, signIn } from "../src/state/session";
 import { Tail } from "../src/state/tail";
@@ -382,7 +383,7 @@ describe("edits of a mapping", () => {
     expect(followed(draft, columns("a"), false)).toBe(draft);
     expect(followed(draft, theirs, false).columns).toBe(theirs);
   });
-  test("outlive a token that ends, belong to its user, and are forgotten at the end of the session", () => {
+  test("outlive a token that ends, belong to it alone, and are forgotten at the end of the session", () => {
     const [source, sink] = [{ projectId: 1, branchId: 2 }, { sourceId: "shop", sinkId: "events" }];
     const draft = { columns: mine, base: ours };
     const signedIn = (tokenId: string, name: string) => {
@@ -396,9 +397,36 @@ describe("edits of a mapping", () => {
     endSession("the token has expired");
     expect(signedIn("2", "grace")).toBeUndefined();
     expect(signedIn("3", "")).toBeUndefined();
-    expect(signedIn("4", "ada")).toBe(draft);
+    expect(namesake(draftKey(source, sink))).toBeUndefined();
+    expect(signedIn("4", "ada")).toBeUndefined();
+    expect(namesake(draftKey(source, { ...sink, sinkId: "other" }))).toBeUndefined();
+    const earlier = namesake(draftKey(source, sink));
+    expect(earlier?.draft).toBe(draft);
+    keepDraft(earlier!.key, null);
+    expect(namesake(draftKey(source, sink))).toBeUndefined();
+    expect(signedIn("1", "ada")).toBeUndefined();
+    keepDraft(draftKey(source, sink), draft);
+    endSession("the token has expired");
+    expect(signedIn("1", "ada")).toBe(draft);
     endSession();
     expect(signedIn("1", "ada")).toBeUndefined();
+    endSession();
+    token.value = null;
+  });
+  test("of an API that shows no ids belong to one session", () => {
+    const [source, sink] = [{ projectId: 1, branchId: 2 }, { sourceId: "shop", sinkId: "events" }];
+    const signedIn = (text: string) => {
+      signIn({ token: text, branch: "default" });
+      token.value = { name: "", rights: ["read", "write"] };
+      return draftKey(source, sink);
+    };
+    const first = signedIn("one");
+    keepDraft(first, { columns: mine, base: ours });
+    expect(draftOf(draftKey(source, sink))?.columns).toBe(mine);
+    expect(JSON.stringify(first)).not.toContain("one");
+    endSession("the token has expired");
+    expect(draftOf(signedIn("two"))).toBeUndefined();
+    expect(namesake(signedIn("two"))).toBeUndefined();
     endSession();
     token.value = null;
   });
@@ -536,6 +564,21 @@ describe("a tail", () => {
   afterEach(() => {
     for (const tail of tails.splice(0)) tail.stop();
     vi.unstubAllGlobals();
+  });
+});
+
+describe("the number of kept records", () => {
+  test("is that of the list, and of one session", () => {
+    learnKept("/v1/a/rejected", 2);
+    learnKept("/v1/b/rejected", 0);
+    expect([keptOf("/v1/a/rejected"), keptOf("/v1/b/rejected"), keptOf("/v1/c/rejected")]).toEqual([2, 0, undefined]);
+    signIn({ token: "of another", branch: "default" });
+    expect(keptOf("/v1/a/rejected")).toBeUndefined();
+    endSession();
+  });
+  test("differs from that of all that were ever rejected", () => {
+    expect(everText(1_200)).toBe("1,200 records have been rejected in all, including those that were replayed, deleted or dropped.");
+    expect(everText(1)).toMatch(/^1 record has been rejected/);
   });
 });
 

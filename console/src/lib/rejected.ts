@@ -22,6 +22,9 @@ export function missingText(nodes: AnsweringNode[] | undefined, what: string): s
   return `The records of ${missing.join(", ")} ${what}, because the ${missing.length === 1 ? "node" : "nodes"} can't be reached`;
 }
 
+/** Return a sentence about all records that were ever rejected, of which some are no longer kept. */
+export const everText = (rejected: number): string => `${count(rejected)} ${rejected === 1 ? "record has" : "records have"} been rejected in all, including those that were replayed, deleted or dropped.`;
+
 /** Return the outcome of a replay for the user; `null` if the outputs don't tell it. */
 export function replayText({ replayed, stored = 0, rejected = 0, hasMore, nodes }: Replayed): string | null {
   if (replayed === undefined) return null;

@@ -4,8 +4,9 @@ import { useEffect, useState } from "preact/hooks";
 import { call, get, isMissing, sinkPath } from "../api/client";
 import type { AggregatedSink, RejectedDeleted, RejectedDetail, RejectedList, RejectedReason, RejectedRecord, ReplayTest } from "../api/types";
 import { bytes, count } from "../lib/format";
-import { missingText, type Replayed, replayText } from "../lib/rejected";
+import { everText, missingText, type Replayed, replayText } from "../lib/rejected";
 import { counterOf, load, tick } from "../state/data";
+import { keptOf, learnKept } from "../state/kept";
 import { go, sinkHref } from "../state/router";
 import { may } from "../state/rights";
 import { change } from "../state/tasks";
@@ -17,6 +18,8 @@ const LIMIT = 100;
 /** Maximum number of records in a list of the API. */
 const MOST = 1000;
 const REFRESH_MS = 3_000;
+/** Interval of the number of kept records while their list isn't shown. */
+const KEPT_MS = 15_000;
 const SHOWN_CHARS = 100_000;
 const EXCERPT = 160;
 
@@ -104,6 +107,24 @@ function Tested({ result }: { result: ReplayTest }) {
   );
 }
 
+/** Return how many rejected records of a sink are kept, as its list shows it; `undefined` if it isn't known.
+ *
+ * :param isListed: whether the list is shown, which asks the API itself.
+ */
+export function useKept(sourceId: string, sinkId: string, isListed: boolean): number | undefined {
+  const path = sinkPath(sourceId, sinkId, "rejected");
+  const asks = may("tail") && !isListed;
+  const asked = useLoaded(`${asks}${path}`, async (signal) => {
+    try {
+      if (asks) learnKept(path, (await get<RejectedList>(`${path}?limit=1`, signal)).total);
+    } catch (problem) {
+      if (!isMissing(problem)) throw problem;
+    }
+  });
+  useInterval(() => asks && asked.reload(), KEPT_MS);
+  return keptOf(path);
+}
+
 /** The rejected records of a sink, if the token may see records. */
 export function Rejected({ sink }: { sink: AggregatedSink }) {
   return may("tail") ? <RejectedRecords sink={sink} /> : <NotAllowed title="Rejected records are not shown" right="tail" />;
@@ -130,10 +151,13 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
       throw problem;
     }
   });
-  const known = counterOf(sink.sourceId, sink.sinkId)?.rejected ?? 0;
+  const everRejected = counterOf(sink.sourceId, sink.sinkId)?.rejected ?? 0;
   useEffect(() => {
     if (found.data) found.reload();
-  }, [known]);
+  }, [everRejected]);
+  useEffect(() => {
+    if (found.data && reason === null) learnKept(path, found.data.total);
+  }, [path, found.data, reason]);
   useInterval(() => found.data && found.reload(), REFRESH_MS);
   if (found.error && !found.data) return <ErrorBox error={found.error} onRetry={found.reload} />;
   if (found.isLoading && !found.data) return <Loading what="rejected records" />;
@@ -202,6 +226,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
         {away.length > 0 && <Away nodes={away} />}
         <Empty title="No record is waiting">
           <p>Stream refuses a record that the mapping can't render, and keeps it here until you replay it or it is too old.</p>
+          {everRejected > 0 && <p>{everText(everRejected)}</p>}
         </Empty>
       </>
     );
@@ -231,6 +256,7 @@ function RejectedRecords({ sink }: { sink: AggregatedSink }) {
           </p>
         )}
         <ErrorBox error={error} />
+        {everRejected > total && reason === null && <p class="quiet">{everText(everRejected)}</p>}
         <ul class="reasons">
           {reasons.map((each: RejectedReason) => (
             <li key={keyOf(each)}>

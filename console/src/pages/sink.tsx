@@ -6,7 +6,7 @@ import { type Draft, followed, isEdited, isOvertaken, isSame } from "../lib/draf
 import { rate } from "../lib/format";
 import { placeText } from "../lib/places";
 import { counterOf, load, sources, tick } from "../state/data";
-import { draftKey, draftOf, keepDraft } from "../state/drafts";
+import { draftKey, draftOf, keepDraft, namesake } from "../state/drafts";
 import { go, sinkHref, sourceHref } from "../state/router";
 import { change } from "../state/tasks";
 import { useTitle } from "../ui/hooks";
@@ -15,7 +15,7 @@ import { Settings, Versions } from "./lifecycle";
 import { chosenSamples, FIRST_SAMPLE, hasTypes, MappingEditor, type Sample } from "./mapping";
 import { sinkHealth } from "./overview";
 import { Pipeline } from "./pipeline";
-import { Rejected, shortened } from "./rejected";
+import { Rejected, shortened, useKept } from "./rejected";
 import { Gone, Rename } from "./source";
 
 function MappingTab({ source, sink }: { source: AggregatedSource; sink: AggregatedSink }) {
@@ -38,7 +38,17 @@ function MappingTab({ source, sink }: { source: AggregatedSource; sink: Aggregat
       setSaved(false);
     }
     keepDraft(key, isChanged ? draft : null);
-  }, [key, draft, held, isChanged]);
+  }, [key.sink, key.token, draft, held, isChanged]);
+  const earlier = isChanged ? undefined : namesake(key);
+  const [, showAgain] = useState(0);
+  const discardEarlier = () => {
+    if (earlier) keepDraft(earlier.key, null);
+    showAgain((round) => round + 1);
+  };
+  const takeEarlier = () => {
+    if (earlier) setHeld(earlier.draft);
+    discardEarlier();
+  };
   const save = async () => {
     setBusy(true);
     setError(null);
@@ -79,6 +89,15 @@ function MappingTab({ source, sink }: { source: AggregatedSource; sink: Aggregat
         sample={sample}
         onSample={setSample}
       />
+      {earlier && (
+        <div class="note" role="status">
+          <p>There are edits of this mapping that aren't saved. They were made with another token named “{key.name}”.</p>
+          <div class="actions start">
+            <Button onClick={takeEarlier}>Continue them</Button>
+            <Button onClick={discardEarlier}>Discard them</Button>
+          </div>
+        </div>
+      )}
       {isBehind && (
         <div class="note bad" role="alert">
           <p>Someone else has changed this mapping. If you keep yours and save it, it replaces theirs.</p>
@@ -176,6 +195,7 @@ export function SinkPage({ sourceId, sinkId, tab }: { sourceId: string; sinkId: 
   const sink = source?.sinks.find((each) => each.sinkId === sinkId);
   const [ask, setAsk] = useState<Ask | null>(null);
   const [isRenaming, setRenaming] = useState(false);
+  const kept = useKept(sourceId, sinkId, tab === "rejected");
   useTitle(sink ? `${sink.name}, ${source!.name}` : sinkId);
   if (!source) return <Gone what="source" id={sourceId} home="#/" label="the sources" />;
   if (!sink) return <Gone what="sink" id={sinkId} home={sourceHref(sourceId)} label={source.name} />;
@@ -183,7 +203,7 @@ export function SinkPage({ sourceId, sinkId, tab }: { sourceId: string; sinkId: 
   const tabs = [
     { id: "", label: "Pipeline" },
     { id: "mapping", label: "Mapping", count: sink.table.mapping.columns.length },
-    { id: "rejected", label: "Rejected", count: counterOf(sourceId, sinkId)?.rejected },
+    { id: "rejected", label: "Rejected", count: kept },
     { id: "versions", label: "Versions" },
     { id: "settings", label: "Settings" },
   ];

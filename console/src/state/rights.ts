@@ -33,8 +33,16 @@ export async function learnRights(): Promise<void> {
 
 export const may = (right: Right): boolean => token.value?.rights.includes(right) ?? false;
 
-/** Return whose session it is. A token that replaces an expired one has another id, but the same name. */
-export const whose = (): string => token.value?.name || token.value?.tokenId || session.value?.token || "";
+let signIns = 0;
+session.subscribe(() => {
+  signIns++;
+});
+
+/** Return what only this token has: its id, or the number of the session if the API is older and shows no id.
+ *
+ * Its name isn't: two people may have tokens of one name.
+ */
+export const whose = (): string => token.value?.tokenId ?? `session ${signIns}`;
 
 /** Return why an action that needs *right* is not offered; `null` if the token has the right. */
 export const lack = (right: Right | undefined): string | null =>
