@@ -3,48 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-__all__ = ["hedged"]
+__all__ = ["Attempts", "hedged"]
 
 T = TypeVar("T")
+
+
+class Attempts(Generic[T]):
+    """The attempts of one call; the outcome is that of the first attempt that ends.
+
+    An attempt may wait on a connection that will never answer, although a new attempt would be
+    answered at once. Once there is an outcome, no reference cycle remains.
+    """
+
+    def __init__(self, attempt: Callable[[], Deferred[T]]) -> None:
+        self._attempt = attempt
+        self._running: dict[Deferred[T], None] = {}
+        self._outcome: Deferred[T] | None = None
+
+    def begin(self) -> Deferred[T]:
+        """Make the first attempt; return the outcome. Cancelling it cancels all attempts."""
+        outcome: Deferred[T] = Deferred(lambda _: self._end())
+        self._outcome = outcome
+        self.add()
+        return outcome
+
+    def add(self) -> None:
+        """Make another attempt while the earlier ones continue."""
+        which = self._attempt()
+        self._running[which] = None
+        which.addBoth(self._ended, which)
+
+    def replace(self) -> None:
+        """Cancel the earlier attempts, whose outcomes no longer count, and make another one."""
+        self._cancel()
+        self.add()
+
+    def _ended(self, result: T | Failure, which: Deferred[T]) -> None:
+        outcome = self._outcome
+        if outcome is None or which not in self._running:
+            return
+        del self._running[which]
+        self._end()
+        outcome.callback(result)
+
+    def _end(self) -> None:
+        self._outcome = None
+        self._cancel()
+
+    def _cancel(self) -> None:
+        running, self._running = self._running, {}
+        for each in running:
+            each.cancel()
 
 
 def hedged(attempt: Callable[[], Deferred[T]], seconds: float, reactor: Any) -> Deferred[T]:
     """Return the outcome of the first attempt that ends; the others are cancelled.
 
-    An attempt may wait on a connection that will never answer, although a new attempt would be
-    answered at once. The timeout of the attempts themselves limits their number.
+    The timeout of the attempts themselves limits their number.
 
     :param seconds: seconds between attempts while none has ended.
     """
-    running: dict[Deferred[T], None] = {}
-    outcome: Deferred[T] = Deferred(lambda _: end())
-
-    def end() -> None:
-        if starting.running:
-            starting.stop()
-        others = list(running)
-        running.clear()
-        for other in others:
-            other.cancel()
-
-    def ended(result: T | Failure, which: Deferred[T]) -> None:
-        if which in running:
-            del running[which]
-            end()
-            outcome.callback(result)
-
-    def start() -> None:
-        which = attempt()
-        running[which] = None
-        which.addBoth(ended, which)
-
-    starting = LoopingCall(start)
-    starting.clock = reactor
-    starting.start(seconds)
+    attempts = Attempts(attempt)
+    outcome = attempts.begin()
+    if not outcome.called:
+        adding = LoopingCall(attempts.add)
+        adding.clock = reactor
+        adding.start(seconds, now=False)
+        outcome.addBoth(_after, adding.stop)
     return outcome
+
+
+def _after(result: T, call: Callable[[], object]) -> T:
+    call()
+    return result

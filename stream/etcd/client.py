@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from inspect import CORO_RUNNING, getcoroutinestate
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensur
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from stream.concurrency.hedged import Attempts
 from stream.concurrency.waiters import Waiters
 from stream.etcd.errors import EtcdUnavailable, InvalidToken, TxnTooLarge
 from stream.etcd.request import (
@@ -226,42 +227,20 @@ class EtcdClient(Service):
         only once. If etcd kept coming and going, more repetitions would never end, and their
         requests would pile up.
         """
-        made = _awaited(attempt)
-        first: Deferred[T] = ensureDeferred(made)
-        is_given_up = False
-        back: Deferred[None]
+        made: Coroutine[Any, Any, T]
 
-        def stop(_: Deferred[Any]) -> None:
-            back.cancel()
-            first.cancel()
+        def start() -> Deferred[T]:
+            nonlocal made
+            made = _awaited(attempt)
+            return ensureDeferred(made)
 
-        outcome: Deferred[Any] = Deferred(stop)
-
-        def pass_on(result: Any) -> None:
-            if not is_given_up and not outcome.called:
-                outcome.callback(result)
-
-        def give_up(_: None) -> None:
-            nonlocal is_given_up
-            if getcoroutinestate(made) == CORO_RUNNING:
-                listen()  # the attempt itself has got the first answer
-                return
-            is_given_up = True
-            first.cancel()
-            outcome.callback(None)
-
-        def listen() -> None:
-            nonlocal back
-            back = self._back.wait()
-            back.addCallbacks(give_up, lambda failure: failure.trap(CancelledError))
-
-        listen()
-        first.addBoth(pass_on)
-        try:
-            result: T = await outcome
-        finally:
-            back.cancel()
-        return await attempt() if is_given_up else result
+        attempts = Attempts(start)
+        outcome = attempts.begin()
+        if not outcome.called:
+            _replace_at(
+                self._back, attempts, outcome, lambda: getcoroutinestate(made) == CORO_RUNNING
+            )
+        return await outcome
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
         found = await self.read(require_key(key), revision=revision)
@@ -499,6 +478,32 @@ class EtcdClient(Service):
             stream.cancel()
             raise
         return stream
+
+
+def _replace_at(
+    event: Waiters[None],
+    attempts: Attempts[Any],
+    outcome: Deferred[Any],
+    is_running: Callable[[], bool],
+) -> None:
+    """Replace an attempt at the next *event*, unless it has an outcome by then.
+
+    :param is_running: returns whether the attempt itself is running, and has thus caused the event.
+    """
+
+    def replace(_: None) -> None:
+        if is_running():
+            _replace_at(event, attempts, outcome, is_running)
+        else:
+            attempts.replace()
+
+    def stop_waiting(result: T) -> T:
+        waiting.cancel()
+        return result
+
+    waiting = event.wait()
+    waiting.addCallbacks(replace, lambda failure: failure.trap(CancelledError))
+    outcome.addBoth(stop_waiting)
 
 
 async def _awaited(attempt: Callable[[], Awaitable[T]]) -> T:

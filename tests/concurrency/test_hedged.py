@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from stream.concurrency.hedged import hedged
+from stream.concurrency.hedged import Attempts, hedged
 
 
 class _Attempts:
@@ -67,3 +70,35 @@ def test_cancelling() -> None:
     assert failure.check(CancelledError)  # type: ignore[attr-defined]
     assert attempts.cancelled == attempts.all
     assert not attempts.clock.getDelayedCalls()
+
+
+def test_an_attempt_is_replaced() -> None:
+    """The outcome of the earlier one no longer counts."""
+    made: list[Deferred[str]] = []
+    cancelled: list[Deferred[str]] = []
+
+    def attempt() -> Deferred[str]:
+        made.append(Deferred(cancelled.append))
+        return made[-1]
+
+    attempts = Attempts(attempt)
+    heard: list[str] = []
+    attempts.begin().addCallback(heard.append)
+    attempts.replace()
+    assert (cancelled, heard) == (made[:1], [])
+    made[1].callback("second")
+    assert heard == ["second"]
+
+
+def test_no_reference_cycle_remains() -> None:
+    """Of calls that are made often, the garbage collector would have to free thousands."""
+    gc.disable()
+    try:
+        attempts = _Attempts()
+        attempts.clock.advance(0.25)
+        attempts.all[1].callback("second")
+        outcome = weakref.ref(attempts.outcome)
+        del attempts
+        assert outcome() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -474,6 +475,24 @@ def test_an_attempt_that_hears_first_that_etcd_is_back() -> None:
     attempts.made[-1].callback("stored again")
     assert attempts.outcomes[2:] == ["stored again"]
     assert len(attempts.client._back) == 0
+
+
+def test_no_reference_cycle_remains_after_an_attempt() -> None:
+    """One is made for each slice that is closed."""
+    attempts = _Attempts()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        attempts.insist()
+        attempts.made.pop().callback("stored")
+        gc.collect()
+        assert not [each for each in gc.garbage if isinstance(each, Deferred)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert attempts.outcomes == ["stored"]
 
 
 class _Watching:
