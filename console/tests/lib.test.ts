@@ -17,6 +17,7 @@ import { answered, answers, connection, doubt } from "../src/state/connection";
 import { load, sources } from "../src/state/data";
 import { draftKey, draftOf, keepDraft, namesake } from "../src/state/drafts";
 import { keptOf, learnKept } from "../src/state/kept";
+import { change } from "../src/state/tasks";
 import { lack, learnRights, may, token } from "../src/state/rights";
 import { endSession, session, signIn } from "../src/state/session";
 import { Tail } from "../src/state/tail";
@@ -564,6 +565,31 @@ describe("a tail", () => {
   afterEach(() => {
     for (const tail of tails.splice(0)) tail.stop();
     vi.unstubAllGlobals();
+  });
+});
+
+describe("a task", () => {
+  test("is waited for at once; only an API that answers early is asked again after a pause", async () => {
+    vi.useFakeTimers();
+    const asked: string[] = [];
+    const task = (isFinished: boolean) => ({ taskId: "api.x/1", status: isFinished ? "success" : "processing", isFinished });
+    vi.stubGlobal("fetch", (url: string) => {
+      asked.push(String(url));
+      return Promise.resolve(new Response(JSON.stringify(task(asked.length === 3)), { status: 202 }));
+    });
+    session.value = { token: "one", branch: "default" };
+    const done = change("Change it", "PUT", "/v1/x");
+    await vi.advanceTimersByTimeAsync(0);
+    expect(asked).toHaveLength(2);
+    expect(asked[1]).toContain("/v1/tasks/api.x/1?wait=10s");
+    await vi.advanceTimersByTimeAsync(100);
+    expect((await done).status).toBe("success");
+    expect(asked).toHaveLength(3);
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+    vi.unstubAllGlobals();
+    session.value = null;
   });
 });
 
