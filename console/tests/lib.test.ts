@@ -609,19 +609,21 @@ describe("the number of kept records", () => {
 });
 
 describe("the outcome of a replay", () => {
-  const away = (nodeId: string) => ({ nodeId, available: false, message: "it doesn't run" });
+  const away = (nodeId: string) => ({ nodeId, available: false, message: "the node doesn't run" });
   test("names the nodes whose records are missing", () => {
     expect(replayText({ replayed: 1_200, stored: 1_199, rejected: 1 })).toBe("1,199 of 1,200 became rows, 1 rejected again.");
     expect(replayText({ replayed: 2, stored: 2, rejected: 0, nodes: [away("source-1")] })).toBe(
-      "2 of 2 became rows, 0 rejected again. The records of source-1 are missing, because the node can't be reached: replay again later.",
+      "2 of 2 became rows, 0 rejected again. The records of source-1 are missing (the node doesn't run): replay again later.",
     );
     expect(replayText({ replayed: 0, hasMore: true, nodes: [away("a"), { nodeId: "b", available: true }, away("c")] })).toBe(
-      "0 of 0 became rows, 0 rejected again. More records are waiting: replay again. The records of a, c are missing, because the nodes can't be reached: replay again later.",
+      "0 of 0 became rows, 0 rejected again. More records are waiting: replay again. The records of a, c are missing (the node doesn't run): replay again later.",
     );
   });
   test("is the text of the task if an older API doesn't count", () => expect(replayText({})).toBeNull());
   test("of other requests name them, too", () => {
     expect(missingText(undefined, "are still kept")).toBe("");
-    expect(missingText([away("a")], "are still kept")).toBe("The records of a are still kept, because the node can't be reached");
+    expect(missingText([away("a"), { nodeId: "b", available: false }], "are still kept")).toBe(
+      "The records of a, b are still kept (the node doesn't run; the node can't be reached)",
+    );
   });
 });

@@ -34,10 +34,10 @@ before the position of the new node. Then the node has stored a position that is
 the replay doesn't replace it.
 
 Note [Unavailable nodes]: the records of a node that doesn't answer are skipped. The outcome names
-the node and isn't complete. The same applies to a node that may keep records and is stopped or
-has no directory. A position
-names the nodes that were read to the end. A replay that continues therefore asks all other nodes
-from their oldest record on, including nodes before the position and nodes that have started since.
+the node and isn't complete. The same applies to a node that may keep records and is stopped or has
+no directory. A position names the nodes that were read to the end. A replay that continues
+therefore asks all other nodes from their oldest record on, including nodes before the position and
+nodes that have started since.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Outcome:
 
     :ivar replayed: number of records that were mapped again.
     :ivar results: results of the first records, in the API's form.
-    :ivar nodes: unavailable nodes; see Note [Unavailable nodes].
+    :ivar nodes: the nodes without an answer or a directory; see Note [Unavailable nodes].
     :ivar is_cut: whether records remain because the time limit was reached.
     :ivar has_ended: whether the replay has ended.
     :ivar masked: pairs of a column of stored rows and a masked header that it reads.

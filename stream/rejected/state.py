@@ -2,9 +2,9 @@
 
 Note [Stopped nodes]: a key shows that a node keeps records of a sink, and until when. So the API
 can name a node whose records are missing because it is stopped, or because it was restarted without
-its directory. The key isn't part of the counts, because the
-records remain when users reset the counts or delete the sink. A node that takes over the records of
-another node moves that node's keys, unless that node runs again and has noted new records.
+its directory. The key isn't part of the counts, because the records remain when users reset the
+counts or delete the sink. A node that takes over the records of another node moves that node's
+keys, unless that node runs again and has noted new records.
 """
 
 from __future__ import annotations

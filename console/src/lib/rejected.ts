@@ -12,14 +12,15 @@ export interface Replayed {
   nodes?: AnsweringNode[];
 }
 
-/** Return a sentence about the records of the nodes that can't be reached; empty if there are none.
+/** Return a sentence about the records of the nodes that can't read them or don't answer; empty if there are none.
  *
  * :param what: what is true of their records.
  */
 export function missingText(nodes: AnsweringNode[] | undefined, what: string): string {
-  const missing = (nodes ?? []).filter((node) => !node.available).map((node) => node.nodeId);
+  const missing = (nodes ?? []).filter((node) => !node.available);
   if (!missing.length) return "";
-  return `The records of ${missing.join(", ")} ${what}, because the ${missing.length === 1 ? "node" : "nodes"} can't be reached`;
+  const reasons = new Set(missing.map((node) => node.message ?? "the node can't be reached"));
+  return `The records of ${missing.map((node) => node.nodeId).join(", ")} ${what} (${[...reasons].join("; ")})`;
 }
 
 /** Return a sentence about all records that were ever rejected, of which some are no longer kept. */

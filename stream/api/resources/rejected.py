@@ -78,8 +78,8 @@ class RejectedResource:
     async def delete_many(self, call: Call) -> Any:
         """Delete the rejected records that the query selects."""
         key = await self._sink(call)
-        deleted, stopped = await self._nodes.erase(key, _selection(call))
-        return {"deleted": deleted, **_unavailable(stopped)}
+        deleted, missing = await self._nodes.erase(key, _selection(call))
+        return {"deleted": deleted, **_unavailable(missing)}
 
     async def test(self, call: Call) -> Any:
         """Map rejected records with a proposed mapping; nothing is stored."""

@@ -559,7 +559,8 @@ _REJECTED_NODES = Array(
 )
 _MISSING_NODES = Array(
     items=_REJECTED_NODES.items,
-    description="The nodes that may keep others, but don't run or don't answer.",
+    description="The nodes that may keep others, but don't run, don't answer or lack their "
+    "directory.",
 )
 TASK = _object(
     "Task",

@@ -255,7 +255,7 @@ def _results(found: dict[str, Any], output: str, columns: tuple[Column, ...], su
 
 
 def _name_missing(found: dict[str, Any]) -> bool:
-    """Print the names of unavailable nodes; return whether there are any."""
+    """Print which nodes are unavailable and why; return whether there are any."""
     missing = [node for node in found.get("nodes") or () if not node.get("available", True)]
     for node in missing:
         click.echo(
