@@ -28,6 +28,7 @@ from stream.tail.shown_record import MAX_SHOWN_BODY_BYTES
 from stream.tail.subscription import TailSubscription
 from stream.tail.watch import MAX_WAITING_BYTES, Send, Watch, event
 from stream.values.codec import encode
+from stream.values.fair_share import may_take
 from stream.values.utctime import from_timestamp
 
 __all__ = ["TailHub", "Take"]
@@ -36,9 +37,11 @@ _log = Logger(namespace="stream.tail")
 
 MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
 """Maximum size of the records queued for all callers; each has an equal share."""
-_PROJECT_SHARE = 2
 _SOURCE_SHARE = 5
-"""Maximum shares of all tails (1/n) for a project and for a source."""
+"""One source may use at most 1 / `_SOURCE_SHARE` of all tails.
+
+For the share of a project, see Note [Shares] of `stream.values.fair_share`.
+"""
 _GRACE_SECONDS = 900
 """Seconds by which a subscription may outlive its tail if it isn't removed; clocks differ."""
 
@@ -151,7 +154,7 @@ class TailHub(Service):
         of_project = sum(other.project_id == source.project_id for other in sources)
         if self._stopping or len(sources) >= most:
             whose = ""
-        elif of_project >= -(-most // _PROJECT_SHARE):
+        elif not may_take(of_project, len(sources), most):
             whose = " of this project"
         elif sources.count(source) >= -(-most // _SOURCE_SHARE):
             whose = " of this source"

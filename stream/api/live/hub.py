@@ -28,6 +28,7 @@ from stream.definition.key import BranchKey, SinkKey
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdError
 from stream.ops.metrics.registry import Metrics
+from stream.values.fair_share import may_take
 from stream.values.utctime import format_time
 
 __all__ = ["LiveHub"]
@@ -45,8 +46,6 @@ BEHIND_SECONDS = 3.0
 """Shorter delays aren't reported, because a broken watch usually recovers immediately."""
 MAX_KEPT_BYTES = 4 * 1024 * 1024
 """Maximum size of the events of all branches that are kept for reconnecting callers."""
-_PROJECT_SHARE = 2
-"""One project may use at most 1 / `_PROJECT_SHARE` of all streams."""
 _REFUSED = (401, 403, 404)
 
 
@@ -80,7 +79,8 @@ class LiveHub(Service):
     :param known: returns the sources and sinks of a branch, sorted by id; ``None`` while they are
         uncertain.
     :param now: returns the current time in UTC.
-    :param max_concurrent: maximum number of followers.
+    :param max_concurrent: maximum number of followers; see Note [Shares] of
+        `stream.values.fair_share`.
     :param metrics: counts followers, refusals and ends.
     """
 
@@ -149,9 +149,10 @@ class LiveHub(Service):
             for key, other in self._branches.items()
             if key.project_id == branch.project_id
         )
-        if not self.running or len(self) >= self._max_concurrent:
+        taken = len(self)
+        if not self.running or taken >= self._max_concurrent:
             whose = ""
-        elif of_project >= -(-self._max_concurrent // _PROJECT_SHARE):
+        elif not may_take(of_project, taken, self._max_concurrent):
             whose = " of this project"
         else:
             return

@@ -354,17 +354,21 @@ async def test_the_watch_fails(world: World, monkeypatch: pytest.MonkeyPatch) ->
 
 @ensure
 async def test_the_limit_of_a_project(world: World) -> None:
-    """A project can have half of all streams; a refused client starts no watch."""
+    """A project can have as many streams as are free, so there is room for the next project."""
     callers = [Caller(world.hub) for _ in range(4)]
     await until(lambda: all(caller.events for caller in callers))
     with pytest.raises(UserError, match="of this project") as raised:
         await world.hub.prepare(BRANCH)
     assert (raised.value.status, raised.value.name) == (503, "tooManyStreams")
-    others = [Caller(world.hub, branch=BranchKey(9, 9)) for _ in range(4)]
+    others = [Caller(world.hub, branch=BranchKey(9, 9)) for _ in range(2)]
     await until(lambda: all(caller.events for caller in others))
+    with pytest.raises(UserError, match="of this project"):
+        await world.hub.prepare(BranchKey(9, 9))
+    third = [Caller(world.hub, branch=BranchKey(5, 5)), Caller(world.hub, branch=BranchKey(6, 6))]
+    await until(lambda: all(caller.events for caller in third))
     with pytest.raises(UserError, match="too many live streams at the moment"):
-        await world.hub.prepare(BranchKey(5, 5))
-    for caller in (*callers, *others):
+        await world.hub.prepare(BranchKey(7, 7))
+    for caller in (*callers, *others, *third):
         await caller.leave()
 
 
