@@ -590,6 +590,7 @@ _SINK_OPERATIONS = (
             *(_NO_SOURCE, _NO_SINK),
             (404, "tableNotFound"),
             (501, "previewNotSupported"),
+            (503, "tableBusy"),
         ),
     ),
     Operation(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import ProgrammingError
 
@@ -14,18 +15,52 @@ from stream.errors import UserError
 from stream.settings.connections import Connection
 from stream.values.number import whole_number
 
-__all__ = ["SESSION", "Database", "declared_databases"]
+__all__ = ["FOR_IMPORTS", "FOR_USERS", "Database", "Limits", "declared_databases"]
 
-SESSION = """
+_SESSION = """
 SELECT set_config('tcp_keepalives_idle', '30', false),
     set_config('tcp_keepalives_interval', '10', false),
-    set_config('tcp_keepalives_count', '3', false)
+    set_config('tcp_keepalives_count', '3', false),
+    set_config('lock_timeout', %s, false),
+    set_config('statement_timeout', coalesce(%s, current_setting('statement_timeout')), false)
 """
-"""First statement of each connection: TCP keep-alive within a minute.
 
-A node may disappear silently during an import, and the next import of the file then waits until the
-node's transaction has ended. By default the server would end it after two hours.
-"""
+
+@attrs.frozen
+class Limits:
+    """How long the statements of a connection may take, so that they don't hold a thread forever.
+
+    :ivar lock_seconds: maximum time in seconds that a statement waits for each lock.
+    :ivar statement_seconds: maximum time in seconds of a statement; ``None`` keeps the limit of the
+        server, the user or the connection string.
+    """
+
+    lock_seconds: float
+    statement_seconds: float | None = None
+
+    def begin(self, connection: psycopg.Connection) -> None:
+        """Execute the first statement of a connection. Raises `psycopg.Error`.
+
+        It also sets TCP keep-alive within a minute. A node may disappear silently during an import,
+        and the next import of the file then waits until the node's transaction has ended. By
+        default the server would end it after two hours.
+        """
+        longest = self.statement_seconds
+        connection.execute(
+            _SESSION,
+            [_milliseconds(self.lock_seconds), None if longest is None else _milliseconds(longest)],
+        )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}"
+
+
+FOR_USERS = Limits(lock_seconds=10, statement_seconds=30)
+"""Limits of work that a user waits for: previews, and the creation and deletion of tables."""
+
+FOR_IMPORTS = Limits(lock_seconds=60)
+"""Limits of imports, which may take any time, but are repeated later if a table is locked."""
 
 _OPTIONS = ("dsn", "passwordFile", "poolSize", "schema")
 _MAX_POOL = 64

@@ -13,6 +13,7 @@ from psycopg import errors
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from stream.concurrency.fair_slots import FairSlots
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
 from stream.definition.mappings import with_mapping
@@ -26,7 +27,13 @@ from stream.storage.store.prepared import PreparedFile
 from stream.storage.store.records import read_files
 from stream.target.jobs import WAIT_SECONDS
 from stream.target.postgres.attempt import Attempt, Work
-from stream.target.postgres.connections import SESSION, Database, declared_databases
+from stream.target.postgres.connections import (
+    FOR_IMPORTS,
+    FOR_USERS,
+    Database,
+    Limits,
+    declared_databases,
+)
 from stream.target.postgres.imports import (
     drop_table,
     ensure_table,
@@ -72,6 +79,8 @@ _MISFITS = (
     errors.WrongObjectType,
 )
 
+_TIMEOUTS = (errors.LockNotAvailable, errors.QueryCanceled)
+
 
 class PostgresTarget(StagedTarget[Database, FileRecord]):
     """A `stream.target.protocol.Target`.
@@ -89,6 +98,9 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
             )
             for database in databases.values()
         }
+        self._shares = {
+            database.name: FairSlots(database.pool_size) for database in databases.values()
+        }
         self.services = tuple(self._pools.values())
 
     # New files.
@@ -102,7 +114,8 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         schema, table = self._place(sink, database)
         columns = columns_of(sink.table.mapping.mapping)
         if token is not None:
-            await self._run(
+            await self._run_for_user(
+                sink,
                 database,
                 lambda connection, _: ensure_table(
                     connection, schema, table, columns, str(sink.key)
@@ -149,7 +162,9 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         compression = file.staging.compression.type
         slices = [partial(_decompressed, each, compression) for each in rows]
         imported = await self._run(
-            connection, lambda opened, is_given_up: import_rows(opened, record, slices, is_given_up)
+            connection,
+            lambda opened, is_given_up: import_rows(opened, record, slices, is_given_up),
+            FOR_IMPORTS,
         )
         if imported.refused.count:
             await self._note_refused(record, imported.refused)
@@ -194,7 +209,8 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         database = self._connection(sink)
         schema, table = self._place(sink, database)
         columns = [column.name for column in columns_of(sink.table.mapping.mapping)]
-        return await self._run(
+        return await self._run_for_user(
+            sink,
             database,
             lambda connection, _: preview_rows(
                 connection, schema, table, columns, limit, str(sink.key)
@@ -204,8 +220,8 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def _drop_table(self, sink: Sink, connection: Database) -> bool:
         schema, table = self._place(sink, connection)
         owner = str(sink.key)
-        return await self._run(
-            connection, lambda opened, _: drop_table(opened, schema, table, owner)
+        return await self._run_for_user(
+            sink, connection, lambda opened, _: drop_table(opened, schema, table, owner)
         )
 
     async def prepare_probe(self, connection: str) -> None:
@@ -214,7 +230,12 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def probe(self, connection: str) -> None:
         await in_own_thread(self._reactor, _probe, self._connections[connection])
 
-    async def _run(self, database: Database, work: Work[T]) -> T:
+    async def _run_for_user(self, sink: Sink, database: Database, work: Work[T]) -> T:
+        """Return the result of *work*, which waits while its project uses its share of threads."""
+        slots = self._shares[database.name]
+        return await slots.run(sink.key.project_id, partial(self._run, database, work, FOR_USERS))
+
+    async def _run(self, database: Database, work: Work[T], limits: Limits) -> T:
         """Return the result of *work*, run in a thread with its own connection.
 
         If the caller is cancelled, the running statement is also cancelled on the server.
@@ -226,7 +247,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         def run() -> T:
             with attempt.running(), _connected(database) as connection, attempt.using(connection):
                 try:
-                    connection.execute(SESSION)
+                    limits.begin(connection)
                     return work(connection, attempt.is_given_up)
                 except psycopg.Error as error:
                     raise _explained(database, connection, error) from error
@@ -332,6 +353,13 @@ def _explained(
             f"{text}; the table was changed after the sink was defined; change it back, because "
             "rows that were already accepted keep their columns; the import is tried again",
             name="tableMisfit",
+        )
+    if isinstance(error, _TIMEOUTS):
+        return UserError(
+            f"{text}; another session locks the table, or the table is a slow view; end that "
+            "session or make the view faster, then try again",
+            status=503,
+            name="tableBusy",
         )
     if isinstance(error, psycopg.OperationalError):
         return UserError(text, status=503, name="connectionFailed")

@@ -21,6 +21,8 @@ from stream.settings import TargetStagingSettings
 from stream.staging.bucket import open_bucket, read_address
 from stream.storage.model.entity import File, Slice
 from stream.storage.reconcile.operator import Requeue
+from stream.target.postgres import target as target_module
+from stream.target.postgres.connections import FOR_IMPORTS, FOR_USERS, Limits
 from stream.target.postgres.target import ORDER_SECONDS
 from stream.target.registry import Targets
 from tests.postgres import Postgres, running_postgres
@@ -514,7 +516,9 @@ async def test_the_server_notices_a_dead_node(world: PostgresWorld) -> None:
             connection.execute(f"SHOW tcp_keepalives_{option}").fetchone()[0] for option in options
         ]
 
-    assert await target._run(target._connections["warehouse"], shown) == ["30", "10", "3"]
+    for limits in (FOR_IMPORTS, FOR_USERS):
+        found = await target._run(target._connections["warehouse"], shown, limits)
+        assert found == ["30", "10", "3"]
 
 
 async def _crash_during(server: Postgres, world: PostgresWorld, file: File) -> None:
@@ -625,6 +629,64 @@ async def test_a_cancelled_import_is_cancelled_on_the_server(world: PostgresWorl
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_project_leaves_threads_for_others(world: PostgresWorld) -> None:
+    """Previews of a locked table don't delay the preview of another project."""
+    await world.create_sink()
+    sink = await world.do("disable_sink", SINK_KEY)
+    lock, targets = _locked(world), Targets([world.target])
+    previews = [ensureDeferred(targets.preview(sink, 1, token="t")) for _ in range(10)]
+    await until(lambda: _waiting(world))
+    other = attrs.evolve(
+        sink,
+        key=attrs.evolve(SINK_KEY, project_id=SINK_KEY.project_id + 1),
+        table=attrs.evolve(sink.table, options={**sink.table.options, "table": "others"}),
+    )
+    with pytest.raises(UserError, match="there is no table"):
+        await targets.preview(other, 1, token="t")
+    assert not any(preview.called for preview in previews)
+    lock.close()
+    assert all(success for success, _ in await DeferredList(previews))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_locked_table_and_a_slow_view(
+    world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user is told after a while, and an import is repeated later."""
+    brief = Limits(lock_seconds=0.2, statement_seconds=1)
+    monkeypatch.setattr(target_module, "FOR_USERS", brief)
+    monkeypatch.setattr(target_module, "FOR_IMPORTS", Limits(lock_seconds=0.2))
+    file = await world.importing_file(b'"a"\n')
+    sink = await world.do("disable_sink", SINK_KEY)
+    lock, targets = _locked(world), Targets([world.target])
+    for busy in (targets.preview(sink, 1, token="t"), world.target.import_file(file)):
+        with pytest.raises(UserError, match="lock timeout; another session") as raised:
+            await busy
+        assert (raised.value.status, raised.value.name) == (503, "tableBusy")
+    lock.close()
+    await world.target.import_file(file)
+    world.query("ALTER TABLE {}.events RENAME TO rows")
+    world.query("CREATE VIEW {}.events AS SELECT body || pg_sleep(60)::text AS body FROM {}.rows")
+    with pytest.raises(UserError, match="statement timeout; another session") as raised:
+        await targets.preview(sink, 1, token="t")
+    assert raised.value.name == "tableBusy"
+
+
+@pytest.mark.parametrize("limits", [FOR_USERS, FOR_IMPORTS], ids=["users", "imports"])
+@pytest_twisted.ensureDeferred
+async def test_the_limits_of_statements(world: PostgresWorld, limits: Limits) -> None:
+    """Only the statements of users have a limit of time; imports keep that of the server."""
+    target: Any = world.target
+
+    def shown(connection: Any, _: object) -> list[str]:
+        names = "lock_timeout", "statement_timeout"
+        return [connection.execute(f"SHOW {name}").fetchone()[0] for name in names]
+
+    found = await target._run(target._connections["warehouse"], shown, limits)
+    assert found == (["10s", "30s"] if limits is FOR_USERS else ["1min", "0"])
+
+
+@pytest_twisted.ensureDeferred
 async def test_work_cancelled_before_its_start(world: PostgresWorld) -> None:
     """Work cancelled while it waits for a thread isn't started."""
     target: Any = world.target
@@ -639,15 +701,18 @@ async def test_work_cancelled_before_its_start(world: PostgresWorld) -> None:
 
         return begin
 
-    running = [ensureDeferred(target._run(database, work(1))) for _ in range(database.pool_size)]
-    late = ensureDeferred(target._run(database, work(2)))
+    running = [
+        ensureDeferred(target._run(database, work(1), FOR_IMPORTS))
+        for _ in range(database.pool_size)
+    ]
+    late = ensureDeferred(target._run(database, work(2), FOR_IMPORTS))
     await until(lambda: len(begun) == database.pool_size)
     late.cancel()
     may_end.set()
     await DeferredList(running)
     with pytest.raises(CancelledError):
         await late
-    await target._run(database, work(3))
+    await target._run(database, work(3), FOR_IMPORTS)
     assert begun == [1] * database.pool_size + [3]
 
 
