@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.storage.network.interface import SyncLevel, WriterUnavailable
@@ -157,7 +158,7 @@ def test_the_oldest_round_shows_whether_the_disk_is_stuck(files: list[DiskFile])
     third = appender.append(files[2], 0, b"x", SyncLevel.SYNCED)
     clock.advance(5)
     assert appender.is_stuck
-    assert isinstance(behind.result.value, WriterUnavailable)
+    assert isinstance(behind.result, Failure) and behind.result.check(WriterUnavailable)
     behind.addErrback(lambda _: None)
     threads[0].let_end()
     assert (first.result, appender.is_stuck) == (1, False)

@@ -136,8 +136,9 @@ class _World:
     """A volume, its files, and the operations of the model."""
 
     def __init__(self, root: Path, threads: int) -> None:
-        self.clock: Any = Clock()
-        self.clock.callFromThread = lambda function, *arguments: function(*arguments)
+        clock: Any = Clock()
+        clock.callFromThread = lambda function, *arguments: function(*arguments)
+        self.clock = clock
         self.pool = _Pool()
         self.threads = [_Thread(self) for _ in range(threads)]
         self.appender = VolumeAppender(self.clock, self.pool, threads=self.threads)  # type: ignore[arg-type]
