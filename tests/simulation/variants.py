@@ -8,7 +8,6 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import DeferredList, ensureDeferred
 
-from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd.claims import Claim, Claims
 from stream.sink.outcome import shutting_down
@@ -61,14 +60,6 @@ async def _report_first(self: SinkRouter, batch: Any) -> None:
     if self._report is not None:
         ensureDeferred(self._report.update(str(batch.revision).encode()))
     await _slices_changed(self, batch)
-
-
-async def _close_late(self: SinkRouter, key: SinkKey, cause: str = "") -> None:
-    pipeline = self._pipelines.pop(key)
-    target = self._targets.get(key.source_key, {}).get(key.sink_id)
-    if target is not None:
-        target.opened = None
-    await pipeline.close(UserError("no pipeline", status=503, name="noPipeline"))
 
 
 async def _leave_waiting(self: SinkPipeline, pipeline: SlicePipeline) -> None:
@@ -157,16 +148,6 @@ VARIANTS = {
         ("etcd", "pause", "watches", "block"),
         "after it was uploaded",
         start=230,
-    ),
-    "lets two pipelines write one file": Variant(
-        {
-            "stream.sink.router.SinkRouter._close_pipeline": _close_late,
-            # Otherwise fencing keeps them apart, since they belong to different lives.
-            "stream.etcd.life.Life.number": 1,
-            "stream.storage.writer.writer._check_number": lambda source, present: None,
-        },
-        ("power", "block", "watches"),
-        start=140,
     ),
     "stops in the middle of a change": Variant(
         {
