@@ -329,7 +329,13 @@ RECORDS: dict[type, Plain] = {
         "maxBodyBytes": 2,
         "expiresAt": AT,
     },
-    RejectedNode: {"nodeId": "n", "address": "localhost:1", "host": "h", "secret": "s"},
+    RejectedNode: {
+        "nodeId": "n",
+        "address": "localhost:1",
+        "host": "h",
+        "secret": "s",
+        "hasFiles": True,
+    },
     RejectedCount: {
         "count": 3,
         "dropped": 1,

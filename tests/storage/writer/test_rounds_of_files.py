@@ -33,7 +33,7 @@ from tests.storage.writer.test_disk import FaultyDisk
 FILES = 3
 _ERRORS = (errno.EIO, errno.ENOSPC, errno.ENOMEM)
 UNKNOWN = 5
-"""The fault that a compiled thread can't tell whether a file was removed."""
+"""The fault after which a compiled thread does not know whether a file was removed."""
 
 
 @attrs.define(eq=False)

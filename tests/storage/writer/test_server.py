@@ -323,7 +323,8 @@ async def test_a_slow_greeting_has_a_deadline(
     while not (asking.lost.called and dripping.lost.called):
         with suppress(ConnectionLost, ConnectionDone):
             await asking.callRemote(commands.Ping)
-        dripping.transport.write(b"\0\1x\0\1y")
+        if not dripping.lost.called:
+            dripping.transport.write(b"\0\1x\0\1y")
         await deferLater(reactor, 0.02)
     assert not served.factory.connections
 

@@ -652,7 +652,7 @@ async def test_a_project_leaves_threads_for_others(world: PostgresWorld) -> None
 async def test_a_locked_table_and_a_slow_view(
     world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user is told after a while, and an import is repeated later."""
+    """The user gets an error after a while, and an import is repeated later."""
     brief = Limits(lock_seconds=0.2, statement_seconds=1)
     monkeypatch.setattr(target_module, "FOR_USERS", brief)
     monkeypatch.setattr(target_module, "FOR_IMPORTS", Limits(lock_seconds=0.2))
