@@ -302,6 +302,9 @@ class EtcdTransport:
     def forget_token(self) -> None:
         """Do nothing: there is no token."""
 
+    def avoid_endpoint(self) -> None:
+        """Do nothing: there is one endpoint, and each request has its own connection."""
+
     async def call(
         self,
         method: str,
