@@ -135,7 +135,7 @@ def test_an_interrupted_push(person: Person) -> None:
     with (person.directory / "numbers.ndjson").open("w") as file:
         for number in range(count):
             file.write(f'{{"id":{number}}}\n')
-            if not number % 20_000:
+            if not number % 8_000:
                 file.write("rubbish\n")
     # small batches in sequence, so that the push takes some seconds
     pace = ("--batch-records", "20", "--parallel", "1")
