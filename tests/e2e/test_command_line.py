@@ -131,7 +131,7 @@ def test_two_concurrent_applies(person: Person) -> None:
 
 def test_an_interrupted_push(person: Person) -> None:
     """The push is killed, interrupted and repeated, and each record is in the table once."""
-    table, count = _define(person, "push"), 60_000
+    table, count = _define(person, "push"), 24_000
     with (person.directory / "numbers.ndjson").open("w") as file:
         for number in range(count):
             file.write(f'{{"id":{number}}}\n')
