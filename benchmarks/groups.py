@@ -133,7 +133,6 @@ async def _measure(reactor: Any, folder: Path, seconds: float) -> None:
         reactor=reactor,
         pool=reactor.getThreadPool(),
         reroute=lambda *_: False,
-        announce=lambda: succeed(None),
         meter=meters.of(slice_.key.sink_key),
     )
     await pipeline.start()

@@ -10,11 +10,10 @@ in a range that was read may be newer than the snapshot. etcd can't compare the 
 each key that was found must also still exist.
 
 Note [Assumptions]: most new keys have random or recent names, so reading them before they are
-written finds nothing and costs a round trip. Other keys were read earlier, when nothing had to
-wait. Therefore `AtomicTxn.expect_absent` and `AtomicTxn.expect` don't read in the first attempt. If
-the assumption is wrong, the guard of the key makes the transaction fail, and the next attempt reads
-the key. An exception that the body raises in the first attempt must not depend on an assumption. It
-doesn't, because bodies raise only when a key exists that was assumed to be absent.
+written finds nothing and costs a round trip. Therefore, `AtomicTxn.expect_absent` doesn't read in
+the first attempt. If the assumption is wrong, the guard of the key makes the transaction fail, and
+the next attempt reads the key. An exception that the body raises in the first attempt must not
+depend on an assumption. It doesn't, because bodies raise only when such a key exists.
 
 Note [Doubt]: if etcd received the transaction but didn't answer, the transaction may have been
 applied. If the body ran again, it could apply its changes twice, or find its own writes and report
@@ -25,7 +24,7 @@ deletes counts as applied if all its keys are gone.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -85,11 +84,11 @@ class _Put:
 class AtomicTxn:
     """One attempt of an atomic operation.
 
-    :param may_assume: whether `expect` and `expect_absent` skip the read; see Note [Assumptions].
+    :param may_assume: whether `expect_absent` skips the read; see Note [Assumptions].
 
     :ivar in_doubt: whether etcd may have applied the transaction although it didn't answer. It is
         then unknown which deletions have found a key.
-    :ivar has_assumed: whether values of some keys were assumed without a read.
+    :ivar has_assumed: whether some keys were assumed to be absent without a read.
     :ivar written_at: the revision at which everything was written; 0 if nothing is written yet.
     """
 
@@ -127,24 +126,13 @@ class AtomicTxn:
 
     async def expect_absent(self, keys: Sequence[str]) -> dict[str, KeyValue | None]:
         """Return the values of keys that usually don't exist; see Note [Assumptions]."""
-        return await self.expect(dict.fromkeys(keys))
-
-    async def expect(self, known: Mapping[str, KeyValue | None]) -> dict[str, KeyValue | None]:
-        """Return the values of keys that usually are as they are *known*; see Note [Assumptions].
-
-        :param known: values that were read earlier; ``None`` for an absent key.
-        """
+        unread = [key for key in keys if key not in self._keys and key not in self._writes]
         if not self._may_assume:
-            return await self.get_many(list(known))
-        unread = {
-            key: value
-            for key, value in known.items()
-            if key not in self._keys and key not in self._writes
-        }
+            return await self.get_many(keys)
         if unread:
             self.has_assumed = True
-            self._keys.update(unread)
-        return {key: self._effective(key) for key in known}
+            self._keys.update(dict.fromkeys(unread))
+        return {key: self._effective(key) for key in keys}
 
     async def load(self, keys: Sequence[str] = (), prefixes: Sequence[str] = ()) -> None:
         """Read keys and prefixes in one round trip, for later calls of `get` and `range`.

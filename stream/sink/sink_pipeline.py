@@ -60,9 +60,6 @@ class CountersPublisher(Protocol):
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
         """Store the counters of a slice from now on."""
 
-    async def stored(self, key: SliceKey) -> None:
-        """Store the current counters, and wait until they are stored."""
-
     async def closed(self, key: SliceKey) -> None:
         """Store the final counters, and wait until they are stored."""
 
@@ -463,7 +460,6 @@ class SinkPipeline:
             reactor=context.reactor,
             pool=context.pool,
             reroute=self._reroute,
-            announce=lambda: ensureDeferred(context.publisher.stored(slice_.key)),
             meter=self._meter,
             unopened=context.unopened,
             lost=context.lost,
@@ -486,7 +482,7 @@ class SinkPipeline:
 
     async def _close_one(self, pipeline: SlicePipeline) -> None:
         await self._close_file(pipeline)
-        await self._announce_last(pipeline)
+        await self._context.publisher.closed(pipeline.slice.key)
 
     async def _close_file(self, pipeline: SlicePipeline) -> None:
         """Close a file, and wait until it is closed, even if an earlier call closes it."""
@@ -500,10 +496,6 @@ class SinkPipeline:
         finally:
             del self._closing[pipeline]
             others.fire(None)
-
-    async def _announce_last(self, pipeline: SlicePipeline) -> None:
-        await self._context.publisher.closed(pipeline.slice.key)
-        pipeline.announced()  # the call that announces it may still be waiting
 
     def _close_seconds(self) -> float:
         if self._leave_by is None:
@@ -529,13 +521,13 @@ class SinkPipeline:
             closed = ensureDeferred(self._close_file(target.pipeline))
             closed.addErrback(lambda failure: _log.failure("cannot close a slice", failure))
             closing.append(ended(closed))
-            self._left.append(ensureDeferred(self._announce_later(target.pipeline, ended(closed))))
+            self._left.append(ensureDeferred(self._count_later(target.pipeline, ended(closed))))
         await DeferredList(closing)
 
-    async def _announce_later(self, pipeline: SlicePipeline, closed: Deferred[None]) -> None:
+    async def _count_later(self, pipeline: SlicePipeline, closed: Deferred[None]) -> None:
         await closed
         try:
-            await self._announce_last(pipeline)
+            await self._context.publisher.closed(pipeline.slice.key)
         except Exception:
             _log.failure("cannot store the last statistics of a slice")
 

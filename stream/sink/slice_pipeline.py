@@ -28,10 +28,9 @@ of one of their requests. They are sent again without the mark; at worst, a repe
 stored twice. If rows in the file must not be cut off, the length of the file shows which groups it
 contains.
 
-Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
-once a second. A crash may lose the latest counts, which the reader corrects. But it must not make a
-slice with records look empty, because such a slice would never be rotated. Therefore the first
-answer of a slice waits until the slice's statistics are in etcd.
+Note [Uncounted rows]: an answer doesn't wait for the statistics in etcd, which are put there once a
+second. A crash may lose the latest counts, even all counts of a slice. The writer finds a slice
+with rows but without counts (`stream.storage.writer.uncounted`), and the reader counts the rows.
 """
 
 from __future__ import annotations
@@ -112,7 +111,6 @@ class SlicePipeline:
     :param source: this node, in the life in which the pipeline was created.
     :param reroute: offers a group that was certainly not stored to another slice of the sink;
         returns False if none accepts it.
-    :param announce: returns a Deferred that fires when the slice's current counters are in etcd.
     :param meter: counts the records of the sink.
     :param unopened: volumes on which slices could not be opened; if ``None``, each attempt is
         logged.
@@ -128,7 +126,6 @@ class SlicePipeline:
         reactor: Any,
         pool: ThreadPool,
         reroute: Callable[[SlicePipeline, Group], bool],
-        announce: Callable[[], Deferred[None]],
         jitter: random.Random | None = None,
         meter: SinkCounts | None = None,
         unopened: LogThrottle | None = None,
@@ -145,9 +142,6 @@ class SlicePipeline:
         self._reactor = reactor
         self._pool = pool
         self._reroute = reroute
-        self._announce = announce
-        self._announced = False
-        self._unannounced: list[Group] = []
         encoding = slice_.encoding
         self._compress = compressor(encoding.compression)
         self._marks_groups = encoding.compression.type == "gzip"
@@ -378,23 +372,7 @@ class SlicePipeline:
             self._meter.synced(group.count)
         self.counters.add(group.count, group.size, len(sent.data), group.first_at, group.last_at)
         self._commit()
-        if self._announced:
-            group.stored()
-            return
-        self._unannounced.append(group)
-        if len(self._unannounced) == 1:
-            announcing = self._announce()
-            announcing.addCallback(lambda _: self.announced())
-            announcing.addErrback(
-                lambda f: _log.failure("cannot store the first statistics of a slice", f)
-            )
-
-    def announced(self) -> None:
-        """Answer the waiting rows, because the statistics are in etcd; see Note [First record]."""
-        self._announced = True
-        groups, self._unannounced = self._unannounced, []
-        for group in groups:
-            group.stored()
+        group.stored()
 
     # Failures.
 

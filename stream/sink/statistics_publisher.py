@@ -8,10 +8,6 @@ value hasn't changed since it was read, so that a late put doesn't replace a new
 
 Note [Together]: when a source node opens or closes thousands of sinks, each slice waits until its
 counts are stored. The slices that wait at the same time are stored in common transactions.
-
-Note [First value]: a record waits for the first value of its slice (Note [First record] in
-`stream.sink.slice_pipeline`). So the keys of a slice are read when it is opened, while records
-still go to the slice before it, and the first value needs only one request.
 """
 
 from __future__ import annotations
@@ -24,16 +20,15 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from stream.concurrency.gathered import Gathered
-from stream.etcd import AtomicTxn, EtcdClient, EtcdError, KeyValue, atomic
+from stream.etcd import AtomicTxn, EtcdClient, EtcdError, atomic
 from stream.ops.logging.throttle import LogThrottle
 from stream.sink.counters import SliceCounters
 from stream.storage.model import prefix
 from stream.storage.model.key import SliceKey
 from stream.storage.model.state import Level
-from stream.storage.model.statistics import Statistics
+from stream.storage.model.statistics import EMPTY, Statistics
 from stream.values.codec import decode, encode
 
 __all__ = ["StatisticsPublisher"]
@@ -52,20 +47,12 @@ SLICES_PER_TRANSACTION = 40
 
 @attrs.define(eq=False)
 class _Tracked:
-    """A slice whose counts are stored.
-
-    :ivar earlier: counts that an earlier life of this node has stored; ``None`` until read.
-    :ivar known: the slice's keys as they were when it was opened; ``None`` before they are read,
-        and when the first value is being stored.
-    :ivar has_begun: whether the first value was sent: what is read later may contain it.
-    """
+    """:ivar earlier: counts that an earlier life of this node has stored; ``None`` until read."""
 
     key: SliceKey
     counters: SliceCounters
     earlier: Statistics | None = None
     sent_records: int = 0
-    known: dict[str, KeyValue | None] | None = None
-    has_begun: bool = False
 
 
 class StatisticsPublisher(Service):
@@ -82,9 +69,6 @@ class StatisticsPublisher(Service):
         self._tracked: dict[SliceKey, _Tracked] = {}
         self._together: Gathered[_Tracked, None] = Gathered(
             self._store_together, most=SLICES_PER_TRANSACTION, at_once=TRANSACTIONS_AT_ONCE
-        )
-        self._reads: Gathered[_Tracked, None] = Gathered(
-            self._read_together, most=SLICES_PER_TRANSACTION, at_once=TRANSACTIONS_AT_ONCE
         )
         self._failures = LogThrottle(FAILURE_LOG_SECONDS, reactor.seconds)
         self._loop = LoopingCall(self._round)
@@ -103,39 +87,10 @@ class StatisticsPublisher(Service):
         await self._store(list(self._tracked.values()))
 
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
-        """Track a slice, and read its keys; see Note [First value]."""
-        tracked = self._tracked[key] = _Tracked(key, counters)
-        self._reads.ask(tracked).addErrback(self._not_read)
-
-    def _not_read(self, failure: Failure) -> None:
-        """Do nothing if etcd is unavailable: the first value then needs more requests."""
-        if failure.check(EtcdError) is None:
-            _log.failure("cannot read the statistics of a slice", failure)
-
-    async def _read_together(self, tracked: Sequence[_Tracked]) -> list[Exception | None]:
-        """Read the keys of slices that were opened; return the failure of each."""
-        found, _ = await self._client.get_many([key for t in tracked for key in self._keys(t)])
-        failures: list[Exception | None] = []
-        for t in tracked:
-            try:
-                stored = found[self._key(t)]
-                earlier = decode(Statistics, stored.value) if stored else Statistics()
-            except Exception as error:  # this slice alone
-                failures.append(error)
-                continue
-            failures.append(None)
-            if not t.has_begun:
-                t.earlier = earlier
-                t.known = {key: found[key] for key in self._keys(t)}
-        return failures
+        self._tracked[key] = _Tracked(key, counters)
 
     async def closed(self, key: SliceKey) -> None:
         """Store the final value; wait until it is stored, however long etcd is unavailable."""
-        await self.stored(key)
-        self._tracked.pop(key, None)
-
-    async def stored(self, key: SliceKey) -> None:
-        """Store the current value; wait until it is stored, however long etcd is unavailable."""
         tracked = self._tracked.get(key)
         while tracked is not None:
             try:
@@ -152,6 +107,7 @@ class StatisticsPublisher(Service):
                 await self._client.pause(self._interval)
             else:
                 tracked = None
+        self._tracked.pop(key, None)
 
     async def _round(self) -> None:
         try:
@@ -181,32 +137,21 @@ class StatisticsPublisher(Service):
 
     async def _store_some(self, tracked: Sequence[_Tracked]) -> None:
         counted = [t.counters.records for t in tracked]
-        known: dict[str, KeyValue | None] = {}
-        for t in tracked:
-            known |= t.known or {}
-            t.known, t.has_begun = None, True
-        is_known = len(known) == 2 * len(tracked)
 
         async def body(txn: AtomicTxn) -> None:
-            if is_known:
-                found = await txn.expect(known)
-            else:
-                found = await txn.get_many([key for t in tracked for key in self._keys(t)])
-            for t in tracked:
-                level, own = self._keys(t)
-                stored = found[own]
+            levels = [f"{prefix.slice_level(Level.LOCAL)}{t.key}" for t in tracked]
+            found = await txn.get_many([*levels, *map(self._key, tracked)])
+            for t, level in zip(tracked, levels, strict=True):
                 if t.earlier is None:
-                    t.earlier = decode(Statistics, stored.value) if stored else Statistics()
+                    stored = found[self._key(t)]
+                    earlier = decode(Statistics, stored.value) if stored else EMPTY
+                    t.earlier = EMPTY if earlier.is_estimate else earlier
                 if found[level] is not None:
-                    txn.put(own, encode(t.earlier + t.counters.statistics()))
+                    txn.put(self._key(t), encode(t.earlier + t.counters.statistics()))
 
         await atomic(self._client, body)
         for t, records in zip(tracked, counted, strict=True):
             t.sent_records = records
-
-    def _keys(self, tracked: _Tracked) -> tuple[str, str]:
-        """Return the key that exists while the slice is on the disk, and that of the counts."""
-        return f"{prefix.slice_level(Level.LOCAL)}{tracked.key}", self._key(tracked)
 
     def _key(self, tracked: _Tracked) -> str:
         return f"{prefix.statistics(Level.LOCAL)}{tracked.key}/{self._node_id}"

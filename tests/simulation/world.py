@@ -36,6 +36,7 @@ from stream.storage.model.state import Level
 from stream.storage.model.volume import Volume
 from stream.storage.store.repository import StorageRepository
 from stream.storage.writer.disk_thread import COUNT
+from stream.storage.writer.uncounted import CHECK_SECONDS, SETTLING_SECONDS
 from stream.values.codec import encode
 from tests.simulation.disk import Disk, Os
 from tests.simulation.etcd import Etcd, EtcdTransport
@@ -50,6 +51,7 @@ __all__ = ["FAULTS", "Result", "simulate"]
 _LOAD_SECONDS = (4.0, 8.0, 12.0)
 _PEACE_SECONDS = 2.0
 _PATIENCE_SECONDS = 900.0
+_COUNT_SECONDS = 2 * (CHECK_SECONDS + SETTLING_SECONDS)
 _WAIT_SECONDS = 0.06
 _FAULT_SECONDS = (0.4, 1.0)
 _COLLECTIONS = 3
@@ -396,6 +398,10 @@ class World:
         self.scheduler.run(self._load_seconds)
         self.make_peace()
         self.scheduler.run(self.scheduler.now + _PEACE_SECONDS)
+        deadline = self.scheduler.now + _COUNT_SECONDS
+        while self._uncounted() and self.scheduler.now < deadline:
+            self.scheduler.run(self.scheduler.now + 1.0)
+        self.violations += [f"slice {key} looks empty" for key in self._uncounted()]
         self._await(self._close())
         deadline = self.scheduler.now + _PATIENCE_SECONDS
         while self._unfinished() and self.scheduler.now < deadline:
@@ -458,6 +464,25 @@ class World:
         slices = self._stored(prefix.SLICE_ALL)
         return [key for key, value in slices.items() if value["state"] != "uploaded"]
 
+    def _uncounted(self) -> list[str]:
+        """Return the slices that are being written and have rows, but no counts."""
+        found = []
+        for key, value in self._stored(prefix.slice_level(Level.LOCAL)).items():
+            counts = self._stored(f"{prefix.statistics(Level.LOCAL)}{key}/").values()
+            is_counted = any(count.get("recordsCount", 0) for count in counts)
+            if value["state"] == "writing" and not is_counted and self._on_disk(key, value):
+                found.append(key)
+        return found
+
+    def _on_disk(self, key: str, value: Any) -> list[int]:
+        """Return the rows in the files of a slice."""
+        volume = self.os.disks[key.split("/")[5]].root
+        rows: list[int] = []
+        for path in sorted((volume / value["local"]["dir"]).glob("slice-*")):
+            if not path.name.endswith(".damaged"):
+                rows += self._rows(path.read_bytes())
+        return rows
+
     def judge(self) -> tuple[list[str], int, int]:
         """Return violations, rows in staging, slices."""
         found = list(self.violations)
@@ -479,12 +504,7 @@ class World:
         return found, sum(rows.values()), len(slices)
 
     def _judge_slice(self, key: str, value: Any, staged: list[int]) -> Iterator[str]:
-        volume = self.os.disks[key.split("/")[5]].root
-        on_disk: list[int] = []
-        for path in sorted((volume / value["local"]["dir"]).glob("slice-*")):
-            if not path.name.endswith(".damaged"):
-                on_disk += self._rows(path.read_bytes())
-        late = sorted(set(on_disk) - set(staged))
+        late = sorted(set(self._on_disk(key, value)) - set(staged))
         if late:
             yield f"slice {key} got {late} after it was uploaded"
         counts = self._stored(f"{prefix.statistics(Level.STAGING)}{key}/")

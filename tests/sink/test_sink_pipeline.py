@@ -26,9 +26,6 @@ class _Publisher:
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
         """Do nothing."""
 
-    async def stored(self, key: SliceKey) -> None:
-        """Do nothing."""
-
     async def closed(self, key: SliceKey) -> None:
         """Do nothing."""
 

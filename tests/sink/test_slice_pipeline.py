@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
@@ -83,7 +83,6 @@ class PipelineTests(SynchronousTestCase):
         self.opener = FakeOpener(at_once=False)
         self.rerouted: list[Group] = []
         self.takes_rerouted = False
-        self.announcement: Deferred[None] | None = None
 
     @property
     def interval(self) -> float:
@@ -100,17 +99,11 @@ class PipelineTests(SynchronousTestCase):
             reactor=self.clock,
             pool=pool or _NoThreads(),
             reroute=self._reroute,
-            announce=self._announce,
             unopened=self.unopened,
             lost=self.lost,
         )
         pipeline.start()
         return pipeline
-
-    def _announce(self) -> Deferred[None]:
-        if self.announcement is None:
-            return succeed(None)
-        return self.announcement
 
     def _reroute(self, origin: SlicePipeline, group: Group) -> bool:
         self.rerouted.append(group)
@@ -142,18 +135,6 @@ class PipelineTests(SynchronousTestCase):
         assert [w.outcome for w in completions] == [None, None]
         self.file.answer()
         assert [w.outcome for w in completions] == ["stored", "stored"]
-
-    def test_answers_wait_for_the_statistics(self) -> None:
-        """Any call may have stored them, since the answer to the first one may be lost."""
-        self.announcement = Deferred()
-        pipeline = self.pipeline()
-        (completion,) = self.write(pipeline, b"a\n")
-        self.clock.advance(0)
-        self.file.answer()
-        assert completion.outcome is None
-        pipeline.announced()
-        assert completion.outcome == "stored"
-        self.announcement.callback(None)
 
     def test_rows_are_collected_during_an_append(self) -> None:
         """A busy pipeline sends the next group when the previous one is acknowledged."""
@@ -748,21 +729,6 @@ class PipelineTests(SynchronousTestCase):
         assert self.file.closed
         assert not self.clock.getDelayedCalls()
 
-    def test_the_first_answer_waits_for_the_statistics(self) -> None:
-        """A crash after an answer can't leave a slice that looks empty."""
-        self.announcement = Deferred()
-        pipeline = self.pipeline()
-        first = self.write(pipeline, b"a\n")
-        self.clock.advance(0)
-        self.file.answer()
-        second = self.write(pipeline, b"b\n")
-        self.clock.advance(0)
-        self.file.answer()
-        assert [w.outcome for w in (*first, *second)] == [None, None]
-        assert self.stored == b"a\nb\n"
-        self.announcement.callback(None)
-        assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
-
     def test_compressed_groups_are_complete_members(self) -> None:
         """The file can be decompressed at the end of every group."""
         import gzip
@@ -787,7 +753,6 @@ def test_counters_follow_acknowledgements(answers: int) -> None:
         reactor=clock,
         pool=_NoThreads(),
         reroute=lambda *_: False,
-        announce=lambda: succeed(None),
     )
     pipeline.start()
     for moment in (5, 6, 7):

@@ -40,7 +40,7 @@ async def test_counts_continue_after_a_restart(etcd: EtcdClient) -> None:
         counters = SliceCounters()
         publisher.opened(slice_.key, counters)
         counters.add(2, 100, 10, first, last)
-        await publisher.stored(slice_.key)
+        await publisher._round()
         counters.add(1, 50, 5, last, last)
         await publisher.closed(slice_.key)
     found = (await slice_statistics(etcd, slice_.key)).local
@@ -105,7 +105,7 @@ async def test_a_late_value_does_not_replace_a_newer_one(
     counters = SliceCounters()
     publisher.opened(slice_.key, counters)
     counters.add(2, 100, 10, 1000, 1000)
-    await publisher.stored(slice_.key)
+    await publisher._round()
     late: list[Any] = []
     commit = etcd.commit
 
@@ -133,7 +133,7 @@ async def test_no_update_after_the_slice_has_left_the_level(etcd: EtcdClient) ->
     counters = SliceCounters()
     publisher.opened(slice_.key, counters)
     counters.add(2, 100, 10, 1000, 1000)
-    await publisher.stored(slice_.key)
+    await publisher._round()
     await storage.close_files()
     await storage.to_uploading(slice_.key)
     await storage.to_uploaded(slice_.key)
@@ -143,86 +143,3 @@ async def test_no_update_after_the_slice_has_left_the_level(etcd: EtcdClient) ->
     assert not left.kvs
     assert (await slice_statistics(etcd, slice_.key)).staging.records_count == 2
     await storage.check()
-
-
-class _Counted:
-    """Records the methods of a client's requests."""
-
-    def __init__(self, etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.methods: list[str] = []
-        self._call = etcd.call
-        monkeypatch.setattr(etcd, "call", self)
-
-    async def __call__(self, method: str, body: dict[str, Any], **options: Any) -> dict[str, Any]:
-        self.methods.append(method)
-        return await self._call(method, body, **options)
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_first_value_needs_one_request(
-    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A record waits for it, so the keys are read as soon as the slice is open."""
-    _, slice_ = await _slice(etcd)
-    for life in (1, 2):
-        publisher, counters = StatisticsPublisher(etcd, "node-1", 1.0, Clock()), SliceCounters()
-        publisher.opened(slice_.key, counters)
-        await until(lambda p=publisher: p._tracked[slice_.key].known is not None)
-        counters.add(2, 100, 10, 1000, 2000)
-        with monkeypatch.context() as patch:
-            counted = _Counted(etcd, patch)
-            await publisher.stored(slice_.key)
-        assert counted.methods == ["kv/txn"]
-        counters.add(1, 50, 5, 3000, 3000)
-        await publisher.stored(slice_.key)
-        found = (await slice_statistics(etcd, slice_.key)).local
-        assert found.records_count == 3 * life
-
-
-@pytest_twisted.ensureDeferred
-async def test_keys_that_have_changed_since_they_were_read(etcd: EtcdClient) -> None:
-    """The first value is stored after another read, and not if the slice has left the level."""
-    _, slice_ = await _slice(etcd)
-    publisher, counters = StatisticsPublisher(etcd, "node-1", 1.0, Clock()), SliceCounters()
-    publisher.opened(slice_.key, counters)
-    await until(lambda: publisher._tracked[slice_.key].known is not None)
-    level, own = publisher._keys(publisher._tracked[slice_.key])
-    kept = await etcd.get(level)
-    assert kept is not None
-    await etcd.put(level, kept.value)
-    counters.add(2, 100, 10, 1000, 2000)
-    await publisher.stored(slice_.key)
-    assert (await slice_statistics(etcd, slice_.key)).local.records_count == 2
-    again = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
-    again.opened(slice_.key, counters)
-    await until(lambda: again._tracked[slice_.key].known is not None)
-    await etcd.delete(own)
-    await etcd.delete(level)
-    await again.stored(slice_.key)
-    assert await etcd.get(own) is None
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_late_read_does_not_count_the_first_value_twice(
-    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The keys may be read only after the first value was stored."""
-    _, slice_ = await _slice(etcd)
-    publisher, counters = StatisticsPublisher(etcd, "node-1", 1.0, Clock()), SliceCounters()
-    reading: Deferred[None] = Deferred()
-    read = publisher._client.get_many
-
-    async def read_late(keys: Any, **options: Any) -> Any:
-        monkeypatch.undo()
-        await reading
-        return await read(keys, **options)
-
-    monkeypatch.setattr(etcd, "get_many", read_late)
-    publisher.opened(slice_.key, counters)
-    counters.add(2, 100, 10, 1000, 2000)
-    await publisher.stored(slice_.key)
-    reading.callback(None)
-    await publisher._reads.ask(publisher._tracked[slice_.key])
-    counters.add(1, 50, 5, 3000, 3000)
-    await publisher.stored(slice_.key)
-    assert (await slice_statistics(etcd, slice_.key)).local.records_count == 3

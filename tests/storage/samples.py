@@ -15,6 +15,7 @@ from stream.storage.model.entity import (
     SliceStaging,
     UploadConfig,
     UploadTrigger,
+    slice_directory,
 )
 from stream.storage.model.key import SliceKey
 from stream.storage.model.state import SliceState
@@ -36,12 +37,13 @@ def sample_slice(
     encoding: Encoding = ENCODING,
 ) -> Slice:
     """Return a slice in state ``writing`` with default settings."""
+    key = SliceKey(123, 456, "my-source", sink_id, OPENED_AT, volume_id, opened_at)
     return Slice(
-        key=SliceKey(123, 456, "my-source", sink_id, OPENED_AT, volume_id, opened_at),
+        key=key,
         state=SliceState.WRITING,
         mapping=MAPPING,
         encoding=encoding,
-        local=LocalSlice("123/456/my-source/my-sink/file/slice", "slice", "csv.gz"),
+        local=LocalSlice(slice_directory(key), "slice", "csv.gz"),
         staging=SliceStaging(
             "slice.gz",
             "keboola",

@@ -52,6 +52,7 @@ __all__ = [
     "UploadConfig",
     "UploadTrigger",
     "directory_name",
+    "slice_directory",
 ]
 
 
@@ -70,6 +71,11 @@ _PREFIX = "slice"
 def directory_name(text: str) -> str:
     """Return *text* (a key or a time) as a directory path on a volume, without ``.`` and ``:``."""
     return text.replace(".", "-").replace(":", "-")
+
+
+def slice_directory(key: SliceKey) -> str:
+    """Return the directory of a slice, relative to the root of its volume."""
+    return f"{directory_name(str(key.file_key))}/{directory_name(format_time(key.slice_opened_at))}"
 
 
 @attrs.frozen
@@ -264,12 +270,11 @@ class SliceStaging(Record):
 def _local_of_slice(local: LocalSlice, slice_: Any) -> LocalSlice:
     if local.dir and local.filename_extension:
         return local
-    key, encoding = slice_.key, slice_.encoding
-    dir = f"{directory_name(str(key.file_key))}/{directory_name(format_time(key.slice_opened_at))}"
+    encoding = slice_.encoding
     extension = f"{encoding.encoder.type}{encoding.compression.extension}"
     return attrs.evolve(
         local,
-        dir=local.dir or dir,
+        dir=local.dir or slice_directory(slice_.key),
         filename_extension=local.filename_extension or extension,
     )
 

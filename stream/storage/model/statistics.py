@@ -28,6 +28,9 @@ class Statistics(Record):
     :ivar reset_at: time of a reset by the user. A value with this time holds the counts up to the
         reset, which are subtracted.
 
+    The counts of a source node always have times. A value without them is an estimate, see
+    `stream.storage.writer.uncounted`.
+
     A sum takes unknown members from its last summand.
     """
 
@@ -39,6 +42,11 @@ class Statistics(Record):
     compressed_size: ByteSize = field(default=_ZERO, omit_empty=True)
     staging_size: ByteSize = field(default=_ZERO, omit_empty=True)
     reset_at: datetime | None = None
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether a writer has stored the value for a source node that has stored none."""
+        return self.records_count > 0 and self.first_record_at is None
 
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(

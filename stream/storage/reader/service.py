@@ -285,7 +285,7 @@ class StorageReaderService(Service):
                 slice_id=str(slice_.key),
             )
             self._damaged(slice_.key)
-        if statistics.records_count > files.rows:
+        if statistics.records_count > files.rows and not statistics.is_estimate:
             _log.error(
                 "the slice {slice_id} has {found} rows on disk, but {counted} were counted",
                 slice_id=str(slice_.key),

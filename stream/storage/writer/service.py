@@ -25,7 +25,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from stream.concurrency.deadline import within
 from stream.errors import UserError
-from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session
+from stream.etcd import Batch, EtcdClient, EtcdError, Mirror, Registration, Session
 from stream.ops.clock import wall_clock
 from stream.ops.durable import require_durable_files
 from stream.ops.endpoint import server_endpoint
@@ -37,7 +37,7 @@ from stream.settings.address import is_loopback, split_address
 from stream.settings.local import WriterNetworkSettings
 from stream.settings.storage import DiskCleanupSettings
 from stream.storage.model import prefix
-from stream.storage.model.entity import directory_name
+from stream.storage.model.entity import slice_directory
 from stream.storage.model.key import SliceKey
 from stream.storage.model.state import Level, SliceState
 from stream.storage.model.volume import Volume
@@ -63,9 +63,9 @@ from stream.storage.writer.marked_files import MarkedGroup, marked_groups
 from stream.storage.writer.register import WRITABLE, EtcdRegister, state_of
 from stream.storage.writer.requests import DEFAULT_KEYS, DEFAULT_SECONDS, Requests
 from stream.storage.writer.server import WriterFactory
+from stream.storage.writer.uncounted import CHECK_SECONDS, UncountedRows
 from stream.storage.writer.writer import OpenVolume, StorageWriter
 from stream.values.codec import encode
-from stream.values.utctime import format_time
 
 __all__ = ["StorageWriterService"]
 
@@ -116,7 +116,9 @@ class StorageWriterService(Service):
     ) -> None:
         self._metrics = metrics or Metrics()
         requests = Requests(remembered_seconds, max_keys, reactor.seconds)
-        self.writer = StorageWriter(reactor, EtcdRegister(client), damaged, requests)
+        self.writer = StorageWriter(
+            reactor, EtcdRegister(client), damaged, requests, self._file_opened
+        )
         self._now = wall_clock(reactor)
         self._reactor = reactor
         self._client = client
@@ -138,6 +140,8 @@ class StorageWriterService(Service):
         self._port: IListeningPort | None = None
         self._volumes: list[OpenVolume] = []
         self._locks: dict[Path, VolumeLock] = {}
+        self._uncounted: dict[str, UncountedRows] = {}
+        self._unchecked = LogThrottle(_UNSEEN_LOG_SECONDS, reactor.seconds)
         self._unseen = LogThrottle(_UNSEEN_LOG_SECONDS, reactor.seconds)
         self._registrations: dict[str, Registration] = {}
         self._slices: Mirror[SliceState] = Mirror(
@@ -166,6 +170,7 @@ class StorageWriterService(Service):
         self._metrics.on_collect(self._collect)
         for volume in self._volumes:
             self._loop(partial(self._watch, volume), WATCH_VOLUMES_SECONDS)
+            self._loop(partial(self._check_counts, volume.volume_id), CHECK_SECONDS, now=True)
         if self._cleanup.enabled:
             self._loop(self._clean_up, self._cleanup.interval.seconds, now=True)
         else:
@@ -215,6 +220,9 @@ class StorageWriterService(Service):
             volume = OpenVolume(found, volume_id, self._reactor, self._synced_on(volume_id))
             volume.pool.start()
             self._volumes.append(volume)
+            self._uncounted[volume_id] = UncountedRows(
+                self._client, volume, self._reactor, self._local_slices
+            )
             self.writer.add_volume(volume)
             await self._look_at(volume)
             await self._remember(volume)
@@ -396,6 +404,37 @@ class StorageWriterService(Service):
             if not known and not await self._may_be_written(key):
                 self.writer.seal(key)
 
+    # Counts.
+
+    def _file_opened(self, key: SliceKey, node_id: str, path: Path) -> None:
+        self._uncounted[key.volume_id].opened(key, node_id, path)
+
+    def _local_slices(self) -> list[str]:
+        below = len(prefix.slice_level(Level.LOCAL))
+        return [key[below:] for key in self._slices.items]
+
+    async def _check_counts(self, volume_id: str) -> None:
+        """Store estimates of missing counts; see `stream.storage.writer.uncounted`."""
+        try:
+            count = await self._uncounted[volume_id].check()
+        except EtcdError as error:
+            if self._unchecked.due(volume_id) is not None:
+                _log.warn(
+                    "cannot check the counts of a volume, retrying: {error}",
+                    error=error,
+                    volume_id=volume_id,
+                )
+        except Exception:
+            _log.failure("cannot check the counts of a volume, retrying", volume_id=volume_id)
+        else:
+            if count:
+                _log.warn(
+                    "{count} slice files had rows but no counts, because their source nodes ended "
+                    "too soon: estimates are stored, and the reader counts the rows",
+                    count=count,
+                    volume_id=volume_id,
+                )
+
     # Cleanup.
 
     async def _clean_up(self) -> None:
@@ -431,7 +470,7 @@ class StorageWriterService(Service):
         for kv in known.kvs:
             key = SliceKey.parse(kv.key.removeprefix(prefix.SLICE_ALL))
             if key.volume_id == volume.volume_id:
-                used.add(_directory_of(key))
+                used.add(slice_directory(key))
         removed = 0
         orphans = [directory for directory in directories if directory not in used]
         at_once = self._cleanup.concurrency  # files can be opened between the batches
@@ -524,7 +563,3 @@ def _state_of(found: FoundVolume, volume_id: str, write: bool) -> tuple[bool, in
     """Check the state of a volume; runs in a thread."""
     check_volume(found, volume_id, write=write)
     return (is_drained(found), *free_bytes(found.path))
-
-
-def _directory_of(key: SliceKey) -> str:
-    return f"{directory_name(str(key.file_key))}/{directory_name(format_time(key.slice_opened_at))}"

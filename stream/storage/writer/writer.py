@@ -200,6 +200,7 @@ class StorageWriter:
     :param damaged: called with each file that was repaired after its damaged content was
         quarantined.
     :param register: reads the state from etcd, since a mirror may lag behind the pipeline.
+    :param opened: called with the slice, the source node and the path of each opened file.
 
     :ivar requests: requests with idempotency keys whose rows are on the volumes.
     """
@@ -210,7 +211,9 @@ class StorageWriter:
         register: Register,
         damaged: Callable[[SliceKey], None] = lambda _: None,
         requests: Requests | None = None,
+        opened: Callable[[SliceKey, str, Path], None] = lambda *_: None,
     ) -> None:
+        self._opened = opened
         self.requests = requests or Requests(DEFAULT_SECONDS, DEFAULT_KEYS, reactor.seconds)
         self._reactor = reactor
         self._damaged = damaged
@@ -336,6 +339,7 @@ class StorageWriter:
         if refusal is not None:
             await file.close()
             raise refusal
+        self._opened(slice_key, source.node_id, path)
         return file
 
     async def _refusal(self, turn: _Turn, key: SliceKey, source: SourceLife) -> WriterError | None:

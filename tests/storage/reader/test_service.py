@@ -18,6 +18,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
@@ -25,14 +26,16 @@ from stream.etcd import AtomicTxn, EtcdClient
 from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
 from stream.staging import Chunks, CredentialsExpired, StagingError
+from stream.storage.model import prefix
 from stream.storage.model.entity import Slice
-from stream.storage.model.state import SliceState
+from stream.storage.model.state import Level, SliceState
 from stream.storage.model.statistics import Statistics
 from stream.storage.reader import service as service_module
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.store.statistics_reads import slice_statistics
 from stream.target.protocol import Staged, StagingReplaced
 from stream.target.registry import Targets
+from stream.values.codec import encode
 from stream.values.duration import Duration
 from tests.storage.histories.world import Storage
 from tests.waiting import until
@@ -232,6 +235,20 @@ async def test_a_slice_with_wrong_statistics_is_not_empty(world: World) -> None:
     done = await world.uploaded(slice_)
     assert not done.local.is_empty
     assert slice_.staging.path in world.target.objects
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_estimate_is_not_compared_with_the_rows(world: World) -> None:
+    """The writer stores one for a file that may hold only an incomplete group."""
+    slice_ = await world.slice()
+    key = f"{prefix.statistics(Level.LOCAL)}{slice_.key}/node-1"
+    await world.etcd.put(key, encode(Statistics(records_count=1)))
+    world.put(slice_, _group(b"a")[:-3])
+    with capturedLogs() as events:
+        await world.read()
+        done = await world.uploaded(slice_)
+    assert done.local.is_empty
+    assert not [event for event in events if "were counted" in str(event.get("log_format"))]
 
 
 @pytest_twisted.ensureDeferred

@@ -18,7 +18,7 @@ from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.settings.local import WriterTlsSettings
 from stream.storage.model import prefix
-from stream.storage.model.entity import Slice, directory_name
+from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
 from stream.storage.model.state import Level, SliceState
 from stream.storage.model.volume import Volume
@@ -36,7 +36,6 @@ from stream.storage.writer import service as service_module
 from stream.storage.writer.service import StorageWriterService
 from stream.values.codec import decode, encode
 from stream.values.duration import Duration
-from stream.values.utctime import format_time
 from tests.storage.network.authority import Authority
 from tests.storage.samples import sample_slice, uncompressed
 from tests.waiting import until
@@ -136,12 +135,6 @@ async def _slice(node: Node, sink_id: str = "my-sink") -> Slice:
     """Create a slice on the node's volume, and return it."""
     (volume,) = await node.registered()
     made = sample_slice(sink_id, volume.volume_id, encoding=uncompressed())
-    local = attrs.evolve(
-        made.local,
-        dir=f"{directory_name(str(made.key.file_key))}/"
-        f"{directory_name(format_time(made.key.slice_opened_at))}",
-    )
-    made = attrs.evolve(made, local=local)
     await node.put(made)
     return made
 

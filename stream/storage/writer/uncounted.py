@@ -1,0 +1,202 @@
+"""Finds files on this node's volumes that have rows, but no counts in etcd.
+
+Note [Uncounted rows]: coordinators rotate a slice when its statistics in etcd contain records. A
+source node answers a record as soon as it is on the disk, and stores the counts within a second. If
+the node dies in between, the slice looks empty and is never rotated. Therefore the writer, which
+has the files, stores an estimate for each file with rows that has no counts: one record. The
+estimate only has to differ from zero, because the reader counts the rows. Its missing times mark it
+(`stream.storage.model.statistics`), and the node replaces it if it stores counts after all.
+
+A file is checked from its opening until it has counts. The files of earlier processes are found on
+the volume when the writer starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from stream.definition.stored import readable
+from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.storage.model import prefix
+from stream.storage.model.entity import LocalSlice, Slice, slice_directory
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics
+from stream.storage.writer.writer import OpenVolume
+from stream.values.bytesize import ByteSize
+from stream.values.codec import encode
+
+__all__ = ["CHECK_SECONDS", "SETTLING_SECONDS", "UncountedRows"]
+
+CHECK_SECONDS = 10.0
+"""Interval of the checks of each volume."""
+
+SETTLING_SECONDS = 10.0
+"""Age at which a file is checked; its source node has usually stored counts by then."""
+
+FILES_PER_TRANSACTION = 40
+"""Number of estimates per transaction; each needs two comparisons, and etcd allows 128."""
+
+
+@attrs.frozen
+class _File:
+    """A file of a slice that is being written.
+
+    :ivar since: when it was opened or found, in seconds of the reactor's clock.
+    """
+
+    key: SliceKey
+    node_id: str
+    path: Path
+    since: float
+
+    @property
+    def level_key(self) -> str:
+        """The key that exists while the slice is at level local."""
+        return _level_key(self.key)
+
+    @property
+    def counts_key(self) -> str:
+        """The key of the counts of the file's source node."""
+        return f"{prefix.statistics(Level.LOCAL)}{self.key}/{self.node_id}"
+
+
+class UncountedRows:
+    """The files of one volume whose counts may be missing; see Note [Uncounted rows].
+
+    :param slices: returns the names of the slices at level local, on any volume.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        volume: OpenVolume,
+        reactor: Any,
+        slices: Callable[[], list[str]],
+    ) -> None:
+        self._client = client
+        self._volume = volume
+        self._reactor = reactor
+        self._slices = slices
+        self._files: dict[Path, _File] = {}
+        self._has_searched = False
+
+    def opened(self, key: SliceKey, node_id: str, path: Path) -> None:
+        """Check a file that a source node has opened."""
+        self._files[path] = _File(key, node_id, path, self._reactor.seconds())
+
+    async def check(self) -> int:
+        """Store estimates for files with rows but without counts; return how many.
+
+        Raises EtcdError: etcd is unavailable; the next check continues.
+        """
+        if not self._has_searched:
+            await self._search()
+            self._has_searched = True
+        before = self._reactor.seconds() - SETTLING_SECONDS
+        due = [file for file in self._files.values() if file.since <= before]
+        if not due:
+            return 0
+        sizes: list[int] = await self._volume.appender.run(
+            partial(_sizes, [file.path for file in due])
+        )
+        asked = {file.level_key for file in due} | {
+            file.counts_key for file, size in zip(due, sizes, strict=True) if size
+        }
+        known, _ = await self._client.get_many(sorted(asked), keys_only=True)
+        missing = []
+        for file, size in zip(due, sizes, strict=True):
+            if known[file.level_key] is None or (size and known[file.counts_key] is not None):
+                self._forget(file)
+            elif size:
+                missing.append((file, size))
+        for start in range(0, len(missing), FILES_PER_TRANSACTION):
+            await self._estimate(missing[start : start + FILES_PER_TRANSACTION])
+        return len(missing)
+
+    def _forget(self, file: _File) -> None:
+        if self._files.get(file.path) is file:  # it may have been opened again
+            del self._files[file.path]
+
+    async def _estimate(self, missing: Sequence[tuple[_File, int]]) -> None:
+        async def body(txn: AtomicTxn) -> None:
+            keys = [key for file, _ in missing for key in (file.level_key, file.counts_key)]
+            found = await txn.get_many(keys)
+            for file, size in missing:
+                if found[file.level_key] is not None and found[file.counts_key] is None:
+                    estimate = Statistics(records_count=1, compressed_size=ByteSize(size))
+                    txn.put(file.counts_key, encode(estimate))
+
+        await atomic(self._client, body)
+        for file, _ in missing:
+            self._forget(file)
+
+    async def _search(self) -> None:
+        """Find the files with rows that earlier processes have left."""
+        volume = self._volume
+        names: dict[str, list[str]] = await volume.appender.run(
+            partial(_files_with_rows, volume.found.path, volume.volume_id, self._slices())
+        )
+        keys = list(names)
+        for start in range(0, len(keys), FILES_PER_TRANSACTION):
+            some = keys[start : start + FILES_PER_TRANSACTION]
+            read, _ = await self._client.get_many([_level_key(key) for key in some])
+            for _, slice_ in readable(Slice, [kv for kv in read.values() if kv is not None]):
+                self._found(slice_, names[str(slice_.key)])
+
+    def _found(self, slice_: Slice, names: Iterable[str]) -> None:
+        for name in names:
+            node_id = _node_of(slice_.local, name)
+            path = self._volume.found.path / slice_.local.dir / name
+            if node_id and path not in self._files:
+                self.opened(slice_.key, node_id, path)
+
+
+def _level_key(key: SliceKey | str) -> str:
+    return f"{prefix.slice_level(Level.LOCAL)}{key}"
+
+
+def _node_of(local: LocalSlice, name: str) -> str:
+    """Return the source node whose file has the *name*; empty if it is another file."""
+    before, after = local.filename("\0").split("\0")
+    if not name.startswith(before) or not name.endswith(after):
+        return ""
+    return name[len(before) : len(name) - len(after)]
+
+
+def _sizes(paths: Iterable[Path]) -> list[int]:
+    """Return the size of each file in bytes, 0 if it doesn't exist; runs in a thread."""
+    sizes = []
+    for path in paths:
+        try:
+            sizes.append(path.stat(follow_symlinks=False).st_size)
+        except OSError:
+            sizes.append(0)
+    return sizes
+
+
+def _files_with_rows(root: Path, volume_id: str, slices: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of files that aren't empty, by slice; runs in a thread."""
+    found = {}
+    for name in slices:
+        key = SliceKey.parse(name)
+        if key.volume_id != volume_id:
+            continue
+        try:
+            with os.scandir(root / slice_directory(key)) as entries:
+                names = [
+                    entry.name
+                    for entry in entries
+                    if entry.is_file(follow_symlinks=False) and entry.stat().st_size
+                ]
+        except OSError:
+            continue
+        if names:
+            found[name] = names
+    return found
