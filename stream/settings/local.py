@@ -236,7 +236,7 @@ class WriterNetworkSettings:
     )
     max_waiting_streams_per_conn: int = setting(
         1024,
-        "Maximum number of slices that wait to be opened on one connection.",
+        "Maximum number of slices of one volume that wait to be opened on one connection.",
         rule="required,min=10,max=100000",
     )
     stream_max_window: ByteSize = setting(

@@ -4,6 +4,11 @@ Note [Credit]: a pipeline may call `append` at any time; this module limits the 
 sends only a few appends of one file, and only a limited number of bytes of all files together,
 before their answers arrive. It sends nothing while the transport's buffer is full. Files take
 turns.
+
+Note [Unanswered openings]: a writer whose disk hangs doesn't answer an opening, and the caller
+tries again after some time. The first call is still pending in the writer, so it still counts, but
+only for its volume. Another attempt to open the same slice waits here until the first one is
+answered. Otherwise the attempts would fill the limit, and the memory of the writer.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from stream.concurrency.paced import begin_in_turns
 from stream.concurrency.waiters import Waiters
 from stream.settings.local import WriterNetworkSettings
 from stream.storage.model.entity import Slice
+from stream.storage.model.key import SliceKey
 from stream.storage.network import commands
 from stream.storage.network.interface import (
     Enquiry,
@@ -155,7 +161,7 @@ class Connection(amp.AMP):
         self.files: dict[bytes, RemoteFile] = {}
         self._state = ConnectionState.GREETING
         self._accepting = Waiters[None]()
-        self._opening = 0
+        self._unanswered: dict[str, dict[SliceKey, Waiters[None]]] = {}
         self._turns: dict[RemoteFile, None] = {}
         self._bytes_in_flight = 0
         self._is_paused = False
@@ -337,14 +343,21 @@ class Connection(amp.AMP):
     def open(
         self, slice_: Slice, source: SourceLife, listener: SliceFileListener, resume: int
     ) -> Deferred[SliceFile]:
-        """Open a file, as `stream.storage.network.interface.SliceOpener` says; may be cancelled."""
-        if self._opening >= self.factory.settings.max_waiting_streams_per_conn:
+        """Open a file, as `stream.storage.network.interface.SliceOpener` says; may be cancelled.
+
+        See Note [Unanswered openings].
+        """
+        key = slice_.key
+        unanswered = self._unanswered.setdefault(key.volume_id, {})
+        earlier = unanswered.get(key)
+        if earlier is not None:
+            return earlier.wait().addCallback(lambda _: self.open(slice_, source, listener, resume))
+        if len(unanswered) >= self.factory.settings.max_waiting_streams_per_conn:
             return fail(WriterUnavailable("too many files are waiting to be opened"))
-        self._opening += 1
+        unanswered[key] = Waiters()
         waiting: Deferred[SliceFile] = Deferred()
 
         def opened(answer: dict[str, Any]) -> None:
-            self._opening -= 1
             file = RemoteFile(self, answer["handle"], answer["length"], listener)
             if waiting.called:  # no caller waits for it any longer
                 file.close()
@@ -353,9 +366,11 @@ class Connection(amp.AMP):
                 waiting.callback(file)
 
         def failed(failure: Failure) -> None:
-            self._opening -= 1
             if not waiting.called:
                 waiting.errback(translated(failure))
+
+        def next_attempt(_: object) -> None:
+            unanswered.pop(key).fire(None)
 
         answered = self.callRemote(
             commands.Open,
@@ -365,6 +380,7 @@ class Connection(amp.AMP):
             resume=resume,
         )
         answered.addCallbacks(opened, failed)
+        answered.addBoth(next_attempt)
         return waiting
 
     async def enquire(self, enquiries: Sequence[Enquiry]) -> list[list[StoredRows]]:

@@ -138,6 +138,19 @@ def test_the_timeout_of_an_opening_begins_with_its_turn(monkeypatch: pytest.Monk
     assert world.outcomes[OPENINGS_AT_ONCE:] == ["opened"]
 
 
+def test_hung_openings_free_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many hang and are repeated, the other files of the volume are opened in the end."""
+    world = _world(monkeypatch)
+    seconds = world.settings.stream_open_timeout.seconds
+    for _ in range(3):
+        world.open(OPENINGS_AT_ONCE)
+        world.clock.advance(seconds)
+    world.open(1)
+    world.writer.answers[-1].callback("opened")
+    assert world.outcomes[-1] == "opened"
+    assert len(world.writer.asked) == 3 * OPENINGS_AT_ONCE + 1
+
+
 def test_a_cancelled_opening(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that waits isn't sent; one that was sent frees its place."""
     world = _world(monkeypatch)

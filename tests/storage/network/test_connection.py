@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from stream.concurrency.paced import SLICE_SECONDS
 from stream.settings import Settings
 from stream.settings.declare import with_values
+from stream.storage.model.entity import Slice
 from stream.storage.network import commands
 from stream.storage.network.connection import (
     APPENDS_IN_FLIGHT,
@@ -27,7 +29,7 @@ from stream.storage.network.connection import (
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
 from stream.values.bytesize import ByteSize
 from tests.storage.register import LIFE
-from tests.storage.samples import sample_slice
+from tests.storage.samples import OPENED_AT, sample_slice
 
 
 class Transport(StringTransport):
@@ -120,6 +122,11 @@ class Wire:
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     return Wire(monkeypatch)
+
+
+def _numbered(number: int) -> Slice:
+    """Return a slice of the volume of `sample_slice`."""
+    return sample_slice(opened_at=OPENED_AT + timedelta(seconds=number))
 
 
 def _append(file: RemoteFile, count: int, size: int = 10) -> list[Deferred[int]]:
@@ -272,10 +279,45 @@ def test_few_files_leave_a_stopping_writer_in_a_turn(wire: Wire) -> None:
 def test_waiting_openings_are_limited(wire: Wire) -> None:
     """A writer that answers no openings doesn't cause a long queue."""
     limit = wire.factory.settings.max_waiting_streams_per_conn
-    for _ in range(limit):
-        wire.connection.open(sample_slice(), LIFE, wire.listener, -1)
+    for number in range(limit):
+        wire.connection.open(_numbered(number), LIFE, wire.listener, -1)
     with pytest.raises(WriterUnavailable, match="too many"):
-        _result(wire.connection.open(sample_slice(), LIFE, wire.listener, -1))
+        _result(wire.connection.open(_numbered(limit), LIFE, wire.listener, -1))
+
+
+def test_openings_that_hang_do_not_stop_others(wire: Wire) -> None:
+    """They count only for their volume; each slice is asked for once, however often it is tried."""
+    hanging = [_numbered(number) for number in range(100)]
+    for _ in range(wire.factory.settings.max_waiting_streams_per_conn // 50):
+        for each in hanging:
+            opening = wire.connection.open(each, LIFE, wire.listener, -1)
+            opening.addErrback(lambda failure: failure.trap(CancelledError))
+            opening.cancel()
+    assert len(wire.sent(commands.Open)) == len(hanging)
+    wire.connection.open(_numbered(100), LIFE, wire.listener, -1)
+    wire.connection.open(sample_slice(volume_id="other"), LIFE, wire.listener, -1)
+    assert len(wire.sent(commands.Open)) == len(hanging) + 2
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_slice_is_opened_again_after_a_late_answer(wire: Wire, is_lost: bool) -> None:
+    """The file that is opened late is closed before the next attempt is sent."""
+    wire.connection.open(sample_slice(), LIFE, wire.listener, -1).addErrback(
+        lambda _: None
+    ).cancel()
+    again = wire.connection.open(sample_slice(), LIFE, wire.listener, 5)
+    ((_, _, first),) = [call for call in wire.calls if call[0] is commands.Open]
+    wire.calls.clear()
+    if is_lost:
+        first.errback(WriterUnavailable("the connection was lost"))
+    else:
+        first.callback({"handle": b"late", "length": 0})
+    names = [command for command, _, _ in wire.calls]
+    assert names == ([commands.Open] if is_lost else [commands.Close, commands.Open])
+    assert wire.sent(commands.Open)[0]["resume"] == 5
+    wire.answer(commands.Open, {"handle": b"h", "length": 5})
+    assert _result(again).length == 5
+    assert wire.connection._unanswered == {sample_slice().key.volume_id: {}}
 
 
 def test_a_file_that_is_opened_late_is_closed(wire: Wire) -> None:
