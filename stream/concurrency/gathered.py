@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class Gathered(Generic[T, R]):
-    """Asks for several items in one call.
+    """Limits calls that can be made for many items at once: items that wait share the next call.
 
     An item is asked for immediately if fewer than *at_once* calls are running. Otherwise it waits
     for the next call, together with all others that wait. So each call begins after its items were

@@ -56,7 +56,9 @@ def begin_in_turns(
 
 
 class Paced:
-    """A limit of concurrent work that also starts only a few milliseconds of work in each turn.
+    """Limits work that uses the reactor's own time: each turn starts only a few milliseconds of it.
+
+    See `stream.concurrency.slots.Slots` for work that runs elsewhere.
 
     :param at_once: maximum number of works that run concurrently.
     """

@@ -1,37 +1,117 @@
-"""A limit of concurrent work."""
+"""A limit of concurrent work, of which each owner has a share."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from itertools import count
+from typing import TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, ensureDeferred
+
+from stream.values.fair_share import may_take
 
 __all__ = ["Slots"]
 
+T = TypeVar("T")
 
-class Slots(DeferredSemaphore):
-    """A semaphore for any number of waiters, even if their work ends immediately.
 
-    Twisted's semaphore starts the next waiter's work within the call that ends the previous work.
-    If the work of a thousand waiters fails at once, for example because a lease has expired, these
-    nested calls exceed the recursion limit, and some waiters never end. This semaphore starts the
-    work of one waiter after another.
+class Slots:
+    """Limits work that runs elsewhere, in threads, processes or other services.
+
+    A free slot is given to the owner that has the fewest; those that have the same number take
+    turns. So the queue of one owner, however long, doesn't delay the work of another one. But one
+    owner alone gets all slots, and another one then waits for the end of a piece of work. If this
+    may take long, use *keeps_room*.
+
+    :param limit: maximum number of concurrent pieces of work.
+    :param keeps_room: whether an owner may have only as many slots as are free; see Note [Shares]
+        of `stream.values.fair_share`.
     """
 
-    def __init__(self, tokens: int) -> None:
-        super().__init__(tokens)
+    def __init__(self, limit: int, *, keeps_room: bool = False) -> None:
+        self._limit = limit
+        self._keeps_room = keeps_room
+        self._taken = 0
+        self._running: Counter[Hashable] = Counter()
+        self._served: dict[Hashable, int] = {}
+        """When each owner got its last slot, as long as it has work."""
+        self._waiting: dict[Hashable, OrderedDict[Deferred[None], int]] = {}
+        self._numbers = count()
         self._is_handing_on = False
 
-    def release(self) -> None:
-        """Release a slot; the next waiter gets it immediately, or soon after."""
-        self.tokens += 1
+    def run(self, work: Callable[[], Awaitable[T]], owner: Hashable = None) -> Deferred[T]:
+        """Return the result of *work*, which starts immediately or after earlier work has ended.
+
+        Work that is cancelled while it waits doesn't start.
+
+        :param owner: the owner of the work, for example a project.
+        """
+        return ensureDeferred(self._run(work, owner))
+
+    async def _run(self, work: Callable[[], Awaitable[T]], owner: Hashable) -> T:
+        # New work never overtakes older work of the same owner.
+        if self._may_start(owner) and owner not in self._waiting:
+            self._take(owner)
+        else:
+            turn: Deferred[None] = Deferred(lambda turn: self._forget(turn, owner))
+            self._waiting.setdefault(owner, OrderedDict())[turn] = next(self._numbers)
+            await turn
+        try:
+            return await work()
+        finally:
+            self._release(owner)
+            self._hand_on()
+
+    def _may_start(self, owner: Hashable) -> bool:
+        if self._keeps_room:
+            return may_take(self._running[owner], self._taken, self._limit)
+        return self._taken < self._limit
+
+    def _take(self, owner: Hashable) -> None:
+        self._taken += 1
+        self._running[owner] += 1
+        self._served[owner] = next(self._numbers)
+
+    def _release(self, owner: Hashable) -> None:
+        self._taken -= 1
+        self._running[owner] -= 1
+        if not self._running[owner]:
+            del self._running[owner]
+        self._forget_served(owner)
+
+    def _forget(self, turn: Deferred[None], owner: Hashable) -> None:
+        turns = self._waiting.get(owner)
+        if turns is not None and turns.pop(turn, None) is not None and not turns:
+            del self._waiting[owner]
+            self._forget_served(owner)
+
+    def _forget_served(self, owner: Hashable) -> None:
+        if owner not in self._waiting and owner not in self._running:
+            self._served.pop(owner, None)
+
+    def _hand_on(self) -> None:
+        """Start work that waits; a loop, because work may end as soon as it is started.
+
+        Otherwise the nested calls of a thousand pieces of work that fail at once, for example
+        because a lease has expired, would exceed the recursion limit.
+        """
         if self._is_handing_on:
             return
         self._is_handing_on = True
         try:
-            while self.waiting and self.tokens:
-                self.tokens -= 1
-                waiter: Deferred[Any] = self.waiting.pop(0)
-                waiter.callback(self)
+            while True:
+                ready = [owner for owner in self._waiting if self._may_start(owner)]
+                if not ready:
+                    return
+                owner = min(ready, key=self._order)
+                turn = next(iter(self._waiting[owner]))
+                self._forget(turn, owner)
+                self._take(owner)
+                turn.callback(None)
         finally:
             self._is_handing_on = False
+
+    def _order(self, owner: Hashable) -> tuple[int, int]:
+        oldest = next(iter(self._waiting[owner].values()))
+        return self._running[owner], max(oldest, self._served.get(owner, 0))

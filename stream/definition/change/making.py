@@ -147,7 +147,8 @@ class _PreparedFiles(Generic[P]):
             raise RuntimeError("the sinks of a change keep changing")
         slots = Slots(PREPARED_AT_ONCE)
         results = await DeferredList(
-            [slots.run(self._prepare, source, sink) for source, sink in missing], consumeErrors=True
+            [slots.run(partial(self._prepare, source, sink)) for source, sink in missing],
+            consumeErrors=True,
         )
         for success, result in results:
             if not success:

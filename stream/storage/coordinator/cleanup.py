@@ -114,7 +114,7 @@ class _Periodic(Service):
                 counts[2] += 1
                 _log.failure("cannot clean up {item}", item=item)
 
-        await DeferredList([self._slots.run(one, item) for item in items])
+        await DeferredList([self._slots.run(partial(one, item)) for item in items])
         return counts
 
 

@@ -23,7 +23,8 @@ __all__ = ["FileImport"]
 
 _log = Logger()
 
-CONCURRENCY = 20
+CONCURRENCY = 40
+"""Maximum number of concurrent imports; one project alone gets half of them."""
 _TERMINAL = "{{table}} +{{rows}} {}, {{age_seconds}} s after arrival"
 
 
@@ -56,6 +57,7 @@ class FileImport:
             reconcile=self._reconcile,
             interval=settings.file_import_check_interval.seconds,
             concurrency=CONCURRENCY,
+            keeps_room=True,
             reactor=context.reactor,
         )
 

@@ -4,7 +4,8 @@ An operator holds the watched records as *items*. The synchronous function `wait
 returns how long the operator may leave an item alone. After this time the operator reconciles the
 item: it moves the stored state closer to the desired one. `wait` is called again whenever something
 changes that the item depends on. So an idle operator costs nothing, however many items it has. An
-item is never reconciled by two calls at once, and the number of concurrent calls is limited.
+item is never reconciled by two calls at once, and the number of concurrent calls is limited; each
+project has a share of them.
 
 Note [Sweep]: an item that waits only for a change is still checked from time to time, so that an
 unforeseen dependency delays the item but doesn't block it.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -80,13 +82,14 @@ class Operator(Service, Generic[T]):
     """A loop that moves the items of a watched prefix to their next states.
 
     :param name: name of the operator in the log and the metrics.
-    :param prefix: the watched prefix; item keys don't include it.
+    :param prefix: the watched prefix; item keys don't include it, and begin with a project's ID.
     :param wait: returns the seconds until the item needs action, as far as is known: 0 or less if
         it needs action now, ``None`` if it needs none until something changes. Cheap, without I/O.
     :param reconcile: performs the action. If it returns, the item isn't reconciled again until it
         changes; if it raises an exception, the item is retried after the interval.
     :param interval: seconds before an item is retried.
     :param concurrency: maximum number of concurrent reconciliations.
+    :param keeps_room: whether one project may have only a part of them, because they may take long.
 
     :ivar was_cut_off: whether reconciliations were cancelled when the operator stopped; their
         threads may still run.
@@ -101,6 +104,7 @@ class Operator(Service, Generic[T]):
         reconcile: Callable[[Item[T]], Awaitable[None]],
         interval: float,
         concurrency: int,
+        keeps_room: bool = False,
         reactor: Any,
     ) -> None:
         self.title = name
@@ -113,7 +117,7 @@ class Operator(Service, Generic[T]):
         self._reconcile = reconcile
         self._interval = interval
         self._reactor = reactor
-        self._slots = Slots(concurrency)
+        self._slots = Slots(concurrency, keeps_room=keeps_room)
         self._running: set[Deferred[None]] = set()
         self._reconciling: set[Deferred[None]] = set()
         self._timers = _Timers(reactor, self._look_at_key)
@@ -212,7 +216,8 @@ class Operator(Service, Generic[T]):
             return
         self._timers.forget(item.key)
         self._busy.add(item.key)
-        done = self._slots.run(lambda: ensureDeferred(self._run(item)))
+        project, _, _ = item.key.partition("/")
+        done = self._slots.run(partial(self._run, item), project)
         self._running.add(done)
         done.addErrback(lambda failure: self._log.failure("operator failed", failure))
         done.addBoth(lambda _: self._finished(item, done))

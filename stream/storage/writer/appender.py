@@ -165,7 +165,7 @@ class VolumeAppender:
 
         Fails with `NoThread` if it could not be run.
         """
-        return self._jobs.run(deferToThreadPool, self._reactor, self._pool, job)
+        return self._jobs.run(lambda: deferToThreadPool(self._reactor, self._pool, job))
 
     def close(self, file: DiskFile) -> Deferred[Any]:
         """Sync and close the file after its queued appends."""

@@ -102,7 +102,9 @@ class IcebergTarget(LakeTarget[Catalog]):
         job = await self._job(connection, record.place, record.key.sink_key)
         job |= {"do": "import", "compression": compression, **_of_file(record)}
         workers = self._importing[connection.declared.name]
-        answer = await self._worked(workers, connection, job, rows)
+        answer = await self._worked(
+            workers, connection, job, rows, project_id=record.key.project_id
+        )
         if answer["retries"]:
             _log.info(
                 "retried the commit of file {file_id} {retries} times because of conflicting "
@@ -147,7 +149,9 @@ class IcebergTarget(LakeTarget[Catalog]):
         of_kind = self._importing if job["do"] == "has" else self._questions
         workers = of_kind[connection.declared.name]
         full = {**await self._job(connection, place, owner), **job}
-        asking = ensureDeferred(self._worked(workers, connection, full))
+        asking = ensureDeferred(
+            self._worked(workers, connection, full, project_id=owner.project_id)
+        )
         what = f'a request to the catalog of the connection "{connection.declared.name}"'
         answer: dict[str, Any] = await within(asking, _CATALOG_SECONDS, self._reactor, what)
         return answer

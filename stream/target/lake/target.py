@@ -115,10 +115,12 @@ class LakeTarget(StagedTarget[C, FileRecord]):
         connection: C,
         job: Mapping[str, Any],
         rows: Sequence[StagedRows] = (),
+        *,
+        project_id: int,
     ) -> dict[str, Any]:
         """Return the result of *job*. Raises UserError, including when the lake can't be used."""
         try:
-            return await workers.run(job, rows)
+            return await workers.run(job, rows, project_id=project_id)
         except LakeUnusable as problem:
             raise self._unusable(connection, str(problem)) from None
 

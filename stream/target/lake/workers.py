@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,19 +183,20 @@ class Workers(Service):
         await self._threads.stopService()
 
     async def run(
-        self, job: Mapping[str, Any], slices: Sequence[StagedRows] = ()
+        self,
+        job: Mapping[str, Any],
+        slices: Sequence[StagedRows] = (),
+        *,
+        project_id: int | None = None,
     ) -> dict[str, Any]:
         """Run *job* with the rows of *slices* in a process; return its answer.
 
         Raises UserError: the process reported it. Raises RuntimeError: a bug, which is only logged.
         Errors of reading a slice are raised unchanged.
+
+        :param project_id: the project of the job; see `stream.concurrency.slots.Slots`.
         """
-        turn = _Turn(self._turns)
-        try:
-            await turn.begun
-            return await self._run(job, slices)
-        finally:
-            turn.end()
+        return await self._turns.run(partial(self._run, job, slices), project_id)
 
     async def _run(self, job: Mapping[str, Any], slices: Sequence[StagedRows]) -> dict[str, Any]:
         if not self.running:
@@ -250,26 +252,3 @@ class Workers(Service):
     def _end_idle(self, worker: _Worker) -> None:
         self._idle.pop(worker, None)
         worker.signal("KILL")
-
-
-class _Turn:
-    """A place in the queue, which is ended once, even if its job never began.
-
-    :ivar begun: fires when the job may run.
-    """
-
-    def __init__(self, turns: Slots) -> None:
-        self._turns = turns
-        self._is_held = False
-        self.begun = turns.acquire().addCallback(self._hold)
-
-    def _hold(self, _: object) -> None:
-        self._is_held = True
-
-    def end(self) -> None:
-        if self._is_held:
-            self._is_held = False
-            self._turns.release()
-        elif not self.begun.called:
-            self.begun.addErrback(lambda _: None)
-            self.begun.cancel()

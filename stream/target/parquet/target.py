@@ -150,7 +150,7 @@ class ParquetTarget(LakeTarget[Archive]):
             "rowGroupRows": connection.row_group_rows,
             "compression": compression,
         }
-        await self._worked(self._workers, connection, job, rows)
+        await self._worked(self._workers, connection, job, rows, project_id=record.key.project_id)
 
     async def _drop(self, connection: Archive, place: Mapping[str, str], owner: SinkKey) -> bool:
         path = place["path"]

@@ -13,7 +13,7 @@ from psycopg import errors
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from stream.concurrency.fair_slots import FairSlots
+from stream.concurrency.slots import Slots
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
 from stream.definition.mappings import with_mapping
@@ -98,9 +98,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
             )
             for database in databases.values()
         }
-        self._shares = {
-            database.name: FairSlots(database.pool_size) for database in databases.values()
-        }
+        self._slots = {database.name: _slots_of(database) for database in databases.values()}
         self.services = tuple(self._pools.values())
 
     # New files.
@@ -114,12 +112,13 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         schema, table = self._place(sink, database)
         columns = columns_of(sink.table.mapping.mapping)
         if token is not None:
-            await self._run_for_user(
-                sink,
+            await self._run(
+                sink.key,
                 database,
                 lambda connection, _: ensure_table(
                     connection, schema, table, columns, str(sink.key)
                 ),
+                FOR_USERS,
             )
         record = FileRecord(
             key=FileKey.of(sink.key, opened_at),
@@ -162,6 +161,7 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         compression = file.staging.compression.type
         slices = [partial(_decompressed, each, compression) for each in rows]
         imported = await self._run(
+            file.key.sink_key,
             connection,
             lambda opened, is_given_up: import_rows(opened, record, slices, is_given_up),
             FOR_IMPORTS,
@@ -209,19 +209,23 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
         database = self._connection(sink)
         schema, table = self._place(sink, database)
         columns = [column.name for column in columns_of(sink.table.mapping.mapping)]
-        return await self._run_for_user(
-            sink,
+        return await self._run(
+            sink.key,
             database,
             lambda connection, _: preview_rows(
                 connection, schema, table, columns, limit, str(sink.key)
             ),
+            FOR_USERS,
         )
 
     async def _drop_table(self, sink: Sink, connection: Database) -> bool:
         schema, table = self._place(sink, connection)
         owner = str(sink.key)
-        return await self._run_for_user(
-            sink, connection, lambda opened, _: drop_table(opened, schema, table, owner)
+        return await self._run(
+            sink.key,
+            connection,
+            lambda opened, _: drop_table(opened, schema, table, owner),
+            FOR_USERS,
         )
 
     async def prepare_probe(self, connection: str) -> None:
@@ -230,12 +234,15 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
     async def probe(self, connection: str) -> None:
         await in_own_thread(self._reactor, _probe, self._connections[connection])
 
-    async def _run_for_user(self, sink: Sink, database: Database, work: Work[T]) -> T:
-        """Return the result of *work*, which waits while its project uses its share of threads."""
-        slots = self._shares[database.name]
-        return await slots.run(sink.key.project_id, partial(self._run, database, work, FOR_USERS))
+    async def _run(self, sink: SinkKey, database: Database, work: Work[T], limits: Limits) -> T:
+        """Return the result of *work*, which waits while its project uses its share of threads.
 
-    async def _run(self, database: Database, work: Work[T], limits: Limits) -> T:
+        Imports of a project don't count against its share for users, who would wait for hours.
+        """
+        running = partial(self._run_now, database, work, limits)
+        return await self._slots[database.name].run(running, (sink.project_id, limits))
+
+    async def _run_now(self, database: Database, work: Work[T], limits: Limits) -> T:
         """Return the result of *work*, run in a thread with its own connection.
 
         If the caller is cancelled, the running statement is also cancelled on the server.
@@ -266,6 +273,11 @@ class PostgresTarget(StagedTarget[Database, FileRecord]):
                     )
                 )
         return result
+
+
+def _slots_of(database: Database) -> Slots:
+    """Return the slots for the threads of *database*; nothing is kept free for a single project."""
+    return Slots(database.pool_size, keeps_room=len(database.declared.projects) != 1)
 
 
 def _connected(database: Database) -> psycopg.Connection:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from stream.definition import lifecycle
 from stream.errors import UserError
 from stream.etcd import EtcdError, EtcdUnavailable, LeaseNotFound, LockLost
+from stream.storage.coordinator.file_import import CONCURRENCY
 from stream.storage.model.entity import File
 from stream.storage.model.state import FileState
-from stream.storage.reconcile.operator import SWEEP_SECONDS
+from stream.storage.reconcile.operator import SWEEP_SECONDS, Item
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.histories.world import BY, SINK
 
@@ -59,6 +62,35 @@ async def test_a_failed_import(coordinator: Coordinator) -> None:
     coordinator.tick(SWEEP_SECONDS)
     await coordinator.until(imported)
     assert len(coordinator.target.imported) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_imports_that_hang_do_not_delay_other_projects(coordinator: Coordinator) -> None:
+    """One project alone gets half of the imports, so the file of another one starts at once."""
+    file, operator = await importing_file(coordinator), coordinator.service._file_import.operator
+    begun: list[int] = []
+
+    async def hang(item: Item[File]) -> None:
+        begun.append(item.value.key.project_id)
+        await Deferred()
+
+    def look_at(project_id: int, *names: str) -> None:
+        key = attrs.evolve(file.key, project_id=project_id)
+        for name in names:
+            of_sink = attrs.evolve(key, sink_id=name)
+            item = Item(str(of_sink), attrs.evolve(file, key=of_sink), 1)
+            operator.items[item.key] = item
+            operator.wake(item.key)
+        coordinator.clock.advance(0)
+
+    operator._reconcile, operator._wait = hang, lambda _: 0
+    operator.startService()
+    look_at(1, *(f"s{number}" for number in range(CONCURRENCY)))
+    look_at(2, "other")
+    assert begun == [1] * (CONCURRENCY // 2) + [2]
+    stopping = ensureDeferred(operator.stopService(grace=0))
+    coordinator.clock.advance(0)
+    await stopping
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Acts:
     :ivar wait: the time until it needs work, instead of `due`.
     """
 
-    def __init__(self, concurrency: int = 2) -> None:
+    def __init__(self, concurrency: int = 2, *, keeps_room: bool = False) -> None:
         self.clock = Clock()
         self.running: dict[str, Deferred[None]] = {}
         self.started: list[str] = []
@@ -44,6 +44,7 @@ class Acts:
             reconcile=self._reconcile,
             interval=INTERVAL,
             concurrency=concurrency,
+            keeps_room=keeps_room,
             reactor=self.clock,
         )
 
@@ -362,6 +363,22 @@ def test_the_limit_of_concurrent_work(acts: Acts) -> None:
         assert len(acts.running) <= 2
         seen = acts.started
     assert sorted(seen) == list("abcde")
+
+
+@pytest.mark.parametrize("keeps_room", [False, True])
+def test_the_items_of_one_project_do_not_delay_others(keeps_room: bool) -> None:
+    """The item of another project is next, or starts at once if room is kept for it."""
+    acts = Acts(concurrency=4, keeps_room=keeps_room)
+    acts.operator.startService()
+    acts.change(*[(f"1/{number}", "1") for number in range(10)])
+    acts.settle()
+    assert len(acts.running) == (2 if keeps_room else 4)
+    acts.change(("2/1", "1"))
+    acts.settle()
+    if not keeps_room:
+        assert "2/1" not in acts.running
+        acts.end("1/0")
+    assert "2/1" in acts.running
 
 
 def test_stop_waits_for_running_work(acts: Acts) -> None:

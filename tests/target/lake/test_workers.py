@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.task import deferLater
 
 from stream.errors import UserError
@@ -80,6 +80,19 @@ async def test_the_error_of_an_unreadable_slice(workers: Workers) -> None:
     with pytest.raises(StagingError, match="cannot read it"):
         await workers.run({"do": "count"}, [broken])
     assert (await workers.run({"do": "count"}, [_slice(1)]))["found"] == [1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_projects_take_turns(workers: Workers) -> None:
+    """The job of another project runs before older jobs of the first one."""
+    ended: list[int] = []
+
+    def run(project_id: int) -> Deferred[Any]:
+        done = ensureDeferred(workers.run({"do": "count"}, project_id=project_id))
+        return done.addCallback(lambda _: ended.append(project_id))
+
+    await DeferredList([run(project_id) for project_id in (1, 1, 1, 2)])
+    assert ended == [1, 1, 2, 1]
 
 
 @pytest_twisted.ensureDeferred

@@ -11,9 +11,10 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import CancelledError, DeferredList, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred
 from twisted.internet.threads import deferToThread
 
+from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.mapping.columns import Mapping, column_from_plain
@@ -517,7 +518,7 @@ async def test_the_server_notices_a_dead_node(world: PostgresWorld) -> None:
         ]
 
     for limits in (FOR_IMPORTS, FOR_USERS):
-        found = await target._run(target._connections["warehouse"], shown, limits)
+        found = await target._run(SINK_KEY, target._connections["warehouse"], shown, limits)
         assert found == ["30", "10", "3"]
 
 
@@ -649,6 +650,47 @@ async def test_a_project_leaves_threads_for_others(world: PostgresWorld) -> None
 
 
 @pytest_twisted.ensureDeferred
+async def test_imports_of_a_project_leave_threads_for_others(
+    world: PostgresWorld,
+) -> None:
+    """Imports that hang delay neither the import of another project nor a preview of their own.
+
+    If only one project may use the connection, its imports may use all threads.
+    """
+    target: Any = world.target
+    database = target._connections["warehouse"]
+    other = attrs.evolve(SINK_KEY, project_id=SINK_KEY.project_id + 1)
+    begun: list[SinkKey] = []
+    may_end = threading.Event()
+
+    def hang(sink: SinkKey) -> Callable[[Any, Any], None]:
+        def begin(*_: object) -> None:
+            begun.append(sink)
+            may_end.wait(30)
+
+        return begin
+
+    def run(sink: SinkKey) -> Deferred[None]:
+        return ensureDeferred(target._run(sink, database, hang(sink), FOR_IMPORTS))
+
+    running = [run(SINK_KEY) for _ in range(10)]
+    await target._run(other, database, lambda *_: None, FOR_IMPORTS)
+    await target._run(SINK_KEY, database, lambda *_: None, FOR_USERS)
+    await until(lambda: len(begun) == database.pool_size // 2)
+    may_end.set()
+    await DeferredList(running)
+
+    declared = attrs.evolve(database.declared, projects=(SINK_KEY.project_id,))
+    may_end.clear()
+    begun.clear()
+    target._slots["warehouse"] = target_module._slots_of(attrs.evolve(database, declared=declared))
+    running = [run(SINK_KEY) for _ in range(10)]
+    await until(lambda: len(begun) == database.pool_size)
+    may_end.set()
+    await DeferredList(running)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_locked_table_and_a_slow_view(
     world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -682,7 +724,7 @@ async def test_the_limits_of_statements(world: PostgresWorld, limits: Limits) ->
         names = "lock_timeout", "statement_timeout"
         return [connection.execute(f"SHOW {name}").fetchone()[0] for name in names]
 
-    found = await target._run(target._connections["warehouse"], shown, limits)
+    found = await target._run(SINK_KEY, target._connections["warehouse"], shown, limits)
     assert found == (["10s", "30s"] if limits is FOR_USERS else ["1min", "0"])
 
 
@@ -702,17 +744,17 @@ async def test_work_cancelled_before_its_start(world: PostgresWorld) -> None:
         return begin
 
     running = [
-        ensureDeferred(target._run(database, work(1), FOR_IMPORTS))
+        ensureDeferred(target._run_now(database, work(1), FOR_IMPORTS))
         for _ in range(database.pool_size)
     ]
-    late = ensureDeferred(target._run(database, work(2), FOR_IMPORTS))
+    late = ensureDeferred(target._run_now(database, work(2), FOR_IMPORTS))
     await until(lambda: len(begun) == database.pool_size)
     late.cancel()
     may_end.set()
     await DeferredList(running)
     with pytest.raises(CancelledError):
         await late
-    await target._run(database, work(3), FOR_IMPORTS)
+    await target._run_now(database, work(3), FOR_IMPORTS)
     assert begun == [1] * database.pool_size + [3]
 
 
