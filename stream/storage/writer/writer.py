@@ -17,6 +17,11 @@ open, and the reader treats it as finished only when it isn't locked. Once the f
 writer reads etcd again: if the reader has checked the file before, the writer now finds the slice
 sealed. A change that the mirror reports while a file is being opened is remembered until the
 opening ends.
+
+Note [Many files]: a writer may have thousands of files open, and the end of each one takes work:
+its pipeline is notified, a thread closes it. When all of them end, this is done in turns, so that
+the lease is renewed meanwhile. A file of a missing volume refuses appends immediately, even before
+its turn. When the writer stops, a file accepts appends until its turn, and its close follows them.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from twisted.internet.defer import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.paced import begin_in_turns, in_turns
 from stream.concurrency.waiters import ended
 from stream.ops.process.thread_pool import AbandonableThreadPool, NoThread
 from stream.storage.model.entity import LocalSlice, Slice
@@ -135,6 +141,8 @@ class OpenFile:
         """
         if self._refusal is not None:
             return fail(self._refusal)
+        if self.volume.gone:
+            return fail(_missing(self.volume))
         marks = marks_of(data)
         if not marks:
             appended = self.appender.append(self._disk, offset, data, level, crc)
@@ -160,13 +168,22 @@ class OpenFile:
         """Close the file after its earlier appends are written and synced."""
         return self._close(WriterUnavailable("the file is closed"))
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the file is closed, or will be when its appends are written."""
+        return self._closing is not None
+
+    def refuse(self, reason: WriterError) -> None:
+        """Refuse queued appends."""
+        self._disk.refuse(reason)
+
     def end(self, reason: WriterError) -> Deferred[None]:
         """Close the file on the writer's initiative.
 
         The pipeline is notified, and queued appends are refused.
         """
         if self._closing is None:
-            self._disk.refuse(reason)
+            self.refuse(reason)
             self._close(reason)
             self.listener.lost(reason)
         return self._close(reason)
@@ -359,7 +376,7 @@ class StorageWriter:
         if volume is None:
             raise WriterUnavailable(f'volume "{volume_id}" is not on this node')
         if volume.gone:
-            raise WriterUnavailable(f'volume "{volume.volume_id}" is missing')
+            raise _missing(volume)
         # A resumed file was opened before the volume was drained.
         if volume.drained and resume < 0:
             raise WriterDraining(f'volume "{volume.volume_id}" is drained')
@@ -400,30 +417,51 @@ class StorageWriter:
                 turn.sealed = True
 
     def lose_volume(self, volume: OpenVolume) -> None:
-        """Stop writing to the volume, because the data would be lost."""
+        """Stop writing to the volume, because the data would be lost; see Note [Many files]."""
         volume.gone = True
-        for file in self._all_files():
-            if file.volume is volume:
-                file.end(WriterUnavailable(f'volume "{volume.volume_id}" is missing'))
+        reason = _missing(volume)
+        lost = [file for file in self._all_files() if file.volume is volume]
+        for file in lost:
+            file.refuse(reason)
+        begin_in_turns(
+            lost,
+            lambda file: file.end(reason),
+            self._reactor,
+            "cannot end a slice file of a missing volume",
+        )
 
     def drain(self) -> None:
-        """Open no more files, and ask every pipeline to leave."""
+        """Open no more files, and ask every pipeline to leave; see Note [Many files]."""
         self._draining = True
-        for file in self._all_files():
-            file.listener.draining()
+
+        def ask(file: OpenFile) -> None:
+            if not file.is_closing:  # otherwise the pipeline may already use another file
+                file.listener.draining()
+
+        begin_in_turns(self._all_files(), ask, self._reactor, "cannot ask a pipeline to leave")
 
     async def close(self) -> None:
-        """Close every file."""
+        """Close every file; see Note [Many files].
+
+        A file that is still being opened is closed at the end of its opening.
+        """
         self._draining = True
+        ending: list[Deferred[None]] = []
+        reason = WriterDraining("the writer stopped")
+        await in_turns(
+            self._all_files(), lambda file: ending.append(file.end(reason)), self._reactor
+        )
         for turn in list(self._turns.values()):
             await turn.lock.run(lambda: None)
-        await DeferredList(
-            [file.end(WriterDraining("the writer stopped")) for file in self._all_files()],
-            consumeErrors=True,  # a caller whose wait ends cancels them
-        )
+        # A caller whose wait ends cancels them.
+        await DeferredList(ending, consumeErrors=True)
 
     def _all_files(self) -> list[OpenFile]:
         return [file for files in self._files.values() for file in files.values()]
+
+
+def _missing(volume: OpenVolume) -> WriterUnavailable:
+    return WriterUnavailable(f'volume "{volume.volume_id}" is missing')
 
 
 def _draining() -> WriterDraining:
