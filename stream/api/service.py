@@ -45,7 +45,9 @@ from stream.authority import ProjectAuthority
 from stream.definition.change.making import DefinitionChanges
 from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
-from stream.etcd import EtcdClient, Group, Session
+from stream.definition.size import SIZE, DefinitionSize, SizeLimit
+from stream.definition.size_metrics import watch_sizes
+from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
 from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics.registry import Metrics
@@ -160,7 +162,17 @@ class ApiService(Service):
             max_concurrent=settings.api.live.max_concurrent,
             metrics=metrics or Metrics(),
         )
-        changes = DefinitionChanges(client, repository, targets, now, locks=session, readers=live)
+        changes = DefinitionChanges(
+            client,
+            repository,
+            targets,
+            now,
+            locks=session,
+            readers=live,
+            limit=SizeLimit(settings.api.definitions.max_size),
+        )
+        self._sizes = Mirror(client, SIZE, json_values(DefinitionSize))
+        watch_sizes(metrics or Metrics(), self._sizes, settings.api.definitions.max_size)
         events = SourceEvents(reactor, authority)
         tasks = ChangeTasks(self._executor, changes, events, urls)
         replayer = Replayer(
@@ -250,6 +262,7 @@ class ApiService(Service):
         super().startService()
         await self._live.startService()
         await self._listing.startService()
+        await self._sizes.startService()
         await self._ends.startService()
         await maybeDeferred(self._executor.startService)
         await self._tails.startService()
@@ -291,6 +304,7 @@ class ApiService(Service):
             await maybeDeferred(service.stopService)
         await maybeDeferred(self._executor.stopService)
         await self._ends.stopService()
+        await self._sizes.stopService()
         await self._listing.stopService()
         await self._live.stopService()
 

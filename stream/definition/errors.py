@@ -5,14 +5,17 @@ from __future__ import annotations
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.prefix import version_text
 from stream.errors import UserError
+from stream.values.bytesize import ByteSize
 
 __all__ = [
     "CountLimitReached",
     "DefinitionExists",
     "DefinitionNotFound",
+    "DefinitionSizeLimitReached",
     "branch_exists",
     "branch_limit_reached",
     "branch_not_found",
+    "definition_size_limit_reached",
     "deleted_sink_not_found",
     "deleted_source_not_found",
     "sink_exists",
@@ -43,6 +46,13 @@ class CountLimitReached(UserError):
     """The limit of branches, sources, sinks or versions is reached."""
 
     status = 409
+
+
+class DefinitionSizeLimitReached(UserError):
+    """The definitions of the project would occupy too many bytes in etcd."""
+
+    status = 409
+    name = "definitionSizeLimitReached"
 
 
 def branch_not_found(key: BranchKey) -> DefinitionNotFound:
@@ -140,6 +150,25 @@ def version_limit_reached(of: str, maximum: int) -> CountLimitReached:
     :param of: ``source`` or ``sink``.
     """
     return _limit("version", of, maximum)
+
+
+def definition_size_limit_reached(
+    size: int, missing: int, maximum: int
+) -> DefinitionSizeLimitReached:
+    """The definitions of the project would occupy more bytes than the limit.
+
+    :param size: current size.
+    :param missing: the bytes by which the change would exceed the limit.
+    """
+    return DefinitionSizeLimitReached(
+        f"size limit of definitions reached in the project: its sources and sinks, with all their "
+        f"versions and mappings, occupy {ByteSize(size).human()}, the maximum is "
+        f"{ByteSize(maximum).human()}, and this change needs {ByteSize(missing).human()} more",
+        detail="delete sources or sinks that are no longer used, so that their versions can be "
+        "removed; a source that is deleted with `cascade=true`, which also deletes its tables, "
+        "frees all its space when its files are cleaned up; or ask the operator to increase "
+        "`api.definitions.maxSize`",
+    )
 
 
 def _limit(what: str, where: str, maximum: int) -> CountLimitReached:

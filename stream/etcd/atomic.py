@@ -20,11 +20,15 @@ applied. If the body ran again, it could apply its changes twice, or find its ow
 a conflict. So the keys are checked first. If all keys that were put have the same new revision, the
 transaction was applied. Deletions can't be recognized in this way, so a transaction that only
 deletes counts as applied if all its keys are gone.
+
+Note [Unguarded reads]: `AtomicTxn.peek`, `AtomicTxn.count` and `AtomicTxn.pages` read at the
+snapshot, but add no condition. They are for values that can only change together with a key that
+the operation has read as well, so that the condition of that key covers all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,7 +37,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from stream.etcd.client import EtcdClient
+from stream.etcd.client import EtcdClient, RangeResult
 from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable, NotReached
 from stream.etcd.lock import Lock
 from stream.etcd.request import (
@@ -60,6 +64,9 @@ _MAX_DELAY_SECONDS = 2.0
 _MAX_TIME_SECONDS = 15.0
 _LOOK_AGAIN_SECONDS = 0.1
 _MAX_HISTORY = 100
+_FIRST_PAGE_KEYS, _MAX_PAGE_KEYS = 16, 1000
+_PAGE_BYTES = 4 * 1024 * 1024
+"""The target size of a page in bytes; the number of its keys is computed from earlier pages."""
 _OPERATION_BYTES = 64
 """An upper bound of the size of an operation or condition without its key and value.
 
@@ -102,6 +109,7 @@ class AtomicTxn:
         self._locks = [] if lock is None else [lock]
         self._revision = 0
         self._keys: dict[str, KeyValue | None] = {}
+        self._peeked: dict[str, KeyValue | None] = {}
         self._first_read = DeferredLock()
         self._ranges: dict[str, tuple[Sequence[KeyValue], bool]] = {}
         self._writes: dict[str, _Put | None] = {}
@@ -120,6 +128,8 @@ class AtomicTxn:
         """Return the values of several keys, read in one round trip."""
         unread = [key for key in dict.fromkeys(keys) if key not in self._keys]
         unread = [key for key in unread if key not in self._writes]
+        self._keys.update({key: self._peeked[key] for key in unread if key in self._peeked})
+        unread = [key for key in unread if key not in self._keys]
         if unread:
             self._keys.update(await self._at_snapshot(partial(self._read_keys, unread)))
         return {key: self._effective(key) for key in keys}
@@ -166,6 +176,54 @@ class AtomicTxn:
                 kvs[key] = written
         return [kvs[key] for key in sorted(kvs) if not self._is_deleted(key)]
 
+    async def peek(self, keys: Sequence[str]) -> dict[str, KeyValue | None]:
+        """Return the stored values of keys, regardless of this attempt's own writes.
+
+        They add no condition; see Note [Unguarded reads].
+        """
+        known: dict[str, KeyValue | None]
+        known = {kv.key: kv for kvs, _ in self._ranges.values() for kv in kvs}
+        known |= {**self._peeked, **self._keys}
+        unread = [key for key in dict.fromkeys(keys) if key not in known]
+        if unread:
+            found = await self._at_snapshot(partial(self._read_keys, unread))
+            self._peeked.update(found)
+            known.update(found)
+        return {key: known[key] for key in keys}
+
+    async def existing(self, keys: Sequence[str]) -> set[str]:
+        """Return which keys are stored. Their values aren't read; otherwise like `peek`."""
+        found = await self._at_snapshot(partial(self._read_keys, keys, keys_only=True))
+        return {key for key, stored in found.items() if stored is not None}
+
+    async def count(self, prefixes: Sequence[str]) -> int:
+        """Return the number of stored keys below all *prefixes*; see Note [Unguarded reads]."""
+        counts = await self._at_snapshot(partial(self._count, prefixes))
+        return sum(counts.values())
+
+    async def pages(self, prefix: str) -> AsyncIterator[Sequence[KeyValue]]:
+        """Iterate over all stored keys below *prefix*, of which one page is kept in memory.
+
+        They add no condition; see Note [Unguarded reads].
+        """
+        after, most = "", _FIRST_PAGE_KEYS
+        while True:
+            page = await self._at_snapshot(partial(self._read_page, prefix, after, most))
+            if page.kvs:
+                yield page.kvs
+            if not page.more or not page.kvs:
+                return
+            after = page.kvs[-1].key.removeprefix(prefix)
+            size = sum(len(kv.value) for kv in page.kvs)
+            most = max(1, min(_MAX_PAGE_KEYS, _PAGE_BYTES * len(page.kvs) // max(1, size)))
+
+    def require_unchanged(self, prefix: str) -> None:
+        """Require that no key below *prefix* is put before the transaction is written.
+
+        Deletions aren't noticed. Something must have been read before.
+        """
+        self._ranges.setdefault(prefix, ((), False))
+
     async def read_as(self, before: AtomicTxn) -> None:
         """Read what another attempt at the same operation has read.
 
@@ -181,6 +239,7 @@ class AtomicTxn:
 
     def _adopt(self, before: AtomicTxn) -> None:
         self._keys = dict(before._keys)
+        self._peeked = dict(before._peeked)
         self._ranges = dict(before._ranges)
         self._revision = before._revision
         self.has_assumed = True
@@ -204,10 +263,26 @@ class AtomicTxn:
         self._revision = self._revision or revision
         return found, ranges
 
-    async def _read_keys(self, keys: Sequence[str]) -> dict[str, KeyValue | None]:
-        found, revision = await self._client.get_many(keys, revision=self._revision)
+    async def _read_keys(
+        self, keys: Sequence[str], *, keys_only: bool = False
+    ) -> dict[str, KeyValue | None]:
+        found, revision = await self._client.get_many(
+            keys, revision=self._revision, keys_only=keys_only
+        )
         self._revision = self._revision or revision
         return found
+
+    async def _count(self, prefixes: Sequence[str]) -> dict[str, int]:
+        counts, revision = await self._client.count_many(prefixes, revision=self._revision)
+        self._revision = self._revision or revision
+        return counts
+
+    async def _read_page(self, prefix: str, after: str, limit: int) -> RangeResult:
+        page = await self._client.range(
+            prefix, limit=limit, start_after=after, revision=self._revision
+        )
+        self._revision = self._revision or page.revision
+        return page
 
     async def _read_range(self, prefix: str) -> tuple[KeyValue, ...]:
         result = await self._client.range(prefix, revision=self._revision)
@@ -242,6 +317,23 @@ class AtomicTxn:
         self._deleted_prefixes.append(require_prefix(prefix))
         for key in [key for key in self._writes if key.startswith(prefix)]:
             del self._writes[key]
+
+    def drop(self, key: str) -> None:
+        """Don't put or delete the key after all."""
+        self._writes.pop(key, None)
+
+    def puts(self, prefixes: Sequence[str]) -> dict[str, bytes]:
+        """Return the keys below *prefixes* that this attempt puts, with their values."""
+        return {
+            key: put.value
+            for key, put in self._writes.items()
+            if put is not None and key.startswith(tuple(prefixes))
+        }
+
+    def deletions(self, prefixes: Sequence[str]) -> list[str]:
+        """Return the keys and prefixes below *prefixes* that this attempt deletes."""
+        keys = [key for key, put in self._writes.items() if put is None]
+        return [key for key in (*keys, *self._deleted_prefixes) if key.startswith(tuple(prefixes))]
 
     def has_changed(self, prefix: str) -> bool:
         """Return whether the written transaction has put or deleted keys below *prefix*.

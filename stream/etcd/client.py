@@ -444,6 +444,20 @@ class EtcdClient(Service):
             revision = revision or int(answer["header"]["revision"])
         return found, revision
 
+    async def count_many(
+        self, prefixes: Sequence[str], *, revision: int = 0
+    ) -> tuple[dict[str, int], int]:
+        """Return the number of keys below each of a few prefixes, and the revision."""
+        at = {"revision": revision} if revision else {}
+        reads = [
+            get_operation(self.namespace + require_prefix(prefix), count_only=True, **at)
+            for prefix in prefixes
+        ]
+        answer = await self.call("kv/txn", transaction([], reads), repeatable=True)
+        counts = [int(item["response_range"].get("count", 0)) for item in answer["responses"]]
+        revision = revision or int(answer["header"]["revision"])
+        return dict(zip(prefixes, counts, strict=True)), revision
+
     async def watch(self, key: str, start_revision: int) -> WatchStream:
         """Watch a key, or all keys below a prefix, from *start_revision* on.
 

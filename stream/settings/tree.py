@@ -219,6 +219,18 @@ class LiveSettings:
 
 
 @attrs.frozen
+class DefinitionsSettings:
+    """The settings of the definitions of projects."""
+
+    max_size: ByteSize = setting(
+        size("256MB"),
+        "Maximum size in etcd of the sources and sinks of one project, with all their versions and "
+        "mappings. All projects share the quota of etcd, 8 GB, so one project can take 1/32 of it.",
+        rule="required,minBytes=16MB,maxBytes=1TB",
+    )
+
+
+@attrs.frozen
 class APISettings:
     """The settings of the API."""
 
@@ -233,6 +245,7 @@ class APISettings:
     tail: TailSettings = group(TailSettings)
     console: ConsoleSettings = group(ConsoleSettings)
     live: LiveSettings = group(LiveSettings)
+    definitions: DefinitionsSettings = group(DefinitionsSettings)
     kubernetes_token_path: str = setting(
         "", "File with the token of the Kubernetes service account; empty = off."
     )

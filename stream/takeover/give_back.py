@@ -14,6 +14,7 @@ import orjson
 
 from stream.definition import prefix as definitions
 from stream.definition.entity import Sink
+from stream.definition.size import SIZE
 from stream.encryption import Encryptor
 from stream.encryption.aes import AesEncryptor
 from stream.errors import UserError
@@ -61,7 +62,7 @@ async def give_back(
                 if converted is not None:
                     await _replace(client, found, key, encode(converted))
         for key in found.records:
-            if key.startswith(definitions.MAPPING) or key == LAYOUT_KEY:
+            if key.startswith((definitions.MAPPING, SIZE)) or key == LAYOUT_KEY:
                 await client.delete(key)
         # An API node of this version would have deleted them as well.
         await client.delete_prefix(FORMER_LISTING_PREFIX)

@@ -13,6 +13,7 @@ from stream.authority.tokens import TokenRecord as ProjectToken
 from stream.definition import prefix as definitions
 from stream.definition.entity import KEBOOLA, Branch, Sink, Source
 from stream.definition.key import SinkKey
+from stream.definition.size import SIZE, DefinitionSize
 from stream.errors import UserError
 from stream.etcd import KeyValue
 from stream.mapping.columns import Mapping as Columns
@@ -87,6 +88,7 @@ KINDS = (
     Kind("storage/keboola/secret/token/", "tokens of sinks", TokenRecord),
     Kind("storage/keboola/quarantine/", "quarantines", QuarantineRecord, is_own=True),
     Kind(definitions.MAPPING, "large mappings", Columns, is_own=True),
+    Kind(SIZE, "sizes of definitions", DefinitionSize, is_own=True),
     Kind(LAYOUT_KEY, "versions of the layout", Layout, is_own=True),
     Kind(prefix.CLOSE_SYNC, "running source nodes", is_live=True),
     Kind("runtime/distribution/group/", "memberships of running nodes", is_live=True),

@@ -19,6 +19,7 @@ from stream.definition.live import KnownPage, LiveDefinitions
 from stream.definition.prefix import SOURCE_ACTIVE
 from stream.definition.reads import DefinitionReads
 from stream.definition.secret import new_secret
+from stream.definition.size import AtLimit
 from stream.definition.slug import MAX_ID_LENGTH, made_id, slug
 from stream.errors import UserError
 from stream.target.registry import Targets
@@ -176,6 +177,7 @@ class Sources:
             key,
             "Rotated secret.",
             lambda source: lifecycle.with_secret(source, source.type, secret),
+            at_limit=AtLimit.ALLOW,
         )
         return self._urls.source_view(await self._tasks.apply(call, rotation))
 

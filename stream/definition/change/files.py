@@ -75,6 +75,9 @@ class FileRecords(Protocol[P_contra]):
     async def close_files(self, txn: AtomicTxn, sink: SinkKey, now: datetime) -> object:
         """Close every open file of the sink."""
 
+    async def mappings_in_use(self, txn: AtomicTxn, sink: SinkKey) -> set[str]:
+        """Return the hashes of the mappings to which files of the sink and their slices refer."""
+
 
 class SinkFiles(Generic[P]):
     """The `SinkHooks` of one attempt: opens and closes files as sinks change.

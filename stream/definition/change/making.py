@@ -7,18 +7,24 @@ Note [Remote calls]: a file needs remote resources (token, table, staging file),
 may run several times. So the transaction makes no remote calls. If sinks need files that aren't
 prepared, it ends with `_FilesNotPrepared`. Then these files are prepared, several at a time, and
 the transaction runs again. Prepared files that remain unused are discarded.
+
+Note [One at a time]: every change of a project changes the size of its definitions, so concurrent
+changes of one project would be conflicts. The transactions of one project are therefore made one
+after another on each node; see Note [Counted bytes] in `stream.definition.size`. The preparation of
+files, which takes longer, is concurrent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.concurrency.slots import Slots
@@ -32,10 +38,23 @@ from stream.definition.change.files import (
 from stream.definition.entity import By, Sink, Source
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.repository import Definitions
+from stream.definition.size import (
+    NO_LIMIT,
+    AtLimit,
+    NoRoom,
+    NotCounted,
+    SizeLimit,
+    WriteFirst,
+    count_change,
+    count_project,
+    make_room,
+)
 from stream.definition.transaction import Change
-from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
+from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, atomic
 
 __all__ = ["Author", "DefinitionChange", "DefinitionChanges", "NoReaders"]
+
+_log = Logger()
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Prepared)
@@ -63,11 +82,13 @@ class DefinitionChange(Generic[T]):
     :ivar write: reads, checks, decides and writes in a transaction; may run several times.
     :ivar makes_tables: whether the change creates or deletes tables. Such changes of one source are
         made one after another.
+    :ivar at_limit: what happens at the limit of the size of the project's definitions.
     :ivar after: runs when everything is written; gets the result of `write`.
     """
 
     key: SourceKey | SinkKey
     write: Callable[[Change, Definitions], Awaitable[T]]
+    at_limit: AtLimit = AtLimit.REFUSE
     makes_tables: bool = False
     after: Callable[[T], Awaitable[None]] = _nothing
 
@@ -183,12 +204,30 @@ class _Attempt(Generic[T]):
     :ivar used: sinks whose prepared file was opened.
     :ivar is_last: whether the transaction completes the change; see Note [Pieces] in
         `stream.definition.repository`.
+    :ivar later: old versions that are deleted in the next transaction.
     """
 
     txn: AtomicTxn
     result: T
     used: set[SinkKey]
     is_last: bool
+    later: Sequence[str]
+
+
+class _Turns:
+    """Runs the transactions of each project one after another; see Note [One at a time]."""
+
+    def __init__(self) -> None:
+        self._of_project: dict[int, Slots] = {}
+
+    async def run(self, project_id: int, call: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """Return the result of *call*, which starts when all earlier calls have ended."""
+        slots = self._of_project.setdefault(project_id, Slots(1))
+        try:
+            return await slots.run(call)
+        finally:
+            if slots.tokens and not slots.waiting:
+                self._of_project.pop(project_id, None)
 
 
 class DefinitionChanges(Generic[P]):
@@ -197,6 +236,7 @@ class DefinitionChanges(Generic[P]):
     :param records: the file records in etcd.
     :param remote: creates and removes the remote parts of files.
     :param now: returns the current time in UTC.
+    :param limit: the limit of the size of a project's definitions.
     """
 
     def __init__(
@@ -208,7 +248,10 @@ class DefinitionChanges(Generic[P]):
         *,
         locks: Locks,
         readers: Readers,
+        limit: SizeLimit = NO_LIMIT,
     ) -> None:
+        self._limit = limit
+        self._turns = _Turns()
         self._client = client
         self._records = records
         self._remote = remote
@@ -224,7 +267,8 @@ class DefinitionChanges(Generic[P]):
         1. Check: the change is tried without writing. This refuses an invalid change, and finds the
            sinks without a prepared file.
         2. Prepare: the remote resources of these files are created; see Note [Remote calls].
-        3. Transaction: the change is tried again, and written.
+        3. Transaction: the change is tried again, and written. If the size of the project's
+           definitions reaches its limit, versions of deleted objects are removed first.
         4. Follow-up: when the readers on this node see the change, its follow-up steps run.
 
         :param written: called when everything is written and can be read.
@@ -236,9 +280,8 @@ class DefinitionChanges(Generic[P]):
             prepared = _PreparedFiles(self._remote, self._now, author.token)
             stack.push_async_callback(prepared.discard)
             while True:
-                attempt = partial(self._attempt, change, author, prepared, self._now())
                 try:
-                    made = await atomic(self._client, attempt)
+                    made = await self._write(change, author, prepared)
                 except _FilesNotPrepared as needed:
                     await prepared.prepare(needed.missing)
                     continue
@@ -256,12 +299,49 @@ class DefinitionChanges(Generic[P]):
             await change.after(made.result)
             return made.result
 
+    async def _write(
+        self, change: DefinitionChange[T], author: Author, prepared: _PreparedFiles[P]
+    ) -> _Attempt[T]:
+        """Make a transaction of *change*. Raises `_FilesNotPrepared`."""
+        project_id = change.key.project_id
+        at_limit = AtLimit.REFUSE
+        while True:
+            attempt = partial(self._attempt, change, author, prepared, self._now(), at_limit)
+            try:
+                made = await self._turns.run(project_id, partial(atomic, self._client, attempt))
+                if made.later:
+                    await self._delete(project_id, made.later)
+                return made
+            except NotCounted:
+                await count_project(self._client, project_id, self._now())
+            except WriteFirst as needed:
+                await atomic(self._client, partial(_store, project_id, needed.mappings))
+            except NoRoom as full:
+                # An attempt that has taken over the reads of an earlier one may be outdated.
+                is_current = prepared.tried is None
+                removed = await make_room(
+                    self._client, project_id, full.missing, self._records.mappings_in_use
+                )
+                if not removed and is_current:
+                    if at_limit is change.at_limit:
+                        raise full.refusal(self._limit) from None
+                    at_limit = change.at_limit
+            prepared.tried = None
+
+    async def _delete(self, project_id: int, versions: Sequence[str]) -> None:
+        """Delete old versions after the change that replaces them; they may also remain."""
+        try:
+            await atomic(self._client, partial(_delete, project_id, versions))
+        except EtcdError as error:
+            _log.warn("cannot delete old versions: {error}", error=error)
+
     async def _attempt(
         self,
         change: DefinitionChange[T],
         author: Author,
         prepared: _PreparedFiles[P],
         now: datetime,
+        at_limit: AtLimit,
         txn: AtomicTxn,
     ) -> _Attempt[T]:
         """Run *change* in *txn*. Raises `_FilesNotPrepared`, so that nothing is written."""
@@ -270,10 +350,23 @@ class DefinitionChanges(Generic[P]):
         files = SinkFiles(self._records, self._remote, prepared.by_sink, token=author.token)
         definitions = Definitions(files)
         result = await change.write(Change(txn, now, author.by), definitions)
+        later = await count_change(txn, change.key.project_id, self._limit, at_limit)
         if files.missing:
             prepared.tried = txn
             raise _FilesNotPrepared(tuple(files.missing))
-        return _Attempt(txn, result, files.used, not definitions.unfinished)
+        return _Attempt(txn, result, files.used, not definitions.unfinished, later)
 
     async def _turn(self, source: SourceKey) -> Lock:
         return await self._locks.lock(f"api.source.sinks.{source}", timeout=TURN_SECONDS)
+
+
+async def _store(project_id: int, mappings: Mapping[str, bytes], txn: AtomicTxn) -> None:
+    for key, value in mappings.items():
+        txn.put(key, value)
+    await count_change(txn, project_id)
+
+
+async def _delete(project_id: int, versions: Sequence[str], txn: AtomicTxn) -> None:
+    for key in versions:
+        txn.delete(key)
+    await count_change(txn, project_id)

@@ -9,6 +9,7 @@ from stream.definition.change.making import DefinitionChange
 from stream.definition.entity import Sink, TableSink
 from stream.definition.key import SinkKey
 from stream.definition.repository import Definitions
+from stream.definition.size import AtLimit
 from stream.definition.transaction import Change
 
 __all__ = ["create", "delete", "disable", "enable", "roll_back", "undelete", "update"]
@@ -48,33 +49,43 @@ def update(
 def roll_back(key: SinkKey, number: int) -> DefinitionChange[Sink]:
     """Return the change that restores an older version; see `Definitions.rollback_sink`."""
     return DefinitionChange(
-        key=key, write=lambda change, definitions: definitions.rollback_sink(change, key, number)
+        key=key,
+        write=lambda change, definitions: definitions.rollback_sink(change, key, number),
+        at_limit=AtLimit.REPLACE,
     )
 
 
 def disable(key: SinkKey) -> DefinitionChange[Sink]:
     """Return the change that disables a sink; see `Definitions.disable_sink`."""
     return DefinitionChange(
-        key=key, write=lambda change, definitions: definitions.disable_sink(change, key)
+        key=key,
+        write=lambda change, definitions: definitions.disable_sink(change, key),
+        at_limit=AtLimit.ALLOW,
     )
 
 
 def enable(key: SinkKey) -> DefinitionChange[Sink]:
     """Return the change that enables a sink; see `Definitions.enable_sink`."""
     return DefinitionChange(
-        key=key, write=lambda change, definitions: definitions.enable_sink(change, key)
+        key=key,
+        write=lambda change, definitions: definitions.enable_sink(change, key),
+        at_limit=AtLimit.ALLOW,
     )
 
 
 def delete(key: SinkKey) -> DefinitionChange[Sink]:
     """Return the change that deletes a sink; see `Definitions.delete_sink`."""
     return DefinitionChange(
-        key=key, write=lambda change, definitions: definitions.delete_sink(change, key)
+        key=key,
+        write=lambda change, definitions: definitions.delete_sink(change, key),
+        at_limit=AtLimit.ALLOW,
     )
 
 
 def undelete(key: SinkKey) -> DefinitionChange[Sink]:
     """Return the change that undeletes a sink; see `Definitions.undelete_sink`."""
     return DefinitionChange(
-        key=key, write=lambda change, definitions: definitions.undelete_sink(change, key)
+        key=key,
+        write=lambda change, definitions: definitions.undelete_sink(change, key),
+        at_limit=AtLimit.ALLOW,
     )

@@ -199,6 +199,19 @@ OWN: tuple[Definition, ...] = (
         ("lease",),
     ),
     Definition(
+        "stream_definitions_largest_project_bytes",
+        "gauge",
+        "Size in etcd of the definitions of the largest project, as counted for "
+        "`api.definitions.maxSize`.",
+        (),
+    ),
+    Definition(
+        "stream_definitions_limit_bytes",
+        "gauge",
+        "Limit of the size in etcd of the definitions of a project (`api.definitions.maxSize`).",
+        (),
+    ),
+    Definition(
         "keboola_go_stream_storage_damaged",
         "counter",
         "Slices in which a damaged file was found, by volume.",

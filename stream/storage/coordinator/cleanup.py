@@ -1,4 +1,4 @@
-"""Periodic cleanup: old files, finished import jobs, unused mappings, stranded sinks."""
+"""Periodic cleanup: old files, finished import jobs, unused mappings, stranded sinks, sizes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from stream.concurrency.slots import Slots
 from stream.definition.key import SinkKey
+from stream.definition.size import count_again, projects_to_count
 from stream.ops.tracing.spans import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
 from stream.storage.coordinator.context import CoordinatorContext
@@ -162,6 +163,7 @@ class MetadataCleanup(_Periodic):
         )
         await self._delete_stranded_sinks()
         await self._clean_mappings()
+        await self._count_definitions()
 
     async def _delete_stranded_sinks(self) -> None:
         owned = [key for key in self._stranded.sources() if self._is_owner(str(key.project_id))]
@@ -175,7 +177,8 @@ class MetadataCleanup(_Periodic):
             if self._is_owner(str(sink.project_id)) and self._context.sink(sink) is None
         ]
         deleted, _, errors = await self.each(
-            unknown, lambda sink: delete_unused_mappings(self._context.client, sink)
+            unknown,
+            lambda sink: delete_unused_mappings(self._context.client, sink, self._context.now()),
         )
         if deleted or errors:
             _log.info(
@@ -183,6 +186,16 @@ class MetadataCleanup(_Periodic):
                 deleted=deleted,
                 errors=errors,
             )
+
+    async def _count_definitions(self) -> None:
+        """Count the definitions of projects again; see Note [Drift] of `stream.definition.size`."""
+        now = self._context.now()
+        owned = [
+            project_id
+            for project_id in await projects_to_count(self._context.client, now)
+            if self._is_owner(str(project_id))
+        ]
+        await self.each(owned, partial(count_again, self._context.client, now=now))
 
     async def _sinks(self) -> list[SinkKey]:
         """Return the sinks that have files, in the projects that this node is responsible for.

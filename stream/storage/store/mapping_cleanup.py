@@ -7,8 +7,11 @@ deleted only after the sink and its last file; see Note [References] of
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from stream.definition import prefix as definitions
 from stream.definition.key import SinkKey
+from stream.definition.size import NotCounted, count_change, count_project
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.storage.model import prefix
 
@@ -30,7 +33,7 @@ async def sinks_with_mappings(client: EtcdClient) -> list[SinkKey]:
         behind = f"{sink}/{_BEHIND_ALL_HASHES}"
 
 
-async def delete_unused_mappings(client: EtcdClient, sink: SinkKey) -> bool:
+async def delete_unused_mappings(client: EtcdClient, sink: SinkKey, now: datetime) -> bool:
     """Delete the mappings of *sink* if no record may refer to them.
 
     :returns: whether they were deleted.
@@ -52,6 +55,11 @@ async def delete_unused_mappings(client: EtcdClient, sink: SinkKey) -> bool:
             if await txn.range(below):
                 return False
         txn.delete_prefix(f"{definitions.MAPPING}{sink}/")
+        await count_change(txn, sink.project_id)
         return True
 
-    return await atomic(client, delete)
+    try:
+        return await atomic(client, delete)
+    except NotCounted:
+        await count_project(client, sink.project_id, now)
+        return await atomic(client, delete)

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
+from stream.definition.stored import read_stored
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, atomic
 from stream.settings import QuarantineSettings, StorageLevel
@@ -268,6 +269,14 @@ class StorageRepository:
     def reads(self, sink: SinkKey) -> Sequence[str]:
         """Return the prefixes that `close_files` reads."""
         return (records.local_files_of(sink),)
+
+    async def mappings_in_use(self, txn: AtomicTxn, sink: SinkKey) -> set[str]:
+        """Return the hashes of the mappings to which files of the sink refer.
+
+        A slice has the mapping of its file, which is deleted later than the slice.
+        """
+        kvs = await txn.range(f"{prefix.FILE_ALL}{sink}/", track_deletes=False)
+        return {read_stored(File, kv).mapping.hash for kv in kvs}
 
     async def close_files(self, txn: AtomicTxn, sink: SinkKey, now: datetime) -> list[File]:
         """Move every file of the sink in state ``writing`` to ``closing``, with its slices."""

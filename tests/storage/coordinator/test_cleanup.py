@@ -418,6 +418,6 @@ async def test_a_mapping_that_is_referenced_meanwhile_is_kept(
         return await commit(*arguments)
 
     monkeypatch.setattr(client, "commit", late)
-    assert not await delete_unused_mappings(client, SINK_KEY)
+    assert not await delete_unused_mappings(client, SINK_KEY, storage.now)
     (file,) = await storage.files()
     assert await client.get(mapping_key(SINK_KEY, file.mapping)) is not None

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TypeVar
 
 import attrs
+import pytest
 import pytest_twisted
 
 from stream.definition import lifecycle
@@ -17,8 +18,9 @@ from stream.definition.mappings import MAX_MAPPING_BYTES
 from stream.definition.prefix import SINK_ACTIVE
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import MAX_DEFINITION_BYTES, Definitions
+from stream.definition.size import SIZE
 from stream.definition.transaction import Change
-from stream.etcd import AtomicTxn, Mirror, Session, json_values
+from stream.etcd import AtomicTxn, EtcdClient, Mirror, Session, json_values
 from stream.mapping.columns import (
     MAX_COLUMNS,
     MAX_TEMPLATE_CHARACTERS,
@@ -183,6 +185,10 @@ class _Changes:
         return await self.run(body)
 
 
+async def _defined(client: EtcdClient) -> list[str]:
+    return [stored.key for stored in (await client.range("definition/")).kvs]
+
+
 async def _source(changes: _Changes) -> None:
     async def body(change: Change, definitions: Definitions) -> Source:
         source = attrs.evolve(SOURCE, description="\x01" * 4096)
@@ -242,14 +248,38 @@ async def test_all_steps_of_the_largest_sink(storage: Storage, session: Session)
     await changes.run(lambda change, definitions: definitions.delete_sink(change, SINK_KEY))
     await changes.run(lambda change, definitions: definitions.undelete_sink(change, SINK_KEY))
     await changes.run(lambda change, definitions: definitions.purge_source(change, SOURCE_KEY))
-    assert not (await client.range("definition/")).kvs
+    assert await _defined(client) == [f"{SIZE}123"]
     async with await session.lock("files", timeout=30) as lock:
         for file in await storage.files():
-            assert not await delete_unused_mappings(client, SINK_KEY)
+            assert not await delete_unused_mappings(client, SINK_KEY, storage.now)
             await storage.repository.delete_file(client, file.key, lock)
     assert len((await client.range("storage/mapping/", keys_only=True)).kvs) == 3
-    assert await delete_unused_mappings(client, SINK_KEY)
+    assert await delete_unused_mappings(client, SINK_KEY, storage.now)
     assert not (await client.range("storage/mapping/", keys_only=True)).kvs
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_largest_sink_at_the_limit_of_versions(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change also removes the oldest version, and changes the size of the definitions."""
+    monkeypatch.setattr("stream.definition.repository.MAX_VERSIONS", 2)
+    changes = _Changes(storage, MOST_VOLUMES)
+    await _source(changes)
+    await changes.create(SINK_KEY, "first")
+    for number in (1, 1, 2):
+
+        async def roll_back(change: Change, definitions: Definitions, number: int = number) -> Sink:
+            return await definitions.rollback_sink(change, SINK_KEY, number)
+
+        await changes.run(roll_back)
+    await changes.run(lambda change, definitions: definitions.disable_sink(change, SINK_KEY))
+    await changes.run(lambda change, definitions: definitions.enable_sink(change, SINK_KEY))
+    await changes.run(lambda change, definitions: definitions.delete_sink(change, SINK_KEY))
+    await changes.run(lambda change, definitions: definitions.undelete_sink(change, SINK_KEY))
+    await storage.check()
+    versions = await DefinitionReads(storage.client).sink_versions_page(SINK_KEY, "", 100)
+    assert [version.version.number for version in versions.items] == [6, 7]
 
 
 @pytest_twisted.ensureDeferred
@@ -345,4 +375,4 @@ async def test_a_source_with_the_largest_sinks(storage: Storage) -> None:
         lambda change, definitions: definitions.purge_source(change, SOURCE_KEY)
     )
     assert len(purged) == LARGE_SINKS
-    assert not (await storage.client.range("definition/")).kvs
+    assert await _defined(storage.client) == [f"{SIZE}123"]
