@@ -23,6 +23,7 @@ import stream
 from stream.authority import tokens as own
 from stream.definition.entity import Branch, Sink, Source
 from stream.definition.lifecycle import with_overrides, with_secret
+from stream.definition.size import DefinitionSize
 from stream.etcd.claims import Holder
 from stream.mapping.columns import Column
 from stream.mapping.columns import Mapping as Columns
@@ -131,6 +132,7 @@ UPLOAD = {
 }
 
 RECORDS: dict[type, Plain] = {
+    DefinitionSize: {"bytes": 7, "countedAt": AT},
     Branch: {**BRANCH_KEY, "created": AT_BY, **SWITCHES, "isDefault": True, "name": "n"},
     Source: {
         **SOURCE_KEY,
@@ -368,6 +370,7 @@ RECORDS: dict[type, Plain] = {
 """A complete record of each kind."""
 
 REQUIRED: dict[type, set[str]] = {
+    DefinitionSize: {"bytes"},
     Branch: {*BRANCH_KEY},
     Source: {*SOURCE_KEY, "type", "http.secret", "config.0.key"},
     Sink: {

@@ -112,7 +112,7 @@ class DefinitionSize(Record):
     :ivar counted_at: when all definitions were last counted.
     """
 
-    bytes: int = 0
+    bytes: int
     counted_at: datetime = NO_TIME
 
 

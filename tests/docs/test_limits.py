@@ -71,6 +71,8 @@ def test_limits_of_definitions() -> None:
     assert limits["columns of a sink"] == str(columns.MAX_COLUMNS)
     assert limits["versions of a source or sink"] == str(repository.MAX_VERSIONS)
     assert limits["a template"] == f"{columns.MAX_TEMPLATE_CHARACTERS} characters"
+    shown, key = limits["all definitions of a project"].split(", ")
+    assert shown.replace(" ", "") == _default(key.strip("`"))
     nesting = limits["nested brackets in a template"]
     assert nesting == str(free_variables.MAX_NESTING)
     lengths = (requests.MAX_ID, requests.MAX_NAME, requests.MAX_DESCRIPTION)

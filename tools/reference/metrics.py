@@ -121,6 +121,14 @@ QUESTIONS = (
         ("stream_etcd_", "keboola_go_mirror_"),
     ),
     Question(
+        "Is a project near its limit of definitions?",
+        "At the limit, changes that need more space are refused with `definitionSizeLimitReached`. "
+        "The key `definition/size/<project>` in etcd contains the size of each project that isn't "
+        "very small.",
+        "max(stream_definitions_largest_project_bytes / stream_definitions_limit_bytes)",
+        ("stream_definitions",),
+    ),
+    Question(
         "Does the Storage API answer?",
         "Calls to other services, by host and status.",
         "sum by (http_url_host, http_status_code) "

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from stream.concurrency.slots import Slots
 from stream.definition.key import SinkKey
+from stream.definition.prefix import SINK_ACTIVE, SINK_DELETED
 from stream.definition.size import count_again, projects_to_count
 from stream.ops.tracing.spans import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
@@ -151,7 +152,8 @@ class MetadataCleanup(_Periodic):
         retained = 0
         for sink in await self._sinks():
             files = await records.read_files(self._context.client, sink)
-            due = expired_files(files, self._settings, self._context.now())
+            is_purged = await self._is_purged(sink)
+            due = expired_files(files, self._settings, self._context.now(), is_purged=is_purged)
             retained += len(files) - len(due)
             expired += due
         deleted, kept, errors = await self.each(expired, self._delete_measured)
@@ -215,6 +217,14 @@ class MetadataCleanup(_Periodic):
                 sinks.append(sink)
             behind = f"{sink}/{_BEHIND_ALL_TIMES}"
 
+    async def _is_purged(self, sink: SinkKey) -> bool:
+        """Return whether the sink was deleted for good."""
+        if self._context.sink(sink) is not None:
+            return False
+        keys = [f"{SINK_ACTIVE}{sink}", f"{SINK_DELETED}{sink}"]
+        found, _ = await self._context.client.get_many(keys, keys_only=True)
+        return all(stored is None for stored in found.values())
+
     async def _delete_measured(self, file: File) -> bool:
         with self._context.meter.measured(
             file.key.sink_key,
@@ -255,20 +265,27 @@ class MetadataCleanup(_Periodic):
 
 
 def expired_files(
-    files: Sequence[File], settings: MetadataCleanupSettings, now: datetime
+    files: Sequence[File],
+    settings: MetadataCleanupSettings,
+    now: datetime,
+    *,
+    is_purged: bool = False,
 ) -> list[File]:
     """Return the files of a sink that are due for deletion. Pure.
 
-    Imported files are deleted when they are old enough, except the newest one. Other files are
+    Imported files are deleted when they are old enough, except the newest ones. Other files are
     deleted only when they have been stuck for so long that their data is considered lost.
+
+    :param is_purged: whether the sink was deleted for good; then no imported file is retained.
     """
+    retained = -1 if is_purged else settings.archived_file_retention_per_sink
     newest_first = sorted(files, key=lambda file: file.key, reverse=True)
     expired = []
     for index, file in enumerate(newest_first):
         if file.state is FileState.IMPORTED:
             seconds = age(file.last_change_at, now).total_seconds()
             old = seconds >= settings.archived_file_expiration.seconds
-            if old and index > settings.archived_file_retention_per_sink:
+            if old and index > retained:
                 expired.append(file)
         # If the clock was set back, the data isn't considered lost.
         elif (now - file.last_change_at).total_seconds() >= settings.active_file_expiration.seconds:

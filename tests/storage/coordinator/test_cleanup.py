@@ -16,6 +16,7 @@ from stream.definition import lifecycle
 from stream.definition.key import SinkKey
 from stream.definition.mappings import mapping_key
 from stream.definition.prefix import SINK_ACTIVE, SINK_DELETED, SINK_VERSION
+from stream.definition.size import SIZE, DefinitionSize
 from stream.settings import Settings
 from stream.staging import StagingError
 from stream.storage.coordinator.cleanup import MetadataCleanup, expired_files
@@ -26,7 +27,8 @@ from stream.storage.store.mapping_cleanup import delete_unused_mappings, sinks_w
 from stream.storage.store.statistics_reads import sink_statistics
 from stream.target.protocol import TargetUnavailable
 from stream.target.registry import Targets
-from stream.values.codec import encode
+from stream.values.codec import decode, encode
+from tests.definition.changes import check_size
 from tests.storage.coordinator.conftest import Coordinator, reactor, target_record_key
 from tests.storage.histories.world import (
     BY,
@@ -137,7 +139,9 @@ async def test_a_run_deletes_old_files(
 @pytest.mark.parametrize("gone", ["deleted", "purged"])
 @pytest_twisted.ensureDeferred
 async def test_deleted_sinks(coordinator: Coordinator, gone: str) -> None:
-    """Files of deleted sinks are deleted, even if nothing else of the sink exists."""
+    """Files of deleted sinks are deleted, even if nothing else of the sink exists. No file of a sink
+    that was deleted for good is retained.
+    """
     storage = coordinator.storage
     for _ in range(2):
         await _import(storage, 5)
@@ -150,7 +154,7 @@ async def test_deleted_sinks(coordinator: Coordinator, gone: str) -> None:
     await coordinator.client.delete(f"{SINK_ACTIVE}{SINK_KEY}")
     storage.tick(3600)
     await _cleanup(coordinator).run()
-    assert len(await storage.files()) == 1
+    assert len(await storage.files()) == (1 if gone == "deleted" else 0)
 
 
 @pytest_twisted.ensureDeferred
@@ -380,16 +384,15 @@ async def test_a_mapping_is_deleted_with_its_last_reference(coordinator: Coordin
     await coordinator.until(lambda: _is(coordinator.work.sink(SINK_KEY) is None))
     await client.put(f"{SINK_DELETED}{SINK_KEY}", encode(SINK))
     for key in (f"{SINK_DELETED}{SINK_KEY}", history):
-        storage.tick(3600)
         await cleanup.run()
         assert len(await _mappings(coordinator)) == 2
         await client.delete(key)
-    (last,) = await storage.files()
-    await cleanup.run()
-    assert len(await _mappings(coordinator)) == 2
-    lock = await coordinator.work.session.lock("x", timeout=10)
-    await storage.repository.delete_file(client, last.key, lock)
-    await lock.release()
+    for file in await storage.files():
+        await cleanup.run()
+        assert len(await _mappings(coordinator)) == 2
+        lock = await coordinator.work.session.lock("x", timeout=10)
+        await storage.repository.delete_file(client, file.key, lock)
+        await lock.release()
     coordinator.owns = lambda key: False
     await cleanup.run()
     assert len(await _mappings(coordinator)) == 2
@@ -400,6 +403,23 @@ async def test_a_mapping_is_deleted_with_its_last_reference(coordinator: Coordin
 
 async def _is(value: bool) -> bool:
     return value
+
+
+@pytest_twisted.ensureDeferred
+async def test_definitions_are_counted_again(coordinator: Coordinator) -> None:
+    """A size that is a day old is replaced by the true one, on the node that owns the project."""
+    storage, client = coordinator.storage, coordinator.client
+    size = f"{SIZE}{SINK_KEY.project_id}"
+    await storage.define()
+    await client.put(size, encode(DefinitionSize(7, storage.now)))
+    storage.tick(24 * 3600)
+    coordinator.owns = lambda key: False
+    await _cleanup(coordinator).run()
+    stored = await client.get(size)
+    assert stored is not None and decode(DefinitionSize, stored.value).bytes == 7
+    coordinator.owns = lambda key: True
+    await _cleanup(coordinator).run()
+    assert await check_size(client, SINK_KEY.project_id) > 1000
 
 
 @pytest.mark.usefixtures("every_mapping_is_large")
