@@ -139,8 +139,8 @@ async def test_a_run_deletes_old_files(
 @pytest.mark.parametrize("gone", ["deleted", "purged"])
 @pytest_twisted.ensureDeferred
 async def test_deleted_sinks(coordinator: Coordinator, gone: str) -> None:
-    """Files of deleted sinks are deleted, even if nothing else of the sink exists. No file of a sink
-    that was deleted for good is retained.
+    """Files of deleted sinks are deleted, even if nothing else of the sink exists. No file is
+    retained if the sink can't be undeleted.
     """
     storage = coordinator.storage
     for _ in range(2):
