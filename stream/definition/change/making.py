@@ -16,14 +16,15 @@ files, which takes longer, is concurrent.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -219,15 +220,18 @@ class _Turns:
 
     def __init__(self) -> None:
         self._of_project: dict[int, Slots] = {}
+        self._users: Counter[int] = Counter()
 
-    async def run(self, project_id: int, call: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+    async def run(self, project_id: int, call: Callable[[], Awaitable[T]]) -> T:
         """Return the result of *call*, which starts when all earlier calls have ended."""
         slots = self._of_project.setdefault(project_id, Slots(1))
+        self._users[project_id] += 1
         try:
             return await slots.run(call)
         finally:
-            if slots.tokens and not slots.waiting:
-                self._of_project.pop(project_id, None)
+            self._users[project_id] -= 1
+            if not self._users[project_id]:
+                del self._users[project_id], self._of_project[project_id]
 
 
 class DefinitionChanges(Generic[P]):
