@@ -22,10 +22,13 @@ pub struct Shares {
 }
 
 /// The cost of a service, in seconds, up to which connections are in the cheapest class.
-const CHEAP: f64 = 0.0001;
+const CHEAP: f64 = 0.00002;
 
 /// Weight of the latest service in the mean cost.
 const LATEST: f64 = 0.5;
+
+/// How much the mean cost may grow with one service.
+const GROWTH: f64 = 2.0;
 
 /// The time that one connection has used.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Used {
     before: f64,
     /// The mean seconds of a service.
     cost: f64,
+    /// What the mean may be after the present service.
+    most: f64,
     ended: f64,
     ready: u64,
     rested: bool,
@@ -51,6 +56,7 @@ impl Used {
             seconds: 0.0,
             before: 0.0,
             cost: 0.0,
+            most: 0.0,
             ended: f64::INFINITY,
             ready: 0,
             rested: false,
@@ -82,7 +88,7 @@ impl Used {
     /// Add time that its request has taken after it was served.
     pub fn add(&mut self, seconds: f64) {
         self.seconds += seconds;
-        self.cost += LATEST * seconds;
+        self.cost = (self.cost + LATEST * seconds).min(self.most);
     }
 
     /// Note that the connection was served.
@@ -90,7 +96,8 @@ impl Used {
         self.last = count;
         self.since.get_or_insert(self.period);
         self.seconds += ended - started;
-        self.cost += LATEST * (ended - started - self.cost);
+        self.most = GROWTH * self.cost.max(CHEAP);
+        self.cost = (self.cost + LATEST * (ended - started - self.cost)).min(self.most);
         self.ended = ended;
         self.rested = false;
     }

@@ -174,6 +174,23 @@ def test_cheap_requests_come_first() -> None:
         assert reactor.turn(everyone)[0] == "cheap"
 
 
+def test_one_long_service_is_not_expensive() -> None:
+    """A pause of the process counts as time of the connection that is being served."""
+    reactor = Reactor()
+    expensive = _some(200, LIGHT_SECONDS / 10, "expensive")
+    cheap = Connection("cheap", LIGHT_SECONDS / 1000)
+    everyone = [*expensive, cheap]
+    for _ in range(10):
+        for each in everyone:
+            reactor.turn([each])
+    cheap.seconds = 0.02
+    reactor.turn([cheap])
+    cheap.seconds = LIGHT_SECONDS / 1000
+    reactor.now += 2 * PERIOD_SECONDS
+    for _ in range(5):
+        assert reactor.turn(everyone)[0] == "cheap"
+
+
 def test_expensive_requests_do_not_starve() -> None:
     """However many light connections have cheap requests, those with expensive ones are served."""
     reactor = Reactor()
