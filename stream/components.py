@@ -339,8 +339,10 @@ def http_source(
         settings.hostname,
         rejected.ask,
         rejected.has_files,
+        rejected.directory,
         network.tls,
     )
+    rejected.directory_changed = rejected_server.directory_changed
     quotas = Quotas(client, statistics.cache.l2.interval.seconds, reactor)
     router = parts.router = SinkRouter(
         client,

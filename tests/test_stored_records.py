@@ -337,6 +337,7 @@ RECORDS: dict[type, Plain] = {
         "host": "h",
         "secret": "s",
         "hasFiles": True,
+        "directory": "d",
     },
     RejectedCount: {
         "count": 3,
@@ -344,7 +345,7 @@ RECORDS: dict[type, Plain] = {
         "lastError": {"reason": "r", "column": "c", "message": "m", "time": AT},
         "keptAt": AT,
     },
-    KeptRecords: {"at": AT, "until": AT},
+    KeptRecords: {"at": AT, "until": AT, "directory": "d", "elsewhere": {"e": AT}},
     Replay: {"token": "t", "file": "f", "node": "n", "startedAt": AT},
     ReplayPosition: {
         "selection": "s",

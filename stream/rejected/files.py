@@ -11,6 +11,9 @@ removed.
 Note [Ownership]: the process of a node locks the node's directory. An unlocked directory next to it
 belongs to a node that no longer exists, because it was replaced or renamed on the same disk. The
 node that finds such a directory first moves its segments to its own directory.
+
+Note [Identity]: the name of an empty file in the node's directory is the ID of the directory. A
+directory that was emptied, or replaced by a new one, gets another ID.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from urllib.parse import quote, unquote
 import attrs
 
 from stream.definition.key import SinkKey
+from stream.ops.durable import sync_directory
 from stream.rejected.record import Outline, erased, id_of, outline_of
 from stream.storage.model.entity import QuarantineLimits
 
@@ -40,6 +44,8 @@ MAX_SUMMARIES = 256
 
 _SUFFIX = ".ndjson"
 _LOCK = ".lock"
+_IDENTITY = ".id-"
+_IDENTITY_BYTES = 8
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE_BYTES = 1024 * 1024
 _TOKEN_BYTES = 4
@@ -137,6 +143,16 @@ class RejectedFiles:
             if other.is_dir() and not other.is_symlink() and other != self._node
             for sink in self._take_over(other)
         ]
+
+    def identity(self) -> str:
+        """Return the ID of the node's directory; see Note [Identity]. Raises OSError."""
+        for path in sorted(self._node.glob(f"{_IDENTITY}*")):
+            return path.name.removeprefix(_IDENTITY)
+        self._make(self._node)
+        made = secrets.token_hex(_IDENTITY_BYTES)
+        (self._node / f"{_IDENTITY}{made}").touch(mode=0o600)
+        sync_directory(self._node)
+        return made
 
     def sinks(self) -> set[SinkKey]:
         """Return the sinks that have kept records."""

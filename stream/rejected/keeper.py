@@ -12,7 +12,8 @@ Note [Kept until]: etcd also contains, for each sink, the time until which the n
 see Note [Stopped nodes] of `stream.rejected.state`. Each record moves this time forward. Therefore
 a later time is noted in advance, so that a flood of records needs few writes. A restarted node
 doesn't know the limit of a disabled or deleted sink. So it keeps the sink's records at least until
-the noted time.
+the noted time. A note names the directory that it is about; see Note [Other directories] of
+`stream.rejected.state`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ KEPT_AHEAD_SECONDS = 60.0
 
 Written = Callable[[int], None]
 AddCounts = Callable[[Mapping[SinkKey, RejectedCount]], Awaitable[None]]
-NoteKept = Callable[[Mapping[SinkKey, KeptRecords | None]], Awaitable[None]]
+NoteKept = Callable[[Mapping[SinkKey, KeptRecords]], Awaitable[None]]
 NoteFound = Callable[
     [Mapping[tuple[str, SinkKey], KeptRecords]], Awaitable[Mapping[SinkKey, datetime]]
 ]
@@ -104,7 +105,11 @@ class RejectedRecords(Service):
     :param defaults: limits in the service's settings, for sinks that no longer exist.
     :param written: called with the number of records that are kept.
     :param dropped: called with the number of records that aren't kept.
+
+    :ivar directory_changed: called when the directory was replaced or emptied.
     """
+
+    directory_changed: Callable[[], Awaitable[None]] | None = None
 
     def __init__(
         self,
@@ -147,6 +152,7 @@ class RejectedRecords(Service):
         self._newest: dict[SinkKey, float] = {}
         self._kept_until: dict[SinkKey, datetime] = {}
         self._found_at = NO_TIME
+        self._directory = ""
         self._kept: set[SinkKey] = set()
         self._unnoted: set[SinkKey] = set()
         self._noted: dict[SinkKey, datetime] = {}
@@ -178,6 +184,7 @@ class RejectedRecords(Service):
         try:
             moved = await self._in_thread(self._files.prepare)
             self._newest = await self._in_thread(self._files.newest)
+            self._directory = await self._in_thread(self._files.identity)
         except OSError as error:
             problem = f'cannot use "{self._path}" for rejected records (source.quarantine.path)'
             if self._is_required:
@@ -283,6 +290,7 @@ class RejectedRecords(Service):
                 await self._in_thread(self._files.remove_old, self._wall_clock(), self._max_age)
                 lists = True
             if lists and self._files is not None:
+                await self._check_directory(self._files)
                 self._note_removed(await self._in_thread(self._files.sinks))
         except Exception:
             _log.failure("the maintenance of rejected records failed")
@@ -295,6 +303,21 @@ class RejectedRecords(Service):
             )
         except Exception:
             _log.failure("cannot count rejected records")
+
+    async def _check_directory(self, files: RejectedFiles) -> None:
+        """Note all records again if the directory was replaced or emptied while the node runs."""
+        directory = await self._in_thread(files.identity)
+        if directory == self._directory:
+            return
+        _log.error(
+            "the directory of rejected records was replaced or emptied: {path}", path=self._path
+        )
+        self._directory = directory
+        self._kept |= await self._in_thread(files.sinks)
+        self._unnoted |= self._kept
+        self._noted.clear()
+        if self.directory_changed is not None:
+            await self.directory_changed()
 
     def _max_age(self, sink: SinkKey) -> float:
         """Return the maximum age of a sink's records in seconds; see Note [Kept until]."""
@@ -370,10 +393,10 @@ class RejectedRecords(Service):
                 self._unnoted.update(some_sinks)
                 raise
             for sink, note in notes.items():
-                if note is None:
-                    self._noted.pop(sink, None)
-                else:
+                if sink in self._kept:
                     self._noted[sink] = note.until
+                else:
+                    self._noted.pop(sink, None)
 
     def _kept_at_start(self, sink: SinkKey) -> KeptRecords:
         """Return the note about the records that were found, if no limit is known.
@@ -382,21 +405,22 @@ class RejectedRecords(Service):
         """
         last = min(from_timestamp(self._newest.get(sink, 0.0)), self._found_at)
         until = last + timedelta(seconds=self._defaults.max_age.seconds)
-        return KeptRecords(at=self._found_at, until=until)
+        return KeptRecords(at=self._found_at, until=until, directory=self._directory)
 
-    def _new_notes(self, sinks: Sequence[SinkKey]) -> dict[SinkKey, KeptRecords | None]:
+    def _new_notes(self, sinks: Sequence[SinkKey]) -> dict[SinkKey, KeptRecords]:
         """Return the notes to store about *sinks*, except those that are already stored."""
         now = from_timestamp(self._wall_clock())
         ahead = timedelta(seconds=KEPT_AHEAD_SECONDS)
-        notes: dict[SinkKey, KeptRecords | None] = {}
+        none = KeptRecords(at=now, until=now, directory=self._directory)
+        notes: dict[SinkKey, KeptRecords] = {}
         for sink in sinks:
             if sink not in self._kept:
-                notes[sink] = None
+                notes[sink] = none
                 continue
             until = self._until(sink, now)
             noted = self._noted.get(sink)
             if noted is None or not until <= noted <= until + ahead:
-                notes[sink] = KeptRecords(at=now, until=until + ahead)
+                notes[sink] = attrs.evolve(none, until=until + ahead)
         return notes
 
     def _until(self, sink: SinkKey, now: datetime) -> datetime:
@@ -440,6 +464,10 @@ class RejectedRecords(Service):
     def has_files(self) -> bool:
         """Return whether this node can keep and read records; known once it is started."""
         return self._files is not None
+
+    def directory(self) -> str:
+        """Return the ID of the directory; empty without one."""
+        return self._directory
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a question of `stream.rejected.answers`. Raises UserError, OSError."""

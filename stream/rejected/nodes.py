@@ -47,6 +47,9 @@ _CONNECT_SECONDS = 2.0
 
 _STOPPED = "the node doesn't run"
 _WITHOUT_FILES = "the node runs without the directory of its records (source.quarantine.path)"
+_OTHER_FILES = (
+    "the node's directory (source.quarantine.path) is another one than before, or was emptied"
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,12 +59,14 @@ class Asked:
     :ivar answer: the node's answer; ``None`` if there is none.
     :ivar problem: why there is no answer.
     :ivar has_files: whether the node has a directory of rejected records.
+    :ivar directory: ID of this directory; empty if unknown.
     """
 
     node_id: str
     answer: dict[str, Any] | None = None
     problem: str = ""
     has_files: bool = True
+    directory: str = ""
 
     def view(self) -> dict[str, Any]:
         """Return the API's view of the node."""
@@ -140,16 +145,16 @@ class RejectedNodes(Service):
     async def missing(self, sink: SinkKey, running: Iterable[RejectedNode | Asked]) -> list[Asked]:
         """Return the nodes that may still keep records of a sink that they can't read.
 
-        Such a node doesn't run, or runs without its directory.
+        Such a node doesn't run, or runs without its directory or with another one.
         """
-        has_files = {node.node_id: node.has_files for node in running}
-        found = (await self._client.range(f"{KEPT}{sink}/")).kvs
-        keeping = sorted(sink_of(kv.key, KEPT)[1] for kv in found if _may_be_kept(kv, self._now()))
-        return [
-            Asked(node_id=node_id, problem=_WITHOUT_FILES if node_id in has_files else _STOPPED)
-            for node_id in keeping
-            if not has_files.get(node_id, False)
-        ]
+        nodes = {node.node_id: node for node in running}
+        problems: dict[str, str] = {}
+        for kv in (await self._client.range(f"{KEPT}{sink}/")).kvs:
+            node_id = sink_of(kv.key, KEPT)[1]
+            problem = _problem(kv, nodes.get(node_id), self._now())
+            if problem:
+                problems[node_id] = problem
+        return [Asked(node_id=node_id, problem=problems[node_id]) for node_id in sorted(problems)]
 
     async def _counts(self, sink: SinkKey) -> Mapping[str, RejectedCount]:
         return (await rejected_counts(self._client, sink)).get(sink, {})
@@ -213,8 +218,13 @@ class RejectedNodes(Service):
         question = {"kind": kind, "sink": str(sink), **members}
         asking = ensureDeferred(self._ask(node, question))
         within(asking, ASK_SECONDS, self._reactor, f'the answer of the node "{node.node_id}"')
+        about: Any = {
+            "node_id": node.node_id,
+            "has_files": node.has_files,
+            "directory": node.directory,
+        }
         try:
-            return Asked(node_id=node.node_id, answer=await asking, has_files=node.has_files)
+            return Asked(answer=await asking, **about)
         except CancelledError:
             raise
         except Exception as error:
@@ -224,8 +234,7 @@ class RejectedNodes(Service):
                 node=node.node_id,
                 problem=problem,
             )
-            problem = f"the node is unavailable: {problem}"
-            return Asked(node_id=node.node_id, problem=problem, has_files=node.has_files)
+            return Asked(problem=f"the node is unavailable: {problem}", **about)
 
     async def _ask(self, node: RejectedNode, question: dict[str, Any]) -> dict[str, Any]:
         host, port = split_address(node.address)
@@ -246,13 +255,22 @@ def with_files(nodes: Mapping[str, RejectedNode]) -> dict[str, RejectedNode]:
     return {node_id: node for node_id, node in nodes.items() if node.has_files}
 
 
-def _may_be_kept(stored: KeyValue, now: datetime) -> bool:
-    """Return whether a node may still keep records; True if its `KeptRecords` are unreadable."""
+def _problem(stored: KeyValue, node: RejectedNode | Asked | None, now: datetime) -> str:
+    """Return why a node can't read records that it may still keep; empty if it can.
+
+    If its `KeptRecords` are unreadable, it may keep records, but none in another directory.
+    """
+    kept: KeptRecords | None = None
     try:
-        return read_stored(KeptRecords, stored).until > now
+        kept = read_stored(KeptRecords, stored)
     except UnreadableRecord as error:
         warn_left_out(error)
-        return True
+    if node is None or not node.has_files:
+        may_exist = kept is None or kept.may_exist(now)
+        return (_STOPPED if node is None else _WITHOUT_FILES) if may_exist else ""
+    if kept is None or not node.directory:
+        return ""
+    return _OTHER_FILES if kept.may_exist(now, outside=node.directory) else ""
 
 
 def _not_found(id: str, missing: Sequence[Asked] = ()) -> UserError:

@@ -34,10 +34,10 @@ before the position of the new node. Then the node has stored a position that is
 the replay doesn't replace it.
 
 Note [Unavailable nodes]: the records of a node that doesn't answer are skipped. The outcome names
-the node and isn't complete. The same applies to a node that may keep records and is stopped or has
-no directory. A position names the nodes that were read to the end. A replay that continues
-therefore asks all other nodes from their oldest record on, including nodes before the position and
-nodes that have started since.
+the node and isn't complete. The same applies to a node that may keep records and is stopped, has no
+directory, or another one than before. A position names the nodes that were read to the end. A
+replay that continues therefore asks all other nodes from their oldest record on, including nodes
+before the position and nodes that have started since.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Outcome:
 
     :ivar replayed: number of records that were mapped again.
     :ivar results: results of the first records, in the API's form.
-    :ivar nodes: the nodes without an answer or a directory; see Note [Unavailable nodes].
+    :ivar nodes: the nodes whose records are missing; see Note [Unavailable nodes].
     :ivar is_cut: whether records remain because the time limit was reached.
     :ivar has_ended: whether the replay has ended.
     :ivar masked: pairs of a column of stored rows and a masked header that it reads.
@@ -162,6 +162,11 @@ class Outcome:
                 view = each.view(quoting=False)
                 view.pop("accepted")
                 self.results.append({"id": each.id, "stored": is_stored, **view})
+
+    def without(self, node: Asked) -> None:
+        """Note that records of *node* are missing, with the first reason."""
+        if all(each.node_id != node.node_id for each in self.nodes):
+            self.nodes.append(node)
 
     def view(self) -> dict[str, Any]:
         """Return the outputs of the task."""
@@ -311,7 +316,9 @@ class Replayer:
         for node in with_files(nodes).values():
             fetched = await self._fetch(node, sink, selection, "", MAX_TESTED - len(found))
             if fetched.problem is not None:
-                unavailable.append(fetched.problem)
+                unavailable = [each for each in unavailable if each.node_id != node.node_id] + [
+                    fetched.problem
+                ]
             found += await rendering.test(
                 fetched.kept, shown=MAX_SHOWN - len(found), deadline=deadline
             )
@@ -395,7 +402,9 @@ class Replayer:
                 for node in nodes
             )
         )
-        work.outcome.nodes += [each.problem for each in found if each.problem is not None]
+        for each in found:
+            if each.problem is not None:
+                work.outcome.without(each.problem)
         return [
             node.node_id for node, each in zip(nodes, found, strict=True) if each.kept or each.after
         ]
@@ -408,7 +417,7 @@ class Replayer:
                 return work.cut_at(node.node_id, after)
             fetched = await self._fetch(node, work.sink, work.selection, after, RECORDS_AT_ONCE)
             if fetched.problem is not None:
-                outcome.nodes.append(fetched.problem)
+                outcome.without(fetched.problem)
                 return None
             done = 0
             while done < len(fetched.kept):

@@ -39,6 +39,7 @@ class RejectedServer(Service):
     :param answer: answers a question.
     :param has_files: returns whether this node has a directory of rejected records; called when the
         service is started.
+    :param directory: returns the ID of this directory.
     :param tls: the certificates of this node, if it has any.
     """
 
@@ -51,6 +52,7 @@ class RejectedServer(Service):
         hostname: str,
         answer: Answer,
         has_files: Callable[[], bool],
+        directory: Callable[[], str],
         tls: WriterTlsSettings,
     ) -> None:
         self._reactor = reactor
@@ -59,6 +61,7 @@ class RejectedServer(Service):
         self._listen = listen
         self._hostname = hostname
         self._has_files = has_files
+        self._directory = directory
         self._tls = tls
         self._secret = secrets.token_hex(_SECRET_BYTES)
         self._factory = NodeFactory(reactor, self._secret, answer)
@@ -75,15 +78,25 @@ class RejectedServer(Service):
 
             factory = TLSMemoryBIOFactory(found.server(), False, self._factory)
         self._port = await server_endpoint(self._reactor, self._listen).listen(factory)
-        port: int = self._port.getHost().port  # type: ignore[attr-defined]
-        node = RejectedNode(
+        self._registration = await self._session.register(
+            f"{NODE}{self._node_id}", encode(self._described())
+        )
+
+    def _described(self) -> RejectedNode:
+        port: int = self._port.getHost().port  # type: ignore[union-attr]
+        return RejectedNode(
             node_id=self._node_id,
             address=node_address(self._listen, self._hostname, port),
             host=self._hostname,
             secret=self._secret,
             has_files=self._has_files(),
+            directory=self._directory(),
         )
-        self._registration = await self._session.register(f"{NODE}{self._node_id}", encode(node))
+
+    async def directory_changed(self) -> None:
+        """Register the ID of another directory."""
+        if self._registration is not None:
+            await self._registration.update(encode(self._described()))
 
     async def stopService(self) -> None:
         super().stopService()

@@ -5,11 +5,18 @@ can name a node whose records are missing because it is stopped, or because it w
 its directory. The key isn't part of the counts, because the records remain when users reset the
 counts or delete the sink. A node that takes over the records of another node moves that node's
 keys, unless that node runs again and has noted new records.
+
+Note [Other directories]: a node may run with another directory than before, for example an empty
+one instead of a lost disk. So a key also contains the ID of the directory that it is about, and the
+node registers the ID of its current directory. If the two differ, records are missing. When the
+node keeps new records of the sink, the key is about its current directory, and contains until when
+records are kept in the other ones. If such a directory is used again, its records are no longer
+missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -69,6 +76,8 @@ class RejectedNode(Record):
         it.
     :ivar has_files: whether the node has a directory of rejected records. Without one it can't read
         the records that it kept before its last start.
+    :ivar directory: ID of this directory; see Note [Other directories]. Empty in records of an
+        earlier version.
     """
 
     node_id: str
@@ -76,6 +85,7 @@ class RejectedNode(Record):
     host: str
     secret: str = attrs.field(repr=False)
     has_files: bool = True
+    directory: str = field(default="", omit_empty=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -125,11 +135,42 @@ class KeptRecords(Record):
     """A note that a source node keeps records of a sink; see Note [Stopped nodes].
 
     :ivar at: time at which the node stored this note.
-    :ivar until: time at which the last of the records will be too old.
+    :ivar until: time at which the last of the records will be too old; not after *at* if there are
+        none.
+    :ivar directory: ID of the directory that contains the records.
+    :ivar elsewhere: by the IDs of other directories, the time until which the node would keep the
+        records in them; see Note [Other directories].
     """
 
     at: datetime = NO_TIME
     until: datetime = NO_TIME
+    directory: str = field(default="", omit_empty=True)
+    elsewhere: Mapping[str, datetime] = field(factory=dict, omit_empty=True)
+
+    def may_exist(self, now: datetime, *, outside: str | None = None) -> bool:
+        """Return whether the node may still keep records.
+
+        :param outside: ID of a directory that doesn't count.
+        """
+        places = {**self.elsewhere, self.directory: self.until}
+        return any(until > now for name, until in places.items() if name != outside)
+
+    def after(self, stored: KeptRecords | None, *, is_found: bool = False) -> KeptRecords:
+        """Return this note with the other directories of the *stored* one, which it replaces.
+
+        :param is_found: whether the node has found these records on its disk. A note of an earlier
+            version, which names no directory, is then about them.
+        """
+        if stored is None:
+            return self
+        if not self.directory:
+            return attrs.evolve(self, directory=stored.directory, elsewhere=stored.elsewhere)
+        elsewhere = {name: until for name, until in stored.elsewhere.items() if until > self.at}
+        if stored.until > self.at and (stored.directory or not is_found):
+            earlier = elsewhere.get(stored.directory, stored.until)
+            elsewhere[stored.directory] = max(stored.until, earlier)
+        elsewhere.pop(self.directory, None)
+        return attrs.evolve(self, elsewhere=elsewhere)
 
 
 def sum_of(counts: Iterable[RejectedCount]) -> RejectedCount:
@@ -221,24 +262,23 @@ async def add_counts(
     await atomic(client, add)
 
 
-async def note_kept(
-    client: EtcdClient, node_id: str, kept: Mapping[SinkKey, KeptRecords | None]
-) -> None:
-    """Note for each sink the records that a node keeps; ``None`` if it no longer keeps any.
+async def note_kept(client: EtcdClient, node_id: str, kept: Mapping[SinkKey, KeptRecords]) -> None:
+    """Note for each sink the records that a node keeps, or that it no longer keeps any.
 
     *kept* contains at most as many sinks as one transaction allows.
     """
     keys = [_kept_key(sink, node_id) for sink in kept]
 
     async def note(txn: AtomicTxn) -> None:
-        # So a transaction that etcd applies late can't undo a newer note.
-        await txn.get_many(keys)
+        # This also prevents that a transaction that etcd applies late undoes a newer note.
+        known = await _known_notes(txn, keys)
         for sink, records in kept.items():
             key = _kept_key(sink, node_id)
-            if records is None:
-                txn.delete(key)
+            merged = records.after(known.get(key))
+            if merged.may_exist(merged.at):
+                txn.put(key, encode(merged))
             else:
-                txn.put(key, encode(records))
+                txn.delete(key)
 
     await atomic(client, note)
 
@@ -261,15 +301,17 @@ async def note_found(
 
     async def note(txn: AtomicTxn) -> dict[SinkKey, datetime]:
         keys = [_kept_key(sink, node) for former, sink in found for node in (former, node_id)]
-        stored = [kv for kv in (await txn.get_many(keys)).values() if kv is not None]
-        known = {kv.key: records for kv, records in readable(KeptRecords, stored)}
+        known = await _known_notes(txn, keys)
         noted: dict[SinkKey, datetime] = {}
         for (former, sink), kept in found.items():
             own, before = _kept_key(sink, node_id), _kept_key(sink, former)
             until = max(
                 each.until for each in (kept, known.get(own, kept), known.get(before, kept))
             )
-            known[own] = attrs.evolve(kept, until=until)
+            merged = kept.after(known.get(own), is_found=True)
+            elsewhere = {**known.get(before, merged).elsewhere, **merged.elsewhere}
+            elsewhere.pop(kept.directory, None)
+            known[own] = attrs.evolve(merged, until=until, elsewhere=elsewhere)
             txn.put(own, encode(known[own]))
             noted[sink] = until
             if former != node_id:
@@ -280,6 +322,12 @@ async def note_found(
         return noted
 
     return await atomic(client, note)
+
+
+async def _known_notes(txn: AtomicTxn, keys: Sequence[str]) -> dict[str, KeptRecords]:
+    """Return the readable notes with these *keys*."""
+    stored = [kv for kv in (await txn.get_many(keys)).values() if kv is not None]
+    return {kv.key: records for kv, records in readable(KeptRecords, stored)}
 
 
 def _kept_key(sink: SinkKey, node_id: str) -> str:

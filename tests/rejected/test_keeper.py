@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import attrs
 import pytest
 from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -28,6 +30,8 @@ from stream.settings import QuarantineSettings
 from stream.values.duration import Duration
 from stream.values.utctime import from_timestamp
 from tests.rejected.samples import ERROR, KEY, LIMITS, NOW, line, record
+
+OTHER = attrs.evolve(KEY, sink_id="other")
 
 
 class _NoThreads(ThreadPool):
@@ -79,14 +83,14 @@ class _World:
     async def remove(self, sink: SinkKey) -> None:
         self.counts.pop(sink, None)
 
-    async def note_kept(self, kept: Mapping[SinkKey, KeptRecords | None]) -> None:
+    async def note_kept(self, kept: Mapping[SinkKey, KeptRecords]) -> None:
         if self.is_etcd_away:
             raise EtcdUnavailable("no answer")
         self.notes += 1
         for sink, records in kept.items():
-            self.kept.pop(sink, None)
-            if records is not None:
-                self.kept[sink] = records
+            merged = records.after(self.kept.pop(sink, None))
+            if merged.may_exist(merged.at):
+                self.kept[sink] = merged
 
     async def note_found(
         self, found: Mapping[tuple[str, SinkKey], KeptRecords]
@@ -531,6 +535,56 @@ def test_removed_records_are_no_longer_noted(world: _World) -> None:
     assert erased == {"erased": 1}
     world.run(service.stopService)
     assert world.kept == {}
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_directory_that_is_emptied_or_replaced(world: _World, is_replaced: bool) -> None:
+    """The note says until when the missing records would be kept, also without new records; if
+    the directory is used again, they aren't missing.
+    """
+    service = world.service()
+    changes: list[str] = []
+
+    async def changed() -> None:
+        changes.append(service.directory())
+
+    service.directory_changed = changed
+    former = service.directory()
+    for sink in (KEY, OTHER):
+        service.offer(sink, LIMITS, record(b"1"), ERROR)
+    world.clock.advance(1)
+    kept_until = {sink: kept.until for sink, kept in world.kept.items()}
+    aside = world.path.with_name("aside")
+    world.path.rename(aside)
+    service.offer(OTHER, LIMITS, record(b"2"), ERROR)
+    with capturedLogs() as events:
+        world.clock.pump([1] * 60)
+    assert [event["log_level"] for event in events] == [LogLevel.error]
+    directory = service.directory()
+    assert changes == [directory] and directory != former
+    for sink in (KEY, OTHER):
+        assert world.kept[sink].elsewhere == {former: kept_until[sink]}
+        assert world.kept[sink].directory == directory
+    assert not world.kept[KEY].may_exist(from_timestamp(world.clock.seconds()), outside=former)
+    if is_replaced:
+        shutil.rmtree(world.path)
+        aside.rename(world.path)
+        world.clock.pump([1] * 60)
+        assert changes == [directory, former]
+        assert [kept.directory for kept in world.kept.values()] == [former] * 2
+        assert list(world.kept[OTHER].elsewhere) == [directory]
+    world.run(service.stopService)
+
+
+def test_a_node_starts_with_another_directory(world: _World) -> None:
+    """Its ID is another one; that of the former directory stays the same."""
+    directories = []
+    for path in (world.path, world.path.with_name("other"), world.path):
+        service = world.service(str(path))
+        directories.append(service.directory())
+        world.run(service.stopService)
+    first, other, again = directories
+    assert first == again != other
 
 
 def test_records_of_a_deleted_sink_are_noted(world: _World) -> None:

@@ -72,6 +72,7 @@ class _Nodes(RejectedNodes):
 
     :ivar away: the nodes that don't answer.
     :ivar without_files: the nodes that run without their directories.
+    :ivar directories: the IDs of the nodes' directories.
     """
 
     def __init__(self, client: EtcdClient, path: Path, now: Callable[[], Any]) -> None:
@@ -81,6 +82,7 @@ class _Nodes(RejectedNodes):
             files.prepare()
         self.away: set[str] = set()
         self.without_files: set[str] = set()
+        self.directories: dict[str, str] = {}
 
     async def all(self) -> dict[str, RejectedNode]:
         return {
@@ -90,6 +92,7 @@ class _Nodes(RejectedNodes):
                 host="",
                 secret="",
                 has_files=name not in self.without_files,
+                directory=self.directories.get(name, ""),
             )
             for name in self.files
         }
@@ -109,6 +112,7 @@ class _Nodes(RejectedNodes):
                 lambda _: 3600.0,
             ),
             has_files=node.has_files,
+            directory=node.directory,
         )
 
 
@@ -391,7 +395,7 @@ async def test_a_stopped_node_that_may_keep_records_is_named(replays: _Replays) 
     assert not (await replays.replay(Selection(ids=frozenset({id, "unknown"})))).is_complete
     assert await replays.nodes.erase(SINK_KEY, Selection(ids=frozenset({id}))) == (1, [])
     for node in stopped:
-        await note_kept(client, node, {SINK_KEY: None})
+        await note_kept(client, node, {SINK_KEY: KeptRecords()})
     assert (await replays.replay()).is_complete
 
 
@@ -420,6 +424,71 @@ async def test_a_node_that_runs_without_its_directory_is_named(replays: _Replays
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_node_with_another_directory_is_named(replays: _Replays) -> None:
+    """Until its records in the former one are too old, or it uses the former one again, although
+    it keeps and erases others meanwhile.
+    """
+    client, now = replays.world.storage.client, replays.world.storage.now
+    (kept,) = replays.keep_values(1)
+    former = KeptRecords(at=now, until=now + _HOUR, directory="former")
+    await note_kept(client, "one", {SINK_KEY: former})
+    replays.nodes.directories["one"] = "former"
+    assert await _stopped(replays) == []
+    replays.nodes.directories["one"] = "other"
+    problem = "the node's directory (source.quarantine.path) is another one than before"
+    for until in (None, now + 9 * _HOUR, now):
+        if until is not None:
+            other = KeptRecords(at=now, until=until, directory="other")
+            await note_kept(client, "one", {SINK_KEY: other})
+        outcome = await replays.replay()
+        assert not outcome.is_complete and outcome.nodes[0].problem.startswith(problem)
+        found = await replays.nodes.newest(SINK_KEY, ALL, 1)
+        assert [node["available"] for node in found["nodes"]] == [False, True]
+    assert await replays.stored() == [kept]
+    replays.nodes.away.add("one")
+    assert [node.problem for node in (await replays.replay()).nodes] == [
+        outcome.nodes[0].problem
+    ], "each node is named once"
+    replays.nodes.away.clear()
+    replays.nodes.directories["one"] = "former"
+    assert (await replays.replay()).is_complete
+    await note_found(client, "one", {("one", SINK_KEY): attrs.evolve(former, at=now)})
+    assert (await replays.replay()).is_complete
+    replays.nodes.directories["one"] = "other"
+    replays.world.storage.tick(_HOUR.total_seconds())
+    assert (await replays.replay()).is_complete
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_note_of_an_earlier_version_names_no_directory(replays: _Replays) -> None:
+    """It is about the records that the node finds; if it finds none, they are missing."""
+    client, now = replays.world.storage.client, replays.world.storage.now
+    await _keeps(replays, "one", _HOUR)
+    replays.nodes.directories["one"] = "own"
+    assert await _stopped(replays) == ["one"]
+    none = KeptRecords(at=now, until=now, directory="own")
+    await note_kept(client, "one", {SINK_KEY: none})
+    assert await _stopped(replays) == ["one"]
+    await client.delete(f"{KEPT}{SINK_KEY}/one")
+    await _keeps(replays, "one", _HOUR)
+    found = attrs.evolve(none, until=now + _HOUR)
+    await note_found(client, "one", {("one", SINK_KEY): found})
+    assert await _stopped(replays) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_missing_records_of_a_node_that_was_taken_over(replays: _Replays) -> None:
+    """The new node also notes which of them are in another directory."""
+    client, now = replays.world.storage.client, replays.world.storage.now
+    for name in ("lost", "known"):
+        kept = KeptRecords(at=now, until=now + _HOUR, directory=name)
+        await note_kept(client, "former", {SINK_KEY: kept})
+    await note_found(client, "one", {("former", SINK_KEY): attrs.evolve(kept, directory="own")})
+    replays.nodes.directories["one"] = "own"
+    assert await _stopped(replays) == ["one"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_counts_can_be_removed_while_records_are_kept(replays: _Replays) -> None:
     """The records stay when the sink is deleted and undeleted."""
     client = replays.world.storage.client
@@ -437,7 +506,7 @@ async def test_records_of_stopped_nodes_are_taken_over(replays: _Replays) -> Non
     """
     client, now = replays.world.storage.client, replays.world.storage.now
     await _keeps(replays, "former", 9 * _HOUR)
-    await _keeps(replays, "again", _HOUR, at=-_HOUR)
+    await _keeps(replays, "again", 2 * _HOUR, at=-_HOUR)
     await client.put(f"{KEPT}{SINK_KEY}/unreadable", b"{")
     kept = KeptRecords(at=now, until=now + 2 * _HOUR)
     names = ("former", "again", "unreadable", "absent")
@@ -477,7 +546,7 @@ async def test_a_late_note_does_not_undo_a_newer_one(
 
     with monkeypatch.context() as patched:
         patched.setattr(client, "commit", lost_once)
-        await note_kept(client, "keeps", {SINK_KEY: None})
+        await note_kept(client, "keeps", {SINK_KEY: KeptRecords()})
     assert await _stopped(replays) == []
     await _keeps(replays, "keeps", _HOUR)
     await commit(*late[0])

@@ -45,7 +45,15 @@ async def _asked(
 ) -> tuple[bool, str]:
     """Return whether the node answers, and the reason if it doesn't."""
     server = RejectedServer(
-        reactor, session, "one", "127.0.0.1:0", "localhost", _answer, lambda: False, of_node
+        reactor,
+        session,
+        "one",
+        "127.0.0.1:0",
+        "localhost",
+        _answer,
+        lambda: False,
+        lambda: "",
+        of_node,
     )
     await server.startService()
     nodes = RejectedNodes(reactor, etcd, host, lambda: from_timestamp(NOW), of_api)
@@ -83,7 +91,7 @@ async def test_a_disconnected_caller(etcd: EtcdClient, session: Session) -> None
         return question
 
     server = RejectedServer(
-        reactor, session, "one", "127.0.0.1:0", "localhost", slow, lambda: True, PLAIN
+        reactor, session, "one", "127.0.0.1:0", "localhost", slow, lambda: True, lambda: "", PLAIN
     )
     await server.startService()
     nodes = RejectedNodes(reactor, etcd, "localhost", lambda: from_timestamp(NOW), PLAIN)
