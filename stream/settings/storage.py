@@ -83,7 +83,9 @@ class MetadataCleanupSettings:
         rule="required,min=0,max=100",
     )
     archived_file_retention_per_sink: int = setting(
-        30, "Number of imported files that are kept for each sink.", rule="required,min=0,max=100"
+        30,
+        "Number of imported files that are kept for each sink; 0 is refused, as in the original.",
+        rule="required,min=0,max=100",
     )
     active_file_expiration: Duration = setting(
         duration("168h"),

@@ -15,6 +15,7 @@ from stream.record.large import LARGE_BYTES
 from stream.settings import Settings
 from stream.source import batch
 from stream.source.http import chunked, parser
+from stream.storage.writer import server as writer
 from stream.task import ends
 from stream.templates import pool
 from tests.docs.blocks import ROOT
@@ -93,3 +94,11 @@ def test_limits_of_definitions() -> None:
     assert limits["wait for a task, calls of a node that wait"] == (
         f"{MAX_WAIT_SECONDS} s, {ends.MAX_WAITING}"
     )
+
+
+def test_limits_of_connections_without_a_secret() -> None:
+    """The paragraph about the writer's port has the constants."""
+    text = " ".join((ROOT / "docs/security.md").read_text().split())
+    seconds = writer._HELLO_SECONDS + writer._SECOND_LOOK_SECONDS
+    assert f"that it knows the secret is closed after about {seconds:g} s." in text
+    assert f"There can be at most {writer.MAX_STRANGERS} such connections;" in text

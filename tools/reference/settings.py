@@ -122,6 +122,8 @@ def _allowed(leaf: Leaf) -> str:
     """Return the rule as text."""
     words = ["required"] if leaf.rule.required else []
     lowest = _bound(leaf, "min")
+    if leaf.rule.required and lowest == "0":
+        lowest = "1"  # zero counts as missing
     highest = _bound(leaf, "max")
     if lowest and highest:
         words.append(f"{lowest} … {highest}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from stream.settings import LEAVES
@@ -43,6 +44,19 @@ def test_the_columns_of_a_row() -> None:
     secret = next(x for x in lines if "`sandbox.token`" in x)
     assert "sandbox-token" not in secret
     assert "**Secret.**" in secret
+
+
+def test_the_lowest_allowed_value_is_allowed() -> None:
+    """Zero counts as missing if the setting is required, whatever its other bounds are."""
+    bounded = [leaf for leaf in LEAVES if leaf.rule.argument("min") is not None]
+    for leaf in bounded:
+        (row,) = [x for x in reference().split("\n") if x.startswith(f"| `{leaf.key}`<br>")]
+        shown = re.search(r"(\d+) … \d+ \||at least (\d+) \|", row)
+        if shown is not None:
+            lowest = int(shown[1] or shown[2])
+            assert leaf.rule.violation(lowest) is None, leaf.key
+            assert leaf.rule.violation(lowest - 1) is not None, leaf.key
+    assert len(bounded) > 20
 
 
 def test_written_to_a_file(tmp_path: Path) -> None:
