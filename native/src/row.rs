@@ -7,11 +7,19 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use uuid::Uuid;
 
-use crate::json::{compact, unescape, Doubt, Members, Paths, Step};
+use crate::json::{compact, unescape, Doubt, Marks, Members, Paths, Step};
 use crate::typed::{Type, Typed};
 
 /// Bytes that the texts of a primary key may have together: see `stream.mapping.types`.
 const MAX_KEY_BYTES: usize = 2400;
+
+/// Bytes of values that are written for each byte of the bodies, and bodies that count as larger.
+///
+/// A value can be written again and again, for columns whose paths overlap and for the parts of a
+/// text. If that takes long, the Python code and the templates' processes do it, which have limits
+/// of their own.
+const WRITTEN_PER_BYTE: usize = 4;
+const SMALL_BODY: usize = 64 * 1024;
 
 /// A column of a mapping.
 #[derive(Debug)]
@@ -61,15 +69,30 @@ pub struct Context<'a> {
 #[derive(Default)]
 pub struct Scratch {
     found: Vec<Range<usize>>,
+    marks: Marks,
     text: Vec<u8>,
     /// The value of a typed column.
     value: Vec<u8>,
+    /// Bytes of values that may still be written.
+    left: usize,
     /// The time of a record, and its text: the next ones often have the same.
     at: Option<i64>,
     datetime: Vec<u8>,
 }
 
 impl Scratch {
+    /// Allow the values of bodies with `size` bytes in total to be written.
+    fn allow(&mut self, size: usize) {
+        self.left = WRITTEN_PER_BYTE * size.max(SMALL_BODY);
+    }
+
+    /// Count a value that is written, and return it.
+    fn take<'a>(&mut self, body: &'a [u8], place: usize) -> Result<&'a [u8], Doubt> {
+        let value = &body[self.found[place].clone()];
+        self.left = self.left.checked_sub(value.len()).ok_or(Doubt)?;
+        Ok(value)
+    }
+
     fn datetime(&mut self, at: i64) -> &[u8] {
         if self.at != Some(at) {
             self.datetime.clear();
@@ -109,12 +132,12 @@ pub struct RowPlan {
     reads_json: bool,
 }
 
-type PathSteps = Vec<(Vec<u8>, Option<usize>)>;
+pub type PathSteps = Vec<(Vec<u8>, Option<usize>)>;
 type PartSpec = (Option<Vec<u8>>, Option<PathSteps>, Option<Vec<u8>>);
 type TypeSpec = (String, usize, usize, bool, bool, bool);
 type ColumnSpec = (String, PathSteps, bool, Option<Vec<u8>>, Vec<PartSpec>, Option<TypeSpec>);
 
-fn steps_of(steps: PathSteps) -> Vec<Step> {
+pub fn steps_of(steps: PathSteps) -> Vec<Step> {
     steps.into_iter().map(|(key, index)| Step { key, index }).collect()
 }
 
@@ -165,10 +188,7 @@ impl RowPlan {
             return Err(PyValueError::new_err("some columns have no type"));
         }
         let reads_json = !paths.is_empty();
-        let paths = match Paths::new(&paths, strict) {
-            Some(paths) => reads_json.then_some(paths),
-            None => return Err(PyValueError::new_err("too many paths")),
-        };
+        let paths = reads_json.then(|| Paths::new(&paths, strict));
         Ok(RowPlan {
             has_ip: compiled.iter().any(Column::has_ip),
             has_headers: compiled.iter().any(|column| matches!(column, Column::Headers)),
@@ -240,10 +260,15 @@ impl RowPlan {
         let mut scratch = Scratch::default();
         let mut row = Vec::with_capacity(256);
         let rows = PyList::empty(py);
+        let mut size = 0;
+        for body in bodies.iter() {
+            size += body.cast::<PyBytes>()?.as_bytes().len();
+        }
+        scratch.allow(size);
         for body in bodies.iter() {
             let body = body.cast::<PyBytes>()?;
             row.clear();
-            match self.render(body.as_bytes(), &context, &mut scratch, &mut row) {
+            match self.render_allowed(body.as_bytes(), &context, &mut scratch, &mut row) {
                 Ok(()) => rows.append(PyBytes::new(py, &row))?,
                 Err(Doubt) => rows.append(py.None())?,
             }
@@ -276,6 +301,7 @@ impl RowPlan {
         const BOM: &[u8] = b"\xef\xbb\xbf";
         let before = out.len();
         let (mut count, mut ends, mut start) = (0, 0, 0);
+        scratch.allow(body.len());
         while start < body.len() {
             let end = memchr::memchr(b'\n', &body[start..]).map_or(body.len(), |at| start + at);
             let mut line = &body[start..end];
@@ -293,7 +319,7 @@ impl RowPlan {
             if count > limits.records || line.starts_with(BOM) {
                 return Err(Doubt);
             }
-            self.render(line, context, scratch, out)?;
+            self.render_allowed(line, context, scratch, out)?;
             if out.len() - before > limits.bytes {
                 return Err(Doubt); // before they use up the memory: a row can repeat all headers
             }
@@ -312,8 +338,20 @@ impl RowPlan {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Doubt> {
+        scratch.allow(body.len());
+        self.render_allowed(body, context, scratch, out)
+    }
+
+    /// Append the row of one of several records; see `render`.
+    fn render_allowed(
+        &self,
+        body: &[u8],
+        context: &Context,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Doubt> {
         if let Some(paths) = &self.paths {
-            paths.find(body, &mut scratch.found)?;
+            paths.find(body, &mut scratch.found, &mut scratch.marks)?;
         }
         self.push_row(body, context, scratch, out)
     }
@@ -334,8 +372,10 @@ impl RowPlan {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Doubt> {
+        scratch.allow(body.len());
         if let Some(paths) = &self.paths {
-            paths.find_members(body, members, places, &mut scratch.found)?;
+            let Scratch { found, marks, .. } = scratch;
+            paths.find_members(body, members, places, found, marks)?;
         }
         self.push_row(body, context, scratch, out)
     }
@@ -380,19 +420,21 @@ impl RowPlan {
                 Column::Headers => out.extend_from_slice(context.headers),
                 Column::Body => push_quoted(body, out),
                 Column::Path { place, raw, default } => {
-                    let span = scratch.found[*place].clone();
-                    if span.is_empty() {
+                    let value = scratch.take(body, *place)?;
+                    if value.is_empty() {
                         push_quoted(default.as_ref().ok_or(Doubt)?, out);
                     } else {
-                        push_value(&body[span], *raw, &mut scratch.text, out);
+                        push_value(value, *raw, &mut scratch.text, out);
                     }
                 }
                 Column::Text { parts, raw } => {
-                    let Scratch { found, text, .. } = scratch;
-                    push_text(parts, *raw, body, context, found, text, out)?;
+                    push_text(parts, *raw, body, context, scratch, out)?;
                 }
             }
             out.push(b'"');
+            if out.len() - start > self.limit {
+                return Err(Doubt);
+            }
         }
         Ok(())
     }
@@ -405,8 +447,12 @@ impl RowPlan {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Doubt> {
+        let start = out.len();
         let mut key_bytes = 0;
         for (place, (column, typed)) in self.columns.iter().zip(&self.types).enumerate() {
+            if out.len() - start > self.limit {
+                return Err(Doubt);
+            }
             if place > 0 {
                 out.push(b',');
             }
@@ -451,12 +497,11 @@ impl RowPlan {
         out: &mut Vec<u8>,
     ) -> Result<bool, Doubt> {
         let mut missing = None;
-        let is_absent = match column {
-            Column::Path { place, .. } => {
-                matches!(&body[scratch.found[*place].clone()], b"" | b"null")
-            }
-            _ => false,
+        let found = match column {
+            Column::Path { place, .. } => Some(scratch.take(body, *place)?),
+            _ => None,
         };
+        let is_absent = matches!(found, Some(b"" | b"null"));
         let text: &[u8] = match column {
             Column::Uuid => {
                 push_uuid(out);
@@ -468,16 +513,18 @@ impl RowPlan {
             // Only a body that was read is known to be JSON.
             Column::Body if typed.kind == Type::Json && !self.reads_json => return Err(Doubt),
             Column::Body => body,
-            Column::Path { place, default, .. } => {
+            Column::Path { default, .. } => {
                 missing = default.as_deref();
-                match &body[scratch.found[*place].clone()] {
+                match found.unwrap_or_default() {
                     value @ [b'"', ..] if !typed.keeps_spelling => {
                         let inner = &value[1..value.len() - 1];
                         if memchr::memchr(b'\\', inner).is_none() {
                             inner
                         } else {
                             scratch.text.clear();
-                            unescape(inner, &mut scratch.text);
+                            if unescape(inner, &mut scratch.text) {
+                                return Err(Doubt); // typed columns refuse half of a pair
+                            }
                             &scratch.text
                         }
                     }
@@ -490,8 +537,8 @@ impl RowPlan {
                 }
             }
             Column::Text { parts, .. } => {
-                let Scratch { found, text, .. } = scratch;
-                put_together(parts, body, context, found, text)?;
+                put_together(parts, body, context, scratch)?;
+                let text = &mut scratch.text;
                 if typed.keeps_spelling {
                     if has_escapes(text) {
                         return Err(Doubt);
@@ -528,11 +575,11 @@ fn push_text(
     raw: bool,
     body: &[u8],
     context: &Context,
-    found: &[Range<usize>],
-    text: &mut Vec<u8>,
+    scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> Result<(), Doubt> {
-    put_together(parts, body, context, found, text)?;
+    put_together(parts, body, context, scratch)?;
+    let text = &scratch.text;
     if raw {
         push_quoted(text, out);
         return Ok(());
@@ -546,24 +593,29 @@ fn push_text(
     Ok(())
 }
 
-/// Make `text` of the parts.
+/// Make the `text` of `scratch` of the parts.
 fn put_together(
     parts: &[Part],
     body: &[u8],
     context: &Context,
-    found: &[Range<usize>],
-    text: &mut Vec<u8>,
+    scratch: &mut Scratch,
 ) -> Result<(), Doubt> {
-    text.clear();
+    scratch.text.clear();
     for part in parts {
+        let value = match part {
+            Part::Body { place, .. } => scratch.take(body, *place)?,
+            _ => b"",
+        };
+        let text = &mut scratch.text;
         match part {
             Part::Literal(literal) => text.extend_from_slice(literal),
             Part::Ip => text.extend_from_slice(context.ip),
-            Part::Body { place, default } => {
-                let value = &body[found[*place].clone()];
+            Part::Body { default, .. } => {
                 match (value.first(), default) {
                     (None, Some(default)) => text.extend_from_slice(default),
-                    (Some(b'"'), _) => unescape(&value[1..value.len() - 1], text),
+                    (Some(b'"'), _) => {
+                        unescape(&value[1..value.len() - 1], text);
+                    }
                     _ => return Err(Doubt), // what isn't a string is printed in its own way
                 }
             }

@@ -3,14 +3,16 @@
 //! The Python code (`stream.mapping.types`) knows every form of every type. A value that isn't in
 //! one of the usual forms, or not valid, is in doubt here.
 
-use crate::json::Doubt;
+use pyo3::prelude::*;
+
+use crate::json::{Doubt, Marks, Paths, Reader, MAX_DEPTH};
 
 /// Digits of an integer that surely fits into 64 bits.
 const MAX_DIGITS: usize = 18;
 /// Length of a number that is read here.
 const MAX_NUMBER: usize = 60;
 /// Digits in a row, or of an exponent, from which on the Python code looks at a number in JSON.
-const LARGE_NUMBER: usize = 300;
+const LARGE_NUMBER: usize = 200;
 const LARGE_EXPONENT: usize = 3;
 /// Seconds and milliseconds since 1970 are told apart by their size.
 const MAX_SECONDS: i64 = 100_000_000_000;
@@ -258,4 +260,26 @@ fn is_uuid(text: &[u8]) -> bool {
             8 | 13 | 18 | 23 => *byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         })
+}
+
+/// What is wrong with a JSON text for a typed column: 0 for nothing, 1 if it isn't JSON, 2 if it has
+/// an escape of NUL.
+///
+/// `None` leaves the decision to the Python code.
+#[pyfunction]
+#[pyo3(signature = (text, /))]
+pub fn json_fault(text: &[u8]) -> Option<u8> {
+    let paths = Paths::new(&[], false);
+    let (mut found, mut marks) = (Vec::new(), Marks::default());
+    let mut reader = Reader::new(&paths, text, 0, usize::MAX, MAX_DEPTH, &mut found, &mut marks);
+    reader.blanks();
+    let is_valid = reader.value(None, 0).and_then(|()| reader.end()).is_ok();
+    if !is_valid || reader.has_large_numbers {
+        return None;
+    }
+    Some(match (reader.has_lone_surrogates, reader.has_nul) {
+        (true, _) => 1,
+        (false, true) => 2,
+        (false, false) => 0,
+    })
 }

@@ -22,6 +22,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import rjsonnet
@@ -38,6 +39,7 @@ from stream.mapping.plan import (
 )
 from stream.mapping.snippet import Snippet, prepare, reason, refuse_import
 from stream.record.context import RecordContext
+from stream.record.lookup import Paths
 
 __all__ = ["GROUP_RECORDS", "MAX_LOOPS", "RECORDS_PER_LOOP", "Evaluator", "Group", "Watch"]
 
@@ -332,12 +334,18 @@ class _Loop(threading.Thread):
         group.fail(failure)
 
 
-def _read(planned: PlannedPath, group: Group) -> None:
+@lru_cache(maxsize=MAX_LOOPS)
+def _paths(plan: TemplatePlan) -> Paths:
+    """Return the paths of *plan*, which are looked up together."""
+    return Paths(each.path for each in plan.templates if isinstance(each, PlannedPath))
+
+
+def _read(planned: PlannedPath, paths: Paths, group: Group) -> None:
     """Set the cells of a path column for the records of *group*."""
     cell: Callable[[RecordContext], bytes | None] = (
-        path_value(planned.path, raw_string=planned.raw_string)
+        path_value(planned.path, paths, raw_string=planned.raw_string)
         if planned.may_be_absent
-        else path_cell(planned.path, planned.raw_string, planned.default)
+        else path_cell(planned.path, planned.raw_string, planned.default, paths)
     )
     while (record := group.next_record()) is not None:
         try:
@@ -364,7 +372,7 @@ class Evaluator:
         for column, template in enumerate(plan.templates):
             group.start_column(column)
             if isinstance(template, PlannedPath):
-                _read(template, group)
+                _read(template, _paths(plan), group)
                 continue
             loop = self._loop(template.content)
             if isinstance(loop, UserError):

@@ -7,16 +7,15 @@ from collections.abc import Callable
 import orjson
 
 from stream.errors import UserError
-from stream.record import go_json
 from stream.record.context import RecordContext
-from stream.record.jsontree import JsonPath, text_bytes
-from stream.record.path import ABSENT, find_strictly, parse_path
+from stream.record.jsontree import text_bytes
+from stream.record.lookup import Paths
 
 __all__ = ["path_cell", "path_value"]
 
 
 def path_cell(
-    path: str, raw_string: bool, default_value: str | None
+    path: str, raw_string: bool, default_value: str | None, paths: Paths
 ) -> Callable[[RecordContext], bytes]:
     """Return the function that renders the text of the cell.
 
@@ -25,8 +24,9 @@ def path_cell(
     :param path: e.g. ``user.tags[0]``.
     :param raw_string: whether a string is rendered without JSON's quotes and escapes.
     :param default_value: rendered like a string of the body if the path has no value.
+    :param paths: all paths of the mapping, which are looked up together.
     """
-    value = path_value(path, raw_string=raw_string)
+    value = path_value(path, paths, raw_string=raw_string)
     default: bytes | None = None
     if default_value is not None:
         default = text_bytes(default_value) if raw_string else orjson.dumps(default_value)
@@ -42,24 +42,15 @@ def path_cell(
     return render
 
 
-def path_value(path: str, *, raw_string: bool) -> Callable[[RecordContext], bytes | None]:
+def path_value(
+    path: str, paths: Paths, *, raw_string: bool
+) -> Callable[[RecordContext], bytes | None]:
     """Return a function that returns the value at *path* as JSON; ``None`` if there is none.
 
     This function raises UserError if there is no parsed body.
 
+    :param paths: all paths of the mapping, which are looked up together.
     :param raw_string: whether a string is rendered without JSON's quotes and escapes.
     """
-    in_tree = JsonPath(path).render
-    steps = parse_path(path)
-
-    def render(record: RecordContext) -> bytes | None:
-        if record.is_json_tree:
-            return in_tree(record.body, record.json, raw_string)
-        value = find_strictly(record.body_map, steps)
-        if value is ABSENT:
-            return None
-        if raw_string and isinstance(value, str):
-            return text_bytes(value)
-        return go_json.dumps(value).encode()
-
-    return render
+    place = paths.place(path)
+    return lambda record: record.values(paths).text(place, raw_string=raw_string)

@@ -47,8 +47,9 @@ from stream.record.block import RecordBlock
 from stream.record.context import RecordContext, datetime_text
 from stream.record.headers import BodyKind
 from stream.record.hints import hint_for
-from stream.record.jsontree import JsonPath
+from stream.record.jsontree import text_bytes
 from stream.record.large import takes_long
+from stream.record.lookup import Paths
 from stream.record.path import parse_path
 from stream.record.quoting import Quoted, quoted
 from stream.values.bytesize import ByteSize
@@ -164,6 +165,9 @@ class Renderer:
 MAX_NATIVE_BYTES = 1024 * 1024
 """Maximum size of a body for compiled code, which parses it in up to three milliseconds."""
 
+MAX_SEARCHED_BYTES = 1024
+"""Maximum size of a body that is searched for the keys of each column, without compiled code."""
+
 _JSON = BodyKind.JSON
 """Looking up a member of an enumeration takes 0.1 µs in Python 3.11, too long for each record."""
 
@@ -216,11 +220,16 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
             native,
             native_of_maps,
         )
-    columns = tuple((column.name, _quotable(column)) for column in mapping.columns)
+    paths = paths_of(mapping)
+    columns = tuple((column.name, _quotable(column, paths)) for column in mapping.columns)
     cells = tuple(cell for _, cell in columns)
     join = b'","'.join
+    # All cells of a large record could have many times the size of the largest row.
+    large = row_size_limit // max(len(cells), 1)
 
     def render(record: RecordContext) -> bytes:
+        if len(record.body) > large:
+            return _render_carefully(columns, record, row_size_limit)
         try:
             row = b'"%b"\n' % join([cell(record) for cell in cells])
         except UserError:
@@ -365,16 +374,18 @@ def _row_of(
     columns are processed in order, and the first failure is reported, whether it comes from the
     engine or from this process.
     """
+    paths = paths_of(mapping)
     columns = tuple(
-        (column.name, None if takes_engine(column) else _quotable(column))
+        (column.name, None if takes_engine(column) else _quotable(column, paths))
         for column in mapping.columns
     )
     cells = tuple(cell for _, cell in columns)
     join = b'","'.join
+    large = row_size_limit // max(len(cells), 1)
 
     def render(record: RecordContext, evaluated: Evaluated) -> bytes:
         answers = iter(evaluated.cells)
-        if evaluated.error is None:
+        if evaluated.error is None and len(record.body) <= large:
             try:
                 row = b'"%b"\n' % join(
                     [quoted(next(answers)) if cell is None else cell(record) for cell in cells]
@@ -409,16 +420,18 @@ def _answered(answers: Iterator[bytes], error: UserError | None) -> QuotedCell:
 def _render_carefully(
     columns: tuple[tuple[str, QuotedCell], ...], record: RecordContext, row_size_limit: int
 ) -> bytes:
-    row = b""
+    texts: list[bytes] = []
+    size = -1  # there is a comma between two cells
     for name, cell in columns:
         try:
             text = cell(record)
         except UserError as error:
             raise _blaming(name, error, record, row_size_limit) from error
-        row += b'%b"%b"' % (b"," if row else b"", text)
-        if len(row) > row_size_limit:
+        texts.append(text)
+        size += len(text) + 3
+        if size > row_size_limit:
             raise RowTooBig(name, row_size_limit)
-    return row + b"\n"
+    return b'"%b"\n' % b'","'.join(texts) if texts else b"\n"
 
 
 def _blaming(
@@ -454,10 +467,11 @@ def _typed_row_of(
 
     NULL is an empty cell without quotes.
     """
+    paths = paths_of(mapping)
     columns = tuple(
         (
             column.name,
-            None if takes_engine(column) else _rendered_cell(column),
+            None if takes_engine(column) else _rendered_cell(column, paths),
             typed_value(column),
             column.primary_key,
         )
@@ -500,11 +514,11 @@ def _answered_texts(answers: Iterator[bytes], error: UserError | None) -> Render
     return cell
 
 
-def _rendered_cell(column: Column) -> RenderedCell:
+def _rendered_cell(column: Column, paths: Paths) -> RenderedCell:
     """Return the renderer of a typed column, before conversion to a value of the type."""
     if isinstance(column, PathColumn):
-        return path_value(column.path, raw_string=False)
-    return _cell(column)
+        return path_value(column.path, paths, raw_string=False)
+    return _cell(column, paths)
 
 
 def _says_it_all(error: UserError) -> bool:
@@ -531,13 +545,14 @@ def render_cells(
     """
     answers = iter(evaluated.cells if evaluated is not None else ())
     takes_engine = _takes_engine_of(record)
+    paths = paths_of(mapping)
     cells = []
     size = 0
     for column in mapping.columns:
         try:
             text: bytes | None
             if not takes_engine(column):
-                text = (_rendered_cell if column.data_type else _cell)(column)(record)
+                text = (_rendered_cell if column.data_type else _cell)(column, paths)(record)
             elif (answer := next(answers, None)) is not None:
                 text = None if column.data_type and answer == NOTHING_FOUND else answer
             elif evaluated is not None and evaluated.error is not None:
@@ -559,7 +574,12 @@ def render_cells(
     return cells
 
 
-def _quotable(column: Column) -> QuotedCell:
+def paths_of(mapping: Mapping) -> Paths:
+    """Return the paths of *mapping*, which are looked up together."""
+    return Paths(column.path for column in mapping.columns if isinstance(column, PathColumn))
+
+
+def _quotable(column: Column, paths: Paths) -> QuotedCell:
     """Return the function that renders the quoted cell; see `stream.record.quoting`.
 
     The columns that nearly every mapping has are inlined, so that each needs only one frame. They
@@ -576,24 +596,24 @@ def _quotable(column: Column) -> QuotedCell:
         return lambda record: _quoted_time(record.timestamp_ms)
     if isinstance(column, IpColumn):
         return lambda record: _quoted_address(record.client_ip)
-    cell = _cell(column)
-    if isinstance(column, PathColumn):
+    cell = _cell(column, paths)
+    if isinstance(column, PathColumn) and not paths.is_fast:
         return _quotable_path(column, cell)
     return lambda record: quoted(cell(record))
 
 
 def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
-    """Return *cell* with quoting, and with shortcuts for bodies in the usual form.
+    """Return *cell* with quoting, and with shortcuts for small bodies in the usual form.
 
     In a body without escapes, a string's text is the same as its JSON form, and contains no quote.
     """
     keys = tuple(step.text for step in parse_path(column.path))
-    occurs_once = JsonPath(column.path).occurs_once
+    spellings = tuple(b'"' + text_bytes(key) + b'"' for key in keys)
     raw_string = column.raw_string
     form: Any = b"%b" if raw_string else b'""%b""'
 
     def render(record: RecordContext) -> Quoted:
-        if record.headers.kind is _JSON:
+        if record.headers.kind is _JSON and len(record.body) <= MAX_SEARCHED_BYTES:
             value = record.document
             if type(value) is not dict:
                 value = record.json
@@ -608,7 +628,8 @@ def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
                         return quoted(value.encode())
                     return quoted(orjson.dumps(value))
                 body = record.body
-                if type(value) is str and body.find(b"\\") < 0 and occurs_once(body):
+                has_text = type(value) is str and body.find(b"\\") < 0
+                if has_text and max(map(body.count, spellings), default=0) <= 1:
                     spelling: Quoted = form % value.encode()
                     return spelling
         return quoted(cell(record))
@@ -629,7 +650,7 @@ def _quoted_address(client_ip: str) -> Quoted:
     return quoted(client_ip.encode())
 
 
-def _cell(column: Column) -> Cell:
+def _cell(column: Column, paths: Paths) -> Cell:
     if isinstance(column, UuidColumn):
         return _uuid
     if isinstance(column, DatetimeColumn):
@@ -641,7 +662,7 @@ def _cell(column: Column) -> Cell:
     if isinstance(column, HeadersColumn):
         return lambda record: record.headers.json.encode()
     if isinstance(column, PathColumn):
-        return path_cell(column.path, column.raw_string, column.default_value)
+        return path_cell(column.path, column.raw_string, column.default_value, paths)
     return _template_cell(column)
 
 

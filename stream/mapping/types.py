@@ -7,16 +7,15 @@ UTC, everything else unchanged.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 import orjson
 
+from stream import native
 from stream.errors import UserError, shortened
 
 __all__ = [
@@ -55,9 +54,17 @@ _EPOCH = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,9})?")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+_NUMBERS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^-0-9"]++|([-0-9][-+.0-9eE]*+)', re.DOTALL)
+"""Numbers, and everything else as an empty text."""
+
+_JSON_FAULTS = {1: "JSON", 2: "JSON without the character NUL"}
+"""What a type requires, by the result of `native.json_fault`."""
+
 _LARGE_NUMBER = re.compile(rb"[0-9]{300}|[eE][+-]?[0-9]{3}")
 _MAX_EXPONENT = 1000
+_SHOWN_BYTES = 1000
+"""Bytes of a value that are more than a message shows."""
+
 _BOOLEANS = {"true": b"true", "false": b"false", "1": b"true", "0": b"false"}
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_SECONDS, _MAX_MILLISECONDS = 10**11, 10**14
@@ -76,7 +83,7 @@ class ValueMisfit(UserError):
     name = "valueMisfit"
 
     def __init__(self, value: bytes, wanted: str) -> None:
-        shown = shortened(value.decode("utf-8", "replace"))
+        shown = shortened(value[:_SHOWN_BYTES].decode("utf-8", "replace"))
         super().__init__(f'the value "{shown}" is not {wanted}')
         self.unquoted = f"the value is not {wanted}"
 
@@ -225,34 +232,35 @@ def _date(value: bytes) -> bytes:
 
 
 def _json(value: bytes) -> bytes:
-    try:
-        orjson.loads(value)
-    except orjson.JSONDecodeError:
-        raise ValueMisfit(value, "JSON") from None
-    if b"\\u" in value:
-        if _ESCAPED_NUL.search(value):
-            raise ValueMisfit(value, "JSON without the character NUL")
-        if _SURROGATE.search(value):
-            _check_surrogates(value)
-    if _LARGE_NUMBER.search(value):
-        json.loads(value, parse_float=_check_number(value), parse_int=_check_number(value))
+    fault = native.json_fault(value) if native.is_built else None
+    if fault is None:
+        _check_json(value)
+    elif fault:
+        raise ValueMisfit(value, _JSON_FAULTS[fault])
     return value
 
 
-def _check_surrogates(value: bytes) -> None:
-    """Check that no name and no string contains an unpaired surrogate. Raises ValueMisfit."""
+def _check_json(value: bytes) -> None:
+    """Check *value*, which compiled code doesn't accept. Raises ValueMisfit."""
     try:
-        json.dumps(json.loads(value), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueMisfit(value, "JSON whose surrogates come in pairs") from None
+        orjson.loads(value)  # it refuses unpaired surrogates
+    except orjson.JSONDecodeError:
+        raise ValueMisfit(value, "JSON") from None
+    if b"\\u" in value and _ESCAPED_NUL.search(value):
+        raise ValueMisfit(value, _JSON_FAULTS[2])
+    if _LARGE_NUMBER.search(value):
+        for number in _NUMBERS.findall(value):
+            if _LARGE_NUMBER.search(number) and _is_too_large(number.decode()):
+                raise ValueMisfit(value, f"JSON with numbers of at most {_MAX_EXPONENT} digits")
 
 
-def _check_number(value: bytes) -> Callable[[str], Any]:
-    def check(text: str) -> None:
-        if len(text) > _MAX_EXPONENT or abs(Decimal(text).adjusted()) > _MAX_EXPONENT:
-            raise ValueMisfit(value, f"JSON with numbers of at most {_MAX_EXPONENT} digits")
-
-    return check
+def _is_too_large(number: str) -> bool:
+    if len(number) > _MAX_EXPONENT:
+        return True
+    try:
+        return abs(Decimal(number).adjusted()) > _MAX_EXPONENT
+    except InvalidOperation:
+        return True  # an exponent with many digits
 
 
 def _uuid(value: bytes) -> bytes:

@@ -15,21 +15,29 @@ if TYPE_CHECKING:
         Body,
         Connections,
         DiskThread,
+        JsonPaths,
         LogExport,
         RowPlan,
         Waiting,
         count_rows,
+        json_fault,
+        json_text,
+        split_json,
     )
 
 __all__ = [
     "Body",
     "Connections",
     "DiskThread",
+    "JsonPaths",
     "LogExport",
     "RowPlan",
     "Waiting",
     "count_rows",
     "is_built",
+    "json_fault",
+    "json_text",
+    "split_json",
 ]
 
 SWITCH = "STREAM_NATIVE"
@@ -44,10 +52,14 @@ if os.environ.get(SWITCH, "on") != "off":
             Body,
             Connections,
             DiskThread,
+            JsonPaths,
             LogExport,
             RowPlan,
             Waiting,
             count_rows,
+            json_fault,
+            json_text,
+            split_json,
         )
     except ImportError:
         pass

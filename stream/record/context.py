@@ -15,6 +15,7 @@ from stream.record.errors import InvalidJson, UnsupportedMediaType
 from stream.record.form import form_steps, parse_form
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.record.jsontree import is_canonical, parse_json
+from stream.record.lookup import Paths, Values
 
 __all__ = ["UNPARSED", "RecordContext", "datetime_text"]
 
@@ -40,6 +41,7 @@ class RecordContext:
     __slots__ = (
         "_canonical",
         "_map",
+        "_values",
         "body",
         "client_ip",
         "document",
@@ -67,6 +69,7 @@ class RecordContext:
         self.document = json
         self._map = body_map
         self._canonical = canonical
+        self._values: Values | None = None
 
     @property
     def is_json_tree(self) -> bool:
@@ -101,6 +104,26 @@ class RecordContext:
         if type(value) is InvalidJson:
             raise value.with_traceback(None)
         return value
+
+    def values(self, paths: Paths) -> Values:
+        """Return the values at *paths*, which are looked up together, once for all columns.
+
+        Raises UserError: as `json` or `body_map`.
+        """
+        values = self._values
+        if values is None or values.paths is not paths:
+            values = self._values = self._look_up(paths)
+        return values
+
+    def _look_up(self, paths: Paths) -> Values:
+        if not self.is_json_tree:
+            return paths.in_map(self.body_map)
+        is_invalid = type(self.document) is InvalidJson
+        values = None if is_invalid else paths.in_json(self.body)
+        if values is None:
+            _ = self.json  # checks it
+            values = paths.in_document(self.body)
+        return values
 
     @property
     def body_map(self) -> Any:

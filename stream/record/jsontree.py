@@ -1,10 +1,4 @@
-"""JSON bodies: validation, and lookup of values at a path with their exact source text.
-
-A table must get ``1.0``, ``1e5`` or an integer of thirty digits as the producer wrote them.
-Therefore a value is copied from the source instead of being printed from the parsed document. A
-full parse validates the document and answers most lookups. The source is searched only if the
-spelling of a value is uncertain, as with numbers with a fraction, containers, escapes and repeated
-keys.
+"""JSON bodies: validation, and splitting of arrays and large documents.
 
 Note [Two readers]: orjson parses nearly every document. It refuses two valid kinds: numbers beyond
 the range of doubles, and escapes of lone surrogates. A record must not be rejected because of
@@ -25,16 +19,14 @@ from typing import Any
 import orjson
 
 from stream.record.errors import InvalidJson
-from stream.record.path import ABSENT, PathStep, parse_path
-from stream.record.steps import result_of
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_VALUES",
-    "JsonPath",
     "array_items",
     "canonical_documents",
     "check_bounds",
+    "container_end_steps",
     "has_more_values",
     "is_canonical",
     "parse_json",
@@ -60,13 +52,7 @@ _SPACED = b'": '
 _BLANK = rb"[ \t\r\n]*+"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = rb'[^ \t\r\n,\]}"{\[]++'
-_VALUE = rb"(?:(" + _STRING + rb"|" + _SCALAR + rb")" + _BLANK + rb",?)?"
-_MEMBER = re.compile(_BLANK + rb"(" + _STRING + rb")" + _BLANK + rb":" + _BLANK + _VALUE, re.DOTALL)
-_ITEM = re.compile(_BLANK + _VALUE, re.DOTALL)
-_AFTER_CONTAINER = re.compile(_BLANK + rb",?")
 _TO_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:' + _STRING + rb'[^"{}\[\]]*+)*+', re.DOTALL)
-_BLANKS_OUTSIDE = re.compile(rb"(" + _STRING + rb")|[ \t\r\n]++", re.DOTALL)
-_ANY_BLANK = re.compile(rb"[ \t\r\n]")
 _STRINGS = re.compile(_STRING + rb'|".*+', re.DOTALL)
 """Strings; if a string has no end, everything from its opening quote."""
 
@@ -96,7 +82,6 @@ _PAIRS_AT_MOST = 16
 _STEPS = {0x5B: 1, 0x5D: -1}
 _OPENING = frozenset((b"{", b"["))
 _CLOSING = frozenset((b"}", b"]"))
-_ESCAPED_IN_JSON = re.compile(r'[\x00-\x1f"\\/]')
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
@@ -281,139 +266,6 @@ def text_bytes(text: str) -> bytes:
         return _SURROGATES.sub("\ufffd", joined).encode()
 
 
-class JsonPath:
-    """A path lookup that is prepared once and executed for many documents.
-
-    A numeric key also matches an array item, and an index also matches an object key. The first of
-    several equal keys is used.
-
-    :param path: for example, ``user.tags[0]``; the empty path is the whole document.
-    """
-
-    __slots__ = ("_exact_spelling", "_needles", "_steps")
-
-    def __init__(self, path: str) -> None:
-        self._steps = parse_path(path)
-        self._needles = tuple(b'"' + text_bytes(step.text) + b'"' for step in self._steps)
-        self._exact_spelling = not any(_ESCAPED_IN_JSON.search(step.text) for step in self._steps)
-
-    def render(self, source: bytes, parsed: Any, raw_string: bool) -> bytes | None:
-        """Return the value as compact JSON, or ``None`` if the path has no value.
-
-        :param source: the document.
-        :param parsed: the document parsed by `parse_json`.
-        :param raw_string: whether a string is rendered as its text, without quotes and escapes.
-        """
-        if not self._keys_are_unique(source):
-            return self._render_from_source(source, raw_string)
-        value: Any = parsed
-        for step in self._steps:
-            if type(value) is dict:
-                value = value.get(step.text, ABSENT)
-                if value is ABSENT:
-                    return None
-            elif type(value) is list:
-                index = step.as_index
-                if index is None or index >= len(value):
-                    return None
-                value = value[index]
-            else:
-                return None
-        kind = type(value)
-        if kind is str:
-            if raw_string:
-                return text_bytes(value)
-            if b"\\" not in source:
-                return b'"%b"' % text_bytes(value)
-        elif kind is int:
-            if value:
-                return b"%d" % value
-        elif value is None:
-            return b"null"
-        elif kind is bool:
-            return b"true" if value else b"false"
-        return self._render_from_source(source, raw_string)
-
-    def _keys_are_unique(self, source: bytes) -> bool:
-        """Return False if a key of the path may be repeated or spelled with escapes."""
-        # Finding one byte is faster than finding two, and most bodies have no escapes.
-        if not self._exact_spelling or (b"\\" in source and b"\\u" in source):
-            return False
-        return self.occurs_once(source)
-
-    def occurs_once(self, source: bytes) -> bool:
-        """Return whether each key of the path occurs at most once as a string, key or value."""
-        for needle in self._needles:  # noqa: SIM110 - a generator would double the time
-            if source.count(needle) > 1:
-                return False
-        return True
-
-    def _render_from_source(self, source: bytes, raw_string: bool) -> bytes | None:
-        span = _find(source, self._steps, self._needles)
-        if span is None:
-            return None
-        value = source[span[0] : span[1]]
-        if value[0] == 0x22:
-            return text_bytes(parse_json(value)) if raw_string else value
-        return _without_blanks(value)
-
-
-def _without_blanks(value: bytes) -> bytes:
-    if _ANY_BLANK.search(value) is None:
-        return value
-    return _BLANKS_OUTSIDE.sub(rb"\1", value)
-
-
-Span = tuple[int, int]
-
-
-def _find(source: bytes, steps: tuple[PathStep, ...], needles: tuple[bytes, ...]) -> Span | None:
-    """Return the start and end of the value at *steps* in a valid document."""
-    start = _value_start(source, 0)
-    for step, needle in zip(steps, needles, strict=True):
-        opening = source[start]
-        found: int | None = None
-        if opening == 0x7B:
-            found = _find_member(source, start + 1, step.text, needle)
-        elif opening == 0x5B and step.as_index is not None:
-            found = _find_item(source, start + 1, step.as_index)
-        if found is None:
-            return None
-        start = found
-    match = _ITEM.match(source, start)
-    assert match is not None  # it also matches an empty text
-    return match.span(1) if match[1] is not None else (start, _container_end(source, start))
-
-
-def _value_start(source: bytes, position: int) -> int:
-    match = _ITEM.match(source, position)
-    assert match is not None
-    return match.start(1) if match[1] is not None else match.end()
-
-
-def _find_member(source: bytes, position: int, key: str, needle: bytes) -> int | None:
-    while True:
-        match = _MEMBER.match(source, position)
-        if match is None:
-            return None
-        name = match[1]
-        if name == needle or (b"\\" in name and parse_json(name) == key):
-            return match.start(2) if match[2] is not None else match.end()
-        position = match.end() if match[2] is not None else _after(source, match.end())
-
-
-def _find_item(source: bytes, position: int, index: int) -> int | None:
-    while True:
-        match = _ITEM.match(source, position)
-        assert match is not None
-        if match[1] is None and source[match.end()] == 0x5D:
-            return None
-        if index == 0:
-            return match.start(1) if match[1] is not None else match.end()
-        index -= 1
-        position = match.end() if match[1] is not None else _after(source, match.end())
-
-
 def array_items(source: bytes, max_bytes: int) -> Iterator[bytes | None]:
     """Return the source text of each item of the array *source*.
 
@@ -434,7 +286,7 @@ def array_items(source: bytes, max_bytes: int) -> Iterator[bytes | None]:
     while not is_last:
         limit = min(position + max_bytes + 1, len(source))
         if source.startswith((b"[", b"{"), position):
-            end = yield from _container_end_steps(source, position, limit)
+            end = yield from container_end_steps(source, position, limit)
         else:
             match = _ELEMENT.match(source, position, limit)
             if match is None and (limit == len(source) or source[position] != 0x22):
@@ -470,20 +322,10 @@ def _broken(position: int) -> InvalidJson:
     return InvalidJson(f"the array is invalid at byte {position + 1}")
 
 
-def _after(source: bytes, position: int) -> int:
-    """Return the position after the container at *position* and the comma that may follow it."""
-    match = _AFTER_CONTAINER.match(source, _container_end(source, position))
-    assert match is not None
-    return match.end()
-
-
-def _container_end(source: bytes, position: int) -> int:
-    """Return the position after the container at *position*. Raises InvalidJson: it has no end."""
-    return result_of(_container_end_steps(source, position, len(source)))
-
-
-def _container_end_steps(source: bytes, position: int, limit: int) -> Generator[None, None, int]:
+def container_end_steps(source: bytes, position: int, limit: int) -> Generator[None, None, int]:
     """Return the position after the container at *position*, or *limit* if it ends later.
+
+    Each step is a small part of the work.
 
     Raises InvalidJson: it has no end in *source*, is nested too deeply or has too many containers.
     """

@@ -17,7 +17,6 @@ from stream.record.jsontree import (
     _VALUES_AT_ONCE,
     MAX_DEPTH,
     MAX_VALUES,
-    JsonPath,
     _read_integer,
     _refuse_constant,
     _without_surrogates,
@@ -25,12 +24,17 @@ from stream.record.jsontree import (
     has_more_values,
     parse_json,
 )
+from stream.record.lookup import Paths
 from tests.effort import examples
 
 
 def _find(source: str | bytes, path: str, raw_string: bool = False) -> str | None:
     data = source.encode() if isinstance(source, str) else source
-    found = JsonPath(path).render(data, parse_json(data), raw_string)
+    parse_json(data)
+    paths = Paths([path])
+    found = paths.in_document(data).text(0, raw_string=raw_string)
+    compiled = paths.in_json(data)
+    assert compiled is None or compiled.text(0, raw_string=raw_string) == found
     return None if found is None else found.decode()
 
 
