@@ -14,7 +14,7 @@ from stream.record.context import RecordContext
 from stream.record.headers import canonical_name
 from stream.record.path import ABSENT, PathStep, find_strictly, parse_path
 
-__all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json", "without_surrogates"]
+__all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json", "unsafe_characters", "without_surrogates"]
 
 NO_DEFAULT = "<<~~errOnUndefined~~>>"
 """Default of the parameter ``default``; there is no other way to detect a missing argument."""
@@ -151,6 +151,11 @@ def to_json(value: Any) -> str:
         members = [f"{to_json(key)}:{to_json(value[key])}" for key in sorted(value)]
         return "{" + ",".join(members) + "}"
     return "[" + ",".join([to_json(item) for item in value]) + "]"
+
+
+def unsafe_characters(text: str) -> int:
+    """Return the number of characters of *text* that `to_json` escapes."""
+    return len(_UNSAFE.findall(text))
 
 
 def _escape(match: re.Match[str]) -> str:

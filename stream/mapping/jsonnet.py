@@ -16,7 +16,7 @@ from stream.mapping.functions import FUNCTIONS, to_json
 from stream.record.context import RecordContext
 from stream.record.jsontree import text_bytes
 
-__all__ = ["cell_text", "check_language", "direct_cell"]
+__all__ = ["cell_text", "check_language", "direct_cell", "printed_path"]
 
 _CALL = re.compile(
     rf"\s*(?P<name>{'|'.join(FUNCTIONS)})\s*\(\s*"
@@ -45,6 +45,18 @@ def direct_cell(content: str, raw_string: bool) -> Callable[[RecordContext], byt
     if len(arguments) > len(names):
         return None
     return lambda record: cell_text(function(record, *arguments), raw_string)
+
+
+def printed_path(content: str) -> str | None:
+    """Return the path of the value of the body that a template of `direct_cell` prints.
+
+    It is ``None`` for templates that print nothing of the body.
+    """
+    match = _CALL.fullmatch(content)
+    if match is None or match["name"] not in ("Body", "BodyStr"):
+        return None
+    path = None if match["first"] is None else _literal(match["first"])
+    return path if isinstance(path, str) and match["name"] == "Body" else ""
 
 
 def _literal(text: str) -> Any:

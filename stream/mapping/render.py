@@ -29,6 +29,7 @@ from stream.mapping.columns import (
     TemplateColumn,
     UuidColumn,
 )
+from stream.mapping.effort import Effort, paths_of
 from stream.mapping.jsonnet import check_language, direct_cell
 from stream.mapping.native_plan import has_indexes, native_plan
 from stream.mapping.path_cell import path_cell, path_value
@@ -48,7 +49,6 @@ from stream.record.context import RecordContext, datetime_text
 from stream.record.headers import BodyKind
 from stream.record.hints import hint_for
 from stream.record.jsontree import text_bytes
-from stream.record.large import takes_long
 from stream.record.lookup import Paths
 from stream.record.path import parse_path
 from stream.record.quoting import Quoted, quoted
@@ -78,8 +78,9 @@ class Renderer:
     :ivar row: renders a record to its row, with a line feed at the end; only for mappings without a
         plan. It raises UserError if the record can't be rendered or the row is too large.
     :ivar plan: the templates that need the engine; ``None`` if there are none.
-    :ivar large_plan: the plan for large records. All their paths and templates need the engine,
-        because parsing such a body would block the reactor for too long.
+    :ivar large_plan: the plan for records that take long. All their paths and templates need the
+        engine, because rendering them would block the reactor for too long.
+    :ivar effort: decides which records take long.
     :ivar native: the compiled renderer for most rows, including those with templates that only
         concatenate strings; ``None`` if it isn't built or doesn't support the mapping.
     :ivar native_of_maps: the compiled renderer for bodies that are maps, as in OTLP records.
@@ -92,16 +93,18 @@ class Renderer:
     _large_row_of: RowOf
     _row_size_limit: int
     _block: BlockRenderer
+    effort: Effort
     native: RowPlan | None = None
     native_of_maps: RowPlan | None = None
 
     def plan_for(self, record: RecordContext) -> TemplatePlan | None:
         """Return the plan to evaluate before *record* is rendered; ``None`` if there is none."""
-        return self.large_plan if takes_long(record) else self.plan
+        return self.large_plan if self.effort.takes_long(record) else self.plan
 
     def row_of(self, record: RecordContext, evaluated: Evaluated) -> bytes:
         """Return the row of *record*, given the engine's result."""
-        return (self._large_row_of if takes_long(record) else self._row_of)(record, evaluated)
+        is_long = self.effort.takes_long(record)
+        return (self._large_row_of if is_long else self._row_of)(record, evaluated)
 
     def native_row(self, record: RecordContext) -> bytes | None:
         """Return the row of a record that has a plan, if compiled code can render it at once.
@@ -203,8 +206,10 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
     native_of_maps = native
     if native is not None and has_indexes(mapping):
         native_of_maps = native_plan(mapping, row_size_limit, of_maps=True)
+    paths = paths_of(mapping)
+    effort = Effort(mapping, paths)
     if is_typed(mapping):
-        return _typed_renderer(mapping, plan, row_size_limit, native, native_of_maps)
+        return _typed_renderer(mapping, plan, row_size_limit, effort, native, native_of_maps)
     large_plan = template_plan(mapping, row_size_limit, _reads_or_evaluates)
     large_row_of = _row_of(mapping, row_size_limit, _reads_or_evaluates)
     if plan is not None:
@@ -217,10 +222,10 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
             large_row_of,
             row_size_limit,
             _not_evaluated,
+            effort,
             native,
             native_of_maps,
         )
-    paths = paths_of(mapping)
     columns = tuple((column.name, _quotable(column, paths)) for column in mapping.columns)
     cells = tuple(cell for _, cell in columns)
     join = b'","'.join
@@ -248,6 +253,7 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
         large_row_of,
         row_size_limit,
         block,
+        effort,
         native,
         native_of_maps,
     )
@@ -290,6 +296,7 @@ def _typed_renderer(
     mapping: Mapping,
     plan: TemplatePlan | None,
     row_size_limit: int,
+    effort: Effort,
     native: RowPlan | None,
     native_of_maps: RowPlan | None,
 ) -> Renderer:
@@ -307,6 +314,7 @@ def _typed_renderer(
         _typed_row_of(mapping, row_size_limit, _reads_or_evaluates),
         row_size_limit,
         lambda block: list(map(render, block.records)),
+        effort,
         native,
         native_of_maps,
     )
@@ -349,11 +357,14 @@ def template_plan(
 
 def plan_for(mapping: Mapping, limit: int, record: RecordContext) -> TemplatePlan | None:
     """Return the plan of *mapping* for *record*; see `template_plan`."""
-    return template_plan(mapping, limit, _takes_engine_of(record))
+    return template_plan(mapping, limit, _takes_engine_of(mapping, paths_of(mapping), record))
 
 
-def _takes_engine_of(record: RecordContext) -> Callable[[Column], bool]:
-    return _reads_or_evaluates if takes_long(record) else _takes_engine
+def _takes_engine_of(
+    mapping: Mapping, paths: Paths, record: RecordContext
+) -> Callable[[Column], bool]:
+    is_long = Effort(mapping, paths).takes_long(record)
+    return _reads_or_evaluates if is_long else _takes_engine
 
 
 def _planned(column: Column) -> PlannedTemplate | PlannedPath:
@@ -544,8 +555,8 @@ def render_cells(
     reason. Raises RowTooBig: the row is too large.
     """
     answers = iter(evaluated.cells if evaluated is not None else ())
-    takes_engine = _takes_engine_of(record)
     paths = paths_of(mapping)
+    takes_engine = _takes_engine_of(mapping, paths, record)
     cells = []
     size = 0
     for column in mapping.columns:
@@ -572,11 +583,6 @@ def render_cells(
             raise RowTooBig(column.name, limit)
         cells.append((column.name, "NULL" if text is None else text.decode("utf-8", "replace")))
     return cells
-
-
-def paths_of(mapping: Mapping) -> Paths:
-    """Return the paths of *mapping*, which are looked up together."""
-    return Paths(column.path for column in mapping.columns if isinstance(column, PathColumn))
 
 
 def _quotable(column: Column, paths: Paths) -> QuotedCell:

@@ -186,7 +186,7 @@ def _is_huge_number(document: str, position: int) -> bool:
 def _without_surrogates(value: Any) -> Any:
     """Return *value* with U+FFFD instead of each lone surrogate, including in keys."""
     if type(value) is str:
-        return value if value.isascii() else text_bytes(value).decode()
+        return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
     if type(value) is list:
         return [_without_surrogates(item) for item in value]
     if type(value) is dict:

@@ -19,7 +19,6 @@ from stream.mapping.render import Renderer, compile_renderer
 from stream.mapping.stored import StoredMapping
 from stream.ops.logging.throttle import LogThrottle
 from stream.record.context import RecordContext
-from stream.record.large import LARGE_BYTES
 from stream.rejected.keeper import RejectedRecords
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
@@ -217,15 +216,15 @@ class SinkPipeline:
         called.
         """
         target = self._pick()
-        if target.render is None or (
-            len(record.body) > LARGE_BYTES and target.renderer.plan_for(record) is not None
-        ):
+        if target.render is None or len(record.body) > target.renderer.effort.free_bytes:
             native_row = target.renderer.native_row(record)
-            if native_row is None:
-                self._evaluate(_Rendering(self, target.renderer, record, completion, mark))
-            else:
+            if native_row is not None:
                 self.hand_on(target, native_row, 1, record.timestamp_ms, completion, mark)
-            return
+                return
+            if target.renderer.plan_for(record) is not None:
+                self._evaluate(_Rendering(self, target.renderer, record, completion, mark))
+                return
+        assert target.render is not None  # there is a plan otherwise
         try:
             row = target.render(record)
         except UserError as error:

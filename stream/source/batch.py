@@ -38,7 +38,10 @@ MAX_ROWS_BYTES = 4_000_000
 
 RECORDS_AT_ONCE = 64
 BYTES_AT_ONCE = 128 * 1024
-"""Bytes rendered for all sinks before rendering continues, so that each body is parsed once."""
+"""Bytes rendered for all sinks before rendering continues, so that each body is parsed once.
+
+There are fewer if the mapping of a sink takes long; see `stream.mapping.effort`.
+"""
 
 
 class Reason(NamedTuple):
@@ -134,12 +137,13 @@ class RowBlock:
         renderer = self.renderer
         if renderer is None or self.error is not None:
             return None
-        if renderer.plan is not None or _asks_the_engine(renderer, block):
+        if renderer.plan is not None or _may_take_long(renderer, block):
             rows = renderer.native_rows(block)
-            if rows is None:
+            if rows is not None:
+                self.take_rendered(rows, len(rows))
+                return None
+            if renderer.plan_for(block.records[0]) is not None:
                 return Evaluation(self, places, block.records)
-            self.take_rendered(rows, len(rows))
-            return None
         before = len(self.rows)
         try:
             try:
@@ -230,30 +234,40 @@ def render_batch(
     :param first: a record with the data that all records share; its body is ignored.
     """
     shared = RecordContext(first.timestamp_ms, first.client_ip, first.headers.of_json, first.body)
-    for part in _parts(elements):
+    at_once = min([BYTES_AT_ONCE, *(_free_bytes(rows) for rows in blocks)])
+    for part in _parts(elements, at_once):
         places, bodies, parsed = zip(*part, strict=True)
         block = RecordBlock(shared, list(bodies), parsed)
         for rows in blocks:
-            evaluation = rows.take(places, block)
-            if evaluation is not None:
-                yield evaluation
-        yield None
+            yield rows.take(places, block)
 
 
-def _parts(elements: Sequence[Element]) -> Iterator[Sequence[Element]]:
-    """Iterate over groups of elements that are rendered together; a large element is alone."""
+def _free_bytes(rows: RowBlock) -> int:
+    """Return the number of bytes that are rendered in one step for a sink."""
+    renderer = rows.renderer
+    return BYTES_AT_ONCE if renderer is None else renderer.effort.free_bytes
+
+
+def _parts(elements: Sequence[Element], at_once: int) -> Iterator[Sequence[Element]]:
+    """Iterate over groups of elements that are rendered together; a large element is alone.
+
+    :param at_once: maximum total size of several elements in bytes.
+    """
     start = 0
     while start < len(elements):
         end, size = start + 1, len(elements[start][1])
         for _, body, _ in elements[end : start + RECORDS_AT_ONCE]:
             size += len(body)
-            if size > BYTES_AT_ONCE:
+            if size > at_once:
                 break
             end += 1
         yield elements[start:end]
         start = end
 
 
-def _asks_the_engine(renderer: Renderer, block: RecordBlock) -> bool:
-    """Return whether the records of *block* need the engine although there is no template."""
-    return len(block.bodies) == 1 and renderer.plan_for(block.records[0]) is not None
+def _may_take_long(renderer: Renderer, block: RecordBlock) -> bool:
+    """Return whether *block* may need the engine although there is no template for it.
+
+    Such a record is alone; see `_parts`.
+    """
+    return len(block.bodies) == 1 and len(block.bodies[0]) > renderer.effort.free_bytes

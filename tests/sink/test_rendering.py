@@ -256,8 +256,8 @@ def test_a_sink_without_templates(world: World) -> None:
     assert world.templates.warmed == 0
 
 
-LARGE = b'{"a":1.0,"b":"%b","c":"x","\\u0064":"\\ud800"}' % (b"x" * LARGE_BYTES)
-"""The compiled code leaves this to the engine, because of a lone surrogate."""
+LARGE = b'{"a":1.0,"b":"%b","c":"x","\\u0064":"\\ud800"}' % (b"x" * 300_000)
+"""The compiled code leaves this to the engine, because of a lone surrogate in a large body."""
 
 PLAIN = b'{"a":1.0,"b":"%b"}' % (b"x" * LARGE_BYTES)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
+from stream.mapping.effort import Effort
 from stream.mapping.render import Renderer, compile_renderer
 from stream.record import elements as elements_module
 from stream.record.charset import BOM
@@ -27,7 +28,7 @@ from stream.record.elements import (
 )
 from stream.record.errors import BatchTooLarge, InvalidJson
 from stream.record.headers import RecordHeaders
-from stream.record.large import LARGE_BYTES
+from stream.record.lookup import Paths
 from stream.source.batch import (
     BYTES_AT_ONCE,
     MAX_ROWS_BYTES,
@@ -197,7 +198,7 @@ def test_rejected_records_are_reported_and_the_others_rendered() -> None:
     lines[RECORDS_AT_ONCE] = b"broken"
     blocks = [RowBlock(path.renderer), RowBlock(body.renderer), RowBlock(ClosedSink().renderer)]
     elements = line_elements(b"\n".join(lines), 1000)
-    assert len(list(render_batch(elements, record(), blocks))) == 2
+    assert len(list(render_batch(elements, record(), blocks))) == 2 * len(blocks)
     by_path, by_body, closed = blocks
     assert [r.place for r in by_path.rejected] == [4, RECORDS_AT_ONCE + 1]
     assert [r.error.status for r in by_path.rejected] == [400, 400]
@@ -219,7 +220,7 @@ def test_rows_of_a_batch_have_a_limit() -> None:
 
 def test_large_records_of_a_batch_are_parsed_by_the_engine() -> None:
     """Each is parsed separately and keeps its position; small ones don't need the engine."""
-    large = b'{"a":1.0,"b":"%b","c":"\\ud800"}' % (b"x" * LARGE_BYTES)
+    large = b'{"a":1.0,"b":"%b","c":"\\ud800"}' % (b"x" * 300_000)
     lines = [b'{"a":0}', large, b'{"b":0}', b'{"a":3}', large + b"}"]
     sink = FakeSink(PathColumn("a", path="a"))
     block = RowBlock(sink.renderer)
@@ -263,7 +264,10 @@ def test_an_unexpected_error_fails_the_batch_of_the_sink() -> None:
             def row_of(*_: object) -> bytes:
                 return b""
 
-            return Renderer(render, None, None, row_of, row_of, 0, lambda _: [b"over the limit"])
+            effort = Effort(Mapping(()), Paths(()))
+            return Renderer(
+                render, None, None, row_of, row_of, 0, lambda _: [b"over the limit"], effort
+            )
 
     blocks = [RowBlock(Broken().renderer)]
     list(render_batch(line_elements(b"1\n2", 10), record(), blocks))

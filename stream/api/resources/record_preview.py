@@ -15,6 +15,7 @@ from stream.definition.entity import KEBOOLA, Sink, Source
 from stream.definition.reads import DefinitionReads
 from stream.errors import NestedError, UserError, sentence
 from stream.mapping.columns import Mapping
+from stream.mapping.effort import Effort, paths_of
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.mapping.render import RowTooBig, plan_for, render_cells
 from stream.record import go_json
@@ -25,7 +26,6 @@ from stream.record.encoding import decode_body
 from stream.record.errors import InvalidJson
 from stream.record.headers import RecordHeaders
 from stream.record.jsontree import parse_json
-from stream.record.large import takes_long
 from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
 from stream.templates.interface import TemplateEvaluator
@@ -288,9 +288,10 @@ def _flat_record(body: bytes) -> dict[str, Any]:
 
 def _plans(mapping: Mapping, records: Sequence[RecordContext]) -> dict[TemplatePlan, list[int]]:
     """Return the templates to evaluate, each with the positions of its records."""
+    effort = Effort(mapping, paths_of(mapping))
     places: dict[bool, list[int]] = {}
     for place, record in enumerate(records):
-        places.setdefault(takes_long(record), []).append(place)
+        places.setdefault(effort.takes_long(record), []).append(place)
     plans = {}
     for some in places.values():
         plan = plan_for(mapping, MAX_RESULT_BYTES, records[some[0]])

@@ -53,10 +53,10 @@ A step takes a few hundred microseconds.
 """
 
 
-def is_large(headers: RecordHeaders, size: int) -> bool:
-    """Return whether a record with a body of *size* bytes can block others."""
+def is_large(headers: RecordHeaders, size: int, sinks: int = 1) -> bool:
+    """Return whether a record with a body of *size* bytes for *sinks* can block others."""
     limit = _LARGE_BYTES_OF.get(headers.kind)
-    return limit is not None and size > limit
+    return limit is not None and size > LARGE_BYTES and size * sinks > limit
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -99,7 +99,8 @@ def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
     record, waited = arrived.record, arrived.waited
     if arrived.taps:
         arrived.taps.offer(arrived.sources, record)
-    if is_large(record.headers, len(record.body)) and not takes_long(record):
+    is_alone_large = is_large(record.headers, len(record.body))
+    if is_alone_large and not takes_long(record):
         for _ in record.reading_steps():
             yield None
             if not waited.is_pending:
@@ -113,7 +114,7 @@ def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
         waited.finish(without_sinks(completions.nothing_to_wait_for()))
         return
     waited.wait_for(completions)
-    if takes_long(record):
+    if is_alone_large:
         patience = arrived.turns.patience(ROOM_SECONDS)
         for _, sinks in arrived.targets:
             for _, sink in sinks:

@@ -167,6 +167,12 @@ class IngestHandler:
             connection.finish(self._dispatch_failed(route, error, head))
             return
         size = len(body)
+        eligible = self._router.eligible
+        if size > LARGE_BYTES:
+            count = sum(len(eligible(source, "")) for source in sources)
+            if is_large(head.headers, size, count):
+                self._handle_other(request, connection)
+                return
         if body.startswith(BOM):
             body = ready_body(head.headers, body)
         peer = connection.peer_ip
@@ -179,7 +185,6 @@ class IngestHandler:
         )
         if self._taps:
             self._taps.offer(sources, record)
-        eligible = self._router.eligible
         if len(sources) == 1:
             source = sources[0]
             sinks = eligible(source, "")

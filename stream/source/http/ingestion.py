@@ -177,7 +177,8 @@ class Ingestion:
             self._take_turns(MAX_UTF8_BYTES * len(body), self._recoded(headers, body))
             return
         body = ready_body(headers, body)
-        if is_batch(self._route.batch, headers) or is_large(headers, len(body)):
+        sinks = sum(len(stages.router.eligible(source, "")) for source in self._sources)
+        if is_batch(self._route.batch, headers) or is_large(headers, len(body), sinks):
             self._take_turns(len(body), self._steps(headers, body))
             return
         for _ in self._steps(headers, body):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Hashable
 from typing import Any
 
 import pytest
 import zstandard
+from twisted.internet.defer import Deferred
 
 from stream.errors import UserError
 from stream.mapping.columns import PathColumn, Template, TemplateColumn
@@ -17,7 +19,7 @@ from stream.source.batch import RECORDS_AT_ONCE
 from stream.source.dispatcher import SourceEntry
 from stream.source.http import batches
 from stream.source.http.content_decoding import INLINE_BYTES
-from stream.source.turns import ROOM_SECONDS
+from stream.source.turns import ROOM_SECONDS, Steps, Turns
 from tests.source.http.test_handler import KEY, PATH, SECRET, FakeConnection, FakeSink, Listener
 
 LINES = "Content-Type: application/x-ndjson\r\n"
@@ -125,6 +127,28 @@ def test_a_large_record_does_not_wait_forever(
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 1\r\n" in answer
     assert b"too many records wait" in answer.lower()
+
+
+@pytest.mark.parametrize(("size", "count"), [(70_000, 1), (7000, 10), (700, 100), (7000, 5)])
+def test_a_record_for_many_sinks_takes_turns(
+    size: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rendering a small record for many sinks takes as long as rendering a large one for one."""
+    sizes: list[int] = []
+    work = Turns.work
+
+    def counted(turns: Turns, key: Hashable, size: int, steps: Steps) -> Deferred[None]:
+        sizes.append(size)
+        return work(turns, key, size, steps)
+
+    monkeypatch.setattr(Turns, "work", counted)
+    sinks = [FakeSink(columns=[PathColumn("a", path="a")]) for _ in range(count)]
+    listener = Listener()
+    listener.router.sinks[KEY] = [(f"k{number}", sink) for number, sink in enumerate(sinks)]
+    body = json.dumps({"a": 1, "b": "x" * size}).encode()
+    assert listener.get(body=body, headers=JSON)[::2] == (200, b"OK")
+    assert [sink.rows for sink in sinks] == [[b'"1"\n']] * count
+    assert sizes == ([len(body)] if size > 4096 and size * count > 64 * 1024 else [])
 
 
 def test_a_cancelled_large_record(
