@@ -233,6 +233,8 @@ pub struct Reader<'a> {
     is_wide: bool,
     /// Whether there were blanks outside of strings.
     has_blanks: bool,
+    /// Number of opening brackets and commas outside of strings.
+    pub delimiters: usize,
     /// Whether there was an escape of a surrogate, and whether one of them wasn't in a pair.
     has_surrogates: bool,
     pub has_lone_surrogates: bool,
@@ -262,6 +264,7 @@ impl<'a> Reader<'a> {
             max_depth,
             is_wide: false,
             has_blanks: false,
+            delimiters: 0,
             has_surrogates: false,
             has_lone_surrogates: false,
             has_nul: false,
@@ -434,6 +437,7 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn is_empty(&mut self, end: u8) -> Result<bool, Doubt> {
         self.at += 1;
+        self.delimiters += 1;
         self.blanks();
         if self.peek()? != end {
             return Ok(false);
@@ -449,6 +453,7 @@ impl<'a> Reader<'a> {
         let byte = self.peek()?;
         self.at += 1;
         if byte == b',' {
+            self.delimiters += 1;
             self.blanks();
             return Ok(false);
         }

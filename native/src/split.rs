@@ -20,11 +20,12 @@ const PIECE: char = ',';
 
 /// Return the steps of putting together the objects and arrays that have more than `size` bytes.
 ///
-/// There are none if the document is smaller. If it is invalid, the error has the number of bytes
-/// before the fault.
+/// There are none if the document is smaller. Return also the number of opening brackets and commas,
+/// which is about the number of values. If the document is invalid, the error has the number of
+/// bytes before the fault.
 #[pyfunction]
 #[pyo3(signature = (document, size, /))]
-pub fn split_json(document: &[u8], size: usize) -> PyResult<Vec<Step>> {
+pub fn split_json(document: &[u8], size: usize) -> PyResult<(Vec<Step>, usize)> {
     let paths = Paths::new(&[], false);
     let (mut found, mut marks) = (Vec::new(), Marks::default());
     let reader = Reader::new(&paths, document, 0, usize::MAX, MAX_DEPTH, &mut found, &mut marks);
@@ -32,7 +33,7 @@ pub fn split_json(document: &[u8], size: usize) -> PyResult<Vec<Step>> {
     splitter.reader.blanks();
     let done = splitter.value(0).and_then(|_| splitter.reader.end());
     match done {
-        Ok(()) => Ok(splitter.steps),
+        Ok(()) => Ok((splitter.steps, splitter.reader.delimiters)),
         Err(Doubt) => Err(PyValueError::new_err(splitter.reader.at)),
     }
 }

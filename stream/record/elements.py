@@ -19,7 +19,7 @@ from stream.record.context import UNPARSED, RecordContext
 from stream.record.encoding import decode_body
 from stream.record.errors import BatchTooLarge
 from stream.record.headers import BodyKind, RecordHeaders
-from stream.record.jsontree import array_items, check_bounds, parse_json
+from stream.record.jsontree import array_items, check_bounds, check_steps, parse_json
 from stream.record.steps import result_of
 
 __all__ = [
@@ -139,10 +139,15 @@ def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Ele
     start = 0
     while start < len(texts):
         end, size = start, 0
-        while end < len(texts) and end - start < ITEMS_AT_ONCE and size < BYTES_AT_ONCE:
+        while end < len(texts) and end - start < ITEMS_AT_ONCE:
             size += len(texts[end])
+            if size > BYTES_AT_ONCE and end > start:
+                break  # a large item is checked alone
             end += 1
-        values: Sequence[Any] = _parse_items(texts[start:end])
+        is_checked = False
+        if end - start == 1:
+            is_checked = yield from check_steps(texts[start])
+        values: Sequence[Any] = [UNPARSED] if is_checked else _parse_items(texts[start:end])
         elements += zip(
             range(start, end),
             texts[start:end],

@@ -1,5 +1,9 @@
 """JSON bodies: validation, and splitting of arrays and large documents.
 
+Note [Pieces]: parsing takes a tenth of a microsecond or more for each value. So a large document is
+first split by compiled code, in one pass that also validates it, and its pieces are parsed one
+after another. Without compiled code it is parsed at once.
+
 Note [Two readers]: orjson parses nearly every document. It refuses two valid kinds: numbers beyond
 the range of doubles, and escapes of lone surrogates. A record must not be rejected because of
 values that it doesn't need, so such a document is parsed again by the standard library. Such a
@@ -18,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from stream import native
 from stream.record.errors import InvalidJson
 
 __all__ = [
@@ -26,10 +31,12 @@ __all__ = [
     "array_items",
     "canonical_documents",
     "check_bounds",
+    "check_steps",
     "container_end_steps",
     "has_more_values",
     "is_canonical",
     "parse_json",
+    "parse_steps",
     "text_bytes",
 ]
 
@@ -69,6 +76,9 @@ _TO_VALUES = re.compile(
 )
 """Matches like `_TO_VALUE`, but many values at once, because a match per value is slow."""
 
+PIECE_BYTES = 64 * 1024
+"""Maximum size of a document that is parsed at once, and of the pieces of a larger one."""
+
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _NUMBER = re.compile(r"-?[0-9][0-9.eE+-]*+")
@@ -100,6 +110,76 @@ def parse_json(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: boo
         return orjson.loads(source)
     except orjson.JSONDecodeError as error:
         return _read_again(source, error)
+
+
+def parse_steps(source: bytes, max_values: int) -> Generator[None, None, Any]:
+    """Parse a document in small steps; see Note [Pieces]. It may have up to 1024 levels.
+
+    Raises InvalidJson: it is invalid, or exceeds *max_values*.
+    """
+    steps: list[tuple[str, int, int]] = []
+    if native.is_built and len(source) > PIECE_BYTES:
+        steps = _split(source, max_values, PIECE_BYTES)
+        yield
+    if not steps:
+        return parse_json(source, max_values, checks_depth=False)
+    containers: list[Any] = []  # those that aren't complete, each in the one before
+    key: Any = None
+    counted = len(source)  # the values are counted
+    for sign, start, end in steps:
+        if sign in "{[":
+            container: Any = {} if sign == "{" else []
+            if containers:
+                _put_into(containers[-1], key, container)
+            containers.append(container)
+        elif sign == "k":
+            key = parse_json(source[start:end], counted)
+        elif sign == ",":
+            into, piece = containers[-1], source[start:end]
+            if isinstance(into, dict):
+                into.update(parse_json(b"{%b}" % piece, counted, checks_depth=False))
+            else:
+                into += parse_json(b"[%b]" % piece, counted, checks_depth=False)
+            yield
+        elif len(containers) > 1:
+            containers.pop()
+    return containers[0]
+
+
+def _put_into(container: Any, key: Any, value: Any) -> None:
+    if isinstance(container, dict):
+        container[key] = value
+    else:
+        container.append(value)
+
+
+def _split(source: bytes, max_values: int, size: int) -> list[tuple[str, int, int]]:
+    """Return the steps of `native.split_json`. Raises InvalidJson."""
+    try:
+        steps, delimiters = native.split_json(source, size)
+    except ValueError as error:
+        _check_encoding(source)
+        raise InvalidJson(f"it is invalid at byte {error.args[0] + 1}") from None
+    if len(source) > 2 * max_values and delimiters > max_values:
+        raise _too_many(max_values)
+    return steps
+
+
+def check_steps(source: bytes) -> Generator[None, None, bool]:
+    """Check a large document like `parse_json`, in small steps and without parsing it.
+
+    Raises InvalidJson.
+
+    :returns: whether it was checked; a small one isn't.
+    """
+    if not native.is_built or len(source) <= PIECE_BYTES or source.count(b"\\u") > MAX_VALUES:
+        return False
+    _split(source, MAX_VALUES, len(source))
+    yield
+    if _may_be_deep(source) and _too_deep(source):
+        raise _deep()
+    yield
+    return True
 
 
 def check_bounds(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: bool = True) -> None:
@@ -146,12 +226,7 @@ def _has_values(source: bytes, number: int) -> bool:
 
 def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
     """Parse *source*, which orjson has refused; see Note [Two readers]."""
-    if _WIDE.match(source) is not None:
-        raise InvalidJson("it is in UTF-16 or UTF-32, please send UTF-8") from None
-    try:
-        text = source.decode()
-    except UnicodeDecodeError as fault:
-        raise InvalidJson(f"byte {fault.start + 1} is not UTF-8") from None
+    text = _check_encoding(source)
     reason = str(error)
     has_surrogates = _SURROGATE.search(source) is not None
     if has_surrogates and source.count(b"\\u") > MAX_VALUES:
@@ -170,6 +245,16 @@ def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
         else:
             return _without_surrogates(value) if has_surrogates else value
     raise InvalidJson(reason) from None
+
+
+def _check_encoding(source: bytes) -> str:
+    """Return the text of *source*. Raises InvalidJson: it isn't in UTF-8."""
+    if _WIDE.match(source) is not None:
+        raise InvalidJson("it is in UTF-16 or UTF-32, please send UTF-8") from None
+    try:
+        return source.decode()
+    except UnicodeDecodeError as fault:
+        raise InvalidJson(f"byte {fault.start + 1} is not UTF-8") from None
 
 
 def _is_huge_number(document: str, position: int) -> bool:

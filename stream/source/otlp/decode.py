@@ -34,7 +34,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 from stream.errors import UserError
 from stream.record.charset import without_bom
 from stream.record.errors import InvalidJson
-from stream.record.jsontree import parse_json
+from stream.record.jsontree import parse_steps
 from stream.source.otlp.wire import Field, fields, length_delimited
 
 __all__ = [
@@ -80,7 +80,7 @@ In JSON, the number of tokens that begin or separate values is counted.
 """
 
 MAX_JSON_VALUES = 250_000
-"""Maximum number of values of a JSON export, which is parsed in one call that blocks."""
+"""Maximum number of values of a JSON export."""
 
 _MAX_DEPTH = 100
 """Maximum nesting of values, which is protobuf's own limit for its binary form."""
@@ -466,7 +466,7 @@ def _check_values(message: Any, data: bytes) -> None:
 def _json_parts(types: _Types, body: bytes) -> Iterator[Part | None]:
     body = without_bom(body)
     # Protobuf's reader refuses or ignores values that are nested too deeply.
-    document = parse_json(body, MAX_JSON_VALUES, checks_depth=False)
+    document = yield from parse_steps(body, MAX_JSON_VALUES)
     yield None
     others, resources = _take(document, types.resources)
     for resource in resources:

@@ -20,8 +20,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from stream import native
 from stream.errors import UserError
 from stream.record import go_json
+from stream.record.jsontree import PIECE_BYTES
 from stream.source.otlp import decode
 from stream.source.otlp.decode import (
     _TYPES,
@@ -660,8 +662,19 @@ def test_metrics_without_records_are_decoded_a_few_at_a_time() -> None:
     assert max(part.count for part in export.parts) == FIELDS_AT_ONCE
 
 
+@pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
+@pytest.mark.parametrize("place", [b"%b", b'{"resourceLogs":[%b]}', b'{"resourceLogs":[{"x":%b}]}'])
+def test_json_with_many_keys_is_parsed_in_pieces(place: bytes) -> None:
+    """Each step parses one of the pieces, wherever the keys are; unknown ones are ignored."""
+    keys = b"{%b}" % b",".join(b'"%06d":1' % number for number in range(9000))
+    body = place % keys
+    steps = decode_steps(Signal.LOGS, Encoding.JSON, body)
+    assert len(list(steps)) > len(body) // PIECE_BYTES
+    assert list(flatten(decode_request(Signal.LOGS, Encoding.JSON, body))) == []
+
+
 def test_values_of_json_are_counted_before_they_are_parsed() -> None:
-    """JSON is parsed as a whole."""
+    """The limit applies to the whole document."""
     body = b'{"resourceLogs":[' + b"{}," * MAX_JSON_VALUES + b"{}]}"
     with pytest.raises(UserError, match=f"more than {MAX_JSON_VALUES} values") as caught:
         decode_request(Signal.LOGS, Encoding.JSON, body)
