@@ -59,6 +59,21 @@ _TEMPLATES: list[dict[str, Any]] = [
         "template": {"language": "jsonnet", "content": _TEMPLATE},
     }
 ]
+_COLUMNS: list[dict[str, Any]] = [
+    *(
+        {"type": "path", "name": f"k{number}", "path": f"k{number}", "defaultValue": ""}
+        for number in range(49)
+    ),
+    *(
+        {"type": "path", "name": f"a{number}", "path": ".".join("a" * number), "defaultValue": ""}
+        for number in range(1, 51)
+    ),
+    {
+        "type": "template",
+        "name": "t",
+        "template": {"language": "jsonnet", "content": "Now('%Y')"},
+    },
+]
 _BODIES: list[dict[str, Any]] = [{"type": "body", "name": "body"}]
 
 
@@ -203,8 +218,9 @@ def deployed_target(folder: Path, seconds: float, scale: int) -> Iterator[tuple[
         good = _define(deployed, "good", _NAMES)["http"]["url"]
         attacked = _define(deployed, "hostile", _NAMES)["http"]["url"]
         templates = _define(deployed, "hostile-templates", _TEMPLATES)["http"]["url"]
+        columns = _define(deployed, "hostile-columns", _COLUMNS)["http"]["url"]
         otlp = _define(deployed, "hostile-otlp", _BODIES, type="otlp")["otlp"]["url"]
-        for url in (good, attacked, templates):
+        for url in (good, attacked, templates, columns):
             wait_for(partial(_takes, deployed, url), "the first record")
         parts = urlsplit(attacked)
         host, _, port = running.health.rpartition(":")
@@ -215,6 +231,7 @@ def deployed_target(folder: Path, seconds: float, scale: int) -> Iterator[tuple[
             writer=Place("127.0.0.1", deployed.ports["writer"]),
             path=parts.path,
             templates=urlsplit(templates).path,
+            columns=urlsplit(columns).path,
             otlp=urlsplit(otlp).path,
             sources="/v1/branches/default/sources",
             token=TOKEN,

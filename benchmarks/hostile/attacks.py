@@ -354,6 +354,22 @@ _export("OTLP: 20,000 records with 40 KB of attributes each", "otlp wide", PROTO
 _export("OTLP: 500,000 empty records", "otlp many", PROTOBUF, GZIP)
 _export("OTLP: values 5,000 deep", "otlp deep", JSON)
 _export("OTLP: 5,000,000 resources as JSON", "otlp json keys", JSON, GZIP)
+_export("OTLP: 240,000 unknown members as JSON", "otlp json members", JSON, GZIP)
+
+
+def _columns(name: str, body: str) -> None:
+    """Push a body repeatedly to the source whose sink has as many columns as permitted."""
+
+    async def run(target: Target) -> str:
+        data = request(target.columns, JSON, body=payloads.body(body))
+        return await target.flood(target.source, 8, data)
+
+    ATTACKS.append(Attack(name, run, (body,)))
+
+
+_columns("100 columns: 23,000 keys that are lone surrogates", "keys with escapes")
+_columns("100 columns: a key that is repeated 10,000 times", "repeated keys")
+_columns("100 columns: values of 240 KB in one another", "nested values")
 
 
 # templates

@@ -90,6 +90,9 @@ _MAKERS: dict[str, Callable[[], bytes]] = {
     "gzip blank array": lambda: gzip.compress(b"[" + b" " * DECODED + b"]"),
     "gzip item": lambda: gzip.compress(b'[{"a":"' + b"\\n" * (DECODED // 2) + b'"}]'),
     "gzip digits": lambda: gzip.compress(b'{"user":' + b"9" * DECODED + b"}"),
+    "keys with escapes": lambda: b"{" + b'"\\ud800":1,' * 23_000 + b'"a":1}',
+    "repeated keys": lambda: b'{"b":"\\ud800",' + b'"a":1,' * 10_000 + b'"a":1}',
+    "nested values": lambda: b'{"a":' * 200 + b"[%b1]" % (b"1, " * 80_000) + b"}" * 200,
     "deep": lambda: b"[" * (MIB - 10),
     "digits": lambda: b'{"user":' + b"9" * (MIB - 100) + b"}",
     "long numbers": lambda: b'{"user":[' + b",".join([b"9" * 4000] * 15) + b"]}",
@@ -103,6 +106,9 @@ _MAKERS: dict[str, Callable[[], bytes]] = {
     "otlp many": lambda: gzip.compress(_otlp_many()),
     "otlp deep": _otlp_deep,
     "otlp json keys": lambda: gzip.compress(b'{"resourceLogs":[' + b"{}," * 5_000_000 + b"{}]}"),
+    "otlp json members": lambda: gzip.compress(
+        b"{" + b",".join(b'"%06d":1' % number for number in range(240_000)) + b"}"
+    ),
     "otlp group": lambda: gzip.compress(b"\x0b" + b"\x08\x01" * (DECODED // 2) + b"\x0c"),
     "otlp metric": lambda: gzip.compress(
         _field(1, _field(2, _field(2, b"\x78\x01" * 2_000_000 + _field(5, b""))))

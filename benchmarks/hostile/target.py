@@ -44,7 +44,8 @@ class Target:
     """The target of an attack, and its size.
 
     :ivar source: the listener of the sources; `path` leads to a source of records, `templates` to
-        one whose sink has templates, `otlp` to one of OpenTelemetry.
+        one whose sink has templates, `columns` to one whose sink has many columns, `otlp` to one of
+        OpenTelemetry.
     :ivar api: the listener of the API, where `token` is valid and `sources` is the path of all.
     :ivar seconds: duration of an attack.
     :ivar scale: divisor of the full size.
@@ -56,6 +57,7 @@ class Target:
     writer: Place
     path: str
     templates: str
+    columns: str
     otlp: str
     sources: str
     token: str

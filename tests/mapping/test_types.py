@@ -6,11 +6,14 @@ import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream import native
 from stream.errors import UserError
+from stream.mapping import types
 from stream.mapping.types import ValueMisfit, check_data_type, decimal_size, fitting
 
 
@@ -172,6 +175,98 @@ def test_json_is_kept_verbatim(value: object, ascii: bool) -> None:
         assert fitting("json")(text) == text
     except ValueMisfit:
         assert b"\\ud" in text
+
+
+_NUMBERS = [
+    *("1", "-0.5e10", "1e308", "1e309", "1e-308", "1e-999", "1e-1000", "1e-1001", "0e-1001"),
+    *("9" * 300, "9" * 309, "0." + "1" * 998, "-0." + "1" * 998, "0." + "1" * 999),
+    "1" * 250 + "e99",
+]
+
+
+def _is_valid(value: bytes) -> bool:
+    """Return whether *value* is JSON that a column may have, as a parser sees it."""
+
+    def number(text: str) -> None:
+        if len(text) > 1000 or abs(Decimal(text).adjusted()) > 1000:
+            raise ArithmeticError
+
+    try:
+        orjson.loads(value)
+        text = json.dumps(json.loads(value), ensure_ascii=False)
+        json.loads(value, parse_float=number, parse_int=number)
+    except (ValueError, ArithmeticError):
+        return False
+    return "\\u0000" not in text.replace("\\\\", "")
+
+
+_TEXTS = [
+    *(
+        '"\\u0000"',
+        '"\\\\u0000"',
+        '"\\ud83d\\ude42"',
+        '"\\ud83d"',
+        '"\\ude42\\ud83d"',
+        '"1e999, 2"',
+    ),
+    *('"\\"1e999"', "+1", "null", *(f'"{number}"' for number in _NUMBERS)),
+]
+_SPELLED_JSON = st.recursive(
+    st.sampled_from(_NUMBERS) | st.sampled_from(_TEXTS),
+    lambda inner: (
+        st.lists(inner, max_size=4).map(lambda items: "[" + ", ".join(items) + "]")
+        | st.lists(inner, max_size=3).map(
+            lambda items: "{" + ",".join(f'"1e-5555\\u0061":{item}' for item in items) + "}"
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(_SPELLED_JSON)
+def test_json_with_any_spelling(spelling: str) -> None:
+    """Large numbers, NUL and unpaired surrogates are refused, but not texts like them."""
+    value = spelling.encode()
+    is_valid = _is_valid(value)
+    for is_built in {False, native.is_built}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "is_built", is_built)
+            try:
+                found = fitting("json")(value)
+            except ValueMisfit:
+                assert not is_valid
+            else:
+                assert found == value and is_valid
+
+
+@pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
+def test_checking_json_parses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code checks usual JSON, and finds NUL and unpaired surrogates."""
+    monkeypatch.setattr(types, "_check_json", None)
+    value = b'{"a":[%b1],"b":"\\u00e9\\ud83d\\ude42"}' % (b"[1.5e3]," * 1000)
+    assert fitting("json")(value) == value
+    for text in (b'"\\u0000"', b'"\\ud83d"'):
+        with pytest.raises(ValueMisfit):
+            fitting("json")(text)
+
+
+@pytest.mark.parametrize("is_built", {False, native.is_built})
+def test_long_numbers_in_json(is_built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only long numbers are read, wherever they are; an exponent may have any number of digits."""
+    monkeypatch.setattr(native, "is_built", is_built)
+    read: list[str] = []
+    is_too_large = types._is_too_large
+
+    def counted(number: str) -> bool:
+        read.append(number)
+        return is_too_large(number)
+
+    monkeypatch.setattr(types, "_is_too_large", counted)
+    value = b'[%b1e-500,"1e-999",{"1e-999":-1e-600}]' % (b"1.5," * 1000)
+    assert fitting("json")(value) == value
+    assert read == ["1e-500", "-1e-600"]
+    with pytest.raises(ValueMisfit, match="numbers of at most 1000 digits"):
+        fitting("json")(b"[1e-99999999999999999999999]")
 
 
 @pytest.mark.parametrize(

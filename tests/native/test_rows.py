@@ -212,6 +212,31 @@ def test_documents_with_too_many_values_are_left_to_the_python_code() -> None:
     assert plan.row(b"[" + b",".join([b"[]"] * 60_000) + b"]", AT, b"", b"") is None
 
 
+@pytest.mark.parametrize("count", [4, 5])
+def test_values_that_are_written_many_times_are_left_to_the_python_code(count: int) -> None:
+    """The values of a row, or of all rows of a call, may have four times the size of the bodies."""
+    body = b'{"a":"%b"}' % (b"x" * 64 * 1024)
+    paths = tuple(PathColumn(f"c{i}", path="a", raw_string=True) for i in range(count))
+    text = Template("jsonnet", " + ".join(["Body('a')"] * count))
+    for mapping in (Mapping(paths), Mapping((TemplateColumn("t", template=text),))):
+        plan = native_plan(mapping, 10**6)
+        assert plan is not None
+        is_written = count <= 4
+        assert (plan.row(body, AT, b"", b"") is not None) == is_written
+        rows = plan.rows([body, body], AT, b"", b"")
+        assert [row is not None for row in rows] == [True, is_written]
+        lines = plan.lines(b"%b\n%b" % (body, body), AT, b"", b"", 10, 10, 10**7)
+        assert (lines is not None) == is_written
+
+
+def test_a_row_above_the_limit_is_not_completed() -> None:
+    """The error names the column that exceeds the limit, before a column without a value."""
+    columns = [PathColumn(f"c{i}", path="a") for i in range(3)]
+    renderer = compile_renderer(Mapping((*columns, PathColumn("d", path="missing"))), LIMIT)
+    body = b'{"a":"%b"}' % (b"x" * (LIMIT // 2))
+    assert _row(renderer, body).startswith("413 ") and '"c1"' in _row(renderer, body)
+
+
 def test_the_limits_of_lines() -> None:
     """A batch above a limit is left to the Python code as a whole; blank lines count."""
     plan = native_plan(Mapping((PathColumn("a", path="a"),)), LIMIT)
