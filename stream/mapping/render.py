@@ -168,8 +168,11 @@ class Renderer:
 MAX_NATIVE_BYTES = 1024 * 1024
 """Maximum size of a body for compiled code, which parses it in up to three milliseconds."""
 
-MAX_SEARCHED_BYTES = 1024
-"""Maximum size of a body that is searched for the keys of each column, without compiled code."""
+MAX_SEARCHED_BYTES = 512 * 1024
+"""Number of bytes that are searched for the keys of all paths, without compiled code.
+
+A body that would have to be searched longer is read in one pass (`stream.record.lookup`).
+"""
 
 _JSON = BodyKind.JSON
 """Looking up a member of an enumeration takes 0.1 µs in Python 3.11, too long for each record."""
@@ -604,14 +607,16 @@ def _quotable(column: Column, paths: Paths) -> QuotedCell:
         return lambda record: _quoted_address(record.client_ip)
     cell = _cell(column, paths)
     if isinstance(column, PathColumn) and not paths.is_fast:
-        return _quotable_path(column, cell)
+        return _quotable_path(column, cell, MAX_SEARCHED_BYTES // max(paths.steps_in_total, 1))
     return lambda record: quoted(cell(record))
 
 
-def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
+def _quotable_path(column: PathColumn, cell: Cell, max_bytes: int) -> QuotedCell:
     """Return *cell* with quoting, and with shortcuts for small bodies in the usual form.
 
     In a body without escapes, a string's text is the same as its JSON form, and contains no quote.
+
+    :param max_bytes: maximum size of a body for the shortcuts.
     """
     keys = tuple(step.text for step in parse_path(column.path))
     spellings = tuple(b'"' + text_bytes(key) + b'"' for key in keys)
@@ -619,7 +624,7 @@ def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
     form: Any = b"%b" if raw_string else b'""%b""'
 
     def render(record: RecordContext) -> Quoted:
-        if record.headers.kind is _JSON and len(record.body) <= MAX_SEARCHED_BYTES:
+        if record.headers.kind is _JSON and len(record.body) <= max_bytes:
             value = record.document
             if type(value) is not dict:
                 value = record.json
@@ -633,11 +638,11 @@ def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
                     if raw_string and type(value) is str:
                         return quoted(value.encode())
                     return quoted(orjson.dumps(value))
-                body = record.body
-                has_text = type(value) is str and body.find(b"\\") < 0
-                if has_text and max(map(body.count, spellings), default=0) <= 1:
-                    spelling: Quoted = form % value.encode()
-                    return spelling
+                body, kind = record.body, type(value)
+                is_plain = (kind is str or (kind is int and value)) and b"\\" not in body
+                if is_plain and max(map(body.count, spellings), default=0) <= 1:
+                    spelling: Any = form % value.encode() if kind is str else b"%d" % value
+                    return cast(Quoted, spelling)
         return quoted(cell(record))
 
     return render

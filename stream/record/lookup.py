@@ -33,13 +33,18 @@ from stream.record.steps import result_of
 
 __all__ = ["Paths", "Values"]
 
-_BLANK = rb"[ \t\r\n]*+"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = rb'[^ \t\r\n,\]}"{\[]++'
 _MEMBER = re.compile(rb",?(" + _STRING + rb"):(" + _STRING + rb"|" + _SCALAR + rb")?", re.DOTALL)
 _ITEM = re.compile(rb",?(" + _STRING + rb"|" + _SCALAR + rb")?", re.DOTALL)
-_BLANKS_OUTSIDE = re.compile(rb"(" + _STRING + rb")|[ \t\r\n]++", re.DOTALL)
-_ANY_BLANK = re.compile(rb"[ \t\r\n]")
+_INSIDE = rb'[^"{}\[\]]++|' + _STRING
+_FLAT = rb"[{\[](?:" + _INSIDE + rb")*+[}\]]"
+_SHALLOW = re.compile(rb"[{\[](?:" + _INSIDE + rb"|" + _FLAT + rb")*+[}\]]", re.DOTALL)
+"""An object or array with at most one level of others in it, which most are."""
+
+_TO_BLANK = re.compile(rb'(?:[^" \t\r\n]++|' + _STRING + rb")*+[ \t\r\n]", re.DOTALL)
+_KEPT = re.compile(_STRING + rb'|[^" \t\r\n]++', re.DOTALL)
+"""What remains if the blanks outside of strings are removed."""
 
 _OBJECT, _ARRAY, _QUOTE = b'{["'
 
@@ -159,6 +164,11 @@ class Paths:
             node = child
         node.places.append(place)
 
+    @property
+    def steps_in_total(self) -> int:
+        """The number of steps of all paths together."""
+        return sum(map(len, self.steps))
+
     def place(self, path: str) -> int:
         """Return the place of *path*, one of the paths."""
         return self._places[path]
@@ -184,8 +194,7 @@ class Paths:
 
     def in_document(self, source: bytes) -> Values:
         """Return the values in *source*, which `stream.record.jsontree.parse_json` accepts."""
-        if _ANY_BLANK.search(source) is not None:
-            source = _BLANKS_OUTSIDE.sub(rb"\1", source)
+        source = _without_blanks(source)
         search = _Search(source, len(self.steps))
         search.value((self._root,), 0, needs_end=False)
         return _JsonValues(self, source, search.spans)
@@ -277,6 +286,12 @@ class _Search:
         return position + 1 if source[position] == 0x5D else -1
 
 
+def _without_blanks(source: bytes) -> bytes:
+    if _TO_BLANK.match(source) is None:
+        return source
+    return b"".join(_KEPT.findall(source))
+
+
 def _text_of(spelling: bytes) -> bytes:
     """Return the text of a JSON string."""
     if b"\\" not in spelling:
@@ -287,4 +302,7 @@ def _text_of(spelling: bytes) -> bytes:
 
 def _container_end(source: bytes, position: int) -> int:
     """Return the position after the container at *position*."""
+    match = _SHALLOW.match(source, position)
+    if match is not None:
+        return match.end()
     return result_of(container_end_steps(source, position, len(source)))

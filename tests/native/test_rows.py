@@ -234,7 +234,7 @@ def test_a_row_above_the_limit_is_not_completed() -> None:
     columns = [PathColumn(f"c{i}", path="a") for i in range(3)]
     renderer = compile_renderer(Mapping((*columns, PathColumn("d", path="missing"))), LIMIT)
     body = b'{"a":"%b"}' % (b"x" * (LIMIT // 2))
-    assert _row(renderer, body).startswith("413 ") and '"c1"' in _row(renderer, body)
+    assert str(_row(renderer, body)).startswith('413 too big CSV row, column: "c1"')
 
 
 def test_the_limits_of_lines() -> None:
