@@ -193,7 +193,7 @@ def _is_valid(value: bytes) -> bool:
 
     try:
         orjson.loads(value)
-        text = json.dumps(json.loads(value), ensure_ascii=False)
+        text = json.dumps(json.loads(value, object_pairs_hook=list), ensure_ascii=False)
         json.loads(value, parse_float=number, parse_int=number)
     except (ValueError, ArithmeticError):
         return False
