@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream import native
@@ -68,6 +68,8 @@ def _check(source: bytes, paths: Sequence[str]) -> None:
                 assert values.text(together.place(path), raw_string=raw_string) == expected
 
 
+@example('{"a":1,"a":2,"\\u0061":3}', ["a"])
+@example('{"a":{"b":1},"b":0,"a":{"b":2}}', ["a.b", "a"])
 @given(_VALUES, _PATHS)
 def test_documents_with_any_spelling(source: str, paths: list[str]) -> None:
     """Repeated and escaped keys, lone surrogates and numbers as written lead to the same values."""

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from stream import native
 from stream.errors import UserError
-from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
+from stream.mapping.columns import (
+    BodyColumn,
+    Column,
+    Mapping,
+    PathColumn,
+    Template,
+    TemplateColumn,
+)
 from stream.mapping.effort import Effort
 from stream.mapping.render import Renderer, compile_renderer
 from stream.record import elements as elements_module
@@ -245,6 +252,19 @@ def test_records_are_rendered_in_parts() -> None:
     block = RowBlock(FakeSink(PathColumn("a", path="")).renderer)
     steps = list(render_batch(line_elements(b"\n".join([body] * 9), 10), record(), [block]))
     assert (len(steps), len(block.rows)) == (5, 9)
+
+
+def test_parts_are_smaller_if_a_mapping_takes_long() -> None:
+    """A step renders as many bytes as one record may have that the engine doesn't render."""
+    column = TemplateColumn("t", template=Template("jsonnet", "Body('n', null)"))
+    slow, fast = FakeSink(*[column] * 10), FakeSink(PathColumn("n", path="n"))
+    size = slow.renderer().effort.free_bytes // 2
+    body = b'{"n":1,"b":"%b"}' % (b"x" * (size - 14))
+    assert len(body) == size
+    blocks = [RowBlock(slow.renderer), RowBlock(fast.renderer)]
+    steps = list(render_batch(line_elements(b"\n".join([body] * 6), 10), record(), blocks))
+    assert len(steps) == 3 * len(blocks)
+    assert [block.count for block in blocks] == [6, 6]
 
 
 def test_the_size_of_items_is_limited() -> None:
