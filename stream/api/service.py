@@ -113,7 +113,12 @@ class ApiService(Service):
         store = TaskStore(client)
         abandoned = AbandonedTasks(reactor, client, settings.api.task.ttl_seconds)
         self._executor = TaskExecutor(
-            reactor, client, session, node_id=settings.node_id, metrics=metrics
+            reactor,
+            client,
+            session,
+            node_id=settings.node_id,
+            metrics=metrics,
+            recorded=store.listing.count,
         )
         self._ends = TaskEnds(reactor, client)
         interval = settings.api.task.cleanup_interval.seconds

@@ -22,6 +22,8 @@ _log = Logger(namespace="stream.task.cleanup")
 
 SUCCESSFUL_FOR = timedelta(hours=1)
 OTHERS_FOR = timedelta(hours=48)
+KEPT_TASKS = 10_000
+"""Number of finished tasks of a project that are kept; older ones are deleted."""
 RUN_SECONDS = 300.0
 """Time limit of one run; the next run continues."""
 
@@ -95,8 +97,22 @@ class TaskCleanup(Service):
         await self._store.delete_former_listing()
         now = from_timestamp(self._wall_clock())
         count = 0
+        kept: list[tuple[datetime, str]] = []
+        project_id = 0
         async for task in self._store.all():
+            if task.project_id != project_id:  # the tasks of a project are adjacent
+                count += await self._delete_oldest(kept)
+                project_id, kept = task.project_id, []
             if is_expired(task, now):
-                await self._store.delete(task)
+                await self._store.delete(task.key)
                 count += 1
-        return count
+            elif task.is_finished:
+                kept.append((task.created_at, task.key))
+        return count + await self._delete_oldest(kept)
+
+    async def _delete_oldest(self, kept: list[tuple[datetime, str]]) -> int:
+        """Delete the oldest of these tasks of a project, so that `KEPT_TASKS` remain."""
+        oldest = sorted(kept)[: max(0, len(kept) - KEPT_TASKS)]
+        for _, key in oldest:
+            await self._store.delete(key)
+        return len(oldest)

@@ -49,6 +49,11 @@ DRAIN_SECONDS = 30.0
 """How long a stopping executor waits for running tasks."""
 MAX_RUNNING = 500
 """Maximum number of running tasks on a node; see Note [Shares] of `stream.values.fair_share`."""
+MAX_RECORDED = 100_000
+"""Number of recorded tasks of a project above which no task starts.
+
+Their records are in etcd, which all projects share. The cleanup keeps far fewer.
+"""
 
 _EXCEPTION_PREFIX = "keboola-stream-api"
 _ENDING_LENGTH = 5
@@ -98,6 +103,7 @@ class TaskExecutor(Service):
     :param session: etcd session to whose lease the locks are bound.
     :param node_id: ID of this node, which is recorded in tasks and locks.
     :param metrics: metrics of tasks.
+    :param recorded: returns the number of recorded tasks of a project.
     """
 
     name = "task"
@@ -110,7 +116,9 @@ class TaskExecutor(Service):
         *,
         node_id: str,
         metrics: Metrics | None = None,
+        recorded: Callable[[int], int] = lambda project_id: 0,
     ) -> None:
+        self._recorded = recorded
         self._reactor = reactor
         self._wall_clock = wall_clock(reactor)
         self._client = client
@@ -178,6 +186,10 @@ class TaskExecutor(Service):
             raise TooManyTasks("the service is busy, please try again in a moment")
         if not may_take(self._of_project[project_id], len(self._running), MAX_RUNNING):
             raise TooManyTasks("too many tasks of this project run, please try again in a moment")
+        if self._recorded(project_id) >= MAX_RECORDED:
+            raise TooManyTasks(
+                f"the project has {MAX_RECORDED} recorded tasks, please try again in an hour"
+            )
         ending = self._running.get(object_key)
         if ending is not None and object_key in self._ending:
             # Its record may already be visible: a caller that has read it must not be answered that

@@ -101,6 +101,10 @@ class TaskListing(Service):
         super().stopService()
         await self._keys.stopService()
 
+    def count(self, project_id: int) -> int:
+        """Return the number of tasks of a project, which may be a few milliseconds late."""
+        return self._counts.get(str(project_id), 0)
+
     async def newest(
         self, project_id: int, branch_id: int, source_id: str, *, limit: int, before: int
     ) -> ListedPage:

@@ -101,6 +101,6 @@ class TaskStore:
         """
         await self._client.delete_prefix(FORMER_LISTING_PREFIX)
 
-    async def delete(self, task: Task) -> None:
-        """Delete the record of a task."""
-        await self._client.delete(task.key)
+    async def delete(self, key: str) -> None:
+        """Delete the record of a task, given its key."""
+        await self._client.delete(key)

@@ -62,6 +62,30 @@ async def test_only_the_owner_deletes_tasks(etcd: EtcdClient) -> None:
 
 
 @ensure
+async def test_the_oldest_tasks_of_a_project_are_deleted(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest finished tasks of each project remain, and those that run."""
+    monkeypatch.setattr("stream.task.cleanup.KEPT_TASKS", 3)
+
+    def task(project_id: int, minute: int, *, ends: bool = True) -> Task:
+        at = START + timedelta(minutes=minute)
+        # The keys have another order than the times.
+        name = f"api.create.source/456/s{9 - minute}/x"
+        running = attrs.evolve(RUNNING, project_id=project_id, task_id=name, created_at=at)
+        return finished(running, at, result="Done.") if ends else running
+
+    running = task(2, 0, ends=False)
+    tasks = [*(task(1, minute) for minute in range(5)), *(task(2, minute) for minute in (1, 2, 3))]
+    for each in (*tasks, running, task(3, 1)):
+        await etcd.put(each.key, encode(each))
+    cleanup = TaskCleanup(Clock(), TaskStore(etcd), is_owner=lambda: True, interval=3600.0)
+    assert await cleanup.clean_up() == 2
+    left = {stored.key for stored in (await etcd.range("task/")).kvs}
+    assert left == {*(each.key for each in tasks[2:]), running.key, task(3, 1).key}
+
+
+@ensure
 async def test_keys_of_a_node_of_an_earlier_version_are_deleted(etcd: EtcdClient) -> None:
     """In an upgrade it may write keys after the start of all newer nodes, which delete them."""
     former = f"{FORMER_LISTING_PREFIX}branch/123/456/1"

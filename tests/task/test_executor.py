@@ -365,6 +365,39 @@ async def test_tasks_of_one_project_leave_room(
 
 
 @ensure
+async def test_too_many_recorded_tasks(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project with too many records of tasks can't start more, until some are deleted."""
+    monkeypatch.setattr(executor_module, "MAX_RECORDED", 2)
+    await tasks.store.listing.startService()
+    executor = TaskExecutor(
+        tasks.clock,
+        tasks.client,
+        tasks.session,
+        node_id="other-node",
+        recorded=tasks.store.listing.count,
+    )
+    executor.startService()
+    others = attrs.evolve(tasks, executor=executor)
+
+    async def body(run: TaskRun) -> str:
+        return "Done."
+
+    for name in ("a", "b"):
+        await others.end_of(await others.start(body, f"{KEY}/{name}"))
+    await tasks.store.newest(123, 456, "", limit=1)  # waits until all are known
+    with pytest.raises(TooManyTasks, match="has 2 recorded tasks"):
+        await others.start(body, f"{KEY}/c")
+    await others.start(body, "124/456/other", project=124)
+    deleted = (await tasks.client.range("task/123/", limit=1)).kvs[0].key
+    await tasks.store.delete(deleted)
+    while tasks.store.listing.count(123) > 1:
+        await deferLater(reactor, 0.01)
+    await others.end_of(await others.start(body, f"{KEY}/c"))
+    await executor.stopService()
+    await tasks.store.listing.stopService()
+
+
+@ensure
 async def test_tasks_of_other_projects(tasks: Tasks) -> None:
     """A task is only found in its own project."""
 

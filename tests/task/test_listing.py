@@ -120,10 +120,10 @@ async def test_each_write_is_seen_at_once(etcd: EtcdClient) -> None:
             await _put(etcd, task)  # it has ended
             page = await _newest(listing)
             assert page.ids[0] == task.task_id and page.total == number
-        await TaskStore(etcd).delete(task)
+        await TaskStore(etcd).delete(task.key)
         assert (await _newest(listing)).total == 18
         async for task in TaskStore(etcd).all():
-            await TaskStore(etcd).delete(task)
+            await TaskStore(etcd).delete(task.key)
         assert await _newest(listing) == await _newest(listing, "s")
         assert (await _newest(listing)).total == 0
 

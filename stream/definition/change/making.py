@@ -321,12 +321,10 @@ class DefinitionChanges(Generic[P]):
             except WriteFirst as needed:
                 await atomic(self._client, partial(_store, project_id, needed.mappings))
             except NoRoom as full:
-                # An attempt that has taken over the reads of an earlier one may be outdated.
-                is_current = prepared.tried is None
                 removed = await make_room(
                     self._client, project_id, full.missing, self._records.mappings_in_use
                 )
-                if not removed and is_current:
+                if not removed:
                     if at_limit is change.at_limit:
                         raise full.refusal(self._limit) from None
                     at_limit = change.at_limit
