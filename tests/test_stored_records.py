@@ -132,7 +132,7 @@ UPLOAD = {
 }
 
 RECORDS: dict[type, Plain] = {
-    DefinitionSize: {"bytes": 7, "countedAt": AT},
+    DefinitionSize: {"bytes": 7, "countedAt": AT, "written": 8, "writtenSince": AT},
     Branch: {**BRANCH_KEY, "created": AT_BY, **SWITCHES, "isDefault": True, "name": "n"},
     Source: {
         **SOURCE_KEY,

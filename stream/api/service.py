@@ -174,7 +174,9 @@ class ApiService(Service):
             now,
             locks=session,
             readers=live,
-            limit=SizeLimit(settings.api.definitions.max_size),
+            limit=SizeLimit(
+                settings.api.definitions.max_size, 2 * settings.api.definitions.max_size
+            ),
         )
         self._sizes = Mirror(client, SIZE, json_values(DefinitionSize))
         watch_sizes(metrics or Metrics(), self._sizes, settings.api.definitions.max_size)

@@ -12,6 +12,7 @@ __all__ = [
     "DefinitionExists",
     "DefinitionNotFound",
     "DefinitionSizeLimitReached",
+    "TooManyChanges",
     "branch_exists",
     "branch_limit_reached",
     "branch_not_found",
@@ -26,6 +27,7 @@ __all__ = [
     "source_limit_reached",
     "source_not_found",
     "source_version_not_found",
+    "too_many_changes",
     "version_limit_reached",
 ]
 
@@ -53,6 +55,13 @@ class DefinitionSizeLimitReached(UserError):
 
     status = 409
     name = "definitionSizeLimitReached"
+
+
+class TooManyChanges(UserError):
+    """The project has recently changed its definitions too often."""
+
+    status = 503
+    name = "serviceUnavailable"
 
 
 def branch_not_found(key: BranchKey) -> DefinitionNotFound:
@@ -168,6 +177,17 @@ def definition_size_limit_reached(
         "removed; a source that is deleted with `cascade=true`, which also deletes its tables, "
         "frees all its space when its files are cleaned up; or ask the operator to increase "
         "`api.definitions.maxSize`",
+    )
+
+
+def too_many_changes(maximum: int, seconds: int) -> TooManyChanges:
+    """The project has recently written too many bytes.
+
+    :param seconds: seconds until it may write again.
+    """
+    return TooManyChanges(
+        f"too many changes of the project: they have written {ByteSize(maximum).human()} within a "
+        f"quarter of an hour, which is the maximum; try again in {seconds} s"
     )
 
 

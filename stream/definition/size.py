@@ -25,6 +25,14 @@ and its change continues with the record of the other. A deletion can't be recog
 key. So a change that only deletes counts a small project as well, and its record is then the
 conflict.
 
+Note [Written bytes]: etcd keeps what is replaced or deleted until its next compaction, by default
+for 15 minutes. Many changes of a small project could therefore fill etcd as well. So the record
+also contains the bytes that changes of definitions have written in the current quarter of an hour,
+with the records of the files that they have opened and closed. At the limit, changes are refused
+until the quarter of an hour is over. Only at twice the limit are changes refused that add no
+content, for example disabling. A small project need not be counted: almost all of its changes add
+keys.
+
 Note [Drift]: during an upgrade, nodes of an earlier version change definitions and don't count
 them, and an operator may change keys by hand. The record then differs from the true size. So the
 coordinator counts each project again when the last count is a day old. The same happens to the
@@ -38,6 +46,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
+from math import ceil
 
 import attrs
 from twisted.logger import Logger
@@ -48,7 +57,7 @@ from stream.definition.key import SinkKey
 from stream.definition.stored import UnreadableRecord, read_stored
 from stream.etcd import AtomicTxn, EtcdClient, KeyValue, atomic
 from stream.values.bytesize import ByteSize
-from stream.values.codec import Record, decode, encode
+from stream.values.codec import Record, decode, encode, field
 from stream.values.utctime import NO_TIME
 
 __all__ = [
@@ -84,6 +93,9 @@ MAX_OPERATIONS = 128
 COUNTED_FOR = timedelta(days=1)
 """Age of a count after which the project is counted again."""
 
+WRITTEN_PERIOD = timedelta(minutes=15)
+"""See Note [Written bytes]; the period for which etcd keeps old revisions by default."""
+
 _AT_ONCE = 50
 """Number of deleted objects that are checked for removable versions in one request."""
 
@@ -110,10 +122,22 @@ class DefinitionSize(Record):
     """The stored size of the definitions of a project; see Note [Counted bytes].
 
     :ivar counted_at: when all definitions were last counted.
+    :ivar written: bytes that were written since `written_since`; see Note [Written bytes].
     """
 
     bytes: int
     counted_at: datetime = NO_TIME
+    written: int = field(default=0, omit_empty=True)
+    written_since: datetime = NO_TIME
+
+    def with_written(self, count: int, now: datetime) -> DefinitionSize:
+        """Return the size after a change that writes *count* bytes.
+
+        If the clock was set back, a new period begins.
+        """
+        if abs(now - self.written_since) >= WRITTEN_PERIOD:
+            return attrs.evolve(self, written=count, written_since=now)
+        return attrs.evolve(self, written=self.written + count)
 
 
 @attrs.frozen
@@ -121,11 +145,20 @@ class SizeLimit:
     """The limit of the definitions of a project.
 
     :ivar most: maximum number of bytes.
+    :ivar written: maximum number of bytes that are written within `WRITTEN_PERIOD`.
     :ivar uncounted_keys: see Note [Small projects].
     """
 
     most: int
+    written: int = 2**63
     uncounted_keys: int = UNCOUNTED_KEYS
+
+    def check_written(self, size: DefinitionSize, at_limit: AtLimit, now: datetime) -> None:
+        """Check the bytes that a project has written. Raises `TooManyChanges`."""
+        factor = 2 if at_limit is AtLimit.ALLOW else 1
+        if size.written > factor * self.written:
+            seconds = (size.written_since + WRITTEN_PERIOD - now).total_seconds()
+            raise errors.too_many_changes(factor * self.written, max(1, ceil(seconds)))
 
 
 NO_LIMIT = SizeLimit(2**63)
@@ -190,7 +223,11 @@ async def stored_size(txn: AtomicTxn, project_id: int) -> DefinitionSize | None:
 
 
 async def count_change(
-    txn: AtomicTxn, project_id: int, limit: SizeLimit = NO_LIMIT, at_limit: AtLimit = AtLimit.ALLOW
+    txn: AtomicTxn,
+    project_id: int,
+    now: datetime,
+    limit: SizeLimit = NO_LIMIT,
+    at_limit: AtLimit = AtLimit.ALLOW,
 ) -> Sequence[str]:
     """Add what *txn* writes to the size of the project, at the end of the transaction's body.
 
@@ -224,6 +261,7 @@ async def count_change(
         missing = size.bytes + change - limit.most
         if at_limit is not AtLimit.ALLOW and min(change, missing) > 0:
             raise NoRoom(size.bytes, missing)
+    size = size.with_written(_bytes_of_puts(txn), now)
     _put_size(txn, project_id, size, change)
     if txn.size <= MAX_OPERATIONS:
         return ()
@@ -243,6 +281,10 @@ async def count_change(
 def _put_size(txn: AtomicTxn, project_id: int, size: DefinitionSize, change: int) -> None:
     new = attrs.evolve(size, bytes=max(0, size.bytes + change))
     txn.put(f"{SIZE}{project_id}", encode(new))
+
+
+def _bytes_of_puts(txn: AtomicTxn) -> int:
+    return sum(len(key) + len(value) for key, value in txn.puts([""]).items())
 
 
 def _bytes_of(stored: KeyValue) -> int:
@@ -292,7 +334,8 @@ async def count_project(client: EtcdClient, project_id: int, now: datetime) -> i
             txn.require_unchanged(where)
             async for page in txn.pages(where):
                 size += sum(map(_bytes_of, page))
-        txn.put(f"{SIZE}{project_id}", encode(DefinitionSize(size, now)))
+        counted = attrs.evolve(before or DefinitionSize(0), bytes=size, counted_at=now)
+        txn.put(f"{SIZE}{project_id}", encode(counted))
         return size - (0 if before is None else before.bytes)
 
     return await atomic(client, count)

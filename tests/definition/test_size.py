@@ -17,7 +17,7 @@ from stream.definition import lifecycle, prefix
 from stream.definition.change import sinks, sources
 from stream.definition.change.making import Author, DefinitionChange, DefinitionChanges, NoReaders
 from stream.definition.entity import Sink, Source
-from stream.definition.errors import DefinitionSizeLimitReached
+from stream.definition.errors import DefinitionSizeLimitReached, TooManyChanges
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import mapping_key
 from stream.definition.reads import DefinitionReads
@@ -27,6 +27,7 @@ from stream.definition.size import (
     MAX_OPERATIONS,
     SIZE,
     UNCOUNTED_KEYS,
+    WRITTEN_PERIOD,
     AtLimit,
     DefinitionSize,
     SizeLimit,
@@ -564,6 +565,34 @@ async def test_room_that_was_made_meanwhile(etcd: EtcdClient) -> None:
 
     node.provider.on_prepare = grow_and_shrink
     await node.make(new_sink(SOURCE.sink("other")))
+    await node.size()
+
+
+@ensure
+async def test_written_bytes_are_limited(etcd: EtcdClient) -> None:
+    """What a project has replaced counts for a quarter of an hour, also after a new count. Switches
+    are possible up to twice the limit.
+    """
+    node = Node(etcd, SizeLimit(2**40, written=50_000, uncounted_keys=0))
+
+    async def repeat(*changes: DefinitionChange[Any]) -> int:
+        """Make changes until one is refused; return how many were made."""
+        for number in range(1000):
+            try:
+                await node.make(changes[number % len(changes)])
+            except TooManyChanges as error:
+                assert (error.status, error.name) == (503, "serviceUnavailable")
+                assert "try again in 8" in error.message
+                return number
+        raise AssertionError
+
+    await node.make(new_source())
+    assert 20 < await repeat(described(SOURCE, "d" * 500)) < 40
+    await count_again(etcd, PROJECT, now=node.storage.now)
+    assert await repeat(described(SOURCE, "")) == 0
+    assert 10 < await repeat(sources.disable(SOURCE), sources.enable(SOURCE)) < 40
+    node.storage.tick(WRITTEN_PERIOD.total_seconds())
+    await node.make(described(SOURCE, ""))
     await node.size()
 
 

@@ -9,6 +9,7 @@ from stream.api.http import server as http
 from stream.api.spec import request_schemas as requests
 from stream.api.spec.operation import MAX_WAIT_SECONDS
 from stream.definition import mappings, repository
+from stream.definition.size import WRITTEN_PERIOD
 from stream.mapping import columns, free_variables
 from stream.record import elements, jsontree
 from stream.record.large import LARGE_BYTES
@@ -72,6 +73,9 @@ def test_limits_of_definitions() -> None:
     assert limits["columns of a sink"] == str(columns.MAX_COLUMNS)
     assert limits["versions of a source or sink"] == str(repository.MAX_VERSIONS)
     assert limits["a template"] == f"{columns.MAX_TEMPLATE_CHARACTERS} characters"
+    written = limits["what changes of a project write in 15 minutes"]
+    assert WRITTEN_PERIOD.total_seconds() == 15 * 60
+    assert written.startswith(f"{2 * Settings().api.definitions.max_size >> 20} MB, ")
     shown, key = limits["all definitions of a project"].split(", ")
     assert shown.replace(" ", "") == _default(key.strip("`"))
     nesting = limits["nested brackets in a template"]

@@ -49,6 +49,7 @@ from stream.definition.size import (
     count_change,
     count_project,
     make_room,
+    stored_size,
 )
 from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, atomic
@@ -319,7 +320,9 @@ class DefinitionChanges(Generic[P]):
             except NotCounted:
                 await count_project(self._client, project_id, self._now())
             except WriteFirst as needed:
-                await atomic(self._client, partial(_store, project_id, needed.mappings))
+                await atomic(
+                    self._client, partial(_store, project_id, needed.mappings, self._now())
+                )
             except NoRoom as full:
                 removed = await make_room(
                     self._client, project_id, full.missing, self._records.mappings_in_use
@@ -333,7 +336,7 @@ class DefinitionChanges(Generic[P]):
     async def _delete(self, project_id: int, versions: Sequence[str]) -> None:
         """Delete old versions after the change that replaces them; they may also remain."""
         try:
-            await atomic(self._client, partial(_delete, project_id, versions))
+            await atomic(self._client, partial(_delete, project_id, versions, self._now()))
         except EtcdError as error:
             _log.warn("cannot delete old versions: {error}", error=error)
 
@@ -352,23 +355,34 @@ class DefinitionChanges(Generic[P]):
         files = SinkFiles(self._records, self._remote, prepared.by_sink, token=author.token)
         definitions = Definitions(files)
         result = await change.write(Change(txn, now, author.by), definitions)
-        later = await count_change(txn, change.key.project_id, self._limit, at_limit)
+        later = await count_change(txn, change.key.project_id, now, self._limit, at_limit)
+        await self._check_written(txn, change, now)
         if files.missing:
             prepared.tried = txn
             raise _FilesNotPrepared(tuple(files.missing))
         return _Attempt(txn, result, files.used, not definitions.unfinished, later)
 
+    async def _check_written(
+        self, txn: AtomicTxn, change: DefinitionChange[T], now: datetime
+    ) -> None:
+        """Check what the project has written, with *txn*. Raises `TooManyChanges`."""
+        size = await stored_size(txn, change.key.project_id)
+        if size is not None:
+            self._limit.check_written(size, change.at_limit, now)
+
     async def _turn(self, source: SourceKey) -> Lock:
         return await self._locks.lock(f"api.source.sinks.{source}", timeout=TURN_SECONDS)
 
 
-async def _store(project_id: int, mappings: Mapping[str, bytes], txn: AtomicTxn) -> None:
+async def _store(
+    project_id: int, mappings: Mapping[str, bytes], now: datetime, txn: AtomicTxn
+) -> None:
     for key, value in mappings.items():
         txn.put(key, value)
-    await count_change(txn, project_id)
+    await count_change(txn, project_id, now)
 
 
-async def _delete(project_id: int, versions: Sequence[str], txn: AtomicTxn) -> None:
+async def _delete(project_id: int, versions: Sequence[str], now: datetime, txn: AtomicTxn) -> None:
     for key in versions:
         txn.delete(key)
-    await count_change(txn, project_id)
+    await count_change(txn, project_id, now)

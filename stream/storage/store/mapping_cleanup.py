@@ -55,7 +55,7 @@ async def delete_unused_mappings(client: EtcdClient, sink: SinkKey, now: datetim
             if await txn.range(below):
                 return False
         txn.delete_prefix(f"{definitions.MAPPING}{sink}/")
-        await count_change(txn, sink.project_id)
+        await count_change(txn, sink.project_id, now)
         return True
 
     try:
