@@ -172,11 +172,12 @@ def definition_size_limit_reached(
     return DefinitionSizeLimitReached(
         f"size limit of definitions reached in the project: its sources and sinks, with all their "
         f"versions and mappings, occupy {ByteSize(size).human()}, the maximum is "
-        f"{ByteSize(maximum).human()}, and this change needs {ByteSize(missing).human()} more",
-        detail="delete sources or sinks that are no longer used, so that their versions can be "
-        "removed; a source that is deleted with `cascade=true`, which also deletes its tables, "
-        "frees all its space when its files are cleaned up; or ask the operator to increase "
-        "`api.definitions.maxSize`",
+        f"{ByteSize(maximum).human()}, and this change needs {ByteSize(missing).human()} more; "
+        "delete sources or sinks that are no longer used, or ask the operator to increase "
+        '"api.definitions.maxSize"',
+        detail="the versions of deleted sources and sinks are removed when space is needed; a "
+        "source that is deleted with `cascade=true`, which also deletes its tables, frees all its "
+        "space when its files are cleaned up",
     )
 
 

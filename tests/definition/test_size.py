@@ -434,7 +434,8 @@ async def test_growth_is_refused(etcd: EtcdClient, change: DefinitionChange[Any]
     size = await node.size() / 1024
     assert f"occupy {size:.1f} KB" in error.message
     assert f"the maximum is {(await node.size() + 100) / 1024:.1f} KB" in error.message
-    assert "delete" in (error.detail or "") and "api.definitions.maxSize" in (error.detail or "")
+    assert "delete sources or sinks" in error.message and "api.definitions" in error.message
+    assert "cascade" in (error.detail or "")
     assert (await etcd.range("definition/")).kvs == before.kvs
     assert len(node.provider.prepared) == prepared
 

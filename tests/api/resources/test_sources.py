@@ -6,8 +6,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
+from stream.definition.size import SIZE, DefinitionSize
 from stream.source.http.route import Ingest, find_route
 from stream.target.keboola import StorageApiError
+from stream.values.codec import decode, encode
 from tests.api.conftest import SINK, SINKS, SOURCE, SOURCES, TOKEN, Api
 
 ensure = pytest_twisted.ensureDeferred
@@ -260,3 +262,22 @@ async def test_simultaneous_creations(api: Api) -> None:
     assert {reply.status for reply in refused} == {409}
     assert {reply.json["error"] for reply in refused} == {"stream.api.sourceAlreadyExists"}
     assert len((await api.etcd.range("task/")).kvs) == 1
+
+
+@ensure
+async def test_a_project_whose_definitions_are_too_large(api: Api) -> None:
+    """It gets 409 for what needs more space. A new secret, disabling and deleting are possible."""
+    await api.create_source()
+    await api.etcd.put(f"{SIZE}123", encode(DefinitionSize(256 * 1024**2)))
+    reply = await api.call("PATCH", f"{SOURCE}?wait=10s", {"description": "d"})
+    assert (reply.status, reply.json["error"]) == (409, "stream.api.definitionSizeLimitReached")
+    assert (
+        "occupy 256.0 MB, the maximum is 256.0 MB, and this change needs" in reply.json["message"]
+    )
+    assert "delete sources or sinks that are no longer used" in reply.json["message"]
+    assert (await api.get(SOURCE))["version"]["number"] == 1
+    assert (await api.call("POST", f"{SOURCE}/rotate-secret")).status == 200
+    await api.run("PUT", f"{SOURCE}/disable")
+    await api.run("DELETE", SOURCE)
+    stored = await api.etcd.get(f"{SIZE}123")
+    assert stored is not None and decode(DefinitionSize, stored.value).written > 1000
