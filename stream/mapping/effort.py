@@ -11,7 +11,6 @@ from typing import Any
 
 from stream.errors import UserError
 from stream.mapping.columns import Mapping, PathColumn, TemplateColumn
-from stream.mapping.functions import unsafe_characters
 from stream.mapping.jsonnet import printed_path
 from stream.record.context import RecordContext
 from stream.record.headers import BodyKind
@@ -34,7 +33,7 @@ In a body, a value takes two bytes or more.
 """
 
 CHARACTERS_PER_VALUE = 100
-"""Number of characters that take as long to print as a value. Escaped ones count as values."""
+"""Number of characters that take as long to print as a value."""
 
 
 def paths_of(mapping: Mapping) -> Paths:
@@ -65,11 +64,14 @@ class Effort:
         if takes_long(record):
             return True
         size = len(record.body)
-        if size <= self.free_bytes or record.signal:
+        if size <= self.free_bytes:
             return False
         if self._is_searched and size > SEARCHED_BYTES and record.headers.kind is BodyKind.JSON:
             return True
-        return bool(self._printed) and (size > PARSED_BYTES or self._prints_much(record))
+        if not self._printed:
+            return False
+        is_parsed = bool(record.signal)
+        return (size > PARSED_BYTES and not is_parsed) or self._prints_much(record)
 
     def _prints_much(self, record: RecordContext) -> bool:
         try:
@@ -94,8 +96,7 @@ def _size(value: Any, limit: int) -> int:
         value = values.pop()
         size += 1
         if isinstance(value, str):
-            if len(value) > CHARACTERS_PER_VALUE:
-                size += len(value) // CHARACTERS_PER_VALUE + unsafe_characters(value)
+            size += len(value) // CHARACTERS_PER_VALUE
         elif isinstance(value, dict):
             size += len(value)
             values += value.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from stream.record.context import RecordContext
 from stream.record.headers import canonical_name
 from stream.record.path import ABSENT, PathStep, find_strictly, parse_path
 
-__all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json", "unsafe_characters", "without_surrogates"]
+__all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json", "without_surrogates"]
 
 NO_DEFAULT = "<<~~errOnUndefined~~>>"
 """Default of the parameter ``default``; there is no other way to detect a missing argument."""
@@ -23,16 +24,12 @@ _DEFAULT_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 _EXACT_INTEGER = 2**53
 _REMEMBERED_CHARACTERS = 128
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_UNSAFE = re.compile('["\\\\\x00-\x1f\x7f-\x9f]')
-_SHORT_ESCAPES = {
-    '"': '\\"',
-    "\\": "\\\\",
-    "\b": "\\b",
-    "\f": "\\f",
-    "\n": "\\n",
-    "\r": "\\r",
-    "\t": "\\t",
-}
+_PRINTER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+"""Escapes what JSON requires, in the same form as Jsonnet, in C."""
+
+_UNSAFE = re.compile("[\x7f-\x9f]")
+_ESCAPES = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""The characters that Jsonnet escapes in addition."""
 
 
 _remembered_steps = lru_cache(maxsize=256)(parse_path)
@@ -135,7 +132,7 @@ def to_json(value: Any) -> str:
     Integral numbers are written with all their digits, other numbers with 17 significant digits.
     """
     if isinstance(value, str):
-        return '"' + _UNSAFE.sub(_escape, value) + '"'
+        return _escaped(_PRINTER.encode(value))
     if value is None:
         return "null"
     if value is True:
@@ -148,16 +145,12 @@ def to_json(value: Any) -> str:
             raise UserError("number is too large")
         return f"{number:.0f}" if number == math.floor(number) else f"{number:.17g}"
     if isinstance(value, Mapping):
+        if all(type(item) is str for item in value.values()):
+            return _escaped(_PRINTER.encode(value))
         members = [f"{to_json(key)}:{to_json(value[key])}" for key in sorted(value)]
         return "{" + ",".join(members) + "}"
     return "[" + ",".join([to_json(item) for item in value]) + "]"
 
 
-def unsafe_characters(text: str) -> int:
-    """Return the number of characters of *text* that `to_json` escapes."""
-    return len(_UNSAFE.findall(text))
-
-
-def _escape(match: re.Match[str]) -> str:
-    character = match[0]
-    return _SHORT_ESCAPES.get(character) or f"\\u{ord(character):04x}"
+def _escaped(text: str) -> str:
+    return text if _UNSAFE.search(text) is None else text.translate(_ESCAPES)

@@ -232,11 +232,10 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
     columns = tuple((column.name, _quotable(column, paths)) for column in mapping.columns)
     cells = tuple(cell for _, cell in columns)
     join = b'","'.join
-    # All cells of a large record could have many times the size of the largest row.
-    large = row_size_limit // max(len(cells), 1)
+    is_large = _may_exceed(mapping, row_size_limit)
 
     def render(record: RecordContext) -> bytes:
-        if len(record.body) > large:
+        if is_large(record):
             return _render_carefully(columns, record, row_size_limit)
         try:
             row = b'"%b"\n' % join([cell(record) for cell in cells])
@@ -395,11 +394,11 @@ def _row_of(
     )
     cells = tuple(cell for _, cell in columns)
     join = b'","'.join
-    large = row_size_limit // max(len(cells), 1)
+    is_large = _may_exceed(mapping, row_size_limit)
 
     def render(record: RecordContext, evaluated: Evaluated) -> bytes:
         answers = iter(evaluated.cells)
-        if evaluated.error is None and len(record.body) <= large:
+        if evaluated.error is None and not is_large(record):
             try:
                 row = b'"%b"\n' % join(
                     [quoted(next(answers)) if cell is None else cell(record) for cell in cells]
@@ -429,6 +428,20 @@ def _answered(answers: Iterator[bytes], error: UserError | None) -> QuotedCell:
         raise RuntimeError("the engine returned too few cells") if error is None else error
 
     return cell
+
+
+def _may_exceed(mapping: Mapping, row_size_limit: int) -> Callable[[RecordContext], bool]:
+    """Return a function that returns whether the cells of a record may be much larger than a row.
+
+    They are then rendered one by one until the limit is reached.
+    """
+    large = row_size_limit // max(len(mapping.columns), 1)
+    if not any(
+        isinstance(column, TemplateColumn) and "Header" in column.template.content
+        for column in mapping.columns
+    ):
+        return lambda record: len(record.body) > large
+    return lambda record: len(record.body) + len(record.headers.csv_cell) > large
 
 
 def _render_carefully(

@@ -117,7 +117,7 @@ class RecordContext:
 
     def _look_up(self, paths: Paths) -> Values:
         if not self.is_json_tree:
-            return paths.in_map(self.body_map)
+            return paths.in_map(self.body_map, self.body if self.signal else b"")
         is_invalid = type(self.document) is InvalidJson
         values = None if is_invalid else paths.in_json(self.body)
         if values is None:

@@ -92,7 +92,7 @@ class _JsonValues(Values):
 
 @attrs.frozen(eq=False)
 class _MapValues(Values):
-    """Values in a body that is a map. An index finds only items, and a key only members."""
+    """Values in a body that is a map."""
 
     paths: Paths
     _map: Any
@@ -145,10 +145,13 @@ class Paths:
         self.is_fast = native.is_built
         for place, steps in enumerate(self.steps):
             self._add(place, steps)
-        self._compiled = None
+        self._compiled = self._compiled_of_maps = None
         if native.is_built:
             self._compiled = native.JsonPaths(
                 [[(text_bytes(step.text), step.as_index) for step in steps] for steps in self.steps]
+            )
+            self._compiled_of_maps = native.JsonPaths(
+                [[_strict_step(step) for step in steps] for steps in self.steps]
             )
 
     def _add(self, place: int, steps: Iterable[PathStep]) -> None:
@@ -173,8 +176,15 @@ class Paths:
         """Return the place of *path*, one of the paths."""
         return self._places[path]
 
-    def in_map(self, body: Any) -> Values:
-        """Return the values in a map."""
+    def in_map(self, body: Any, printed: bytes = b"") -> Values:
+        """Return the values in a map. An index finds only items, and a key only members.
+
+        :param printed: the map as `go_json.dumps` prints it, if it is known; otherwise empty.
+        """
+        if printed and self._compiled_of_maps is not None:
+            found = self._compiled_of_maps.find(printed)
+            if found is not None and found[0] is None:
+                return _JsonValues(self, printed, found[1])
         return _MapValues(self, body)
 
     def in_json(self, source: bytes) -> Values | None:
@@ -298,6 +308,12 @@ def _text_of(spelling: bytes) -> bytes:
         return spelling[1:-1]
     text = native.json_text(spelling) if native.is_built else None
     return text_bytes(parse_json(spelling)) if text is None else text
+
+
+def _strict_step(step: PathStep) -> tuple[bytes, int | None]:
+    """Return a step for a map; its key isn't Unicode, so it matches no key, if it is an index."""
+    key = text_bytes(step.text)
+    return (key, None) if step.index is None else (b"\xff" + key, step.index)
 
 
 def _container_end(source: bytes, position: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream.errors import UserError
 from stream.mapping.functions import to_json
@@ -286,6 +288,17 @@ def test_numbers_are_doubles() -> None:
     assert to_json([1, -0.0, 1e21, 0.1, 1e-7, True]) == (
         "[1,-0,1000000000000000000000,0.10000000000000001,9.9999999999999995e-08,true]"
     )
+
+
+@given(st.text() | st.text(st.characters(max_codepoint=0xFF)))
+def test_escapes_of_texts(text: str) -> None:
+    """Texts have the escapes of Jsonnet, alone and in an object of texts."""
+    short = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
+    escaped = {code: f"\\u{code:04x}" for code in (*range(32), *range(0x7F, 0xA0))} | short
+    expected = f'"{text.translate(escaped)}"'
+    assert to_json(text) == expected
+    assert to_json({"b": text, "a": ""}) == f'{{"a":"","b":{expected}}}'
+    assert to_json({"b": text, "a": None}) == f'{{"a":null,"b":{expected}}}'
 
 
 def test_datetime_formats() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream import native
-from stream.record import lookup
+from stream.record import go_json, lookup
 from stream.record.errors import InvalidJson
 from stream.record.jsontree import MAX_DEPTH, parse_json
 from stream.record.lookup import Paths
@@ -88,6 +89,46 @@ def test_deep_documents(depth: int) -> None:
     paths = [".".join(["a"] * count) for count in (depth, depth - 1, 1) if count]
     _check(b'{"a":' * depth + b"[1]" + b"}" * depth, paths)
     _check(b"[" * depth + b"]" * depth, [".".join(["0"] * (depth - 1)), "0"])
+
+
+_FLAT: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(_KEYS) | st.text(max_size=2), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(_KEYS), _FLAT), _PATHS)
+def test_maps(flat: dict[str, Any], paths: list[str]) -> None:
+    """Values in the printed map of an OTLP record are the printed values of the map."""
+    together = Paths([*paths, "a", "a.0", "a[0]", "[0]", "0"])
+    printed = together.in_map(flat, go_json.dumps(flat).encode())
+    plain = together.in_map(flat)
+    for place in range(len(together.steps)):
+        for raw_string in (True, False):
+            expected = plain.text(place, raw_string=raw_string)
+            assert printed.text(place, raw_string=raw_string) == expected
+
+
+@pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
+def test_values_of_maps_are_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are copied from the printed map; without one, each is printed once."""
+    flat = {"a": {"a": {"a": [1.5, "<"]}}}
+    paths = Paths(["a", "a.a", "a.a.a"])
+    expected = [paths.in_map(flat).text(place, raw_string=False) for place in range(3)]
+    printed = paths.in_map(flat, go_json.dumps(flat).encode())
+    once = paths.in_map(flat)
+    texts = [once.text(place, raw_string=False) for place in range(3)]
+    monkeypatch.setattr(lookup, "go_json", None)
+    assert [printed.text(place, raw_string=False) for place in range(3)] == expected
+    assert [once.text(place, raw_string=False) for place in range(3)] == texts == expected
 
 
 class _Counted:

@@ -417,7 +417,7 @@ def _rendered(sinks: Sequence[SinkWriter], records: Sequence[RecordContext]) -> 
                 return None
             opened = sink.open(records[0].timestamp_ms)
             renderer = opened.renderer()
-            if renderer.plan is not None:
+            if renderer.plan is not None or any(map(renderer.effort.takes_long, records)):
                 return None
             rows = b"".join(map(renderer.row, records))
             if len(rows) > MAX_ROWS_BYTES:

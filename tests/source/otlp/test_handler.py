@@ -14,6 +14,7 @@ from twisted.logger import capturedLogs
 
 from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Mapping, PathColumn, Template, TemplateColumn
+from stream.mapping.effort import MAX_PRINTED
 from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.sink.outcome import Completion
@@ -234,6 +235,19 @@ def test_a_row_that_can_not_be_rendered(listener: Listener) -> None:
     assert json.loads(answer)["partialSuccess"]["rejectedLogRecords"] == "1"
     assert picky.rows == [b'"a"\n', b'"b"\n']
     assert not picky.blocks
+
+
+def test_a_record_that_takes_long(listener: Listener) -> None:
+    """The records of its part are written one by one, so that the engine can render it."""
+    template = Template("jsonnet", "Body('body')")
+    slow = FakeSink(columns=[TemplateColumn(f"t{n}", template=template) for n in range(9)])
+    listener.router.sinks[KEY] = [("k", slow)]
+    values = [{"intValue": "1"}] * (MAX_PRINTED // 9)
+    document = logs({"body": {"stringValue": "a"}}, {"body": {"arrayValue": {"values": values}}})
+    body = json.dumps(document).encode()
+    assert listener.get(URL, body, headers=BEARER + JSON)[0] == 200
+    assert len(slow.records) == 2
+    assert not slow.blocks
 
 
 def named(name: str) -> dict[str, Any]:
