@@ -43,6 +43,15 @@ LARGE_BYTES = 4 * 1024
 _LARGE_BYTES_OF = {BodyKind.FORM: LARGE_BYTES, BodyKind.JSON: 64 * 1024}
 """Larger bodies of these kinds may take milliseconds to parse. Other kinds aren't parsed."""
 
+SINKS_AT_ONCE = 4
+"""Number of sinks for which a small record is rendered in one step.
+
+Rendering a record for a sink can take milliseconds, because of its mapping.
+"""
+
+LARGE_BYTES_OF_SINKS = 64 * 1024
+"""Size of a record that is rendered in one step, counted once for each of several sinks."""
+
 LINES_BYTES_AT_ONCE = 256 * 1024
 """Bytes of a batch per step of compiled code, which takes about 0.25 ms for each sink."""
 
@@ -56,7 +65,9 @@ A step takes a few hundred microseconds.
 def is_large(headers: RecordHeaders, size: int, sinks: int = 1) -> bool:
     """Return whether a record with a body of *size* bytes for *sinks* can block others."""
     limit = _LARGE_BYTES_OF.get(headers.kind)
-    return limit is not None and size > LARGE_BYTES and size * sinks > limit
+    if limit is not None and size > limit:
+        return True
+    return sinks > SINKS_AT_ONCE or size * sinks > max(LARGE_BYTES_OF_SINKS, size)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -222,10 +233,10 @@ def _lines_at_once(
                 return None
             rendered_rows, in_piece, ends = made
             rows.append(rendered_rows)
+            yield None
         count += in_piece
         max_ends -= ends
         start = end
-        yield None
     taking = [block for block in blocks if block.error is None]
     for block, rows in zip(taking, rendered, strict=True):
         block.take_rendered(rows, count)

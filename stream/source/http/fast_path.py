@@ -54,6 +54,9 @@ _JSON = BodyKind.JSON
 MAX_LINES_BYTES = 240 * 1024
 """Maximum size of a batch that is read at once; together with its head it fits the read buffer."""
 
+MAX_SINKS_BYTES = 256 * 1024
+"""Maximum size of a request that is rendered at once, counted once for each of several sinks."""
+
 LIGHT_SECONDS = 0.02
 """Time per turn for all light connections; see `fair_turns.LIGHT_SECONDS`.
 
@@ -343,6 +346,8 @@ class FastPath:
         if found is None:
             return None
         source, sinks = found
+        if len(sinks) > 1 and head.length * len(sinks) > MAX_SINKS_BYTES:
+            return None
         headers, max_records = head.headers, 0
         watched = self._taps.get(source) if self._taps else None
         if head.lines_route is not None:

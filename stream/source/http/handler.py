@@ -168,11 +168,11 @@ class IngestHandler:
             return
         size = len(body)
         eligible = self._router.eligible
-        if size > LARGE_BYTES:
-            count = sum(len(eligible(source, "")) for source in sources)
-            if is_large(head.headers, size, count):
-                self._handle_other(request, connection)
-                return
+        targets = [(source, eligible(source, "")) for source in sources]
+        count = sum(len(sinks) for _, sinks in targets)
+        if count > 1 and is_large(head.headers, size, count):
+            self._handle_other(request, connection)
+            return
         if body.startswith(BOM):
             body = ready_body(head.headers, body)
         peer = connection.peer_ip
@@ -185,9 +185,8 @@ class IngestHandler:
         )
         if self._taps:
             self._taps.offer(sources, record)
-        if len(sources) == 1:
-            source = sources[0]
-            sinks = eligible(source, "")
+        if len(targets) == 1:
+            source, sinks = targets[0]
             if len(sinks) == 1:
                 sink_id, writer = sinks[0]
                 completion = connection.pending = SingleCompletion(
@@ -202,9 +201,6 @@ class IngestHandler:
                 )
                 writer.write(record, completion)
                 return
-            targets = [(source, sinks)]
-        else:
-            targets = [(source, eligible(source, "")) for source in sources]
         completions = FanOutCompletion(
             connection,
             targets,

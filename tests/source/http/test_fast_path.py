@@ -35,7 +35,7 @@ from stream.sink.outcome import Completion
 from stream.source.batch import RowBlock
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http import fast_path, parser
-from stream.source.http.batches import _lines_at_once
+from stream.source.http.batches import LINES_BYTES_AT_ONCE, _lines_at_once
 from stream.source.http.client import ClientAddress
 from stream.source.http.content_decoding import Decoder
 from stream.source.http.handler import IngestHandler
@@ -431,6 +431,22 @@ def test_the_second_record_of_a_connection_takes_the_fast_path(
     assert listener.sinks[0].direct_blocks == 1
 
 
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_large_requests_for_several_sinks_take_the_general_path(
+    listen: Callable[..., Listener], is_direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code would render them for all sinks in one step."""
+    data = post(b'{"a":1}')
+    size = 2 * len(b'{"a":1}')
+    monkeypatch.setattr(fast_path, "MAX_SINKS_BYTES", size if is_direct else size - 1)
+    listener = listen(MAPPING, OTHER)
+    assert _one(listener, data).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert [sink.direct_blocks for sink in listener.sinks] == [int(is_direct)] * 2
+    alone = listen(MAPPING)
+    assert _one(alone, data).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert alone.sinks[0].direct_blocks == 1
+
+
 def _batch(count: int) -> bytes:
     lines = b"".join(b'{"a":%d}\n' % number for number in range(count))
     return post(lines).replace(b"/json", b"/x-ndjson")
@@ -696,6 +712,17 @@ def test_a_block_is_freed_when_it_is_answered(
         assert "_TurnConnection" not in names
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_lines_are_rendered_for_one_sink_at_a_time(count: int) -> None:
+    """A step of compiled code renders a piece of the batch for one sink."""
+    headers = RecordHeaders(((b"Content-Type", b"application/x-ndjson"),))
+    record = RecordContext(0, "", headers, b'{"a":1}\n' * (LINES_BYTES_AT_ONCE // 8 + 2))
+    blocks = [RowBlock(lambda: compile_renderer(MAPPING, 1 << 20)) for _ in range(count)]
+    steps = _lines_at_once(record, blocks, 1 << 20)
+    assert len(list(steps)) == 2 * count
+    assert {block.count for block in blocks} == {LINES_BYTES_AT_ONCE // 8 + 2}
 
 
 def test_rows_that_are_too_large_stop_the_rendering() -> None:

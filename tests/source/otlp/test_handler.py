@@ -13,8 +13,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from twisted.logger import capturedLogs
 
 from stream.errors import UserError
+from stream.mapping import effort
 from stream.mapping.columns import BodyColumn, Mapping, PathColumn, Template, TemplateColumn
-from stream.mapping.effort import MAX_PRINTED
 from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.sink.outcome import Completion
@@ -237,17 +237,21 @@ def test_a_row_that_can_not_be_rendered(listener: Listener) -> None:
     assert not picky.blocks
 
 
-def test_a_record_that_takes_long(listener: Listener) -> None:
+@pytest.mark.parametrize("is_long", [True, False])
+def test_a_record_that_takes_long(
+    listener: Listener, is_long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The records of its part are written one by one, so that the engine can render it."""
+    monkeypatch.setattr(effort, "MAX_PRINTED", 20 if is_long else 50)
     template = Template("jsonnet", "Body('body')")
     slow = FakeSink(columns=[TemplateColumn(f"t{n}", template=template) for n in range(9)])
     listener.router.sinks[KEY] = [("k", slow)]
-    values = [{"intValue": "1"}] * (MAX_PRINTED // 9)
+    values = [{"intValue": "1"}] * 4
     document = logs({"body": {"stringValue": "a"}}, {"body": {"arrayValue": {"values": values}}})
     body = json.dumps(document).encode()
     assert listener.get(URL, body, headers=BEARER + JSON)[0] == 200
-    assert len(slow.records) == 2
-    assert not slow.blocks
+    assert len(slow.records) == (2 if is_long else 0)
+    assert [count for _, count in slow.blocks] == ([] if is_long else [2])
 
 
 def named(name: str) -> dict[str, Any]:
