@@ -3,7 +3,9 @@
 Note [References]: if a record refers to a mapping, the mapping is stored. To ensure this, the
 writer of such a record reads another record with the same reference or writes the mapping, in the
 same transaction. The mappings of a sink are deleted when the sink, its history, its files and its
-slices are gone. The transaction that deletes them requires that none of these exists.
+slices are gone. The transaction that deletes them requires that none of these exists. If a project
+needs space, the mappings of a deleted sink without a history are deleted earlier, except its own
+and those of its files. The transaction requires that the sink is still deleted and has no new file.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ async def _ours() -> dict[str, Any]:
             )
         )
     )
-    return {**_large(keys), "storage/layout": {"version": 1}}
+    return {**_large(keys), "storage/layout": {"version": 1}, "definition/size/123": {"bytes": 7}}
 
 
 @ensure
