@@ -93,6 +93,7 @@ class Renderer:
     _large_row_of: RowOf
     _row_size_limit: int
     _block: BlockRenderer
+    _columns: int
     effort: Effort
     native: RowPlan | None = None
     native_of_maps: RowPlan | None = None
@@ -158,7 +159,8 @@ class Renderer:
                 self.row(block.records[place]) if row is None else row
                 for place, row in enumerate(texts)
             ]
-        if block.documents is not None:
+        size = sum(map(len, block.bodies)) * self._columns
+        if size <= MAX_BLOCK_BYTES and block.documents is not None:
             rows = self._block(block)
             if max(map(len, rows)) - 1 <= self._row_size_limit:
                 return rows
@@ -167,6 +169,12 @@ class Renderer:
 
 MAX_NATIVE_BYTES = 1024 * 1024
 """Maximum size of a body for compiled code, which parses it in up to three milliseconds."""
+
+MAX_BLOCK_BYTES = 1024 * 1024
+"""Maximum size of records that are rendered column by column, counted once for each column.
+
+A value can be printed for several columns, so larger ones are rendered record by record.
+"""
 
 MAX_SEARCHED_BYTES = 512 * 1024
 """Number of bytes that are searched for the keys of all paths, without compiled code.
@@ -225,6 +233,7 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
             large_row_of,
             row_size_limit,
             _not_evaluated,
+            len(mapping.columns),
             effort,
             native,
             native_of_maps,
@@ -255,6 +264,7 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
         large_row_of,
         row_size_limit,
         block,
+        len(mapping.columns),
         effort,
         native,
         native_of_maps,
@@ -316,6 +326,7 @@ def _typed_renderer(
         _typed_row_of(mapping, row_size_limit, _reads_or_evaluates),
         row_size_limit,
         lambda block: list(map(render, block.records)),
+        len(mapping.columns),
         effort,
         native,
         native_of_maps,

@@ -55,8 +55,8 @@ class RecordBlock:
         if self._records is None:
             shared = self.shared
             time, client_ip, headers = shared.timestamp_ms, shared.client_ip, shared.headers
-            documents = self._parsed if self.documents is None else self.documents
-            canonical = None if self.documents is None else True
+            documents = self._parsed if self._documents is None else self._documents
+            canonical = None if self._documents is None else True
             self._records = [
                 RecordContext(time, client_ip, headers, body, json=json, canonical=canonical)
                 for body, json in zip(self.bodies, documents, strict=True)

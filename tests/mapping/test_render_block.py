@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stream import native
 from stream.errors import UserError
+from stream.mapping import render
 from stream.mapping.columns import (
     BodyColumn,
     Column,
@@ -140,3 +142,22 @@ def test_deep_documents_are_refused() -> None:
     for depth in range(MAX_DEPTH + 1, MAX_DEPTH + 800, 10):
         assert canonical_documents([b"{}", b"[" * depth + b"]" * depth]) is None
     assert canonical_documents([b"[[[[[[]]]]]]"] * 64) is not None
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_large_blocks_are_rendered_record_by_record(
+    is_small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that several columns print counts for each of them."""
+    bodies = [b'{"a":{"b":1}}'] * 3
+    size = sum(map(len, bodies)) * len(COLUMNS)
+    monkeypatch.setattr(render, "MAX_BLOCK_BYTES", size if is_small else size - 1)
+    monkeypatch.setattr(native, "is_built", False)
+    renderer = compile_renderer(Mapping(COLUMNS), 10_000)
+    shared = RecordContext(1, "192.0.2.1", HEADERS, b"")
+    rows = renderer.rows(RecordBlock(shared, bodies, [UNPARSED] * 3))
+    assert rows == [renderer.row(RecordContext(1, "192.0.2.1", HEADERS, body)) for body in bodies]
+    read: list[RecordBlock] = []
+    monkeypatch.setattr(RecordBlock, "documents", property(read.append))
+    renderer.rows(RecordBlock(shared, bodies, [UNPARSED] * 3))
+    assert bool(read) == is_small

@@ -288,7 +288,7 @@ def test_an_unexpected_error_fails_the_batch_of_the_sink() -> None:
 
             effort = Effort(Mapping(()), Paths(()))
             return Renderer(
-                render, None, None, row_of, row_of, 0, lambda _: [b"over the limit"], effort
+                render, None, None, row_of, row_of, 0, lambda _: [b"over the limit"], 1, effort
             )
 
     blocks = [RowBlock(Broken().renderer)]
