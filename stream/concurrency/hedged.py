@@ -19,12 +19,21 @@ class Attempts(Generic[T]):
 
     An attempt may wait on a connection that will never answer, although a new attempt would be
     answered at once. Once there is an outcome, no reference cycle remains.
+
+    :param no_answer: errors that say nothing about the call, for example that a connection was
+        lost. The first such failure isn't the outcome until all attempts that are then running have
+        failed, too. Later attempts may still be answered before, but their failures don't count;
+        otherwise there might never be an outcome.
     """
 
-    def __init__(self, attempt: Callable[[], Deferred[T]]) -> None:
+    def __init__(
+        self, attempt: Callable[[], Deferred[T]], no_answer: tuple[type[Exception], ...] = ()
+    ) -> None:
         self._attempt = attempt
+        self._no_answer = no_answer
         self._running: dict[Deferred[T], None] = {}
         self._outcome: Deferred[T] | None = None
+        self._undecided: set[Deferred[T]] | None = None
 
     def begin(self) -> Deferred[T]:
         """Make the first attempt; return the outcome. Cancelling it cancels all attempts."""
@@ -42,6 +51,7 @@ class Attempts(Generic[T]):
     def replace(self) -> None:
         """Cancel the earlier attempts, whose outcomes no longer count, and make another one."""
         self._cancel()
+        self._undecided = None
         self.add()
 
     def _ended(self, result: T | Failure, which: Deferred[T]) -> None:
@@ -49,6 +59,12 @@ class Attempts(Generic[T]):
         if outcome is None or which not in self._running:
             return
         del self._running[which]
+        if isinstance(result, Failure) and result.check(*self._no_answer):
+            if self._undecided is None:
+                self._undecided = set(self._running)
+            self._undecided.discard(which)
+            if self._undecided:
+                return
         self._end()
         outcome.callback(result)
 
@@ -62,14 +78,21 @@ class Attempts(Generic[T]):
             each.cancel()
 
 
-def hedged(attempt: Callable[[], Deferred[T]], seconds: float, reactor: Any) -> Deferred[T]:
+def hedged(
+    attempt: Callable[[], Deferred[T]],
+    seconds: float,
+    reactor: Any,
+    no_answer: tuple[type[Exception], ...] = (),
+) -> Deferred[T]:
     """Return the outcome of the first attempt that ends; the others are cancelled.
 
-    The timeout of the attempts themselves limits their number.
+    If the first attempt fails before another one was made, its failure is the outcome: the caller
+    decides when to try again. The timeout of the attempts themselves limits their number.
 
-    :param seconds: seconds between attempts while none has ended.
+    :param seconds: seconds between attempts while there is no outcome.
+    :param no_answer: see `Attempts`.
     """
-    attempts = Attempts(attempt)
+    attempts = Attempts(attempt, no_answer)
     outcome = attempts.begin()
     if not outcome.called:
         adding = LoopingCall(attempts.add)

@@ -173,7 +173,12 @@ class Session(Service):
             return asked_at, int(answer["ID"])
 
         while True:
-            asking = hedged(lambda: ensureDeferred(ask()), _ASK_AGAIN_SECONDS, self._reactor)
+            asking = hedged(
+                lambda: ensureDeferred(ask()),
+                _ASK_AGAIN_SECONDS,
+                self._reactor,
+                (EtcdUnavailable,),
+            )
             asked_at, lease = await asking
             if not self.running:
                 return  # The lease expires.
@@ -329,7 +334,9 @@ class Session(Service):
                 "lease/keepalive", {"ID": lease}, repeatable=True, timeout=self._ttl / 3
             )
 
-        return hedged(lambda: ensureDeferred(ask()), self._ttl / 6, self._reactor)
+        return hedged(
+            lambda: ensureDeferred(ask()), self._ttl / 6, self._reactor, (EtcdUnavailable,)
+        )
 
     async def _restore(self, lost: int) -> None:
         """Revoke the lost lease, whose keys would conflict, and put everything under the new one.

@@ -171,6 +171,30 @@ def test_a_late_answer_to_a_keep_alive_counts(world: World) -> None:
     assert not world.heard
 
 
+def test_a_keep_alive_without_a_connection_does_not_end_the_next_one(world: World) -> None:
+    """The connection of the first one is lost at last, and that of the next one works."""
+    world.clock.advance(TTL / 3)
+    world.clock.pump([0.01] * (TTL * 100 // 6 + 1))
+    world.etcd.refuse()
+    assert world.etcd.methods == ["lease/keepalive"]
+    world.etcd.answer(result={"TTL": TTL})
+    assert not world.etcd.calls
+    world.clock.advance(TTL / 2)
+    assert world.session.lease_id == 7
+
+
+def test_a_request_for_a_lease_without_a_connection(world: World) -> None:
+    """It doesn't end the next one, so etcd doesn't grant a lease that no session uses."""
+    world.lose()
+    assert world.next_call(0.1) == "lease/grant"
+    world.clock.pump([0.05] * 6)
+    assert world.etcd.methods == ["lease/grant"] * 2
+    world.etcd.refuse()
+    assert world.etcd.methods == ["lease/grant"]
+    world.etcd.answer(ID="8")
+    assert world.session.lease_id == 8
+
+
 def test_a_refused_keep_alive_is_not_repeated_at_once(world: World) -> None:
     """An etcd that refuses each request gets few of them while names are put under the lease."""
     world.lose()

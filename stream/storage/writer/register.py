@@ -21,7 +21,7 @@ from twisted.internet.defer import ensureDeferred
 
 from stream.concurrency.gathered import Gathered
 from stream.concurrency.hedged import hedged
-from stream.etcd import EtcdClient, KeyValue
+from stream.etcd import EtcdClient, EtcdUnavailable, KeyValue
 from stream.storage.model import prefix
 from stream.storage.model.entity import LocalSlice, Slice
 from stream.storage.model.key import SliceKey
@@ -84,6 +84,7 @@ class EtcdRegister:
             lambda: ensureDeferred(self._client.get_many(wanted)),
             ASK_AGAIN_SECONDS,
             self._client.reactor,
+            (EtcdUnavailable,),
         )
         results: list[tuple[WrittenSlice | None, int] | Exception] = []
         for slice_key, life_key in keys:

@@ -60,6 +60,18 @@ def test_connections_that_never_answer() -> None:
     assert not etcd.reactor.getDelayedCalls()
 
 
+def test_a_connection_that_is_lost_while_another_one_is_used() -> None:
+    """The look-up continues."""
+    etcd = _Etcd()
+    client: Any = etcd
+    outcomes = _looked_up(EtcdRegister(client), 1)
+    etcd.reactor.advance(ASK_AGAIN_SECONDS)
+    etcd.requests[0][1].errback(EtcdUnavailable("no answer"))
+    assert outcomes == []
+    etcd.answer(1)
+    assert outcomes == [(None, 0)]
+
+
 def test_an_unavailable_etcd() -> None:
     """The look-up fails, and the next one works."""
     etcd = _Etcd()
