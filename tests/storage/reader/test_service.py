@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -41,7 +43,6 @@ from tests.storage.histories.world import Storage
 from tests.waiting import until
 
 reactor: Any = _reactor
-_PATIENCE_SECONDS = 10.0
 
 
 class FakeTarget:
@@ -371,7 +372,10 @@ async def test_a_stop_cancels_an_upload_that_does_not_end(
     left = await world.storage.slice(slice_.key)
     assert (left.state, left.retry.retry_attempt) == (SliceState.UPLOADING, 0)
     assert not world.target.reported
-    with pytest.raises(UserError, match="already locked"):
+    holder = rf'node "[^"]+", process {os.getpid()} on host "{re.escape(socket.gethostname())}"'
+    with pytest.raises(
+        UserError, match=f"cannot acquire reader lock .*: already locked by {holder}"
+    ):
         await world.read()
     world.root = world.root.rename(world.root.with_name("after the end of the process"))
     (world.root / "default/one/reader.lock").unlink()
