@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.browser import NAMES, find_chromium
 from tests.e2e.processes import Deployment, deployment
 
 _HERE = Path(__file__).parent
@@ -17,6 +18,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser."""
+    found = find_chromium()
+    if found is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is installed: nothing is tried in a browser")
+    return found
 
 
 @pytest.fixture

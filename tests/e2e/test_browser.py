@@ -21,7 +21,6 @@ from tests.e2e.processes import ALL, Deployment, wait_for
 
 _PAGE = Path(__file__).parent / "browser"
 _HTML = b'<!doctype html><title>page</title><script type="module" src="/page.js"></script>'
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -39,15 +38,6 @@ COLUMNS: list[dict[str, Any]] = [
     {"type": "headers", "name": "headers"},
 ]
 SPANS: list[dict[str, Any]] = [{"type": "path", "name": "name", "path": "name", "rawString": True}]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    """The browser."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(_NAMES)} is installed: CORS is not tried in a browser")
-    return found
 
 
 @pytest.fixture(scope="module")

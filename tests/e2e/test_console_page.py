@@ -21,7 +21,6 @@ from tests.e2e.processes import ALL, TOKEN, Deployment, deployment, wait_for
 
 _HERE = Path(__file__).parent / "console"
 _ROOT = Path(__file__).parents[2]
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _PICTURES = "CONSOLE_PICTURES"
 """The environment variable with the folder to which `make console-pictures` saves screenshots."""
 _STEPS = [
@@ -33,15 +32,6 @@ _STEPS = [
     *("a filter by state",),
     *("away and back", "viewer", "signed out"),
 ]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    """The browser."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(_NAMES)} is installed: the console is not tested")
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,6 @@ import pytest
 from tests.e2e.processes import ALL, Deployment, wait_for
 from tests.mounting import small_disk
 
-_MB = 1024 * 1024
-
 
 @pytest.fixture
 def full_soon(deployed: Deployment) -> Iterator[Path]:

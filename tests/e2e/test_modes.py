@@ -18,12 +18,6 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.conftest import free_port
 from tests.e2e.processes import ALL, Deployment, wait_for
 
-_BROKEN = {
-    "type": "template",
-    "name": "broken",
-    "template": {"language": "jsonnet", "content": "error Body('id')"},
-}
-
 
 def _keys(folder: Path) -> tuple[Path, Path]:
     """Create the console's host key and the file of authorized keys."""

@@ -175,10 +175,6 @@ def _compressed(chance: random.Random, encoding: str, body: bytes) -> bytes:
     return _damaged(chance, body) if encoding and chance.random() < 0.1 else body
 
 
-_Result = tuple[str, bytes, str, bytes, tuple[Column, ...], FakeSink]
-"""Target, body and headers of a request, its answer, and its sink with its columns."""
-
-
 class _Way:
     """The listener with its sinks."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition import lifecycle
@@ -38,6 +38,7 @@ __all__ = [
     "context_of",
     "killed_at_every_await",
     "paused_at_every_await",
+    "started",
 ]
 
 reactor: Any = _reactor
@@ -59,6 +60,19 @@ def changes_with(storage: Storage, target: Target) -> Changes:
         by=BY,
         token=TOKEN,
     )
+
+
+@asynccontextmanager
+async def started(target: Target) -> AsyncIterator[None]:
+    """Run the services of *target*, including those for imports."""
+    services = (*target.services, *target.import_services)
+    for service in services:
+        await maybeDeferred(service.startService)
+    try:
+        yield
+    finally:
+        for service in reversed(services):
+            await maybeDeferred(service.stopService)
 
 
 @attrs.define(kw_only=True)

@@ -286,14 +286,7 @@ class StorageApi:
 
         Never retried after the request was sent.
         """
-        call = Call(
-            "POST",
-            ("branch", str(branch_id), "files", "prepare"),
-            Token.of(token),
-            body=file_body(source_id, sink_id, opened_at),
-            idempotent=False,
-        )
-        return _read(await self._caller.make(call), FileUpload.from_reply)
+        return await self._prepare(token, branch_id, file_body(source_id, sink_id, opened_at))
 
     async def prepare_quarantine_file(
         self,
@@ -308,11 +301,17 @@ class StorageApi:
 
         Never retried after the request was sent.
         """
+        body = quarantine_file_body(source_id, sink_id, opened_at)
+        return await self._prepare(token, branch_id, body)
+
+    async def _prepare(
+        self, token: Token | str, branch_id: int, body: Mapping[str, Any]
+    ) -> FileUpload:
         call = Call(
             "POST",
             ("branch", str(branch_id), "files", "prepare"),
             Token.of(token),
-            body=quarantine_file_body(source_id, sink_id, opened_at),
+            body=body,
             idempotent=False,
         )
         return _read(await self._caller.make(call), FileUpload.from_reply)

@@ -170,16 +170,6 @@ class Hub:
         return response.code, json.loads(await response.content())
 
 
-def _hub(session: Session, most: int) -> TailHub:
-    return TailHub(
-        reactor,
-        session,
-        TailSettings(max_concurrent=most),
-        hostname="localhost",
-        site=partial(sample_site, reactor),
-    )
-
-
 @pytest_twisted.async_yield_fixture()
 async def hub(etcd: EtcdClient) -> AsyncIterator[Hub]:
     session = Session(etcd, ttl=15, reactor=reactor)

@@ -109,23 +109,14 @@ def _cleanup(coordinator: Coordinator) -> MetadataCleanup:
     )
 
 
-async def _import(storage: Storage, records: int) -> File:
-    file = await storage.open_file()
-    (slice_,) = await storage.slices(file.key)
-    await storage.count(slice_.key, records)
-    await storage.close_files()
-    await storage.import_all(file.key)
-    return file
-
-
 @pytest_twisted.ensureDeferred
 async def test_a_run_deletes_old_files(
     coordinator: Coordinator,
 ) -> None:
     """A run deletes old files with their records, and adds their imported records to the sum."""
     storage = coordinator.storage
-    old = await _import(storage, 5)
-    new = await _import(storage, 7)
+    old = await storage.imported(5)
+    new = await storage.imported(7)
     await coordinator.client.put(target_record_key(old.key), b"credentials")
     storage.tick(3600)
     await _cleanup(coordinator).run()
@@ -144,7 +135,7 @@ async def test_deleted_sinks(coordinator: Coordinator, gone: str) -> None:
     """
     storage = coordinator.storage
     for _ in range(2):
-        await _import(storage, 5)
+        await storage.imported(5)
     if gone == "deleted":
         deleted = lifecycle.delete(SINK, storage.now, BY, directly=True)
         await coordinator.storage.define(sink=deleted)
@@ -161,7 +152,7 @@ async def test_deleted_sinks(coordinator: Coordinator, gone: str) -> None:
 async def test_another_owner(coordinator: Coordinator) -> None:
     """The projects of another node are not changed."""
     for _ in range(2):
-        await _import(coordinator.storage, 5)
+        await coordinator.storage.imported(5)
     coordinator.storage.tick(3600)
     coordinator.owns = lambda key: key != "123"
     await _cleanup(coordinator).run()
@@ -172,8 +163,8 @@ async def test_another_owner(coordinator: Coordinator) -> None:
 async def test_a_locked_file(coordinator: Coordinator) -> None:
     """A file with a running operation is kept."""
     storage = coordinator.storage
-    old = await _import(storage, 5)
-    await _import(storage, 5)
+    old = await storage.imported(5)
+    await storage.imported(5)
     storage.tick(3600)
     lock = await coordinator.work.session.lock(f"operator.file.{old.key}", timeout=5)
     await _cleanup(coordinator).run()
@@ -191,8 +182,8 @@ async def test_staged_objects_are_deleted_before_the_records(
     the file.
     """
     storage = coordinator.storage
-    old = await _import(storage, 5)
-    await _import(storage, 5)
+    old = await storage.imported(5)
+    await storage.imported(5)
     storage.tick(3600)
 
     async def unavailable(file: FileKey) -> None:
@@ -239,8 +230,8 @@ async def test_files_of_a_target_that_is_not_installed_are_deleted(
 ) -> None:
     """Such files are deleted with the records of the target; a warning names the target."""
     storage = coordinator.storage
-    old = await _import(storage, 5)
-    await _import(storage, 5)
+    old = await storage.imported(5)
+    await storage.imported(5)
     storage.tick(3600)
     left = [f"storage/keboola/{kind}/{old.key}" for kind in ("file", "quarantine")]
     for key in left:
@@ -263,7 +254,7 @@ async def test_files_of_a_target_that_is_not_installed_are_deleted(
 async def test_one_file_at_a_time(coordinator: Coordinator) -> None:
     """A cleanup with a concurrency of one completes."""
     for _ in range(5):
-        await _import(coordinator.storage, 5)
+        await coordinator.storage.imported(5)
     coordinator.storage.tick(3600)
     settings = attrs.evolve(SETTINGS, archived_file_retention_per_sink=0, concurrency=1)
     cleanup = MetadataCleanup(coordinator.work, settings, lambda key: True, coordinator.targets)
@@ -375,7 +366,7 @@ async def test_a_mapping_is_deleted_with_its_last_reference(coordinator: Coordin
     history = f"{SINK_VERSION}{SINK_KEY}/0000000001"
     await client.put(history, encode(SINK))
     for _ in range(2):
-        await _import(storage, 5)
+        await storage.imported(5)
     await coordinator.service.startService()  # the coordinator knows the sinks
     assert len(await _mappings(coordinator)) == 2
     cleanup = _cleanup(coordinator)

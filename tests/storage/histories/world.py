@@ -146,6 +146,15 @@ class Storage:
         await self.to_importing(key)
         await self.to_imported(key)
 
+    async def imported(self, records: int) -> File:
+        """Return a file that was opened, filled and imported."""
+        file = await self.open_file()
+        (slice_,) = await self.slices(file.key)
+        await self.count(slice_.key, records)
+        await self.close_files()
+        await self.import_all(file.key)
+        return file
+
     async def count(self, key: SliceKey, records: int, node: str = "source-1") -> None:
         """Store the counts that a source node reports of a slice."""
         statistics = Statistics(

@@ -9,7 +9,6 @@ import pytest_twisted
 
 from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, Session
-from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.model.retry import NO_RETRY
 from stream.storage.model.statistics import Aggregated
@@ -23,16 +22,6 @@ from stream.storage.store.statistics_reads import (
     slice_statistics,
 )
 from tests.storage.histories.world import BY, SINK, SINK_KEY, Storage
-
-
-async def imported(storage: Storage, records: int) -> File:
-    """Return a file that was opened, filled and imported."""
-    file = await storage.open_file()
-    (slice_,) = await storage.slices(file.key)
-    await storage.count(slice_.key, records)
-    await storage.close_files()
-    await storage.import_all(file.key)
-    return file
 
 
 async def _file_statistics(storage: Storage) -> Mapping[FileKey, Aggregated]:
@@ -49,7 +38,7 @@ async def cleared(storage: Storage) -> None:
 @pytest_twisted.ensureDeferred
 async def test_records_are_shown_at_their_level(storage: Storage) -> None:
     """The statistics of a slice, a file and a sink are sums by level."""
-    done = await imported(storage, 100)
+    done = await storage.imported(100)
     file = await storage.open_file()
     (first,) = await storage.slices(file.key)
     await storage.count(first.key, 3, "source-1")
@@ -86,7 +75,7 @@ async def test_other_sinks(storage: Storage) -> None:
 @pytest_twisted.ensureDeferred
 async def test_after_a_reset_only_later_imports_count(storage: Storage, session: Session) -> None:
     """The deletion of older files changes nothing."""
-    done = await imported(storage, 100)
+    done = await storage.imported(100)
     file = await storage.open_file()
     (slice_,) = await storage.slices(file.key)
     await storage.count(slice_.key, 7)
@@ -110,21 +99,21 @@ async def test_after_a_reset_only_later_imports_count(storage: Storage, session:
 @pytest_twisted.ensureDeferred
 async def test_a_second_reset(storage: Storage, session: Session) -> None:
     """A second reset replaces the first, also if the sum of deleted files counts."""
-    first = await imported(storage, 100)
+    first = await storage.imported(100)
     await cleared(storage)
     async with await session.lock("file", timeout=5) as lock:
         await storage.repository.delete_file(storage.client, first.key, lock)
-    await imported(storage, 7)
+    await storage.imported(7)
     await cleared(storage)
     assert (await sink_statistics(storage.client, SINK_KEY)).total.records_count == 0
-    await imported(storage, 1)
+    await storage.imported(1)
     assert (await sink_statistics(storage.client, SINK_KEY)).total.records_count == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_overview(storage: Storage) -> None:
     """The overview has files and statistics of all requested sinks, and of no other."""
-    await imported(storage, 5)
+    await storage.imported(5)
     file = await storage.open_file()
     (slice_,) = await storage.slices(file.key)
     await storage.count(slice_.key, 2)

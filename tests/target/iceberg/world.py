@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import maybeDeferred
 
 from stream.definition.entity import TableSink
 from stream.etcd import EtcdClient
@@ -21,7 +20,7 @@ from tests.target.iceberg.rest import shared_rest_catalog
 from tests.target.lake.workers import share_workers
 from tests.target.parquet.world import declared, shared_store
 from tests.target.postgres.world import with_type
-from tests.target.world import Fault, World, changes_with, context_of
+from tests.target.world import Fault, World, changes_with, context_of, started
 
 __all__ = ["IcebergWorld", "iceberg_world", "rest_world", "s3_warehouse_world"]
 
@@ -81,8 +80,6 @@ async def iceberg_world(
     async with context_of(etcd, settings) as (storage, context):
         target = IcebergTarget(context)
         share_workers(target)
-        for service in (*target.services, *target.import_services):
-            await maybeDeferred(service.startService)
         namespace = f"test_{secrets.token_hex(6)}"
 
         async def read() -> list[str]:
@@ -102,12 +99,9 @@ async def iceberg_world(
             identifier=(namespace, "events"),
         )
         world.faults = _faults(world)
-        await world.create_source()
-        try:
+        async with started(target):
+            await world.create_source()
             yield world
-        finally:
-            for service in (*target.import_services, *target.services):
-                await maybeDeferred(service.stopService)
 
 
 @asynccontextmanager

@@ -17,7 +17,6 @@ import attrs
 import obstore
 import pytest
 from obstore.store import LocalStore
-from twisted.internet.defer import maybeDeferred
 
 from stream.definition.entity import TableSink
 from stream.etcd import EtcdClient
@@ -29,7 +28,7 @@ from tests.staging.servers import SERVERS, bucket_options, credentials_of, runni
 from tests.storage.samples import MAPPING
 from tests.target.lake.workers import share_workers
 from tests.target.postgres.world import with_type
-from tests.target.world import Fault, World, changes_with, context_of
+from tests.target.world import Fault, World, changes_with, context_of, started
 
 __all__ = [
     "ParquetWorld",
@@ -202,8 +201,6 @@ async def parquet_world(
     async with context_of(etcd, settings) as (storage, context):
         target = ParquetTarget(context)
         share_workers(target)
-        for service in (*target.services, *target.import_services):
-            await maybeDeferred(service.startService)
         table = f"test/{secrets.token_hex(6)}"
 
         async def read() -> list[str]:
@@ -226,12 +223,9 @@ async def parquet_world(
             store=store or (lambda: LocalStore(folder.parent)),
         )
         world.faults = _faults(world)
-        await world.create_source()
-        try:
+        async with started(target):
+            await world.create_source()
             yield world
-        finally:
-            for service in (*target.import_services, *target.services):
-                await maybeDeferred(service.stopService)
 
 
 def _in_store(name: str) -> Callable[[EtcdClient, Path], AbstractAsyncContextManager[ParquetWorld]]:

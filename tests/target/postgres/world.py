@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 
 from stream.definition.entity import TableSink
@@ -21,7 +20,7 @@ from stream.settings import Settings, TargetStagingSettings
 from stream.settings.connections import Connections
 from tests.postgres import Postgres, running_postgres
 from tests.storage.samples import MAPPING
-from tests.target.world import Fault, World, changes_with, context_of
+from tests.target.world import Fault, World, changes_with, context_of, started
 
 __all__ = ["PostgresWorld", "connected", "postgres_world", "shared_postgres", "with_type"]
 
@@ -160,8 +159,6 @@ async def postgres_world(
 
     async with context_of(etcd, connected(server, path, staging)) as (storage, context):
         target = PostgresTarget(context)
-        for service in (*target.services, *target.import_services):
-            await maybeDeferred(service.startService)
         schema = f"test_{secrets.token_hex(6)}"
 
         async def read() -> list[str]:
@@ -183,10 +180,9 @@ async def postgres_world(
             server=server,
         )
         world.faults = _faults(world)
-        await world.create_source()
         try:
-            yield world
+            async with started(target):
+                await world.create_source()
+                yield world
         finally:
-            for service in (*target.import_services, *target.services):
-                await maybeDeferred(service.stopService)
             world.query("DROP SCHEMA IF EXISTS {} CASCADE")
