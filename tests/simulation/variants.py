@@ -159,5 +159,6 @@ VARIANTS = {
         {"stream.storage.writer.service.StorageWriterService._check_counts": _count_nothing},
         ("kill", "pause"),
         "looks empty",
+        start=41,
     ),
 }

@@ -36,7 +36,7 @@ from stream.storage.model.state import Level
 from stream.storage.model.volume import Volume
 from stream.storage.store.repository import StorageRepository
 from stream.storage.writer.disk_thread import COUNT
-from stream.storage.writer.uncounted import CHECK_SECONDS, SETTLING_SECONDS
+from stream.storage.writer.uncounted import CHECK_SECONDS
 from stream.values.codec import encode
 from tests.simulation.disk import Disk, Os
 from tests.simulation.etcd import Etcd, EtcdTransport
@@ -51,7 +51,7 @@ __all__ = ["FAULTS", "Result", "simulate"]
 _LOAD_SECONDS = (4.0, 8.0, 12.0)
 _PEACE_SECONDS = 2.0
 _PATIENCE_SECONDS = 900.0
-_COUNT_SECONDS = 2 * (CHECK_SECONDS + SETTLING_SECONDS)
+_COUNT_SECONDS = 4 * CHECK_SECONDS
 _WAIT_SECONDS = 0.06
 _FAULT_SECONDS = (0.4, 1.0)
 _COLLECTIONS = 3

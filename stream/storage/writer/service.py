@@ -220,9 +220,7 @@ class StorageWriterService(Service):
             volume = OpenVolume(found, volume_id, self._reactor, self._synced_on(volume_id))
             volume.pool.start()
             self._volumes.append(volume)
-            self._uncounted[volume_id] = UncountedRows(
-                self._client, volume, self._reactor, self._local_slices
-            )
+            self._uncounted[volume_id] = UncountedRows(self._client, volume, self._local_slices)
             self.writer.add_volume(volume)
             await self._look_at(volume)
             await self._remember(volume)

@@ -8,7 +8,8 @@ estimate only has to differ from zero, because the reader counts the rows. Its m
 (`stream.storage.model.statistics`), and the node replaces it if it stores counts after all.
 
 A file is checked from its opening until it has counts. The files of earlier processes are found on
-the volume when the writer starts.
+the volume when the writer starts. A source node needs time to store its counts. So the estimate is
+stored only if a file has rows, but no counts, in two consecutive checks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -32,39 +32,37 @@ from stream.storage.writer.writer import OpenVolume
 from stream.values.bytesize import ByteSize
 from stream.values.codec import encode
 
-__all__ = ["CHECK_SECONDS", "SETTLING_SECONDS", "UncountedRows"]
+__all__ = ["CHECK_SECONDS", "UncountedRows"]
 
 CHECK_SECONDS = 10.0
-"""Interval of the checks of each volume."""
-
-SETTLING_SECONDS = 10.0
-"""Age at which a file is checked; its source node has usually stored counts by then."""
+"""Interval of the checks of each volume; a source node needs far less time to store its counts."""
 
 FILES_PER_TRANSACTION = 40
 """Number of estimates per transaction; each needs two comparisons, and etcd allows 128."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _File:
     """A file of a slice that is being written.
 
-    :ivar since: when it was opened or found, in seconds of the reactor's clock.
+    :ivar slice_id: the name of the slice in etcd.
+    :ivar is_doubtful: whether the latest check has found rows, but no counts.
     """
 
-    key: SliceKey
+    slice_id: str
     node_id: str
     path: Path
-    since: float
+    is_doubtful: bool = False
 
     @property
     def level_key(self) -> str:
         """The key that exists while the slice is at level local."""
-        return _level_key(self.key)
+        return f"{prefix.slice_level(Level.LOCAL)}{self.slice_id}"
 
     @property
     def counts_key(self) -> str:
         """The key of the counts of the file's source node."""
-        return f"{prefix.statistics(Level.LOCAL)}{self.key}/{self.node_id}"
+        return f"{prefix.statistics(Level.LOCAL)}{self.slice_id}/{self.node_id}"
 
 
 class UncountedRows:
@@ -77,19 +75,17 @@ class UncountedRows:
         self,
         client: EtcdClient,
         volume: OpenVolume,
-        reactor: Any,
         slices: Callable[[], list[str]],
     ) -> None:
         self._client = client
         self._volume = volume
-        self._reactor = reactor
         self._slices = slices
         self._files: dict[Path, _File] = {}
         self._has_searched = False
 
     def opened(self, key: SliceKey, node_id: str, path: Path) -> None:
         """Check a file that a source node has opened."""
-        self._files[path] = _File(key, node_id, path, self._reactor.seconds())
+        self._files[path] = _File(str(key), node_id, path)
 
     async def check(self) -> int:
         """Store estimates for files with rows but without counts; return how many.
@@ -99,23 +95,33 @@ class UncountedRows:
         if not self._has_searched:
             await self._search()
             self._has_searched = True
-        before = self._reactor.seconds() - SETTLING_SECONDS
-        due = [file for file in self._files.values() if file.since <= before]
-        if not due:
+        files = list(self._files.values())
+        if not files:
             return 0
         sizes: list[int] = await self._volume.appender.run(
-            partial(_sizes, [file.path for file in due])
+            partial(_sizes, [file.path for file in files])
         )
-        asked = {file.level_key for file in due} | {
-            file.counts_key for file, size in zip(due, sizes, strict=True) if size
-        }
-        known, _ = await self._client.get_many(sorted(asked), keys_only=True)
-        missing = []
-        for file, size in zip(due, sizes, strict=True):
-            if known[file.level_key] is None or (size and known[file.counts_key] is not None):
+        slices = set(self._slices())
+        filled = [(file, size) for file, size in zip(files, sizes, strict=True) if size]
+        gone = [
+            file
+            for file, size in zip(files, sizes, strict=True)
+            if not size and file.slice_id not in slices
+        ]
+        asked = [file.level_key for file in gone]
+        asked += [key for file, _ in filled for key in (file.level_key, file.counts_key)]
+        known, _ = await self._client.get_many(list(dict.fromkeys(asked)), keys_only=True)
+        for file in gone:
+            if known[file.level_key] is None:  # the mirror may lag
                 self._forget(file)
-            elif size:
+        missing = []
+        for file, size in filled:
+            if known[file.level_key] is None or known[file.counts_key] is not None:
+                self._forget(file)
+            elif file.is_doubtful:
                 missing.append((file, size))
+            else:
+                file.is_doubtful = True
         for start in range(0, len(missing), FILES_PER_TRANSACTION):
             await self._estimate(missing[start : start + FILES_PER_TRANSACTION])
         return len(missing)
@@ -146,7 +152,8 @@ class UncountedRows:
         keys = list(names)
         for start in range(0, len(keys), FILES_PER_TRANSACTION):
             some = keys[start : start + FILES_PER_TRANSACTION]
-            read, _ = await self._client.get_many([_level_key(key) for key in some])
+            level = prefix.slice_level(Level.LOCAL)
+            read, _ = await self._client.get_many([f"{level}{key}" for key in some])
             for _, slice_ in readable(Slice, [kv for kv in read.values() if kv is not None]):
                 self._found(slice_, names[str(slice_.key)])
 
@@ -156,10 +163,6 @@ class UncountedRows:
             path = self._volume.found.path / slice_.local.dir / name
             if node_id and path not in self._files:
                 self.opened(slice_.key, node_id, path)
-
-
-def _level_key(key: SliceKey | str) -> str:
-    return f"{prefix.slice_level(Level.LOCAL)}{key}"
 
 
 def _node_of(local: LocalSlice, name: str) -> str:
