@@ -628,7 +628,7 @@ pub fn compact(value: &[u8], text: &mut Vec<u8>) {
 }
 
 /// Where the string of a valid document that begins at `at` has ended.
-fn behind_string(value: &[u8], at: usize) -> usize {
+pub fn behind_string(value: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     loop {
         at += memchr::memchr2(b'"', b'\\', &value[at..]).expect("a valid document");

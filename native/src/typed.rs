@@ -5,7 +5,7 @@
 
 use pyo3::prelude::*;
 
-use crate::json::{Doubt, Marks, Paths, Reader, MAX_DEPTH};
+use crate::json::{behind_string, Doubt, Marks, Paths, Reader, MAX_DEPTH};
 
 /// Digits of an integer that surely fits into 64 bits.
 const MAX_DIGITS: usize = 18;
@@ -262,8 +262,8 @@ fn is_uuid(text: &[u8]) -> bool {
         })
 }
 
-/// What is wrong with a JSON text for a typed column: 0 for nothing, 1 if it isn't JSON, 2 if it has
-/// an escape of NUL.
+/// What is wrong with a JSON text for a typed column: 0 for nothing, 1 if it isn't JSON or has a
+/// number beyond the range of doubles, 2 if it has an escape of NUL, 3 if it has a large number.
 ///
 /// `None` leaves the decision to the Python code.
 #[pyfunction]
@@ -274,12 +274,67 @@ pub fn json_fault(text: &[u8]) -> Option<u8> {
     let mut reader = Reader::new(&paths, text, 0, usize::MAX, MAX_DEPTH, &mut found, &mut marks);
     reader.blanks();
     let is_valid = reader.value(None, 0).and_then(|()| reader.end()).is_ok();
-    if !is_valid || reader.has_large_numbers {
+    if !is_valid {
         return None;
     }
-    Some(match (reader.has_lone_surrogates, reader.has_nul) {
-        (true, _) => 1,
-        (false, true) => 2,
-        (false, false) => 0,
+    let (has_infinite, has_large) = match reader.has_large_numbers {
+        true => numbers_of(text),
+        false => (false, false),
+    };
+    Some(if reader.has_lone_surrogates || has_infinite {
+        1
+    } else if reader.has_nul {
+        2
+    } else if has_large {
+        3
+    } else {
+        0
     })
+}
+
+/// Characters that a number in JSON may have, and the largest exponent of its first digit.
+const MAX_JSON_NUMBER: usize = 1000;
+const MAX_JSON_EXPONENT: i64 = 1000;
+
+/// Whether a valid JSON text has a number beyond the range of doubles, and a large number.
+fn numbers_of(text: &[u8]) -> (bool, bool) {
+    let (mut has_infinite, mut has_large) = (false, false);
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        match byte {
+            b'"' => at = behind_string(text, at),
+            b'-' | b'0'..=b'9' => {
+                let rest = &text[at..];
+                let is_part =
+                    |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E');
+                let length = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
+                let number = &rest[..length];
+                let value = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+                has_infinite |= value.is_none_or(f64::is_infinite);
+                has_large |= length > MAX_JSON_NUMBER
+                    || exponent_of(number).is_none_or(|size| size.abs() > MAX_JSON_EXPONENT);
+                at += length;
+            }
+            _ => at += 1,
+        }
+    }
+    (has_infinite, has_large)
+}
+
+/// The exponent of the first digit of a valid number that isn't zero; of the last one, if all are.
+fn exponent_of(number: &[u8]) -> Option<i64> {
+    let digits = without_sign(number);
+    let (digits, exponent) = match digits.iter().position(|byte| matches!(byte, b'e' | b'E')) {
+        Some(at) => (&digits[..at], std::str::from_utf8(&digits[at + 1..]).ok()?.parse().ok()?),
+        None => (digits, 0i64),
+    };
+    let whole = memchr::memchr(b'.', digits).unwrap_or(digits.len());
+    let after = digits.len().saturating_sub(whole + 1);
+    let zeros = digits.iter().take_while(|byte| matches!(byte, b'0' | b'.')).count();
+    let significant = match zeros {
+        _ if zeros == digits.len() => 1,
+        _ if zeros <= whole => digits.len() - zeros - usize::from(after > 0),
+        _ => digits.len() - zeros,
+    };
+    exponent.checked_add(significant as i64 - 1 - after as i64)
 }

@@ -57,11 +57,15 @@ _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _NUMBERS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^-0-9"]++|([-0-9][-+.0-9eE]*+)', re.DOTALL)
 """Numbers, and everything else as an empty text."""
 
-_JSON_FAULTS = {1: "JSON", 2: "JSON without the character NUL"}
+_MAX_EXPONENT = 1000
+_JSON_FAULTS = {
+    1: "JSON",
+    2: "JSON without the character NUL",
+    3: f"JSON with numbers of at most {_MAX_EXPONENT} digits",
+}
 """What a type requires, by the result of `native.json_fault`."""
 
 _LARGE_NUMBER = re.compile(rb"[0-9]{300}|[eE][+-]?[0-9]{3}")
-_MAX_EXPONENT = 1000
 _SHOWN_BYTES = 1000
 """Bytes of a value that are more than a message shows."""
 
@@ -251,7 +255,7 @@ def _check_json(value: bytes) -> None:
     if _LARGE_NUMBER.search(value):
         for number in _NUMBERS.findall(value):
             if _LARGE_NUMBER.search(number) and _is_too_large(number.decode()):
-                raise ValueMisfit(value, f"JSON with numbers of at most {_MAX_EXPONENT} digits")
+                raise ValueMisfit(value, _JSON_FAULTS[3])
 
 
 def _is_too_large(number: str) -> bool:

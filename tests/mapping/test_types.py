@@ -211,8 +211,23 @@ _TEXTS = [
     ),
     *('"\\"1e999"', "+1", "null", *(f'"{number}"' for number in _NUMBERS)),
 ]
+_SPELLED_NUMBERS = st.builds(
+    lambda sign, whole, point, after, exponent: (
+        f"{sign}{whole}{point}{after if point else ''}{exponent}"
+    ),
+    st.sampled_from(["", "-"]),
+    st.sampled_from(["0", "7", "120", "9" * 299, "9" * 305, "5" * 999]),
+    st.sampled_from(["", "."]),
+    st.sampled_from(["0", "5", "000", "0001", "0" * 301, "0" * 700 + "1", "1" * 300]),
+    st.just("")
+    | st.builds(
+        lambda sign, size: f"e{sign}{size}",
+        st.sampled_from(["", "-", "+", "-0"]),
+        st.integers(0, 1400) | st.sampled_from([1, 300, 699, 700, 701, 999, 1000, 1001, 10**30]),
+    ),
+)
 _SPELLED_JSON = st.recursive(
-    st.sampled_from(_NUMBERS) | st.sampled_from(_TEXTS),
+    st.sampled_from(_NUMBERS) | st.sampled_from(_TEXTS) | _SPELLED_NUMBERS,
     lambda inner: (
         st.lists(inner, max_size=4).map(lambda items: "[" + ", ".join(items) + "]")
         | st.lists(inner, max_size=3).map(
@@ -264,7 +279,7 @@ def test_long_numbers_in_json(is_built: bool, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(types, "_is_too_large", counted)
     value = b'[%b1e-500,"1e-999",{"1e-999":-1e-600}]' % (b"1.5," * 1000)
     assert fitting("json")(value) == value
-    assert read == ["1e-500", "-1e-600"]
+    assert read == ([] if is_built else ["1e-500", "-1e-600"])
     with pytest.raises(ValueMisfit, match="numbers of at most 1000 digits"):
         fitting("json")(b"[1e-99999999999999999999999]")
 
