@@ -407,9 +407,14 @@ async def _removable(client: EtcdClient, history: str, paths: Sequence[str]) -> 
     if not paths:
         return []
     versions = {path: f"{history}{path}/" for path in paths}
-    mappings = {path: f"{prefix.MAPPING}{path}/" for path in paths}
+    are_sinks = history == prefix.SINK_VERSION
+    mappings = {path: f"{prefix.MAPPING}{path}/" for path in paths if are_sinks}
     counts, _ = await client.count_many([*versions.values(), *mappings.values()])
-    return [path for path in paths if counts[versions[path]] or counts[mappings[path]] > 1]
+    return [
+        path
+        for path in paths
+        if counts[versions[path]] or (are_sinks and counts[mappings[path]] > 1)
+    ]
 
 
 async def _remove(

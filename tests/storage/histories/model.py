@@ -99,15 +99,6 @@ class Cluster:
         self.half_deleted: set[str] = set()
         self.objects: dict[str, set[bytes]] = {}
         self._session = session
-        self.changes = Changes.of(
-            client,
-            self.repository,
-            RecordingProvider(),
-            self.storage.tick,
-            source=SOURCE_KEY,
-            by=BY,
-            token="user-token",
-        )
 
     # definitions
 
@@ -170,7 +161,18 @@ class Cluster:
         await self._change(body)
 
     async def _change(self, body: Callable[[Change, Definitions], Awaitable[None]]) -> None:
-        await self.changes.run(body)
+        # Each change is made by another node. On one node, changes of a project take turns, so that
+        # in a race one of them would wait for the other one.
+        changes = Changes.of(
+            self.client,
+            self.repository,
+            RecordingProvider(),
+            self.storage.tick,
+            source=SOURCE_KEY,
+            by=BY,
+            token="user-token",
+        )
+        await changes.run(body)
 
     # source nodes
 
