@@ -13,6 +13,7 @@ takes a hundred times as long.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -159,7 +160,7 @@ class Paths:
         for step in steps:
             child = node.keys.get(step.text)
             if child is None:
-                child = node.keys[step.text] = _Node(b'"' + text_bytes(step.text) + b'"')
+                child = node.keys[step.text] = _Node(_spelling(step.text))
                 if step.as_index is not None:
                     same = node.indexes.setdefault(step.as_index, [])
                     same.append(child)
@@ -308,6 +309,11 @@ def _text_of(spelling: bytes) -> bytes:
         return spelling[1:-1]
     text = native.json_text(spelling) if native.is_built else None
     return text_bytes(parse_json(spelling)) if text is None else text
+
+
+def _spelling(key: str) -> bytes:
+    """Return the JSON text of a key in the form that most encoders write."""
+    return text_bytes(json.dumps(key, ensure_ascii=False))
 
 
 def _strict_step(step: PathStep) -> tuple[bytes, int | None]:

@@ -142,7 +142,7 @@ def _find_member(source: bytes, position: int, key: str, needle: bytes) -> int |
         if match is None:
             return None
         name = match[1]
-        if name == needle or (b"\\" in name and parse_json(name) == key):
+        if parse_json(name) == key if b"\\" in name else name == needle:
             return match.start(2) if match[2] is not None else match.end()
         position = match.end() if match[2] is not None else _after(source, match.end())
 

@@ -18,13 +18,22 @@ from stream.record.lookup import Paths
 from tests.native.documents import document
 from tests.record.by_column import JsonPath
 
-_KEYS = ["a", "b", "0", "00", "1", "é", "a/b", 'q"', "\ufffd", "x\\y"]
+_KEYS = ["a", "b", "0", "00", "1", "é", "a/b", 'q"', "\ufffd", "x\\y", "x\\b"]
 _STEPS = st.sampled_from([*_KEYS, "[0]", "[1]"])
 _PATHS = st.lists(st.lists(_STEPS, max_size=4).map(".".join), min_size=1, max_size=8)
 
 _NAMES = [
     *('"a"', '"b"', '"0"', '"00"', '"1"', '"\\u0061"', '"\\u0062"', '"é"', '"\\u00e9"', '"a\\/b"'),
-    *('"a/b"', '"q\\""', '"\\ud800"', '"\\udfff"', '"\ufffd"', '"x\\\\y"', '"\\ud83d\\ude00"'),
+    *(
+        '"a/b"',
+        '"q\\""',
+        '"\\ud800"',
+        '"\\udfff"',
+        '"\ufffd"',
+        '"x\\\\y"',
+        '"x\\b"',
+        '"\\ud83d\\ude00"',
+    ),
 ]
 _SCALARS = [
     *("1", "-0", "1.50", "1e5", "1e999", "true", "null", "12345678901234567890123", '""', '"x y"'),
@@ -71,6 +80,7 @@ def _check(source: bytes, paths: Sequence[str]) -> None:
 
 @example('{"a":1,"a":2,"\\u0061":3}', ["a"])
 @example('{"a":{"b":1},"b":0,"a":{"b":2}}', ["a.b", "a"])
+@example('{"x\\b":1,"x\\\\b":2}', ["x\\b"])
 @given(_VALUES, _PATHS)
 def test_documents_with_any_spelling(source: str, paths: list[str]) -> None:
     """Repeated and escaped keys, lone surrogates and numbers as written lead to the same values."""
