@@ -65,8 +65,9 @@ class _Sink:
             self.last_record_at is None or value.last_record_at > self.last_record_at
         ):
             self.last_record_at = value.last_record_at
-        if key[0] != Level.TARGET.value and value.records_count and value.first_record_at:
-            self.waiting[key] = value.first_record_at
+        oldest = value.first_record_at or value.last_record_at  # an estimate has only the latter
+        if key[0] != Level.TARGET.value and value.records_count and oldest:
+            self.waiting[key] = oldest
 
 
 class Counters:

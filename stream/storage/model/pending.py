@@ -34,14 +34,15 @@ def pending_by_sink(files: Iterable[tuple[FileKey, Aggregated]]) -> Mapping[Sink
     pending: dict[SinkKey, Pending] = {}
     for key, levels in files:
         waiting = levels.local + levels.staging
-        if not waiting.records_count or waiting.first_record_at is None:
+        oldest = waiting.oldest_record_at
+        if not waiting.records_count or oldest is None:
             continue
         sink = key.sink_key
         known = pending.get(sink)
         if known is None:
-            pending[sink] = Pending(waiting.records_count, waiting.first_record_at)
+            pending[sink] = Pending(waiting.records_count, oldest)
         else:
             pending[sink] = Pending(
-                known.records + waiting.records_count, min(known.oldest, waiting.first_record_at)
+                known.records + waiting.records_count, min(known.oldest, oldest)
             )
     return pending

@@ -28,8 +28,8 @@ class Statistics(Record):
     :ivar reset_at: time of a reset by the user. A value with this time holds the counts up to the
         reset, which are subtracted.
 
-    The counts of a source node always have times. A value without them is an estimate, see
-    `stream.storage.writer.uncounted`.
+    The counts of a source node always have times. A value without the time of the first record is
+    an estimate, see `stream.storage.writer.uncounted`.
 
     A sum takes unknown members from its last summand.
     """
@@ -47,6 +47,11 @@ class Statistics(Record):
     def is_estimate(self) -> bool:
         """Whether a writer has stored the value for a source node that has stored none."""
         return self.records_count > 0 and self.first_record_at is None
+
+    @property
+    def oldest_record_at(self) -> datetime | None:
+        """When the oldest record was received; for an estimate, the latest time it may be."""
+        return self.first_record_at or self.last_record_at
 
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(

@@ -4,8 +4,10 @@ Note [Uncounted rows]: coordinators rotate a slice when its statistics in etcd c
 source node answers a record as soon as it is on the disk, and stores the counts within a second. If
 the node dies in between, the slice looks empty and is never rotated. Therefore the writer, which
 has the files, stores an estimate for each file with rows that has no counts: one record. The
-estimate only has to differ from zero, because the reader counts the rows. Its missing times mark it
-(`stream.storage.model.statistics`), and the node replaces it if it stores counts after all.
+estimate only has to differ from zero, because the reader counts the rows. It has the time of the
+last write, so that records that wait for long are noticed. It is marked by the missing time of the
+first record (`stream.storage.model.statistics`), and the node replaces it if it stores counts after
+all.
 
 A file is checked from its opening until it has counts. The files of earlier processes are found on
 the volume when the writer starts. A source node needs time to store its counts. So the estimate is
@@ -31,6 +33,7 @@ from stream.storage.model.statistics import Statistics
 from stream.storage.writer.writer import OpenVolume
 from stream.values.bytesize import ByteSize
 from stream.values.codec import encode
+from stream.values.utctime import from_milliseconds
 
 __all__ = ["CHECK_SECONDS", "UncountedRows"]
 
@@ -84,8 +87,13 @@ class UncountedRows:
         self._has_searched = False
 
     def opened(self, key: SliceKey, node_id: str, path: Path) -> None:
-        """Check a file that a source node has opened."""
-        self._files[path] = _File(str(key), node_id, path)
+        """Check a file that a source node has opened.
+
+        A file that is opened again keeps its doubt. Otherwise a source node that ends again and
+        again would put off the estimate.
+        """
+        if path not in self._files:
+            self._files[path] = _File(str(key), node_id, path)
 
     async def check(self) -> int:
         """Store estimates for files with rows but without counts; return how many.
@@ -98,15 +106,19 @@ class UncountedRows:
         files = list(self._files.values())
         if not files:
             return 0
-        sizes: list[int] = await self._volume.appender.run(
-            partial(_sizes, [file.path for file in files])
+        estimates: list[Statistics | None] = await self._volume.appender.run(
+            partial(_estimates, [file.path for file in files])
         )
         slices = set(self._slices())
-        filled = [(file, size) for file, size in zip(files, sizes, strict=True) if size]
+        filled = [
+            (file, estimate)
+            for file, estimate in zip(files, estimates, strict=True)
+            if estimate is not None
+        ]
         gone = [
             file
-            for file, size in zip(files, sizes, strict=True)
-            if not size and file.slice_id not in slices
+            for file, estimate in zip(files, estimates, strict=True)
+            if estimate is None and file.slice_id not in slices
         ]
         asked = [file.level_key for file in gone]
         asked += [key for file, _ in filled for key in (file.level_key, file.counts_key)]
@@ -115,11 +127,11 @@ class UncountedRows:
             if known[file.level_key] is None:  # the mirror may lag
                 self._forget(file)
         missing = []
-        for file, size in filled:
+        for file, estimate in filled:
             if known[file.level_key] is None or known[file.counts_key] is not None:
                 self._forget(file)
             elif file.is_doubtful:
-                missing.append((file, size))
+                missing.append((file, estimate))
             else:
                 file.is_doubtful = True
         for start in range(0, len(missing), FILES_PER_TRANSACTION):
@@ -127,16 +139,14 @@ class UncountedRows:
         return len(missing)
 
     def _forget(self, file: _File) -> None:
-        if self._files.get(file.path) is file:  # it may have been opened again
-            del self._files[file.path]
+        self._files.pop(file.path, None)
 
-    async def _estimate(self, missing: Sequence[tuple[_File, int]]) -> None:
+    async def _estimate(self, missing: Sequence[tuple[_File, Statistics]]) -> None:
         async def body(txn: AtomicTxn) -> None:
             keys = [key for file, _ in missing for key in (file.level_key, file.counts_key)]
             found = await txn.get_many(keys)
-            for file, size in missing:
+            for file, estimate in missing:
                 if found[file.level_key] is not None and found[file.counts_key] is None:
-                    estimate = Statistics(records_count=1, compressed_size=ByteSize(size))
                     txn.put(file.counts_key, encode(estimate))
 
         await atomic(self._client, body)
@@ -161,7 +171,7 @@ class UncountedRows:
         for name in names:
             node_id = _node_of(slice_.local, name)
             path = self._volume.found.path / slice_.local.dir / name
-            if node_id and path not in self._files:
+            if node_id:
                 self.opened(slice_.key, node_id, path)
 
 
@@ -173,15 +183,22 @@ def _node_of(local: LocalSlice, name: str) -> str:
     return name[len(before) : len(name) - len(after)]
 
 
-def _sizes(paths: Iterable[Path]) -> list[int]:
-    """Return the size of each file in bytes, 0 if it doesn't exist; runs in a thread."""
-    sizes = []
+def _estimates(paths: Iterable[Path]) -> list[Statistics | None]:
+    """Return the estimate for each file, ``None`` if it has no rows; runs in a thread."""
+    estimates: list[Statistics | None] = []
     for path in paths:
         try:
-            sizes.append(path.stat(follow_symlinks=False).st_size)
+            found = path.stat(follow_symlinks=False)
         except OSError:
-            sizes.append(0)
-    return sizes
+            estimates.append(None)
+            continue
+        estimate = Statistics(
+            last_record_at=from_milliseconds(found.st_mtime_ns // 1_000_000),
+            records_count=1,
+            compressed_size=ByteSize(found.st_size),
+        )
+        estimates.append(estimate if found.st_size else None)
+    return estimates
 
 
 def _files_with_rows(root: Path, volume_id: str, slices: Iterable[str]) -> dict[str, list[str]]:

@@ -71,6 +71,13 @@ def test_a_record_at_each_level() -> None:
     assert shown(counters)["records"] == 2
 
 
+def test_an_estimate_is_pending() -> None:
+    """The estimate of a writer has only the time of the last record."""
+    counters = Counters()
+    counters.put(key("local"), Counted(None, AT, 1))
+    assert shown(counters)["oldestPendingTime"] == format_time(AT)
+
+
 def test_cleared_statistics_still_count() -> None:
     """The numbers only grow, so that clients can derive a rate."""
     counters = Counters()

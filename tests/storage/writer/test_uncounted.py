@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,9 @@ from stream.sink.counters import SliceCounters
 from stream.sink.statistics_publisher import StatisticsPublisher
 from stream.storage.model import prefix
 from stream.storage.model.entity import Slice, slice_directory
+from stream.storage.model.pending import Pending, pending_by_sink
 from stream.storage.model.state import Level
-from stream.storage.model.statistics import Statistics
+from stream.storage.model.statistics import Aggregated, Statistics
 from stream.storage.model.triggers import slice_rotation
 from stream.storage.store.statistics_reads import slice_statistics
 from stream.storage.volumes.local_volume import FoundVolume
@@ -97,6 +99,28 @@ async def test_rows_without_counts_are_rotated(checked: Checked) -> None:
     assert slice_rotation(upload, opened_at, counts, due).rotate
     assert not slice_rotation(upload, opened_at, Statistics(), due).rotate
     assert await checked.later() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_time_of_an_estimate(checked: Checked) -> None:
+    """Records that have only an estimate are pending since the last write."""
+    checked.opened(b"a\n")
+    os.utime(checked.path, (1000, 2000))
+    assert await checked.later() == 1
+    counts = await checked.counts()
+    assert (counts.first_record_at, counts.last_record_at) == (None, from_milliseconds(2_000_000))
+    key = checked.slice.key
+    pending = pending_by_sink([(key.file_key, Aggregated(local=counts))])
+    assert pending == {key.sink_key: Pending(1, from_milliseconds(2_000_000))}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_is_opened_again_and_again(checked: Checked) -> None:
+    """A source node that ends soon after each start doesn't put off the estimate."""
+    checked.opened(b"a\n")
+    assert await checked.rows.check() == 0
+    checked.opened(b"a\nb\n")
+    assert await checked.rows.check() == 1
 
 
 @pytest_twisted.ensureDeferred
