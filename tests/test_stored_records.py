@@ -436,19 +436,23 @@ _EITHER = {"UploadCredentials", "UploadCredentials.uploadParams.credentials"}
 KINDS = sorted(RECORDS, key=lambda kind: (kind.__name__, kind.__module__))
 
 
+_MAPS = {("elsewhere",)}
+"""Objects whose members are entries with any name."""
+
+
 def _paths(plain: Plain, at: Path = ()) -> Iterator[Path]:
     """Return the paths of all members."""
     items = enumerate(plain) if isinstance(plain, list) else plain.items()
     for name, item in items:
-        if not isinstance(plain, list):
+        if not isinstance(plain, list) and at[-1:] not in _MAPS:
             yield (*at, name)
         if isinstance(item, dict | list):
             yield from _paths(item, (*at, name))
 
 
 def _objects(plain: Plain, at: Path = ()) -> Iterator[Path]:
-    """Return the paths of all objects."""
-    if isinstance(plain, dict):
+    """Return the paths of all objects that may have unknown members."""
+    if isinstance(plain, dict) and at[-1:] not in _MAPS:
         yield at
     items = enumerate(plain) if isinstance(plain, list) else plain.items()
     for name, item in items:
