@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TypeVar
 
@@ -14,6 +15,9 @@ from stream.values.fair_share import may_take
 __all__ = ["Slots"]
 
 T = TypeVar("T")
+
+_OUTDATED = 100
+"""Number of outdated entries of the queue that are always left in it."""
 
 
 class Slots:
@@ -37,6 +41,8 @@ class Slots:
         self._served: dict[Hashable, int] = {}
         """When each owner got its last slot, as long as it has work."""
         self._waiting: dict[Hashable, OrderedDict[Deferred[None], int]] = {}
+        self._queue: list[tuple[int, int, int, Hashable]] = []
+        """Owners with waiting work, the next one first; entries with an old order are outdated."""
         self._numbers = count()
         self._is_handing_on = False
 
@@ -56,6 +62,8 @@ class Slots:
         else:
             turn: Deferred[None] = Deferred(lambda turn: self._forget(turn, owner))
             self._waiting.setdefault(owner, OrderedDict())[turn] = next(self._numbers)
+            if len(self._waiting[owner]) == 1:
+                self._enter(owner)
             await turn
         try:
             return await work()
@@ -78,11 +86,16 @@ class Slots:
         self._running[owner] -= 1
         if not self._running[owner]:
             del self._running[owner]
+        self._enter(owner)
         self._forget_served(owner)
 
     def _forget(self, turn: Deferred[None], owner: Hashable) -> None:
         turns = self._waiting.get(owner)
-        if turns is not None and turns.pop(turn, None) is not None and not turns:
+        if turns is None or turns.pop(turn, None) is None:
+            return
+        if turns:
+            self._enter(owner)
+        else:
             del self._waiting[owner]
             self._forget_served(owner)
 
@@ -100,17 +113,37 @@ class Slots:
             return
         self._is_handing_on = True
         try:
-            while True:
-                ready = [owner for owner in self._waiting if self._may_start(owner)]
-                if not ready:
-                    return
-                owner = min(ready, key=self._order)
+            while self._has_next():
+                owner = self._queue[0][-1]
                 turn = next(iter(self._waiting[owner]))
-                self._forget(turn, owner)
                 self._take(owner)
+                self._forget(turn, owner)
                 turn.callback(None)
         finally:
             self._is_handing_on = False
+
+    def _has_next(self) -> bool:
+        """Return whether work may start; its owner is then the first of the queue.
+
+        If the owner with the fewest slots may not have another one, no owner may.
+        """
+        while self._queue:
+            *order, _, owner = self._queue[0]
+            if owner in self._waiting and tuple(order) == self._order(owner):
+                return self._may_start(owner)
+            heappop(self._queue)
+        return False
+
+    def _enter(self, owner: Hashable) -> None:
+        """Put an owner that has waiting work at its place in the queue."""
+        if owner not in self._waiting:
+            return
+        heappush(self._queue, (*self._order(owner), next(self._numbers), owner))
+        if len(self._queue) > 2 * len(self._waiting) + _OUTDATED:
+            self._queue = [
+                (*self._order(each), next(self._numbers), each) for each in self._waiting
+            ]
+            heapify(self._queue)
 
     def _order(self, owner: Hashable) -> tuple[int, int]:
         oldest = next(iter(self._waiting[owner].values()))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Hashable
 from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from stream.concurrency.slots import Slots
@@ -81,6 +84,80 @@ def test_an_owner_keeps_room_for_others() -> None:
     assert work.begun == ["1a", "1b", "2a", "3a"]
     work.end("2a", "3a", "1a")
     assert work.begun == ["1a", "1b", "2a", "3a", "1c", "1d"]
+
+
+class _Checked(Slots):
+    """Compares each choice with that of a search through all owners.
+
+    :ivar compared: number of orders that were computed.
+    """
+
+    compared = 0
+
+    def _order(self, owner: Hashable) -> tuple[int, int]:
+        self.compared += 1
+        return super()._order(owner)
+
+    def _has_next(self) -> bool:
+        has_next = super()._has_next()
+        ready = [owner for owner in self._waiting if self._may_start(owner)]
+        assert has_next == bool(ready)
+        if ready:
+            assert self._queue[0][-1] == min(ready, key=super()._order)
+        return has_next
+
+
+@given(
+    st.integers(1, 5),
+    st.booleans(),
+    st.lists(st.tuples(st.sampled_from(["run", "end", "cancel"]), st.integers(0, 9)), max_size=150),
+)
+def test_the_next_owner(limit: int, keeps_room: bool, steps: list[tuple[str, int]]) -> None:
+    """The queue has the same first owner as a search, whatever begins, ends or is cancelled."""
+    slots = _Checked(limit, keeps_room=keeps_room)
+    running: list[Deferred[None]] = []
+    waited: list[Deferred[None]] = []
+
+    def work() -> Deferred[None]:
+        running.append(Deferred())
+        return running[-1]
+
+    for step, number in steps:
+        if step == "run":
+            waited.append(slots.run(work, number or None))
+            waited[-1].addErrback(lambda failure: failure.trap(CancelledError))
+        elif step == "cancel" and waited:
+            waited.pop(number % len(waited)).cancel()
+        elif running:
+            ending = running.pop(number % len(running))
+            if not ending.called:
+                ending.callback(None)
+    while running:
+        ending = running.pop()
+        if not ending.called:
+            ending.callback(None)
+    assert not slots._waiting and not slots._taken and not slots._served
+
+
+def test_many_owners() -> None:
+    """The choice of the next owner doesn't take longer if thousands wait."""
+    slots = _Checked(1)
+    first: Deferred[None] = Deferred()
+    slots.run(lambda: first)
+    ends: list[Deferred[None]] = [Deferred() for _ in range(1000)]
+    for owner, end in enumerate(ends):
+        slots.run(partial(_same, end), owner)
+    slots.compared = 0
+    first.callback(None)
+    for end in ends[:10]:
+        end.callback(None)
+    assert slots.compared < 100
+    for end in ends[10:]:
+        end.callback(None)
+
+
+def _same(end: Deferred[None]) -> Deferred[None]:
+    return end
 
 
 @pytest.mark.parametrize("keeps_room", [False, True])
