@@ -47,6 +47,7 @@ _PIECE = 64 * 1024
 _PROBE_SECONDS = 0.002
 _ROUND_PACE_SECONDS = 0.02
 _SINKS_SECONDS = 300.0
+_STOP_SECONDS = 120.0
 
 
 class Relay:
@@ -291,6 +292,8 @@ class WithSinks:
     :ivar all: the same until a record of every source is stored.
     :ivar before: resident memory with a lease, in bytes.
     :ivar most: maximum resident memory afterwards.
+    :ivar stop: seconds from SIGTERM until the source has ended, with all files open.
+    :ivar writer_stop: the same of the writer, after the source.
     """
 
     sinks: int
@@ -301,6 +304,8 @@ class WithSinks:
     all: float
     before: int
     most: int
+    stop: float
+    writer_stop: float
 
 
 class _Rounds:
@@ -364,14 +369,14 @@ def run_with_sinks(root: Path, sinks: int, ttl: int) -> WithSinks:
         except SystemExit as ended:  # the end of every reactor
             if ended.code:
                 raise
-        deployed.start("storage-writer", node_id="writer")
+        writer = deployed.start("storage-writer", node_id="writer")
         source = deployed.start("http-source", node_id="source")
         base = f"http://127.0.0.1:{deployed.ports['source']}"
         urls = [
             f"{base}/stream/123/s{number}/{'x' * 48}"
             for number in range(-(-sinks // SINKS_PER_SOURCE))
         ]
-        return _lose_with_sinks(etcd, source, base, urls, sinks, ttl)
+        return _lose_with_sinks(etcd, writer, source, base, urls, sinks, ttl)
     finally:
         deployed.stop_all()
 
@@ -407,7 +412,13 @@ def _most_resident(running: Running) -> int:
 
 
 def _lose_with_sinks(
-    etcd: Running, source: Running, base: str, urls: list[str], sinks: int, ttl: int
+    etcd: Running,
+    writer: Running,
+    source: Running,
+    base: str,
+    urls: list[str],
+    sinks: int,
+    ttl: int,
 ) -> WithSinks:
     rounds = _Rounds(urls)
     probe = Producer(f"{base}/health-check", "GET", _PROBE_SECONDS)
@@ -431,6 +442,7 @@ def _lose_with_sinks(
         rounds.stop()
     back = rounds.first_stored(renewed).values()
     end = time.monotonic()
+    most = _most_resident(source)
     return WithSinks(
         sinks,
         _longest(probe, opened, lost),
@@ -439,8 +451,19 @@ def _lose_with_sinks(
         min(back) - renewed,
         max(back) - renewed,
         before,
-        _most_resident(source),
+        most,
+        _stop_seconds(source),
+        _stop_seconds(writer),
     )
+
+
+def _stop_seconds(running: Running) -> float:
+    """Stop a process; return how long it takes. Raises AssertionError: it has ended otherwise."""
+    began = time.monotonic()
+    running.process.terminate()
+    status = running.process.wait(_STOP_SECONDS)
+    assert status == 0, status
+    return time.monotonic() - began
 
 
 def _cases_table(found: dict[str, list[float]]) -> str:
@@ -459,11 +482,12 @@ def _sinks_table(found: WithSinks) -> str:
     return "\n".join(
         (
             "| sinks | longest answer to a probe with a lease, ms | without | after it "
-            "| s until a first 200 | until all | MB before | most MB |",
-            "|---|---|---|---|---|---|---|---|",
+            "| s until a first 200 | until all | MB before | most MB | s to stop | the writer |",
+            "|---|---|---|---|---|---|---|---|---|---|",
             f"| {found.sinks:,} | {1000 * found.steady:.0f} | {1000 * found.lost:.0f} "
             f"| {1000 * found.renewed:.0f} | {found.first:.2f} | {found.all:.2f} "
-            f"| {found.before / 1e6:.0f} | {found.most / 1e6:.0f} |",
+            f"| {found.before / 1e6:.0f} | {found.most / 1e6:.0f} "
+            f"| {found.stop:.1f} | {found.writer_stop:.1f} |",
         )
     )
 
