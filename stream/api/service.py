@@ -175,7 +175,9 @@ class ApiService(Service):
             locks=session,
             readers=live,
             limit=SizeLimit(
-                settings.api.definitions.max_size, 2 * settings.api.definitions.max_size
+                settings.api.definitions.max_size,
+                2 * settings.api.definitions.max_size,
+                settings.api.definitions.max_sinks,
             ),
         )
         self._sizes = Mirror(client, SIZE, json_values(DefinitionSize))

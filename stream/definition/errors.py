@@ -19,6 +19,7 @@ __all__ = [
     "definition_size_limit_reached",
     "deleted_sink_not_found",
     "deleted_source_not_found",
+    "project_sink_limit_reached",
     "sink_exists",
     "sink_limit_reached",
     "sink_not_found",
@@ -151,6 +152,11 @@ def source_limit_reached(maximum: int) -> CountLimitReached:
 def sink_limit_reached(maximum: int) -> CountLimitReached:
     """The source already has the maximum number of sinks."""
     return _limit("sink", "source", maximum)
+
+
+def project_sink_limit_reached(maximum: int) -> CountLimitReached:
+    """The project would have more than the maximum number of sinks."""
+    return _limit("sink", "project", maximum)
 
 
 def version_limit_reached(of: str, maximum: int) -> CountLimitReached:

@@ -38,6 +38,11 @@ them, and an operator may change keys by hand. The record then differs from the 
 coordinator counts each project again when the last count is a day old. The same happens to the
 mapping of a sink that the original service has defined, which a file of the sink may store without
 a change of the definition.
+
+Note [Files of sinks]: the records of the files and slices of a sink take more space than its
+definition, up to 220 KB. They are bounded for each sink, so the number of sinks of a project is
+limited too. It is counted by etcd whenever sinks are created or undeleted. Concurrent changes on
+several nodes may exceed it by a few sinks.
 """
 
 from __future__ import annotations
@@ -146,11 +151,13 @@ class SizeLimit:
 
     :ivar most: maximum number of bytes.
     :ivar written: maximum number of bytes that are written within `WRITTEN_PERIOD`.
+    :ivar sinks: maximum number of sinks that aren't deleted; see Note [Files of sinks].
     :ivar uncounted_keys: see Note [Small projects].
     """
 
     most: int
     written: int = 2**63
+    sinks: int = 2**63
     uncounted_keys: int = UNCOUNTED_KEYS
 
     def check_written(self, size: DefinitionSize, at_limit: AtLimit, now: datetime) -> None:
@@ -249,6 +256,10 @@ async def count_change(
         if puts and await txn.count(prefixes) + len(puts) <= limit.uncounted_keys:
             return ()
         raise NotCounted
+    sinks = f"{prefix.SINK_ACTIVE}{project_id}/"
+    new_sinks = sum(key.startswith(sinks) and old[key] is None for key in puts)
+    if new_sinks and await txn.count([sinks]) + new_sinks > limit.sinks:
+        raise errors.project_sink_limit_reached(limit.sinks)
     known = await txn.existing(mappings) if mappings else set()
     change = sum(len(key) + len(value) for key, value in puts.items() if key not in known)
     change -= sum(_bytes_of(stored) for key in values if (stored := old[key]) is not None)

@@ -228,6 +228,12 @@ class DefinitionsSettings:
         "mappings. All projects share the quota of etcd, 8 GB, so one project can take 1/32 of it.",
         rule="required,minBytes=16MB,maxBytes=1TB",
     )
+    max_sinks: int = setting(
+        10_000,
+        "Maximum number of sinks of one project. The records of the files of a sink take up to "
+        "220 KB in etcd.",
+        rule="required,min=100,max=1000000",
+    )
 
 
 @attrs.frozen

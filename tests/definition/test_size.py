@@ -17,7 +17,7 @@ from stream.definition import lifecycle, prefix
 from stream.definition.change import sinks, sources
 from stream.definition.change.making import Author, DefinitionChange, DefinitionChanges, NoReaders
 from stream.definition.entity import Sink, Source
-from stream.definition.errors import DefinitionSizeLimitReached, TooManyChanges
+from stream.definition.errors import CountLimitReached, DefinitionSizeLimitReached, TooManyChanges
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import mapping_key
 from stream.definition.reads import DefinitionReads
@@ -594,6 +594,30 @@ async def test_written_bytes_are_limited(etcd: EtcdClient) -> None:
     assert 10 < await repeat(sources.disable(SOURCE), sources.enable(SOURCE)) < 40
     node.storage.tick(WRITTEN_PERIOD.total_seconds())
     await node.make(described(SOURCE, ""))
+    await node.size()
+
+
+@ensure
+async def test_sinks_are_limited(etcd: EtcdClient) -> None:
+    """The limit is for all sources together. Deleted sinks don't count until they are undeleted."""
+    other = BRANCH.source("other")
+    node = Node(etcd, SizeLimit(2**40, sinks=3, uncounted_keys=0))
+    for source in (SOURCE, other):
+        await node.make(new_source(source))
+    for key in (SOURCE.sink("a"), SOURCE.sink("b"), other.sink("c")):
+        await node.make(new_sink(key))
+    with pytest.raises(CountLimitReached, match="in the project, the maximum is 3"):
+        await node.make(new_sink(other.sink("d")))
+    await node.make(sinks.delete(SOURCE.sink("a")))
+    await node.make(new_sink(other.sink("d")))
+    with pytest.raises(CountLimitReached):
+        await node.make(sinks.undelete(SOURCE.sink("a")))
+    await node.make(sinks.disable(other.sink("d")))
+    await node.make(described(other.sink("d"), "text"))
+    await node.make(sources.delete(other))
+    await node.make(sinks.undelete(SOURCE.sink("a")))
+    with pytest.raises(CountLimitReached):
+        await node.make(sources.undelete(other))
     await node.size()
 
 

@@ -67,6 +67,8 @@ def test_limits_of_definitions() -> None:
     limits = _limits("api.md")
     assert limits["sources of a branch"] == str(repository.MAX_SOURCES)
     assert limits["sinks of a source"] == str(repository.MAX_SINKS)
+    sinks = Settings().api.definitions.max_sinks
+    assert limits["sinks of a project"] == f"{sinks}, `api.definitions.maxSinks`"
     assert limits["a mapping as JSON"] == f"{mappings.MAX_MAPPING_BYTES >> 10} KiB"
     rest = limits["the rest of a source or sink as JSON"]
     assert rest == f"{repository.MAX_DEFINITION_BYTES >> 10} KiB"
