@@ -27,8 +27,11 @@ const CHEAP: f64 = 0.00002;
 /// Weight of the latest service in the mean cost.
 const LATEST: f64 = 0.5;
 
-/// How much the mean cost may grow with one service.
+/// How much the mean cost may grow with a single long service.
 const GROWTH: f64 = 2.0;
+
+/// Services of which one may be long without being expensive.
+const PAUSE_SERVICES: u32 = 32;
 
 /// The time that one connection has used.
 #[derive(Debug)]
@@ -39,8 +42,12 @@ pub struct Used {
     before: f64,
     /// The mean seconds of a service.
     cost: f64,
-    /// What the mean may be after the present service.
+    /// The mean with all of the present service.
+    full: f64,
+    /// What the mean may be after the present service, if it is a single long one.
     most: f64,
+    /// The next services in which a long one counts in full.
+    strict: u32,
     ended: f64,
     ready: u64,
     rested: bool,
@@ -56,7 +63,9 @@ impl Used {
             seconds: 0.0,
             before: 0.0,
             cost: 0.0,
-            most: 0.0,
+            full: 0.0,
+            most: f64::INFINITY,
+            strict: 0,
             ended: f64::INFINITY,
             ready: 0,
             rested: false,
@@ -85,10 +94,18 @@ impl Used {
         (self.cost / CHEAP).max(1.0).log2() as i32
     }
 
+    fn count_cost(&mut self, full: f64) {
+        self.full = full;
+        self.cost = full.min(self.most);
+        if full > self.most {
+            self.strict = PAUSE_SERVICES;
+        }
+    }
+
     /// Add time that its request has taken after it was served.
     pub fn add(&mut self, seconds: f64) {
         self.seconds += seconds;
-        self.cost = (self.cost + LATEST * seconds).min(self.most);
+        self.count_cost(self.full + LATEST * seconds);
     }
 
     /// Note that the connection was served.
@@ -96,8 +113,9 @@ impl Used {
         self.last = count;
         self.since.get_or_insert(self.period);
         self.seconds += ended - started;
-        self.most = GROWTH * self.cost.max(CHEAP);
-        self.cost = (self.cost + LATEST * (ended - started - self.cost)).min(self.most);
+        self.most = if self.strict > 0 { f64::INFINITY } else { GROWTH * self.cost.max(CHEAP) };
+        self.strict = self.strict.saturating_sub(1);
+        self.count_cost(self.cost + LATEST * (ended - started - self.cost));
         self.ended = ended;
         self.rested = false;
     }

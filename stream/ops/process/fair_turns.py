@@ -16,7 +16,8 @@ starves, because each turn serves at least one of the others.
 Note [Cheap ones first]: half of the time for light connections is for those whose requests have
 been cheap, in classes of their mean time. The other half is for those served least recently. So
 hundreds of light connections with expensive requests don't delay a cheap one by a whole round, and
-expensive ones don't starve. A single long service changes the class by one.
+expensive ones don't starve. A single long service changes the class by one, but another one soon
+after it counts in full: otherwise a few cheap requests would hide each expensive one.
 """
 
 from __future__ import annotations
@@ -78,12 +79,15 @@ LATEST = 0.5
 """Weight of the latest time of serving a connection in the mean time."""
 
 GROWTH = 2.0
-"""Maximum growth of the mean time with one service.
+"""Maximum growth of the mean time with a single long service.
 
 The time of a service includes pauses of the process, for example for another process or for the
 garbage collector. Without a limit, one pause of 20 ms puts a connection with cheap requests behind
 all others for the next seven.
 """
+
+PAUSE_SERVICES = 32
+"""Number of services of a connection of which one may be long without being expensive."""
 
 Ready = tuple[Any, int, int]
 """A ready connection, its descriptor, and its events."""
@@ -99,18 +103,31 @@ class _Used:
     :ivar seconds: time used in that period.
     :ivar before: time used in the period before that one.
     :ivar cost: mean time of serving the connection once.
+    :ivar strict: number of the next services in which a long one counts in full.
     :ivar last: value of the counter of served connections when it was last served, or made.
     :ivar ended: time when it was last served.
     :ivar ready: the last turn in which it was ready.
     :ivar rested: whether it had rested before it was last ready.
     """
 
-    __slots__ = ("before", "cost", "ended", "last", "period", "ready", "rested", "seconds", "since")
+    __slots__ = (
+        "before",
+        "cost",
+        "ended",
+        "last",
+        "period",
+        "ready",
+        "rested",
+        "seconds",
+        "since",
+        "strict",
+    )
 
     def __init__(self, period: int, last: int) -> None:
         self.since = math.inf
         self.period = period
         self.seconds = self.before = self.cost = 0.0
+        self.strict = 0
         self.last = last
         self.ended = math.inf
         self.ready = 0
@@ -130,6 +147,16 @@ class _Used:
         self.ready = turn
         share = RESTED_SHARE if self.rested else LIGHT_SHARE
         return self.since < self.period and self.seconds + self.before < share
+
+    def count_cost(self, seconds: float) -> None:
+        """Count the time of one service; see Note [Cheap ones first]."""
+        most = GROWTH * max(self.cost, CHEAP_SECONDS)
+        self.cost += LATEST * (seconds - self.cost)
+        if self.strict:
+            self.strict -= 1
+        elif self.cost > most:
+            self.cost = most
+            self.strict = PAUSE_SERVICES
 
     def cost_class(self) -> int:
         """Return the class of the connection's cost; see Note [Cheap ones first]."""
@@ -220,8 +247,7 @@ class FairTurns:
             serve(each)
             before, now = now, self._clock()
             used.seconds += now - before
-            most = GROWTH * max(used.cost, CHEAP_SECONDS)
-            used.cost = min(used.cost + LATEST * (now - before - used.cost), most)
+            used.count_cost(now - before)
             used.ended = now
             used.rested = False
             done += 1

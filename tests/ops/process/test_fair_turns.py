@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -189,6 +190,25 @@ def test_one_long_service_is_not_expensive() -> None:
     reactor.now += 2 * PERIOD_SECONDS
     for _ in range(5):
         assert reactor.turn(everyone)[0] == "cheap"
+
+
+@pytest.mark.parametrize("others", [1, 2, 7])
+def test_cheap_requests_do_not_hide_expensive_ones(others: int) -> None:
+    """A connection with an expensive request between cheap ones isn't cheap."""
+    reactor = Reactor()
+    mixed = _some(200, LIGHT_SECONDS / 3, "mixed")
+    cheap = Connection("cheap", LIGHT_SECONDS / 1000)
+    everyone = [*mixed, cheap]
+    for number in range(5 * (others + 1)):
+        is_last = number % (others + 1) == others
+        for each in mixed:
+            each.seconds = LIGHT_SECONDS / (3 if is_last else 1000)
+        for each in everyone:
+            reactor.turn([each])
+    for each in mixed:
+        each.seconds = LIGHT_SECONDS / 3
+    reactor.now += 2 * PERIOD_SECONDS
+    assert reactor.turn(everyone)[0] == "cheap"
 
 
 def test_expensive_requests_do_not_starve() -> None:
