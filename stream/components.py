@@ -217,6 +217,7 @@ def storage_coordinator(
         projects.targets,
         cluster.group,
     )
+    cluster.volumes.mirror.listen(lambda _: coordinator.volumes_changed(cluster.volumes.all()))
     return [
         client,
         cluster.session,

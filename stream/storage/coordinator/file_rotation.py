@@ -7,17 +7,22 @@ attempt: the file waits until a change of its slices wakes it.
 Note [Expired credentials]: if staging storage, the Storage API or a reader is unavailable for
 hours, the upload credentials of a closing file may expire before all its slices are uploaded. Such
 a file gets a new staging file; see Note [Restaging] in `stream.storage.store.restaging`.
+
+A file also becomes ``closing`` if a new one would have better volumes; see Note [Better volumes] in
+`stream.storage.model.assignment`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 
 from stream.concurrency.deadline import within
+from stream.concurrency.paced import begin_in_turns
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, Lock, atomic
@@ -26,7 +31,8 @@ from stream.settings.level import TargetOperatorSettings
 from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.statistics_cache import StatisticsCache
 from stream.storage.model import prefix
-from stream.storage.model.entity import File, Slice
+from stream.storage.model.assignment import has_better_volumes, has_other_volumes
+from stream.storage.model.entity import Assignment, File, Slice
 from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.state import (
     FileState,
@@ -36,6 +42,7 @@ from stream.storage.model.state import (
     Level,
 )
 from stream.storage.model.triggers import Decision, file_rotation
+from stream.storage.model.volume import Volume
 from stream.storage.reconcile.operator import TRANSIENT_ERRORS, Item, Operator, Requeue
 from stream.storage.store.prepared import FileProvider, PreparedFile
 from stream.storage.store.records import read_file
@@ -47,11 +54,26 @@ __all__ = ["FileRotation"]
 _log = Logger()
 
 CONCURRENCY = 20
+
+SPREAD_SECONDS = 0.3
+"""Time after which a volume that has appeared gets slices of files with too few volumes.
+
+It is short, because the next writer may be restarted as soon as this one is ready. Volumes of one
+writer appear together.
+"""
+
+MOVE_SECONDS = 3.0
+"""Time for which all volumes of a file are unavailable before it is replaced.
+
+After an outage of etcd, the volumes appear one after another.
+"""
+
 THROTTLED_LOG_SECONDS = 60.0
 """Minimum interval between log messages about a sink that waits for its import jobs."""
 _GOES_ON_WHEN_THROTTLED = {
     "expiration": "file rotation: sink is throttled but file is near expiration",
     "maxSlices": "file rotation: sink is throttled but file has too many slices",
+    "volumes": "file rotation: sink is throttled but too few volumes of the file are available",
 }
 
 
@@ -79,6 +101,11 @@ class FileRotation:
         self._can_import = can_import
         self._local_slices: dict[str, set[str]] = {}
         self._forced: set[str] = set()
+        self._available: frozenset[str] = frozenset()
+        self._spread_over: frozenset[str] | None = None
+        self._misplaced: set[str] = set()
+        self._spreading: IDelayedCall | None = None
+        self._moving: IDelayedCall | None = None
         self._throttled = LogThrottle(THROTTLED_LOG_SECONDS, context.reactor.seconds)
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.rotation",
@@ -105,6 +132,51 @@ class FileRotation:
             if not slices:
                 self._local_slices.pop(file, None)
                 self.operator.wake(file)
+
+    def volumes_changed(self, volumes: Iterable[Volume]) -> None:
+        """Replace the files for which there are better volumes now, soon.
+
+        :param volumes: all registered volumes.
+        """
+        available = frozenset(volume.volume_id for volume in volumes if not volume.drained)
+        if available == self._available:
+            return
+        self._available = available
+        reactor = self._context.reactor
+        if self._spreading is None or not self._spreading.active():
+            self._spreading = reactor.callLater(SPREAD_SECONDS, self._spread)
+        if self._moving is not None and self._moving.active():
+            self._moving.reset(MOVE_SECONDS)
+        else:
+            self._moving = reactor.callLater(MOVE_SECONDS, self._move)
+
+    def _spread(self) -> None:
+        """Replace files that have too few volumes, because others have become available."""
+        available, before = self._available, self._spread_over
+        self._spread_over = available
+        appeared = available - before if before is not None else frozenset()
+        if appeared:
+            self._replace(lambda assigned: has_better_volumes(assigned, available, appeared))
+
+    def _move(self) -> None:
+        """Replace files whose volumes are all unavailable."""
+        available = self._available
+        self._replace(lambda assigned: has_other_volumes(assigned, available))
+
+    def _replace(self, is_misplaced: Callable[[Assignment], bool]) -> None:
+        def check(item: Item[File]) -> None:
+            if item.value.state is FileState.WRITING and is_misplaced(item.value.local.assignment):
+                self._misplaced.add(item.key)
+                self.operator.wake(item.key)
+
+        items = list(self.operator.items.values())
+        begin_in_turns(items, check, self._context.reactor, "cannot check the volumes of a file")
+
+    def stop(self) -> None:
+        """Stop the timers."""
+        for call in (self._spreading, self._moving):
+            if call is not None and call.active():
+                call.cancel()
 
     def force(self, sink: SinkKey) -> Sequence[FileKey]:
         """Rotate the open files of *sink* now.
@@ -147,6 +219,8 @@ class FileRotation:
     def _decide(self, file: File) -> Decision:
         if str(file.key) in self._forced:
             return Decision(True, "unknown", "an operator requested it")
+        if str(file.key) in self._misplaced:
+            return Decision(True, "volumes", "other volumes are available")
         return file_rotation(
             file.target.import_,
             file.key.file_opened_at,
@@ -210,6 +284,7 @@ class FileRotation:
     async def _rotate(self, file: File) -> None:
         decision = self._decide(file)
         self._forced.discard(str(file.key))
+        self._misplaced.discard(str(file.key))
         source = self._context.source(file.key.source_key)
         sink = self._context.sink(file.key.sink_key)
         if source is None or sink is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -28,6 +28,7 @@ from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey
 from stream.storage.model.pending import pending_by_sink
 from stream.storage.model.state import Level
+from stream.storage.model.volume import Volume
 from stream.storage.reconcile.operation_meter import measure_operator, sink_labels
 from stream.storage.reconcile.operator import Operator
 from stream.target.registry import Targets
@@ -150,7 +151,12 @@ class StorageCoordinatorService(Service):
     async def stopService(self) -> None:
         """Stop the operators. The Deferred fires when no operation is running."""
         super().stopService()
+        self._file_rotation.stop()
         await self._services.stopService()
+
+    def volumes_changed(self, volumes: Iterable[Volume]) -> None:
+        """Replace the files for which there are better volumes among all registered *volumes*."""
+        self._file_rotation.volumes_changed(volumes)
 
     def _collect(self) -> None:
         """Export the number and age of pending records, for this node's share of the sources."""

@@ -1,16 +1,22 @@
-"""The choice of volumes for the slices of a new file. Pure and deterministic."""
+"""The choice of volumes for the slices of a new file. Pure and deterministic.
+
+Note [Better volumes]: a file keeps its volumes. If all of them are unavailable, its sink accepts no
+records. If it was opened while a writer restarted, it has fewer volumes than it should have, and
+its sink would accept no records when the next writer restarts. Such a file is replaced soon by a
+new one, which gets the volumes that are available then.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import xxhash
 
-from stream.storage.model.entity import AssignmentConfig
+from stream.storage.model.entity import Assignment, AssignmentConfig
 from stream.storage.model.volume import Volume
 
-__all__ = ["assign_volumes"]
+__all__ = ["assign_volumes", "has_better_volumes", "has_other_volumes"]
 
 
 def assign_volumes(
@@ -46,6 +52,23 @@ def assign_volumes(
             if len(taken) == before:
                 break
     return tuple(taken)
+
+
+def has_other_volumes(assigned: Assignment, available: Set[str]) -> bool:
+    """Return whether only volumes that the file doesn't have are *available*."""
+    return bool(available) and available.isdisjoint(assigned.volumes)
+
+
+def has_better_volumes(assigned: Assignment, available: Set[str], appeared: Set[str]) -> bool:
+    """Return whether volumes have *appeared* that a file with too few of them doesn't have.
+
+    A volume that was available before isn't a reason, because the new file may not get it either.
+    A file without any available volume is the case of `has_other_volumes`.
+
+    :param appeared: volumes that are available now, but weren't before.
+    """
+    has = len(available & set(assigned.volumes))
+    return 0 < has < assigned.config.count and not appeared <= set(assigned.volumes)
 
 
 def _rank(volume: Volume, preferred: Sequence[str], seed: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import attrs
 import pytest_twisted
@@ -12,10 +13,13 @@ from twisted.logger import LogLevel, capturedLogs
 from stream.definition import lifecycle
 from stream.errors import UserError
 from stream.etcd import Batch
+from stream.settings.declare import with_values
+from stream.storage.coordinator.file_rotation import MOVE_SECONDS, SPREAD_SECONDS
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.model.prefix import statistics
 from stream.storage.model.state import FileState, Level, SliceState
+from stream.storage.model.volume import Volume
 from stream.storage.reconcile.operator import SWEEP_SECONDS
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.histories.world import BY, SINK
@@ -54,6 +58,74 @@ async def test_rotation_by_count(coordinator: Coordinator) -> None:
     assert coordinator.target.kept == [prepared]
     assert coordinator.target.discarded == []
     await coordinator.storage.check()
+
+
+def _two_volumes(coordinator: Coordinator) -> None:
+    """Let files have slices on two volumes."""
+    repository: Any = coordinator.storage.repository
+    repository._settings = with_values(
+        repository._settings, {("local", "volume", "assignment", "count"): 2}
+    )
+
+
+async def _open_on(coordinator: Coordinator, *volumes: Volume) -> File:
+    """Open a file while only *volumes* are available, and start the service."""
+    coordinator.storage.volumes = list(volumes)
+    file = await coordinator.storage.open_file()
+    coordinator.service.volumes_changed(volumes)
+    await coordinator.service.startService()
+    coordinator.tick(MOVE_SECONDS)
+    coordinator.storage.tick()
+    return file
+
+
+async def _volumes_of_the_open_file(coordinator: Coordinator) -> set[str]:
+    files = [f for f in await coordinator.storage.files() if f.state is FileState.WRITING]
+    return {volume for file in files for volume in file.local.assignment.volumes}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_whose_volumes_are_away(coordinator: Coordinator) -> None:
+    """It is rotated to other volumes after a while, without records; short absences don't count."""
+    first, second = coordinator.storage.volumes
+    file = await _open_on(coordinator, first)
+    closing = in_state(coordinator, file.key, FileState.CLOSING)
+    coordinator.storage.volumes = [second]
+    coordinator.service.volumes_changed([second])
+    coordinator.tick(MOVE_SECONDS - 0.1)
+    coordinator.service.volumes_changed([first, second])
+    coordinator.tick(0.2)
+    await coordinator.never(closing, looks=5)
+    coordinator.service.volumes_changed([second])
+    coordinator.tick(MOVE_SECONDS)
+    await coordinator.until(closing)
+    assert await _volumes_of_the_open_file(coordinator) == {second.volume_id}
+    coordinator.service.volumes_changed([])
+    await coordinator.never(_is_prepared(coordinator, 2), looks=5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_with_too_few_volumes(coordinator: Coordinator) -> None:
+    """A file that was opened during the restart of a writer gets that writer's volume, too."""
+    first, second = coordinator.storage.volumes
+    _two_volumes(coordinator)
+    file = await _open_on(coordinator, second)
+    coordinator.storage.volumes = [first, second]
+    coordinator.service.volumes_changed([first, second])
+    coordinator.tick(SPREAD_SECONDS)
+    await coordinator.until(in_state(coordinator, file.key, FileState.CLOSING))
+    both = {first.volume_id, second.volume_id}
+    assert await _volumes_of_the_open_file(coordinator) == both
+    for available in ([second], [first, second], [attrs.evolve(first, drained=True), second]):
+        coordinator.service.volumes_changed(available)
+        await coordinator.never(_is_prepared(coordinator, 2), looks=5)
+
+
+def _is_prepared(coordinator: Coordinator, count: int) -> Callable[[], object]:
+    async def found() -> bool:
+        return len(coordinator.target.prepared) >= count
+
+    return found
 
 
 @pytest_twisted.ensureDeferred

@@ -9,8 +9,12 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.storage.model.assignment import assign_volumes
-from stream.storage.model.entity import AssignmentConfig
+from stream.storage.model.assignment import (
+    assign_volumes,
+    has_better_volumes,
+    has_other_volumes,
+)
+from stream.storage.model.entity import Assignment, AssignmentConfig
 from stream.storage.model.volume import Volume
 
 TYPES = ("ssd", "hdd", "nvme")
@@ -112,3 +116,26 @@ def test_all_volumes_are_drained() -> None:
     config = AssignmentConfig(1, ("hdd",))
     assert assign_volumes([volume], config, 1) == ()
     assert assign_volumes([attrs.evolve(volume, drained=False)], config, 1) == ("vol",)
+
+
+def _assigned(count: int, *volumes: str) -> Assignment:
+    return Assignment(AssignmentConfig(count, ("hdd",)), volumes)
+
+
+def test_a_file_without_available_volumes() -> None:
+    """It is replaced only if others are available."""
+    assert has_other_volumes(_assigned(1, "a"), {"b"})
+    assert has_other_volumes(_assigned(2, "a", "b"), {"c"})
+    assert not has_other_volumes(_assigned(2, "a", "b"), {"b", "c"})
+    assert not has_other_volumes(_assigned(1, "a"), set())
+
+
+def test_a_file_with_too_few_volumes() -> None:
+    """It is replaced if a volume appears that it doesn't have, and not because of others."""
+    assert has_better_volumes(_assigned(2, "a"), {"a", "b"}, {"b"})
+    assert has_better_volumes(_assigned(2, "a", "c"), {"a", "b"}, {"b"})
+    assert not has_better_volumes(_assigned(2, "a"), {"a", "b"}, set())
+    assert not has_better_volumes(_assigned(2, "a", "b"), {"a", "b"}, {"b"})
+    assert not has_better_volumes(_assigned(1, "a"), {"a", "b"}, {"b"})
+    assert not has_better_volumes(_assigned(2, "a", "b"), {"a", "b", "c"}, {"c"})
+    assert not has_better_volumes(_assigned(2, "a"), {"b"}, {"b"})
