@@ -202,17 +202,19 @@ class HeadReader:
 
     A head is often read twice, by the fast path and then by the general path, so large heads are
     cached, too. Clients whose heads all differ (for example, in a trace ID) only waste the space of
-    the cache, which is bounded.
+    the cache, which is bounded. The number of fields is bounded as well, because all of them are
+    freed at once, and the garbage collector examines them.
     """
 
     MAX_HEADS = 1024
     MAX_BYTES = 1024 * 1024
+    MAX_FIELDS = 8192
 
-    __slots__ = ("_bytes", "_known")
+    __slots__ = ("_bytes", "_fields", "_known")
 
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
-        self._bytes = 0
+        self._bytes = self._fields = 0
 
     def read(self, data: bytes) -> Head:
         """Return the head in *data*; see `read_head`. Many requests may get the same value."""
@@ -220,9 +222,15 @@ class HeadReader:
         if head is None:
             head = read_head(data)
             if head.idempotency_key is None:
+                fields = len(head.headers.raw)
                 self._bytes += len(data)
-                if len(self._known) >= self.MAX_HEADS or self._bytes > self.MAX_BYTES:
+                self._fields += fields
+                if (
+                    len(self._known) >= self.MAX_HEADS
+                    or self._bytes > self.MAX_BYTES
+                    or self._fields > self.MAX_FIELDS
+                ):
                     self._known.clear()
-                    self._bytes = len(data)
+                    self._bytes, self._fields = len(data), fields
                 self._known[data] = head
         return head

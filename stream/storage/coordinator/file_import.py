@@ -120,7 +120,7 @@ class FileImport:
         self._count("stream_sink_imported_records", file, count)
         if refused:
             self._count("stream_sink_quarantined_records", file, refused)
-        arrived = statistics.first_record_at or self._context.now()
+        arrived = statistics.oldest_record_at or self._context.now()
         _log.info(
             "imported file {file_id}",
             file_id=file.key,

@@ -423,7 +423,8 @@ class StorageWriterService(Service):
                     volume_id=volume_id,
                 )
         except Exception:
-            _log.failure("cannot check the counts of a volume, retrying", volume_id=volume_id)
+            if self.running:  # a stop ends the volume's threads
+                _log.failure("cannot check the counts of a volume, retrying", volume_id=volume_id)
         else:
             if count:
                 _log.warn(

@@ -350,7 +350,9 @@ def test_held_bytes() -> None:
 
 
 def test_cached_heads_are_limited() -> None:
-    """The number of cached heads and their size are limited, however many clients send."""
+    """The number of cached heads, their size and their fields are limited, however many clients
+    send.
+    """
     reader = HeadReader()
     for number in range(HeadReader.MAX_HEADS * 2 + 1):
         reader.read(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
@@ -359,6 +361,12 @@ def test_cached_heads_are_limited() -> None:
         head = b"GET /%d HTTP/1.1\r\nHost: x\r\nX: %s\r\n\r\n" % (number, b"a" * 8192)
         assert reader.read(head) is reader.read(head)
         assert sum(map(len, reader._known)) <= HeadReader.MAX_BYTES
+    fields = b"".join(b"X-%d: 1\r\n" % number for number in range(250))
+    for number in range(100):
+        head = b"GET /%d HTTP/1.1\r\nHost: x\r\n%s\r\n" % (number, fields)
+        assert reader.read(head) is reader.read(head)
+        known = reader._known.values()
+        assert sum(len(each.headers.raw) for each in known) <= HeadReader.MAX_FIELDS
 
 
 def _h11_reads(data: bytes) -> Seen | None:
