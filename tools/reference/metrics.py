@@ -77,8 +77,9 @@ QUESTIONS = (
         "Are slices uploaded, and files imported?",
         "Durations, rates, and failures by the number of the attempt, for each step. "
         "`condition` is the trigger of a rotation: `expiration`, `sliceCount`, `recordCount`, "
-        "`size`, `time`, `maxSlices`, or `unknown` if an operator asked for it. `target` is the "
-        "type of the table, such as `keboola` or `postgres`.",
+        "`size`, `time`, `maxSlices`, `volumes` if other volumes have become available, or "
+        "`unknown` if an operator asked for it. `target` is the type of the table, such as "
+        "`keboola` or `postgres`.",
         "sum by (operation, error_type) (rate("
         'keboola_go_stream_operation_duration_milliseconds_count{error_type!=""}[15m]))',
         (

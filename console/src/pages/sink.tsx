@@ -7,10 +7,11 @@ import { rate } from "../lib/format";
 import { placeText } from "../lib/places";
 import { counterOf, load, sources, tick } from "../state/data";
 import { draftKey, draftOf, keepDraft, namesake } from "../state/drafts";
+import { token, whose } from "../state/rights";
 import { go, sinkHref, sourceHref } from "../state/router";
 import { change } from "../state/tasks";
 import { useTitle } from "../ui/hooks";
-import { type Ask, Badge, Button, Confirm, ErrorBox, Menu, Tabs, Time } from "../ui/parts";
+import { type Ask, Badge, Button, Confirm, ErrorBox, Loading, Menu, Tabs, Time } from "../ui/parts";
 import { Settings, Versions } from "./lifecycle";
 import { chosenSamples, FIRST_SAMPLE, hasTypes, MappingEditor, type Sample } from "./mapping";
 import { sinkHealth } from "./overview";
@@ -213,7 +214,8 @@ export function SinkPage({ sourceId, sinkId, tab }: { sourceId: string; sinkId: 
       {isRenaming && <Rename path={path} name={sink.name} description={sink.description} onDone={() => setRenaming(false)} />}
       <Tabs items={tabs} current={tab} link={(id) => sinkHref(sourceId, sinkId, id)} />
       {tab === "" && <Pipeline sink={sink} />}
-      {tab === "mapping" && <MappingTab source={source} sink={sink} />}
+      {/* The edits of a token are found only when its id is known. */}
+      {tab === "mapping" && (token.value ? <MappingTab key={whose()} source={source} sink={sink} /> : <Loading what="the mapping" />)}
       {tab === "rejected" && <Rejected sink={sink} />}
       {tab === "versions" && <Versions path={path} entity={sink} />}
       {tab === "settings" && <Settings path={path} />}
