@@ -47,7 +47,10 @@ SLICES_PER_TRANSACTION = 40
 
 @attrs.define(eq=False)
 class _Tracked:
-    """:ivar earlier: counts that an earlier life of this node has stored; ``None`` until read."""
+    """A slice whose counts are stored.
+
+    :ivar earlier: counts that an earlier life of this node has stored; ``None`` until read.
+    """
 
     key: SliceKey
     counters: SliceCounters
@@ -87,6 +90,7 @@ class StatisticsPublisher(Service):
         await self._store(list(self._tracked.values()))
 
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
+        """Store the counters of a slice from now on."""
         self._tracked[key] = _Tracked(key, counters)
 
     async def closed(self, key: SliceKey) -> None:

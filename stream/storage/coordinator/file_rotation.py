@@ -70,6 +70,8 @@ After an outage of etcd, the volumes appear one after another.
 
 THROTTLED_LOG_SECONDS = 60.0
 """Minimum interval between log messages about a sink that waits for its import jobs."""
+_REQUESTED = Decision(True, "unknown", "an operator requested it")
+_OTHER_VOLUMES = Decision(True, "volumes", "other volumes are available")
 _GOES_ON_WHEN_THROTTLED = {
     "expiration": "file rotation: sink is throttled but file is near expiration",
     "maxSlices": "file rotation: sink is throttled but file has too many slices",
@@ -100,10 +102,9 @@ class FileRotation:
         self._is_owner = is_owner
         self._can_import = can_import
         self._local_slices: dict[str, set[str]] = {}
-        self._forced: set[str] = set()
+        self._forced: dict[str, Decision] = {}
         self._available: frozenset[str] = frozenset()
         self._spread_over: frozenset[str] | None = None
-        self._misplaced: set[str] = set()
         self._spreading: IDelayedCall | None = None
         self._moving: IDelayedCall | None = None
         self._throttled = LogThrottle(THROTTLED_LOG_SECONDS, context.reactor.seconds)
@@ -164,9 +165,12 @@ class FileRotation:
         self._replace(lambda assigned: has_other_volumes(assigned, available))
 
     def _replace(self, is_misplaced: Callable[[Assignment], bool]) -> None:
+        # A file that is closed otherwise, or by another coordinator, leaves its decision here.
+        self._forced = {key: why for key, why in self._forced.items() if key in self.operator.items}
+
         def check(item: Item[File]) -> None:
             if item.value.state is FileState.WRITING and is_misplaced(item.value.local.assignment):
-                self._misplaced.add(item.key)
+                self._forced.setdefault(item.key, _OTHER_VOLUMES)
                 self.operator.wake(item.key)
 
         items = list(self.operator.items.values())
@@ -188,7 +192,7 @@ class FileRotation:
         forced = []
         for item in self.operator.items.values():
             if item.value.key.sink_key == sink and item.value.state is FileState.WRITING:
-                self._forced.add(item.key)
+                self._forced[item.key] = _REQUESTED
                 self.operator.wake(item.key)
                 forced.append(item.value.key)
         return forced
@@ -217,11 +221,7 @@ class FileRotation:
         return max(0.0, (file.staging.expiration - self._context.now()).total_seconds())
 
     def _decide(self, file: File) -> Decision:
-        if str(file.key) in self._forced:
-            return Decision(True, "unknown", "an operator requested it")
-        if str(file.key) in self._misplaced:
-            return Decision(True, "volumes", "other volumes are available")
-        return file_rotation(
+        return self._forced.get(str(file.key)) or file_rotation(
             file.target.import_,
             file.key.file_opened_at,
             file.staging.expiration,
@@ -283,8 +283,7 @@ class FileRotation:
 
     async def _rotate(self, file: File) -> None:
         decision = self._decide(file)
-        self._forced.discard(str(file.key))
-        self._misplaced.discard(str(file.key))
+        self._forced.pop(str(file.key), None)
         source = self._context.source(file.key.source_key)
         sink = self._context.sink(file.key.sink_key)
         if source is None or sink is None:

@@ -65,6 +65,14 @@ class Checked:
         """Check the files twice; return the number of estimates."""
         return await self.rows.check() + await self.rows.check()
 
+    async def count(self) -> None:
+        """Store the counts of three records as the source node does."""
+        publisher = StatisticsPublisher(self.client, _NODE, 1.0, Clock())
+        counters = SliceCounters()
+        publisher.opened(self.slice.key, counters)
+        counters.add(3, 30, 20, 1000, 2000)
+        await publisher.closed(self.slice.key)
+
     async def counts(self) -> Statistics:
         return (await slice_statistics(self.client, self.slice.key)).local
 
@@ -126,11 +134,7 @@ async def test_a_file_that_is_opened_again_and_again(checked: Checked) -> None:
 @pytest_twisted.ensureDeferred
 async def test_counted_rows_are_left(checked: Checked) -> None:
     """Counts of the source node aren't changed."""
-    publisher = StatisticsPublisher(checked.client, _NODE, 1.0, Clock())
-    counters = SliceCounters()
-    publisher.opened(checked.slice.key, counters)
-    counters.add(3, 30, 20, 1000, 2000)
-    await publisher.closed(checked.slice.key)
+    await checked.count()
     before = await checked.counts()
     checked.opened(b"a\n")
     assert await checked.later() == 0
@@ -209,11 +213,7 @@ async def test_a_source_node_replaces_the_estimate(checked: Checked) -> None:
     """A node that was only slow, or its next life, adds nothing to the estimate."""
     checked.opened(b"a\n")
     assert await checked.later() == 1
-    publisher = StatisticsPublisher(checked.client, _NODE, 1.0, Clock())
-    counters = SliceCounters()
-    publisher.opened(checked.slice.key, counters)
-    counters.add(3, 30, 20, 1000, 2000)
-    await publisher.closed(checked.slice.key)
+    await checked.count()
     counts = await checked.counts()
     assert (counts.records_count, counts.compressed_size) == (3, 20)
     assert counts.first_record_at == from_milliseconds(1000)
